@@ -1,0 +1,5118 @@
+#ifndef ZOOCACHE_H
+#define ZOOCACHE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- version, linkage ----------------------------------------------------------------------- */
+
+#define ZOOCACHE_VERSION_MAJOR 0
+#define ZOOCACHE_VERSION_MINOR 1
+#define ZOOCACHE_VERSION_PATCH 0
+#define ZOOCACHE_VERSION "0.1.0"
+
+#ifndef ZOOCACHE_API
+#  ifdef ZOOCACHE_STATIC
+#    define ZOOCACHE_API static inline
+#  else
+#    define ZOOCACHE_API extern
+#  endif
+#endif
+
+/* ---- units, limits, sentinels --------------------------------------------------------------- */
+
+/* Every duration and instant of this interface is a uint64_t of nanoseconds, unless a name ends in
+ * _ms. Instants are of the monotonic clock, unless a name says wall. */
+#define ZC_MILLISECOND UINT64_C(1000000)
+#define ZC_SECOND UINT64_C(1000000000)
+#define ZC_NEVER UINT64_MAX   /* a duration without end; in a field where 0 means "default" */
+#define ZC_UNLIMITED SIZE_MAX /* in a size field where 0 means "default" */
+
+#define ZC_KEY_MAX 65535u  /* bytes of a key */
+#define ZC_TAG_MAX 1024u   /* bytes of a tag */
+#define ZC_TAG_DEPTH 32u   /* segments of a tag */
+#define ZC_DEPS_MAX 65535u /* different dependencies of one entry */
+
+/* ---- results -------------------------------------------------------------------------------- */
+
+/* rc < 0: failure, nothing has changed and outputs are zeroed. rc == 0: done. rc > 0: an expected
+ * outcome that is not the plain one. zc_strerror() gives the texts below; zc_result_name() the
+ * names. A loader may return negative codes of its own, from ZC_E_USER downwards; they reach every
+ * caller of the flight unchanged. */
+#define ZC_RESULTS(X)                                                                              \
+    X(ZC_OK, 0, "done")                                                                            \
+    X(ZC_MISS, 1, "no fresh value under this key")                                                 \
+    X(ZC_STALE, 2, "a value past its time, served because the options allow it")                   \
+    X(ZC_ABSENT, 3, "the loader has said that there is no such thing (cached negative result)")    \
+    X(ZC_REFUSED, 4, "not stored: too large, or invalidated while it was being computed")          \
+    X(ZC_LEAD, 5, "this caller leads the flight: compute the value, then commit or abandon")       \
+    X(ZC_FOLLOW, 6, "another caller computes the value: wait for it")                              \
+    X(ZC_PENDING, 7, "not finished yet")                                                           \
+    X(ZC_RETRY, 8, "the flight ended without a value for this caller: begin again")                \
+    X(ZC_MORE, 9, "the budget is used up and work remains: call again")                            \
+    X(ZC_E_NOMEM, -1, "out of memory: the allocator or the fixed block is exhausted")              \
+    X(ZC_E_INVAL, -2, "invalid argument")                                                          \
+    X(ZC_E_KEY, -3, "invalid key: longer than ZC_KEY_MAX bytes")                                   \
+    X(ZC_E_TAG_EMPTY, -4, "invalid tag: it is empty")                                              \
+    X(ZC_E_TAG_SEGMENT, -5, "invalid tag: a segment is empty (a ':' leads, trails or is doubled)") \
+    X(ZC_E_TAG_NUL, -6, "invalid tag: it contains a NUL byte")                                     \
+    X(ZC_E_TAG_LONG, -7, "invalid tag: longer than ZC_TAG_MAX bytes")                              \
+    X(ZC_E_TAG_DEEP, -8, "invalid tag: more than ZC_TAG_DEPTH segments")                           \
+    X(ZC_E_DEPS, -9, "more than ZC_DEPS_MAX dependencies on one entry")                            \
+    X(ZC_E_TIMEOUT, -10, "timed out while waiting for another caller's fill")                      \
+    X(ZC_E_LEASE, -11, "the flight's lease was lost: a late value is not stored")                  \
+    X(ZC_E_DEADLOCK, -12, "a fill waits for itself, directly or through other fills")              \
+    X(ZC_E_CLOCK, -13, "a remote stamp is too far ahead of the local clock")                       \
+    X(ZC_E_CORRUPT, -14, "corrupt data: a record or a structure fails its check")                  \
+    X(ZC_E_STORE, -15, "the storage has failed")                                                   \
+    X(ZC_E_LOADER, -16, "the loader has failed, or has ended without a value")                     \
+    X(ZC_E_CLOSED, -17, "the cache is closed")                                                     \
+    X(ZC_E_THREAD, -18, "a thread, mutex or condition variable could not be made")                 \
+    X(ZC_E_RANGE, -19, "the buffer given is too small")
+
+#define ZC_X(name, value, text) name = value,
+typedef enum zc_result { ZC_RESULTS(ZC_X) ZC_E_USER = -1000 } zc_result;
+#undef ZC_X
+
+/* The text of a result. Never NULL; static storage. */
+ZOOCACHE_API const char *zc_strerror(int rc);
+/* The name of a result, "ZC_E_NOMEM"; "ZC_E_USER" for a loader's own code. Static storage. */
+ZOOCACHE_API const char *zc_result_name(int rc);
+
+/* ---- small types ---------------------------------------------------------------------------- */
+
+/* Bytes with a length, always borrowed for the duration of the call that takes them. */
+typedef struct zc_bytes {
+    const void *ptr;
+    size_t len;
+} zc_bytes;
+
+static inline zc_bytes zc_slice(const void *ptr, size_t len) {
+    zc_bytes b;
+    b.ptr = ptr;
+    b.len = len;
+    return b;
+}
+
+/* The bytes of a C string, without its NUL. */
+static inline zc_bytes zc_str(const char *s) {
+    size_t n = 0;
+    while (s[n] != '\0') n++;
+    return zc_slice(s, n);
+}
+
+typedef struct zc_cache zc_cache; /* a cache; a process may hold many */
+typedef struct zc_tag zc_tag;     /* an interned tag: parsed once, then used without parsing */
+typedef struct zc_fill zc_fill;   /* one caller's ticket of a flight: the leader's, or a follower's */
+
+/* A pinned value: `data` stays valid and unchanged until zc_release(), whatever happens to its
+ * entry meanwhile. A view that was never filled, or is released, is all zero; releasing it again
+ * does nothing. */
+typedef struct zc_view {
+    const void *data; /* the value's bytes, or the object's pointer */
+    size_t size;      /* its length in bytes, or the object's size as it was given */
+    void *pin;        /* private */
+} zc_view;
+
+/* Ends an object's life. Called once, with no lock held, from whichever thread lets go last. */
+typedef void (*zc_drop_fn)(void *user, void *object, size_t size);
+
+/* ---- hooks ---------------------------------------------------------------------------------- */
+
+/* Every hook table starts with `version` (set it to 1; 0 means "no hook, use the default") and has
+ * a `user` pointer that is handed to each function. Tables are copied at open. Loaders, destructors,
+ * events, log and completion callbacks are called with no lock held and may call the cache;
+ * allocator, clock, weigher, storage and assert may not. */
+
+/* Memory. `free` gets the size that was asked for. Thread-safe unless ZOOCACHE_NO_THREADS.
+ * Alignment: 16 bytes or that of max_align_t, as malloc does. */
+typedef struct zc_allocator {
+    uint32_t version;
+    void *(*alloc)(void *user, size_t size);
+    void (*free)(void *user, void *ptr, size_t size);
+    void *user;
+} zc_allocator;
+
+/* Time. `mono_ns` must never step back; `wall_ns` is nanoseconds since 1970 UTC and may do what
+ * it likes. */
+typedef struct zc_clock {
+    uint32_t version;
+    uint64_t (*mono_ns)(void *user);
+    uint64_t (*wall_ns)(void *user);
+    void *user;
+} zc_clock;
+
+typedef enum zc_log_level { ZC_LOG_ERROR = 1, ZC_LOG_WARN, ZC_LOG_INFO } zc_log_level;
+
+/* Messages for people: one line, no newline at the end. */
+typedef struct zc_log {
+    uint32_t version;
+    void (*write)(void *user, zc_log_level level, const char *message);
+    void *user;
+} zc_log;
+
+/* Why an entry left the cache: exactly one of these, once for each entry. */
+#define ZC_CAUSES(X)                                                                               \
+    X(ZC_CAUSE_REPLACED, "replaced")                                                               \
+    X(ZC_CAUSE_EXPIRED, "expired")                                                                 \
+    X(ZC_CAUSE_EVICTED, "evicted")                                                                 \
+    X(ZC_CAUSE_INVALIDATED, "invalidated")                                                         \
+    X(ZC_CAUSE_DELETED, "deleted")                                                                 \
+    X(ZC_CAUSE_CLOSED, "closed")
+
+#define ZC_X(name, text) name,
+typedef enum zc_cause { ZC_CAUSES(ZC_X) ZC_CAUSE_COUNT } zc_cause;
+#undef ZC_X
+
+/* "replaced", "expired", ...; "?" for what is not a cause. Static storage. */
+ZOOCACHE_API const char *zc_cause_name(int cause);
+
+typedef enum zc_event_kind {
+    ZC_EVENT_REMOVED = 1,     /* key, value, cause */
+    ZC_EVENT_INVALIDATED = 2, /* key = the tag (empty for zc_clear), version */
+    ZC_EVENT_FILLED = 4,      /* key, value, elapsed; rc: ZC_OK stored, ZC_REFUSED not stored */
+    ZC_EVENT_FILL_FAILED = 8, /* key, rc = the leader's error, elapsed */
+    ZC_EVENT_STORE_FAULT = 16 /* key, rc = the storage's error or ZC_E_CORRUPT */
+} zc_event_kind;
+
+typedef struct zc_event {
+    zc_event_kind kind;
+    zc_cause cause;
+    int rc;
+    zc_bytes key;     /* borrowed until the hook returns */
+    zc_bytes value;   /* likewise */
+    uint64_t version; /* of the invalidation */
+    uint64_t elapsed; /* the loader's run time */
+} zc_event;
+
+/* What happened, as it happens: called with no lock held, in the thread that made it happen. The
+ * hook may call the cache. `mask`: the kinds wanted, or-ed; 0 = all. */
+typedef struct zc_events {
+    uint32_t version;
+    uint32_t mask;
+    void (*on_event)(void *user, const zc_event *event);
+    void *user;
+} zc_events;
+
+/* What an entry weighs against max_bytes, instead of the bytes it occupies. Called once an entry,
+ * before it is stored. */
+typedef struct zc_weigher {
+    uint32_t version;
+    size_t (*weigh)(void *user, zc_bytes key, zc_bytes value);
+    void *user;
+} zc_weigher;
+
+/* Where a storage puts a record that it has read: call it once or several times, in order.
+ * Returns 0, or a negative code that `get` then passes on. */
+typedef struct zc_sink zc_sink;
+ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len);
+
+/* A second tier behind the table: records outlive the process, or are shared. See the manual,
+ * "Storage". Return 0 for done, ZC_MISS for "not there", any negative code for a failure; a failure
+ * never reaches the caller of the cache, it is counted and the loader runs. Every function but
+ * `get`, `put`, `del` and `clear` may be NULL. */
+typedef struct zc_store {
+    uint32_t version;
+    int (*get)(void *user, zc_bytes key, zc_sink *sink);
+    /* `expires_ms`: wall clock, milliseconds since 1970; 0: never. */
+    int (*put)(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms);
+    int (*del)(void *user, zc_bytes key);
+    int (*touch)(void *user, zc_bytes key, uint64_t expires_ms);
+    int (*clear)(void *user);
+    /* Versions, all three or none. With them the storage keeps what was invalidated when, and its
+     * records survive a restart; without them records of an earlier open are misses.
+     * `generation`: an id, never 0, that changes when the kept versions are lost; and the highest
+     * version ever put (0: none).
+     * `tag_put`: raise each path's version to `version` if lower, all or none.
+     * `tag_get`: the versions of n paths, 0 where unknown. The empty path is the root. */
+    int (*generation)(void *user, uint64_t *generation, uint64_t *latest);
+    int (*tag_put)(void *user, const zc_bytes *paths, size_t n, uint64_t version);
+    int (*tag_get)(void *user, const zc_bytes *paths, size_t n, uint64_t *versions);
+    void (*close)(void *user);
+    void *user;
+} zc_store;
+
+/* ---- description ---------------------------------------------------------------------------- */
+
+/* Zero means the default in every field: zc_open(NULL, &cache) and a zeroed zc_desc are the same. */
+typedef struct zc_desc {
+    /* Limits, held at every instant. */
+    size_t max_entries;     /* default: no limit */
+    size_t max_bytes;       /* default: no limit. What entries occupy, or what `weigher` says */
+    size_t max_entry_bytes; /* default: max_bytes. A larger entry is refused, not stored */
+    /* Time. */
+    uint64_t ttl;            /* default: ZC_NEVER. An entry's life, unless its put or fill says */
+    uint64_t tti;            /* default: ZC_NEVER. An entry dies when unread for so long */
+    uint64_t negative_ttl;   /* default: as any entry's. The life of "there is no such thing" */
+    unsigned ttl_jitter;     /* default: 0. Lives are shortened at random by up to so many per cent */
+    uint64_t flight_timeout; /* default: 60 s. A leader's lease */
+    uint64_t prune_after;    /* default: 1 h. Tags that nothing depends on are kept so long */
+    /* Memory: one fixed block, from which everything is taken, the cache itself included. */
+    void *block;       /* default: NULL, use the allocator. Borrowed until every pin is released */
+    size_t block_size; /* its size in bytes */
+    /* Concurrency. */
+    unsigned shards; /* default: chosen by max_entries, 1 to 64. A power of two */
+    bool no_thread;  /* default: false, one background thread. True: call zc_poll() yourself */
+    uint64_t seed;   /* default: random. Of the hash and the jitter: set it to repeat a run */
+    uint64_t max_clock_drift; /* default: 60 s. See zc_hlc_merge() */
+    /* Hooks. */
+    zc_allocator allocator; /* default: malloc and free, or ZOOCACHE_MALLOC and ZOOCACHE_FREE */
+    zc_clock clock;         /* default: the system's clocks */
+    zc_log log;             /* default: silent */
+    zc_events events;       /* default: none */
+    zc_weigher weigher;     /* default: bytes occupied */
+    zc_store store;         /* default: none, memory only */
+} zc_desc;
+
+/* ---- open, close ---------------------------------------------------------------------------- */
+
+/* Makes a cache. `desc` is copied; NULL: all defaults. On failure *cache is NULL.
+ * Free with zc_close(). Fails: ZC_E_NOMEM, ZC_E_INVAL (a contradiction in desc), ZC_E_THREAD,
+ * ZC_E_STORE (the storage's generation cannot be read). */
+ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache);
+
+/* Ends a cache: its thread stops, its entries are removed (cause: closed), outstanding flights end
+ * with ZC_E_CLOSED. No other call may run at the same time or begin later, but for zc_release() of
+ * pins and zc_flight_commit/abandon/wait of tickets that are still out: they stay valid, and what
+ * they need is freed with the last of them. NULL: does nothing. */
+ZOOCACHE_API void zc_close(zc_cache *cache);
+
+/* ---- read ----------------------------------------------------------------------------------- */
+
+/* The value of `key`, pinned, without a copy. ZC_OK: *view is filled, free with zc_release().
+ * ZC_STALE: likewise, but its soft deadline has passed. ZC_ABSENT: a cached negative result; ZC_MISS:
+ * neither here nor in the storage; *view is zeroed.
+ * Threads: any. Cost: one hash, one or two cache lines, one uncontended lock; no allocation. */
+ZOOCACHE_API int zc_get(zc_cache *cache, zc_bytes key, zc_view *view);
+
+/* The same, copied: up to `cap` bytes into `buf`; *len (may be NULL) is the value's whole length.
+ * ZC_E_RANGE: the value is longer than `cap`, nothing was copied. For an object: ZC_E_INVAL. */
+ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t cap, size_t *len);
+
+/* n keys at once, results[i] and views[i] as zc_get() gives them; faster than n calls, because the
+ * memory accesses of different keys overlap. Returns how many were ZC_OK, or a failure. */
+ZOOCACHE_API int zc_get_many(zc_cache *cache, const zc_bytes *keys, size_t n, zc_view *views,
+                             int *results);
+
+/* Ends a pin and zeroes the view. Threads: any, also after zc_close(). */
+ZOOCACHE_API void zc_release(zc_cache *cache, zc_view *view);
+
+/* ---- write ---------------------------------------------------------------------------------- */
+
+/* How to store a value. NULL or zero: the defaults of zc_desc. */
+typedef struct zc_put_opts {
+    const zc_bytes *deps;    /* tags that the value depends on, as text */
+    size_t ndeps;            /*   how many */
+    zc_tag *const *tags;     /* and as interned tags */
+    size_t ntags;            /*   how many */
+    uint64_t ttl;            /* 0: zc_desc.ttl */
+    uint64_t tti;            /* 0: zc_desc.tti */
+    uint64_t soft_ttl;       /* 0: none. From then on ZC_STALE, and one refresh (zc_fetch) */
+    uint64_t negative_ttl;   /* 0: zc_desc.negative_ttl */
+    uint64_t stale_if_error; /* 0: none. How long after its end it may stand in for an error */
+    uint64_t begin;          /* 0: now. zc_begin() as it was before the value was read */
+    bool absent;             /* store "there is no such thing"; the value is ignored */
+    zc_drop_fn drop;         /* not NULL: the value is an object, transferred; see below */
+    void *drop_user;
+} zc_put_opts;
+
+/* Stores a value under a key, in place of what was there. A running fill of the key is fenced: its
+ * late value will not undo this. Bytes are copied. With opts->drop the value is an object: its
+ * pointer is kept, zc_get() gives it back, and `drop` is called when the last holder lets go; it is
+ * transferred only when ZC_OK is returned.
+ * If the value was read from somewhere, say when, by opts->begin: else an invalidation between the
+ * reading and this call goes unseen. zc_fetch() does that by itself.
+ * ZC_REFUSED: larger than the limits allow, or invalidated since opts->begin; what was there under
+ * the key is removed. Fails: ZC_E_NOMEM, ZC_E_KEY, ZC_E_TAG_*, ZC_E_DEPS, ZC_E_INVAL.
+ * Threads: any. Cost: one allocation, and the removal of what must give way. */
+ZOOCACHE_API int zc_put(zc_cache *cache, zc_bytes key, zc_bytes value, const zc_put_opts *opts);
+
+/* Removes a key, here and in the storage; a running fill of it is fenced. ZC_MISS: was not here. */
+ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key);
+
+/* The point in the order of invalidations to hand to zc_put_opts.begin: take it before reading. */
+ZOOCACHE_API uint64_t zc_begin(zc_cache *cache);
+
+/* ---- fill ----------------------------------------------------------------------------------- */
+
+/* Computes the value of a missing key: calls zc_fill_dep() and one of zc_fill_value(),
+ * zc_fill_object(), zc_fill_absent(), and returns 0; or returns a negative code, which every
+ * waiting caller gets. Called with no lock held. It may use the cache freely; for a nested fetch
+ * pass its ticket as zc_fetch_opts.parent, so that the inner dependencies become its own. */
+typedef int (*zc_loader)(zc_fill *fill, void *user);
+
+/* How to fetch. NULL or zero: the defaults. */
+typedef struct zc_fetch_opts {
+    zc_put_opts put;           /* how to store the value; the loader may add to it and change it */
+    zc_fill *parent;           /* the fill that this fetch is part of: it inherits dependencies */
+    uint64_t wait_timeout;     /* 0: no limit but the leader's lease. ZC_E_TIMEOUT past it */
+    uint64_t flight_timeout;   /* 0: zc_desc.flight_timeout. The lease, if this caller leads */
+    double early_refresh;      /* 0: off. XFetch's beta (Vattani et al. 2015); 1 is usual */
+    bool promote;              /* a leader's failure is not passed on: one follower tries again */
+    bool serve_invalidated;    /* soft_ttl and stale_if_error may serve what was invalidated, too */
+    void (*release)(void *user); /* not NULL: called once, when `user` is no longer needed */
+} zc_fetch_opts;
+
+/* The value of `key`: from the table, from the storage, or from the loader, which runs once however
+ * many callers wait. ZC_OK, ZC_STALE (soft_ttl, stale_if_error) or ZC_ABSENT, as in zc_get(); free
+ * *view with zc_release(). A value that could not be stored is returned all the same.
+ * With soft_ttl or early_refresh the loader may run later, in the cache's thread or in zc_poll():
+ * then loader and user must stay valid until `release` is called, or until zc_close() has returned.
+ * Fails: the loader's code; ZC_E_LOADER, ZC_E_TIMEOUT, ZC_E_DEADLOCK, ZC_E_NOMEM, ZC_E_KEY, ... */
+ZOOCACHE_API int zc_fetch(zc_cache *cache, zc_bytes key, zc_loader loader, void *user,
+                          const zc_fetch_opts *opts, zc_view *view);
+
+/* In a loader, or between begin and commit. One thread at a time. */
+/* Adds a dependency. Fails: ZC_E_TAG_*, ZC_E_DEPS, ZC_E_NOMEM; the fill's value is then still
+ * returned to its callers, but not stored: it would be missing a dependency. */
+ZOOCACHE_API int zc_fill_dep(zc_fill *fill, zc_bytes tag);
+ZOOCACHE_API int zc_fill_dep_tag(zc_fill *fill, zc_tag *tag);
+/* Sets the value: bytes, copied. A second call replaces the first. */
+ZOOCACHE_API int zc_fill_value(zc_fill *fill, zc_bytes value);
+/* Sets the value: an object, transferred when ZC_OK is returned; `drop` as in zc_put_opts. */
+ZOOCACHE_API int zc_fill_object(zc_fill *fill, void *object, size_t size, zc_drop_fn drop,
+                                void *drop_user);
+/* Sets the value: there is no such thing. Cached for negative_ttl. */
+ZOOCACHE_API int zc_fill_absent(zc_fill *fill);
+/* How to store the value: change ttl, tti, ... Borrowed, as long as the fill. */
+ZOOCACHE_API zc_put_opts *zc_fill_opts(zc_fill *fill);
+/* Do not store the value: only this flight's callers get it. */
+ZOOCACHE_API void zc_fill_no_store(zc_fill *fill);
+
+/* ---- flights in pieces: for event loops, game loops, coroutines ------------------------------ */
+
+/* Starts what zc_fetch() does, without ever blocking.
+ * ZC_OK, ZC_ABSENT, ZC_STALE: *view as in zc_fetch(); *fill is NULL, or, with soft_ttl or
+ *   early_refresh, a leader's ticket if this caller should refresh the value.
+ * ZC_LEAD: *fill is the leader's ticket: call zc_fill_*(), then zc_flight_commit() or abandon().
+ * ZC_FOLLOW: *fill is a follower's ticket: zc_flight_wait(), with zc_flight_notify() before it. */
+ZOOCACHE_API int zc_flight_begin(zc_cache *cache, zc_bytes key, const zc_fetch_opts *opts,
+                                 zc_view *view, zc_fill **fill);
+
+/* Ends a leader's flight with the value that was set; consumes the ticket. *view (may be NULL) is
+ * the value, pinned. ZC_OK: stored; ZC_ABSENT: likewise, a negative result; ZC_REFUSED: valid for
+ * this caller, not stored; ZC_E_LEASE: likewise, because the lease was lost or the key was written
+ * meanwhile; ZC_E_LOADER: no value was set, and the flight has failed. */
+ZOOCACHE_API int zc_flight_commit(zc_fill *fill, zc_view *view);
+
+/* Leader: ends the flight without a value. error < 0: followers get it, unless they asked for
+ * `promote`; error == 0: hand over, one of them leads next (a cancelled task).
+ * Follower: leaves; nobody else notices. Consumes the ticket. */
+ZOOCACHE_API void zc_flight_abandon(zc_fill *fill, int error);
+
+/* Waits for the leader, at most `timeout` (0: does not block). ZC_OK, ZC_STALE, ZC_ABSENT, or the
+ * leader's error: consumes the ticket. ZC_RETRY: likewise; begin again (the leader lost its lease
+ * or handed over, or an invalidation came between its start and yours). ZC_PENDING: not yet, the
+ * ticket stays. */
+ZOOCACHE_API int zc_flight_wait(zc_fill *fill, uint64_t timeout, zc_view *view);
+
+/* Follower: calls fn(user) once, as soon as zc_flight_wait() would not be pending; in the thread
+ * that ended the flight, no lock held; at once if it has ended already. Not called any more after
+ * the ticket is consumed, except by a thread that is doing so at that moment. */
+ZOOCACHE_API int zc_flight_notify(zc_fill *fill, void (*fn)(void *user), void *user);
+
+/* ---- invalidate ----------------------------------------------------------------------------- */
+
+/* Everything that depends on `tag`, or on a tag below it, is gone: no read begun after the return
+ * gives a value whose fill began before it. Cost: O(length of the tag), however many depend on it.
+ * Never fails for want of memory. Fails: ZC_E_TAG_*; ZC_E_STORE: done here, but the storage could
+ * not keep it. Threads: any. */
+ZOOCACHE_API int zc_invalidate(zc_cache *cache, zc_bytes tag);
+/* n tags in one step: with one version, and no reader sees some of them done and others not. */
+ZOOCACHE_API int zc_invalidate_many(zc_cache *cache, const zc_bytes *tags, size_t n);
+/* The same without parsing. */
+ZOOCACHE_API int zc_invalidate_tag(zc_cache *cache, zc_tag *tag);
+/* Everything: also what has no dependency, also in the storage. Cost: O(entries), to free them. */
+ZOOCACHE_API int zc_clear(zc_cache *cache);
+
+/* Interns a tag. Free with zc_tag_release(), before zc_close(). */
+ZOOCACHE_API int zc_tag_intern(zc_cache *cache, zc_bytes tag, zc_tag **out);
+ZOOCACHE_API void zc_tag_release(zc_cache *cache, zc_tag *tag);
+/* ZC_OK, or the ZC_E_TAG_* that says what is wrong with it. */
+ZOOCACHE_API int zc_tag_check(zc_bytes tag);
+/* The version of the tag's last invalidation, an HLC stamp; 0: never, as far as is remembered. For
+ * a tag that was pruned: that of the latest pruned near it, which may be later than its own. */
+ZOOCACHE_API int zc_tag_version(zc_cache *cache, zc_bytes tag, uint64_t *version);
+/* Forgets the tags that nothing depends on and that were idle for `max_age`; what they knew is kept
+ * in their parent's floor, so that nothing stale comes back. Returns how many. The cache does it by
+ * itself with zc_desc.prune_after. */
+ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age);
+
+/* ---- keep house ----------------------------------------------------------------------------- */
+
+/* Does what the background thread would do: refreshes (runs loaders), removes what is expired or
+ * invalidated, prunes; stops after about `budget_us` microseconds (a loader is not interrupted).
+ * ZC_OK: nothing is left to do now; ZC_MORE: call again. */
+ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us);
+
+/* Round fork(): call the first before it, the second after it in the parent and the third in the
+ * child, in the threads that forked; then both can go on using the cache, each its own copy. Flights
+ * of the parent's other threads are abandoned in the child. A storage must be fit for it. */
+ZOOCACHE_API void zc_fork_prepare(zc_cache *cache);
+ZOOCACHE_API void zc_fork_parent(zc_cache *cache);
+ZOOCACHE_API int zc_fork_child(zc_cache *cache);
+
+/* ---- know what happens ---------------------------------------------------------------------- */
+
+#define ZC_LOAD_BUCKETS 24 /* bucket i counts loads of less than 2^i microseconds, the last the rest */
+
+typedef struct zc_stats {
+    uint64_t hits;               /* reads answered from the table, negative ones included */
+    uint64_t hits_stale;         /*   of them: served as ZC_STALE */
+    uint64_t hits_store;         /* reads answered from the storage */
+    uint64_t misses_absent;      /* misses: no entry */
+    uint64_t misses_expired;     /*   past its time */
+    uint64_t misses_invalidated; /*   killed by an invalidation */
+    uint64_t puts;               /* values stored: zc_put, fills, from the storage */
+    uint64_t refused;            /* values not stored: too large, or invalidated while computed */
+    uint64_t removed[ZC_CAUSE_COUNT];
+    uint64_t fills, fill_errors; /* loaders that ended: with a value, with an error */
+    uint64_t fills_late;         /* values of leaders that had lost their lease or were fenced */
+    uint64_t waits;              /* callers that waited for another's fill */
+    uint64_t refreshes;          /* loads begun for soft_ttl or early_refresh */
+    uint64_t load_ns;            /* time spent in loaders, in all */
+    uint64_t load_histogram[ZC_LOAD_BUCKETS];
+    uint64_t invalidations;      /* versions handed out */
+    uint64_t tags_pruned;
+    uint64_t clock_refused;      /* remote stamps beyond max_clock_drift */
+    uint64_t store_errors;       /* failed calls of the storage */
+    uint64_t store_corrupt;      /* records that were no good: damaged, hostile, of the future */
+    uint64_t store_stale;        /* records that had expired or were invalidated */
+    /* Levels, now. */
+    size_t entries, bytes;       /* in the table; bytes as counted against max_bytes */
+    size_t flights;              /* running */
+    size_t tags, tags_idle, tag_bytes; /* nodes of the trie; nothing depends on; memory */
+    size_t memory;               /* taken from the allocator or the block, all in all */
+} zc_stats;
+
+/* A snapshot; each shard's part is consistent in itself. Cost: O(shards). */
+ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *stats);
+
+/* Writes the snapshot in the Prometheus text format. `name`: the value of the label cache="..."
+ * (quotes and newlines escaped). Returns the whole length without the NUL; as much as fits is
+ * written and terminated, like snprintf. */
+ZOOCACHE_API size_t zc_stats_prometheus(const zc_stats *stats, const char *name, char *buf,
+                                        size_t cap);
+
+typedef struct zc_explanation {
+    int state;            /* ZC_OK fresh; ZC_STALE soft deadline past; ZC_ABSENT negative, fresh;
+                             ZC_MISS: not there, or expired or invalidated as below */
+    bool present;         /* there is an entry */
+    bool expired;         /* its time is over */
+    bool invalidated;     /* a tag on the path of a dependency is newer than it */
+    bool filling;         /* a flight is running for this key */
+    uint64_t begin;       /* the point in the order of invalidations up to which it is good */
+    uint64_t expires_in;  /* ZC_NEVER: no limit */
+    uint64_t killed_at;   /* version of the tag that killed it */
+    size_t bytes, deps;   /* its cost; how many dependencies */
+    uint32_t pins;        /* views that hold it */
+    char killer[ZC_TAG_MAX + 1]; /* the tag that killed it; "" for zc_clear */
+} zc_explanation;
+
+/* Why a read of `key` would be a hit or a miss; counts nothing and changes nothing. */
+ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out);
+
+/* Checks every structure of the cache against its invariants, with everything locked. ZC_OK, or
+ * ZC_E_CORRUPT and a message in the log. Cost: O(entries + tags). For tests and debugging. */
+ZOOCACHE_API int zc_check(zc_cache *cache);
+
+/* ---- the clock, by itself ------------------------------------------------------------------- */
+
+/* A hybrid logical clock (Kulkarni et al., "Logical Physical Clocks", 2014) in one 64-bit stamp:
+ * 48 bits of milliseconds since 1970, 16 bits of counter. Zero-initialize; set `clock` or leave it
+ * for the system's. Threads: any, no lock. */
+typedef struct zc_hlc {
+    uint64_t last;      /* private: the last stamp given */
+    uint64_t refused;   /* remote stamps that were too far ahead */
+    uint64_t max_drift; /* 0: 60 s */
+    zc_clock clock;
+} zc_hlc;
+
+#define ZC_HLC_TEXT 32 /* bytes for zc_hlc_format, its NUL included */
+
+/* A stamp above every stamp given or merged before, whatever the wall clock does. */
+ZOOCACHE_API uint64_t zc_hlc_now(zc_hlc *hlc);
+/* Takes note of another node's stamp: later stamps are above it. ZC_E_CLOCK: more than max_drift
+ * ahead of the wall clock; counted, and nothing changes. */
+ZOOCACHE_API int zc_hlc_merge(zc_hlc *hlc, uint64_t remote);
+/* "2026-11-21T07:32:11.123Z+0042": sorts as the stamps do. Returns `text`, terminated. */
+ZOOCACHE_API char *zc_hlc_format(uint64_t stamp, char text[ZC_HLC_TEXT]);
+/* Reads exactly what zc_hlc_format() writes. ZC_E_INVAL: anything else. */
+ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp);
+
+/* ---- the stored record, by itself ----------------------------------------------------------- */
+
+/* What a storage keeps for a key. The bytes are described in the manual, "The record". */
+typedef struct zc_record {
+    zc_bytes key, value;
+    const zc_bytes *deps;
+    size_t ndeps;
+    uint64_t generation, begin;
+    uint64_t expires_ms, soft_ms; /* wall clock, milliseconds since 1970; 0: never */
+    uint64_t tti_ms, grace_ms;    /* durations; 0: none */
+    bool absent;
+} zc_record;
+
+/* Encodes a record into memory from `allocator` (NULL: malloc); *out is transferred: free it with
+ * the same allocator and out->len. Fails: ZC_E_NOMEM, ZC_E_INVAL (a part too long). */
+ZOOCACHE_API int zc_record_encode(const zc_record *record, const zc_allocator *allocator,
+                                  zc_bytes *out);
+/* Decodes: trusts no length, checks the checksum. *memory (free with the same allocator and its
+ * len) holds what `record` points to beside `bytes`: dependencies, and the decompressed value.
+ * `max_value`: refuse longer values. Fails: ZC_E_CORRUPT, ZC_E_NOMEM; both outputs are then zeroed. */
+ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_allocator *allocator,
+                                  zc_record *record, zc_bytes *memory);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* ZOOCACHE_H */
+
+/* ============================================================================================ *
+ *                                      IMPLEMENTATION                                          *
+ * ============================================================================================ */
+
+#if defined(ZOOCACHE_IMPLEMENTATION) && !defined(ZC__IMPLEMENTED)
+#define ZC__IMPLEMENTED
+
+/* ============================================================================================
+ * >>platform   Compiler, operating system, clocks
+ *   Idea        Everything that differs between systems and is not about threads is here, so that
+ *               no later section has an #if about a compiler or an operating system.
+ *   Clocks      The coarse clocks, where there are any (Linux: 4 ns a call, 1 to 4 ms steps), serve
+ *               deadlines on the hit path; the fine ones measure loads.
+ * ========================================================================================== */
+
+#include <string.h>
+#ifndef ZOOCACHE_NO_STDLIB
+#  include <stdlib.h>
+#  include <time.h>
+#endif
+#ifdef _WIN32
+#  ifndef WIN32_LEAN_AND_MEAN
+#    define WIN32_LEAN_AND_MEAN
+#  endif
+#  include <windows.h>
+#endif
+
+#ifndef XXH_INLINE_ALL
+#  define XXH_INLINE_ALL
+#endif
+#include <xxhash.h>
+#ifndef ZOOCACHE_NO_LZ4
+#  include <lz4.h>
+#endif
+
+#if defined(ZOOCACHE_MALLOC) != defined(ZOOCACHE_FREE)
+#  error "zoocache: define both ZOOCACHE_MALLOC(size) and ZOOCACHE_FREE(ptr), or neither"
+#endif
+#if !defined(ZOOCACHE_MALLOC) && !defined(ZOOCACHE_NO_STDLIB)
+#  define ZOOCACHE_MALLOC(size) malloc(size)
+#  define ZOOCACHE_FREE(ptr) free(ptr)
+#endif
+
+/* ZOOCACHE_ASSERT: misuse of the interface. ZC__ASSERT: broken invariants, cheap to see; compiled
+ * in with ZOOCACHE_DEBUG. */
+#ifndef ZOOCACHE_ASSERT
+#  include <assert.h>
+#  define ZOOCACHE_ASSERT(x) assert(x)
+#endif
+#ifdef ZOOCACHE_DEBUG
+#  define ZC__ASSERT(x) ZOOCACHE_ASSERT(x)
+#else
+#  define ZC__ASSERT(x) ((void)0)
+#endif
+
+#define ZC__LIKELY(x) __builtin_expect(!!(x), 1)
+#define ZC__UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define ZC__NOINLINE __attribute__((noinline))
+#define ZC__ALIGNED(n) __attribute__((aligned(n)))
+#define ZC__PREFETCH(p) __builtin_prefetch(p)
+#define ZC__LINE 64 /* bytes of a cache line */
+
+static inline unsigned zc__ctz64(uint64_t x) { return (unsigned)__builtin_ctzll(x); }
+static inline unsigned zc__clz64(uint64_t x) { return (unsigned)__builtin_clzll(x); }
+
+#ifndef ZOOCACHE_NO_STDLIB
+static inline uint64_t zc__from_timespec(const struct timespec *t) {
+    return (uint64_t)t->tv_sec * ZC_SECOND + (uint64_t)t->tv_nsec;
+}
+#endif
+
+#if defined(ZOOCACHE_NO_STDLIB)
+static inline uint64_t zc__sys_mono(void) { return 0; }
+static inline uint64_t zc__sys_wall(void) { return 0; }
+static inline uint64_t zc__sys_coarse(void) { return 0; }
+#elif defined(CLOCK_MONOTONIC)
+static inline uint64_t zc__sys_clock(clockid_t id) {
+    struct timespec t;
+    return clock_gettime(id, &t) == 0 ? zc__from_timespec(&t) : 0;
+}
+#  ifndef CLOCK_MONOTONIC_COARSE
+#    define CLOCK_MONOTONIC_COARSE CLOCK_MONOTONIC
+#    define CLOCK_REALTIME_COARSE CLOCK_REALTIME
+#  endif
+static inline uint64_t zc__sys_mono(void) { return zc__sys_clock(CLOCK_MONOTONIC); }
+static inline uint64_t zc__sys_wall(void) { return zc__sys_clock(CLOCK_REALTIME_COARSE); }
+static inline uint64_t zc__sys_coarse(void) { return zc__sys_clock(CLOCK_MONOTONIC_COARSE); }
+#else
+static inline uint64_t zc__sys_wall(void) {
+    struct timespec t;
+    return timespec_get(&t, TIME_UTC) == TIME_UTC ? zc__from_timespec(&t) : 0;
+}
+#  ifdef _WIN32
+static inline uint64_t zc__sys_mono(void) {
+    LARGE_INTEGER n, hz;
+    QueryPerformanceCounter(&n);
+    QueryPerformanceFrequency(&hz);
+    uint64_t ticks = (uint64_t)n.QuadPart, rate = (uint64_t)hz.QuadPart;
+    return ticks / rate * ZC_SECOND + ticks % rate * ZC_SECOND / rate;
+}
+static inline uint64_t zc__sys_coarse(void) { return (uint64_t)GetTickCount64() * ZC_MILLISECOND; }
+#  else /* strict C11 without POSIX: the wall clock is all there is; see the manual, "Clocks" */
+static inline uint64_t zc__sys_mono(void) { return zc__sys_wall(); }
+static inline uint64_t zc__sys_coarse(void) { return zc__sys_wall(); }
+#  endif
+#endif
+
+/* The clocks of one cache: the hook's, or the system's. */
+static inline uint64_t zc__mono(const zc_clock *c) {
+    return c->version ? c->mono_ns(c->user) : zc__sys_mono();
+}
+static inline uint64_t zc__coarse(const zc_clock *c) {
+    return c->version ? c->mono_ns(c->user) : zc__sys_coarse();
+}
+static inline uint64_t zc__wall(const zc_clock *c) {
+    return c->version ? c->wall_ns(c->user) : zc__sys_wall();
+}
+
+/* ============================================================================================
+ * >>thread   Atomics, locks, waiting, one thread
+ *   Idea        C11 threads by default; pthreads with ZOOCACHE_PTHREADS (for TSan, which does not
+ *               know C11's, and where <threads.h> is missing); Win32; nothing at all with
+ *               ZOOCACHE_NO_THREADS, where every atomic is a plain access and every lock empty.
+ *   Atomics     GCC's __atomic built-ins on plain fields, so that the same text is C11 and C++17.
+ *               Names say the order. A load_acq pairs with the store_rel or rmw of the same field.
+ *   Spin locks  For short sections without calls out: 4 bytes, one exchange to lock, one store to
+ *               unlock. A waiter spins a little and then yields, so a preempted holder can finish.
+ *   Lock order  (a thread that holds one may take only those to its right)
+ *               store (mutex) > inval writer (spin) > shard (spin) > stripe, jobs, arena (spin)
+ *               Sleeping happens on a flight's own mutex or the worker's, with nothing else held.
+ * ========================================================================================== */
+
+#if defined(ZOOCACHE_NO_THREADS)
+#  define zc__load_rlx(p) (*(p))
+#  define zc__load_acq(p) (*(p))
+#  define zc__store_rlx(p, v) ((void)(*(p) = (v)))
+#  define zc__store_rel(p, v) ((void)(*(p) = (v)))
+#  define zc__add_rlx(p, v) ((*(p) += (v)) - (v))
+#  define zc__sub_rlx(p, v) ((*(p) -= (v)) + (v))
+#  define zc__sub_acqrel(p, v) ((*(p) -= (v)) + (v))
+#  define zc__cas(p, expected, desired) ((void)(expected), *(p) = (desired), true)
+#else
+#  define zc__load_rlx(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#  define zc__load_acq(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#  define zc__store_rlx(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#  define zc__store_rel(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#  define zc__add_rlx(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
+#  define zc__sub_rlx(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_RELAXED)
+#  define zc__sub_acqrel(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_ACQ_REL)
+#  define zc__cas(p, expected, desired)                                                            \
+      __atomic_compare_exchange_n((p), (expected), (desired), false, __ATOMIC_ACQ_REL,             \
+                                  __ATOMIC_ACQUIRE)
+#  if defined(_WIN32)
+#    define ZC__WIN32_THREADS
+#  elif defined(ZOOCACHE_PTHREADS) || defined(__STDC_NO_THREADS__) || defined(__cplusplus)
+#    define ZC__POSIX_THREADS
+#    include <errno.h>
+#    include <pthread.h>
+#    include <sched.h>
+#  else
+#    include <threads.h>
+#  endif
+#endif
+
+/* *p = max(*p, v) */
+static inline void zc__raise64(uint64_t *p, uint64_t v) {
+    uint64_t old = zc__load_rlx(p);
+    while (old < v && !zc__cas(p, &old, v)) {}
+}
+
+/* Counters that several threads bump and that nothing else depends on. */
+static inline void zc__count(uint64_t *p, uint64_t n) { (void)zc__add_rlx(p, n); }
+
+static inline void zc__yield(void) {
+#if defined(ZC__WIN32_THREADS)
+    SwitchToThread();
+#elif defined(ZC__POSIX_THREADS)
+    sched_yield();
+#elif !defined(ZOOCACHE_NO_THREADS)
+    thrd_yield();
+#endif
+}
+
+typedef struct zc__spin {
+    uint32_t held;
+} zc__spin;
+
+#define ZC__ASSERT_HELD(lock) ZC__ASSERT(zc__spin_is_held(lock))
+
+static inline void zc__pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+#if defined(ZOOCACHE_NO_THREADS)
+static inline bool zc__spin_trylock(zc__spin *l) {
+    if (l->held) return false;
+    l->held = 1;
+    return true;
+}
+static inline void zc__spin_lock(zc__spin *l) {
+    ZC__ASSERT(!l->held);
+    l->held = 1;
+}
+#else
+static ZC__NOINLINE void zc__spin_wait(zc__spin *l) {
+    for (unsigned spins = 0;; spins++) {
+        while (zc__load_rlx(&l->held)) {
+            if (++spins < 100) zc__pause();
+            else zc__yield();
+        }
+        if (!__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE)) return;
+    }
+}
+static inline bool zc__spin_trylock(zc__spin *l) {
+    return !zc__load_rlx(&l->held) && !__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE);
+}
+static inline void zc__spin_lock(zc__spin *l) {
+    if (ZC__UNLIKELY(__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE))) zc__spin_wait(l);
+}
+#endif
+static inline void zc__spin_unlock(zc__spin *l) { zc__store_rel(&l->held, 0); }
+#ifdef ZOOCACHE_DEBUG
+static inline bool zc__spin_is_held(zc__spin *l) { return zc__load_rlx(&l->held) != 0; }
+#endif
+
+/* A mutex with its condition, for sleeping; and a thread. */
+#if defined(ZC__WIN32_THREADS)
+typedef struct zc__monitor {
+    SRWLOCK mutex;
+    CONDITION_VARIABLE cond;
+} zc__monitor;
+static inline bool zc__monitor_init(zc__monitor *m) {
+    InitializeSRWLock(&m->mutex);
+    InitializeConditionVariable(&m->cond);
+    return true;
+}
+static inline void zc__monitor_destroy(zc__monitor *m) { (void)m; }
+static inline void zc__monitor_lock(zc__monitor *m) { AcquireSRWLockExclusive(&m->mutex); }
+static inline void zc__monitor_unlock(zc__monitor *m) { ReleaseSRWLockExclusive(&m->mutex); }
+static inline void zc__monitor_wake(zc__monitor *m) { WakeAllConditionVariable(&m->cond); }
+static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
+    uint64_t ms = ns / ZC_MILLISECOND + 1;
+    SleepConditionVariableSRW(&m->cond, &m->mutex, ms > 60000 ? 60000 : (DWORD)ms, 0);
+}
+#elif defined(ZC__POSIX_THREADS)
+typedef struct zc__monitor {
+    pthread_mutex_t mutex;
+    pthread_cond_t cond;
+} zc__monitor;
+static inline bool zc__monitor_init(zc__monitor *m) {
+    if (pthread_mutex_init(&m->mutex, NULL) != 0) return false;
+    if (pthread_cond_init(&m->cond, NULL) == 0) return true;
+    pthread_mutex_destroy(&m->mutex);
+    return false;
+}
+static inline void zc__monitor_destroy(zc__monitor *m) {
+    pthread_cond_destroy(&m->cond);
+    pthread_mutex_destroy(&m->mutex);
+}
+static inline void zc__monitor_lock(zc__monitor *m) { pthread_mutex_lock(&m->mutex); }
+static inline void zc__monitor_unlock(zc__monitor *m) { pthread_mutex_unlock(&m->mutex); }
+static inline void zc__monitor_wake(zc__monitor *m) { pthread_cond_broadcast(&m->cond); }
+#elif !defined(ZOOCACHE_NO_THREADS)
+typedef struct zc__monitor {
+    mtx_t mutex;
+    cnd_t cond;
+} zc__monitor;
+static inline bool zc__monitor_init(zc__monitor *m) {
+    if (mtx_init(&m->mutex, mtx_plain) != thrd_success) return false;
+    if (cnd_init(&m->cond) == thrd_success) return true;
+    mtx_destroy(&m->mutex);
+    return false;
+}
+static inline void zc__monitor_destroy(zc__monitor *m) {
+    cnd_destroy(&m->cond);
+    mtx_destroy(&m->mutex);
+}
+static inline void zc__monitor_lock(zc__monitor *m) { mtx_lock(&m->mutex); }
+static inline void zc__monitor_unlock(zc__monitor *m) { mtx_unlock(&m->mutex); }
+static inline void zc__monitor_wake(zc__monitor *m) { cnd_broadcast(&m->cond); }
+#else
+typedef struct zc__monitor {
+    char none;
+} zc__monitor;
+static inline bool zc__monitor_init(zc__monitor *m) { (void)m; return true; }
+static inline void zc__monitor_destroy(zc__monitor *m) { (void)m; }
+static inline void zc__monitor_lock(zc__monitor *m) { (void)m; }
+static inline void zc__monitor_unlock(zc__monitor *m) { (void)m; }
+static inline void zc__monitor_wake(zc__monitor *m) { (void)m; }
+#endif
+
+#if !defined(ZOOCACHE_NO_THREADS) && !defined(ZC__WIN32_THREADS)
+/* Sleeps until woken, or for about `ns`, a second at most: the system's condition variables count in
+ * wall time, which may step, so the callers look at the monotonic clock after every slice. */
+static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
+    struct timespec t;
+    if (ns > ZC_SECOND) ns = ZC_SECOND;
+    (void)timespec_get(&t, TIME_UTC);
+    uint64_t at = zc__from_timespec(&t) + ns;
+    t.tv_sec = (time_t)(at / ZC_SECOND);
+    t.tv_nsec = (long)(at % ZC_SECOND);
+#  ifdef ZC__POSIX_THREADS
+    pthread_cond_timedwait(&m->cond, &m->mutex, &t);
+#  else
+    cnd_timedwait(&m->cond, &m->mutex, &t);
+#  endif
+}
+#endif
+
+/* The worker: one thread that runs fn(arg) and is joined at the end. */
+#if defined(ZC__WIN32_THREADS)
+typedef HANDLE zc__thread;
+#  define ZC__THREAD_FN(name, arg) static DWORD WINAPI name(LPVOID arg)
+#  define ZC__THREAD_RESULT 0
+static inline bool zc__thread_start(zc__thread *t, LPTHREAD_START_ROUTINE fn, void *arg) {
+    *t = CreateThread(NULL, 0, fn, arg, 0, NULL);
+    return *t != NULL;
+}
+static inline void zc__thread_join(zc__thread t) {
+    WaitForSingleObject(t, INFINITE);
+    CloseHandle(t);
+}
+#elif defined(ZC__POSIX_THREADS)
+typedef pthread_t zc__thread;
+#  define ZC__THREAD_FN(name, arg) static void *name(void *arg)
+#  define ZC__THREAD_RESULT NULL
+static inline bool zc__thread_start(zc__thread *t, void *(*fn)(void *), void *arg) {
+    return pthread_create(t, NULL, fn, arg) == 0;
+}
+static inline void zc__thread_join(zc__thread t) { pthread_join(t, NULL); }
+#elif !defined(ZOOCACHE_NO_THREADS)
+typedef thrd_t zc__thread;
+#  define ZC__THREAD_FN(name, arg) static int name(void *arg)
+#  define ZC__THREAD_RESULT 0
+static inline bool zc__thread_start(zc__thread *t, thrd_start_t fn, void *arg) {
+    return thrd_create(t, fn, arg) == thrd_success;
+}
+static inline void zc__thread_join(zc__thread t) { thrd_join(t, NULL); }
+#endif
+
+/* ============================================================================================
+ * >>mem   Memory: the allocator hook, and an arena for the fixed block
+ *   Idea        All memory of a cache comes from one place, through zc__alloc(). With a fixed block
+ *               that place is an arena: two-level segregated fit (Masmano et al., "TLSF", 2004):
+ *               allocation and release in constant time, neighbours merged at once.
+ *   Layout      The block is cut in granules of 16 bytes; a chunk is n granules:
+ *
+ *                 granule g                    g+1                          g+n
+ *                 | ....... | prev | size|free | payload, 16-aligned ...... | ....... | prev | ...
+ *                             4      4 bytes     16n - 8 bytes
+ *
+ *               `prev` is the size of the chunk before, so a chunk finds both its neighbours. A free
+ *               chunk keeps its list links, two granule numbers, in its first 8 bytes of payload.
+ *               Free lists: one for each power of two, cut in 16; below 16 granules one a size.
+ *   Invariants  M1 chunks tile the arena, each one's `prev` is the size of the one before it
+ *               M2 no two free neighbours   M3 a chunk is in the list of its class iff it is free
+ *               M4 a bit of the bitmaps is set iff its list is not empty
+ *   Locking     the arena's own spin lock
+ *   Cost        8 bytes a chunk and rounding up to 16; a request may find no room although a chunk
+ *               of up to 1/16 less than the needed class is free (the price of constant time)
+ * ========================================================================================== */
+
+#define ZC__GRAIN 16u
+#define ZC__ARENA_CLASSES 28u /* powers of two of granules: up to 2^31 granules, 32 GiB */
+
+typedef struct zc__chunk {
+    uint32_t prev;       /* granules of the chunk before; 0: this is the first */
+    uint32_t size;       /* granules, and ZC__FREE */
+    uint32_t next_free;  /* free chunks only: granule numbers; 0: none */
+    uint32_t prev_free;
+} zc__chunk;
+#define ZC__FREE 0x80000000u
+
+typedef struct zc__arena {
+    unsigned char *base; /* granule 0 */
+    uint32_t granules;   /* the last one is the end mark */
+    zc__spin lock;
+    uint32_t top;                       /* bit c: some list of class c is not empty */
+    uint16_t lists[ZC__ARENA_CLASSES];  /* bit i: list i of the class is not empty */
+    uint32_t head[ZC__ARENA_CLASSES][16];
+    size_t used; /* bytes in chunks that are taken */
+} zc__arena;
+
+typedef struct zc__mem {
+    zc_allocator hook; /* version 0: ZOOCACHE_MALLOC */
+    zc__arena *arena;  /* not NULL: everything comes from here */
+} zc__mem;
+
+static inline zc__chunk *zc__chunk_at(const zc__arena *a, uint32_t g) {
+    return (zc__chunk *)(void *)(a->base + (size_t)g * ZC__GRAIN + 8);
+}
+static inline uint32_t zc__chunk_size(const zc__chunk *c) { return c->size & ~ZC__FREE; }
+
+/* The list of a chunk of n granules: class in the high part, 4 bits of list in the low. */
+static inline uint32_t zc__arena_list(uint32_t n) {
+    if (n < 16) return n;
+    uint32_t log = 63 - zc__clz64(n);
+    return (log - 3) * 16 + ((n >> (log - 4)) & 15);
+}
+
+static void zc__arena_link(zc__arena *a, uint32_t g) {
+    zc__chunk *c = zc__chunk_at(a, g);
+    uint32_t list = zc__arena_list(c->size), cls = list / 16, i = list % 16;
+    c->next_free = a->head[cls][i];
+    c->prev_free = 0;
+    if (c->next_free) zc__chunk_at(a, c->next_free)->prev_free = g;
+    a->head[cls][i] = g;
+    a->lists[cls] = (uint16_t)(a->lists[cls] | 1u << i);
+    a->top |= 1u << cls;
+    c->size |= ZC__FREE;
+}
+
+static void zc__arena_unlink(zc__arena *a, uint32_t g) {
+    zc__chunk *c = zc__chunk_at(a, g);
+    c->size &= ~ZC__FREE;
+    uint32_t list = zc__arena_list(c->size), cls = list / 16, i = list % 16;
+    if (c->next_free) zc__chunk_at(a, c->next_free)->prev_free = c->prev_free;
+    if (c->prev_free) {
+        zc__chunk_at(a, c->prev_free)->next_free = c->next_free;
+        return;
+    }
+    a->head[cls][i] = c->next_free;
+    if (c->next_free) return;
+    a->lists[cls] = (uint16_t)(a->lists[cls] & ~(1u << i));
+    if (!a->lists[cls]) a->top &= ~(1u << cls);
+}
+
+/* Cuts a taken chunk down to n granules, and puts the rest back. */
+static void zc__arena_trim(zc__arena *a, uint32_t g, uint32_t n) {
+    zc__chunk *c = zc__chunk_at(a, g);
+    uint32_t rest = c->size - n;
+    if (rest == 0) return;
+    c->size = n;
+    zc__chunk *r = zc__chunk_at(a, g + n);
+    r->prev = n;
+    r->size = rest;
+    zc__chunk_at(a, g + n + rest)->prev = rest;
+    zc__arena_link(a, g + n);
+}
+
+/* Makes an arena in [block, block + size), or returns NULL if that is too small for it. */
+static zc__arena *zc__arena_init(void *block, size_t size) {
+    size_t skip = (size_t)(-(uintptr_t)block & (ZC__GRAIN - 1));
+    size_t head = (sizeof(zc__arena) + ZC__GRAIN - 1) & ~(size_t)(ZC__GRAIN - 1);
+    if (size < skip + head + 8 * ZC__GRAIN) return NULL;
+    size_t granules = (size - skip - head) / ZC__GRAIN;
+    if (granules >= ZC__FREE) granules = ZC__FREE - 1;
+    zc__arena *a = (zc__arena *)(void *)((unsigned char *)block + skip);
+    memset(a, 0, sizeof *a);
+    a->base = (unsigned char *)a + head;
+    a->granules = (uint32_t)granules;
+    /* Granule 0 only holds the first header, so that 0 can mean "none"; the last, the end mark. */
+    zc__chunk *first = zc__chunk_at(a, 1), *end = zc__chunk_at(a, a->granules - 1);
+    first->prev = 0;
+    first->size = a->granules - 2;
+    end->prev = first->size;
+    end->size = 0;
+    zc__arena_link(a, 1);
+    return a;
+}
+
+static void *zc__arena_alloc(zc__arena *a, size_t size) {
+    size_t need = (size + 8 + ZC__GRAIN - 1) / ZC__GRAIN;
+    if (size > (size_t)a->granules * ZC__GRAIN || need >= a->granules) return NULL;
+    uint32_t n = (uint32_t)need;
+    /* Round up to a list whose every chunk is large enough. */
+    uint32_t list = n < 16 ? n : zc__arena_list(n + (1u << (63 - zc__clz64(n) - 4)) - 1);
+    uint32_t cls = list / 16, g = 0;
+    zc__spin_lock(&a->lock);
+    uint32_t bits = cls < ZC__ARENA_CLASSES ? a->lists[cls] & (~0u << list % 16) : 0;
+    if (!bits && cls + 1 < ZC__ARENA_CLASSES) {
+        uint32_t above = a->top & (~0u << (cls + 1));
+        if (above) {
+            cls = zc__ctz64(above);
+            bits = a->lists[cls];
+        }
+    }
+    if (bits) {
+        g = a->head[cls][zc__ctz64(bits)];
+        zc__arena_unlink(a, g);
+        zc__arena_trim(a, g, n);
+        a->used += (size_t)n * ZC__GRAIN;
+    }
+    zc__spin_unlock(&a->lock);
+    return g ? a->base + (size_t)(g + 1) * ZC__GRAIN : NULL;
+}
+
+static void zc__arena_free(zc__arena *a, void *ptr) {
+    uint32_t g = (uint32_t)((size_t)((unsigned char *)ptr - a->base) / ZC__GRAIN) - 1;
+    zc__spin_lock(&a->lock);
+    zc__chunk *c = zc__chunk_at(a, g);
+    ZC__ASSERT(!(c->size & ZC__FREE));
+    a->used -= (size_t)c->size * ZC__GRAIN;
+    zc__chunk *next = zc__chunk_at(a, g + c->size);
+    if (next->size & ZC__FREE) { /* M2 */
+        zc__arena_unlink(a, g + c->size);
+        c->size += next->size;
+    }
+    if (c->prev && (zc__chunk_at(a, g - c->prev)->size & ZC__FREE)) {
+        uint32_t before = g - c->prev;
+        zc__arena_unlink(a, before);
+        zc__chunk_at(a, before)->size += c->size;
+        g = before;
+        c = zc__chunk_at(a, g);
+    }
+    zc__chunk_at(a, g + c->size)->prev = c->size; /* M1 */
+    zc__arena_link(a, g);
+    zc__spin_unlock(&a->lock);
+}
+
+/* M1 to M4; the lock must be held, or nobody else about. */
+static bool zc__arena_check(const zc__arena *a) {
+    uint32_t prev = 0, free_chunks = 0, listed = 0;
+    bool was_free = false;
+    size_t used = 0;
+    uint32_t g = 1;
+    while (g < a->granules - 1) {
+        const zc__chunk *c = zc__chunk_at(a, g);
+        bool is_free = (c->size & ZC__FREE) != 0;
+        if (c->prev != prev || zc__chunk_size(c) == 0) return false;
+        if (is_free && was_free) return false;
+        free_chunks += is_free;
+        if (!is_free) used += (size_t)c->size * ZC__GRAIN;
+        was_free = is_free;
+        prev = zc__chunk_size(c);
+        g += prev;
+    }
+    if (g != a->granules - 1 || zc__chunk_at(a, g)->prev != prev || used != a->used) return false;
+    for (uint32_t list = 0; list < ZC__ARENA_CLASSES * 16; list++) {
+        uint32_t cls = list / 16, i = list % 16, head = a->head[cls][i];
+        if ((head != 0) != (a->lists[cls] >> i & 1)) return false;
+        if (a->lists[cls] && !(a->top >> cls & 1)) return false;
+        for (; head; head = zc__chunk_at(a, head)->next_free) {
+            const zc__chunk *c = zc__chunk_at(a, head);
+            if (!(c->size & ZC__FREE) || zc__arena_list(zc__chunk_size(c)) != list) return false;
+            if (++listed > free_chunks) return false;
+        }
+    }
+    return listed == free_chunks;
+}
+
+static void *zc__alloc(const zc__mem *m, size_t size) {
+    if (m->arena) return zc__arena_alloc(m->arena, size);
+    if (m->hook.version) return m->hook.alloc(m->hook.user, size);
+#ifdef ZOOCACHE_MALLOC
+    return ZOOCACHE_MALLOC(size);
+#else
+    return NULL;
+#endif
+}
+
+static void *zc__alloc_zero(const zc__mem *m, size_t size) {
+    void *p = zc__alloc(m, size);
+    if (p) memset(p, 0, size);
+    return p;
+}
+
+static void zc__free(const zc__mem *m, void *ptr, size_t size) {
+    if (!ptr) return;
+    if (m->arena) zc__arena_free(m->arena, ptr);
+    else if (m->hook.version) m->hook.free(m->hook.user, ptr, size);
+#ifdef ZOOCACHE_FREE
+    else ZOOCACHE_FREE(ptr);
+#endif
+}
+
+/* A growing array of bytes. `size` is used, `cap` is owned. */
+typedef struct zc__buf {
+    unsigned char *ptr;
+    size_t size, cap;
+} zc__buf;
+
+static bool zc__buf_reserve(const zc__mem *m, zc__buf *b, size_t extra) {
+    if (extra > SIZE_MAX / 2 - b->size) return false;
+    size_t need = b->size + extra;
+    if (need <= b->cap) return true;
+    size_t cap = b->cap * 2 > need ? b->cap * 2 : need < 64 ? 64 : need;
+    unsigned char *p = (unsigned char *)zc__alloc(m, cap);
+    if (!p) return false;
+    if (b->size) memcpy(p, b->ptr, b->size);
+    zc__free(m, b->ptr, b->cap);
+    b->ptr = p;
+    b->cap = cap;
+    return true;
+}
+
+static void zc__buf_free(const zc__mem *m, zc__buf *b) {
+    zc__free(m, b->ptr, b->cap);
+    memset(b, 0, sizeof *b);
+}
+
+/* ============================================================================================
+ * >>bytes   Little-endian numbers, comparing, checked sums, decimal text
+ * ========================================================================================== */
+
+static inline uint64_t zc__get64(const unsigned char *p) {
+    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
+           (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 | (uint64_t)p[7] << 56;
+}
+static inline uint32_t zc__get32(const unsigned char *p) {
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+static inline uint32_t zc__get16(const unsigned char *p) {
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8;
+}
+static inline void zc__put_le(unsigned char *p, uint64_t v, unsigned bytes) {
+    for (unsigned i = 0; i < bytes; i++, v >>= 8) p[i] = (unsigned char)v;
+}
+
+/* memcmp() == 0, inline and fast for the lengths that keys have. */
+static inline bool zc__equal(const unsigned char *a, const unsigned char *b, size_t n) {
+    uint64_t x, y;
+    if (ZC__LIKELY(n >= 8)) {
+        for (size_t i = 0; i + 8 < n; i += 8) {
+            memcpy(&x, a + i, 8);
+            memcpy(&y, b + i, 8);
+            if (x != y) return false;
+        }
+        memcpy(&x, a + n - 8, 8);
+        memcpy(&y, b + n - 8, 8);
+        return x == y;
+    }
+    for (size_t i = 0; i < n; i++)
+        if (a[i] != b[i]) return false;
+    return true;
+}
+
+static inline uint64_t zc__add_sat(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
+static inline uint64_t zc__mul_sat(uint64_t a, uint64_t b) {
+    return b && a > UINT64_MAX / b ? UINT64_MAX : a * b;
+}
+static inline bool zc__is_pow2(size_t n) { return n && !(n & (n - 1)); }
+
+/* Text that is cut where the buffer ends, but counted whole: snprintf without stdio. */
+typedef struct zc__text {
+    char *buf;
+    size_t cap, len;
+} zc__text;
+
+static void zc__text_bytes(zc__text *t, const char *s, size_t n) {
+    if (t->len < t->cap) memcpy(t->buf + t->len, s, n < t->cap - t->len ? n : t->cap - t->len);
+    t->len += n;
+}
+static void zc__text_str(zc__text *t, const char *s) { zc__text_bytes(t, s, strlen(s)); }
+/* At least `width` digits. */
+static void zc__text_num(zc__text *t, uint64_t v, unsigned width) {
+    char digits[20];
+    unsigned n = 0;
+    do digits[19 - n++] = (char)('0' + v % 10);
+    while ((v /= 10) || n < width);
+    zc__text_bytes(t, digits + 20 - n, n);
+}
+static size_t zc__text_end(zc__text *t) {
+    if (t->cap) t->buf[t->len < t->cap ? t->len : t->cap - 1] = '\0';
+    return t->len;
+}
+
+/* ============================================================================================
+ * >>hash   XXH3, seeded per cache; and the random numbers
+ *   One 64-bit hash serves everything, each use its own bits:
+ *     0..7 fingerprint   8..39 bucket   32..63 ghost fingerprint   58..63 shard
+ * ========================================================================================== */
+
+static inline uint64_t zc__hash(zc_bytes b, uint64_t seed) {
+    return XXH3_64bits_withSeed(b.ptr, b.len, seed);
+}
+
+/* splitmix64 (Steele et al. 2014): the state is a counter, so any seed will do. */
+static inline uint64_t zc__random(uint64_t *state) {
+    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
+    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return z ^ (z >> 31);
+}
+
+/* ============================================================================================
+ * >>codec   The stored record, version 1
+ *   Idea        One self-contained block of bytes: whoever reads it can tell whether it is whole,
+ *               whose it is, and whether it is still fresh, without trusting any length in it.
+ *   Layout      little-endian everywhere
+ *                  0  4  "ZOOC"                       32  8  expires, ms since 1970; 0: never
+ *                  4  1  version: 1                   40  8  soft deadline, likewise; 0: none
+ *                  5  1  flags: 1 LZ4, 2 absent       48  8  tti, ms; 0: none
+ *                  6  2  number of dependencies       56  8  stale_if_error, ms; 0: none
+ *                  8  8  checksum                     64  4  length of the key
+ *                 16  8  generation                   68  4  length of the value
+ *                 24  8  begin                        72  4  length of the value as stored here
+ *                                                     76  4  length of the dependencies
+ *                 80  key | dependencies, each a length of 2 bytes and its text | value
+ *               The checksum is XXH3-64 of all from byte 16 on, seeded with bytes 0 to 7.
+ *               The length of the whole is exactly 80 and the three parts.
+ *   Compression LZ4 for values from 256 bytes that shrink by an eighth. ZOOCACHE_NO_LZ4 writes them
+ *               plain, and takes compressed ones for misses.
+ *   Fails       encode: ZC_E_NOMEM, ZC_E_INVAL; decode: ZC_E_CORRUPT, ZC_E_NOMEM
+ * ========================================================================================== */
+
+#define ZC__RECORD_HEAD 80u
+#define ZC__RECORD_VERSION 1u
+#define ZC__RECORD_LZ4 1u
+#define ZC__RECORD_ABSENT 2u
+#define ZC__LZ4_MIN 256u
+
+static uint64_t zc__record_checksum(const unsigned char *p, size_t len) {
+    return XXH3_64bits_withSeed(p + 16, len - 16, zc__get64(p));
+}
+
+/* Appends the value, compressed if that pays. */
+static bool zc__record_value(const zc__mem *m, zc__buf *b, zc_bytes value) {
+    unsigned flags = 0;
+    size_t stored = value.len;
+#ifndef ZOOCACHE_NO_LZ4
+    if (value.len >= ZC__LZ4_MIN && value.len <= LZ4_MAX_INPUT_SIZE) {
+        size_t most = value.len - value.len / 8;
+        if (!zc__buf_reserve(m, b, most)) return false;
+        int n = LZ4_compress_default((const char *)value.ptr, (char *)b->ptr + b->size,
+                                     (int)value.len, (int)most);
+        if (n > 0) {
+            stored = (size_t)n;
+            flags = ZC__RECORD_LZ4;
+        }
+    }
+#endif
+    if (!flags) {
+        if (!zc__buf_reserve(m, b, value.len)) return false;
+        if (value.len) memcpy(b->ptr + b->size, value.ptr, value.len);
+    }
+    b->size += stored;
+    b->ptr[5] = (unsigned char)(b->ptr[5] | flags);
+    zc__put_le(b->ptr + 72, stored, 4);
+    return true;
+}
+
+static int zc__record_encode(const zc__mem *m, const zc_record *r, zc__buf *b) {
+    size_t deps_len = 0;
+    if (r->ndeps > ZC_DEPS_MAX || r->key.len > ZC_KEY_MAX) return ZC_E_INVAL;
+    if (r->value.len > UINT32_MAX / 2) return ZC_E_INVAL;
+    for (size_t i = 0; i < r->ndeps; i++) {
+        if (r->deps[i].len > ZC_TAG_MAX) return ZC_E_INVAL;
+        deps_len += 2 + r->deps[i].len;
+    }
+    if (!zc__buf_reserve(m, b, ZC__RECORD_HEAD + r->key.len + deps_len)) return ZC_E_NOMEM;
+    unsigned char *p = b->ptr;
+    memcpy(p, "ZOOC", 4);
+    p[4] = ZC__RECORD_VERSION;
+    p[5] = r->absent ? ZC__RECORD_ABSENT : 0;
+    zc__put_le(p + 6, r->ndeps, 2);
+    zc__put_le(p + 16, r->generation, 8);
+    zc__put_le(p + 24, r->begin, 8);
+    zc__put_le(p + 32, r->expires_ms, 8);
+    zc__put_le(p + 40, r->soft_ms, 8);
+    zc__put_le(p + 48, r->tti_ms, 8);
+    zc__put_le(p + 56, r->grace_ms, 8);
+    zc__put_le(p + 64, r->key.len, 4);
+    zc__put_le(p + 68, r->value.len, 4);
+    zc__put_le(p + 76, deps_len, 4);
+    p += ZC__RECORD_HEAD;
+    if (r->key.len) memcpy(p, r->key.ptr, r->key.len);
+    p += r->key.len;
+    for (size_t i = 0; i < r->ndeps; i++) {
+        zc__put_le(p, r->deps[i].len, 2);
+        if (r->deps[i].len) memcpy(p + 2, r->deps[i].ptr, r->deps[i].len);
+        p += 2 + r->deps[i].len;
+    }
+    b->size = ZC__RECORD_HEAD + r->key.len + deps_len;
+    if (!zc__record_value(m, b, r->value)) return ZC_E_NOMEM;
+    zc__put_le(b->ptr + 8, zc__record_checksum(b->ptr, b->size), 8);
+    return ZC_OK;
+}
+
+/* Decodes into *r, which points into `bytes` and into *memory. */
+static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value, zc_record *r,
+                             zc_bytes *memory) {
+    const unsigned char *p = (const unsigned char *)bytes.ptr;
+    memset(r, 0, sizeof *r);
+    *memory = zc_slice(NULL, 0);
+    if (bytes.len < ZC__RECORD_HEAD || memcmp(p, "ZOOC", 4) != 0) return ZC_E_CORRUPT;
+    if (p[4] != ZC__RECORD_VERSION || p[5] & ~(ZC__RECORD_LZ4 | ZC__RECORD_ABSENT))
+        return ZC_E_CORRUPT;
+    uint64_t key_len = zc__get32(p + 64), value_len = zc__get32(p + 68);
+    uint64_t stored_len = zc__get32(p + 72), deps_len = zc__get32(p + 76);
+    size_t ndeps = zc__get16(p + 6);
+    bool packed = p[5] & ZC__RECORD_LZ4;
+    if (ZC__RECORD_HEAD + key_len + deps_len + stored_len != bytes.len) return ZC_E_CORRUPT;
+    if (key_len > ZC_KEY_MAX || value_len > max_value) return ZC_E_CORRUPT;
+    /* LZ4 expands at most 255 times: a short record cannot ask for much memory. */
+    if (packed ? value_len > stored_len * 255 : value_len != stored_len) return ZC_E_CORRUPT;
+    if (ndeps * 2 > deps_len || (ndeps == 0 && deps_len)) return ZC_E_CORRUPT;
+    if (zc__get64(p + 8) != zc__record_checksum(p, bytes.len)) return ZC_E_CORRUPT;
+
+    size_t deps_size = ndeps * sizeof(zc_bytes);
+    size_t need = deps_size + (packed ? (size_t)value_len : 0);
+    unsigned char *mem = NULL;
+    if (need && !(mem = (unsigned char *)zc__alloc(m, need))) return ZC_E_NOMEM;
+    zc_bytes *deps = (zc_bytes *)(void *)mem;
+    const unsigned char *d = p + ZC__RECORD_HEAD + key_len, *end = d + deps_len;
+    bool good = true;
+    for (size_t i = 0; good && i < ndeps; i++) {
+        size_t left = (size_t)(end - d);
+        size_t len = left < 2 ? 0 : zc__get16(d);
+        good = left >= 2 + len && len <= ZC_TAG_MAX;
+        if (!good) break;
+        deps[i] = zc_slice(d + 2, len);
+        d += 2 + len;
+    }
+    good = good && d == end;
+    r->value = zc_slice(end, (size_t)stored_len);
+    if (good && packed) {
+#ifndef ZOOCACHE_NO_LZ4
+        good = value_len <= LZ4_MAX_INPUT_SIZE &&
+               LZ4_decompress_safe((const char *)end, (char *)mem + deps_size, (int)stored_len,
+                                   (int)value_len) == (int)value_len;
+        r->value = zc_slice(mem + deps_size, (size_t)value_len);
+#else
+        good = false;
+#endif
+    }
+    if (!good) {
+        zc__free(m, mem, need);
+        memset(r, 0, sizeof *r);
+        return ZC_E_CORRUPT;
+    }
+    r->key = zc_slice(p + ZC__RECORD_HEAD, (size_t)key_len);
+    r->deps = deps;
+    r->ndeps = ndeps;
+    r->generation = zc__get64(p + 16);
+    r->begin = zc__get64(p + 24);
+    r->expires_ms = zc__get64(p + 32);
+    r->soft_ms = zc__get64(p + 40);
+    r->tti_ms = zc__get64(p + 48);
+    r->grace_ms = zc__get64(p + 56);
+    r->absent = (p[5] & ZC__RECORD_ABSENT) != 0;
+    *memory = zc_slice(mem, need);
+    return ZC_OK;
+}
+
+ZOOCACHE_API int zc_record_encode(const zc_record *record, const zc_allocator *allocator,
+                                  zc_bytes *out) {
+    zc__mem m;
+    zc__buf b;
+    if (!out) return ZC_E_INVAL;
+    *out = zc_slice(NULL, 0);
+    if (!record) return ZC_E_INVAL;
+    memset(&m, 0, sizeof m);
+    memset(&b, 0, sizeof b);
+    if (allocator) m.hook = *allocator;
+    int rc = zc__record_encode(&m, record, &b);
+    unsigned char *exact = rc == ZC_OK ? (unsigned char *)zc__alloc(&m, b.size) : NULL;
+    if (exact) {
+        memcpy(exact, b.ptr, b.size);
+        *out = zc_slice(exact, b.size);
+    }
+    zc__buf_free(&m, &b);
+    return rc == ZC_OK && !exact ? ZC_E_NOMEM : rc;
+}
+
+ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_allocator *allocator,
+                                  zc_record *record, zc_bytes *memory) {
+    zc__mem m;
+    if (!record || !memory) return ZC_E_INVAL;
+    memset(&m, 0, sizeof m);
+    if (allocator) m.hook = *allocator;
+    return zc__record_decode(&m, bytes, max_value, record, memory);
+}
+
+/* ============================================================================================
+ * >>hlc   The hybrid logical clock
+ *   Idea        A stamp is wall-clock milliseconds in the high 48 bits and a counter in the low 16;
+ *               as one number it only grows: the next stamp is the larger of "the wall clock now"
+ *               and "the last one plus 1". A counter that overflows runs into the milliseconds,
+ *               which is harmless: only the order matters.  (Kulkarni et al. 2014, section 3.)
+ *   Invariants  H1 every stamp given is above all given and all merged before it
+ *               H2 a merged stamp is at most max_drift above the wall clock
+ *   Locking     none: one compare-and-swap
+ * ========================================================================================== */
+
+#define ZC__HLC_BITS 16
+
+static uint64_t zc__hlc_wall(const zc_hlc *h) {
+    return zc__wall(&h->clock) / ZC_MILLISECOND << ZC__HLC_BITS;
+}
+
+ZOOCACHE_API uint64_t zc_hlc_now(zc_hlc *h) {
+    uint64_t wall = zc__hlc_wall(h), last = zc__load_rlx(&h->last), next;
+    do next = last >= wall ? last + 1 : wall;
+    while (!zc__cas(&h->last, &last, next));
+    return next; /* H1 */
+}
+
+ZOOCACHE_API int zc_hlc_merge(zc_hlc *h, uint64_t remote) {
+    uint64_t drift = h->max_drift ? h->max_drift : 60 * ZC_SECOND;
+    uint64_t ms = drift / ZC_MILLISECOND;
+    uint64_t most = ms >> 47 ? UINT64_MAX : zc__add_sat(zc__hlc_wall(h), ms << ZC__HLC_BITS);
+    if (remote > most) { /* H2 */
+        zc__count(&h->refused, 1);
+        return ZC_E_CLOCK;
+    }
+    zc__raise64(&h->last, remote);
+    return ZC_OK;
+}
+
+/* Days since 1970 of a date of the proleptic Gregorian calendar, and back. The year begins in March
+ * here, so that the leap day is its last; an era is 400 years. */
+static uint64_t zc__days_of(uint64_t y, uint64_t m, uint64_t d) {
+    uint64_t year = m <= 2 ? y - 1 : y, month = m > 2 ? m - 3 : m + 9;
+    uint64_t in_era = year % 400, day = (153 * month + 2) / 5 + d - 1;
+    return year / 400 * 146097 + in_era * 365 + in_era / 4 - in_era / 100 + day - 719468;
+}
+
+static void zc__date_of(uint64_t days, uint64_t *y, uint64_t *m, uint64_t *d) {
+    uint64_t z = days + 719468, in_era = z % 146097;
+    uint64_t year = (in_era - in_era / 1460 + in_era / 36524 - in_era / 146096) / 365;
+    uint64_t day = in_era - (365 * year + year / 4 - year / 100);
+    uint64_t month = (5 * day + 2) / 153;
+    *d = day - (153 * month + 2) / 5 + 1;
+    *m = month < 10 ? month + 3 : month - 9;
+    *y = z / 146097 * 400 + year + (*m <= 2);
+}
+
+ZOOCACHE_API char *zc_hlc_format(uint64_t stamp, char text[ZC_HLC_TEXT]) {
+    uint64_t ms = stamp >> ZC__HLC_BITS, s = ms / 1000, y, m, d;
+    unsigned counter = (unsigned)(stamp & 0xffff);
+    zc__text t = {text, ZC_HLC_TEXT, 0};
+    zc__date_of(s / 86400, &y, &m, &d);
+    zc__text_num(&t, y, 4);
+    zc__text_str(&t, "-");
+    zc__text_num(&t, m, 2);
+    zc__text_str(&t, "-");
+    zc__text_num(&t, d, 2);
+    zc__text_str(&t, "T");
+    zc__text_num(&t, s / 3600 % 24, 2);
+    zc__text_str(&t, ":");
+    zc__text_num(&t, s / 60 % 60, 2);
+    zc__text_str(&t, ":");
+    zc__text_num(&t, s % 60, 2);
+    zc__text_str(&t, ".");
+    zc__text_num(&t, ms % 1000, 3);
+    zc__text_str(&t, "Z+");
+    for (unsigned i = 0; i < 4; i++)
+        zc__text_bytes(&t, &"0123456789abcdef"[counter >> (12 - 4 * i) & 15], 1);
+    zc__text_end(&t);
+    return text;
+}
+
+/* Reads n digits of the base; UINT64_MAX where one is none. */
+static uint64_t zc__digits(const char *s, unsigned n, unsigned base) {
+    uint64_t v = 0;
+    for (unsigned i = 0; i < n; i++) {
+        unsigned d = s[i] >= '0' && s[i] <= '9'   ? (unsigned)(s[i] - '0')
+                     : s[i] >= 'a' && s[i] <= 'f' ? (unsigned)(s[i] - 'a' + 10)
+                                                  : 99;
+        if (d >= base) return UINT64_MAX;
+        v = v * base + d;
+    }
+    return v;
+}
+
+ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
+    char again[ZC_HLC_TEXT];
+    if (!stamp) return ZC_E_INVAL;
+    *stamp = 0;
+    if (!text.ptr || (text.len != 29 && text.len != 30)) return ZC_E_INVAL;
+    const char *s = (const char *)text.ptr;
+    unsigned extra = (unsigned)text.len - 29; /* a year of five digits */
+    uint64_t y = zc__digits(s, 4 + extra, 10);
+    s += extra;
+    uint64_t mon = zc__digits(s + 5, 2, 10), d = zc__digits(s + 8, 2, 10);
+    uint64_t h = zc__digits(s + 11, 2, 10), min = zc__digits(s + 14, 2, 10);
+    uint64_t sec = zc__digits(s + 17, 2, 10), ms = zc__digits(s + 20, 3, 10);
+    uint64_t counter = zc__digits(s + 25, 4, 16);
+    if ((y | mon | d | h | min | sec | ms | counter) == UINT64_MAX) return ZC_E_INVAL;
+    if (y < 1970 || y > 10889 || mon < 1 || mon > 12 || d < 1) return ZC_E_INVAL;
+    uint64_t at = ((zc__days_of(y, mon, d) * 24 + h) * 60 + min) * 60 + sec;
+    uint64_t v = (at * 1000 + ms) << ZC__HLC_BITS | counter;
+    /* Only what the formatter writes is right: that catches every field out of range. */
+    zc_hlc_format(v, again);
+    if (memcmp(again, text.ptr, text.len) != 0 || again[text.len] != '\0') return ZC_E_INVAL;
+    *stamp = v;
+    return ZC_OK;
+}
+
+/* ============================================================================================
+ * >>trie   Tags, versions, floors, pruning: hierarchical invalidation in O(depth)
+ *   Idea        A tag is a path. Each prefix of it is a node with the version of its last
+ *               invalidation. An entry points at the nodes of its dependencies; it is fresh while no
+ *               node from there up to the root has a version above the entry's `begin`.
+ *
+ *                   root v0 --- org v0 --- org:1 v7 --- org:1:team v0 --- org:1:team:a v3
+ *                                     \--- org:2 v0             (an entry with begin 5 that depends
+ *                                                                on org:1:team:a is dead: v7 > 5)
+ *
+ *   Layout      All nodes are in one hash table keyed by the whole path, cut in 16 stripes; a node
+ *               stores its own segment and its parent, so a path is compared segment by segment,
+ *               upwards. One hash and one probe find a tag, whatever its depth. 48 bytes and the
+ *               segment's text a node; no child lists.
+ *   Publishing  A writer stamps its nodes with a new version and then publishes that version in
+ *               `seen`; writers take turns. So whoever reads seen == S finds every version up to S in
+ *               its node, and `seen` is also the change counter: an entry whose begin equals it
+ *               needs no walk. After a successful walk an entry's begin moves up to the `seen` that
+ *               was read before the walk. A reader that meets a version above `seen` waits until it
+ *               is published, so the tags of one invalidation take effect together.
+ *   Pruning     A node without references may be dropped. Its version goes into its parent's `floor`,
+ *               and a node that is born later starts from its parent's floor. That can be too high,
+ *               which costs one miss for fills in flight; it is never too low.
+ *   Invariants  T1 version, floor <= seen, but for the writer's own between stamp and publish
+ *               T2 a child holds a reference on its parent: what is reachable upwards lives
+ *               T3 refs == 0 -> nobody points at the node; it counts in `idle`
+ *               T4 a node is in the stripe and bucket of its hash; depth is its parent's plus 1
+ *               T5 floor >= version of every dropped descendant
+ *   Locking     Stripe lock: chains, birth, death. A reference may be added by a holder of one, else
+ *               only with the stripe locked; so the dropper, who holds it, can trust refs == 0.
+ *               Writer lock: stamp and publish. Walks take no lock: the entry's references keep the
+ *               path alive. version: store_rel in stamp / load_acq in the walk; seen likewise.
+ *   Cost        invalidate: O(length), no allocation if the node is there. Walk: O(depth).
+ *   Fails       zc__tag_acquire: ZC_E_NOMEM. Invalidation never: see zc__trie_invalidate.
+ * ========================================================================================== */
+
+#define ZC__STRIPES 16u
+#define ZC__IDLE_SLACK 4096 /* idle nodes beyond as many as are live: pruned without being asked */
+
+struct zc_tag {
+    zc_tag *parent;   /* NULL: the root */
+    zc_tag *next;     /* chain [stripe] */
+    uint64_t version; /* of the last invalidation; born with the parent's floor */
+    uint64_t floor;   /* T5 */
+    uint32_t refs;    /* of entries, fills, interned handles, children */
+    uint32_t hash;    /* of the path */
+    uint32_t touched; /* seconds of the monotonic clock when last let go or invalidated */
+    uint16_t len;     /* bytes of the segment, which follows this struct */
+    uint8_t depth;    /* root 0 */
+    uint8_t learned;  /* its version was asked of the storage, or need not be */
+};
+
+typedef struct zc__stripe {
+    zc__spin lock;
+    uint32_t nbuckets; /* a power of two */
+    uint32_t count;
+    uint32_t hand; /* the next bucket to look for idle nodes */
+    zc_tag **buckets;
+    char pad[ZC__LINE - 16 - sizeof(zc_tag **)];
+} zc__stripe;
+
+typedef struct zc__trie {
+    uint64_t seen; /* every version up to this one is in its node; alone in its cache line */
+    char pad[ZC__LINE - 8];
+    zc__mem *mem;
+    zc_hlc *hlc;
+    uint64_t seed;
+    bool has_store; /* versions may be known to a storage: new nodes ask (>>store) */
+    zc__spin writer;
+    uint64_t invalidations; /* [writer] */
+    uint64_t now_s;  /* the monotonic clock's seconds, as last read by anyone */
+    uint64_t tags, idle, bytes, pruned;
+    zc_tag root;
+    zc__stripe stripes[ZC__STRIPES];
+} zc__trie;
+
+static inline const unsigned char *zc__tag_label(const zc_tag *n) {
+    return (const unsigned char *)(n + 1);
+}
+
+/* A tag as text, checked, with the end of each of its segments. */
+typedef struct zc__path {
+    const unsigned char *text;
+    unsigned depth;
+    uint16_t end[ZC_TAG_DEPTH];
+} zc__path;
+
+static int zc__path_parse(zc_bytes tag, zc__path *path) {
+    const unsigned char *s = (const unsigned char *)tag.ptr;
+    size_t start = 0;
+    path->text = s;
+    path->depth = 0;
+    if (tag.len == 0) return ZC_E_TAG_EMPTY;
+    if (!s) return ZC_E_INVAL;
+    if (tag.len > ZC_TAG_MAX) return ZC_E_TAG_LONG;
+    for (size_t i = 0; i < tag.len; i++) {
+        if (s[i] == '\0') return ZC_E_TAG_NUL;
+        if (s[i] != ':') continue;
+        if (i == start) return ZC_E_TAG_SEGMENT;
+        if (path->depth == ZC_TAG_DEPTH - 1) return ZC_E_TAG_DEEP;
+        path->end[path->depth++] = (uint16_t)i;
+        start = i + 1;
+    }
+    if (start == tag.len) return ZC_E_TAG_SEGMENT;
+    path->end[path->depth++] = (uint16_t)tag.len;
+    return ZC_OK;
+}
+
+static inline uint64_t zc__path_hash(const zc__trie *t, const zc__path *path, unsigned depth) {
+    return zc__hash(zc_slice(path->text, path->end[depth - 1]), t->seed);
+}
+static inline zc__stripe *zc__stripe_of(zc__trie *t, uint64_t hash) {
+    return &t->stripes[hash >> 60];
+}
+
+static bool zc__tag_is(const zc_tag *n, const zc__path *path, unsigned depth) {
+    if (n->depth != depth) return false;
+    for (; depth > 0; n = n->parent, depth--) {
+        size_t start = depth > 1 ? (size_t)path->end[depth - 2] + 1 : 0;
+        size_t len = path->end[depth - 1] - start;
+        if (n->len != len || !zc__equal(zc__tag_label(n), path->text + start, len)) return false;
+    }
+    return true;
+}
+
+/* The node of the first `depth` segments, or NULL. The stripe is locked. */
+static zc_tag *zc__stripe_find(zc__stripe *s, uint64_t hash, const zc__path *path, unsigned depth) {
+    if (!s->nbuckets) return NULL;
+    zc_tag *n = s->buckets[hash & (s->nbuckets - 1)];
+    while (n && (n->hash != (uint32_t)hash || !zc__tag_is(n, path, depth))) n = n->next;
+    return n;
+}
+
+static inline void zc__tag_ref(zc_tag *n) { (void)zc__add_rlx(&n->refs, 1u); }
+
+/* Adds a reference with the stripe locked, which may wake an idle node. */
+static inline void zc__tag_revive(zc__trie *t, zc_tag *n) {
+    if (zc__add_rlx(&n->refs, 1u) == 0) (void)zc__sub_rlx(&t->idle, 1u);
+}
+
+static inline void zc__tag_unref(zc__trie *t, zc_tag *n) {
+    zc__store_rlx(&n->touched, (uint32_t)zc__load_rlx(&t->now_s));
+    /* From the moment it is idle it may be freed: no access after this one. */
+    if (zc__sub_acqrel(&n->refs, 1u) == 1) (void)zc__add_rlx(&t->idle, 1u);
+}
+
+static zc_tag *zc__tag_lookup(zc__trie *t, const zc__path *path, unsigned depth) {
+    uint64_t hash = zc__path_hash(t, path, depth);
+    zc__stripe *s = zc__stripe_of(t, hash);
+    zc__spin_lock(&s->lock);
+    zc_tag *n = zc__stripe_find(s, hash, path, depth);
+    if (n) zc__tag_revive(t, n);
+    zc__spin_unlock(&s->lock);
+    return n;
+}
+
+/* Doubles the buckets; without memory the chains just grow longer. */
+static void zc__stripe_grow(zc__trie *t, zc__stripe *s) {
+    uint32_t n = s->nbuckets ? s->nbuckets * 2 : 8;
+    zc_tag **to = (zc_tag **)zc__alloc_zero(t->mem, n * sizeof *to);
+    if (!to) return;
+    for (uint32_t i = 0; i < s->nbuckets; i++) {
+        for (zc_tag *node = s->buckets[i], *next; node; node = next) {
+            next = node->next;
+            node->next = to[node->hash & (n - 1)];
+            to[node->hash & (n - 1)] = node;
+        }
+    }
+    zc__free(t->mem, s->buckets, s->nbuckets * sizeof *to);
+    s->buckets = to;
+    s->nbuckets = n;
+}
+
+static size_t zc__tag_size(const zc_tag *n) { return sizeof *n + n->len; }
+
+/* Takes the idle nodes of one bucket that were let go at or before `until`, and chains them up to be
+ * freed. The stripe is locked. */
+static void zc__stripe_prune(zc__stripe *s, uint32_t bucket, uint64_t until, zc_tag **dead) {
+    ZC__ASSERT_HELD(&s->lock);
+    for (zc_tag **link = &s->buckets[bucket], *n; (n = *link) != NULL;) {
+        if (zc__load_acq(&n->refs) || zc__load_rlx(&n->touched) > until) {
+            link = &n->next;
+            continue;
+        }
+        uint64_t v = zc__load_acq(&n->version), f = zc__load_acq(&n->floor);
+        zc__raise64(&n->parent->floor, v > f ? v : f); /* T5, before it can be born again */
+        *link = n->next;
+        n->next = *dead;
+        *dead = n;
+        s->count--;
+    }
+}
+
+static size_t zc__tags_free(zc__trie *t, zc_tag *dead) {
+    size_t n = 0;
+    for (zc_tag *next; dead; dead = next, n++) {
+        next = dead->next;
+        /* not a use of the parent: its idle time goes on */
+        if (zc__sub_acqrel(&dead->parent->refs, 1u) == 1) (void)zc__add_rlx(&t->idle, 1u);
+        (void)zc__sub_rlx(&t->bytes, zc__tag_size(dead));
+        zc__free(t->mem, dead, zc__tag_size(dead));
+    }
+    (void)zc__sub_rlx(&t->tags, n);
+    (void)zc__sub_rlx(&t->idle, n);
+    zc__count(&t->pruned, n);
+    return n;
+}
+
+/* Prunes a few buckets of a stripe from where the hand stands. Returns how many nodes it freed. */
+static size_t zc__stripe_sweep(zc__trie *t, zc__stripe *s, unsigned buckets, uint64_t until) {
+    zc_tag *dead = NULL;
+    zc__spin_lock(&s->lock);
+    for (; buckets && s->nbuckets; buckets--) {
+        s->hand = (s->hand + 1) & (s->nbuckets - 1);
+        zc__stripe_prune(s, s->hand, until, &dead);
+    }
+    zc__spin_unlock(&s->lock);
+    return zc__tags_free(t, dead);
+}
+
+/* Makes the node of the first `depth` segments below `parent`, on which the caller has a reference;
+ * or finds it, if another was faster. Returns it with a reference, NULL without memory. */
+static zc_tag *zc__tag_create(zc__trie *t, zc_tag *parent, const zc__path *path, unsigned depth) {
+    size_t start = depth > 1 ? (size_t)path->end[depth - 2] + 1 : 0;
+    size_t len = path->end[depth - 1] - start;
+    zc_tag *n = (zc_tag *)zc__alloc_zero(t->mem, sizeof *n + len);
+    if (!n) return NULL;
+    uint64_t hash = zc__path_hash(t, path, depth);
+    zc__stripe *s = zc__stripe_of(t, hash);
+    n->parent = parent;
+    n->refs = 1;
+    n->hash = (uint32_t)hash;
+    n->len = (uint16_t)len;
+    n->depth = (uint8_t)depth;
+    n->learned = !t->has_store;
+    memcpy(n + 1, path->text + start, len);
+
+    zc__spin_lock(&s->lock);
+    zc_tag *other = zc__stripe_find(s, hash, path, depth);
+    if (!other && s->count >= s->nbuckets) zc__stripe_grow(t, s);
+    bool lost = other || !s->nbuckets; /* without a single bucket there is no place for it */
+    if (other) zc__tag_revive(t, other);
+    if (!lost) {
+        zc__tag_ref(parent); /* T2 */
+        n->version = n->floor = zc__load_acq(&parent->floor);
+        n->next = s->buckets[hash & (s->nbuckets - 1)];
+        s->buckets[hash & (s->nbuckets - 1)] = n;
+        s->count++;
+        (void)zc__add_rlx(&t->tags, 1u);
+        (void)zc__add_rlx(&t->bytes, zc__tag_size(n));
+    }
+    zc__spin_unlock(&s->lock);
+    if (lost) {
+        zc__free(t->mem, n, sizeof *n + len);
+        return other;
+    }
+    /* Memory is bounded by live nodes: each birth looks at some buckets while too many are idle. */
+    uint64_t idle = zc__load_rlx(&t->idle);
+    if (idle < UINT64_MAX / 2 && idle > zc__load_rlx(&t->tags) / 2 + ZC__IDLE_SLACK)
+        zc__stripe_sweep(t, s, 4, UINT32_MAX);
+    return n;
+}
+
+/* The node of a path, made if need be, with a reference. NULL: no memory; then *deepest (if asked
+ * for) is the deepest node on the path that there is, with a reference. */
+static zc_tag *zc__tag_acquire(zc__trie *t, const zc__path *path, zc_tag **deepest) {
+    zc_tag *n = zc__tag_lookup(t, path, path->depth);
+    if (n) return n;
+    zc_tag *parent = &t->root;
+    zc__tag_ref(parent);
+    for (unsigned depth = 1; depth <= path->depth; depth++) {
+        n = depth < path->depth ? zc__tag_lookup(t, path, depth) : NULL;
+        if (!n) n = zc__tag_create(t, parent, path, depth);
+        if (!n) {
+            if (deepest) *deepest = parent;
+            else zc__tag_unref(t, parent);
+            return NULL;
+        }
+        zc__tag_unref(t, parent);
+        parent = n;
+    }
+    return n;
+}
+
+/* The text of a node's path. `buf` has room for ZC_TAG_MAX bytes; not terminated. */
+static size_t zc__tag_text(const zc_tag *n, char *buf) {
+    size_t len = 0;
+    for (const zc_tag *p = n; p->parent; p = p->parent) len += (size_t)p->len + (p != n);
+    for (size_t at = len; n->parent; n = n->parent) {
+        at -= n->len;
+        memcpy(buf + at, zc__tag_label(n), n->len);
+        if (n->parent->parent) buf[--at] = ':';
+    }
+    return len;
+}
+
+static inline uint64_t zc__seen(const zc__trie *t) { return zc__load_acq(&t->seen); }
+
+/* The newest version from a node up to the root; *who: the node that has it. */
+static inline uint64_t zc__tag_newest(const zc_tag *n, const zc_tag **who) {
+    uint64_t newest = 0;
+    for (; n; n = n->parent) {
+        uint64_t v = zc__load_acq(&n->version);
+        if (ZC__UNLIKELY(v > newest)) {
+            newest = v;
+            *who = n;
+        }
+    }
+    return newest;
+}
+
+/* The one rule. NULL: fresh, no version on the path of any dependency is above `begin`. Else the tag
+ * that is, once its version has been published. No dependency at all: the root alone counts. */
+static const zc_tag *zc__trie_killer(const zc__trie *t, zc_tag *const *deps, size_t n,
+                                     uint64_t begin) {
+    const zc_tag *who = &t->root;
+    uint64_t newest = n ? 0 : zc__load_acq(&t->root.version);
+    for (size_t i = 0; i < n && newest <= begin; i++) newest = zc__tag_newest(deps[i], &who);
+    if (ZC__LIKELY(newest <= begin)) return NULL;
+    while (zc__seen(t) < newest) zc__yield(); /* its writer is between stamp and publish */
+    return who;
+}
+
+/* Stamps nodes, on which the caller has references, with one new version, and publishes it. */
+static uint64_t zc__trie_stamp(zc__trie *t, zc_tag *const *nodes, const bool *floors, size_t n) {
+    zc__spin_lock(&t->writer);
+    uint64_t v = zc_hlc_now(t->hlc);
+    for (size_t i = 0; i < n; i++) {
+        if (floors && floors[i]) zc__raise64(&nodes[i]->floor, v);
+        else zc__store_rel(&nodes[i]->version, v);
+        zc__store_rlx(&nodes[i]->touched, (uint32_t)zc__load_rlx(&t->now_s));
+    }
+    t->invalidations++;
+    zc__store_rel(&t->seen, v);
+    zc__spin_unlock(&t->writer);
+    return v;
+}
+
+/* Takes note of a version that was handed out elsewhere or in an earlier life. */
+static void zc__trie_learn(zc__trie *t, zc_tag *n, uint64_t version) {
+    zc__spin_lock(&t->writer);
+    zc__raise64(&n->version, version);
+    zc__raise64(&t->hlc->last, version);
+    if (t->seen < version) zc__store_rel(&t->seen, version); /* T1 */
+    zc__store_rel(&n->learned, 1);
+    zc__spin_unlock(&t->writer);
+}
+
+static void zc__trie_init(zc__trie *t, zc__mem *mem, zc_hlc *hlc, uint64_t seed) {
+    t->mem = mem;
+    t->hlc = hlc;
+    t->seed = seed;
+    t->seen = 1; /* above the 0 of "never invalidated", so that no begin is 0 */
+    t->root.refs = 1;
+    t->root.learned = 1;
+}
+
+static void zc__trie_destroy(zc__trie *t) {
+    for (unsigned i = 0; i < ZC__STRIPES; i++) {
+        zc__stripe *s = &t->stripes[i];
+        for (uint32_t b = 0; b < s->nbuckets; b++) {
+            for (zc_tag *n = s->buckets[b], *next; n; n = next) {
+                next = n->next;
+                zc__free(t->mem, n, zc__tag_size(n));
+            }
+        }
+        zc__free(t->mem, s->buckets, s->nbuckets * sizeof(zc_tag *));
+    }
+}
+
+/* T1 to T4, with every stripe and the writer locked. NULL: good; else which one is broken. */
+static const char *zc__trie_check(zc__trie *t) {
+    uint64_t tags = 0, idle = 0, bytes = 0;
+    for (unsigned i = 0; i < ZC__STRIPES; i++) {
+        zc__stripe *s = &t->stripes[i];
+        uint32_t count = 0;
+        for (uint32_t b = 0; b < s->nbuckets; b++) {
+            for (zc_tag *n = s->buckets[b]; n; n = n->next, count++) {
+                if (n->version > t->seen || n->floor > t->seen) return "T1";
+                if (!n->parent || n->parent->refs == 0) return "T2";
+                if ((n->hash & (s->nbuckets - 1)) != b) return "T4: bucket";
+                if (n->depth != n->parent->depth + 1) return "T4: depth";
+                idle += n->refs == 0;
+                bytes += zc__tag_size(n);
+            }
+        }
+        if (count != s->count) return "T4: count";
+        tags += count;
+    }
+    if (tags != t->tags || bytes != t->bytes) return "T4: totals";
+    return idle == t->idle ? NULL : "T3";
+}
+
+/* ============================================================================================
+ * >>table   Entries, buckets, shards
+ *   Idea        An entry is one allocation: header, dependencies, key, value. A shard is a lock and
+ *               a hash table of pointers to entries. A bucket is one cache line: seven one-byte
+ *               fingerprints, a count of overflows, seven pointers; so a hit costs the bucket's line
+ *               and the entry's, and a miss mostly the bucket's alone.
+ *
+ *                 bucket   | fp fp fp fp fp fp fp | over | entry* x 7 |             64 bytes
+ *                 entry    | header 48 | extras 48, if any | dep* x n | key | pad to 8 | value |
+ *
+ *   Probing     A key's home bucket is hash * nbuckets / 2^32, so the number of buckets need not be a
+ *               power of two. If it is full, the next ones serve. `over` counts the entries that
+ *               have passed a bucket over on their way; a search ends at the first bucket where it
+ *               is 0, so nothing is moved when an entry goes and there are no tombstones. A count
+ *               that reached 255 stays (the next growth mends it).
+ *               (Compare F14, Bronson & Shi 2019: the overflow counts are theirs.)
+ *   Life        `refs` counts the owner (the table) and the pins. The owner's reference is dropped
+ *               exactly once, by zc__entry_drop(), never with a lock held; whoever drops the last
+ *               reference runs the object's destructor and frees. Entries leave the table into a
+ *               garbage chain, which is worked off after unlocking.
+ *   Invariants  B1 every entry is found by its key   B2 count == entries in buckets
+ *               B3 over == entries whose probe passed the bucket, unless 255
+ *               B4 bytes, cost == sums over the entries   B5 used entries, cost <= the limits
+ *   Locking     all fields of a shard, and next, prev, begin, expires, hits, state of its entries: the shard's lock. refs: atomic; sub_acqrel pairs with itself.
+ *               Lengths, key, value, dependencies: constant once the entry is visible.
+ *   Cost        64 / 7 bytes a slot at 60 to 86 % load; growth by 1.5, one shard at a time
+ * ========================================================================================== */
+
+typedef struct zc__entry zc__entry;
+
+struct zc__entry {
+    zc__entry *next, *prev; /* queue of the policy; next: garbage chain */
+    uint64_t begin;         /* fresh if no version on the paths of its dependencies is above */
+    uint64_t expires;       /* its end; moved by reads if it has a tti; ZC_NEVER */
+    uint32_t refs;
+    uint32_t value_len;
+    uint16_t key_len;
+    uint16_t ndeps;
+    uint16_t flags;
+    uint8_t hits;  /* since the policy last looked, at most ZC__HITS_MAX */
+    uint8_t state; /* of the policy; once it has left the table: its zc_cause */
+};
+
+enum {
+    ZC__EXTRAS = 1, /* zc__extras follow the header */
+    ZC__TIMED = 2,  /* a read must look at the clock */
+    ZC__ABSENT = 4, /* "there is no such thing" */
+    ZC__OBJECT = 8, /* the value is a zc__object */
+    ZC__KEEP = 16   /* may be served after an invalidation: asked for by serve_invalidated */
+};
+
+/* What most entries do not have. Times are of the monotonic clock. */
+typedef struct zc__extras {
+    uint64_t hard;  /* the end that tti cannot move */
+    uint64_t tti;   /* 0: none */
+    uint64_t soft;  /* from then on stale; ZC_NEVER */
+    uint64_t grace; /* how long after the end it may stand in for an error */
+    uint64_t cost;  /* as weighed */
+    uint64_t load;  /* how long its loader took */
+} zc__extras;
+
+typedef struct zc__object {
+    void *ptr;
+    size_t size;
+    zc_drop_fn drop;
+    void *user;
+} zc__object;
+
+static inline size_t zc__deps_at(const zc__entry *e) {
+    return sizeof *e + (e->flags & ZC__EXTRAS ? sizeof(zc__extras) : 0);
+}
+static inline size_t zc__key_at(const zc__entry *e) {
+    return zc__deps_at(e) + e->ndeps * sizeof(zc_tag *);
+}
+static inline size_t zc__value_at(const zc__entry *e) {
+    return (zc__key_at(e) + e->key_len + 7) & ~(size_t)7;
+}
+static inline size_t zc__entry_size(const zc__entry *e) { return zc__value_at(e) + e->value_len; }
+
+static inline unsigned char *zc__entry_bytes(const zc__entry *e) {
+    return (unsigned char *)(uintptr_t)e;
+}
+static inline zc__extras *zc__entry_extras(const zc__entry *e) {
+    return (zc__extras *)(void *)(zc__entry_bytes(e) + sizeof *e);
+}
+static inline zc_tag **zc__entry_deps(const zc__entry *e) {
+    return (zc_tag **)(void *)(zc__entry_bytes(e) + zc__deps_at(e));
+}
+static inline zc_bytes zc__entry_key(const zc__entry *e) {
+    return zc_slice(zc__entry_bytes(e) + zc__key_at(e), e->key_len);
+}
+static inline zc_bytes zc__entry_raw(const zc__entry *e) {
+    return zc_slice(zc__entry_bytes(e) + zc__value_at(e), e->value_len);
+}
+static inline zc__object *zc__entry_object(const zc__entry *e) {
+    return (zc__object *)(void *)(zc__entry_bytes(e) + zc__value_at(e));
+}
+/* The value as a user sees it. */
+static inline zc_bytes zc__entry_value(const zc__entry *e) {
+    if (!(e->flags & ZC__OBJECT)) return zc__entry_raw(e);
+    return zc_slice(zc__entry_object(e)->ptr, zc__entry_object(e)->size);
+}
+static inline size_t zc__entry_cost(const zc__entry *e) {
+    return e->flags & ZC__EXTRAS ? (size_t)zc__entry_extras(e)->cost : zc__entry_size(e);
+}
+
+#define ZC__SLOTS 7u
+#define ZC__OVER ZC__SLOTS /* fp[ZC__OVER]: how many entries have passed the bucket over */
+
+typedef struct zc__bucket {
+    unsigned char fp[ZC__SLOTS + 1]; /* 0: free; the last is `over` */
+    zc__entry *slot[ZC__SLOTS];
+} zc__bucket;
+
+typedef struct zc__flight zc__flight; /* >>flight */
+
+typedef struct zc__queue {
+    zc__entry *oldest, *newest; /* next: towards the newest */
+    uint32_t count;
+} zc__queue;
+
+enum { ZC__WINDOW, ZC__PROBATION, ZC__MAIN, ZC__QUEUES };
+
+/* The state of the policy, see >>policy. */
+typedef struct zc__policy {
+    zc__queue queue[ZC__QUEUES];
+    uint64_t cap;     /* entries that this shard is expected to hold when full; 0: no limit */
+    int64_t target;   /* of window and probation together, in 1/256 entry */
+    bool full;        /* it has evicted, and not lost an eighth of its content since */
+    uint32_t *ghosts; /* buckets of 8 slots; NULL: not yet needed, or no memory */
+    uint32_t nghosts; /* buckets */
+    uint32_t tick;    /* evictions a step of the ghosts' stamps */
+    uint64_t gone[2]; /* evicted so far from window and probation, and from main */
+} zc__policy;
+
+typedef struct zc__shard {
+    zc__spin lock;
+    uint32_t nbuckets;
+    zc__bucket *buckets;
+    uint32_t count;
+    uint32_t cursor;      /* the next bucket to sweep */
+    size_t bytes, cost;   /* of its entries: memory, and as counted against the limit */
+    uint64_t hits, hits_stale, misses_absent, misses_expired, misses_invalidated, puts;
+    uint64_t removed[ZC_CAUSE_COUNT];
+    zc__policy policy;
+    /* >>expiry */
+    uint64_t next_expiry; /* no entry ends before */
+    uint64_t swept;       /* what was dead at this `seen` has been removed */
+    uint64_t sweep_seen, sweep_expiry; /* of the sweep under way */
+    /* >>flight */
+    zc__flight **flights;
+    uint32_t flight_buckets, nflights;
+    uint64_t random;
+    zc__monitor order; /* writes to the storage happen in the order of those to the table */
+} ZC__ALIGNED(ZC__LINE) zc__shard;
+
+/* A limit that all shards share. SIZE_MAX: none, and nothing is counted here. */
+typedef struct zc__limit {
+    size_t max;
+    char pad[ZC__LINE - sizeof(size_t)];
+    size_t used;
+    char pad2[ZC__LINE - sizeof(size_t)];
+} zc__limit;
+
+struct zc_cache {
+    zc__trie trie; /* first: its `seen` is read by every hit */
+    zc__shard *shards;
+    uint32_t nshards;
+    uint64_t seed;
+    zc_clock clock;
+    zc__mem mem;
+    zc_desc desc; /* defaults resolved */
+    zc_hlc hlc;
+    zc__limit entries, cost;
+    void *raw_cache, *raw_shards; /* as allocated: the structs are aligned within */
+    size_t raw_shards_size;
+    uint32_t alive;   /* the cache itself, tickets, entries that outlived the table: frees at 0 */
+    uint32_t closed;
+    uint32_t evict_turn; /* the shard that gives way next */
+    uint64_t generation;
+    /* counters of rare things */
+    uint64_t refused, fills, fill_errors, fills_late, waits, refreshes, load_ns;
+    uint64_t load_histogram[ZC_LOAD_BUCKETS];
+    uint64_t hits_store, store_errors, store_corrupt, store_stale;
+    /* >>flight: refreshes to run, and who waits for whom */
+    zc__spin jobs_lock, graph_lock;
+    zc_fill *jobs, *jobs_tail;
+    uint32_t sweep_shard; /* >>expiry: where housekeeping goes on [house] */
+    zc__spin house;
+    /* the worker */
+    zc__monitor worker;
+    bool worker_runs;
+    uint32_t worker_stop;
+    bool worker_woken; /* [worker] */
+#ifndef ZOOCACHE_NO_THREADS
+    zc__thread thread;
+#endif
+};
+
+static inline zc__shard *zc__shard_of(const zc_cache *c, uint64_t hash) {
+    return &c->shards[(hash >> 58) & (c->nshards - 1)];
+}
+
+/* ---- entries: life ---- */
+
+static void zc__cache_free(zc_cache *c) {
+    zc__mem mem = c->mem;
+    zc__trie_destroy(&c->trie);
+    zc__free(&mem, c->raw_shards, c->raw_shards_size);
+    zc__free(&mem, c->raw_cache, sizeof *c + ZC__LINE);
+}
+
+static inline void zc__cache_hold(zc_cache *c) { (void)zc__add_rlx(&c->alive, 1u); }
+static inline void zc__cache_let_go(zc_cache *c) {
+    if (zc__sub_acqrel(&c->alive, 1u) == 1) zc__cache_free(c);
+}
+
+static inline void zc__entry_pin(zc__entry *e) { (void)zc__add_rlx(&e->refs, 1u); }
+
+static void zc__entry_destroy(zc_cache *c, zc__entry *e) {
+    if (e->flags & ZC__OBJECT) {
+        zc__object *o = zc__entry_object(e);
+        o->drop(o->user, o->ptr, o->size);
+    }
+    zc_tag **deps = zc__entry_deps(e);
+    for (unsigned i = 0; i < e->ndeps; i++) zc__tag_unref(&c->trie, deps[i]);
+    zc__free(&c->mem, e, zc__entry_size(e));
+}
+
+/* Drops the owner's reference. Pins that are left keep the entry, and the cache, from now on. */
+static void zc__entry_drop(zc_cache *c, zc__entry *e) {
+    if (zc__load_acq(&e->refs) == 1) { /* nobody can add one: it is in no table */
+        zc__entry_destroy(c, e);
+        return;
+    }
+    zc__cache_hold(c);
+    if (zc__sub_acqrel(&e->refs, 1u) == 1) {
+        zc__entry_destroy(c, e);
+        zc__cache_let_go(c);
+    }
+}
+
+static void zc__entry_unpin(zc_cache *c, zc__entry *e) {
+    if (zc__sub_acqrel(&e->refs, 1u) != 1) return;
+    zc__entry_destroy(c, e); /* so its owner has let go before, and held the cache for it */
+    zc__cache_let_go(c);
+}
+
+/* ---- buckets ---- */
+
+static inline unsigned char zc__fp_of(uint64_t hash) {
+    unsigned char fp = (unsigned char)hash;
+    return (unsigned char)(fp + !fp);
+}
+static inline uint32_t zc__home_of(uint64_t hash, uint32_t nbuckets) {
+    return (uint32_t)(((hash >> 8 & UINT32_MAX) * nbuckets) >> 32);
+}
+
+/* A bit in the high bit of each of the seven bytes that equal fp; now and then one too many, which
+ * comparing the keys finds out. */
+static inline uint64_t zc__bucket_match(const zc__bucket *b, unsigned char fp) {
+    const uint64_t ones = UINT64_C(0x0101010101010101);
+    uint64_t x = zc__get64(b->fp) ^ ones * fp;
+    return (x - ones) & ~x & UINT64_C(0x0080808080808080);
+}
+
+static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_bytes key) {
+    if (ZC__UNLIKELY(!s->nbuckets)) return NULL;
+    unsigned char fp = zc__fp_of(hash);
+    uint32_t i = zc__home_of(hash, s->nbuckets);
+    for (uint32_t probes = s->nbuckets; probes; probes--) {
+        const zc__bucket *b = &s->buckets[i];
+        for (uint64_t m = zc__bucket_match(b, fp); m; m &= m - 1) {
+            zc__entry *e = b->slot[zc__ctz64(m) >> 3];
+            if (ZC__UNLIKELY(!e)) continue;
+            ZC__PREFETCH(zc__entry_bytes(e) + ZC__LINE);
+            if (e->key_len == key.len && zc__equal(zc__entry_bytes(e) + zc__key_at(e),
+                                                   (const unsigned char *)key.ptr, key.len))
+                return e;
+        }
+        if (ZC__LIKELY(!b->fp[ZC__OVER])) return NULL;
+        if (++i == s->nbuckets) i = 0;
+    }
+    return NULL;
+}
+
+/* Puts an entry in the first free slot from its home on; there is one. */
+static void zc__table_link(zc__bucket *buckets, uint32_t n, zc__entry *e, uint64_t hash) {
+    for (uint32_t i = zc__home_of(hash, n);; i = i + 1 == n ? 0 : i + 1) {
+        zc__bucket *b = &buckets[i];
+        for (unsigned k = 0; k < ZC__SLOTS; k++) {
+            if (b->fp[k]) continue;
+            b->fp[k] = zc__fp_of(hash);
+            b->slot[k] = e;
+            return;
+        }
+        if (b->fp[ZC__OVER] < 255) b->fp[ZC__OVER]++;
+    }
+}
+
+static void zc__table_unlink(zc__shard *s, zc__entry *e, uint64_t hash) {
+    for (uint32_t i = zc__home_of(hash, s->nbuckets);; i = i + 1 == s->nbuckets ? 0 : i + 1) {
+        zc__bucket *b = &s->buckets[i];
+        for (unsigned k = 0; k < ZC__SLOTS; k++) {
+            if (b->slot[k] != e) continue;
+            b->fp[k] = 0;
+            b->slot[k] = NULL;
+            return;
+        }
+        ZC__ASSERT(b->fp[ZC__OVER] > 0);
+        if (b->fp[ZC__OVER] < 255) b->fp[ZC__OVER]--;
+    }
+}
+
+static uint64_t zc__entry_hash(const zc_cache *c, const zc__entry *e) {
+    return zc__hash(zc__entry_key(e), c->seed);
+}
+
+static bool zc__table_resize(zc_cache *c, zc__shard *s, uint32_t n) {
+    zc__bucket *to = (zc__bucket *)zc__alloc_zero(&c->mem, n * sizeof *to);
+    if (!to) return false;
+    for (uint32_t i = 0; i < s->nbuckets; i++) {
+        for (unsigned k = 0; k < ZC__SLOTS; k++) {
+            zc__entry *e = s->buckets[i].slot[k];
+            if (e) zc__table_link(to, n, e, zc__entry_hash(c, e));
+        }
+    }
+    zc__free(&c->mem, s->buckets, s->nbuckets * sizeof *to);
+    s->buckets = to;
+    s->nbuckets = n;
+    s->cursor = 0;
+    return true;
+}
+
+/* Room for one entry more: true if there is, after growing if that is due. At worst the table fills
+ * up to its last slot but one. */
+static bool zc__table_reserve(zc_cache *c, zc__shard *s) {
+    uint64_t slots = (uint64_t)s->nbuckets * ZC__SLOTS;
+    if (ZC__LIKELY((uint64_t)s->count * 7 < slots * 6)) return true;
+    uint32_t more = s->nbuckets < 2 ? 2 : s->nbuckets + s->nbuckets / 2 + 1;
+    return zc__table_resize(c, s, more) || s->count + 1 < slots;
+}
+
+/* ============================================================================================
+ * >>policy   Eviction: a window, a probation and a main queue, balanced by evidence
+ *   Idea        New entries enter a small FIFO, the window W, and go on to a FIFO on probation, Q.
+ *               Who was hit twice by the end of Q is promoted to the main queue M, a CLOCK; who was
+ *               not is evicted. So a scan passes through W and Q and leaves M alone. How much room W
+ *               and Q get together, `target`, is what workloads differ in, and it adapts:
+ *
+ *                 put --> [ W: 1/32 ] --> [ Q ]  --hits >= 2--> [ M: CLOCK, counter 0..2 ]
+ *                                           |                         |
+ *                                      ghosts A (left W, Q)      ghosts B (left M)
+ *
+ *               Evidence is weighed per slot. A key that comes back d evictions after it left would
+ *               have been a hit with d more slots, so a ghost hit is worth 1/d: in A it moves target
+ *               up, in B down. A hit seen at the end of a queue of n entries is worth 1/n: in Q up,
+ *               in M down. Hits in W say nothing: they are mostly one caller reading again.
+ *   Details     An entry that left M without ever having been hit there goes to W when it returns
+ *               ("proven" is false): else loops make M thrash. Until the cache is full, what is over
+ *               target moves on into M, instead of out. A removed entry that had earned its place in
+ *               M gets it back: for a cache of which much is invalidated, that is where hot keys are.
+ *   Ghosts      Slots of 4 bytes, in buckets of 8: 14 bits of fingerprint, from which side, proven,
+ *               a stamp of 16 bits on a clock that counts the side's evictions. Nothing is queued: a
+ *               slot is overwritten when it is the oldest of its bucket. Two slots an entry, taken
+ *               with the first eviction.
+ *   Origin      FIFOs with lazy promotion: S3-FIFO (Yang et al. 2023), 2Q (Johnson & Shasha 1994);
+ *               ghosts that steer: ARC (Megiddo & Modha 2003); the correlated window: Clock2Q+
+ *               (2024). The weighing per slot and `proven` are ours; bench/ replays traces.
+ *   Invariants  P1 every entry is in exactly the queue that its state says   P2 counts are right
+ *               P3 1 <= target <= cap, in entries
+ *   Locking     the shard's lock
+ *   Cost        a hit: one byte, written only below 2. A victim: at most 16 looks. 8 bytes an entry.
+ * ========================================================================================== */
+
+enum {
+    ZC__HITS_MAX = 2,  /* with 3, a dead working set stays for a round longer */
+    ZC__PROMOTE = 2,   /* hits in W and Q that earn a place in M */
+    ZC__LOOKS = 16,    /* for one victim; the last one looked at goes in any case */
+    ZC__SMALLEST = 32, /* cap over this: the least target, and the window */
+    ZC__START = 5,     /* cap over this: target at first */
+    /* An entry's state: */
+    ZC__QUEUE_BITS = 3,
+    ZC__EARLY = 4, /* times 0..2: hits while in W */
+    ZC__PROVEN = 16
+};
+
+static void zc__queue_unlink(zc__shard *s, zc__entry *e) {
+    zc__queue *q = &s->policy.queue[e->state & ZC__QUEUE_BITS];
+    if (e->next) e->next->prev = e->prev;
+    else q->newest = e->prev;
+    if (e->prev) e->prev->next = e->next;
+    else q->oldest = e->next;
+    q->count--;
+}
+
+static void zc__queue_push(zc__shard *s, zc__entry *e, unsigned to) {
+    zc__queue *q = &s->policy.queue[to];
+    e->state = (uint8_t)((e->state & ~(unsigned)ZC__QUEUE_BITS) | to);
+    e->next = NULL;
+    e->prev = q->newest;
+    if (q->newest) q->newest->next = e;
+    else q->oldest = e;
+    q->newest = e;
+    q->count++;
+}
+
+/* Moves the target by d, in 1/256 entry. */
+static void zc__policy_step(zc__policy *p, int64_t d) {
+    int64_t most = (int64_t)p->cap * 256, least = most / ZC__SMALLEST;
+    if (least < 256) least = 256;
+    p->target += d;
+    if (p->target < least) p->target = least;
+    if (p->target > most) p->target = most;
+}
+
+/* What evidence is worth: gain/256 of cap / distance, at most `most` entries, in 1/256 entry. */
+static int64_t zc__policy_worth(const zc__policy *p, uint64_t gain, uint64_t distance, int64_t most) {
+    uint64_t worth = p->cap * gain / (distance ? distance : 1);
+    return worth < (uint64_t)most * 256 ? (int64_t)worth : most * 256;
+}
+
+/* ---- ghosts ---- */
+
+#define ZC__GHOST_WAYS 8u
+
+static void zc__ghosts_make(zc_cache *c, zc__policy *p) {
+    uint64_t n = (p->cap * 2 + ZC__GHOST_WAYS - 1) / ZC__GHOST_WAYS;
+    if (n > UINT32_MAX) n = UINT32_MAX;
+    if (n < 4) n = 4;
+    p->ghosts = (uint32_t *)zc__alloc_zero(&c->mem, (size_t)n * ZC__GHOST_WAYS * sizeof(uint32_t));
+    p->nghosts = p->ghosts ? (uint32_t)n : 0;
+}
+
+static void zc__ghosts_free(zc_cache *c, zc__policy *p) {
+    zc__free(&c->mem, p->ghosts, (size_t)p->nghosts * ZC__GHOST_WAYS * sizeof(uint32_t));
+    p->ghosts = NULL;
+    p->nghosts = 0;
+}
+
+static uint32_t *zc__ghost_bucket(zc__policy *p, uint64_t hash) {
+    return p->ghosts + ZC__GHOST_WAYS * (size_t)(((hash >> 24 & UINT32_MAX) * p->nghosts) >> 32);
+}
+static inline uint32_t zc__ghost_print(uint64_t hash) {
+    uint32_t f = ((uint32_t)(hash >> 24) * UINT32_C(0x9e3779b1)) >> 18;
+    return f ? f : 1;
+}
+static inline unsigned zc__ghost_side(uint32_t g) { return g >> 17 & 1; }
+
+/* How many were evicted from its side since. */
+static uint64_t zc__ghost_age(const zc__policy *p, uint32_t g) {
+    uint64_t now = p->gone[zc__ghost_side(g)] / p->tick;
+    return (uint64_t)(uint16_t)(now - g) * p->tick;
+}
+/* A ghost counts for one cache-full of evictions from its side; in A for a quarter more. */
+static bool zc__ghost_expired(const zc__policy *p, uint32_t g) {
+    return zc__ghost_age(p, g) * 8 > p->cap * (zc__ghost_side(g) ? 8u : 10u);
+}
+
+static void zc__ghost_add(zc__policy *p, uint64_t hash, unsigned side, bool proven) {
+    if (!p->ghosts) return;
+    uint32_t *b = zc__ghost_bucket(p, hash), print = zc__ghost_print(hash), at = 0;
+    uint64_t oldest = 0;
+    for (uint32_t i = 0; i < ZC__GHOST_WAYS; i++) {
+        if (!b[i] || b[i] >> 18 == print || zc__ghost_expired(p, b[i])) {
+            at = i;
+            break;
+        }
+        uint64_t age = zc__ghost_age(p, b[i]);
+        if (age >= oldest) {
+            oldest = age;
+            at = i;
+        }
+    }
+    uint16_t stamp = (uint16_t)(p->gone[side] / p->tick);
+    b[at] = print << 18 | (uint32_t)side << 17 | (uint32_t)proven << 16 | stamp;
+}
+
+/* ---- the interface ---- */
+
+/* Sets or changes what the shard is expected to hold. The ghosts' stamps change their unit. */
+static void zc__policy_resize(zc_cache *c, zc__policy *p, uint64_t cap) {
+    if (cap < 1) cap = 1;
+    p->target = p->cap ? (int64_t)((double)p->target / (double)p->cap * (double)cap)
+                       : (int64_t)(cap / ZC__START) * 256;
+    p->cap = cap;
+    p->tick = cap / 1024 ? (uint32_t)(cap / 1024) : 1;
+    zc__policy_step(p, 0);
+    zc__ghosts_free(c, p);
+}
+
+/* With a limit of bytes, the number of entries that it holds is known from those that are there. */
+static void zc__policy_measure(zc_cache *c, zc__shard *s) {
+    zc__policy *p = &s->policy;
+    if (c->entries.max != SIZE_MAX || !s->cost) return;
+    size_t share = c->cost.max != SIZE_MAX ? c->cost.max : c->desc.block_size / 4 * 3;
+    share /= c->nshards;
+    if (!share || (c->cost.max == SIZE_MAX && !c->mem.arena)) return;
+    uint64_t cap = (uint64_t)((double)share * s->count / (double)s->cost);
+    if (cap < 1) cap = 1;
+    if (cap > p->cap + p->cap / 4 || cap < p->cap - p->cap / 4) zc__policy_resize(c, p, cap);
+}
+
+/* A key that was not there is put: learns from its ghost, and returns the queue that it belongs in. */
+static unsigned zc__policy_miss(zc__shard *s, uint64_t hash) {
+    zc__policy *p = &s->policy;
+    if (!p->ghosts) return ZC__WINDOW;
+    uint32_t *b = zc__ghost_bucket(p, hash), print = zc__ghost_print(hash);
+    for (uint32_t i = 0; i < ZC__GHOST_WAYS; i++) {
+        uint32_t g = b[i];
+        if (!g || g >> 18 != print) continue;
+        b[i] = 0;
+        if (zc__ghost_expired(p, g)) break;
+        bool from_main = zc__ghost_side(g), proven = g >> 16 & 1;
+        if (!from_main && proven) return ZC__MAIN; /* was removed: no evidence */
+        int64_t worth = zc__policy_worth(p, 64, zc__ghost_age(p, g) + 1, 5);
+        zc__policy_step(p, from_main ? -worth : worth);
+        return from_main && !proven ? ZC__WINDOW : ZC__MAIN;
+    }
+    return ZC__WINDOW;
+}
+
+/* Links a new entry, for which room has been made. */
+static void zc__policy_add(zc_cache *c, zc__shard *s, zc__entry *e, unsigned queue) {
+    zc__policy *p = &s->policy;
+    zc__queue *w = &p->queue[ZC__WINDOW], *q = &p->queue[ZC__PROBATION];
+    e->hits = e->state = 0;
+    zc__queue_push(s, e, queue);
+    if (!p->full) zc__policy_measure(c, s);
+    if (!p->cap) return;
+    uint64_t window = p->cap / ZC__SMALLEST ? p->cap / ZC__SMALLEST : 1;
+    for (int n = 0; n < 4 && w->count > window; n++) {
+        zc__entry *o = w->oldest;
+        zc__queue_unlink(s, o);
+        o->state = (uint8_t)(o->hits * ZC__EARLY);
+        o->hits = 0;
+        zc__queue_push(s, o, ZC__PROBATION);
+    }
+    if (s->count + 1 < p->cap - p->cap / 8) p->full = false;
+    for (int n = 0; n < 4 && !p->full && w->count + q->count > (uint64_t)p->target / 256; n++) {
+        zc__entry *o = q->oldest ? q->oldest : w->oldest;
+        zc__queue_unlink(s, o);
+        zc__queue_push(s, o, ZC__MAIN);
+    }
+}
+
+/* Puts e in the place of `old`, which it replaces; that counts as a hit. */
+static void zc__policy_replace(zc__shard *s, zc__entry *old, zc__entry *e) {
+    zc__queue *q = &s->policy.queue[old->state & ZC__QUEUE_BITS];
+    e->state = old->state;
+    e->hits = (uint8_t)(old->hits < ZC__HITS_MAX ? old->hits + 1 : old->hits);
+    e->next = old->next;
+    e->prev = old->prev;
+    if (e->next) e->next->prev = e;
+    else q->newest = e;
+    if (e->prev) e->prev->next = e;
+    else q->oldest = e;
+}
+
+/* Unlinks an entry that is deleted, invalidated or expired. */
+static void zc__policy_remove(zc__shard *s, zc__entry *e, uint64_t hash) {
+    bool in_main = (e->state & ZC__QUEUE_BITS) == ZC__MAIN;
+    zc__queue_unlink(s, e);
+    if (in_main ? e->hits || e->state & ZC__PROVEN : e->hits + e->state / ZC__EARLY % 4 >= ZC__PROMOTE)
+        zc__ghost_add(&s->policy, hash, 0, true);
+}
+
+/* Chooses who gives way, and unlinks it. The shard is not empty. */
+static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s) {
+    zc__policy *p = &s->policy;
+    zc__queue *w = &p->queue[ZC__WINDOW], *q = &p->queue[ZC__PROBATION], *m = &p->queue[ZC__MAIN];
+    zc__policy_measure(c, s);
+    if (!p->cap) zc__policy_resize(c, p, s->count);
+    if (!p->ghosts) zc__ghosts_make(c, p);
+    p->full = true;
+    for (unsigned looks = 1;; looks++) {
+        bool last = looks == ZC__LOOKS;
+        bool probation = w->count + q->count >= (uint64_t)p->target / 256 || !m->oldest;
+        bool from_main = !probation || !(q->oldest || w->oldest);
+        zc__entry *e = from_main ? m->oldest : q->oldest ? q->oldest : w->oldest;
+        if (from_main && e->hits && !last) { /* a second chance */
+            zc__policy_step(p, -zc__policy_worth(p, 40, m->count, 2));
+            zc__queue_unlink(s, e);
+            e->hits--;
+            e->state |= ZC__PROVEN;
+            zc__queue_push(s, e, ZC__MAIN);
+            continue;
+        }
+        if (!from_main) {
+            if (q->oldest && e->hits) zc__policy_step(p, zc__policy_worth(p, 51, q->count, 2));
+            if (e->hits + e->state / ZC__EARLY % 4 >= ZC__PROMOTE && !last) {
+                zc__queue_unlink(s, e);
+                e->hits = 0;
+                zc__queue_push(s, e, ZC__MAIN);
+                continue;
+            }
+        }
+        zc__queue_unlink(s, e);
+        zc__ghost_add(p, zc__entry_hash(c, e), from_main, e->state & ZC__PROVEN);
+        p->gone[from_main]++;
+        return e;
+    }
+}
+
+/* ============================================================================================
+ * >>expiry   TTL, TTI, what a read makes of an entry, and sweeping
+ *   Idea        There is no timer structure. A read looks at the entry's own deadlines; sweeping goes
+ *               round the buckets, a few at a time, and removes what is expired or invalidated. A
+ *               shard knows a time before which none of its entries ends, and the `seen` up to which
+ *               it was swept, so a shard with nothing to do is not touched.
+ *   Reads       never remove: the fill that follows replaces the dead entry in its place and inherits
+ *               its heat, and a dead entry may still be asked for by stale_if_error.
+ *   Locking     the shard's lock
+ *   Cost        a read: nothing for entries without a deadline, a coarse clock otherwise
+ * ========================================================================================== */
+
+typedef enum zc__state { ZC__FRESH, ZC__SOFT, ZC__EXPIRED, ZC__DEAD } zc__state;
+
+static inline uint64_t zc__now(zc_cache *c) {
+    uint64_t now = zc__coarse(&c->clock);
+    zc__store_rlx(&c->trie.now_s, now / ZC_SECOND);
+    return now;
+}
+
+/* Applies the one rule, then the clock. A walk that finds the entry fresh moves its begin up. */
+static inline zc__state zc__entry_state(zc_cache *c, zc__entry *e, uint64_t seen) {
+    if (e->begin < seen) {
+        if (zc__trie_killer(&c->trie, zc__entry_deps(e), e->ndeps, e->begin)) return ZC__DEAD;
+        e->begin = seen;
+    }
+    if (ZC__LIKELY(!(e->flags & ZC__TIMED))) return ZC__FRESH;
+    uint64_t now = zc__coarse(&c->clock);
+    if (now >= e->expires) return ZC__EXPIRED;
+    return e->flags & ZC__EXTRAS && now >= zc__entry_extras(e)->soft ? ZC__SOFT : ZC__FRESH;
+}
+
+/* After a hit: the policy sees it, and an idle deadline moves. */
+static inline void zc__entry_touch(zc_cache *c, zc__entry *e) {
+    if (e->hits < ZC__HITS_MAX) e->hits++;
+    if (ZC__UNLIKELY(e->flags & ZC__EXTRAS)) {
+        const zc__extras *x = zc__entry_extras(e);
+        uint64_t idle = x->tti ? zc__add_sat(zc__coarse(&c->clock), x->tti) : ZC_NEVER;
+        e->expires = idle < x->hard ? idle : x->hard;
+    }
+}
+
+/* Past even the grace in which it may stand in for an error. */
+static bool zc__entry_over(const zc__entry *e, uint64_t now) {
+    uint64_t grace = e->flags & ZC__EXTRAS ? zc__entry_extras(e)->grace : 0;
+    return now >= zc__add_sat(e->expires, grace);
+}
+
+/* How an entry is to live, with the defaults resolved. */
+typedef struct zc__life {
+    uint64_t ttl, tti, soft, grace, load;
+    bool keep, extras;
+} zc__life;
+
+static zc__life zc__life_of(zc_cache *c, const zc_put_opts *o, bool absent) {
+    zc__life l;
+    const zc_desc *d = &c->desc;
+    memset(&l, 0, sizeof l);
+    l.ttl = o->ttl ? o->ttl : d->ttl;
+    if (absent && (o->negative_ttl || d->negative_ttl))
+        l.ttl = o->negative_ttl ? o->negative_ttl : d->negative_ttl;
+    l.tti = o->tti ? o->tti : d->tti;
+    if (l.tti == ZC_NEVER) l.tti = 0;
+    l.soft = o->soft_ttl;
+    l.grace = o->stale_if_error;
+    l.extras = l.tti || l.soft || l.grace || d->weigher.version;
+    return l;
+}
+
+/* Makes an entry: copies key and value, takes over the references on deps. `object`: instead of the
+ * bytes. NULL: no memory. */
+static zc__entry *zc__entry_new(zc_cache *c, zc_bytes key, zc_bytes value, const zc__object *object,
+                                zc_tag *const *deps, size_t ndeps, const zc__life *life,
+                                uint64_t begin) {
+    zc_bytes raw = object ? zc_slice(object, sizeof *object) : value;
+    size_t head = sizeof(zc__entry) + (life->extras ? sizeof(zc__extras) : 0);
+    size_t key_at = head + ndeps * sizeof *deps, value_at = (key_at + key.len + 7) & ~(size_t)7;
+    zc__entry *e = (zc__entry *)zc__alloc(&c->mem, value_at + raw.len);
+    if (!e) return NULL;
+    memset(e, 0, head);
+    e->begin = begin;
+    e->expires = ZC_NEVER;
+    e->refs = 1;
+    e->value_len = (uint32_t)raw.len;
+    e->key_len = (uint16_t)key.len;
+    e->ndeps = (uint16_t)ndeps;
+    if (object) e->flags |= ZC__OBJECT;
+    if (life->keep) e->flags |= ZC__KEEP;
+    unsigned char *p = zc__entry_bytes(e);
+    if (ndeps) memcpy(p + head, deps, ndeps * sizeof *deps);
+    if (key.len) memcpy(p + key_at, key.ptr, key.len);
+    if (raw.len) memcpy(p + value_at, raw.ptr, raw.len);
+
+    if (life->ttl == ZC_NEVER && !life->extras) return e;
+    uint64_t now = zc__now(c), ttl = life->ttl;
+    unsigned jitter = c->desc.ttl_jitter;
+    if (jitter && ttl != ZC_NEVER) {
+        uint64_t seed = now ^ c->seed ^ (uintptr_t)e;
+        ttl -= ttl / 1000 * (zc__random(&seed) % (jitter * 10 + 1));
+    }
+    uint64_t hard = zc__add_sat(now, ttl);
+    e->expires = hard;
+    if (life->extras) {
+        e->flags |= ZC__EXTRAS;
+        zc__extras *x = zc__entry_extras(e);
+        x->hard = hard;
+        x->tti = life->tti;
+        x->soft = life->soft ? zc__add_sat(now, life->soft) : ZC_NEVER;
+        x->grace = life->grace;
+        x->load = life->load;
+        if (x->tti && zc__add_sat(now, x->tti) < hard) e->expires = zc__add_sat(now, x->tti);
+        if (x->soft != ZC_NEVER) e->flags |= ZC__TIMED;
+        zc_bytes seen_as = zc__entry_value(e);
+        x->cost = c->desc.weigher.version
+                      ? c->desc.weigher.weigh(c->desc.weigher.user, zc__entry_key(e), seen_as)
+                      : zc__entry_size(e);
+    }
+    if (e->expires != ZC_NEVER) e->flags |= ZC__TIMED;
+    return e;
+}
+
+/* ---- shards: insert, remove, sweep ---- */
+
+static inline bool zc__limit_take(zc__limit *l, size_t n) {
+    if (l->max == SIZE_MAX || n == 0) return true;
+    size_t used = zc__load_rlx(&l->used);
+    do
+        if (n > l->max || used > l->max - n) return false;
+    while (!zc__cas(&l->used, &used, used + n));
+    return true;
+}
+static inline void zc__limit_give(zc__limit *l, size_t n) {
+    if (l->max != SIZE_MAX && n) (void)zc__sub_rlx(&l->used, n);
+}
+
+/* Takes an entry out of the table; what it counted for stays taken, for the caller to use. */
+static void zc__shard_detach(zc__shard *s, zc__entry *e, uint64_t hash, zc_cause cause,
+                             zc__entry **garbage) {
+    ZC__ASSERT_HELD(&s->lock);
+    zc__table_unlink(s, e, hash);
+    s->count--;
+    s->bytes -= zc__entry_size(e);
+    s->cost -= zc__entry_cost(e);
+    s->removed[cause]++;
+    e->state = (uint8_t)cause;
+    e->next = *garbage;
+    *garbage = e;
+}
+
+static void zc__shard_remove(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t hash, zc_cause cause,
+                             zc__entry **garbage) {
+    size_t cost = zc__entry_cost(e);
+    zc__policy_remove(s, e, hash);
+    zc__shard_detach(s, e, hash, cause, garbage);
+    zc__limit_give(&c->entries, 1);
+    zc__limit_give(&c->cost, cost);
+}
+
+/* Evicts one entry; what it counted for stays taken. NULL: the shard is empty. */
+static zc__entry *zc__shard_evict(zc_cache *c, zc__shard *s, zc__entry **garbage) {
+    if (!s->count) return NULL;
+    zc__entry *e = zc__policy_victim(c, s);
+    zc__state state = zc__entry_state(c, e, zc__seen(&c->trie));
+    zc__shard_detach(s, e, zc__entry_hash(c, e),
+                     state == ZC__DEAD      ? ZC_CAUSE_INVALIDATED
+                     : state == ZC__EXPIRED ? ZC_CAUSE_EXPIRED
+                                            : ZC_CAUSE_EVICTED,
+                     garbage);
+    return e;
+}
+
+/* Puts e into the table, in place of an entry with its key, after evicting what must give way.
+ * ZC_OK; ZC_MORE: this shard is empty and another must give way; ZC_E_NOMEM: the table cannot grow.
+ * Unless ZC_OK, the old entry may have left already: the new value supersedes it in any case. */
+static int zc__shard_insert(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t hash,
+                            zc__entry **garbage) {
+    ZC__ASSERT_HELD(&s->lock);
+    size_t n = 0, cost = 0, need = zc__entry_cost(e);
+    bool room = zc__table_reserve(c, s);
+    unsigned queue = ZC__WINDOW;
+    zc__entry *old = zc__table_find(s, hash, zc__entry_key(e));
+    if (old) {
+        n = 1;
+        cost = zc__entry_cost(old);
+        zc__policy_replace(s, old, e);
+        zc__shard_detach(s, old, hash, ZC_CAUSE_REPLACED, garbage);
+        room = true;
+    } else {
+        queue = zc__policy_miss(s, hash);
+    }
+    for (;;) {
+        size_t more_n = n ? 0 : 1, more_cost = need > cost ? need - cost : 0;
+        if (room && zc__limit_take(&c->entries, more_n)) {
+            if (zc__limit_take(&c->cost, more_cost)) break;
+            zc__limit_give(&c->entries, more_n);
+        }
+        if (old) zc__queue_unlink(s, e); /* it may not be its own victim */
+        zc__entry *victim = room || c->mem.arena ? zc__shard_evict(c, s, garbage) : NULL;
+        if (victim) {
+            n++;
+            cost += zc__entry_cost(victim);
+        } else {
+            zc__limit_give(&c->entries, n);
+            zc__limit_give(&c->cost, cost);
+            return room ? ZC_MORE : ZC_E_NOMEM;
+        }
+        old = NULL;
+        room = true;
+    }
+    zc__limit_give(&c->entries, n ? n - 1 : 0);
+    zc__limit_give(&c->cost, cost > need ? cost - need : 0);
+    if (!old) zc__policy_add(c, s, e, queue);
+    zc__table_link(s->buckets, s->nbuckets, e, hash);
+    s->count++;
+    s->bytes += zc__entry_size(e);
+    s->cost += need;
+    s->puts++;
+    if (e->expires < s->next_expiry) s->next_expiry = e->expires;
+    if (e->expires < s->sweep_expiry) s->sweep_expiry = e->expires;
+    return ZC_OK;
+}
+
+static void zc__event(zc_cache *c, const zc_event *event) {
+    const zc_events *ev = &c->desc.events;
+    if (ev->version && !c->closed && (ev->mask == 0 || ev->mask & (uint32_t)event->kind))
+        ev->on_event(ev->user, event);
+}
+
+/* Works off a garbage chain: tells, and lets go. No lock is held. */
+static void zc__reap(zc_cache *c, zc__entry *garbage) {
+    for (zc__entry *next; garbage; garbage = next) {
+        next = garbage->next;
+        if (c->desc.events.version) {
+            zc_event ev;
+            memset(&ev, 0, sizeof ev);
+            ev.kind = ZC_EVENT_REMOVED;
+            ev.cause = (zc_cause)garbage->state;
+            ev.key = zc__entry_key(garbage);
+            ev.value = zc__entry_value(garbage);
+            zc__event(c, &ev);
+        }
+        zc__entry_drop(c, garbage);
+    }
+}
+
+/* Makes one entry of some shard give way; false: there is none. No spin lock is held. */
+static bool zc__relieve(zc_cache *c, zc__entry **garbage) {
+    for (uint32_t i = 0; i < c->nshards; i++) {
+        uint32_t turn = zc__add_rlx(&c->evict_turn, 1u);
+        zc__shard *s = &c->shards[turn & (c->nshards - 1)];
+        zc__spin_lock(&s->lock);
+        zc__entry *victim = zc__shard_evict(c, s, garbage);
+        if (victim) {
+            zc__limit_give(&c->entries, 1);
+            zc__limit_give(&c->cost, zc__entry_cost(victim));
+        }
+        zc__spin_unlock(&s->lock);
+        if (victim) return true;
+    }
+    return false;
+}
+
+/* After a failed allocation: can memory be had by evicting? Only a fixed block works that way. */
+static bool zc__relieve_block(zc_cache *c) {
+    zc__entry *garbage = NULL;
+    bool found = c->mem.arena && zc__relieve(c, &garbage);
+    zc__reap(c, garbage);
+    return found;
+}
+
+/* Looks at up to `buckets` buckets for what is expired or invalidated. True: the round is done. */
+static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_t now,
+                            zc__entry **garbage) {
+    ZC__ASSERT_HELD(&s->lock);
+    uint64_t seen = zc__seen(&c->trie);
+    if (s->cursor == 0) {
+        s->sweep_seen = seen;
+        s->sweep_expiry = ZC_NEVER;
+    }
+    for (; buckets && s->cursor < s->nbuckets; buckets--, s->cursor++) {
+        for (unsigned k = 0; k < ZC__SLOTS; k++) {
+            zc__entry *e = s->buckets[s->cursor].slot[k];
+            if (!e) continue;
+            zc__state state = zc__entry_state(c, e, seen);
+            bool over = zc__entry_over(e, now);
+            bool dead = state == ZC__DEAD && !(e->flags & ZC__KEEP);
+            if (dead || over)
+                zc__shard_remove(c, s, e, zc__entry_hash(c, e),
+                                 state == ZC__DEAD ? ZC_CAUSE_INVALIDATED : ZC_CAUSE_EXPIRED,
+                                 garbage);
+            else if (e->expires < s->sweep_expiry)
+                s->sweep_expiry = e->expires;
+        }
+    }
+    if (s->cursor < s->nbuckets) return false;
+    s->cursor = 0;
+    s->swept = s->sweep_seen;
+    s->next_expiry = s->sweep_expiry;
+    return true;
+}
+
+/* ============================================================================================
+ * >>flight   Singleflight: one loader a key, however many callers wait
+ *   Idea        A miss starts a flight; who comes later, follows it. Each caller has a ticket
+ *               (zc_fill). A flight remembers `begin`, the `seen` before its loader ran, and that
+ *               number fences it: its value is stored only if no dependency was invalidated since,
+ *               if no put or del of the key came in between, and if it still has its lease.
+ *
+ *                 begin --- LEAD ----> loader ----> commit ---> DONE    followers: the value, or RETRY
+ *                    \                    \-------> abandon --> FAILED  followers: the error, or RETRY
+ *                     \-- FOLLOW --> wait           lease over: LOST    followers: RETRY
+ *
+ *   Who may have the value   At commit the value is found to be fresh up to some `seen`; or it is
+ *               dead, and good up to the flight's begin alone. A follower that joined at that `seen`
+ *               or before gets it, if no put or del of the key came before it joined. Else it begins
+ *               again: whoever joins after an invalidation never gets what was read before it.
+ *   Lease       A leader has flight_timeout. Past it, whoever comes next takes the key over: the old
+ *               flight leaves the table (LOST), its late commit finds that out and is not stored.
+ *   Deadlock    A nested fetch knows its parent ticket. A key that waits for itself is seen in the
+ *               chain of parents; two flights that wait for each other, by following waits_for.
+ *   Invariants  F1 at most one flight a key is listed   F2 only a listed flight stores
+ *               F3 state leaves RUNNING once; whoever changes it wakes all sleepers and watchers
+ *   Locking     the shard's lock: list, refs, watchers, sleepers, listed, fenced. state: store_rel
+ *               under that lock / load_acq in the sleeper, who holds the flight's monitor; the waker
+ *               takes the monitor after the store, so no wake-up is missed. result, error: written
+ *               before the state. A ticket belongs to one thread at a time.
+ *   Cost        a fill: two allocations for ticket and flight, and those of its value
+ * ========================================================================================== */
+
+typedef enum zc__flight_state { ZC__RUNNING, ZC__DONE, ZC__FAILED, ZC__LOST } zc__flight_state;
+
+struct zc__flight {
+    zc__flight *next; /* chain of the shard's table */
+    zc__shard *shard;
+    uint64_t hash;
+    uint64_t begin;
+    uint64_t lease;       /* until then the leader has it */
+    uint32_t refs;        /* tickets, and the table */
+    uint32_t state;       /* zc__flight_state */
+    bool listed;          /* in the shard's table */
+    bool fenced;          /* a put or del of the key came: do not store */
+    uint64_t good_up_to;  /* the result is fit for who joined at this `seen` or before */
+    bool stale;           /* the result stands in for an error */
+    int dep_error;        /* the result lacks a dependency */
+    int error;            /* FAILED: what followers get; 0: begin again */
+    zc__entry *result;    /* DONE: pinned */
+    zc__entry *fallback;  /* pinned: stands in for an error */
+    zc_fill *watchers;    /* followers to be notified */
+    uint32_t sleepers;
+    zc__flight *waits_for; /* the flight that this one's loader waits for [graph] */
+    zc__monitor monitor;
+    uint32_t key_len; /* the key follows this struct */
+};
+
+struct zc_fill {
+    zc_cache *cache;
+    zc__flight *flight;
+    zc_fill *parent;
+    zc_fill *next; /* in the flight's watchers, or the queue of refreshes */
+    bool leader, watching;
+    bool unfenced; /* follower: no put or del had come when it joined */
+    bool promote, serve_invalidated;
+    bool has_value, absent, no_store, from_store;
+    int dep_error; /* a dependency is missing: the value must not be stored */
+    uint64_t begin;   /* leader: the flight's, or the record's; follower: `seen` when it joined */
+    uint64_t started; /* monotonic */
+    zc_tag **deps, *few[4];
+    size_t ndeps, deps_cap;
+    zc__buf value;
+    zc__object object; /* drop != NULL: the value */
+    zc_put_opts put;
+    bool timed;
+    zc_loader loader;
+    void *user;
+    void (*release)(void *user);
+    void (*notify)(void *user);
+    void *notify_user;
+};
+
+static inline zc_bytes zc__flight_key(const zc__flight *f) { return zc_slice(f + 1, f->key_len); }
+static size_t zc__flight_size(const zc__flight *f) { return sizeof *f + f->key_len; }
+
+static zc__flight *zc__flight_find(const zc__shard *s, uint64_t hash, zc_bytes key) {
+    if (!s->flight_buckets) return NULL;
+    zc__flight *f = s->flights[(hash >> 8) & (s->flight_buckets - 1)];
+    while (f && (f->hash != hash || f->key_len != key.len ||
+                 !zc__equal((const unsigned char *)(f + 1), (const unsigned char *)key.ptr, key.len)))
+        f = f->next;
+    return f;
+}
+
+/* Lists a flight. False: no memory for the first chains. */
+static bool zc__flight_list(zc_cache *c, zc__shard *s, zc__flight *f) {
+    if (s->nflights >= s->flight_buckets) {
+        uint32_t n = s->flight_buckets ? s->flight_buckets * 2 : 4;
+        zc__flight **to = (zc__flight **)zc__alloc_zero(&c->mem, n * sizeof *to);
+        if (to) {
+            for (uint32_t i = 0; i < s->flight_buckets; i++) {
+                for (zc__flight *g = s->flights[i], *next; g; g = next) {
+                    next = g->next;
+                    g->next = to[(g->hash >> 8) & (n - 1)];
+                    to[(g->hash >> 8) & (n - 1)] = g;
+                }
+            }
+            zc__free(&c->mem, s->flights, s->flight_buckets * sizeof *to);
+            s->flights = to;
+            s->flight_buckets = n;
+        } else if (!s->flight_buckets) {
+            return false;
+        }
+    }
+    zc__flight **head = &s->flights[(f->hash >> 8) & (s->flight_buckets - 1)];
+    f->next = *head;
+    *head = f;
+    f->listed = true;
+    s->nflights++;
+    return true;
+}
+
+/* Ends a flight: takes it off the list, sets its state. The lock is held. */
+static void zc__flight_end(zc__shard *s, zc__flight *f, zc__flight_state state) {
+    ZC__ASSERT_HELD(&s->lock);
+    ZC__ASSERT(f->state == ZC__RUNNING); /* F3 */
+    if (f->listed) {
+        zc__flight **link = &s->flights[(f->hash >> 8) & (s->flight_buckets - 1)];
+        while (*link != f) link = &(*link)->next;
+        *link = f->next;
+        f->listed = false;
+        f->refs--;
+        s->nflights--;
+    }
+    zc__store_rel(&f->state, (uint32_t)state);
+}
+
+/* Wakes who waits for an ended flight, which the caller's ticket keeps alive. No lock is held.
+ * Watchers leave the list one by one, so that a callback may consume any ticket it likes. */
+static void zc__flight_wake(zc__flight *f) {
+    zc__shard *s = f->shard;
+    bool sleepers;
+    do {
+        zc__spin_lock(&s->lock);
+        sleepers = f->sleepers != 0;
+        f->sleepers = 0;
+        zc_fill *w = f->watchers;
+        void (*fn)(void *) = w ? w->notify : NULL;
+        void *user = w ? w->notify_user : NULL;
+        if (w) {
+            f->watchers = w->next;
+            w->watching = false;
+        }
+        zc__spin_unlock(&s->lock);
+        if (sleepers) {
+            zc__monitor_lock(&f->monitor);
+            zc__monitor_wake(&f->monitor);
+            zc__monitor_unlock(&f->monitor);
+        }
+        if (!fn) return;
+        fn(user);
+    } while (true);
+}
+
+static void zc__fill_init(zc_fill *t, zc_cache *c) {
+    memset(t, 0, sizeof *t);
+    t->cache = c;
+    t->deps = t->few;
+    t->deps_cap = sizeof t->few / sizeof t->few[0];
+}
+
+/* Frees what a ticket holds. */
+static void zc__fill_clear(zc_fill *t) {
+    zc_cache *c = t->cache;
+    for (size_t i = 0; i < t->ndeps; i++) zc__tag_unref(&c->trie, t->deps[i]);
+    if (t->deps != t->few) zc__free(&c->mem, t->deps, t->deps_cap * sizeof *t->deps);
+    if (t->object.drop) t->object.drop(t->object.user, t->object.ptr, t->object.size);
+    zc__buf_free(&c->mem, &t->value);
+    if (t->release) t->release(t->user);
+}
+
+static void zc__flight_free(zc_cache *c, zc__flight *f) {
+    if (f->result) zc__entry_unpin(c, f->result);
+    if (f->fallback) zc__entry_unpin(c, f->fallback);
+    zc__monitor_destroy(&f->monitor);
+    zc__free(&c->mem, f, zc__flight_size(f));
+}
+
+/* Gives a ticket back, and its flight with the last of them. No lock is held. */
+static void zc__fill_close(zc_fill *t) {
+    zc_cache *c = t->cache;
+    zc__flight *f = t->flight;
+    if (f) {
+        zc__shard *s = f->shard;
+        zc__spin_lock(&s->lock);
+        if (t->watching) {
+            zc_fill **link = &f->watchers;
+            while (*link != t) link = &(*link)->next;
+            *link = t->next;
+        }
+        bool last = --f->refs == 0;
+        zc__spin_unlock(&s->lock);
+        if (last) zc__flight_free(c, f);
+    }
+    zc__fill_clear(t);
+    zc__free(&c->mem, t, sizeof *t);
+    zc__cache_let_go(c);
+}
+
+static zc_fill *zc__fill_new(zc_cache *c, const zc_fetch_opts *o) {
+    zc_fill *t;
+    do t = (zc_fill *)zc__alloc(&c->mem, sizeof *t);
+    while (!t && zc__relieve_block(c));
+    if (!t) return NULL;
+    zc__cache_hold(c);
+    zc__fill_init(t, c);
+    t->parent = o->parent;
+    t->promote = o->promote;
+    t->serve_invalidated = o->serve_invalidated;
+    t->timed = o->early_refresh > 0;
+    t->put = o->put;
+    t->put.deps = NULL; /* borrowed for the call only: they are resolved at once */
+    t->put.tags = NULL;
+    t->put.ndeps = t->put.ntags = 0;
+    return t;
+}
+
+static zc__flight *zc__flight_new(zc_cache *c, uint64_t hash, zc_bytes key) {
+    zc__flight *f;
+    do f = (zc__flight *)zc__alloc_zero(&c->mem, sizeof *f + key.len);
+    while (!f && zc__relieve_block(c));
+    if (!f) return NULL;
+    if (!zc__monitor_init(&f->monitor)) {
+        zc__free(&c->mem, f, sizeof *f + key.len);
+        return NULL;
+    }
+    f->hash = hash;
+    f->shard = zc__shard_of(c, hash);
+    f->key_len = (uint32_t)key.len;
+    if (key.len) memcpy(f + 1, key.ptr, key.len);
+    return f;
+}
+
+/* ---- dependencies of a fill ---- */
+
+/* Adds a node, whose reference it takes over. */
+static int zc__fill_add(zc_fill *t, zc_tag *n) {
+    zc_cache *c = t->cache;
+    /* The same tag often comes in a row; the rest of the doubles go at commit. */
+    for (size_t i = t->ndeps; i > 0 && i + 8 > t->ndeps; i--) {
+        if (t->deps[i - 1] != n) continue;
+        zc__tag_unref(&c->trie, n);
+        return ZC_OK;
+    }
+    if (t->ndeps == t->deps_cap) {
+        size_t cap = t->deps_cap * 2;
+        zc_tag **to;
+        do to = (zc_tag **)zc__alloc(&c->mem, cap * sizeof *to);
+        while (!to && zc__relieve_block(c));
+        if (!to) {
+            zc__tag_unref(&c->trie, n);
+            return t->dep_error = ZC_E_NOMEM;
+        }
+        memcpy(to, t->deps, t->ndeps * sizeof *to);
+        if (t->deps != t->few) zc__free(&c->mem, t->deps, t->deps_cap * sizeof *to);
+        t->deps = to;
+        t->deps_cap = cap;
+    }
+    t->deps[t->ndeps++] = n;
+    return ZC_OK;
+}
+
+/* The node of a tag's text, with a reference. */
+static int zc__tag_get(zc_cache *c, zc_bytes tag, zc_tag **n) {
+    zc__path path;
+    int rc = zc__path_parse(tag, &path);
+    *n = NULL;
+    if (rc != ZC_OK) return rc;
+    do *n = zc__tag_acquire(&c->trie, &path, NULL);
+    while (!*n && zc__relieve_block(c));
+    return *n ? ZC_OK : ZC_E_NOMEM;
+}
+
+static int zc__fill_add_text(zc_fill *t, zc_bytes tag) {
+    zc_tag *n;
+    int rc = zc__tag_get(t->cache, tag, &n);
+    if (rc != ZC_OK) return t->dep_error = rc;
+    return zc__fill_add(t, n);
+}
+
+/* Sorts the dependencies and drops doubles. Shell sort: small, in place, no recursion. */
+static int zc__fill_settle(zc_fill *t) {
+    size_t n = t->ndeps, gap = 1, kept = 0;
+    zc_tag **d = t->deps;
+    while (gap < n / 3) gap = gap * 3 + 1;
+    for (; gap; gap /= 3) {
+        for (size_t i = gap; i < n; i++) {
+            zc_tag *x = d[i];
+            size_t j = i;
+            for (; j >= gap && (uintptr_t)d[j - gap] > (uintptr_t)x; j -= gap) d[j] = d[j - gap];
+            d[j] = x;
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (kept && d[kept - 1] == d[i]) zc__tag_unref(&t->cache->trie, d[i]);
+        else d[kept++] = d[i];
+    }
+    t->ndeps = kept;
+    return kept > ZC_DEPS_MAX ? (t->dep_error = ZC_E_DEPS) : ZC_OK;
+}
+
+/* What a nested fetch read becomes part of the fill around it. The entry is pinned. */
+static void zc__fill_inherit(zc_fill *t, const zc__entry *e) {
+    zc_tag **deps = zc__entry_deps(e);
+    for (unsigned i = 0; i < e->ndeps; i++) {
+        zc__tag_ref(deps[i]);
+        (void)zc__fill_add(t, deps[i]); /* a failure is kept in dep_error */
+    }
+}
+
+static int zc__fill_static_deps(zc_fill *t, const zc_put_opts *o) {
+    int rc = ZC_OK;
+    for (size_t i = 0; i < o->ndeps && rc == ZC_OK; i++) rc = zc__fill_add_text(t, o->deps[i]);
+    for (size_t i = 0; i < o->ntags && rc == ZC_OK; i++) {
+        zc__tag_ref(o->tags[i]);
+        rc = zc__fill_add(t, o->tags[i]);
+    }
+    return rc;
+}
+
+ZOOCACHE_API int zc_fill_dep(zc_fill *fill, zc_bytes tag) {
+    if (!fill) return ZC_E_INVAL;
+    return zc__fill_add_text(fill, tag);
+}
+
+ZOOCACHE_API int zc_fill_dep_tag(zc_fill *fill, zc_tag *tag) {
+    if (!fill || !tag) return ZC_E_INVAL;
+    zc__tag_ref(tag);
+    return zc__fill_add(fill, tag);
+}
+
+static void zc__fill_unset(zc_fill *t) {
+    if (t->object.drop) t->object.drop(t->object.user, t->object.ptr, t->object.size);
+    memset(&t->object, 0, sizeof t->object);
+    t->value.size = 0;
+    t->has_value = t->absent = false;
+}
+
+ZOOCACHE_API int zc_fill_value(zc_fill *fill, zc_bytes value) {
+    if (!fill || !fill->leader || (!value.ptr && value.len)) return ZC_E_INVAL;
+    if (value.len > UINT32_MAX / 2) return ZC_E_INVAL;
+    zc__fill_unset(fill);
+    bool room;
+    do room = zc__buf_reserve(&fill->cache->mem, &fill->value, value.len);
+    while (!room && zc__relieve_block(fill->cache));
+    if (!room) return ZC_E_NOMEM;
+    if (value.len) memcpy(fill->value.ptr, value.ptr, value.len);
+    fill->value.size = value.len;
+    fill->has_value = true;
+    return ZC_OK;
+}
+
+ZOOCACHE_API int zc_fill_object(zc_fill *fill, void *object, size_t size, zc_drop_fn drop,
+                                void *drop_user) {
+    if (!fill || !fill->leader || !drop) return ZC_E_INVAL;
+    zc__fill_unset(fill);
+    fill->object.ptr = object;
+    fill->object.size = size;
+    fill->object.drop = drop;
+    fill->object.user = drop_user;
+    fill->has_value = true;
+    return ZC_OK;
+}
+
+ZOOCACHE_API int zc_fill_absent(zc_fill *fill) {
+    if (!fill || !fill->leader) return ZC_E_INVAL;
+    zc__fill_unset(fill);
+    fill->has_value = fill->absent = true;
+    return ZC_OK;
+}
+
+ZOOCACHE_API zc_put_opts *zc_fill_opts(zc_fill *fill) { return fill ? &fill->put : NULL; }
+
+ZOOCACHE_API void zc_fill_no_store(zc_fill *fill) {
+    if (fill) fill->no_store = true;
+}
+
+/* ---- begin ---- */
+
+/* Hands a pinned entry out as a view, and its dependencies to the fill around. */
+static int zc__deliver(zc__entry *e, zc_fill *parent, int rc, zc_view *view) {
+    if (parent) zc__fill_inherit(parent, e);
+    if (view) {
+        zc_bytes v = zc__entry_value(e);
+        view->data = e->flags & ZC__ABSENT ? NULL : v.ptr;
+        view->size = v.len;
+        view->pin = e;
+    }
+    return e->flags & ZC__ABSENT && rc == ZC_OK ? ZC_ABSENT : rc;
+}
+
+/* XFetch: true with a probability that grows as the end comes near, the more so the longer a load
+ * takes: now + load * beta * -ln(random) >= end. The logarithm is good to 1 %. */
+static bool zc__early(zc_cache *c, zc__shard *s, const zc__entry *e, double beta) {
+    if (!(beta > 0) || !(e->flags & ZC__EXTRAS) || e->expires == ZC_NEVER) return false;
+    uint64_t r = zc__random(&s->random) | 1, now = zc__coarse(&c->clock);
+    unsigned zeros = zc__clz64(r);
+    double m = (double)((r << zeros) >> 11) / 4503599627370496.0; /* 1 <= m < 2 */
+    double log2_m = (m - 1) * (1 + 0.3431 * (2 - m));
+    double minus_ln = (1 + (double)zeros - log2_m) * 0.6931471805599453;
+    return (double)zc__entry_extras(e)->load * beta * minus_ln >= (double)(e->expires - now);
+}
+
+/* One look at the key, with the shard locked. ZC_OK or ZC_STALE: *e is pinned, and with *lead this
+ * caller refreshes it; ZC_LEAD, ZC_FOLLOW: t has become a ticket of *f. ZC_MORE: needs a ticket. */
+static int zc__begin_look(zc_cache *c, zc__shard *s, uint64_t hash, zc_bytes key,
+                          const zc_fetch_opts *o, zc_fill *t, zc__flight *fresh_flight,
+                          zc__entry **e, zc__flight **f, zc__flight **lost, bool *lead) {
+    uint64_t seen = zc__seen(&c->trie);
+    zc__state state = ZC__DEAD;
+    int rc = ZC_MISS;
+    *e = zc__table_find(s, hash, key);
+    *f = s->nflights ? zc__flight_find(s, hash, key) : NULL;
+    if (*e) {
+        state = zc__entry_state(c, *e, seen);
+        bool soft = (*e)->flags & ZC__EXTRAS && zc__entry_extras(*e)->soft != ZC_NEVER;
+        if (state == ZC__FRESH) {
+            rc = ZC_OK;
+            *lead = zc__early(c, s, *e, o->early_refresh);
+        } else if (state == ZC__SOFT || (state == ZC__DEAD && soft && o->serve_invalidated &&
+                                         zc__coarse(&c->clock) < (*e)->expires)) {
+            rc = ZC_STALE;
+            *lead = true;
+        }
+    }
+    uint64_t now = *f || t ? zc__coarse(&c->clock) : 0;
+    if (*f && now >= (*f)->lease) { /* its leader has had its time */
+        if (!t) return ZC_MORE;
+        (*f)->refs++; /* for waking it */
+        *lost = *f;
+        zc__flight_end(s, *f, ZC__LOST);
+        *f = NULL;
+    }
+    if (rc != ZC_MISS && (!*lead || *f)) *lead = false;
+    else if (!t) return ZC_MORE;
+    if (rc != ZC_MISS) {
+        zc__entry_pin(*e);
+        zc__entry_touch(c, *e);
+        s->hits++;
+        s->hits_stale += rc == ZC_STALE;
+        if (!*lead) return rc;
+    } else if (!*e) {
+        s->misses_absent++;
+    } else if (state == ZC__DEAD) {
+        s->misses_invalidated++;
+    } else {
+        s->misses_expired++;
+    }
+    if (*f) {
+        t->unfenced = !(*f)->fenced;
+        t->begin = seen;
+    } else {
+        *f = fresh_flight;
+        if (!zc__flight_list(c, s, *f)) return ZC_E_NOMEM;
+        (*f)->refs = 1;
+        (*f)->begin = t->begin = seen;
+        (*f)->lease = zc__add_sat(now, o->flight_timeout ? o->flight_timeout
+                                                         : c->desc.flight_timeout);
+        t->leader = true;
+        if (rc == ZC_MISS && *e && (*e)->flags & ZC__EXTRAS && zc__entry_extras(*e)->grace) {
+            zc__entry_pin(*e);
+            (*f)->fallback = *e;
+        }
+    }
+    (*f)->refs++;
+    t->flight = *f;
+    return rc != ZC_MISS ? rc : t->leader ? ZC_LEAD : ZC_FOLLOW;
+}
+
+static bool zc__is_recursive(zc_cache *c, const zc_fill *parent, uint64_t hash, zc_bytes key) {
+    for (; parent; parent = parent->parent) {
+        const zc__flight *f = parent->flight;
+        if (parent->cache == c && f && f->hash == hash && f->key_len == key.len &&
+            zc__equal((const unsigned char *)(f + 1), (const unsigned char *)key.ptr, key.len))
+            return true;
+    }
+    return false;
+}
+
+static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view *view,
+                     zc_fill **fill) {
+    uint64_t hash = zc__hash(key, c->seed);
+    zc__shard *s = zc__shard_of(c, hash);
+    zc_fill *t = NULL;
+    zc__flight *spare = NULL, *f = NULL, *lost = NULL;
+    zc__entry *e = NULL;
+    bool lead = false;
+    int rc;
+    *fill = NULL;
+    if (o->parent && zc__is_recursive(c, o->parent, hash, key)) return ZC_E_DEADLOCK;
+    zc__spin_lock(&s->lock);
+    rc = zc__begin_look(c, s, hash, key, o, NULL, NULL, &e, &f, &lost, &lead);
+    zc__spin_unlock(&s->lock);
+    if (rc == ZC_MORE) { /* most reads are hits: only now is a ticket made */
+        if (!(t = zc__fill_new(c, o))) return ZC_E_NOMEM;
+        rc = zc__fill_static_deps(t, &o->put);
+        if (rc == ZC_OK && !(spare = zc__flight_new(c, hash, key))) rc = ZC_E_NOMEM;
+        if (rc == ZC_OK) {
+            lead = false;
+            zc__spin_lock(&s->lock);
+            rc = zc__begin_look(c, s, hash, key, o, t, spare, &e, &f, &lost, &lead);
+            zc__spin_unlock(&s->lock);
+        }
+        if (lost) {
+            zc__flight_wake(lost);
+            zc__spin_lock(&s->lock);
+            bool last = --lost->refs == 0;
+            zc__spin_unlock(&s->lock);
+            if (last) zc__flight_free(c, lost);
+        }
+        if (spare && t->flight != spare) zc__flight_free(c, spare);
+        if (t->leader) t->started = zc__mono(&c->clock);
+        if (rc == ZC_FOLLOW) zc__count(&c->waits, 1);
+        if (t->flight) *fill = t;
+        else zc__fill_close(t);
+    }
+    if (rc == ZC_OK || rc == ZC_STALE) rc = zc__deliver(e, o->parent, rc, view);
+    return rc;
+}
+
+/* ---- wait ---- */
+
+#ifdef ZOOCACHE_NO_THREADS
+#  define ZC__CAN_SLEEP 0
+static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) { (void)m; (void)ns; }
+#else
+#  define ZC__CAN_SLEEP 1
+#endif
+
+/* Notes that the flight of `t`'s parent waits for `t`'s; false if that closes a circle. */
+static bool zc__wait_for(zc_fill *t, bool on) {
+    zc_cache *c = t->cache;
+    zc__flight *p = t->parent ? t->parent->flight : NULL;
+    bool good = true;
+    if (!p) return true;
+    zc__spin_lock(&c->graph_lock);
+    for (zc__flight *f = t->flight; on && f && good; f = f->waits_for) good = f != p;
+    p->waits_for = on && good ? t->flight : NULL;
+    zc__spin_unlock(&c->graph_lock);
+    return good;
+}
+
+/* Sleeps until the flight has ended, its lease is over, or the time is up. */
+static int zc__flight_sleep(zc_fill *t, uint64_t timeout) {
+    zc_cache *c = t->cache;
+    zc__flight *f = t->flight;
+    zc__spin_lock(&f->shard->lock);
+    bool running = f->state == ZC__RUNNING;
+    if (running) f->sleepers++;
+    zc__spin_unlock(&f->shard->lock);
+    if (!running) return ZC_OK;
+    if (!zc__wait_for(t, true)) return ZC_E_DEADLOCK;
+    uint64_t now = zc__mono(&c->clock), until = zc__add_sat(now, timeout);
+    if (f->lease < until) until = f->lease;
+    zc__monitor_lock(&f->monitor);
+    for (; zc__load_acq(&f->state) == ZC__RUNNING && now < until; now = zc__mono(&c->clock)) {
+        /* A clock of the user's own does not tell when it will have moved on: look often. */
+        uint64_t slice = c->clock.version ? 5 * ZC_MILLISECOND : until - now;
+        zc__monitor_sleep(&f->monitor, slice);
+    }
+    zc__monitor_unlock(&f->monitor);
+    zc__wait_for(t, false);
+    return ZC_OK;
+}
+
+/* The outcome for a follower; ZC_PENDING while there is none. Does not consume the ticket. */
+static int zc__outcome(zc_fill *t, zc_view *view) {
+    zc__flight *f = t->flight;
+    switch (zc__load_acq(&f->state)) {
+    case ZC__RUNNING: return zc__coarse(&t->cache->clock) >= f->lease ? ZC_RETRY : ZC_PENDING;
+    case ZC__LOST: return ZC_RETRY;
+    case ZC__DONE:
+        if (t->begin <= f->good_up_to ? t->unfenced || f->stale : f->stale && t->serve_invalidated) {
+            if (t->parent && f->dep_error) t->parent->dep_error = f->dep_error;
+            zc__entry_pin(f->result);
+            return zc__deliver(f->result, t->parent, f->stale ? ZC_STALE : ZC_OK, view);
+        }
+        break;
+    default: break;
+    }
+    return f->error == 0 || t->promote ? ZC_RETRY : f->error;
+}
+
+static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
+    int rc = ZC_OK;
+    if (ZC__CAN_SLEEP && timeout) rc = zc__flight_sleep(t, timeout);
+    return rc < 0 ? rc : zc__outcome(t, view);
+}
+
+/* ============================================================================================
+ * >>store   The second tier behind the table
+ *   Idea        A leader asks the storage before it runs the loader; what is stored in the table is
+ *               written through. A record is judged by the one rule, with the versions known here; a
+ *               tag that is not known yet is first asked of the storage.
+ *   Generation  Records carry the id of the version history they belong to. A storage that keeps the
+ *               versions has a generation of its own; otherwise each open makes a new one, and
+ *               records of earlier ones are misses.
+ *   Order       Writers of a shard hold its `order` monitor from before the table is changed until
+ *               the storage has been, so the storage sees changes in the table's order.
+ *   Faults      are counted and told (ZC_EVENT_STORE_FAULT); the caller never sees one, but for an
+ *               invalidation that the storage could not keep (ZC_E_STORE).
+ *   Locking     no spin lock is held while the storage is called
+ * ========================================================================================== */
+
+struct zc_sink {
+    zc__mem *mem;
+    zc__buf buf;
+    size_t most;
+};
+
+ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len) {
+    if (!sink || (!data && len)) return ZC_E_INVAL;
+    if (len > sink->most - sink->buf.size) return ZC_E_CORRUPT;
+    if (!zc__buf_reserve(sink->mem, &sink->buf, len)) return ZC_E_NOMEM;
+    if (len) memcpy(sink->buf.ptr + sink->buf.size, data, len);
+    sink->buf.size += len;
+    return ZC_OK;
+}
+
+static inline bool zc__has_store(const zc_cache *c) { return c->desc.store.version != 0; }
+
+static void zc__store_fault(zc_cache *c, zc_bytes key, int rc) {
+    zc_event ev;
+    zc__count(rc == ZC_E_CORRUPT ? &c->store_corrupt : &c->store_errors, 1);
+    memset(&ev, 0, sizeof ev);
+    ev.kind = ZC_EVENT_STORE_FAULT;
+    ev.key = key;
+    ev.rc = rc;
+    zc__event(c, &ev);
+}
+
+/* Asks the storage for the versions of nodes on a path that are not known here. */
+static int zc__store_learn(zc_cache *c, zc_tag *leaf) {
+    const zc_store *st = &c->desc.store;
+    char text[ZC_TAG_MAX];
+    zc_bytes paths[ZC_TAG_DEPTH];
+    uint64_t versions[ZC_TAG_DEPTH];
+    zc_tag *nodes[ZC_TAG_DEPTH];
+    size_t n = 0;
+    if (!st->tag_get) return ZC_OK;
+    size_t len = zc__tag_text(leaf, text);
+    for (zc_tag *p = leaf; p->parent; p = p->parent) {
+        if (!zc__load_acq(&p->learned)) {
+            nodes[n] = p;
+            versions[n] = 0;
+            paths[n++] = zc_slice(text, len);
+        }
+        len -= (size_t)p->len + (p->parent->parent != NULL);
+    }
+    if (n == 0) return ZC_OK;
+    int rc = st->tag_get(st->user, paths, n, versions);
+    for (size_t i = 0; i < n && rc == ZC_OK; i++) zc__trie_learn(&c->trie, nodes[i], versions[i]);
+    return rc;
+}
+
+static uint64_t zc__wall_ms(zc_cache *c) { return zc__wall(&c->clock) / ZC_MILLISECOND; }
+
+/* What is left of a deadline on the wall clock; ZC_NEVER for 0. */
+static uint64_t zc__left(uint64_t at_ms, uint64_t now_ms) {
+    if (at_ms == 0) return ZC_NEVER;
+    return at_ms > now_ms ? zc__mul_sat(at_ms - now_ms, ZC_MILLISECOND) : 0;
+}
+
+/* Turns a good record into the value of a leader's ticket. ZC_OK, or ZC_MISS if it is stale. */
+static int zc__store_accept(zc_fill *t, const zc_record *r) {
+    zc_cache *c = t->cache;
+    uint64_t now_ms = zc__wall_ms(c);
+    uint64_t left = zc__left(r->expires_ms, now_ms), soft = zc__left(r->soft_ms, now_ms);
+    if (r->generation != c->generation || r->begin > zc__seen(&c->trie) || left == 0)
+        return ZC_MISS;
+    for (size_t i = 0; i < r->ndeps; i++) {
+        int rc = zc__fill_add_text(t, r->deps[i]);
+        if (rc != ZC_OK) return rc == ZC_E_NOMEM ? ZC_MISS : ZC_E_CORRUPT;
+    }
+    for (size_t i = 0; i < t->ndeps; i++)
+        if (zc__store_learn(c, t->deps[i]) != ZC_OK) return ZC_E_STORE;
+    if (zc__trie_killer(&c->trie, t->deps, t->ndeps, r->begin)) return ZC_MISS;
+    int rc = r->absent ? zc_fill_absent(t) : zc_fill_value(t, r->value);
+    if (rc != ZC_OK) return ZC_MISS;
+    t->begin = r->begin;
+    t->from_store = true;
+    t->put.ttl = t->put.negative_ttl = left;
+    t->put.tti = r->tti_ms ? zc__mul_sat(r->tti_ms, ZC_MILLISECOND) : ZC_NEVER;
+    t->put.soft_ttl = r->soft_ms ? (soft ? soft : 1) : 0;
+    t->put.stale_if_error = zc__mul_sat(r->grace_ms, ZC_MILLISECOND);
+    return ZC_OK;
+}
+
+/* Looks the ticket's key up in the storage. ZC_OK: the ticket has its value. ZC_MISS: else. */
+static int zc__store_load(zc_fill *t) {
+    zc_cache *c = t->cache;
+    const zc_store *st = &c->desc.store;
+    zc_bytes key = zc__flight_key(t->flight), memory;
+    size_t deps = t->ndeps, most = UINT32_MAX / 2;
+    zc_put_opts put = t->put;
+    zc_record r;
+    zc_sink sink;
+    memset(&sink, 0, sizeof sink);
+    sink.mem = &c->mem;
+    sink.most = most;
+    int rc = st->get(st->user, key, &sink);
+    bool found = rc == ZC_OK;
+    if (found) {
+        rc = zc__record_decode(&c->mem, zc_slice(sink.buf.ptr, sink.buf.size), most, &r, &memory);
+        if (rc == ZC_OK && (r.key.len != key.len || memcmp(r.key.ptr, key.ptr, key.len) != 0))
+            rc = ZC_E_CORRUPT;
+        if (rc == ZC_OK) rc = zc__store_accept(t, &r);
+        if (rc == ZC_MISS) zc__count(&c->store_stale, 1);
+        if (rc == ZC_OK && r.tti_ms && st->touch) {
+            uint64_t until = zc__add_sat(zc__wall_ms(c), r.tti_ms);
+            if (r.expires_ms && r.expires_ms < until) until = r.expires_ms;
+            int touched = st->touch(st->user, key, until);
+            if (touched < 0) zc__store_fault(c, key, touched);
+        }
+        zc__free(&c->mem, (void *)(uintptr_t)memory.ptr, memory.len);
+    }
+    zc__buf_free(&c->mem, &sink.buf);
+    if (rc == ZC_OK) {
+        zc__count(&c->hits_store, 1);
+        return ZC_OK;
+    }
+    if (rc < 0) zc__store_fault(c, key, rc);
+    /* As if nothing had been read. */
+    for (; t->ndeps > deps; t->ndeps--) zc__tag_unref(&c->trie, t->deps[t->ndeps - 1]);
+    zc__fill_unset(t);
+    t->put = put;
+    t->dep_error = 0;
+    t->from_store = false;
+    t->begin = t->flight->begin;
+    return ZC_MISS;
+}
+
+/* The end of a deadline of the monotonic clock, on the wall clock; 0 for ZC_NEVER. */
+static uint64_t zc__until_ms(uint64_t at, uint64_t now, uint64_t now_ms) {
+    if (at == ZC_NEVER) return 0;
+    return zc__add_sat(now_ms, at > now ? (at - now) / ZC_MILLISECOND : 0);
+}
+
+/* Writes an entry, which is pinned, to the storage. The shard's order monitor is held. */
+static int zc__store_save(zc_cache *c, zc__entry *e) {
+    const zc_store *st = &c->desc.store;
+    zc_bytes key = zc__entry_key(e), *deps = NULL;
+    zc_tag **nodes = zc__entry_deps(e);
+    size_t ndeps = e->ndeps, text_len = 0;
+    zc__buf record;
+    zc_record r;
+    memset(&record, 0, sizeof record);
+    memset(&r, 0, sizeof r);
+    for (size_t i = 0; i < ndeps; i++)
+        for (const zc_tag *p = nodes[i]; p->parent; p = p->parent) text_len += (size_t)p->len + 1;
+    size_t size = ndeps * sizeof *deps + text_len;
+    if (size && !(deps = (zc_bytes *)zc__alloc(&c->mem, size))) return ZC_E_NOMEM;
+    char *text = (char *)(deps + ndeps);
+    for (size_t i = 0; i < ndeps; i++) {
+        deps[i] = zc_slice(text, zc__tag_text(nodes[i], text));
+        text += deps[i].len;
+    }
+    uint64_t now = zc__now(c), now_ms = zc__wall_ms(c), hard = e->expires;
+    r.key = key;
+    r.absent = (e->flags & ZC__ABSENT) != 0;
+    r.value = zc__entry_raw(e);
+    r.deps = deps;
+    r.ndeps = ndeps;
+    r.generation = c->generation;
+    zc__shard *s = zc__shard_of(c, zc__entry_hash(c, e));
+    zc__spin_lock(&s->lock);
+    r.begin = e->begin;
+    uint64_t end = e->expires;
+    zc__spin_unlock(&s->lock);
+    if (e->flags & ZC__EXTRAS) {
+        const zc__extras *x = zc__entry_extras(e);
+        hard = x->hard;
+        r.soft_ms = zc__until_ms(x->soft, now, now_ms);
+        r.tti_ms = x->tti / ZC_MILLISECOND;
+        r.grace_ms = x->grace / ZC_MILLISECOND;
+        end = zc__add_sat(end, x->grace);
+    }
+    r.expires_ms = zc__until_ms(hard, now, now_ms);
+    int rc = zc__record_encode(&c->mem, &r, &record);
+    if (rc == ZC_OK)
+        rc = st->put(st->user, key, zc_slice(record.ptr, record.size),
+                     zc__until_ms(end, now, now_ms));
+    zc__buf_free(&c->mem, &record);
+    zc__free(&c->mem, deps, size);
+    return rc;
+}
+
+static int zc__store_del(zc_cache *c, zc_bytes key) {
+    return c->desc.store.del(c->desc.store.user, key);
+}
+
+/* Keeps a version in the storage, if it keeps versions. */
+static int zc__store_stamp(zc_cache *c, const zc_bytes *tags, size_t n, uint64_t version) {
+    const zc_store *st = &c->desc.store;
+    if (!zc__has_store(c) || !st->tag_put) return ZC_OK;
+    int rc = st->tag_put(st->user, tags, n, version);
+    if (rc >= 0) return ZC_OK;
+    zc__store_fault(c, n ? tags[0] : zc_slice(NULL, 0), rc);
+    return ZC_E_STORE;
+}
+
+/* ============================================================================================
+ * >>cache   The public functions
+ *   Reading     zc_get: hash, shard lock, bucket, entry, one rule, clock if it has a deadline.
+ *   Writing     An entry is made before the lock is taken, and put into the table under it; what gave
+ *               way is told and freed after it. Room is made in the entry's own shard; if that is
+ *               empty, in the others, one after the other.
+ *   Ending      A cache is freed when the last of these is gone: itself, tickets, pinned entries
+ *               that have left the table.
+ * ========================================================================================== */
+
+static inline bool zc__key_ok(zc_bytes key) { return key.ptr || key.len == 0; }
+
+/* ---- read ---- */
+
+/* Counts a miss by its reason. The shard is locked. */
+static int zc__miss(zc__shard *s, const zc__entry *e, zc__state state) {
+    if (!e) s->misses_absent++;
+    else if (state == ZC__DEAD) s->misses_invalidated++;
+    else s->misses_expired++;
+    return ZC_MISS;
+}
+
+/* ---- end a flight ---- */
+
+static void zc__told_load(zc_cache *c, uint64_t elapsed) {
+    uint64_t us = elapsed / 1000;
+    unsigned bucket = us ? 64 - zc__clz64(us) : 0;
+    zc__count(&c->load_ns, elapsed);
+    zc__count(&c->load_histogram[bucket < ZC_LOAD_BUCKETS ? bucket : ZC_LOAD_BUCKETS - 1], 1);
+}
+
+/* Ends a leader's flight with an error; consumes the ticket. A value that may stand in for an error
+ * is delivered instead. */
+static int zc__fail(zc_fill *t, int error, zc_view *view) {
+    zc_cache *c = t->cache;
+    zc__flight *f = t->flight;
+    zc__shard *s = f->shard;
+    int rc = error;
+    bool ended = false;
+    zc__entry *stand_in = error < 0 ? f->fallback : NULL;
+    if (stand_in) {
+        uint64_t seen = zc__seen(&c->trie), now = zc__now(c);
+        zc__spin_lock(&s->lock);
+        bool dead = zc__entry_state(c, stand_in, seen) == ZC__DEAD;
+        if (zc__entry_over(stand_in, now) || (dead && !t->serve_invalidated)) stand_in = NULL;
+        f->good_up_to = stand_in && !dead ? seen : 0;
+        zc__spin_unlock(&s->lock);
+    }
+    zc__spin_lock(&s->lock);
+    if (f->state == ZC__RUNNING) {
+        ended = true;
+        f->error = error;
+        if (stand_in) {
+            zc__entry_pin(stand_in);
+            f->result = stand_in;
+            f->stale = true;
+        }
+        zc__flight_end(s, f, stand_in ? ZC__DONE : ZC__FAILED);
+    }
+    zc__spin_unlock(&s->lock);
+    if (stand_in) {
+        zc__entry_pin(stand_in);
+        rc = zc__deliver(stand_in, t->parent, ZC_STALE, view);
+    }
+    if (ended) zc__flight_wake(f);
+    if (error < 0) {
+        zc_event ev;
+        memset(&ev, 0, sizeof ev);
+        ev.kind = ZC_EVENT_FILL_FAILED;
+        ev.key = zc__flight_key(f);
+        ev.rc = error;
+        ev.elapsed = zc__mono(&c->clock) - t->started;
+        zc__count(&c->fill_errors, 1);
+        zc__told_load(c, ev.elapsed);
+        zc__event(c, &ev);
+    }
+    zc__fill_close(t);
+    return rc;
+}
+
+/* Puts e into the table, making room elsewhere if need be, while `allowed` (may be NULL) may store.
+ * Returns with the lock held: ZC_OK, ZC_REFUSED, ZC_E_NOMEM. */
+static int zc__store_entry(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t hash,
+                           const zc__flight *allowed, zc__entry **garbage) {
+    for (unsigned tries = 0;; tries++) {
+        zc__spin_lock(&s->lock);
+        if (allowed && (!allowed->listed || allowed->fenced)) return ZC_REFUSED;
+        int rc = zc__shard_insert(c, s, e, hash, garbage);
+        if (rc != ZC_MORE) return rc;
+        zc__spin_unlock(&s->lock);
+        /* Room can be taken for a moment by other inserts that are about to finish. */
+        if (!zc__relieve(c, garbage) && tries > 1000) {
+            zc__spin_lock(&s->lock);
+            return ZC_REFUSED;
+        }
+    }
+}
+
+/* Makes the entry of a ticket's value; the ticket's dependencies and object are then the entry's. */
+static zc__entry *zc__fill_entry(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin,
+                                 uint64_t elapsed) {
+    zc_cache *c = t->cache;
+    zc__life life = zc__life_of(c, &t->put, t->absent);
+    life.keep = t->serve_invalidated;
+    life.load = elapsed;
+    life.extras = life.extras || t->timed;
+    size_t ndeps = t->dep_error ? 0 : t->ndeps;
+    const zc__object *object = t->object.drop ? &t->object : NULL;
+    zc__entry *e;
+    do e = zc__entry_new(c, key, value, object, t->deps, ndeps, &life, begin);
+    while (!e && zc__relieve_block(c));
+    if (!e) return NULL;
+    if (t->absent) e->flags |= ZC__ABSENT;
+    if (ndeps) t->ndeps = 0;
+    t->object.drop = NULL;
+    return e;
+}
+
+static int zc__commit(zc_fill *t, zc_view *view) {
+    zc_cache *c = t->cache;
+    zc__flight *f = t->flight;
+    zc__shard *s = f->shard;
+    uint64_t elapsed = zc__mono(&c->clock) - t->started, seen = zc__seen(&c->trie);
+    zc__entry *garbage = NULL;
+    if (!t->has_value) return zc__fail(t, ZC_E_LOADER, view);
+    if (!t->dep_error) (void)zc__fill_settle(t);
+    if (t->dep_error && t->parent) t->parent->dep_error = t->dep_error;
+    bool fresh = !zc__trie_killer(&c->trie, t->deps, t->ndeps, t->begin);
+    zc__entry *e = zc__fill_entry(t, zc__flight_key(f), zc_slice(t->value.ptr, t->value.size),
+                                  fresh ? seen : t->begin, elapsed);
+    if (!e) return zc__fail(t, ZC_E_NOMEM, view);
+    bool fits = zc__entry_cost(e) <= c->desc.max_entry_bytes;
+    bool store = fresh && fits && !t->no_store && !t->dep_error;
+    bool through = zc__has_store(c) && store && !t->from_store && !(e->flags & ZC__OBJECT);
+
+    if (through) zc__monitor_lock(&s->order);
+    int put = ZC_REFUSED;
+    if (store) put = zc__store_entry(c, s, e, f->hash, f, &garbage);
+    else zc__spin_lock(&s->lock);
+    bool late = !f->listed || f->fenced, ended = f->state == ZC__RUNNING;
+    zc__entry_pin(e); /* ours, until the end of this function */
+    if (ended) {
+        zc__entry_pin(e);
+        f->result = e;
+        f->good_up_to = fresh ? seen : f->begin;
+        f->dep_error = t->dep_error;
+        zc__flight_end(s, f, ZC__DONE);
+    }
+    zc__spin_unlock(&s->lock);
+    int saved = through && put == ZC_OK ? zc__store_save(c, e) : ZC_OK;
+    if (through) zc__monitor_unlock(&s->order);
+    if (saved < 0) zc__store_fault(c, zc__entry_key(e), saved);
+    if (ended) zc__flight_wake(f);
+    zc__reap(c, garbage);
+
+    int rc = put == ZC_OK ? ZC_OK : late ? ZC_E_LEASE : ZC_REFUSED;
+    zc__count(late ? &c->fills_late : &c->fills, !t->from_store);
+    if (put != ZC_OK && !late) zc__count(&c->refused, 1);
+    if (!t->from_store) {
+        zc_event ev;
+        memset(&ev, 0, sizeof ev);
+        ev.kind = ZC_EVENT_FILLED;
+        ev.key = zc__entry_key(e);
+        ev.value = zc__entry_value(e);
+        ev.rc = rc;
+        ev.elapsed = elapsed;
+        zc__told_load(c, elapsed);
+        zc__event(c, &ev);
+    }
+    if (put == ZC_OK && e->flags & ZC__ABSENT) rc = ZC_ABSENT;
+    zc_fill *parent = t->parent;
+    if (put != ZC_OK) zc__entry_drop(c, e); /* the table does not own it */
+    if (parent) zc__fill_inherit(parent, e);
+    if (view) (void)zc__deliver(e, NULL, ZC_OK, view); /* our pin is the view's */
+    else zc__entry_unpin(c, e);
+    zc__fill_close(t);
+    return rc;
+}
+
+/* ---- read ---- */
+
+/* A read that the table cannot answer, with a storage behind it. */
+static int zc__get_through(zc_cache *c, zc_bytes key, zc_view *view) {
+    zc_fetch_opts o;
+    zc_fill *t;
+    memset(&o, 0, sizeof o);
+    int rc = zc__begin(c, key, &o, view, &t);
+    if (!t) return rc;
+    if (rc == ZC_FOLLOW) {
+        /* Somebody computes it; what the storage has may do. A flight of our own, which is not
+         * listed and so stores nothing. */
+        zc__fill_close(t);
+        if (!(t = zc__fill_new(c, &o))) return ZC_E_NOMEM;
+        t->leader = true;
+        t->flight = zc__flight_new(c, zc__hash(key, c->seed), key);
+        if (!t->flight) {
+            zc__fill_close(t);
+            return ZC_E_NOMEM;
+        }
+        t->flight->refs = 1;
+        t->flight->begin = t->begin = zc__seen(&c->trie);
+        t->started = zc__mono(&c->clock);
+    }
+    if (rc == ZC_OK || rc == ZC_STALE) { /* a refresh is for zc_fetch */
+        (void)zc__fail(t, 0, NULL);
+        return rc;
+    }
+    if (zc__store_load(t) == ZC_OK) {
+        rc = zc__commit(t, view);
+        return rc < 0 && rc != ZC_E_LEASE ? rc : rc == ZC_ABSENT ? ZC_ABSENT : ZC_OK;
+    }
+    (void)zc__fail(t, 0, NULL);
+    return ZC_MISS;
+}
+
+/* What a look-up in the table gives, with the shard locked: *e is the entry, if it may be served. */
+static inline int zc__look(zc_cache *c, zc__shard *s, uint64_t hash, zc_bytes key, zc__entry **e) {
+    *e = zc__table_find(s, hash, key);
+    zc__state state = ZC__DEAD;
+    if (ZC__LIKELY(*e != NULL)) {
+        state = zc__entry_state(c, *e, zc__seen(&c->trie));
+        if (ZC__LIKELY(state <= ZC__SOFT)) {
+            zc__entry_touch(c, *e);
+            s->hits++;
+            s->hits_stale += state == ZC__SOFT;
+            return (*e)->flags & ZC__ABSENT ? ZC_ABSENT : state == ZC__SOFT ? ZC_STALE : ZC_OK;
+        }
+    }
+    if (!zc__has_store(c)) zc__miss(s, *e, state);
+    return ZC_MISS;
+}
+
+static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view) {
+    zc__shard *s = zc__shard_of(c, hash);
+    zc__entry *e;
+    zc__spin_lock(&s->lock);
+    int rc = zc__look(c, s, hash, key, &e);
+    if (rc != ZC_MISS) zc__entry_pin(e);
+    zc__spin_unlock(&s->lock);
+    if (rc != ZC_MISS) return zc__deliver(e, NULL, rc, view);
+    return ZC__UNLIKELY(zc__has_store(c)) ? zc__get_through(c, key, view) : ZC_MISS;
+}
+
+static inline int zc__check_key(const zc_cache *c, zc_bytes key) {
+    if (ZC__UNLIKELY(!c || (!key.ptr && key.len))) return ZC_E_INVAL;
+    return ZC__UNLIKELY(key.len > ZC_KEY_MAX) ? ZC_E_KEY : ZC_OK;
+}
+
+ZOOCACHE_API int zc_get(zc_cache *cache, zc_bytes key, zc_view *view) {
+    if (!view) return ZC_E_INVAL;
+    memset(view, 0, sizeof *view);
+    int rc = zc__check_key(cache, key);
+    return rc != ZC_OK ? rc : zc__get_hashed(cache, key, zc__hash(key, cache->seed), view);
+}
+
+#define ZC__COPY_LOCKED 4096u /* longer values are pinned and copied without the lock */
+
+ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t cap, size_t *len) {
+    int rc = zc__check_key(cache, key);
+    if (len) *len = 0;
+    if (rc != ZC_OK || (!buf && cap)) return rc != ZC_OK ? rc : ZC_E_INVAL;
+    uint64_t hash = zc__hash(key, cache->seed);
+    zc__shard *s = zc__shard_of(cache, hash);
+    zc__entry *e;
+    zc__spin_lock(&s->lock);
+    rc = zc__look(cache, s, hash, key, &e);
+    if (ZC__LIKELY(rc != ZC_MISS && e->value_len <= ZC__COPY_LOCKED && !(e->flags & ZC__OBJECT))) {
+        size_t n = e->value_len;
+        if (len) *len = n;
+        if (ZC__LIKELY(n <= cap)) {
+            if (n) memcpy(buf, zc__entry_bytes(e) + zc__value_at(e), n);
+        } else {
+            rc = ZC_E_RANGE;
+        }
+        zc__spin_unlock(&s->lock);
+        return rc;
+    }
+    if (rc != ZC_MISS) zc__entry_pin(e);
+    zc__spin_unlock(&s->lock);
+    zc_view view;
+    memset(&view, 0, sizeof view);
+    if (rc != ZC_MISS) rc = zc__deliver(e, NULL, rc, &view);
+    else if (zc__has_store(cache)) rc = zc__get_through(cache, key, &view);
+    if (!view.pin) return rc;
+    if (((zc__entry *)view.pin)->flags & ZC__OBJECT) {
+        rc = ZC_E_INVAL;
+    } else {
+        if (len) *len = view.size;
+        if (view.size > cap) rc = ZC_E_RANGE;
+        else if (view.size) memcpy(buf, view.data, view.size);
+    }
+    zc__entry_unpin(cache, (zc__entry *)view.pin);
+    return rc;
+}
+
+ZOOCACHE_API int zc_get_many(zc_cache *cache, const zc_bytes *keys, size_t n, zc_view *views,
+                             int *results) {
+    uint64_t hash[16];
+    int found = 0;
+    if (!cache || (n && (!keys || !views || !results))) return ZC_E_INVAL;
+    if (n) memset(views, 0, n * sizeof *views);
+    for (size_t i = 0; i < n; i += 16) {
+        size_t batch = n - i < 16 ? n - i : 16;
+        for (size_t k = 0; k < batch; k++) {
+            results[i + k] = zc__check_key(cache, keys[i + k]);
+            if (results[i + k] != ZC_OK) continue;
+            hash[k] = zc__hash(keys[i + k], cache->seed);
+            ZC__PREFETCH(zc__shard_of(cache, hash[k]));
+        }
+        for (size_t k = 0; k < batch; k++) {
+            if (results[i + k] != ZC_OK) continue;
+            zc__shard *s = zc__shard_of(cache, hash[k]);
+            zc__spin_lock(&s->lock);
+            if (s->nbuckets) ZC__PREFETCH(&s->buckets[zc__home_of(hash[k], s->nbuckets)]);
+            zc__spin_unlock(&s->lock);
+        }
+        for (size_t k = 0; k < batch; k++) {
+            if (results[i + k] != ZC_OK) continue;
+            results[i + k] = zc__get_hashed(cache, keys[i + k], hash[k], &views[i + k]);
+            found += results[i + k] == ZC_OK;
+        }
+    }
+    return found;
+}
+
+ZOOCACHE_API void zc_release(zc_cache *cache, zc_view *view) {
+    if (!view || !view->pin) return;
+    zc__entry *e = (zc__entry *)view->pin;
+    memset(view, 0, sizeof *view);
+    zc__entry_unpin(cache, e);
+}
+
+/* ---- write ---- */
+
+/* A put or del of a key that is being computed: the value to come must not undo it. */
+static void zc__fence(zc__shard *s, uint64_t hash, zc_bytes key) {
+    zc__flight *f = s->nflights ? zc__flight_find(s, hash, key) : NULL;
+    if (f) f->fenced = true;
+}
+
+ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
+    int rc = zc__check_key(cache, key), stored = ZC_OK;
+    if (rc != ZC_OK) return rc;
+    uint64_t hash = zc__hash(key, cache->seed);
+    zc__shard *s = zc__shard_of(cache, hash);
+    zc__entry *garbage = NULL;
+    bool through = zc__has_store(cache);
+    if (through) zc__monitor_lock(&s->order);
+    zc__spin_lock(&s->lock);
+    zc__fence(s, hash, key);
+    zc__entry *e = zc__table_find(s, hash, key);
+    if (e) zc__shard_remove(cache, s, e, hash, ZC_CAUSE_DELETED, &garbage);
+    zc__spin_unlock(&s->lock);
+    if (through) {
+        stored = zc__store_del(cache, key);
+        zc__monitor_unlock(&s->order);
+    }
+    if (stored < 0) zc__store_fault(cache, key, stored);
+    zc__reap(cache, garbage);
+    return e ? ZC_OK : ZC_MISS;
+}
+
+/* Stores the value of a ticket without a flight. Consumes nothing of it but what the entry takes. */
+static int zc__put(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin) {
+    zc_cache *c = t->cache;
+    uint64_t seen = zc__seen(&c->trie), hash = zc__hash(key, c->seed);
+    zc__shard *s = zc__shard_of(c, hash);
+    zc__entry *garbage = NULL;
+    int rc = zc__fill_static_deps(t, &t->put), saved = ZC_OK;
+    if (rc == ZC_OK) rc = zc__fill_settle(t);
+    if (rc != ZC_OK) return rc;
+    if (begin > seen) return ZC_E_INVAL;
+    bool dead = begin && begin < seen && zc__trie_killer(&c->trie, t->deps, t->ndeps, begin);
+    zc__entry *e = zc__fill_entry(t, key, value, seen, 0);
+    if (!e) return ZC_E_NOMEM;
+    if (dead || zc__entry_cost(e) > c->desc.max_entry_bytes) {
+        rc = ZC_REFUSED;
+    } else {
+        bool through = zc__has_store(c), bytes = !(e->flags & ZC__OBJECT);
+        if (through) zc__monitor_lock(&s->order);
+        rc = zc__store_entry(c, s, e, hash, NULL, &garbage);
+        if (rc == ZC_OK) zc__fence(s, hash, key);
+        if (rc == ZC_OK && through) zc__entry_pin(e);
+        zc__spin_unlock(&s->lock);
+        if (through) {
+            if (rc == ZC_OK) saved = bytes ? zc__store_save(c, e) : zc__store_del(c, key);
+            zc__monitor_unlock(&s->order);
+            if (rc == ZC_OK) zc__entry_unpin(c, e);
+        }
+        if (saved < 0) zc__store_fault(c, key, saved);
+        zc__reap(c, garbage);
+    }
+    if (rc == ZC_OK) return ZC_OK;
+    e->flags &= (uint16_t)~ZC__OBJECT; /* the object stays the caller's */
+    zc__entry_drop(c, e);
+    if (rc == ZC_REFUSED) {
+        zc__count(&c->refused, 1);
+        (void)zc_del(c, key);
+    }
+    return rc;
+}
+
+ZOOCACHE_API int zc_put(zc_cache *cache, zc_bytes key, zc_bytes value, const zc_put_opts *opts) {
+    zc_fill t;
+    int rc = zc__check_key(cache, key);
+    if (rc != ZC_OK) return rc;
+    zc__fill_init(&t, cache);
+    if (opts) t.put = *opts;
+    if ((t.put.ndeps && !t.put.deps) || (t.put.ntags && !t.put.tags)) return ZC_E_INVAL;
+    if (t.put.absent && t.put.drop) return ZC_E_INVAL;
+    if (t.put.absent) {
+        t.absent = true;
+        value = zc_slice(NULL, 0);
+    }
+    if (t.put.drop) {
+        t.object.ptr = (void *)(uintptr_t)value.ptr;
+        t.object.size = value.len;
+        t.object.drop = t.put.drop;
+        t.object.user = t.put.drop_user;
+    } else if ((!value.ptr && value.len) || value.len > UINT32_MAX / 2) {
+        return ZC_E_INVAL;
+    }
+    rc = zc__put(&t, key, value, t.put.begin);
+    t.object.drop = NULL;
+    zc__fill_clear(&t);
+    return rc;
+}
+
+ZOOCACHE_API uint64_t zc_begin(zc_cache *cache) { return cache ? zc__seen(&cache->trie) : 0; }
+
+/* ---- fill ---- */
+
+static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *o) {
+    int rc = zc__check_key(c, key);
+    if (rc != ZC_OK) return rc;
+    if ((o->put.ndeps && !o->put.deps) || (o->put.ntags && !o->put.tags)) return ZC_E_INVAL;
+    return o->put.drop || o->put.absent || o->put.begin ? ZC_E_INVAL : ZC_OK;
+}
+
+/* Runs a leader's flight to its end; consumes the ticket. The value of a flight that could not store
+ * it is good for this caller all the same. */
+static int zc__lead(zc_fill *t, zc_loader loader, void *user, bool refresh, zc_view *view) {
+    zc_cache *c = t->cache;
+    bool loaded = !refresh && zc__has_store(c) && zc__store_load(t) == ZC_OK;
+    if (!loaded) {
+        int rc = loader(t, user);
+        if (rc != ZC_OK) return zc__fail(t, rc < 0 ? rc : ZC_E_LOADER, view);
+    }
+    bool absent = t->absent;
+    int rc = zc__commit(t, view);
+    if (rc == ZC_REFUSED || rc == ZC_E_LEASE) return absent ? ZC_ABSENT : ZC_OK;
+    return rc;
+}
+
+static void zc__wake_worker(zc_cache *c) {
+    if (!c->worker_runs) return;
+    zc__monitor_lock(&c->worker);
+    c->worker_woken = true;
+    zc__monitor_wake(&c->worker);
+    zc__monitor_unlock(&c->worker);
+}
+
+/* Leaves a refresh to the worker, or to the next zc_poll(). */
+static void zc__refresh_later(zc_cache *c, zc_fill *t) {
+    zc__count(&c->refreshes, 1);
+    t->next = NULL;
+    t->parent = NULL;
+    zc__spin_lock(&c->jobs_lock);
+    if (c->jobs_tail) c->jobs_tail->next = t;
+    else c->jobs = t;
+    c->jobs_tail = t;
+    zc__spin_unlock(&c->jobs_lock);
+    zc__wake_worker(c);
+}
+
+static zc_fill *zc__next_refresh(zc_cache *c) {
+    zc__spin_lock(&c->jobs_lock);
+    zc_fill *t = c->jobs;
+    if (t) c->jobs = t->next;
+    if (!c->jobs) c->jobs_tail = NULL;
+    zc__spin_unlock(&c->jobs_lock);
+    return t;
+}
+
+/* One go of zc_fetch. ZC_RETRY: another is needed; *scheduled: `user` is needed later, too. */
+static int zc__fetch_once(zc_cache *c, zc_bytes key, zc_loader loader, void *user,
+                          const zc_fetch_opts *o, uint64_t deadline, zc_view *view,
+                          bool *scheduled) {
+    zc_fill *t;
+    int rc = zc__begin(c, key, o, view, &t);
+    if (rc == ZC_LEAD) return zc__lead(t, loader, user, false, view);
+    if (rc != ZC_FOLLOW) {
+        if (t) {
+            t->loader = loader;
+            t->user = user;
+            t->release = o->release;
+            *scheduled = true;
+            zc__refresh_later(c, t);
+        }
+        return rc;
+    }
+    uint64_t now = o->wait_timeout ? zc__mono(&c->clock) : 0;
+    uint64_t left = deadline == ZC_NEVER ? ZC_NEVER : deadline > now ? deadline - now : 0;
+    rc = zc__wait(t, left, view);
+    zc__fill_close(t);
+    /* Without threads nobody else can end the flight while this call waits. */
+    return rc != ZC_PENDING ? rc : ZC_E_TIMEOUT;
+}
+
+ZOOCACHE_API int zc_fetch(zc_cache *cache, zc_bytes key, zc_loader loader, void *user,
+                          const zc_fetch_opts *opts, zc_view *view) {
+    zc_fetch_opts none;
+    bool scheduled = false;
+    if (!view || !loader) return ZC_E_INVAL;
+    memset(view, 0, sizeof *view);
+    memset(&none, 0, sizeof none);
+    if (!opts) opts = &none;
+    int rc = zc__check_opts(cache, key, opts);
+    if (rc == ZC_OK) {
+        uint64_t deadline = ZC_NEVER;
+        if (opts->wait_timeout)
+            deadline = zc__add_sat(zc__mono(&cache->clock), opts->wait_timeout);
+        do rc = zc__fetch_once(cache, key, loader, user, opts, deadline, view, &scheduled);
+        while (rc == ZC_RETRY);
+    }
+    if (opts->release && !scheduled) opts->release(user);
+    return rc;
+}
+
+ZOOCACHE_API int zc_flight_begin(zc_cache *cache, zc_bytes key, const zc_fetch_opts *opts,
+                                 zc_view *view, zc_fill **fill) {
+    zc_fetch_opts none;
+    if (!view || !fill) return ZC_E_INVAL;
+    memset(view, 0, sizeof *view);
+    *fill = NULL;
+    memset(&none, 0, sizeof none);
+    if (!opts) opts = &none;
+    int rc = zc__check_opts(cache, key, opts);
+    if (rc != ZC_OK) return rc;
+    rc = zc__begin(cache, key, opts, view, fill);
+    if (rc == ZC_LEAD && zc__has_store(cache) && zc__store_load(*fill) == ZC_OK) {
+        zc_fill *t = *fill;
+        *fill = NULL;
+        bool absent = t->absent;
+        rc = zc__commit(t, view);
+        if (rc == ZC_REFUSED || rc == ZC_E_LEASE) rc = absent ? ZC_ABSENT : ZC_OK;
+    }
+    return rc;
+}
+
+ZOOCACHE_API int zc_flight_commit(zc_fill *fill, zc_view *view) {
+    if (view) memset(view, 0, sizeof *view);
+    if (!fill || !fill->leader) return ZC_E_INVAL;
+    return zc__commit(fill, view);
+}
+
+ZOOCACHE_API void zc_flight_abandon(zc_fill *fill, int error) {
+    if (!fill) return;
+    if (fill->leader) (void)zc__fail(fill, error > 0 ? ZC_E_LOADER : error, NULL);
+    else zc__fill_close(fill);
+}
+
+ZOOCACHE_API int zc_flight_wait(zc_fill *fill, uint64_t timeout, zc_view *view) {
+    if (!view) return ZC_E_INVAL;
+    memset(view, 0, sizeof *view);
+    if (!fill || fill->leader) return ZC_E_INVAL;
+    int rc = zc__wait(fill, timeout, view);
+    if (rc != ZC_PENDING) zc__fill_close(fill);
+    return rc;
+}
+
+ZOOCACHE_API int zc_flight_notify(zc_fill *fill, void (*fn)(void *user), void *user) {
+    if (!fill || !fn || fill->leader || fill->watching) return ZC_E_INVAL;
+    zc__flight *f = fill->flight;
+    zc__spin_lock(&f->shard->lock);
+    bool running = f->state == ZC__RUNNING;
+    if (running) {
+        fill->notify = fn;
+        fill->notify_user = user;
+        fill->next = f->watchers;
+        f->watchers = fill;
+        fill->watching = true;
+    }
+    zc__spin_unlock(&f->shard->lock);
+    if (!running) fn(user);
+    return ZC_OK;
+}
+
+/* ---- invalidate ---- */
+
+static void zc__told_invalidated(zc_cache *c, zc_bytes tag, uint64_t version) {
+    zc_event ev;
+    if (!c->desc.events.version) return;
+    memset(&ev, 0, sizeof ev);
+    ev.kind = ZC_EVENT_INVALIDATED;
+    ev.key = tag;
+    ev.version = version;
+    zc__event(c, &ev);
+}
+
+/* Stamps n checked paths in one step. Where a node cannot be made for want of memory, the floor of
+ * the deepest one there is does its work: nothing below depends on the tag yet, but a fill under way
+ * may come to. */
+static uint64_t zc__invalidate_paths(zc_cache *c, const zc__path *paths, zc_tag **nodes, bool *floors,
+                                     size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        zc_tag *deepest = NULL;
+        nodes[i] = zc__tag_acquire(&c->trie, &paths[i], &deepest);
+        floors[i] = !nodes[i];
+        if (floors[i]) nodes[i] = deepest;
+    }
+    uint64_t v = zc__trie_stamp(&c->trie, nodes, floors, n);
+    for (size_t i = 0; i < n; i++) zc__tag_unref(&c->trie, nodes[i]);
+    return v;
+}
+
+ZOOCACHE_API int zc_invalidate(zc_cache *cache, zc_bytes tag) {
+    zc__path path;
+    zc_tag *node;
+    bool floors;
+    if (!cache) return ZC_E_INVAL;
+    int rc = zc__path_parse(tag, &path);
+    if (rc != ZC_OK) return rc;
+    uint64_t v = zc__invalidate_paths(cache, &path, &node, &floors, 1);
+    rc = zc__store_stamp(cache, &tag, 1, v);
+    zc__told_invalidated(cache, tag, v);
+    return rc;
+}
+
+ZOOCACHE_API int zc_invalidate_many(zc_cache *cache, const zc_bytes *tags, size_t n) {
+    zc__path path;
+    if (!cache || (n && !tags) || n > SIZE_MAX / 256) return ZC_E_INVAL;
+    if (n == 0) return ZC_OK;
+    for (size_t i = 0; i < n; i++) {
+        int rc = zc__path_parse(tags[i], &path);
+        if (rc != ZC_OK) return rc;
+    }
+    size_t each = sizeof(zc_tag *) + sizeof(zc__path) + sizeof(bool);
+    zc_tag **nodes = (zc_tag **)zc__alloc(&cache->mem, n * each), *root = &cache->trie.root;
+    uint64_t v;
+    if (nodes) {
+        zc__path *paths = (zc__path *)(void *)(nodes + n);
+        for (size_t i = 0; i < n; i++) (void)zc__path_parse(tags[i], &paths[i]);
+        v = zc__invalidate_paths(cache, paths, nodes, (bool *)(void *)(paths + n), n);
+        zc__free(&cache->mem, nodes, n * each);
+    } else {
+        v = zc__trie_stamp(&cache->trie, &root, NULL, 1); /* too much rather than too little */
+    }
+    int rc = zc__store_stamp(cache, tags, n, v);
+    for (size_t i = 0; i < n; i++) zc__told_invalidated(cache, tags[i], v);
+    return rc;
+}
+
+ZOOCACHE_API int zc_invalidate_tag(zc_cache *cache, zc_tag *tag) {
+    char text[ZC_TAG_MAX];
+    if (!cache || !tag) return ZC_E_INVAL;
+    uint64_t v = zc__trie_stamp(&cache->trie, &tag, NULL, 1);
+    if (!zc__has_store(cache) && !cache->desc.events.version) return ZC_OK;
+    zc_bytes name = zc_slice(text, zc__tag_text(tag, text));
+    int rc = zc__store_stamp(cache, &name, 1, v);
+    zc__told_invalidated(cache, name, v);
+    return rc;
+}
+
+/* Empties a shard. */
+static void zc__shard_purge(zc_cache *c, zc__shard *s, zc_cause cause, zc__entry **garbage) {
+    ZC__ASSERT_HELD(&s->lock);
+    for (uint32_t i = 0; i < s->nbuckets; i++) {
+        zc__bucket *b = &s->buckets[i];
+        for (unsigned k = 0; k < ZC__SLOTS; k++) {
+            zc__entry *e = b->slot[k];
+            if (!e) continue;
+            e->state = (uint8_t)cause;
+            e->next = *garbage;
+            *garbage = e;
+            s->removed[cause]++;
+        }
+        memset(b, 0, sizeof *b);
+    }
+    memset(s->policy.queue, 0, sizeof s->policy.queue);
+    s->policy.full = false;
+    zc__limit_give(&c->entries, s->count);
+    zc__limit_give(&c->cost, s->cost);
+    s->count = s->cursor = 0;
+    s->bytes = s->cost = 0;
+    s->next_expiry = s->sweep_expiry = ZC_NEVER;
+}
+
+ZOOCACHE_API int zc_clear(zc_cache *cache) {
+    if (!cache) return ZC_E_INVAL;
+    zc_tag *root = &cache->trie.root;
+    zc_bytes name = zc_slice("", 0);
+    uint64_t v = zc__trie_stamp(&cache->trie, &root, NULL, 1);
+    int rc = zc__store_stamp(cache, &name, 1, v);
+    if (zc__has_store(cache)) {
+        int cleared = cache->desc.store.clear(cache->desc.store.user);
+        if (cleared < 0) {
+            zc__store_fault(cache, name, cleared);
+            rc = ZC_E_STORE;
+        }
+    }
+    for (uint32_t i = 0; i < cache->nshards; i++) {
+        zc__entry *garbage = NULL;
+        zc__spin_lock(&cache->shards[i].lock);
+        zc__shard_purge(cache, &cache->shards[i], ZC_CAUSE_INVALIDATED, &garbage);
+        zc__spin_unlock(&cache->shards[i].lock);
+        zc__reap(cache, garbage);
+    }
+    zc__told_invalidated(cache, name, v);
+    return rc;
+}
+
+ZOOCACHE_API int zc_tag_check(zc_bytes tag) {
+    zc__path path;
+    return zc__path_parse(tag, &path);
+}
+
+ZOOCACHE_API int zc_tag_intern(zc_cache *cache, zc_bytes tag, zc_tag **out) {
+    if (!out) return ZC_E_INVAL;
+    *out = NULL;
+    return cache ? zc__tag_get(cache, tag, out) : ZC_E_INVAL;
+}
+
+ZOOCACHE_API void zc_tag_release(zc_cache *cache, zc_tag *tag) {
+    if (cache && tag) zc__tag_unref(&cache->trie, tag);
+}
+
+ZOOCACHE_API int zc_tag_version(zc_cache *cache, zc_bytes tag, uint64_t *version) {
+    zc__path path;
+    if (!version) return ZC_E_INVAL;
+    *version = 0;
+    if (!cache) return ZC_E_INVAL;
+    int rc = zc__path_parse(tag, &path);
+    if (rc != ZC_OK) return rc;
+    zc_tag *n = NULL;
+    if (cache->desc.store.tag_get) { /* only a node can be asked about */
+        rc = zc__tag_get(cache, tag, &n);
+        if (rc == ZC_OK && zc__store_learn(cache, n) != ZC_OK) rc = ZC_E_STORE;
+        if (rc == ZC_OK) *version = zc__load_acq(&n->version);
+    } else {
+        /* The node, or the floor of the deepest one above where it would be. */
+        for (unsigned depth = path.depth; !n && depth; depth--) {
+            n = zc__tag_lookup(&cache->trie, &path, depth);
+            if (n) *version = zc__load_acq(depth == path.depth ? &n->version : &n->floor);
+        }
+        if (!n) *version = zc__load_acq(&cache->trie.root.floor);
+    }
+    if (n) zc__tag_unref(&cache->trie, n);
+    return rc;
+}
+
+ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age) {
+    size_t total = 0, found;
+    if (!cache) return 0;
+    uint64_t now_s = zc__now(cache) / ZC_SECOND, age_s = max_age / ZC_SECOND;
+    if (age_s > now_s) return 0;
+    do { /* a parent is idle when its last child has gone */
+        found = 0;
+        for (unsigned i = 0; i < ZC__STRIPES; i++) {
+            zc__stripe *s = &cache->trie.stripes[i];
+            zc__spin_lock(&s->lock);
+            uint32_t left = s->nbuckets;
+            zc__spin_unlock(&s->lock);
+            for (; left; left -= left < 64 ? left : 64)
+                found += zc__stripe_sweep(&cache->trie, s, 64, now_s - age_s);
+        }
+        total += found;
+    } while (found);
+    return total;
+}
+
+/* ---- keep house ---- */
+
+/* Sweeps the shards that have something to sweep, until `deadline`. True: work remains. */
+static bool zc__sweep(zc_cache *c, uint64_t deadline) {
+    uint64_t now = zc__now(c), seen = zc__seen(&c->trie);
+    for (uint32_t i = 0; i < c->nshards; i++) {
+        zc__shard *s = &c->shards[c->sweep_shard];
+        for (bool done = false; !done;) {
+            zc__entry *garbage = NULL;
+            zc__spin_lock(&s->lock);
+            done = !s->count || (s->cursor == 0 && now < s->next_expiry && s->swept >= seen);
+            if (!done) done = zc__shard_sweep(c, s, 8, now, &garbage);
+            zc__spin_unlock(&s->lock);
+            zc__reap(c, garbage);
+            if (!done && zc__mono(&c->clock) >= deadline) return true;
+        }
+        c->sweep_shard = (c->sweep_shard + 1) & (c->nshards - 1);
+    }
+    return false;
+}
+
+/* Looks at a part of the trie for tags that are idle for prune_after. */
+static void zc__prune_some(zc_cache *c) {
+    uint64_t now_s = zc__load_rlx(&c->trie.now_s), age_s = c->desc.prune_after / ZC_SECOND;
+    if (!zc__load_rlx(&c->trie.idle) || age_s > now_s) return;
+    for (unsigned i = 0; i < ZC__STRIPES; i++)
+        zc__stripe_sweep(&c->trie, &c->trie.stripes[i], 64, now_s - age_s);
+}
+
+ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
+    if (!cache) return ZC_E_INVAL;
+    uint64_t deadline = zc__add_sat(zc__mono(&cache->clock), zc__mul_sat(budget_us, 1000));
+    for (zc_fill *t; (t = zc__next_refresh(cache)) != NULL;) {
+        zc_view view;
+        memset(&view, 0, sizeof view);
+        t->started = zc__mono(&cache->clock);
+        (void)zc__lead(t, t->loader, t->user, true, &view);
+        zc_release(cache, &view);
+        if (zc__mono(&cache->clock) >= deadline) return ZC_MORE;
+    }
+    if (!zc__spin_trylock(&cache->house)) return ZC_OK; /* somebody is at it */
+    bool more = zc__sweep(cache, deadline);
+    zc__prune_some(cache);
+    zc__spin_unlock(&cache->house);
+    return more ? ZC_MORE : ZC_OK;
+}
+
+#ifndef ZOOCACHE_NO_THREADS
+ZC__THREAD_FN(zc__worker_main, arg) {
+    zc_cache *c = (zc_cache *)arg;
+    uint64_t pause = 100 * ZC_MILLISECOND;
+    zc__monitor_lock(&c->worker);
+    while (!c->worker_stop) {
+        if (!c->worker_woken) zc__monitor_sleep(&c->worker, pause);
+        c->worker_woken = false;
+        if (c->worker_stop) break;
+        zc__monitor_unlock(&c->worker);
+        /* At most a fifth of a core, however much there is to do. */
+        pause = zc_poll(c, 2000) == ZC_MORE ? 8 * ZC_MILLISECOND : 100 * ZC_MILLISECOND;
+        zc__monitor_lock(&c->worker);
+    }
+    zc__monitor_unlock(&c->worker);
+    return ZC__THREAD_RESULT;
+}
+#endif
+
+static int zc__worker_start(zc_cache *c) {
+#ifndef ZOOCACHE_NO_THREADS
+    if (!zc__monitor_init(&c->worker)) return ZC_E_THREAD;
+    c->worker_stop = 0;
+    c->worker_woken = false;
+    c->worker_runs = true;
+    if (zc__thread_start(&c->thread, zc__worker_main, c)) return ZC_OK;
+    c->worker_runs = false;
+    zc__monitor_destroy(&c->worker);
+#else
+    (void)c;
+#endif
+    return ZC_E_THREAD;
+}
+
+static void zc__worker_end(zc_cache *c) {
+    if (!c->worker_runs) return;
+#ifndef ZOOCACHE_NO_THREADS
+    zc__monitor_lock(&c->worker);
+    c->worker_stop = 1;
+    zc__monitor_wake(&c->worker);
+    zc__monitor_unlock(&c->worker);
+    zc__thread_join(c->thread);
+    zc__monitor_destroy(&c->worker);
+#endif
+    c->worker_runs = false;
+}
+
+/* ---- locking everything: fork, check ---- */
+
+static void zc__lock_all(zc_cache *c) {
+    for (uint32_t i = 0; i < c->nshards && zc__has_store(c); i++)
+        zc__monitor_lock(&c->shards[i].order);
+    zc__spin_lock(&c->trie.writer);
+    for (uint32_t i = 0; i < c->nshards; i++) zc__spin_lock(&c->shards[i].lock);
+    for (uint32_t i = 0; i < ZC__STRIPES; i++) zc__spin_lock(&c->trie.stripes[i].lock);
+    zc__spin_lock(&c->jobs_lock);
+    zc__spin_lock(&c->graph_lock);
+    if (c->mem.arena) zc__spin_lock(&c->mem.arena->lock);
+}
+
+static void zc__unlock_all(zc_cache *c, bool monitors) {
+    if (c->mem.arena) zc__spin_unlock(&c->mem.arena->lock);
+    zc__spin_unlock(&c->graph_lock);
+    zc__spin_unlock(&c->jobs_lock);
+    for (uint32_t i = 0; i < ZC__STRIPES; i++) zc__spin_unlock(&c->trie.stripes[i].lock);
+    for (uint32_t i = 0; i < c->nshards; i++) zc__spin_unlock(&c->shards[i].lock);
+    zc__spin_unlock(&c->trie.writer);
+    for (uint32_t i = 0; i < c->nshards && zc__has_store(c) && monitors; i++)
+        zc__monitor_unlock(&c->shards[i].order);
+}
+
+ZOOCACHE_API void zc_fork_prepare(zc_cache *cache) {
+    if (cache) zc__lock_all(cache);
+}
+
+ZOOCACHE_API void zc_fork_parent(zc_cache *cache) {
+    if (cache) zc__unlock_all(cache, true);
+}
+
+ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
+    int rc = ZC_OK;
+    if (!cache) return ZC_E_INVAL;
+    for (uint32_t i = 0; i < cache->nshards; i++) {
+        zc__shard *s = &cache->shards[i];
+        if (zc__has_store(cache) && !zc__monitor_init(&s->order)) rc = ZC_E_THREAD;
+        /* Their leaders and followers are threads of the parent: their tickets are lost here. */
+        for (uint32_t b = 0; b < s->flight_buckets; b++)
+            while (s->flights[b]) zc__flight_end(s, s->flights[b], ZC__LOST);
+    }
+    zc__unlock_all(cache, false);
+    zc__store_rel(&cache->house.held, 0u);
+    if (cache->worker_runs) rc = zc__worker_start(cache) == ZC_OK ? rc : ZC_E_THREAD;
+    return rc;
+}
+
+/* ---- open, close ---- */
+
+static bool zc__desc_valid(const zc_desc *d) {
+    const zc_store *st = &d->store;
+    if (d->shards && (!zc__is_pow2(d->shards) || d->shards > 64)) return false;
+    if (d->ttl_jitter > 100 || (d->block && d->allocator.version)) return false;
+    if (!d->block != !d->block_size) return false;
+    if (d->allocator.version && (!d->allocator.alloc || !d->allocator.free)) return false;
+    if (d->clock.version && (!d->clock.mono_ns || !d->clock.wall_ns)) return false;
+    if (d->log.version && !d->log.write) return false;
+    if (d->events.version && !d->events.on_event) return false;
+    if (d->weigher.version && !d->weigher.weigh) return false;
+    if (st->version && (!st->get || !st->put || !st->del || !st->clear)) return false;
+    if (!st->generation != !st->tag_put || !st->tag_put != !st->tag_get) return false;
+    return d->allocator.version <= 1 && d->clock.version <= 1 && d->log.version <= 1 &&
+           d->events.version <= 1 && d->weigher.version <= 1 && st->version <= 1;
+}
+
+/* How many shards: enough that threads seldom meet, each large enough for its policy to learn. */
+static uint32_t zc__shards_for(const zc_desc *d) {
+#ifdef ZOOCACHE_NO_THREADS
+    size_t most = 1;
+#else
+    size_t most = 64;
+#endif
+    size_t n = 1;
+    if (d->shards) return d->shards;
+    if (d->max_entries && d->max_entries / 512 < most) most = d->max_entries / 512;
+    if (d->max_bytes && d->max_bytes / 262144 < most) most = d->max_bytes / 262144;
+    if (d->block && d->block_size / 262144 < most) most = d->block_size / 262144;
+    while (n * 2 <= most) n *= 2;
+    return (uint32_t)n;
+}
+
+static void zc__desc_defaults(zc_desc *d) {
+    if (!d->max_entries) d->max_entries = SIZE_MAX;
+    if (!d->max_bytes) d->max_bytes = SIZE_MAX;
+    if (!d->max_entry_bytes || d->max_entry_bytes > d->max_bytes) d->max_entry_bytes = d->max_bytes;
+    if (!d->ttl) d->ttl = ZC_NEVER;
+    if (!d->tti) d->tti = ZC_NEVER;
+    if (!d->flight_timeout) d->flight_timeout = 60 * ZC_SECOND;
+    if (!d->prune_after) d->prune_after = 3600 * ZC_SECOND;
+#ifdef ZOOCACHE_NO_THREADS
+    d->no_thread = true;
+#endif
+}
+
+/* Makes a shard's table and ghosts at once where memory is a fixed block and the limit is known: then
+ * nothing large has to be found later. */
+static bool zc__shard_reserve(zc_cache *c, zc__shard *s) {
+    if (c->entries.max != SIZE_MAX) zc__policy_resize(c, &s->policy, c->entries.max / c->nshards);
+    if (!c->mem.arena) return true;
+    uint64_t share = c->desc.block_size / 256 / c->nshards; /* a guess: 256 bytes an entry */
+    uint64_t n = c->entries.max == SIZE_MAX || s->policy.cap > share ? share : s->policy.cap;
+    if (c->entries.max == SIZE_MAX) zc__policy_resize(c, &s->policy, n ? n : 1);
+    zc__ghosts_make(c, &s->policy);
+    return zc__table_resize(c, s, (uint32_t)(n / 5 + 2));
+}
+
+static bool zc__shards_make(zc_cache *c) {
+    c->raw_shards_size = c->nshards * sizeof(zc__shard) + ZC__LINE;
+    c->raw_shards = zc__alloc_zero(&c->mem, c->raw_shards_size);
+    if (!c->raw_shards) return false;
+    unsigned char *p = (unsigned char *)c->raw_shards;
+    c->shards = (zc__shard *)(void *)(p + (size_t)(-(uintptr_t)p & (ZC__LINE - 1)));
+    for (uint32_t i = 0; i < c->nshards; i++) {
+        zc__shard *s = &c->shards[i];
+        s->random = c->seed + i;
+        s->next_expiry = s->sweep_expiry = ZC_NEVER;
+        s->swept = zc__seen(&c->trie);
+        if (!zc__shard_reserve(c, s)) return false;
+    }
+    return true;
+}
+
+/* Ends everything but the memory that late tickets and pins still need. */
+static void zc__close(zc_cache *c) {
+    zc__worker_end(c);
+    for (zc_fill *t; (t = zc__next_refresh(c)) != NULL;) (void)zc__fail(t, ZC_E_CLOSED, NULL);
+    for (uint32_t i = 0; c->shards && i < c->nshards; i++) {
+        zc__shard *s = &c->shards[i];
+        zc__entry *garbage = NULL;
+        for (uint32_t b = 0; b < s->flight_buckets; b++) {
+            while (s->flights[b]) {
+                zc__flight *f = s->flights[b];
+                zc__spin_lock(&s->lock);
+                f->refs++;
+                f->error = ZC_E_CLOSED;
+                zc__flight_end(s, f, ZC__FAILED);
+                zc__spin_unlock(&s->lock);
+                zc__flight_wake(f);
+                zc__spin_lock(&s->lock);
+                bool last = --f->refs == 0;
+                zc__spin_unlock(&s->lock);
+                if (last) zc__flight_free(c, f);
+            }
+        }
+        zc__spin_lock(&s->lock);
+        zc__shard_purge(c, s, ZC_CAUSE_CLOSED, &garbage);
+        zc__spin_unlock(&s->lock);
+        zc__reap(c, garbage);
+        zc__free(&c->mem, s->flights, s->flight_buckets * sizeof *s->flights);
+        zc__free(&c->mem, s->buckets, s->nbuckets * sizeof *s->buckets);
+        zc__ghosts_free(c, &s->policy);
+        s->flights = NULL;
+        s->buckets = NULL;
+        s->flight_buckets = s->nbuckets = 0;
+        if (zc__has_store(c)) zc__monitor_destroy(&s->order);
+    }
+    if (zc__has_store(c) && c->desc.store.close) c->desc.store.close(c->desc.store.user);
+    c->desc.store.version = 0;
+    c->closed = 1;
+    zc__cache_let_go(c);
+}
+
+/* What can fail after the cache's own memory is there. */
+static int zc__setup(zc_cache *c) {
+    const zc_store *st = &c->desc.store;
+    uint64_t latest = 0, entropy = zc__wall(&c->clock) ^ (uintptr_t)c ^ zc__mono(&c->clock) << 20;
+    c->seed = c->desc.seed ? c->desc.seed : zc__random(&entropy);
+    zc__trie_init(&c->trie, &c->mem, &c->hlc, zc__hash(zc_slice("tags", 4), c->seed));
+    c->generation = zc__random(&entropy) | 1;
+    if (st->version && st->generation) {
+        if (st->generation(st->user, &c->generation, &latest) < 0) return ZC_E_STORE;
+        c->trie.has_store = true;
+        if (latest) zc__trie_learn(&c->trie, &c->trie.root, 0);
+        zc__raise64(&c->trie.seen, latest);
+        zc__raise64(&c->hlc.last, latest);
+        zc_bytes root = zc_slice("", 0);
+        uint64_t version = 0;
+        if (st->tag_get(st->user, &root, 1, &version) < 0) return ZC_E_STORE;
+        zc__trie_learn(&c->trie, &c->trie.root, version);
+    }
+    if (!zc__shards_make(c)) return ZC_E_NOMEM;
+    for (uint32_t i = 0; i < c->nshards && st->version; i++) {
+        if (zc__monitor_init(&c->shards[i].order)) continue;
+        while (i--) zc__monitor_destroy(&c->shards[i].order);
+        return ZC_E_THREAD;
+    }
+    return c->desc.no_thread ? ZC_OK : zc__worker_start(c);
+}
+
+ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
+    zc_desc d;
+    zc__mem mem;
+    if (!cache) return ZC_E_INVAL;
+    *cache = NULL;
+    memset(&d, 0, sizeof d);
+    if (desc) d = *desc;
+    if (!zc__desc_valid(&d)) return ZC_E_INVAL;
+    uint32_t nshards = zc__shards_for(&d);
+    zc__desc_defaults(&d);
+    memset(&mem, 0, sizeof mem);
+    mem.hook = d.allocator;
+    if (d.block && !(mem.arena = zc__arena_init(d.block, d.block_size))) return ZC_E_NOMEM;
+    unsigned char *raw = (unsigned char *)zc__alloc_zero(&mem, sizeof(zc_cache) + ZC__LINE);
+    if (!raw) return ZC_E_NOMEM;
+    zc_cache *c = (zc_cache *)(void *)(raw + (size_t)(-(uintptr_t)raw & (ZC__LINE - 1)));
+    c->raw_cache = raw;
+    c->mem = mem;
+    c->desc = d;
+    c->clock = c->hlc.clock = d.clock;
+    c->hlc.max_drift = d.max_clock_drift;
+    c->nshards = nshards;
+    c->entries.max = d.max_entries;
+    c->cost.max = d.max_bytes;
+    c->alive = 1;
+    int rc = zc__setup(c);
+    if (rc == ZC_OK) {
+        *cache = c;
+        return ZC_OK;
+    }
+    c->desc.store.version = 0; /* not ours to close: the caller still has it */
+    zc__close(c);
+    return rc;
+}
+
+ZOOCACHE_API void zc_close(zc_cache *cache) {
+    if (cache) zc__close(cache);
+}
+
+/* ============================================================================================
+ * >>metrics   Numbers, texts, explanations
+ * ========================================================================================== */
+
+ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
+    if (!out) return;
+    memset(out, 0, sizeof *out);
+    if (!cache) return;
+    out->memory = sizeof *cache + ZC__LINE + cache->raw_shards_size;
+    for (uint32_t i = 0; i < cache->nshards; i++) {
+        zc__shard *s = &cache->shards[i];
+        zc__spin_lock(&s->lock);
+        out->hits += s->hits;
+        out->hits_stale += s->hits_stale;
+        out->misses_absent += s->misses_absent;
+        out->misses_expired += s->misses_expired;
+        out->misses_invalidated += s->misses_invalidated;
+        out->puts += s->puts;
+        for (unsigned k = 0; k < ZC_CAUSE_COUNT; k++) out->removed[k] += s->removed[k];
+        out->entries += s->count;
+        out->bytes += s->cost;
+        out->flights += s->nflights;
+        out->memory += s->bytes + s->nbuckets * sizeof(zc__bucket) +
+                       (size_t)s->policy.nghosts * ZC__GHOST_WAYS * sizeof(uint32_t) +
+                       s->flight_buckets * sizeof(zc__flight *);
+        zc__spin_unlock(&s->lock);
+    }
+    zc__trie *t = &cache->trie;
+    for (unsigned i = 0; i < ZC__STRIPES; i++) {
+        zc__spin_lock(&t->stripes[i].lock);
+        out->tag_bytes += t->stripes[i].nbuckets * sizeof(zc_tag *);
+        zc__spin_unlock(&t->stripes[i].lock);
+    }
+    zc__spin_lock(&t->writer);
+    out->invalidations = t->invalidations;
+    zc__spin_unlock(&t->writer);
+    out->tags = (size_t)zc__load_rlx(&t->tags);
+    uint64_t idle = zc__load_rlx(&t->idle);
+    out->tags_idle = idle > UINT64_MAX / 2 ? 0 : (size_t)idle; /* it may dip below 0 for a moment */
+    out->tag_bytes += (size_t)zc__load_rlx(&t->bytes);
+    out->memory += out->tag_bytes;
+    out->tags_pruned = zc__load_rlx(&t->pruned);
+    out->clock_refused = zc__load_rlx(&cache->hlc.refused);
+    out->hits_store = zc__load_rlx(&cache->hits_store);
+    out->refused = zc__load_rlx(&cache->refused);
+    out->fills = zc__load_rlx(&cache->fills);
+    out->fill_errors = zc__load_rlx(&cache->fill_errors);
+    out->fills_late = zc__load_rlx(&cache->fills_late);
+    out->waits = zc__load_rlx(&cache->waits);
+    out->refreshes = zc__load_rlx(&cache->refreshes);
+    out->load_ns = zc__load_rlx(&cache->load_ns);
+    for (unsigned i = 0; i < ZC_LOAD_BUCKETS; i++)
+        out->load_histogram[i] = zc__load_rlx(&cache->load_histogram[i]);
+    out->store_errors = zc__load_rlx(&cache->store_errors);
+    out->store_corrupt = zc__load_rlx(&cache->store_corrupt);
+    out->store_stale = zc__load_rlx(&cache->store_stale);
+}
+
+ZOOCACHE_API const char *zc_cause_name(int cause) {
+    switch (cause) {
+#define ZC_X(name, text)                                                                           \
+    case name: return text;
+        ZC_CAUSES(ZC_X)
+#undef ZC_X
+    default: return "?";
+    }
+}
+
+/* name{cache="...",label="value"} number */
+static void zc__metric(zc__text *t, const char *name, const char *cache, const char *label,
+                       const char *value, uint64_t number) {
+    zc__text_str(t, "zoocache_");
+    zc__text_str(t, name);
+    zc__text_str(t, "{cache=\"");
+    for (const char *p = cache; *p; p++) {
+        if (*p == '\n') zc__text_str(t, "\\n");
+        else if (*p == '"' || *p == '\\') zc__text_str(t, "\\");
+        if (*p != '\n') zc__text_bytes(t, p, 1);
+    }
+    zc__text_str(t, "\"");
+    if (label) {
+        zc__text_str(t, ",");
+        zc__text_str(t, label);
+        zc__text_str(t, "=\"");
+        zc__text_str(t, value);
+        zc__text_str(t, "\"");
+    }
+    zc__text_str(t, "} ");
+    zc__text_num(t, number, 1);
+    zc__text_str(t, "\n");
+}
+
+static void zc__metric_type(zc__text *t, const char *name, const char *type) {
+    zc__text_str(t, "# TYPE zoocache_");
+    zc__text_str(t, name);
+    zc__text_str(t, " ");
+    zc__text_str(t, type);
+    zc__text_str(t, "\n");
+}
+
+/* Microseconds as seconds, "0.000128". */
+static void zc__text_seconds(zc__text *t, uint64_t us) {
+    zc__text_num(t, us / 1000000, 1);
+    zc__text_str(t, ".");
+    zc__text_num(t, us % 1000000, 6);
+}
+
+static void zc__metric_loads(zc__text *t, const zc_stats *s, const char *cache) {
+    char bound[24];
+    uint64_t sum = 0;
+    zc__metric_type(t, "load_seconds", "histogram");
+    for (unsigned i = 0; i < ZC_LOAD_BUCKETS; i++) {
+        zc__text b = {bound, sizeof bound, 0};
+        if (i + 1 < ZC_LOAD_BUCKETS) zc__text_seconds(&b, UINT64_C(1) << i);
+        else zc__text_str(&b, "+Inf");
+        zc__text_end(&b);
+        sum += s->load_histogram[i];
+        zc__metric(t, "load_seconds_bucket", cache, "le", bound, sum);
+    }
+    zc__metric(t, "load_seconds_count", cache, NULL, NULL, sum);
+    /* the same line with a fraction */
+    zc__text line = {bound, sizeof bound, 0};
+    zc__text_seconds(&line, s->load_ns / 1000);
+    zc__text_end(&line);
+    zc__metric(t, "load_seconds_sum", cache, NULL, NULL, 0);
+    t->len -= 2; /* "0\n" */
+    zc__text_str(t, bound);
+    zc__text_str(t, "\n");
+}
+
+ZOOCACHE_API size_t zc_stats_prometheus(const zc_stats *stats, const char *name, char *buf,
+                                        size_t cap) {
+    static const char *const reasons[] = {"absent", "expired", "invalidated"};
+    zc__text t = {buf, buf ? cap : 0, 0};
+    if (!stats) return zc__text_end(&t);
+    if (!name) name = "";
+    const struct {
+        const char *name, *type;
+        uint64_t value;
+    } plain[] = {
+        {"hits_total", "counter", stats->hits},
+        {"hits_stale_total", "counter", stats->hits_stale},
+        {"hits_store_total", "counter", stats->hits_store},
+        {"puts_total", "counter", stats->puts},
+        {"refused_total", "counter", stats->refused},
+        {"fills_total", "counter", stats->fills},
+        {"fill_errors_total", "counter", stats->fill_errors},
+        {"fills_late_total", "counter", stats->fills_late},
+        {"waits_total", "counter", stats->waits},
+        {"refreshes_total", "counter", stats->refreshes},
+        {"invalidations_total", "counter", stats->invalidations},
+        {"tags_pruned_total", "counter", stats->tags_pruned},
+        {"clock_refused_total", "counter", stats->clock_refused},
+        {"store_errors_total", "counter", stats->store_errors},
+        {"store_corrupt_total", "counter", stats->store_corrupt},
+        {"store_stale_total", "counter", stats->store_stale},
+        {"entries", "gauge", stats->entries},
+        {"bytes", "gauge", stats->bytes},
+        {"flights", "gauge", stats->flights},
+        {"tags", "gauge", stats->tags},
+        {"tags_idle", "gauge", stats->tags_idle},
+        {"tag_bytes", "gauge", stats->tag_bytes},
+        {"memory_bytes", "gauge", stats->memory},
+    };
+    for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++) {
+        zc__metric_type(&t, plain[i].name, plain[i].type);
+        zc__metric(&t, plain[i].name, name, NULL, NULL, plain[i].value);
+    }
+    const uint64_t misses[] = {stats->misses_absent, stats->misses_expired,
+                               stats->misses_invalidated};
+    zc__metric_type(&t, "misses_total", "counter");
+    for (size_t i = 0; i < 3; i++)
+        zc__metric(&t, "misses_total", name, "reason", reasons[i], misses[i]);
+    zc__metric_type(&t, "removed_total", "counter");
+    for (int i = 0; i < ZC_CAUSE_COUNT; i++)
+        zc__metric(&t, "removed_total", name, "cause", zc_cause_name(i), stats->removed[i]);
+    zc__metric_loads(&t, stats, name);
+    return zc__text_end(&t);
+}
+
+ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out) {
+    if (!out) return ZC_E_INVAL;
+    memset(out, 0, sizeof *out);
+    int rc = zc__check_key(cache, key);
+    if (rc != ZC_OK) return rc;
+    uint64_t hash = zc__hash(key, cache->seed), now = zc__now(cache);
+    zc__shard *s = zc__shard_of(cache, hash);
+    out->state = ZC_MISS;
+    zc__spin_lock(&s->lock);
+    out->filling = s->nflights && zc__flight_find(s, hash, key);
+    const zc__entry *e = zc__table_find(s, hash, key);
+    if (e) {
+        const zc_tag *killer =
+            zc__trie_killer(&cache->trie, zc__entry_deps(e), e->ndeps, e->begin);
+        uint64_t soft = e->flags & ZC__EXTRAS ? zc__entry_extras(e)->soft : ZC_NEVER;
+        out->present = true;
+        out->expired = now >= e->expires;
+        out->expires_in = e->expires == ZC_NEVER ? ZC_NEVER : out->expired ? 0 : e->expires - now;
+        out->begin = e->begin;
+        out->bytes = zc__entry_cost(e);
+        out->deps = e->ndeps;
+        out->pins = zc__load_rlx(&e->refs) - 1;
+        out->invalidated = killer != NULL;
+        if (killer) {
+            out->killed_at = zc__load_acq(&killer->version);
+            out->killer[zc__tag_text(killer, out->killer)] = '\0';
+        }
+        if (!out->expired && !killer)
+            out->state = e->flags & ZC__ABSENT ? ZC_ABSENT : now >= soft ? ZC_STALE : ZC_OK;
+    }
+    zc__spin_unlock(&s->lock);
+    return ZC_OK;
+}
+
+ZOOCACHE_API const char *zc_strerror(int rc) {
+    switch (rc) {
+#define ZC_X(name, value, text)                                                                    \
+    case name: return text;
+        ZC_RESULTS(ZC_X)
+#undef ZC_X
+    default: return rc <= ZC_E_USER ? "the loader's own error" : "unknown result";
+    }
+}
+
+ZOOCACHE_API const char *zc_result_name(int rc) {
+    switch (rc) {
+#define ZC_X(name, value, text)                                                                    \
+    case name: return #name;
+        ZC_RESULTS(ZC_X)
+#undef ZC_X
+    default: return rc <= ZC_E_USER ? "ZC_E_USER" : "?";
+    }
+}
+
+/* ============================================================================================
+ * >>check   Validators: every numbered invariant of the openers above
+ * ========================================================================================== */
+
+static const char *zc__check_table(const zc_cache *c, const zc__shard *s) {
+    uint32_t count = 0;
+    size_t bytes = 0, cost = 0;
+    for (uint32_t i = 0; i < s->nbuckets; i++) {
+        unsigned passed = 0;
+        for (unsigned k = 0; k < ZC__SLOTS; k++) {
+            const zc__entry *e = s->buckets[i].slot[k];
+            if (!e != !s->buckets[i].fp[k]) return "B1: fingerprint";
+            if (!e) continue;
+            uint64_t hash = zc__entry_hash(c, e);
+            if (zc__shard_of(c, hash) != s) return "B1: shard";
+            if (zc__table_find(s, hash, zc__entry_key(e)) != e) return "B1";
+            if (e->begin > zc__seen(&c->trie)) return "T1: begin";
+            count++;
+            bytes += zc__entry_size(e);
+            cost += zc__entry_cost(e);
+        }
+        /* B3: count who has passed this bucket, from the entries of the buckets after it */
+        for (uint32_t d = 1, j = i; d < s->nbuckets && s->buckets[j].fp[ZC__OVER]; d++) {
+            j = j + 1 == s->nbuckets ? 0 : j + 1;
+            for (unsigned k = 0; k < ZC__SLOTS; k++) {
+                const zc__entry *e = s->buckets[j].slot[k];
+                if (!e) continue;
+                uint32_t home = zc__home_of(zc__entry_hash(c, e), s->nbuckets);
+                uint32_t to_here = (i + s->nbuckets - home) % s->nbuckets;
+                uint32_t to_there = (j + s->nbuckets - home) % s->nbuckets;
+                passed += to_here < to_there;
+            }
+        }
+        unsigned over = s->buckets[i].fp[ZC__OVER];
+        if (over != passed && over != 255) return "B3";
+    }
+    if (count != s->count) return "B2";
+    return bytes == s->bytes && cost == s->cost ? NULL : "B4";
+}
+
+static const char *zc__check_policy(const zc__shard *s) {
+    const zc__policy *p = &s->policy;
+    uint32_t total = 0;
+    for (unsigned i = 0; i < ZC__QUEUES; i++) {
+        uint32_t count = 0;
+        const zc__entry *prev = NULL;
+        for (const zc__entry *e = p->queue[i].oldest; e; prev = e, e = e->next, count++) {
+            if (count > s->count || e->prev != prev) return "P1: links";
+            if ((e->state & ZC__QUEUE_BITS) != i || e->hits > ZC__HITS_MAX) return "P1";
+        }
+        if (prev != p->queue[i].newest || count != p->queue[i].count) return "P2";
+        total += count;
+    }
+    if (total != s->count) return "P2: total";
+    if (p->cap && (p->target < 256 || p->target > (int64_t)p->cap * 256)) return "P3";
+    return NULL;
+}
+
+static const char *zc__check_flights(const zc__shard *s) {
+    uint32_t n = 0;
+    for (uint32_t b = 0; b < s->flight_buckets; b++) {
+        for (const zc__flight *f = s->flights[b]; f; f = f->next, n++) {
+            if (!f->listed || f->state != ZC__RUNNING || f->refs == 0) return "F2";
+            for (const zc__flight *g = f->next; g; g = g->next)
+                if (g->hash == f->hash && g->key_len == f->key_len &&
+                    memcmp(f + 1, g + 1, f->key_len) == 0)
+                    return "F1";
+        }
+    }
+    return n == s->nflights ? NULL : "F1: count";
+}
+
+ZOOCACHE_API int zc_check(zc_cache *cache) {
+    if (!cache) return ZC_E_INVAL;
+    size_t entries = 0, cost = 0;
+    zc__lock_all(cache);
+    const char *broken = zc__trie_check(&cache->trie);
+    if (!broken && cache->mem.arena && !zc__arena_check(cache->mem.arena)) broken = "M1 to M4";
+    for (uint32_t i = 0; i < cache->nshards && !broken; i++) {
+        const zc__shard *s = &cache->shards[i];
+        broken = zc__check_table(cache, s);
+        if (!broken) broken = zc__check_policy(s);
+        if (!broken) broken = zc__check_flights(s);
+        entries += s->count;
+        cost += s->cost;
+    }
+    const zc__limit *le = &cache->entries, *lc = &cache->cost;
+    if (!broken && (entries > le->max || cost > lc->max)) broken = "B5";
+    /* What is taken and not in the table belongs to inserts under way. */
+    if (!broken && le->max != SIZE_MAX && le->used < entries) broken = "B5: entries";
+    if (!broken && lc->max != SIZE_MAX && lc->used < cost) broken = "B5: cost";
+    zc__unlock_all(cache, true);
+    if (!broken) return ZC_OK;
+    if (cache->desc.log.version) {
+        char line[64];
+        zc__text t = {line, sizeof line, 0};
+        zc__text_str(&t, "zoocache: broken invariant ");
+        zc__text_str(&t, broken);
+        zc__text_end(&t);
+        cache->desc.log.write(cache->desc.log.user, ZC_LOG_ERROR, line);
+    }
+    return ZC_E_CORRUPT;
+}
+
+#endif /* ZOOCACHE_IMPLEMENTATION */
+
+/*
+ * MIT License
+ *
+ * Copyright (c) 2026 the zoocache authors
+ *
+ * Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+ * associated documentation files (the "Software"), to deal in the Software without restriction,
+ * including without limitation the rights to use, copy, modify, merge, publish, distribute,
+ * sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
+ * furnished to do so, subject to the following conditions:
+ *
+ * The above copyright notice and this permission notice shall be included in all copies or
+ * substantial portions of the Software.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+ * NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+ * NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES
+ * OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
+ * CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+ */
