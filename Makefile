@@ -1,0 +1,203 @@
+# zoocache: every task of the project. `make` lists them.
+
+BUILD ?= build
+PREFIX ?= /usr/local
+DESTDIR ?=
+CC ?= gcc
+GCC ?= gcc
+CLANG ?= clang
+JOBS ?= 2
+FUZZ_SECONDS ?= 600
+SEED ?= random
+COVER_LINES ?= 95
+COVER_BRANCHES ?= 85
+VERSION := $(shell sed -n 's/^\#define ZOOCACHE_VERSION "\(.*\)"/\1/p' zoocache.h)
+
+# Debian packages that the targets need. gcc-multilib is for -m32.
+DEPS = gcc g++ clang llvm libclang-rt-14-dev binutils make pkg-config python3 python3-venv \
+       libxxhash-dev liblz4-dev libsqlite3-dev iso-codes valgrind
+ifeq ($(shell uname -m),x86_64)
+DEPS += gcc-multilib
+endif
+
+WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wundef -Wstrict-prototypes \
+       -Wmissing-prototypes -Werror
+LIBS = -llz4 -pthread
+INCLUDE = -I. -Itests
+HEADERS = zoocache.h tests/zc_test.h
+
+# Every tests/t_*.c (sections), m_*.c (random models) and s_*.c (threads) is one program.
+APART = t_multi_a t_multi_b t_static_a t_static_b
+T = $(filter-out $(APART),$(patsubst tests/%.c,%,$(sort $(wildcard tests/t_*.c))))
+M = $(patsubst tests/%.c,%,$(sort $(wildcard tests/m_*.c)))
+S = $(patsubst tests/%.c,%,$(sort $(wildcard tests/s_*.c)))
+F = $(patsubst tests/%.c,%,$(sort $(wildcard tests/f_*.c)))
+TESTS = $(T) $(M) $(S)
+TSAN_TESTS = $(filter t_flight t_thread,$(T)) $(S)
+VALGRIND_TESTS ?= $(T)
+EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
+BENCHES = $(filter-out peer_%,$(patsubst bench/%.c,%,$(sort $(wildcard bench/*.c))))
+SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
+PYTHON = $(wildcard python_shim/pyproject.toml)
+
+STAGES = check unit-gcc unit-clang asan tsan valgrind matrix examples install-check
+STAGES += $(if $(PYTHON),test-python) fuzz-short
+
+RUNNER = BUILD=$(BUILD) tests/run.sh
+# Keep going: a program that does not compile must not hide the others' results.
+ALL = $(MAKE) --no-print-directory -k -j$(JOBS)
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
+
+.PHONY: deps
+deps: ## install what is missing, by apt (Debian, Ubuntu)
+	@missing=; for p in $(DEPS); do \
+	    dpkg-query -W -f='$${db:Status-Status}\n' $$p 2>/dev/null | grep -qx installed || \
+	    missing="$$missing $$p"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    command -v apt-get >/dev/null || { echo "no apt-get; please install:$$missing"; exit 1; }; \
+	    sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	    echo "installing by apt:$$missing"; \
+	    $$sudo apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    $$sudo apt-get install -y -qq --no-install-recommends $$missing </dev/null; \
+	fi
+
+# ---- programs: $(BUILD)/<kind>/<name> ----------------------------------------------------------
+
+define KIND # name, compiler, flags
+.PHONY: build-$(1)
+build-$(1): $$(patsubst %,$$(BUILD)/$(1)/%,$$(TESTS))
+$$(BUILD)/$(1)/%: tests/%.c $$(HEADERS) Makefile
+	@mkdir -p $$(@D)
+	$(2) -std=c11 $$(WARN) $$(INCLUDE) $(3) $$< -o $$@ $$(LIBS)
+endef
+SAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+$(eval $(call KIND,gcc,$(GCC),-O1 -g -DZOOCACHE_DEBUG))
+$(eval $(call KIND,clang,$(CLANG),-O2 -g))
+$(eval $(call KIND,asan,$(CLANG),-O1 -g -DZOOCACHE_DEBUG $(SAN)))
+$(eval $(call KIND,tsan,$(CLANG),-O1 -g -DZOOCACHE_PTHREADS -fsanitize=thread))
+$(eval $(call KIND,cover,$(CLANG),-O0 -g -DNDEBUG -fprofile-instr-generate -fcoverage-mapping))
+$(eval $(call KIND,fuzz,$(CLANG),-O1 -g -DZOOCACHE_DEBUG -fsanitize=fuzzer $(SAN)))
+
+$(BUILD)/examples/%: examples/%.c zoocache.h Makefile
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(WARN) -I. -O2 -g $< -o $@ $(LIBS) $(if $(filter $*,$(SQLITE)),-lsqlite3)
+
+$(BUILD)/bench/%: bench/%.c zoocache.h Makefile
+	@mkdir -p $(@D)
+	$(CC) -std=c11 $(WARN) -I. -O2 -g $< -o $@ $(LIBS) -lm
+
+# ---- tests -------------------------------------------------------------------------------------
+
+.PHONY: test
+test: deps ## everything below up to fuzz (a minute each); prints the counts and their total
+	@MAKE='$(MAKE)' FUZZ_SECONDS=60 SUMMARY=$(BUILD)/summary $(RUNNER) stages $(STAGES)
+
+.PHONY: unit-gcc unit-clang
+unit-gcc: ## the tests by gcc, with internal assertions
+	@$(ALL) build-gcc || :
+	@ARGS='--seed $(SEED)' $(RUNNER) each gcc $(patsubst %,$(BUILD)/gcc/%,$(TESTS))
+unit-clang: ## the tests by clang, optimized
+	@$(ALL) build-clang || :
+	@ARGS='--seed $(SEED)' $(RUNNER) each clang $(patsubst %,$(BUILD)/clang/%,$(TESTS))
+
+.PHONY: asan ubsan tsan valgrind
+asan: ## the tests under AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer
+	@$(ALL) build-asan || :
+	@UBSAN_OPTIONS=print_stacktrace=1 \
+	    $(RUNNER) each asan $(patsubst %,$(BUILD)/asan/%,$(TESTS))
+ubsan: asan ## the same
+
+# ThreadSanitizer cannot cope with some kernels' address randomization.
+tsan: ## the threads' tests under ThreadSanitizer
+	@$(ALL) $(patsubst %,$(BUILD)/tsan/%,$(TSAN_TESTS)) || :
+	@RUN="$$(setarch -R true 2>/dev/null && echo setarch -R)" \
+	    $(RUNNER) each tsan $(patsubst %,$(BUILD)/tsan/%,$(TSAN_TESTS))
+
+valgrind: ## the section tests under valgrind
+	@$(ALL) $(patsubst %,$(BUILD)/gcc/%,$(VALGRIND_TESTS)) || :
+	@RUN='valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=all' \
+	    $(RUNNER) each valgrind $(patsubst %,$(BUILD)/gcc/%,$(VALGRIND_TESTS))
+
+.PHONY: matrix check examples install-check
+matrix: ## compile: compilers x standards x options, exports, static copies, C++, code size
+	@GCC=$(GCC) CLANG=$(CLANG) $(RUNNER) step matrix tests/matrix.sh
+check: ## the header against its own contents list, and the style's figures
+	@VERBOSE=1 $(RUNNER) step check python3 tests/check.py zoocache.h
+examples: ## build and run the examples, compare with examples/NAME.expected
+	@$(ALL) $(patsubst %,$(BUILD)/examples/%,$(EXAMPLES)) || :
+	@RUN=tests/example.sh $(RUNNER) each example $(patsubst %,$(BUILD)/examples/%,$(EXAMPLES))
+install-check: ## install into a staging directory, use it, uninstall
+	@$(RUNNER) step install tests/install.sh
+
+.PHONY: cover
+cover: ## line and branch coverage of zoocache.h; fails below COVER_LINES, COVER_BRANCHES
+	@$(ALL) build-cover || :
+	@python3 tests/cover.py $(BUILD)/cover $(COVER_LINES) $(COVER_BRANCHES) $(TESTS)
+
+.PHONY: fuzz fuzz-short
+fuzz-short:
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=60
+fuzz: ## fuzz each target for FUZZ_SECONDS (600)
+	@$(ALL) $(patsubst %,$(BUILD)/fuzz/%,$(F)) || :
+	@RUN='tests/fuzz.sh $(FUZZ_SECONDS)' $(RUNNER) each fuzz $(patsubst %,$(BUILD)/fuzz/%,$(F))
+
+# ---- run ---------------------------------------------------------------------------------------
+
+.PHONY: bench
+bench: $(patsubst %,$(BUILD)/bench/%,$(BENCHES)) ## measure; BENCH_ARGS="--list", "--filter hit", ...
+	@for b in $^; do $$b $(BENCH_ARGS) || exit 1; done
+
+# ---- library, install --------------------------------------------------------------------------
+
+.PHONY: lib
+lib: $(BUILD)/libzoocache.a $(BUILD)/libzoocache.so ## static and shared library
+$(BUILD)/zoocache.o: zoocache.h Makefile
+	@mkdir -p $(@D)
+	printf '#define _POSIX_C_SOURCE 200809L\n#define ZOOCACHE_IMPLEMENTATION\n%s\n' \
+	    '#include "zoocache.h"' >$(BUILD)/zoocache.c
+	$(CC) -std=c11 $(WARN) -I. -O2 -g -fPIC -c $(BUILD)/zoocache.c -o $@
+$(BUILD)/libzoocache.a: $(BUILD)/zoocache.o
+	rm -f $@
+	$(AR) rcs $@ $<
+$(BUILD)/libzoocache.so: $(BUILD)/zoocache.o
+	$(CC) -shared -Wl,-soname,libzoocache.so.0 -Wl,-z,defs $< -o $@.$(VERSION) $(LIBS)
+	ln -sf libzoocache.so.$(VERSION) $@.0
+	ln -sf libzoocache.so.0 $@
+
+DOC = $(PREFIX)/share/doc/zoocache
+PC = $(PREFIX)/lib/pkgconfig
+.PHONY: install uninstall
+install: ## the header (its manual is in it), licence and pkg-config file; PREFIX=, DESTDIR=
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(DOC) $(DESTDIR)$(PC)
+	install -m 644 zoocache.h $(DESTDIR)$(PREFIX)/include/zoocache.h
+	install -m 644 LICENSE $(DESTDIR)$(DOC)/LICENSE
+	printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' '' 'Name: zoocache' \
+	    'Description: Dependency-aware cache in a single header' 'Version: $(VERSION)' \
+	    'Requires: liblz4' 'Requires.private: libxxhash' 'Cflags: -I$${includedir}' \
+	    'Libs: -pthread' >$(DESTDIR)$(PC)/zoocache.pc
+uninstall: ## what install has put there
+	rm -f $(DESTDIR)$(PREFIX)/include/zoocache.h $(DESTDIR)$(PC)/zoocache.pc $(DESTDIR)$(DOC)/LICENSE
+	-rmdir $(DESTDIR)$(DOC)
+
+# ---- Python ------------------------------------------------------------------------------------
+
+ifneq ($(PYTHON),)
+.PHONY: python test-python
+python: deps ## the Python package, into .venv
+	@test -x .venv/bin/python || python3 -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check './python_shim[test]'
+test-python: python ## the Python package's tests
+	@$(RUNNER) step python .venv/bin/python -m pytest -q python_shim/tests
+endif
+
+# ---- the rest ----------------------------------------------------------------------------------
+
+.PHONY: format clean
+format: ## clang-format everything but the header, which is laid out by hand
+	clang-format -i tests/*.c tests/*.h tests/*.cc examples/*.c bench/*.c
+clean: ## remove what was built
+	rm -rf $(BUILD)

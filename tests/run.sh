@@ -1,0 +1,83 @@
+#!/bin/bash
+# Runs tests and adds up their closing counts.
+#
+#   run.sh each LABEL PROGRAM...   runs each program ($RUN before it, $ARGS after it)
+#   run.sh step LABEL COMMAND...   runs one command
+#   run.sh stages TARGET...        makes each target, then prints every count and the total
+#
+# The last line of a program, "N passed, N failed" (or pytest's), is its count; a program without
+# one counts as one test, by its exit status. A program that ends badly after a clean count has
+# failed once more. The output goes to $BUILD/log and is shown when something has failed, or
+# always with VERBOSE=1. Counts are appended to $SUMMARY. Exit status 1 if anything has failed.
+set -uo pipefail
+BUILD=${BUILD:-build}
+mkdir -p "$BUILD/log"
+SUMMARY=${SUMMARY:-$BUILD/summary.$$}
+[ "$1" = stages ] || [ -n "${STAGES:-}" ] || trap 'rm -f "$SUMMARY"' EXIT
+group_passed=0 group_failed=0
+
+count() { # LABEL LOG STATUS: reads the closing count, reports, adds up
+    local passed failed line
+    line=$(tail -n 1 "$2")
+    if [[ $line =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed$ ]]; then
+        passed=${BASH_REMATCH[1]} failed=${BASH_REMATCH[2]}
+    elif [[ $line =~ (passed|failed|error).*\ in\ [0-9.]+s ]]; then # pytest
+        passed=0 failed=0
+        [[ $line =~ ([0-9]+)\ passed ]] && passed=${BASH_REMATCH[1]}
+        [[ $line =~ ([0-9]+)\ failed ]] && failed=${BASH_REMATCH[1]}
+        [[ $line =~ ([0-9]+)\ error ]] && failed=$((failed + BASH_REMATCH[1]))
+    else
+        passed=$(($3 == 0)) failed=0
+    fi
+    [ "$3" -ne 0 ] && [ "$failed" -eq 0 ] && failed=1
+    if [ "$failed" -ne 0 ] || [ -n "${VERBOSE:-}" ]; then
+        echo "---- $1 (exit status $3)"
+        tail -n 200 "$2"
+        echo "----"
+    fi
+    printf '%-28s %d passed, %d failed\n' "$1" "$passed" "$failed"
+    echo "$1 $passed $failed" >>"$SUMMARY"
+    group_passed=$((group_passed + passed)) group_failed=$((group_failed + failed))
+}
+
+run() { # LABEL COMMAND...
+    local label=$1 log="$BUILD/log/${1//\//-}.log" status=0
+    shift
+    "$@" >"$log" 2>&1 </dev/null || status=$?
+    [ -s "$log" ] || echo "(no output)" >"$log"
+    count "$label" "$log" "$status"
+}
+
+mode=$1
+shift
+case $mode in
+each)
+    label=$1
+    shift
+    for program; do
+        # shellcheck disable=SC2086
+        run "$label/$(basename "$program")" ${RUN:-} "$program" ${ARGS:-}
+    done
+    ;;
+step)
+    run "$@"
+    ;;
+stages)
+    export STAGES=1 SUMMARY
+    : >"$SUMMARY"
+    for stage; do
+        echo "==== $stage"
+        start=$SECONDS before=$(awk '{n += $3} END {print n + 0}' "$SUMMARY")
+        ${MAKE:-make} --no-print-directory "$stage" </dev/null && status=0 || status=$?
+        after=$(awk '{n += $3} END {print n + 0}' "$SUMMARY")
+        [ "$status" -eq 0 ] || [ "$after" -gt "$before" ] || echo "make-$stage 0 1" >>"$SUMMARY"
+        echo "==== $stage took $((SECONDS - start)) s"
+    done
+    echo "==== summary"
+    awk '{printf "%-28s %d passed, %d failed%s\n", $1, $2, $3, $3 ? "  <----" : ""}' "$SUMMARY"
+    group_passed=$(awk '{n += $2} END {print n + 0}' "$SUMMARY")
+    group_failed=$(awk '{n += $3} END {print n + 0}' "$SUMMARY")
+    ;;
+esac
+[ "$mode" = step ] || echo "$group_passed passed, $group_failed failed"
+[ "$group_failed" -eq 0 ] && [ "$group_passed" -gt 0 ]
