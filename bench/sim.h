@@ -5,8 +5,8 @@
  *   Belady   evicts what is used again latest (Belady 1966): no policy that admits every miss can
  *            miss less often, and none can know it in advance
  *
- * Every request is a read that admits the key on a miss; every key has the size 1. Keys are numbered
- * first, so a simulation is a few arrays indexed by key, without a hash table.
+ * Every request is a read that admits the key on a miss; every key has the size 1. Keys are
+ * numbered first, so a simulation is a few arrays indexed by key, without a hash table.
  *
  *   sim_trace t;
  *   if (sim_trace_init(&t, keys, n)) {
