@@ -9,8 +9,8 @@
 
 typedef struct client {
     const char *name, *key, *command; /* the command computes the key's value */
-    zc_fill *fill;                    /* the ticket */
-    FILE *backend;                    /* not NULL: leads */
+    zc_fill *fill;
+    FILE *backend; /* not NULL: leads */
 } client;
 #define CLIENTS 3
 static client clients[CLIENTS] = {{"A", "slow", "sleep 0.5; echo 42", NULL, NULL},
@@ -26,8 +26,7 @@ static void begin(client *c) {
     zc_view v;
     int rc = zc_flight_begin(cache, zc_str(c->key), NULL, &v, &c->fill);
     printf("%s begins %s: %s\n", c->name, c->key, zc_result_name(rc));
-    if (rc == ZC_LEAD) c->backend = popen(c->command, "r");
-    if (rc == ZC_LEAD && !c->backend) zc_flight_abandon(c->fill, ZC_E_USER);
+    if (rc == ZC_LEAD && !(c->backend = popen(c->command, "r"))) exit(1);
     if (rc == ZC_FOLLOW) zc_flight_notify(c->fill, tell, c);
     zc_release(cache, &v);
 }
@@ -35,13 +34,13 @@ static void begin(client *c) {
 static void end(client *c) {
     char line[32];
     zc_view v;
-    bool led = c->backend != NULL;
-    if (led && fgets(line, sizeof line, c->backend))
+    if (c->backend && fgets(line, sizeof line, c->backend))
         zc_fill_value(c->fill, zc_slice(line, strcspn(line, "\n")));
-    if (led) pclose(c->backend);
-    int rc = led ? zc_flight_commit(c->fill, &v) : zc_flight_wait(c->fill, 0, &v);
-    printf("%s: %s %.*s\n", c->name, zc_result_name(rc), (int)v.size, (const char *)v.data);
+    int rc = c->backend ? zc_flight_commit(c->fill, &v) : zc_flight_wait(c->fill, 0, &v);
+    const char *text = rc == ZC_OK ? v.data : "";
+    printf("%s: %s %.*s\n", c->name, zc_result_name(rc), (int)v.size, text);
     zc_release(cache, &v);
+    if (c->backend) pclose(c->backend);
     c->backend = NULL;
 }
 
@@ -60,5 +59,4 @@ int main(void) {
     }
     begin(&clients[0]); /* now a hit */
     zc_close(cache);
-    return 0;
 }

@@ -1,6 +1,6 @@
 /* 07_nested: a page is made of parts that are cached themselves. A fetch that names the fill around
- * it (zc_fetch_opts.parent) hands its dependencies up, also when the part is a hit: so the page ends
- * with any of its parts, and its loader names no tag of theirs. */
+ * it (zc_fetch_opts.parent) hands its dependencies up, also when the part is a hit: so the page
+ * ends with any of its parts, and its loader names no tag of theirs. */
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 #include <stdio.h>
