@@ -1,4 +1,5 @@
-/* zc_test.h: the test harness of zoocache. Include it once, after zoocache.h; it supplies main().
+/* zc_test.h: the test harness of zoocache. Include it once, after zoocache.h; it supplies main(),
+ * unless ZC_TEST_NO_MAIN is defined (fuzz targets).
  *
  *   TEST(name) { ... }     registers itself; tests run in the order of definition
  *   CHECK(x)               counts a failure and goes on; CHECK_EQ(a, b) prints both integers,
@@ -154,7 +155,7 @@ static inline zc_clock zct_clock(zct_time *t) {
     return c;
 }
 
-static bool zct_run(const zct_test *t) {
+static inline bool zct_run(const zct_test *t) {
     int64_t live = zct_live;
     printf("%s\n", t->name);
     fflush(stdout);
@@ -166,6 +167,7 @@ static bool zct_run(const zct_test *t) {
     return zct_bad == 0;
 }
 
+#ifndef ZC_TEST_NO_MAIN
 int main(int argc, char **argv) {
     const char *filter = "";
     unsigned passed = 0, failed = 0;
@@ -188,4 +190,5 @@ int main(int argc, char **argv) {
     return list || (passed && !failed) ? 0 : 1;
 }
 
+#endif
 #endif
