@@ -1204,7 +1204,19 @@ static inline bool zc__equal(const unsigned char *a, const unsigned char *b, siz
     return true;
 }
 
-static inline uint64_t zc__add_sat(uint64_t a, uint64_t b) { return a > UINT64_MAX - b ? UINT64_MAX : a + b; }
+/* memcpy(), inline for the lengths that small values have. */
+static inline void zc__copy(unsigned char *to, const unsigned char *from, size_t n) {
+    if (ZC__LIKELY(n >= 32 && n <= 64)) {
+        memcpy(to, from, 32);
+        memcpy(to + n - 32, from + n - 32, 32);
+    } else if (n) {
+        memcpy(to, from, n);
+    }
+}
+
+static inline uint64_t zc__add_sat(uint64_t a, uint64_t b) {
+    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
+}
 static inline uint64_t zc__mul_sat(uint64_t a, uint64_t b) {
     return b && a > UINT64_MAX / b ? UINT64_MAX : a * b;
 }
@@ -1235,12 +1247,33 @@ static size_t zc__text_end(zc__text *t) {
 }
 
 /* ============================================================================================
- * >>hash   XXH3, seeded per cache; and the random numbers
+ * >>hash   The seeded hash, and the random numbers
  *   One 64-bit hash serves everything, each use its own bits:
- *     0..7 fingerprint   8..39 bucket   32..63 ghost fingerprint   58..63 shard
+ *     0..7 fingerprint   8..39 bucket   24..55 ghost   58..63 shard
+ *   It is XXH3; but for 8 to 16 bytes, which most keys have, two multiplications to 128 bits, folded
+ *   (the mixing of wyhash, Wang Yi 2019), inline. It is never stored: machines may differ.
  * ========================================================================================== */
 
+#ifdef __SIZEOF_INT128__
+__extension__ typedef unsigned __int128 zc__u128;
+static inline uint64_t zc__hash_short(const unsigned char *p, size_t len, uint64_t seed) {
+    uint64_t a, b;
+    memcpy(&a, p, 8);
+    memcpy(&b, p + len - 8, 8);
+    zc__u128 m = (zc__u128)(a ^ seed ^ UINT64_C(0x2d358dccaa6c78a5)) *
+                 (b ^ len ^ UINT64_C(0x8bb84b93962eacc9));
+    m = (zc__u128)((uint64_t)m ^ UINT64_C(0x4b33a62ed433d4a3)) * ((uint64_t)(m >> 64) ^ seed);
+    return (uint64_t)m ^ (uint64_t)(m >> 64);
+}
+#else
+static inline uint64_t zc__hash_short(const unsigned char *p, size_t len, uint64_t seed) {
+    return XXH3_64bits_withSeed(p, len, seed);
+}
+#endif
+
 static inline uint64_t zc__hash(zc_bytes b, uint64_t seed) {
+    if (ZC__LIKELY(b.len >= 8 && b.len <= 16))
+        return zc__hash_short((const unsigned char *)b.ptr, b.len, seed);
     return XXH3_64bits_withSeed(b.ptr, b.len, seed);
 }
 
@@ -1958,7 +1991,7 @@ static const char *zc__trie_check(zc__trie *t) {
  *               and the entry's, and a miss mostly the bucket's alone.
  *
  *                 bucket   | fp fp fp fp fp fp fp | over | entry* x 7 |             64 bytes
- *                 entry    | header 48 | extras 48, if any | dep* x n | key | pad to 8 | value |
+ *                 entry    | header 48 | key | pad to 8 | value | pad | dep* x n | extras 48, if any |
  *
  *   Probing     A key's home bucket is hash * nbuckets / 2^32, so the number of buckets need not be a
  *               power of two. If it is full, the next ones serve. `over` counts the entries that
@@ -2018,34 +2051,37 @@ typedef struct zc__object {
     void *user;
 } zc__object;
 
+/* The key is at a constant offset and the value right after it, so that both are on their way from
+ * memory together with the header. */
+static inline size_t zc__align8(size_t n) { return (n + 7) & ~(size_t)7; }
+static inline size_t zc__value_at(size_t key_len) { return zc__align8(sizeof(zc__entry) + key_len); }
 static inline size_t zc__deps_at(const zc__entry *e) {
-    return sizeof *e + (e->flags & ZC__EXTRAS ? sizeof(zc__extras) : 0);
+    return zc__align8(zc__value_at(e->key_len) + e->value_len);
 }
-static inline size_t zc__key_at(const zc__entry *e) {
-    return zc__deps_at(e) + e->ndeps * sizeof(zc_tag *);
+static inline size_t zc__extras_at(const zc__entry *e) {
+    return zc__align8(zc__deps_at(e) + e->ndeps * sizeof(zc_tag *));
 }
-static inline size_t zc__value_at(const zc__entry *e) {
-    return (zc__key_at(e) + e->key_len + 7) & ~(size_t)7;
+static inline size_t zc__entry_size(const zc__entry *e) {
+    return zc__extras_at(e) + (e->flags & ZC__EXTRAS ? sizeof(zc__extras) : 0);
 }
-static inline size_t zc__entry_size(const zc__entry *e) { return zc__value_at(e) + e->value_len; }
 
 static inline unsigned char *zc__entry_bytes(const zc__entry *e) {
     return (unsigned char *)(uintptr_t)e;
 }
 static inline zc__extras *zc__entry_extras(const zc__entry *e) {
-    return (zc__extras *)(void *)(zc__entry_bytes(e) + sizeof *e);
+    return (zc__extras *)(void *)(zc__entry_bytes(e) + zc__extras_at(e));
 }
 static inline zc_tag **zc__entry_deps(const zc__entry *e) {
     return (zc_tag **)(void *)(zc__entry_bytes(e) + zc__deps_at(e));
 }
 static inline zc_bytes zc__entry_key(const zc__entry *e) {
-    return zc_slice(zc__entry_bytes(e) + zc__key_at(e), e->key_len);
+    return zc_slice(e + 1, e->key_len);
 }
 static inline zc_bytes zc__entry_raw(const zc__entry *e) {
-    return zc_slice(zc__entry_bytes(e) + zc__value_at(e), e->value_len);
+    return zc_slice(zc__entry_bytes(e) + zc__value_at(e->key_len), e->value_len);
 }
 static inline zc__object *zc__entry_object(const zc__entry *e) {
-    return (zc__object *)(void *)(zc__entry_bytes(e) + zc__value_at(e));
+    return (zc__object *)(void *)(zc__entry_bytes(e) + zc__value_at(e->key_len));
 }
 /* The value as a user sees it. */
 static inline zc_bytes zc__entry_value(const zc__entry *e) {
@@ -2208,12 +2244,11 @@ static inline uint32_t zc__home_of(uint64_t hash, uint32_t nbuckets) {
     return (uint32_t)(((hash >> 8 & UINT32_MAX) * nbuckets) >> 32);
 }
 
-/* A bit in the high bit of each of the seven bytes that equal fp; now and then one too many, which
- * comparing the keys finds out. */
+/* The high bit of each of the seven bytes that equal fp. A free slot's 0 equals none. */
 static inline uint64_t zc__bucket_match(const zc__bucket *b, unsigned char fp) {
-    const uint64_t ones = UINT64_C(0x0101010101010101);
-    uint64_t x = zc__get64(b->fp) ^ ones * fp;
-    return (x - ones) & ~x & UINT64_C(0x0080808080808080);
+    const uint64_t low7 = UINT64_C(0x7f7f7f7f7f7f7f7f);
+    uint64_t x = zc__get64(b->fp) ^ UINT64_C(0x0101010101010101) * fp;
+    return ~(((x & low7) + low7) | x) & UINT64_C(0x0080808080808080);
 }
 
 static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_bytes key) {
@@ -2224,9 +2259,9 @@ static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_by
         const zc__bucket *b = &s->buckets[i];
         for (uint64_t m = zc__bucket_match(b, fp); m; m &= m - 1) {
             zc__entry *e = b->slot[zc__ctz64(m) >> 3];
-            if (ZC__UNLIKELY(!e)) continue;
             ZC__PREFETCH(zc__entry_bytes(e) + ZC__LINE);
-            if (e->key_len == key.len && zc__equal(zc__entry_bytes(e) + zc__key_at(e),
+            ZC__PREFETCH(zc__entry_bytes(e) + 2 * ZC__LINE);
+            if (e->key_len == key.len && zc__equal((const unsigned char *)(e + 1),
                                                    (const unsigned char *)key.ptr, key.len))
                 return e;
         }
@@ -2629,23 +2664,23 @@ static zc__entry *zc__entry_new(zc_cache *c, zc_bytes key, zc_bytes value, const
                                 zc_tag *const *deps, size_t ndeps, const zc__life *life,
                                 uint64_t begin) {
     zc_bytes raw = object ? zc_slice(object, sizeof *object) : value;
-    size_t head = sizeof(zc__entry) + (life->extras ? sizeof(zc__extras) : 0);
-    size_t key_at = head + ndeps * sizeof *deps, value_at = (key_at + key.len + 7) & ~(size_t)7;
-    zc__entry *e = (zc__entry *)zc__alloc(&c->mem, value_at + raw.len);
+    zc__entry head;
+    memset(&head, 0, sizeof head);
+    head.begin = begin;
+    head.expires = ZC_NEVER;
+    head.refs = 1;
+    head.value_len = (uint32_t)raw.len;
+    head.key_len = (uint16_t)key.len;
+    head.ndeps = (uint16_t)ndeps;
+    if (object) head.flags |= ZC__OBJECT;
+    if (life->keep) head.flags |= ZC__KEEP;
+    if (life->extras) head.flags |= ZC__EXTRAS;
+    zc__entry *e = (zc__entry *)zc__alloc(&c->mem, zc__entry_size(&head));
     if (!e) return NULL;
-    memset(e, 0, head);
-    e->begin = begin;
-    e->expires = ZC_NEVER;
-    e->refs = 1;
-    e->value_len = (uint32_t)raw.len;
-    e->key_len = (uint16_t)key.len;
-    e->ndeps = (uint16_t)ndeps;
-    if (object) e->flags |= ZC__OBJECT;
-    if (life->keep) e->flags |= ZC__KEEP;
-    unsigned char *p = zc__entry_bytes(e);
-    if (ndeps) memcpy(p + head, deps, ndeps * sizeof *deps);
-    if (key.len) memcpy(p + key_at, key.ptr, key.len);
-    if (raw.len) memcpy(p + value_at, raw.ptr, raw.len);
+    *e = head;
+    if (key.len) memcpy(e + 1, key.ptr, key.len);
+    if (raw.len) memcpy(zc__entry_bytes(e) + zc__value_at(key.len), raw.ptr, raw.len);
+    if (ndeps) memcpy(zc__entry_deps(e), deps, ndeps * sizeof *deps);
 
     if (life->ttl == ZC_NEVER && !life->extras) return e;
     uint64_t now = zc__now(c), ttl = life->ttl;
@@ -2657,7 +2692,6 @@ static zc__entry *zc__entry_new(zc_cache *c, zc_bytes key, zc_bytes value, const
     uint64_t hard = zc__add_sat(now, ttl);
     e->expires = hard;
     if (life->extras) {
-        e->flags |= ZC__EXTRAS;
         zc__extras *x = zc__entry_extras(e);
         x->hard = hard;
         x->tti = life->tti;
@@ -3879,11 +3913,17 @@ static int zc__get_through(zc_cache *c, zc_bytes key, zc_view *view) {
 
 /* What a look-up in the table gives, with the shard locked: *e is the entry, if it may be served. */
 static inline int zc__look(zc_cache *c, zc__shard *s, uint64_t hash, zc_bytes key, zc__entry **e) {
+    uint64_t seen = zc__seen(&c->trie);
     *e = zc__table_find(s, hash, key);
     zc__state state = ZC__DEAD;
     if (ZC__LIKELY(*e != NULL)) {
-        state = zc__entry_state(c, *e, zc__seen(&c->trie));
-        if (ZC__LIKELY(state <= ZC__SOFT)) {
+        if (ZC__LIKELY(!(*e)->flags && (*e)->begin >= seen)) { /* plain bytes, without a deadline */
+            if (ZC__UNLIKELY((*e)->hits < ZC__HITS_MAX)) (*e)->hits++;
+            s->hits++;
+            return ZC_OK;
+        }
+        state = zc__entry_state(c, *e, seen);
+        if (state <= ZC__SOFT) {
             zc__entry_touch(c, *e);
             s->hits++;
             s->hits_stale += state == ZC__SOFT;
@@ -3931,11 +3971,10 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
     if (ZC__LIKELY(rc != ZC_MISS && e->value_len <= ZC__COPY_LOCKED && !(e->flags & ZC__OBJECT))) {
         size_t n = e->value_len;
         if (len) *len = n;
-        if (ZC__LIKELY(n <= cap)) {
-            if (n) memcpy(buf, zc__entry_bytes(e) + zc__value_at(e), n);
-        } else {
+        if (ZC__LIKELY(n <= cap))
+            zc__copy((unsigned char *)buf, zc__entry_bytes(e) + zc__value_at(key.len), n);
+        else
             rc = ZC_E_RANGE;
-        }
         zc__spin_unlock(&s->lock);
         return rc;
     }
