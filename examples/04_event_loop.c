@@ -6,7 +6,6 @@
 #include "zoocache.h"
 #include <poll.h>
 #include <stdio.h>
-
 typedef struct client {
     const char *name, *key, *command; /* the command computes the key's value */
     zc_fill *fill;
@@ -19,7 +18,6 @@ static client clients[CLIENTS] = {{"A", "slow", "sleep 0.5; echo 42", NULL, NULL
 static client *told[CLIENTS]; /* followers whose flights have ended */
 static int ntold;
 static zc_cache *cache;
-
 static void tell(void *user) { told[ntold++] = user; } /* runs inside the leader's commit */
 
 static void begin(client *c) {
