@@ -574,7 +574,9 @@ static sample warm_sample(rig *g, unsigned threads, uint64_t ops) {
     return run_tasks(tasks, threads);
 }
 
-/* Numbers of threads take turns, so that a slow minute of the machine slows all of them. */
+/* Numbers of threads take turns, so that a slow minute of the machine slows all of them. Where the
+ * threads had fewer cores than there are threads, the machine was busy with something else, and the
+ * throughput says little; the CPU time is then what to compare. */
 static void run_scaling(const char *name, bool hits) {
     static report all[MAX_THREADS + 1], cpu[MAX_THREADS + 1];
     static rig g;
@@ -598,7 +600,8 @@ static void run_scaling(const char *name, bool hits) {
         all[n].name = name;
         all[n].unit = "ns/op";
         all[n].threads = n;
-        note(&all[n], "throughput x %.2f; cpu %.1f ns/op", one / median(&all[n]), median(&cpu[n]));
+        note(&all[n], "throughput x %.2f; cpu %.1f ns/op, had %.2f cores", one / median(&all[n]),
+             median(&cpu[n]), median(&cpu[n]) / median(&all[n]));
         print_report(&all[n]);
         cpu[n].n = 0;
     }
