@@ -2,14 +2,14 @@
  *
  * The database is SQLite's, filled with the countries, subdivisions, languages and currencies of
  * Debian's package iso-codes. Readers ask questions, the popular ones often (Zipf): the page of a
- * subdivision, a region's members, a country's tree, a search for names. Writers rename, move, delete
- * and insert rows in transactions, and invalidate what they have changed.
+ * subdivision, a region's members, a country's tree, a search for names. Writers rename, move,
+ * delete and insert rows in transactions, and invalidate what they have changed.
  *
  * Tags    country:FR:FR-ARA:FR-01  a row. Its ancestors are in the tag, so renaming a region ends
  *                                  every page that shows the region's name
  *         children:FR-ARA          which rows are directly below a region or country
  *         names:FR                 the names in a country, for searches
- *         code:FR-01               whether there is such a row, for pages of rows that are not there
+ *         code:FR-01               that there is such a row, for the pages of those that are not
  *         languages                the names of languages
  *
  * Every answer is checked. What can change is a fact: a row, a set of children, the names of a
@@ -19,8 +19,8 @@
  * the question was asked. Besides, while the writers are held at a moment when all their
  * invalidations have returned, cached answers are compared with fresh ones byte for byte.
  *
- * Built with -DCATALOGUE_BEGIN_AFTER_LOADER it makes the usual mistake: it notes what was invalidated
- * so far after the query instead of before it. Then the checks must find stale answers.
+ * Built with -DCATALOGUE_BEGIN_AFTER_LOADER it makes the usual mistake: it notes what was
+ * invalidated so far after the query instead of before it. Then the checks must find stale answers.
  *
  * Usage: 08_catalogue [--seconds S] [--threads N] [--writers N] [--entries N] [--seed N]
  *                     [--record FILE] [--data DIRECTORY] [--exponent X]
@@ -112,8 +112,9 @@ static const char schema[] =
     "CREATE TABLE country(fact INTEGER PRIMARY KEY, code TEXT UNIQUE, name TEXT, original TEXT,"
     " official TEXT, numeric TEXT, rev INTEGER DEFAULT 0, children INTEGER DEFAULT 0,"
     " names INTEGER DEFAULT 0);"
-    "CREATE TABLE subdivision(fact INTEGER PRIMARY KEY, code TEXT UNIQUE, country TEXT, parent TEXT,"
-    " name TEXT, original TEXT, type TEXT, rev INTEGER DEFAULT 0, children INTEGER DEFAULT 0);"
+    "CREATE TABLE subdivision(fact INTEGER PRIMARY KEY, code TEXT UNIQUE, country TEXT,"
+    " parent TEXT, name TEXT, original TEXT, type TEXT, rev INTEGER DEFAULT 0,"
+    " children INTEGER DEFAULT 0);"
     "CREATE TABLE gone(fact INTEGER PRIMARY KEY, code TEXT UNIQUE, country TEXT, parent TEXT,"
     " name TEXT, original TEXT, type TEXT, rev INTEGER, children INTEGER);"
     "CREATE TABLE language(code TEXT PRIMARY KEY, name TEXT, original TEXT, type TEXT);"
@@ -306,10 +307,11 @@ static const char *const queries[KINDS] = {
     " WHERE c.code = ?1 ORDER BY s.name, s.code, m.code",
     /* SEARCH */
     "SELECT c.fact + 2, c.names, s.code, s.name FROM country c LEFT JOIN subdivision s"
-    " ON s.country = c.code AND s.name LIKE '%' || ?2 || '%' WHERE c.code = ?1 ORDER BY s.name, s.code",
+    " ON s.country = c.code AND s.name LIKE '%' || ?2 || '%' WHERE c.code = ?1"
+    " ORDER BY s.name, s.code",
     /* LANGUAGES */
-    "SELECT f.fact, f.rev, l.code, l.name FROM languages f LEFT JOIN language l"
-    " ON l.name LIKE '%' || ?1 || '%' ORDER BY l.name, l.code",
+    ("SELECT f.fact, f.rev, l.code, l.name FROM languages f LEFT JOIN language l"
+     " ON l.name LIKE '%' || ?1 || '%' ORDER BY l.name, l.code"),
 };
 
 /* A thread's own: its connection and its counters. */
@@ -346,7 +348,8 @@ static void add_dep(work *w, const char *tag, const char *rest) {
 }
 
 /* The tag of a row. There are two levels, which the writers keep so. */
-static const char *row_tag(char tag[64], const char *country, const char *parent, const char *code) {
+static const char *row_tag(char tag[64], const char *country, const char *parent,
+                           const char *code) {
     snprintf(tag, 64, "country:%s:%s%s%s", country, parent, parent[0] ? ":" : "", code);
     return tag;
 }
@@ -476,8 +479,8 @@ static int add_region(context *c, const char *code, zc_fill *fill, work *w) {
 }
 
 /* Asks the database. One statement is one snapshot. It is reset before anything is fetched inside:
- * a snapshot that stayed open would be older than the beginning of the inner fill, whose answer would
- * pass for newer than it is. */
+ * a snapshot that stayed open would be older than the beginning of the inner fill, whose answer
+ * would pass for newer than it is. */
 static int answer(context *c, const question *q, zc_fill *fill, work *w) {
     sqlite3_stmt *st = c->query[q->kind];
     buf regions = {NULL, 0, 0};
@@ -501,7 +504,7 @@ static int load(zc_fill *fill, void *user) {
     work w = {.absent = false};
     int rc = answer(j->c, &j->q, fill, &w);
     for (size_t i = 0; i < w.deps.n; i += strlen(w.deps.p + i) + 1)
-        zc_fill_dep(fill, zc_str(w.deps.p + i)); /* a failure: the answer is given, but not stored */
+        zc_fill_dep(fill, zc_str(w.deps.p + i)); /* if it fails, the answer is not stored */
     if (rc == ZC_OK && w.absent) rc = zc_fill_absent(fill);
     else if (rc == ZC_OK) {
         buf value = finish(&w);
@@ -513,7 +516,7 @@ static int load(zc_fill *fill, void *user) {
     return rc;
 }
 
-/* What the service does for a question. ZC_OK: *v is the answer; ZC_ABSENT: there is no such row. */
+/* What the service does for a question. ZC_OK: *v is the answer; ZC_ABSENT: no such row. */
 #ifndef CATALOGUE_BEGIN_AFTER_LOADER
 static int ask(context *c, const question *q, zc_view *v) {
     job j = {c, *q};
@@ -681,6 +684,7 @@ typedef struct writer {
     sqlite3 *db;
     sqlite3_stmt *change[CHANGES];
     uint64_t random;
+    const question *about;    /* what is being changed */
     uint32_t fact[8], rev[8]; /* what the transaction has changed */
     size_t nfacts;
     char tag[8][64]; /* what it must invalidate */
@@ -695,7 +699,7 @@ static bool apply(writer *w, change what, const char *a, const char *b) {
     int params = sqlite3_bind_parameter_count(st);
     if (params > 0) bind_text(st, 1, a);
     if (params > 1) bind_text(st, 2, b);
-    if (params > 2) sqlite3_bind_int64(st, 3, (sqlite3_int64)(next_random(&w->random) % 100000 + 1));
+    if (params > 2) sqlite3_bind_int(st, 3, (int)(next_random(&w->random) % 100000 + 1));
     bool found = step(st);
     if (found && sqlite3_column_count(st) > 2) {
         snprintf(w->country, sizeof w->country, "%s", text_of(st, 2));
@@ -768,9 +772,8 @@ static void insert_row(writer *w, const char *code) {
     w->inserted++;
 }
 
-/* Changes something popular. */
 static void change_something(writer *w) {
-    const question *q = draw(&w->random);
+    const question *q = w->about;
     uint64_t dice = next_random(&w->random) % 100;
     if (q->kind == LANGUAGES) {
         apply(w, LANGUAGE, NULL, NULL);
@@ -810,10 +813,15 @@ static void write_once(writer *w) {
 static void *write_on(void *arg) {
     writer *w = arg;
     while (!atomic_load(&stop)) {
-        pthread_rwlock_rdlock(&quiet);
-        write_once(w);
-        pthread_rwlock_unlock(&quiet);
-        sleep_us(1000 + next_random(&w->random) % 8000);
+        /* Something popular, and often more than once: people correct what they have written. */
+        w->about = draw(&w->random);
+        do {
+            pthread_rwlock_rdlock(&quiet);
+            write_once(w);
+            pthread_rwlock_unlock(&quiet);
+            sleep_us(next_random(&w->random) % 1000);
+        } while (!atomic_load(&stop) && next_random(&w->random) % 4);
+        sleep_us(next_random(&w->random) % 20000);
     }
     return NULL;
 }
@@ -897,8 +905,10 @@ static void add_question(question q) {
 
 static void add_questions(sqlite3 *db, kind k, const char *sql) {
     sqlite3_stmt *st = prepare(db, sql);
-    while (step(st))
-        add_question(ask_for(k, text_of(st, 0), text_of(st, 1), (uint32_t)sqlite3_column_int(st, 2)));
+    while (step(st)) {
+        uint32_t id = (uint32_t)sqlite3_column_int(st, 2);
+        add_question(ask_for(k, text_of(st, 0), text_of(st, 1), id));
+    }
     sqlite3_finalize(st);
 }
 
@@ -912,9 +922,9 @@ static void make_questions(sqlite3 *db, const options *o) {
     add_questions(db, SEARCH, "SELECT c.code, p.value, c.fact FROM country c, json_each("
                               "'[\"an\", \"ar\", \"en\", \"in\", \"or\"]') p WHERE (SELECT count(*)"
                               " FROM subdivision s WHERE s.country = c.code) >= 20");
-    add_questions(db, LANGUAGES, "SELECT a.value || b.value, '', 0 FROM json_each("
-                                 "'[\"a\", \"e\", \"i\", \"o\", \"u\"]') a, json_each('[\"b\", \"k\","
-                                 " \"l\", \"m\", \"n\", \"r\", \"s\", \"t\"]') b");
+    add_questions(db, LANGUAGES, "SELECT a.value || b.value, '', 0 FROM"
+                                 " json_each('[\"a\", \"e\", \"i\", \"o\", \"u\"]') a, json_each("
+                                 "'[\"b\", \"k\", \"l\", \"m\", \"n\", \"r\", \"s\", \"t\"]') b");
     weights = malloc(nquestions * sizeof *weights);
     if (!weights) die("memory", "exhausted");
     for (size_t i = 0; i < nquestions; i++) {
@@ -943,7 +953,7 @@ static void write_record(const char *path) {
     printf("recorded      %zu keys in %s\n", n, path);
 }
 
-/* Runs readers and writers for the time given, with quiet moments in between, and one at the end. */
+/* Runs readers and writers for the time given, with quiet moments in between and at the end. */
 static void serve(const options *o, context *c, writer *w, context *judge) {
     pthread_t threads[80];
     int n = 0;
@@ -988,8 +998,9 @@ static int report(const options *o, const context *c, const writer *w) {
     printf("writes        %llu renamed, %llu moved, %llu deleted, %llu inserted\n",
            (unsigned long long)x.renamed, (unsigned long long)x.moved,
            (unsigned long long)x.deleted, (unsigned long long)x.inserted);
-    printf("invalidations %llu, of %llu tags; %llu answers ended by them were met, %llu loads refused\n",
-           (unsigned long long)st.invalidations, (unsigned long long)x.tags,
+    printf("invalidations %llu, of %llu tags; ", (unsigned long long)st.invalidations,
+           (unsigned long long)x.tags);
+    printf("they made %llu requests miss and %llu loads not be stored\n",
            (unsigned long long)st.misses_invalidated, (unsigned long long)st.refused);
     printf("checked       %llu facts; %llu answers compared with the database, byte for byte\n",
            (unsigned long long)t.checked, (unsigned long long)compared);
@@ -1019,7 +1030,8 @@ int main(int argc, char **argv) {
     printf("loaded        %d countries, %d subdivisions, %d languages, %d currencies\n",
            number(db, "SELECT count(*) FROM country"),
            number(db, "SELECT count(*) FROM subdivision"),
-           number(db, "SELECT count(*) FROM language"), number(db, "SELECT count(*) FROM currency"));
+           number(db, "SELECT count(*) FROM language"),
+           number(db, "SELECT count(*) FROM currency"));
     printf("service       %zu questions, %zu entries, %d readers, %d writers, %.1f s\n", nquestions,
            o.entries, o.readers, o.writers, o.seconds);
 
