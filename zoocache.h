@@ -110,6 +110,9 @@ typedef struct zc_cache zc_cache; /* a cache; a process may hold many */
 typedef struct zc_tag zc_tag;     /* an interned tag: parsed once, then used without parsing */
 typedef struct zc_fill zc_fill;   /* one caller's ticket of a flight: the leader's, or a follower's */
 
+/* Shared between threads: aligned as one access of 64 bits wants it, on 32-bit machines, too. */
+typedef uint64_t zc_shared64 __attribute__((aligned(8)));
+
 /* A pinned value: `data` stays valid and unchanged until zc_release(), whatever happens to its
  * entry meanwhile. A view that was never filled, or is released, is all zero; releasing it again
  * does nothing. */
@@ -518,7 +521,8 @@ typedef struct zc_explanation {
 ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out);
 
 /* Checks every structure of the cache against its invariants, with everything locked. ZC_OK, or
- * ZC_E_CORRUPT and a message in the log. Cost: O(entries + tags). For tests and debugging. */
+ * ZC_E_CORRUPT and a message in the log. Cost: O(entries + tags). For tests and debugging: no other
+ * thread may use the cache meanwhile, but for its own. */
 ZOOCACHE_API int zc_check(zc_cache *cache);
 
 /* ---- the clock, by itself ------------------------------------------------------------------- */
@@ -527,8 +531,8 @@ ZOOCACHE_API int zc_check(zc_cache *cache);
  * 48 bits of milliseconds since 1970, 16 bits of counter. Zero-initialize; set `clock` or leave it
  * for the system's. Threads: any, no lock. */
 typedef struct zc_hlc {
-    uint64_t last;      /* private: the last stamp given */
-    uint64_t refused;   /* remote stamps that were too far ahead */
+    zc_shared64 last;    /* private: the last stamp given */
+    zc_shared64 refused; /* remote stamps that were too far ahead */
     uint64_t max_drift; /* 0: 60 s */
     zc_clock clock;
 } zc_hlc;
@@ -738,13 +742,13 @@ static inline uint64_t zc__wall(const zc_clock *c) {
 #endif
 
 /* *p = max(*p, v) */
-static inline void zc__raise64(uint64_t *p, uint64_t v) {
+static inline void zc__raise64(zc_shared64 *p, uint64_t v) {
     uint64_t old = zc__load_rlx(p);
     while (old < v && !zc__cas(p, &old, v)) {}
 }
 
 /* Counters that several threads bump and that nothing else depends on. */
-static inline void zc__count(uint64_t *p, uint64_t n) { (void)zc__add_rlx(p, n); }
+static inline void zc__count(zc_shared64 *p, uint64_t n) { (void)zc__add_rlx(p, n); }
 
 static inline void zc__yield(void) {
 #if defined(ZC__WIN32_THREADS)
@@ -1108,14 +1112,16 @@ static bool zc__arena_check(const zc__arena *a) {
     for (uint32_t list = 0; list < ZC__ARENA_CLASSES * 16; list++) {
         uint32_t cls = list / 16, i = list % 16, head = a->head[cls][i];
         if ((head != 0) != (a->lists[cls] >> i & 1)) return false;
-        if (a->lists[cls] && !(a->top >> cls & 1)) return false;
-        for (; head; head = zc__chunk_at(a, head)->next_free) {
+        uint32_t before = 0;
+        if ((a->lists[cls] != 0) != (a->top >> cls & 1)) return false;
+        for (; head; before = head, head = zc__chunk_at(a, head)->next_free) {
             const zc__chunk *c = zc__chunk_at(a, head);
+            if (c->prev_free != before) return false;
             if (!(c->size & ZC__FREE) || zc__arena_list(zc__chunk_size(c)) != list) return false;
             if (++listed > free_chunks) return false;
         }
     }
-    return listed == free_chunks;
+    return listed == free_chunks && !(a->top >> ZC__ARENA_CLASSES);
 }
 
 static void *zc__alloc(const zc__mem *m, size_t size) {
@@ -1395,7 +1401,8 @@ static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value,
     if (ZC__RECORD_HEAD + key_len + deps_len + stored_len != bytes.len) return ZC_E_CORRUPT;
     if (key_len > ZC_KEY_MAX || value_len > max_value) return ZC_E_CORRUPT;
     /* LZ4 expands at most 255 times: a short record cannot ask for much memory. */
-    if (packed ? value_len > stored_len * 255 : value_len != stored_len) return ZC_E_CORRUPT;
+    if (packed ? !value_len || value_len > stored_len * 255 : value_len != stored_len)
+        return ZC_E_CORRUPT;
     if (ndeps * 2 > deps_len || (ndeps == 0 && deps_len)) return ZC_E_CORRUPT;
     if (zc__get64(p + 8) != zc__record_checksum(p, bytes.len)) return ZC_E_CORRUPT;
 
@@ -1500,8 +1507,9 @@ ZOOCACHE_API uint64_t zc_hlc_now(zc_hlc *h) {
 
 ZOOCACHE_API int zc_hlc_merge(zc_hlc *h, uint64_t remote) {
     uint64_t drift = h->max_drift ? h->max_drift : 60 * ZC_SECOND;
-    uint64_t ms = drift / ZC_MILLISECOND;
-    uint64_t most = ms >> 47 ? UINT64_MAX : zc__add_sat(zc__hlc_wall(h), ms << ZC__HLC_BITS);
+    uint64_t most = drift == ZC_NEVER
+                        ? UINT64_MAX
+                        : zc__add_sat(zc__hlc_wall(h), drift / ZC_MILLISECOND << ZC__HLC_BITS);
     if (remote > most) { /* H2 */
         zc__count(&h->refused, 1);
         return ZC_E_CLOCK;
@@ -1627,13 +1635,13 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
  * ========================================================================================== */
 
 #define ZC__STRIPES 16u
-#define ZC__IDLE_SLACK 4096 /* idle nodes beyond as many as are live: pruned without being asked */
+#define ZC__IDLE_SLACK 4096 /* so many idle nodes are never too many */
 
 struct zc_tag {
     zc_tag *parent;   /* NULL: the root */
     zc_tag *next;     /* chain [stripe] */
-    uint64_t version; /* of the last invalidation; born with the parent's floor */
-    uint64_t floor;   /* T5 */
+    zc_shared64 version; /* of the last invalidation; born with the parent's floor */
+    zc_shared64 floor; /* T5 */
     uint32_t refs;    /* of entries, fills, interned handles, children */
     uint32_t hash;    /* of the path */
     uint32_t touched; /* seconds of the monotonic clock when last let go or invalidated */
@@ -1652,7 +1660,7 @@ typedef struct zc__stripe {
 } zc__stripe;
 
 typedef struct zc__trie {
-    uint64_t seen; /* every version up to this one is in its node; alone in its cache line */
+    zc_shared64 seen; /* every version up to this one is in its node; alone in its cache line */
     char pad[ZC__LINE - 8];
     zc__mem *mem;
     zc_hlc *hlc;
@@ -1660,8 +1668,8 @@ typedef struct zc__trie {
     bool has_store; /* versions may be known to a storage: new nodes ask (>>store) */
     zc__spin writer;
     uint64_t invalidations; /* [writer] */
-    uint64_t now_s;  /* the monotonic clock's seconds, as last read by anyone */
-    uint64_t tags, idle, bytes, pruned;
+    zc_shared64 now_s; /* the monotonic clock's seconds, as last read by anyone */
+    zc_shared64 tags, idle, bytes, pruned;
     zc_tag root;
     zc__stripe stripes[ZC__STRIPES];
 } zc__trie;
@@ -1846,16 +1854,27 @@ static zc_tag *zc__tag_create(zc__trie *t, zc_tag *parent, const zc__path *path,
         zc__free(t->mem, n, sizeof *n + len);
         return other;
     }
-    /* Memory is bounded by live nodes: each birth looks at some buckets while too many are idle. */
+    /* Memory is bounded by live nodes: each birth looks at some buckets while too many are idle. Of a
+     * dead chain only the end is idle, so the chain counts for as many as it may have. */
     uint64_t idle = zc__load_rlx(&t->idle);
-    if (idle < UINT64_MAX / 2 && idle > zc__load_rlx(&t->tags) / 2 + ZC__IDLE_SLACK)
-        zc__stripe_sweep(t, s, 4, UINT32_MAX);
+    if (idle < UINT64_MAX / 2 &&
+        idle > zc__load_rlx(&t->tags) / (2 * ZC_TAG_DEPTH) + ZC__IDLE_SLACK)
+        zc__stripe_sweep(t, s, 4 * depth, UINT32_MAX);
     return n;
 }
 
-/* The node of a path, made if need be, with a reference. NULL: no memory; then *deepest (if asked
- * for) is the deepest node on the path that there is, with a reference. */
-static zc_tag *zc__tag_acquire(zc__trie *t, const zc__path *path, zc_tag **deepest) {
+/* The deepest node on a path that there is, with a reference. */
+static zc_tag *zc__tag_deepest(zc__trie *t, const zc__path *path) {
+    for (unsigned depth = path->depth; depth; depth--) {
+        zc_tag *n = zc__tag_lookup(t, path, depth);
+        if (n) return n;
+    }
+    zc__tag_ref(&t->root);
+    return &t->root;
+}
+
+/* The node of a path, made if need be, with a reference. NULL: no memory. */
+static zc_tag *zc__tag_acquire(zc__trie *t, const zc__path *path) {
     zc_tag *n = zc__tag_lookup(t, path, path->depth);
     if (n) return n;
     zc_tag *parent = &t->root;
@@ -1863,12 +1882,8 @@ static zc_tag *zc__tag_acquire(zc__trie *t, const zc__path *path, zc_tag **deepe
     for (unsigned depth = 1; depth <= path->depth; depth++) {
         n = depth < path->depth ? zc__tag_lookup(t, path, depth) : NULL;
         if (!n) n = zc__tag_create(t, parent, path, depth);
-        if (!n) {
-            if (deepest) *deepest = parent;
-            else zc__tag_unref(t, parent);
-            return NULL;
-        }
         zc__tag_unref(t, parent);
+        if (!n) return NULL;
         parent = n;
     }
     return n;
@@ -1914,12 +1929,11 @@ static const zc_tag *zc__trie_killer(const zc__trie *t, zc_tag *const *deps, siz
 }
 
 /* Stamps nodes, on which the caller has references, with one new version, and publishes it. */
-static uint64_t zc__trie_stamp(zc__trie *t, zc_tag *const *nodes, const bool *floors, size_t n) {
+static uint64_t zc__trie_stamp(zc__trie *t, zc_tag *const *nodes, size_t n) {
     zc__spin_lock(&t->writer);
     uint64_t v = zc_hlc_now(t->hlc);
     for (size_t i = 0; i < n; i++) {
-        if (floors && floors[i]) zc__raise64(&nodes[i]->floor, v);
-        else zc__store_rel(&nodes[i]->version, v);
+        zc__store_rel(&nodes[i]->version, v);
         zc__store_rlx(&nodes[i]->touched, (uint32_t)zc__load_rlx(&t->now_s));
     }
     t->invalidations++;
@@ -1943,6 +1957,7 @@ static void zc__trie_init(zc__trie *t, zc__mem *mem, zc_hlc *hlc, uint64_t seed)
     t->hlc = hlc;
     t->seed = seed;
     t->seen = 1; /* above the 0 of "never invalidated", so that no begin is 0 */
+    zc__raise64(&hlc->last, t->seen);
     t->root.refs = 1;
     t->root.learned = 1;
 }
@@ -1969,10 +1984,10 @@ static const char *zc__trie_check(zc__trie *t) {
         for (uint32_t b = 0; b < s->nbuckets; b++) {
             for (zc_tag *n = s->buckets[b]; n; n = n->next, count++) {
                 if (n->version > t->seen || n->floor > t->seen) return "T1";
-                if (!n->parent || n->parent->refs == 0) return "T2";
+                if (!n->parent || zc__load_rlx(&n->parent->refs) == 0) return "T2";
                 if ((n->hash & (s->nbuckets - 1)) != b) return "T4: bucket";
                 if (n->depth != n->parent->depth + 1) return "T4: depth";
-                idle += n->refs == 0;
+                idle += zc__load_rlx(&n->refs) == 0;
                 bytes += zc__tag_size(n);
             }
         }
@@ -2138,6 +2153,7 @@ typedef struct zc__shard {
     /* >>flight */
     zc__flight **flights;
     uint32_t flight_buckets, nflights;
+    uint64_t next_lease; /* no flight is overdue before */
     uint64_t random;
     zc__monitor order; /* writes to the storage happen in the order of those to the table */
 } ZC__ALIGNED(ZC__LINE) zc__shard;
@@ -2166,10 +2182,12 @@ struct zc_cache {
     uint32_t closed;
     uint32_t evict_turn; /* the shard that gives way next */
     uint64_t generation;
+    zc_shared64 trusted; /* records of the storage that began before are not (see >>store) */
+    zc_shared64 kept;    /* the highest version that the storage has kept */
     /* counters of rare things */
-    uint64_t refused, fills, fill_errors, fills_late, waits, refreshes, load_ns;
-    uint64_t load_histogram[ZC_LOAD_BUCKETS];
-    uint64_t hits_store, store_errors, store_corrupt, store_stale;
+    zc_shared64 refused, fills, fill_errors, fills_late, waits, refreshes, load_ns;
+    zc_shared64 load_histogram[ZC_LOAD_BUCKETS];
+    zc_shared64 hits_store, store_errors, store_corrupt, store_stale;
     /* >>flight: refreshes to run, and who waits for whom */
     zc__spin jobs_lock, graph_lock;
     zc_fill *jobs, *jobs_tail;
@@ -2631,6 +2649,14 @@ static inline void zc__entry_touch(zc_cache *c, zc__entry *e) {
     }
 }
 
+/* Counts a miss by its reason. The shard is locked. */
+static int zc__miss(zc__shard *s, const zc__entry *e, zc__state state) {
+    if (!e) s->misses_absent++;
+    else if (state == ZC__DEAD) s->misses_invalidated++;
+    else s->misses_expired++;
+    return ZC_MISS;
+}
+
 /* Past even the grace in which it may stand in for an error. */
 static bool zc__entry_over(const zc__entry *e, uint64_t now) {
     uint64_t grace = e->flags & ZC__EXTRAS ? zc__entry_extras(e)->grace : 0;
@@ -2946,7 +2972,7 @@ struct zc_fill {
     zc_cache *cache;
     zc__flight *flight;
     zc_fill *parent;
-    zc_fill *next; /* in the flight's watchers, or the queue of refreshes */
+    zc_fill *next, *prev; /* in the flight's watchers; next: in the queue of refreshes */
     bool leader, watching;
     bool unfenced; /* follower: no put or del had come when it joined */
     bool promote, serve_invalidated;
@@ -3004,6 +3030,7 @@ static bool zc__flight_list(zc_cache *c, zc__shard *s, zc__flight *f) {
     *head = f;
     f->listed = true;
     s->nflights++;
+    if (f->lease < s->next_lease) s->next_lease = f->lease;
     return true;
 }
 
@@ -3036,6 +3063,7 @@ static void zc__flight_wake(zc__flight *f) {
         void *user = w ? w->notify_user : NULL;
         if (w) {
             f->watchers = w->next;
+            if (w->next) w->next->prev = NULL;
             w->watching = false;
         }
         zc__spin_unlock(&s->lock);
@@ -3081,9 +3109,9 @@ static void zc__fill_close(zc_fill *t) {
         zc__shard *s = f->shard;
         zc__spin_lock(&s->lock);
         if (t->watching) {
-            zc_fill **link = &f->watchers;
-            while (*link != t) link = &(*link)->next;
-            *link = t->next;
+            if (t->next) t->next->prev = t->prev;
+            if (t->prev) t->prev->next = t->next;
+            else f->watchers = t->next;
         }
         bool last = --f->refs == 0;
         zc__spin_unlock(&s->lock);
@@ -3163,7 +3191,7 @@ static int zc__tag_get(zc_cache *c, zc_bytes tag, zc_tag **n) {
     int rc = zc__path_parse(tag, &path);
     *n = NULL;
     if (rc != ZC_OK) return rc;
-    do *n = zc__tag_acquire(&c->trie, &path, NULL);
+    do *n = zc__tag_acquire(&c->trie, &path);
     while (!*n && zc__relieve_block(c));
     return *n ? ZC_OK : ZC_E_NOMEM;
 }
@@ -3236,11 +3264,12 @@ static void zc__fill_unset(zc_fill *t) {
 ZOOCACHE_API int zc_fill_value(zc_fill *fill, zc_bytes value) {
     if (!fill || !fill->leader || (!value.ptr && value.len)) return ZC_E_INVAL;
     if (value.len > UINT32_MAX / 2) return ZC_E_INVAL;
-    zc__fill_unset(fill);
+    size_t more = value.len > fill->value.size ? value.len - fill->value.size : 0;
     bool room;
-    do room = zc__buf_reserve(&fill->cache->mem, &fill->value, value.len);
+    do room = zc__buf_reserve(&fill->cache->mem, &fill->value, more);
     while (!room && zc__relieve_block(fill->cache));
     if (!room) return ZC_E_NOMEM;
+    zc__fill_unset(fill);
     if (value.len) memcpy(fill->value.ptr, value.ptr, value.len);
     fill->value.size = value.len;
     fill->has_value = true;
@@ -3274,16 +3303,19 @@ ZOOCACHE_API void zc_fill_no_store(zc_fill *fill) {
 
 /* ---- begin ---- */
 
-/* Hands a pinned entry out as a view, and its dependencies to the fill around. */
-static int zc__deliver(zc__entry *e, zc_fill *parent, int rc, zc_view *view) {
+/* Hands a pinned entry out as a view, and its dependencies to the fill around. There is nothing to
+ * see of a negative result. */
+static int zc__deliver(zc_cache *c, zc__entry *e, zc_fill *parent, int rc, zc_view *view) {
     if (parent) zc__fill_inherit(parent, e);
-    if (view) {
-        zc_bytes v = zc__entry_value(e);
-        view->data = e->flags & ZC__ABSENT ? NULL : v.ptr;
-        view->size = v.len;
-        view->pin = e;
+    if (e->flags & ZC__ABSENT) {
+        zc__entry_unpin(c, e);
+        return rc < 0 ? rc : ZC_ABSENT;
     }
-    return e->flags & ZC__ABSENT && rc == ZC_OK ? ZC_ABSENT : rc;
+    zc_bytes v = zc__entry_value(e);
+    view->data = v.ptr;
+    view->size = v.len;
+    view->pin = e;
+    return rc;
 }
 
 /* XFetch: true with a probability that grows as the end comes near, the more so the longer a load
@@ -3298,70 +3330,98 @@ static bool zc__early(zc_cache *c, zc__shard *s, const zc__entry *e, double beta
     return (double)zc__entry_extras(e)->load * beta * minus_ln >= (double)(e->expires - now);
 }
 
-/* One look at the key, with the shard locked. ZC_OK or ZC_STALE: *e is pinned, and with *lead this
- * caller refreshes it; ZC_LEAD, ZC_FOLLOW: t has become a ticket of *f. ZC_MORE: needs a ticket. */
-static int zc__begin_look(zc_cache *c, zc__shard *s, uint64_t hash, zc_bytes key,
-                          const zc_fetch_opts *o, zc_fill *t, zc__flight *fresh_flight,
-                          zc__entry **e, zc__flight **f, zc__flight **lost, bool *lead) {
-    uint64_t seen = zc__seen(&c->trie);
+/* A caller at its key: what it brings, and what it finds there. */
+typedef struct zc__start {
+    zc_cache *c;
+    zc__shard *s;
+    uint64_t hash;
+    zc_bytes key;
+    const zc_fetch_opts *o;
+    zc_fill *t;        /* NULL: none yet; most reads are hits and need none */
+    zc__flight *spare; /* to be listed if this caller leads */
+    bool no_memory;    /* for a ticket */
+    zc__entry *e;
+    zc__flight *f;
+    zc__flight *lost; /* the flight that was overdue: to be woken */
+    bool refresh;     /* the value may be served, and this caller is to renew it */
+} zc__start;
+
+/* May the entry be served? ZC_OK, ZC_STALE, or ZC_MISS; counts. */
+static int zc__start_serve(zc__start *st, uint64_t seen, zc__state *state) {
+    zc__entry *e = st->e;
+    if (!e) return ZC_MISS;
+    *state = zc__entry_state(st->c, e, seen);
+    if (*state == ZC__FRESH) {
+        st->refresh = zc__early(st->c, st->s, e, st->o->early_refresh);
+        return ZC_OK;
+    }
+    bool soft = e->flags & ZC__EXTRAS && zc__entry_extras(e)->soft != ZC_NEVER;
+    bool in_time = soft && zc__coarse(&st->c->clock) < e->expires;
+    if (*state == ZC__SOFT || (*state == ZC__DEAD && in_time && st->o->serve_invalidated)) {
+        st->refresh = true;
+        return ZC_STALE;
+    }
+    return ZC_MISS;
+}
+
+/* Makes this caller the leader. False: no memory. */
+static bool zc__start_lead(zc__start *st, uint64_t seen, uint64_t now, bool miss) {
+    zc__flight *f = st->spare;
+    uint64_t timeout = st->o->flight_timeout ? st->o->flight_timeout : st->c->desc.flight_timeout;
+    f->lease = zc__add_sat(now, timeout);
+    f->begin = st->t->begin = seen;
+    if (!zc__flight_list(st->c, st->s, f)) return false;
+    f->refs = 2; /* the table's, and the ticket's */
+    st->t->leader = true;
+    st->t->flight = st->f = f;
+    if (miss && st->e && st->e->flags & ZC__EXTRAS && zc__entry_extras(st->e)->grace) {
+        zc__entry_pin(st->e);
+        f->fallback = st->e;
+    }
+    return true;
+}
+
+/* One look, with the shard locked. ZC_OK, ZC_STALE: e is pinned, and with `refresh` t leads. ZC_LEAD,
+ * ZC_FOLLOW: t is a ticket of f. ZC_MORE: come again with a ticket and a spare flight. */
+static int zc__start_look(zc__start *st) {
+    zc_cache *c = st->c;
+    zc__shard *s = st->s;
+    uint64_t seen = zc__seen(&c->trie), now = 0;
     zc__state state = ZC__DEAD;
-    int rc = ZC_MISS;
-    *e = zc__table_find(s, hash, key);
-    *f = s->nflights ? zc__flight_find(s, hash, key) : NULL;
-    if (*e) {
-        state = zc__entry_state(c, *e, seen);
-        bool soft = (*e)->flags & ZC__EXTRAS && zc__entry_extras(*e)->soft != ZC_NEVER;
-        if (state == ZC__FRESH) {
-            rc = ZC_OK;
-            *lead = zc__early(c, s, *e, o->early_refresh);
-        } else if (state == ZC__SOFT || (state == ZC__DEAD && soft && o->serve_invalidated &&
-                                         zc__coarse(&c->clock) < (*e)->expires)) {
-            rc = ZC_STALE;
-            *lead = true;
-        }
+    st->refresh = false;
+    st->e = zc__table_find(s, st->hash, st->key);
+    st->f = s->nflights ? zc__flight_find(s, st->hash, st->key) : NULL;
+    int rc = zc__start_serve(st, seen, &state);
+    if (st->f || st->t) now = zc__mono(&c->clock);
+    bool overdue = st->f && now >= st->f->lease;
+    if (st->no_memory || (st->f && !overdue)) st->refresh = false; /* somebody is at it already */
+    bool ticket = rc == ZC_MISS || st->refresh;
+    if (ticket && st->no_memory) return ZC_E_NOMEM;
+    if (ticket && !st->t) return ZC_MORE;
+    if (ticket && overdue) { /* its leader has had its time */
+        st->lost = st->f;
+        st->lost->refs++;
+        zc__flight_end(s, st->lost, ZC__LOST);
+        st->f = NULL;
     }
-    uint64_t now = *f || t ? zc__coarse(&c->clock) : 0;
-    if (*f && now >= (*f)->lease) { /* its leader has had its time */
-        if (!t) return ZC_MORE;
-        (*f)->refs++; /* for waking it */
-        *lost = *f;
-        zc__flight_end(s, *f, ZC__LOST);
-        *f = NULL;
+    if (ticket && !st->f && !zc__start_lead(st, seen, now, rc == ZC_MISS)) {
+        if (rc == ZC_MISS) return ZC_E_NOMEM;
+        st->refresh = false;
     }
-    if (rc != ZC_MISS && (!*lead || *f)) *lead = false;
-    else if (!t) return ZC_MORE;
     if (rc != ZC_MISS) {
-        zc__entry_pin(*e);
-        zc__entry_touch(c, *e);
+        zc__entry_pin(st->e);
+        zc__entry_touch(c, st->e);
         s->hits++;
         s->hits_stale += rc == ZC_STALE;
-        if (!*lead) return rc;
-    } else if (!*e) {
-        s->misses_absent++;
-    } else if (state == ZC__DEAD) {
-        s->misses_invalidated++;
-    } else {
-        s->misses_expired++;
+        return rc;
     }
-    if (*f) {
-        t->unfenced = !(*f)->fenced;
-        t->begin = seen;
-    } else {
-        *f = fresh_flight;
-        if (!zc__flight_list(c, s, *f)) return ZC_E_NOMEM;
-        (*f)->refs = 1;
-        (*f)->begin = t->begin = seen;
-        (*f)->lease = zc__add_sat(now, o->flight_timeout ? o->flight_timeout
-                                                         : c->desc.flight_timeout);
-        t->leader = true;
-        if (rc == ZC_MISS && *e && (*e)->flags & ZC__EXTRAS && zc__entry_extras(*e)->grace) {
-            zc__entry_pin(*e);
-            (*f)->fallback = *e;
-        }
-    }
-    (*f)->refs++;
-    t->flight = *f;
-    return rc != ZC_MISS ? rc : t->leader ? ZC_LEAD : ZC_FOLLOW;
+    zc__miss(s, st->e, state);
+    if (st->t->leader) return ZC_LEAD;
+    st->t->flight = st->f;
+    st->t->unfenced = !st->f->fenced;
+    st->t->begin = seen;
+    st->f->refs++;
+    return ZC_FOLLOW;
 }
 
 static bool zc__is_recursive(zc_cache *c, const zc_fill *parent, uint64_t hash, zc_bytes key) {
@@ -3374,45 +3434,54 @@ static bool zc__is_recursive(zc_cache *c, const zc_fill *parent, uint64_t hash, 
     return false;
 }
 
+/* Lets go of a flight that was held without a ticket. */
+static void zc__flight_let_go(zc_cache *c, zc__flight *f) {
+    zc__spin_lock(&f->shard->lock);
+    bool last = --f->refs == 0;
+    zc__spin_unlock(&f->shard->lock);
+    if (last) zc__flight_free(c, f);
+}
+
 static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view *view,
                      zc_fill **fill) {
-    uint64_t hash = zc__hash(key, c->seed);
-    zc__shard *s = zc__shard_of(c, hash);
-    zc_fill *t = NULL;
-    zc__flight *spare = NULL, *f = NULL, *lost = NULL;
-    zc__entry *e = NULL;
-    bool lead = false;
-    int rc;
+    zc__start st;
+    memset(&st, 0, sizeof st);
+    st.c = c;
+    st.hash = zc__hash(key, c->seed);
+    st.s = zc__shard_of(c, st.hash);
+    st.key = key;
+    st.o = o;
     *fill = NULL;
-    if (o->parent && zc__is_recursive(c, o->parent, hash, key)) return ZC_E_DEADLOCK;
-    zc__spin_lock(&s->lock);
-    rc = zc__begin_look(c, s, hash, key, o, NULL, NULL, &e, &f, &lost, &lead);
-    zc__spin_unlock(&s->lock);
-    if (rc == ZC_MORE) { /* most reads are hits: only now is a ticket made */
-        if (!(t = zc__fill_new(c, o))) return ZC_E_NOMEM;
-        rc = zc__fill_static_deps(t, &o->put);
-        if (rc == ZC_OK && !(spare = zc__flight_new(c, hash, key))) rc = ZC_E_NOMEM;
-        if (rc == ZC_OK) {
-            lead = false;
-            zc__spin_lock(&s->lock);
-            rc = zc__begin_look(c, s, hash, key, o, t, spare, &e, &f, &lost, &lead);
-            zc__spin_unlock(&s->lock);
+    if (o->parent && zc__is_recursive(c, o->parent, st.hash, key)) return ZC_E_DEADLOCK;
+    zc__spin_lock(&st.s->lock);
+    int rc = zc__start_look(&st);
+    zc__spin_unlock(&st.s->lock);
+    if (rc == ZC_MORE) {
+        int made = ZC_E_NOMEM;
+        st.t = zc__fill_new(c, o);
+        if (st.t) made = zc__fill_static_deps(st.t, &o->put);
+        if (made == ZC_OK && !(st.spare = zc__flight_new(c, st.hash, key))) made = ZC_E_NOMEM;
+        st.no_memory = made == ZC_E_NOMEM;
+        rc = made;
+        if (made == ZC_OK || made == ZC_E_NOMEM) {
+            zc__spin_lock(&st.s->lock);
+            rc = zc__start_look(&st);
+            zc__spin_unlock(&st.s->lock);
         }
-        if (lost) {
-            zc__flight_wake(lost);
-            zc__spin_lock(&s->lock);
-            bool last = --lost->refs == 0;
-            zc__spin_unlock(&s->lock);
-            if (last) zc__flight_free(c, lost);
+        if (st.lost) {
+            zc__flight_wake(st.lost);
+            zc__flight_let_go(c, st.lost);
         }
-        if (spare && t->flight != spare) zc__flight_free(c, spare);
-        if (t->leader) t->started = zc__mono(&c->clock);
-        if (rc == ZC_FOLLOW) zc__count(&c->waits, 1);
-        if (t->flight) *fill = t;
-        else zc__fill_close(t);
+        if (st.spare && (!st.t->flight || st.t->flight != st.spare)) zc__flight_free(c, st.spare);
+        if (st.t && !st.t->flight) {
+            zc__fill_close(st.t);
+        } else if (st.t) {
+            *fill = st.t;
+            if (st.t->leader) st.t->started = zc__mono(&c->clock);
+            if (st.refresh) st.t->parent = NULL; /* it will not wait for the refresh */
+        }
     }
-    if (rc == ZC_OK || rc == ZC_STALE) rc = zc__deliver(e, o->parent, rc, view);
-    return rc;
+    return rc == ZC_OK || rc == ZC_STALE ? zc__deliver(c, st.e, o->parent, rc, view) : rc;
 }
 
 /* ---- wait ---- */
@@ -3424,7 +3493,8 @@ static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) { (void)m; (vo
 #  define ZC__CAN_SLEEP 1
 #endif
 
-/* Notes that the flight of `t`'s parent waits for `t`'s; false if that closes a circle. */
+/* Notes that the flight of `t`'s parent waits for `t`'s, be it that t follows it or leads it; false if
+ * that closes a circle. */
 static bool zc__wait_for(zc_fill *t, bool on) {
     zc_cache *c = t->cache;
     zc__flight *p = t->parent ? t->parent->flight : NULL;
@@ -3464,13 +3534,13 @@ static int zc__flight_sleep(zc_fill *t, uint64_t timeout) {
 static int zc__outcome(zc_fill *t, zc_view *view) {
     zc__flight *f = t->flight;
     switch (zc__load_acq(&f->state)) {
-    case ZC__RUNNING: return zc__coarse(&t->cache->clock) >= f->lease ? ZC_RETRY : ZC_PENDING;
+    case ZC__RUNNING: return zc__mono(&t->cache->clock) >= f->lease ? ZC_RETRY : ZC_PENDING;
     case ZC__LOST: return ZC_RETRY;
     case ZC__DONE:
         if (t->begin <= f->good_up_to ? t->unfenced || f->stale : f->stale && t->serve_invalidated) {
             if (t->parent && f->dep_error) t->parent->dep_error = f->dep_error;
             zc__entry_pin(f->result);
-            return zc__deliver(f->result, t->parent, f->stale ? ZC_STALE : ZC_OK, view);
+            return zc__deliver(t->cache, f->result, t->parent, f->stale ? ZC_STALE : ZC_OK, view);
         }
         break;
     default: break;
@@ -3494,6 +3564,11 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               records of earlier ones are misses.
  *   Order       Writers of a shard hold its `order` monitor from before the table is changed until
  *               the storage has been, so the storage sees changes in the table's order.
+ *   Trust       If a record cannot be overwritten or deleted, the storage holds a value that it should
+ *               not. So a new version is handed out, and records that began before it are misses from
+ *               then on: what the storage has is forgotten, in O(1), rather than trusted.
+ *   Kept        A record's begin is never above the highest version that the storage has kept: after
+ *               a crash it might otherwise outlive an invalidation that gets a lower version.
  *   Faults      are counted and told (ZC_EVENT_STORE_FAULT); the caller never sees one, but for an
  *               invalidation that the storage could not keep (ZC_E_STORE).
  *   Locking     no spin lock is held while the storage is called
@@ -3563,7 +3638,8 @@ static int zc__store_accept(zc_fill *t, const zc_record *r) {
     zc_cache *c = t->cache;
     uint64_t now_ms = zc__wall_ms(c);
     uint64_t left = zc__left(r->expires_ms, now_ms), soft = zc__left(r->soft_ms, now_ms);
-    if (r->generation != c->generation || r->begin > zc__seen(&c->trie) || left == 0)
+    if (r->generation != c->generation || r->begin > zc__seen(&c->trie) || left == 0 ||
+        r->begin < zc__load_acq(&c->trusted))
         return ZC_MISS;
     for (size_t i = 0; i < r->ndeps; i++) {
         int rc = zc__fill_add_text(t, r->deps[i]);
@@ -3633,7 +3709,15 @@ static uint64_t zc__until_ms(uint64_t at, uint64_t now, uint64_t now_ms) {
     return zc__add_sat(now_ms, at > now ? (at - now) / ZC_MILLISECOND : 0);
 }
 
-/* Writes an entry, which is pinned, to the storage. The shard's order monitor is held. */
+/* Deletes a record; if that fails, trusts none of those that there are. The order monitor is held. */
+static int zc__store_del(zc_cache *c, zc_bytes key) {
+    int rc = c->desc.store.del(c->desc.store.user, key);
+    if (rc < 0) zc__raise64(&c->trusted, zc__trie_stamp(&c->trie, NULL, 0));
+    return rc;
+}
+
+/* Writes an entry, which is pinned, to the storage: an object, or a record that cannot be written,
+ * at least takes what was there away. The shard's order monitor is held. */
 static int zc__store_save(zc_cache *c, zc__entry *e) {
     const zc_store *st = &c->desc.store;
     zc_bytes key = zc__entry_key(e), *deps = NULL;
@@ -3641,12 +3725,16 @@ static int zc__store_save(zc_cache *c, zc__entry *e) {
     size_t ndeps = e->ndeps, text_len = 0;
     zc__buf record;
     zc_record r;
+    if (e->flags & ZC__OBJECT) return zc__store_del(c, key);
     memset(&record, 0, sizeof record);
     memset(&r, 0, sizeof r);
     for (size_t i = 0; i < ndeps; i++)
         for (const zc_tag *p = nodes[i]; p->parent; p = p->parent) text_len += (size_t)p->len + 1;
     size_t size = ndeps * sizeof *deps + text_len;
-    if (size && !(deps = (zc_bytes *)zc__alloc(&c->mem, size))) return ZC_E_NOMEM;
+    if (size && !(deps = (zc_bytes *)zc__alloc(&c->mem, size))) {
+        (void)zc__store_del(c, key);
+        return ZC_E_NOMEM;
+    }
     char *text = (char *)(deps + ndeps);
     for (size_t i = 0; i < ndeps; i++) {
         deps[i] = zc_slice(text, zc__tag_text(nodes[i], text));
@@ -3662,6 +3750,8 @@ static int zc__store_save(zc_cache *c, zc__entry *e) {
     zc__shard *s = zc__shard_of(c, zc__entry_hash(c, e));
     zc__spin_lock(&s->lock);
     r.begin = e->begin;
+    uint64_t kept = zc__load_acq(&c->kept);
+    if (st->tag_put && r.begin > kept) r.begin = kept;
     uint64_t end = e->expires;
     zc__spin_unlock(&s->lock);
     if (e->flags & ZC__EXTRAS) {
@@ -3679,11 +3769,8 @@ static int zc__store_save(zc_cache *c, zc__entry *e) {
                      zc__until_ms(end, now, now_ms));
     zc__buf_free(&c->mem, &record);
     zc__free(&c->mem, deps, size);
+    if (rc < 0) (void)zc__store_del(c, key);
     return rc;
-}
-
-static int zc__store_del(zc_cache *c, zc_bytes key) {
-    return c->desc.store.del(c->desc.store.user, key);
 }
 
 /* Keeps a version in the storage, if it keeps versions. */
@@ -3691,7 +3778,10 @@ static int zc__store_stamp(zc_cache *c, const zc_bytes *tags, size_t n, uint64_t
     const zc_store *st = &c->desc.store;
     if (!zc__has_store(c) || !st->tag_put) return ZC_OK;
     int rc = st->tag_put(st->user, tags, n, version);
-    if (rc >= 0) return ZC_OK;
+    if (rc >= 0) {
+        zc__raise64(&c->kept, version);
+        return ZC_OK;
+    }
     zc__store_fault(c, n ? tags[0] : zc_slice(NULL, 0), rc);
     return ZC_E_STORE;
 }
@@ -3709,14 +3799,6 @@ static int zc__store_stamp(zc_cache *c, const zc_bytes *tags, size_t n, uint64_t
 static inline bool zc__key_ok(zc_bytes key) { return key.ptr || key.len == 0; }
 
 /* ---- read ---- */
-
-/* Counts a miss by its reason. The shard is locked. */
-static int zc__miss(zc__shard *s, const zc__entry *e, zc__state state) {
-    if (!e) s->misses_absent++;
-    else if (state == ZC__DEAD) s->misses_invalidated++;
-    else s->misses_expired++;
-    return ZC_MISS;
-}
 
 /* ---- end a flight ---- */
 
@@ -3758,7 +3840,8 @@ static int zc__fail(zc_fill *t, int error, zc_view *view) {
     zc__spin_unlock(&s->lock);
     if (stand_in) {
         zc__entry_pin(stand_in);
-        rc = zc__deliver(stand_in, t->parent, ZC_STALE, view);
+        if (view) rc = zc__deliver(c, stand_in, t->parent, ZC_STALE, view);
+        else zc__entry_unpin(c, stand_in);
     }
     if (ended) zc__flight_wake(f);
     if (error < 0) {
@@ -3829,7 +3912,7 @@ static int zc__commit(zc_fill *t, zc_view *view) {
     if (!e) return zc__fail(t, ZC_E_NOMEM, view);
     bool fits = zc__entry_cost(e) <= c->desc.max_entry_bytes;
     bool store = fresh && fits && !t->no_store && !t->dep_error;
-    bool through = zc__has_store(c) && store && !t->from_store && !(e->flags & ZC__OBJECT);
+    bool through = zc__has_store(c) && store && !t->from_store;
 
     if (through) zc__monitor_lock(&s->order);
     int put = ZC_REFUSED;
@@ -3869,7 +3952,7 @@ static int zc__commit(zc_fill *t, zc_view *view) {
     zc_fill *parent = t->parent;
     if (put != ZC_OK) zc__entry_drop(c, e); /* the table does not own it */
     if (parent) zc__fill_inherit(parent, e);
-    if (view) (void)zc__deliver(e, NULL, ZC_OK, view); /* our pin is the view's */
+    if (view) (void)zc__deliver(c, e, NULL, ZC_OK, view); /* our pin is the view's */
     else zc__entry_unpin(c, e);
     zc__fill_close(t);
     return rc;
@@ -3941,7 +4024,7 @@ static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_vi
     int rc = zc__look(c, s, hash, key, &e);
     if (rc != ZC_MISS) zc__entry_pin(e);
     zc__spin_unlock(&s->lock);
-    if (rc != ZC_MISS) return zc__deliver(e, NULL, rc, view);
+    if (rc != ZC_MISS) return zc__deliver(c, e, NULL, rc, view);
     return ZC__UNLIKELY(zc__has_store(c)) ? zc__get_through(c, key, view) : ZC_MISS;
 }
 
@@ -3982,7 +4065,7 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
     zc__spin_unlock(&s->lock);
     zc_view view;
     memset(&view, 0, sizeof view);
-    if (rc != ZC_MISS) rc = zc__deliver(e, NULL, rc, &view);
+    if (rc != ZC_MISS) rc = zc__deliver(cache, e, NULL, rc, &view);
     else if (zc__has_store(cache)) rc = zc__get_through(cache, key, &view);
     if (!view.pin) return rc;
     if (((zc__entry *)view.pin)->flags & ZC__OBJECT) {
@@ -4079,14 +4162,14 @@ static int zc__put(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin) {
     if (dead || zc__entry_cost(e) > c->desc.max_entry_bytes) {
         rc = ZC_REFUSED;
     } else {
-        bool through = zc__has_store(c), bytes = !(e->flags & ZC__OBJECT);
+        bool through = zc__has_store(c);
         if (through) zc__monitor_lock(&s->order);
         rc = zc__store_entry(c, s, e, hash, NULL, &garbage);
         if (rc == ZC_OK) zc__fence(s, hash, key);
         if (rc == ZC_OK && through) zc__entry_pin(e);
         zc__spin_unlock(&s->lock);
         if (through) {
-            if (rc == ZC_OK) saved = bytes ? zc__store_save(c, e) : zc__store_del(c, key);
+            if (rc == ZC_OK) saved = zc__store_save(c, e);
             zc__monitor_unlock(&s->order);
             if (rc == ZC_OK) zc__entry_unpin(c, e);
         }
@@ -4137,6 +4220,7 @@ static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *
     int rc = zc__check_key(c, key);
     if (rc != ZC_OK) return rc;
     if ((o->put.ndeps && !o->put.deps) || (o->put.ntags && !o->put.tags)) return ZC_E_INVAL;
+    if (o->parent && o->parent->cache != c) return ZC_E_INVAL; /* its tags are of another trie */
     return o->put.drop || o->put.absent || o->put.begin ? ZC_E_INVAL : ZC_OK;
 }
 
@@ -4146,7 +4230,9 @@ static int zc__lead(zc_fill *t, zc_loader loader, void *user, bool refresh, zc_v
     zc_cache *c = t->cache;
     bool loaded = !refresh && zc__has_store(c) && zc__store_load(t) == ZC_OK;
     if (!loaded) {
+        (void)zc__wait_for(t, true); /* a new flight waits for nobody: no circle */
         int rc = loader(t, user);
+        (void)zc__wait_for(t, false);
         if (rc != ZC_OK) return zc__fail(t, rc < 0 ? rc : ZC_E_LOADER, view);
     }
     bool absent = t->absent;
@@ -4202,6 +4288,7 @@ static int zc__fetch_once(zc_cache *c, zc_bytes key, zc_loader loader, void *use
         }
         return rc;
     }
+    zc__count(&c->waits, 1);
     uint64_t now = o->wait_timeout ? zc__mono(&c->clock) : 0;
     uint64_t left = deadline == ZC_NEVER ? ZC_NEVER : deadline > now ? deadline - now : 0;
     rc = zc__wait(t, left, view);
@@ -4214,11 +4301,10 @@ ZOOCACHE_API int zc_fetch(zc_cache *cache, zc_bytes key, zc_loader loader, void 
                           const zc_fetch_opts *opts, zc_view *view) {
     zc_fetch_opts none;
     bool scheduled = false;
-    if (!view || !loader) return ZC_E_INVAL;
-    memset(view, 0, sizeof *view);
     memset(&none, 0, sizeof none);
     if (!opts) opts = &none;
-    int rc = zc__check_opts(cache, key, opts);
+    if (view) memset(view, 0, sizeof *view);
+    int rc = view && loader ? zc__check_opts(cache, key, opts) : ZC_E_INVAL;
     if (rc == ZC_OK) {
         uint64_t deadline = ZC_NEVER;
         if (opts->wait_timeout)
@@ -4241,6 +4327,7 @@ ZOOCACHE_API int zc_flight_begin(zc_cache *cache, zc_bytes key, const zc_fetch_o
     int rc = zc__check_opts(cache, key, opts);
     if (rc != ZC_OK) return rc;
     rc = zc__begin(cache, key, opts, view, fill);
+    if (rc == ZC_FOLLOW) zc__count(&cache->waits, 1);
     if (rc == ZC_LEAD && zc__has_store(cache) && zc__store_load(*fill) == ZC_OK) {
         zc_fill *t = *fill;
         *fill = NULL;
@@ -4280,7 +4367,9 @@ ZOOCACHE_API int zc_flight_notify(zc_fill *fill, void (*fn)(void *user), void *u
     if (running) {
         fill->notify = fn;
         fill->notify_user = user;
+        fill->prev = NULL;
         fill->next = f->watchers;
+        if (f->watchers) f->watchers->prev = fill;
         f->watchers = fill;
         fill->watching = true;
     }
@@ -4301,18 +4390,15 @@ static void zc__told_invalidated(zc_cache *c, zc_bytes tag, uint64_t version) {
     zc__event(c, &ev);
 }
 
-/* Stamps n checked paths in one step. Where a node cannot be made for want of memory, the floor of
- * the deepest one there is does its work: nothing below depends on the tag yet, but a fill under way
- * may come to. */
-static uint64_t zc__invalidate_paths(zc_cache *c, const zc__path *paths, zc_tag **nodes, bool *floors,
-                                     size_t n) {
+/* Stamps n checked paths in one step. Where a node cannot be made for want of memory, the deepest one
+ * above it is stamped: too much is invalidated rather than too little. */
+static uint64_t zc__invalidate_paths(zc_cache *c, const zc__path *paths, zc_tag **nodes, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        zc_tag *deepest = NULL;
-        nodes[i] = zc__tag_acquire(&c->trie, &paths[i], &deepest);
-        floors[i] = !nodes[i];
-        if (floors[i]) nodes[i] = deepest;
+        do nodes[i] = zc__tag_acquire(&c->trie, &paths[i]);
+        while (!nodes[i] && zc__relieve_block(c));
+        if (!nodes[i]) nodes[i] = zc__tag_deepest(&c->trie, &paths[i]);
     }
-    uint64_t v = zc__trie_stamp(&c->trie, nodes, floors, n);
+    uint64_t v = zc__trie_stamp(&c->trie, nodes, n);
     for (size_t i = 0; i < n; i++) zc__tag_unref(&c->trie, nodes[i]);
     return v;
 }
@@ -4320,11 +4406,10 @@ static uint64_t zc__invalidate_paths(zc_cache *c, const zc__path *paths, zc_tag 
 ZOOCACHE_API int zc_invalidate(zc_cache *cache, zc_bytes tag) {
     zc__path path;
     zc_tag *node;
-    bool floors;
     if (!cache) return ZC_E_INVAL;
     int rc = zc__path_parse(tag, &path);
     if (rc != ZC_OK) return rc;
-    uint64_t v = zc__invalidate_paths(cache, &path, &node, &floors, 1);
+    uint64_t v = zc__invalidate_paths(cache, &path, &node, 1);
     rc = zc__store_stamp(cache, &tag, 1, v);
     zc__told_invalidated(cache, tag, v);
     return rc;
@@ -4338,16 +4423,16 @@ ZOOCACHE_API int zc_invalidate_many(zc_cache *cache, const zc_bytes *tags, size_
         int rc = zc__path_parse(tags[i], &path);
         if (rc != ZC_OK) return rc;
     }
-    size_t each = sizeof(zc_tag *) + sizeof(zc__path) + sizeof(bool);
+    size_t each = sizeof(zc_tag *) + sizeof(zc__path);
     zc_tag **nodes = (zc_tag **)zc__alloc(&cache->mem, n * each), *root = &cache->trie.root;
     uint64_t v;
     if (nodes) {
         zc__path *paths = (zc__path *)(void *)(nodes + n);
         for (size_t i = 0; i < n; i++) (void)zc__path_parse(tags[i], &paths[i]);
-        v = zc__invalidate_paths(cache, paths, nodes, (bool *)(void *)(paths + n), n);
+        v = zc__invalidate_paths(cache, paths, nodes, n);
         zc__free(&cache->mem, nodes, n * each);
     } else {
-        v = zc__trie_stamp(&cache->trie, &root, NULL, 1); /* too much rather than too little */
+        v = zc__trie_stamp(&cache->trie, &root, 1); /* too much rather than too little */
     }
     int rc = zc__store_stamp(cache, tags, n, v);
     for (size_t i = 0; i < n; i++) zc__told_invalidated(cache, tags[i], v);
@@ -4357,7 +4442,7 @@ ZOOCACHE_API int zc_invalidate_many(zc_cache *cache, const zc_bytes *tags, size_
 ZOOCACHE_API int zc_invalidate_tag(zc_cache *cache, zc_tag *tag) {
     char text[ZC_TAG_MAX];
     if (!cache || !tag) return ZC_E_INVAL;
-    uint64_t v = zc__trie_stamp(&cache->trie, &tag, NULL, 1);
+    uint64_t v = zc__trie_stamp(&cache->trie, &tag, 1);
     if (!zc__has_store(cache) && !cache->desc.events.version) return ZC_OK;
     zc_bytes name = zc_slice(text, zc__tag_text(tag, text));
     int rc = zc__store_stamp(cache, &name, 1, v);
@@ -4393,7 +4478,7 @@ ZOOCACHE_API int zc_clear(zc_cache *cache) {
     if (!cache) return ZC_E_INVAL;
     zc_tag *root = &cache->trie.root;
     zc_bytes name = zc_slice("", 0);
-    uint64_t v = zc__trie_stamp(&cache->trie, &root, NULL, 1);
+    uint64_t v = zc__trie_stamp(&cache->trie, &root, 1);
     int rc = zc__store_stamp(cache, &name, 1, v);
     if (zc__has_store(cache)) {
         int cleared = cache->desc.store.clear(cache->desc.store.user);
@@ -4441,12 +4526,8 @@ ZOOCACHE_API int zc_tag_version(zc_cache *cache, zc_bytes tag, uint64_t *version
         if (rc == ZC_OK && zc__store_learn(cache, n) != ZC_OK) rc = ZC_E_STORE;
         if (rc == ZC_OK) *version = zc__load_acq(&n->version);
     } else {
-        /* The node, or the floor of the deepest one above where it would be. */
-        for (unsigned depth = path.depth; !n && depth; depth--) {
-            n = zc__tag_lookup(&cache->trie, &path, depth);
-            if (n) *version = zc__load_acq(depth == path.depth ? &n->version : &n->floor);
-        }
-        if (!n) *version = zc__load_acq(&cache->trie.root.floor);
+        n = zc__tag_deepest(&cache->trie, &path);
+        *version = zc__load_acq(n->depth == path.depth ? &n->version : &n->floor);
     }
     if (n) zc__tag_unref(&cache->trie, n);
     return rc;
@@ -4474,11 +4555,39 @@ ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age) {
 
 /* ---- keep house ---- */
 
+/* Ends the flights of a shard whose leaders have had their time, so that those who wait only for a
+ * call-back are told. */
+static void zc__flights_expire(zc_cache *c, zc__shard *s) {
+    uint64_t now = zc__mono(&c->clock);
+    for (;;) {
+        zc__flight *late = NULL;
+        zc__spin_lock(&s->lock);
+        uint64_t next = ZC_NEVER;
+        for (uint32_t b = 0; b < s->flight_buckets && now >= s->next_lease && !late; b++) {
+            for (zc__flight *f = s->flights[b]; f && !late; f = f->next) {
+                if (f->lease <= now) late = f;
+                else if (f->lease < next) next = f->lease;
+            }
+        }
+        if (late) {
+            late->refs++;
+            zc__flight_end(s, late, ZC__LOST);
+        } else if (now >= s->next_lease) {
+            s->next_lease = next;
+        }
+        zc__spin_unlock(&s->lock);
+        if (!late) return;
+        zc__flight_wake(late);
+        zc__flight_let_go(c, late);
+    }
+}
+
 /* Sweeps the shards that have something to sweep, until `deadline`. True: work remains. */
 static bool zc__sweep(zc_cache *c, uint64_t deadline) {
     uint64_t now = zc__now(c), seen = zc__seen(&c->trie);
     for (uint32_t i = 0; i < c->nshards; i++) {
         zc__shard *s = &c->shards[c->sweep_shard];
+        zc__flights_expire(c, s);
         for (bool done = false; !done;) {
             zc__entry *garbage = NULL;
             zc__spin_lock(&s->lock);
@@ -4682,7 +4791,7 @@ static bool zc__shards_make(zc_cache *c) {
     for (uint32_t i = 0; i < c->nshards; i++) {
         zc__shard *s = &c->shards[i];
         s->random = c->seed + i;
-        s->next_expiry = s->sweep_expiry = ZC_NEVER;
+        s->next_expiry = s->sweep_expiry = s->next_lease = ZC_NEVER;
         s->swept = zc__seen(&c->trie);
         if (!zc__shard_reserve(c, s)) return false;
     }
@@ -4705,10 +4814,7 @@ static void zc__close(zc_cache *c) {
                 zc__flight_end(s, f, ZC__FAILED);
                 zc__spin_unlock(&s->lock);
                 zc__flight_wake(f);
-                zc__spin_lock(&s->lock);
-                bool last = --f->refs == 0;
-                zc__spin_unlock(&s->lock);
-                if (last) zc__flight_free(c, f);
+                zc__flight_let_go(c, f);
             }
         }
         zc__spin_lock(&s->lock);
@@ -4741,12 +4847,14 @@ static int zc__setup(zc_cache *c) {
         c->trie.has_store = true;
         if (latest) zc__trie_learn(&c->trie, &c->trie.root, 0);
         zc__raise64(&c->trie.seen, latest);
+        c->kept = latest;
         zc__raise64(&c->hlc.last, latest);
         zc_bytes root = zc_slice("", 0);
         uint64_t version = 0;
         if (st->tag_get(st->user, &root, 1, &version) < 0) return ZC_E_STORE;
         zc__trie_learn(&c->trie, &c->trie.root, version);
     }
+    (void)zc__now(c); /* ages count from now on */
     if (!zc__shards_make(c)) return ZC_E_NOMEM;
     for (uint32_t i = 0; i < c->nshards && st->version; i++) {
         if (zc__monitor_init(&c->shards[i].order)) continue;
@@ -5104,6 +5212,7 @@ static const char *zc__check_flights(const zc__shard *s) {
 ZOOCACHE_API int zc_check(zc_cache *cache) {
     if (!cache) return ZC_E_INVAL;
     size_t entries = 0, cost = 0;
+    zc__spin_lock(&cache->house); /* no housekeeping meanwhile */
     zc__lock_all(cache);
     const char *broken = zc__trie_check(&cache->trie);
     if (!broken && cache->mem.arena && !zc__arena_check(cache->mem.arena)) broken = "M1 to M4";
@@ -5121,6 +5230,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     if (!broken && le->max != SIZE_MAX && le->used < entries) broken = "B5: entries";
     if (!broken && lc->max != SIZE_MAX && lc->used < cost) broken = "B5: cost";
     zc__unlock_all(cache, true);
+    zc__spin_unlock(&cache->house);
     if (!broken) return ZC_OK;
     if (cache->desc.log.version) {
         char line[64];
