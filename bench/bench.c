@@ -282,7 +282,7 @@ static void fill(rig *r, uint32_t n) {
 /* What one thread works on. A body does `ops` operations from `at` on, and leaves `at` behind them,
  * so that the next sample goes on where this one ended. */
 typedef struct task {
-    rig *r;
+    _Alignas(256) rig *r; /* no two tasks in one cache line, nor in neighbours */
     const uint32_t *order;
     uint64_t at;
     uint64_t ops;
