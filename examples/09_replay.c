@@ -1,11 +1,12 @@
 /* 09_replay: replays a trace of keys through a cache, beside FIFO, LRU and Belady's optimal
  * algorithm, and draws the miss ratios as bars.
  *
- * Usage: 09_replay FILE...
+ * Usage: 09_replay [FILE...]
  * A trace is a file of 64-bit little-endian keys, one a request, as 08_catalogue --record writes
  * it; .xz files are read through xz. Capacities are 0.1 %, 1 % and 10 % of the different keys, at
  * least 10. Every request is a read, and a put after a miss. FIFO and LRU know the past, as zoocache
- * does; Belady knows the future, and shows how much there is to gain. */
+ * does; Belady knows the future, and shows how much there is to gain. Without a FILE, it makes a
+ * trace of its own: popular keys, and now and then a scan over keys that are never seen again. */
 #define _POSIX_C_SOURCE 200809L
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
@@ -77,13 +78,26 @@ static void draw(const char *name, uint64_t misses, size_t n) {
     putchar('\n');
 }
 
-static int show(const char *path) {
+/* A product of random numbers prefers the small ones. */
+static uint64_t *make_trace(size_t *n) {
+    uint64_t *keys = malloc((*n = 200000) * sizeof *keys), x = 1;
+    for (size_t i = 0; keys && i < *n; i++) {
+        double u = 20000;
+        for (int k = 0; k < 3; k++) {
+            x = x * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+            u *= (double)(x >> 40) / (1 << 24);
+        }
+        keys[i] = i % 5000 < 1000 ? 1000000 + i : (uint64_t)u;
+    }
+    return keys;
+}
+
+/* Shows a trace, whose keys are freed. */
+static int show(const char *path, uint64_t *keys, size_t n) {
     static const double shares[] = {0.001, 0.01, 0.1};
     sim_trace t;
-    size_t n = 0;
     uint32_t before = 0;
     int bad = 0;
-    uint64_t *keys = read_trace(path, &n);
     if (!keys || !sim_trace_init(&t, keys, n)) {
         fprintf(stderr, "09_replay: %s: not a trace that can be read\n", path);
         free(keys);
@@ -116,10 +130,14 @@ static int show(const char *path) {
 
 int main(int argc, char **argv) {
     int bad = 0;
+    size_t n = 0;
     if (argc < 2) {
-        fprintf(stderr, "usage: 09_replay FILE...\n");
-        return 2;
+        uint64_t *keys = make_trace(&n);
+        bad = show("a trace of its own", keys, n);
     }
-    for (int i = 1; i < argc; i++) bad |= show(argv[i]);
+    for (int i = 1; i < argc; i++) {
+        uint64_t *keys = read_trace(argv[i], &n);
+        bad |= show(argv[i], keys, n);
+    }
     return bad;
 }
