@@ -2132,7 +2132,7 @@ typedef struct zc__policy {
     bool full;        /* it has evicted, and not lost an eighth of its content since */
     uint32_t *ghosts; /* buckets of 8 slots; NULL: not yet needed, or no memory */
     uint32_t nghosts; /* buckets */
-    uint32_t tick;    /* evictions a step of the ghosts' stamps */
+    uint32_t tick;    /* a step of the ghosts' stamps is 2^tick evictions */
     uint64_t gone[2]; /* evicted so far from window and probation, and from main */
 } zc__policy;
 
@@ -2331,8 +2331,8 @@ static bool zc__table_resize(zc_cache *c, zc__shard *s, uint32_t n) {
         }
     }
     zc__free(&c->mem, s->buckets, s->nbuckets * sizeof *to);
-    s->buckets = to;
-    s->nbuckets = n;
+    zc__store_rlx(&s->buckets, to); /* looked at without the lock by zc__put_prefetch() */
+    zc__store_rlx(&s->nbuckets, n);
     s->cursor = 0;
     return true;
 }
@@ -2433,18 +2433,42 @@ static void zc__ghosts_make(zc_cache *c, zc__policy *p) {
     uint64_t n = (p->cap * 2 + ZC__GHOST_WAYS - 1) / ZC__GHOST_WAYS;
     if (n > UINT32_MAX) n = UINT32_MAX;
     if (n < 4) n = 4;
-    p->ghosts = (uint32_t *)zc__alloc_zero(&c->mem, (size_t)n * ZC__GHOST_WAYS * sizeof(uint32_t));
-    p->nghosts = p->ghosts ? (uint32_t)n : 0;
+    size_t size = (size_t)n * ZC__GHOST_WAYS * sizeof(uint32_t);
+    zc__store_rlx(&p->ghosts, (uint32_t *)zc__alloc_zero(&c->mem, size));
+    zc__store_rlx(&p->nghosts, p->ghosts ? (uint32_t)n : 0);
 }
 
 static void zc__ghosts_free(zc_cache *c, zc__policy *p) {
     zc__free(&c->mem, p->ghosts, (size_t)p->nghosts * ZC__GHOST_WAYS * sizeof(uint32_t));
-    p->ghosts = NULL;
-    p->nghosts = 0;
+    zc__store_rlx(&p->ghosts, (uint32_t *)NULL);
+    zc__store_rlx(&p->nghosts, 0u);
 }
 
-static uint32_t *zc__ghost_bucket(zc__policy *p, uint64_t hash) {
-    return p->ghosts + ZC__GHOST_WAYS * (size_t)(((hash >> 24 & UINT32_MAX) * p->nghosts) >> 32);
+static inline size_t zc__ghost_at(uint64_t hash, uint32_t nghosts) {
+    return ZC__GHOST_WAYS * (size_t)(((hash >> 24 & UINT32_MAX) * nghosts) >> 32);
+}
+static inline uint32_t *zc__ghost_bucket(zc__policy *p, uint64_t hash) {
+    return p->ghosts + zc__ghost_at(hash, p->nghosts);
+}
+
+/* A put touches lines all over the memory, so it asks for them as early as it knows them: for its
+ * bucket and its ghosts before the entry is made, without the lock (a stale look does no harm); for
+ * the entries that will be next at the ends of the queues at the end of the put before. */
+static inline void zc__put_prefetch(const zc__shard *s, uint64_t hash) {
+    uintptr_t buckets = (uintptr_t)zc__load_rlx(&s->buckets);
+    uintptr_t ghosts = (uintptr_t)zc__load_rlx(&s->policy.ghosts);
+    size_t bucket = zc__home_of(hash, zc__load_rlx(&s->nbuckets));
+    size_t ghost = zc__ghost_at(hash, zc__load_rlx(&s->policy.nghosts));
+    ZC__PREFETCH((const void *)(buckets + bucket * sizeof(zc__bucket)));
+    ZC__PREFETCH((const void *)(ghosts + ghost * sizeof(uint32_t)));
+}
+
+/* Header, key, and mostly the dependencies. */
+static inline void zc__entry_prefetch(const zc__entry *e) {
+    if (!e) return;
+    ZC__PREFETCH(e);
+    ZC__PREFETCH((const unsigned char *)e + ZC__LINE);
+    ZC__PREFETCH((const unsigned char *)e + 2 * ZC__LINE);
 }
 static inline uint32_t zc__ghost_print(uint64_t hash) {
     uint32_t f = ((uint32_t)(hash >> 24) * UINT32_C(0x9e3779b1)) >> 18;
@@ -2454,8 +2478,8 @@ static inline unsigned zc__ghost_side(uint32_t g) { return g >> 17 & 1; }
 
 /* How many were evicted from its side since. */
 static uint64_t zc__ghost_age(const zc__policy *p, uint32_t g) {
-    uint64_t now = p->gone[zc__ghost_side(g)] / p->tick;
-    return (uint64_t)(uint16_t)(now - g) * p->tick;
+    uint64_t now = p->gone[zc__ghost_side(g)] >> p->tick;
+    return (uint64_t)(uint16_t)(now - g) << p->tick;
 }
 /* A ghost counts for one cache-full of evictions from its side; in A for a quarter more. */
 static bool zc__ghost_expired(const zc__policy *p, uint32_t g) {
@@ -2477,7 +2501,7 @@ static void zc__ghost_add(zc__policy *p, uint64_t hash, unsigned side, bool prov
             at = i;
         }
     }
-    uint16_t stamp = (uint16_t)(p->gone[side] / p->tick);
+    uint16_t stamp = (uint16_t)(p->gone[side] >> p->tick);
     b[at] = print << 18 | (uint32_t)side << 17 | (uint32_t)proven << 16 | stamp;
 }
 
@@ -2489,7 +2513,7 @@ static void zc__policy_resize(zc_cache *c, zc__policy *p, uint64_t cap) {
     p->target = p->cap ? (int64_t)((double)p->target / (double)p->cap * (double)cap)
                        : (int64_t)(cap / ZC__START) * 256;
     p->cap = cap;
-    p->tick = cap / 1024 ? (uint32_t)(cap / 1024) : 1;
+    p->tick = cap >> 10 ? 63 - zc__clz64(cap >> 10) : 0;
     zc__policy_step(p, 0);
     zc__ghosts_free(c, p);
 }
@@ -2541,6 +2565,7 @@ static void zc__policy_add(zc_cache *c, zc__shard *s, zc__entry *e, unsigned que
         o->hits = 0;
         zc__queue_push(s, o, ZC__PROBATION);
     }
+    if (w->oldest) ZC__PREFETCH(w->oldest);
     if (s->count + 1 < p->cap - p->cap / 8) p->full = false;
     for (int n = 0; n < 4 && !p->full && w->count + q->count > (uint64_t)p->target / 256; n++) {
         zc__entry *o = q->oldest ? q->oldest : w->oldest;
@@ -2570,14 +2595,16 @@ static void zc__policy_remove(zc__shard *s, zc__entry *e, uint64_t hash) {
         zc__ghost_add(&s->policy, hash, 0, true);
 }
 
-/* Chooses who gives way, and unlinks it. The shard is not empty. */
-static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s) {
+/* Chooses who gives way, and unlinks it; *hash is its key's. The shard is not empty. */
+static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
     zc__policy *p = &s->policy;
     zc__queue *w = &p->queue[ZC__WINDOW], *q = &p->queue[ZC__PROBATION], *m = &p->queue[ZC__MAIN];
     zc__policy_measure(c, s);
     if (!p->cap) zc__policy_resize(c, p, s->count);
     if (!p->ghosts) zc__ghosts_make(c, p);
     p->full = true;
+    if (q->oldest) zc__entry_prefetch(q->oldest->next);
+    if (m->oldest) zc__entry_prefetch(m->oldest->next);
     for (unsigned looks = 1;; looks++) {
         bool last = looks == ZC__LOOKS;
         bool probation = w->count + q->count >= (uint64_t)p->target / 256 || !m->oldest;
@@ -2601,8 +2628,12 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s) {
             }
         }
         zc__queue_unlink(s, e);
-        zc__ghost_add(p, zc__entry_hash(c, e), from_main, e->state & ZC__PROVEN);
+        *hash = zc__entry_hash(c, e);
+        ZC__PREFETCH(&s->buckets[zc__home_of(*hash, s->nbuckets)]);
+        zc__ghost_add(p, *hash, from_main, e->state & ZC__PROVEN);
         p->gone[from_main]++;
+        zc__entry_prefetch(q->oldest);
+        zc__entry_prefetch(m->oldest);
         return e;
     }
 }
@@ -2775,9 +2806,10 @@ static void zc__shard_remove(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t h
 /* Evicts one entry; what it counted for stays taken. NULL: the shard is empty. */
 static zc__entry *zc__shard_evict(zc_cache *c, zc__shard *s, zc__entry **garbage) {
     if (!s->count) return NULL;
-    zc__entry *e = zc__policy_victim(c, s);
+    uint64_t hash;
+    zc__entry *e = zc__policy_victim(c, s, &hash);
     zc__state state = zc__entry_state(c, e, zc__seen(&c->trie));
-    zc__shard_detach(s, e, zc__entry_hash(c, e),
+    zc__shard_detach(s, e, hash,
                      state == ZC__DEAD      ? ZC_CAUSE_INVALIDATED
                      : state == ZC__EXPIRED ? ZC_CAUSE_EXPIRED
                                             : ZC_CAUSE_EVICTED,
@@ -3709,10 +3741,16 @@ static uint64_t zc__until_ms(uint64_t at, uint64_t now, uint64_t now_ms) {
     return zc__add_sat(now_ms, at > now ? (at - now) / ZC_MILLISECOND : 0);
 }
 
-/* Deletes a record; if that fails, trusts none of those that there are. The order monitor is held. */
+/* Deletes a record; if that fails, trusts none of those that there are, in the next life neither. The
+ * order monitor is held. */
 static int zc__store_del(zc_cache *c, zc_bytes key) {
-    int rc = c->desc.store.del(c->desc.store.user, key);
-    if (rc < 0) zc__raise64(&c->trusted, zc__trie_stamp(&c->trie, NULL, 0));
+    const zc_store *st = &c->desc.store;
+    int rc = st->del(st->user, key);
+    if (rc >= 0) return rc;
+    uint64_t v = zc__trie_stamp(&c->trie, NULL, 0);
+    zc_bytes root = zc_slice("", 0);
+    zc__raise64(&c->trusted, v);
+    if (st->tag_put && st->tag_put(st->user, &root, 1, v) >= 0) zc__raise64(&c->kept, v);
     return rc;
 }
 
@@ -3735,7 +3773,7 @@ static int zc__store_save(zc_cache *c, zc__entry *e) {
         (void)zc__store_del(c, key);
         return ZC_E_NOMEM;
     }
-    char *text = (char *)(deps + ndeps);
+    char *text = deps ? (char *)(deps + ndeps) : NULL;
     for (size_t i = 0; i < ndeps; i++) {
         deps[i] = zc_slice(text, zc__tag_text(nodes[i], text));
         text += deps[i].len;
@@ -3958,6 +3996,15 @@ static int zc__commit(zc_fill *t, zc_view *view) {
     return rc;
 }
 
+/* Commits; a value that could not be stored is good for this caller all the same. What comes from the
+ * storage past its soft deadline is stale. */
+static int zc__commit_value(zc_fill *t, zc_view *view) {
+    bool absent = t->absent, stale = t->from_store && t->put.soft_ttl == 1;
+    int rc = zc__commit(t, view);
+    if (rc == ZC_REFUSED || rc == ZC_E_LEASE) rc = absent ? ZC_ABSENT : ZC_OK;
+    return rc == ZC_OK && stale ? ZC_STALE : rc;
+}
+
 /* ---- read ---- */
 
 /* A read that the table cannot answer, with a storage behind it. */
@@ -3986,10 +4033,7 @@ static int zc__get_through(zc_cache *c, zc_bytes key, zc_view *view) {
         (void)zc__fail(t, 0, NULL);
         return rc;
     }
-    if (zc__store_load(t) == ZC_OK) {
-        rc = zc__commit(t, view);
-        return rc < 0 && rc != ZC_E_LEASE ? rc : rc == ZC_ABSENT ? ZC_ABSENT : ZC_OK;
-    }
+    if (zc__store_load(t) == ZC_OK) return zc__commit_value(t, view);
     (void)zc__fail(t, 0, NULL);
     return ZC_MISS;
 }
@@ -4152,6 +4196,7 @@ static int zc__put(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin) {
     uint64_t seen = zc__seen(&c->trie), hash = zc__hash(key, c->seed);
     zc__shard *s = zc__shard_of(c, hash);
     zc__entry *garbage = NULL;
+    zc__put_prefetch(s, hash);
     int rc = zc__fill_static_deps(t, &t->put), saved = ZC_OK;
     if (rc == ZC_OK) rc = zc__fill_settle(t);
     if (rc != ZC_OK) return rc;
@@ -4235,10 +4280,7 @@ static int zc__lead(zc_fill *t, zc_loader loader, void *user, bool refresh, zc_v
         (void)zc__wait_for(t, false);
         if (rc != ZC_OK) return zc__fail(t, rc < 0 ? rc : ZC_E_LOADER, view);
     }
-    bool absent = t->absent;
-    int rc = zc__commit(t, view);
-    if (rc == ZC_REFUSED || rc == ZC_E_LEASE) return absent ? ZC_ABSENT : ZC_OK;
-    return rc;
+    return zc__commit_value(t, view);
 }
 
 static void zc__wake_worker(zc_cache *c) {
@@ -4331,9 +4373,7 @@ ZOOCACHE_API int zc_flight_begin(zc_cache *cache, zc_bytes key, const zc_fetch_o
     if (rc == ZC_LEAD && zc__has_store(cache) && zc__store_load(*fill) == ZC_OK) {
         zc_fill *t = *fill;
         *fill = NULL;
-        bool absent = t->absent;
-        rc = zc__commit(t, view);
-        if (rc == ZC_REFUSED || rc == ZC_E_LEASE) rc = absent ? ZC_ABSENT : ZC_OK;
+        rc = zc__commit_value(t, view);
     }
     return rc;
 }
