@@ -166,6 +166,53 @@ TEST(hash_depends_on_seed_and_every_byte) {
     }
 }
 
+/* Who does not know the seed cannot choose keys that all have the same hash. A multiplication forgets
+ * one factor when the other is 0: no half of a key alone may decide that, whatever the constants. */
+TEST(no_half_of_a_key_cancels_the_other) {
+    static const uint64_t halves[] = {0, UINT64_MAX, UINT64_C(0x2d358dccaa6c78a5),
+                                      UINT64_C(0x8bb84b93962eacc9), UINT64_C(0x4b33a62ed433d4a3)};
+    for (size_t h = 0; h < sizeof halves / sizeof halves[0]; h++) {
+        for (unsigned side = 0; side < 2; side++) {
+            for (uint64_t len = 0; len <= 16; len += 16) {
+                unsigned char key[16];
+                uint64_t seed = zct_rand(), last = 0, fixed = halves[h] ^ len;
+                unsigned same = 0;
+                for (unsigned i = 0; i < 100; i++) {
+                    uint64_t other = zct_rand();
+                    memcpy(key + 8 * side, &fixed, 8);
+                    memcpy(key + 8 - 8 * side, &other, 8);
+                    uint64_t hash = zc__hash(zc_slice(key, sizeof key), seed);
+                    same += i > 0 && hash == last;
+                    last = hash;
+                }
+                CHECK_EQ(same, 0);
+            }
+        }
+    }
+}
+
+TEST(hashes_of_similar_keys_spread) {
+    for (size_t len = 1; len <= 40; len++) {
+        unsigned buckets[64] = {0}, prints[256] = {0};
+        uint64_t seed = zct_rand();
+        char key[48];
+        memset(key, '0', sizeof key);
+        for (unsigned i = 0; i < 64 * 64; i++) { /* counting up, as keys do */
+            char digits[8];
+            snprintf(digits, sizeof digits, "%04u", i);
+            size_t n = len < 4 ? len : 4;
+            memcpy(key + len - n, digits + 4 - n, n);
+            uint64_t h = zc__hash(zc_slice(key, len), seed);
+            buckets[zc__home_of(h, 64)]++;
+            prints[zc__fp_of(h)]++;
+        }
+        unsigned most = 0, print = 0;
+        for (unsigned b = 0; b < 64; b++) most = buckets[b] > most ? buckets[b] : most;
+        for (unsigned f = 0; f < 256; f++) print = prints[f] > print ? prints[f] : print;
+        if (len >= 4) CHECK(most < 64 * 2 && print < 16 * 4);
+    }
+}
+
 /* The first numbers of splitmix64 from state 1234567, as its authors' reference code prints them. */
 TEST(random_is_splitmix64) {
     static const uint64_t want[] = {UINT64_C(6457827717110365317), UINT64_C(3203168211198807973),
