@@ -1,0 +1,127 @@
+"""The build backend: setuptools', with the shared library compiled first.
+
+``zoocache.h`` is taken from the checkout around this directory, or from the copy that an sdist carries;
+``ZOOCACHE_H`` names another. ``CC`` and ``CFLAGS`` are heeded, so that a sanitizer build is
+
+    CFLAGS="-fsanitize=address -g" python _build.py
+
+which compiles into the source tree, as an editable install needs it.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import build_meta as _setuptools
+
+HERE = Path(__file__).resolve().parent
+PACKAGE = HERE / "zoocache"
+LIBRARY = PACKAGE / ("_native.dll" if os.name == "nt" else "_native.so")
+COPY = PACKAGE / "zoocache.h"
+
+get_requires_for_build_sdist = _setuptools.get_requires_for_build_sdist
+get_requires_for_build_wheel = _setuptools.get_requires_for_build_wheel
+get_requires_for_build_editable = _setuptools.get_requires_for_build_editable
+prepare_metadata_for_build_wheel = _setuptools.prepare_metadata_for_build_wheel
+prepare_metadata_for_build_editable = _setuptools.prepare_metadata_for_build_editable
+
+
+def header():
+    """The directory of zoocache.h."""
+    given = os.environ.get("ZOOCACHE_H")
+    for path in [Path(given)] if given else [HERE.parent / "zoocache.h", COPY]:
+        if path.is_file():
+            return path.resolve()
+    sys.exit("zoocache: zoocache.h was not found beside the python_shim directory; say where it is: ZOOCACHE_H=PATH")
+
+
+def compiler():
+    """The C compiler as a command."""
+    wanted = os.environ.get("CC") or next((c for c in ("cc", "gcc", "clang") if shutil.which(c)), "")
+    if not wanted:
+        sys.exit("zoocache: no C compiler was found; on Debian and Ubuntu: apt install gcc libc6-dev")
+    return shlex.split(wanted)
+
+
+def check_headers(command):
+    """Says which package is missing, instead of the compiler's message."""
+    missing = []
+    for name, package in (("stdio.h", "libc6-dev"), ("xxhash.h", "libxxhash-dev"), ("lz4.h", "liblz4-dev")):
+        flags = shlex.split(os.environ.get("CPPFLAGS", ""))
+        done = subprocess.run(
+            [*command, *flags, "-E", "-x", "c", "-", "-o", os.devnull], input=f"#include <{name}>\n", text=True,
+            capture_output=True,
+        )
+        if done.returncode:
+            missing.append((name, package))
+    if missing:
+        names = ", ".join(name for name, _ in missing)
+        packages = " ".join(package for _, package in missing)
+        sys.exit(f"zoocache: headers not found: {names}; on Debian and Ubuntu: apt install {packages}")
+
+
+def compile_library():
+    """Compiles _native.c with zoocache.h into the package's directory."""
+    command = compiler()
+    check_headers(command)
+    flags = ["-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=default", f"-I{header().parent}"]
+    for name in ("CPPFLAGS", "CFLAGS"):
+        flags += shlex.split(os.environ.get(name, ""))
+    temporary = LIBRARY.with_name(f"{LIBRARY.name}.{os.getpid()}")
+    line = [*command, *flags, str(PACKAGE / "_native.c"), "-o", str(temporary)]
+    line += [*shlex.split(os.environ.get("LDFLAGS", "")), "-llz4", "-pthread"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"zoocache: the compiler has failed:\n{shlex.join(line)}\n{done.stderr}")
+    os.replace(temporary, LIBRARY)
+
+
+def _tagged(name, directory):
+    """Renames a wheel that setuptools takes for pure Python: it holds machine code, for any Python 3."""
+    if not name.endswith("-none-any.whl"):
+        return name
+    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    fitted = name.replace("-none-any.whl", f"-none-{platform}.whl")
+    python = [sys.executable, "-m", "wheel", "tags", "--remove", "--platform-tag", platform, name]
+    subprocess.run(python, cwd=directory, check=True, capture_output=True)
+    return fitted
+
+
+def get_requires_for_build_wheel(config_settings=None):  # noqa: F811
+    """setuptools' own, and the tool that names the platform."""
+    return [*_setuptools.get_requires_for_build_wheel(config_settings), "wheel>=0.40"]
+
+
+def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
+    """A wheel with the shared library inside."""
+    compile_library()
+    shutil.rmtree(HERE / "build", ignore_errors=True)
+    name = _setuptools.build_wheel(wheel_directory, config_settings, metadata_directory)
+    return _tagged(name, wheel_directory)
+
+
+def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
+    """An editable install: the shared library stays in the source tree."""
+    compile_library()
+    return _setuptools.build_editable(wheel_directory, config_settings, metadata_directory)
+
+
+def build_sdist(sdist_directory, config_settings=None):
+    """An sdist with a copy of zoocache.h, so that it can be built anywhere."""
+    source = header()
+    if source != COPY:
+        shutil.copyfile(source, COPY)
+    try:
+        return _setuptools.build_sdist(sdist_directory, config_settings)
+    finally:
+        if source != COPY:
+            COPY.unlink()
+
+
+if __name__ == "__main__":
+    compile_library()
+    print(LIBRARY)

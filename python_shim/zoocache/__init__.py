@@ -1,0 +1,65 @@
+"""A cache that knows what its values depend on.
+
+    from zoocache import cacheable, invalidate
+
+    @cacheable(deps=lambda uid: [f"user:{uid}"])
+    def profile(uid: int) -> dict: ...
+
+    invalidate("user:42")  # profile(42) is computed anew, and whatever was computed from it
+"""
+
+from zoocache._cache import Cache, CacheInfo, CacheStats
+from zoocache._default import (
+    clear,
+    clear_async,
+    configure,
+    delete,
+    get,
+    get_async,
+    get_tag_version,
+    invalidate,
+    invalidate_async,
+    no_store,
+    prune,
+    reset,
+    set,
+    set_async,
+    set_ttl,
+    stats,
+    version,
+)
+from zoocache._errors import BuiltWithout, FlightTimeout, InvalidTag, RecursiveFill, StorageIsFull, UnkeyableArgument
+from zoocache._functions import Cached, cacheable
+from zoocache.context import add_deps
+
+__all__ = [
+    "BuiltWithout",
+    "Cache",
+    "CacheInfo",
+    "CacheStats",
+    "Cached",
+    "FlightTimeout",
+    "InvalidTag",
+    "RecursiveFill",
+    "StorageIsFull",
+    "UnkeyableArgument",
+    "add_deps",
+    "cacheable",
+    "clear",
+    "clear_async",
+    "configure",
+    "delete",
+    "get",
+    "get_async",
+    "get_tag_version",
+    "invalidate",
+    "invalidate_async",
+    "no_store",
+    "prune",
+    "reset",
+    "set",
+    "set_async",
+    "set_ttl",
+    "stats",
+    "version",
+]

@@ -1,0 +1,1317 @@
+"""A cache: entries, freshness, fills.
+
+    Table   the entries of one function, or of get() and set(); a dict from key to Entry
+    Entry   a value, what it depends on, until when it is good, and ``word``
+    Fill    one computation of one key, with everybody who waits for it
+    Cache   the tables that share settings, tags, a limit and a clock
+
+A hit happens in a table's caller (see _functions) and compares ``entry.word`` with ``words[CHANGES]``.
+Equal: nothing has happened since the entry was last looked at, so it is as good as it was then. Else
+``Table.look`` looks: was a tag invalidated (the one rule of the library), has its time come?
+
+Locking. The cache's lock is held where two structures change together, and never while code of others
+runs: what is removed under it is dropped after it. It is re-entrant, because the garbage collector may run
+a destructor that uses the cache at any time. Order: cache > graph.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from math import inf, isnan, log
+from random import random
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from weakref import WeakSet, ref
+
+from zoocache import _ffi, _keys, _tags
+from zoocache._errors import BuiltWithout, FlightTimeout, RecursiveFill
+from zoocache._ffi import CHANGES, PERIOD, WANTED, Core, Deps, words
+from zoocache._policy import Policy
+from zoocache.context import ACTIVE, CURRENT, note
+
+if TYPE_CHECKING:
+    from zoocache.telemetry.manager import TelemetryManager
+
+__all__ = ["Cache", "CacheInfo", "CacheStats", "Entry", "Fill", "Rules", "Table", "seconds"]
+
+RUNNING, DONE, FAILED, AGAIN = range(4)  # states of a fill
+
+_SWEEP_EVERY: Final = 64  # fills between two slices of housekeeping
+_SWEEP: Final = 4 * _SWEEP_EVERY  # entries looked at in a slice
+_RETRY: Final = 1.0  # seconds until a failed refresh is tried again, at most
+
+_graph = threading.RLock()  # guards Fill.waits of every fill
+_monotonic = time.monotonic
+
+
+class CacheInfo(NamedTuple):
+    """As functools gives it: the statistics of one function."""
+
+    hits: int
+    misses: int
+    maxsize: int | None
+    currsize: int
+
+
+class CacheStats(NamedTuple):
+    """The statistics of a cache: counters since it was made, and what it holds now."""
+
+    hits: int
+    hits_stale: int  # of them: past their soft deadline, or instead of an error
+    misses: int  # the sum of absent, expired and invalidated
+    absent: int
+    expired: int
+    invalidated: int
+    fills: int  # computations that gave a value
+    errors: int  # computations that raised
+    refused: int  # values that were not stored: invalidated meanwhile, cleared, too late, or not wanted
+    waits: int  # calls that waited for another's computation
+    refreshes: int
+    evictions: int
+    entries: int
+    flights: int  # computations that run now
+    invalidations: int
+    tags: int
+    tag_bytes: int
+
+
+def seconds(name: str, value: float | None) -> float | None:
+    """A duration given by the user; refuses what makes no sense, when it is given."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if isnan(value) or value < 0:
+        raise ValueError(f"{name} must be 0 or more seconds, not {value!r}")
+    return float(value)
+
+
+class Rules:
+    """How the values of one table are kept. None: as the cache says."""
+
+    __slots__ = (
+        "cache_errors",
+        "cache_if",
+        "copy",
+        "early_refresh",
+        "error_ttl",
+        "jitter",
+        "negative_ttl",
+        "retry",
+        "soft_ttl",
+        "stale_if_error",
+        "tti",
+        "ttl",
+    )
+
+    def __init__(
+        self,
+        *,
+        ttl: float | None = None,
+        tti: float | None = None,
+        jitter: float = 0.0,
+        soft_ttl: float | None = None,
+        early_refresh: float = 0.0,
+        stale_if_error: float | None = None,
+        negative_ttl: float | None = None,
+        cache_if: Callable[[Any], object] | None = None,
+        cache_errors: type[Exception] | tuple[type[Exception], ...] = (),
+        error_ttl: float | None = None,
+        on_error: str = "raise",
+        copy: str = "share",
+    ) -> None:
+        self.ttl = seconds("ttl", ttl)
+        self.tti = seconds("tti", tti)
+        self.soft_ttl = seconds("soft_ttl", soft_ttl)
+        self.stale_if_error = seconds("stale_if_error", stale_if_error)
+        self.negative_ttl = seconds("negative_ttl", negative_ttl)
+        self.error_ttl = seconds("error_ttl", error_ttl)
+        self.jitter = seconds("jitter", jitter) or 0.0
+        self.early_refresh = seconds("early_refresh", early_refresh) or 0.0
+        self.cache_if = cache_if
+        self.cache_errors = cache_errors
+        if self.jitter > 1:
+            raise ValueError(f"jitter is a part of the ttl, from 0 to 1, not {jitter!r}")
+        if on_error not in ("raise", "retry"):
+            raise ValueError(f"on_error must be 'raise' or 'retry', not {on_error!r}")
+        if copy not in ("share", "copy"):
+            raise ValueError(f"copy must be 'share' or 'copy', not {copy!r}")
+        self.retry = on_error == "retry"
+        self.copy = copy == "copy"
+
+
+class Entry:
+    """A cached value."""
+
+    __slots__ = ("begin", "deadline", "deps", "key", "more", "owner", "tti", "value", "word")
+
+    value: Any
+    word: int  # words[CHANGES] when last looked at; 0: nobody has looked, -1: must always be looked at
+    begin: int  # no version up to this one has killed it
+    deps: Deps
+    deadline: float  # inf: none
+    tti: float  # 0: reads do not move the deadline
+    owner: Table
+    key: Any
+    more: More | None
+
+
+class More:
+    """What few entries have."""
+
+    __slots__ = ("delta", "error", "grace", "hard", "soft")
+
+    def __init__(self) -> None:
+        self.hard = inf  # the deadline that reads do not move
+        self.soft = inf  # from then on it is refreshed
+        self.grace = 0.0  # until then it may stand in for an error
+        self.delta = 0.0  # how long the computation took; for early refresh
+        self.error: BaseException | None = None  # the computation raised this
+
+
+class Fill:
+    """One computation. Gathers the dependencies that are met on the way."""
+
+    __slots__ = (
+        "begin",
+        "cache",
+        "deps",
+        "done",
+        "error",
+        "final",
+        "key",
+        "parent",
+        "result",
+        "started",
+        "state",
+        "static",
+        "store",
+        "table",
+        "ttl",
+        "waiters",
+        "waits",
+    )
+
+    def __init__(self, table: Table, cache: Cache, key: Any) -> None:
+        self.table = table
+        self.cache = cache
+        self.key = key
+        self.begin: int = cache.core.seen.value  # before anything is read
+        self.started = _monotonic()
+        self.deps: set[str] = set()
+        self.static: Deps | None = None  # by the deps argument
+        self.final: Deps | None = None  # all of them, once it has ended
+        self.ttl: float | None = None  # set from inside
+        self.store = True
+        self.done = False
+        self.state = RUNNING
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.waiters: list[Callable[[], None]] | None = None
+        self.waits: list[Fill] | None = None
+        parent = CURRENT.get()
+        self.parent: Fill | None = parent if isinstance(parent, Fill) and not parent.done else None
+
+
+def _lineage(fill: Fill | None) -> Iterator[Fill]:
+    while fill is not None:
+        yield fill
+        fill = fill.parent
+
+
+@contextmanager
+def _waiting(fill: Fill, name: str) -> Iterator[None]:
+    """Says in the graph of who waits for whom that the running fills wait for this one; refuses a ring."""
+    current = CURRENT.get()
+    mine = [f for f in _lineage(current if isinstance(current, Fill) else None) if not f.done]
+    if not mine:
+        yield
+        return
+    with _graph:
+        todo, known = [fill], set()
+        while todo:
+            other = todo.pop()
+            if other in mine:
+                raise RecursiveFill(
+                    f"zoocache: the call of `{name}` waits for itself: its computation, directly or through"
+                    " other cached calls, needs its own value"
+                )
+            if other not in known:
+                known.add(other)
+                todo.extend(other.waits or ())
+        for one in mine:
+            one.waits = [*(one.waits or ()), fill]
+    try:
+        yield
+    finally:
+        with _graph:
+            for one in mine:
+                if one.waits:
+                    one.waits.remove(fill)
+
+
+def _deepcopy(value: Any) -> Any:
+    from copy import deepcopy
+
+    return deepcopy(value)
+
+
+class Table:
+    """The entries of one function, or of get() and set()."""
+
+    name = "get"
+
+    def __init__(self, cache: Cache | None, rules: Rules) -> None:
+        self.given = cache  # None: the default cache, whichever it is when it is needed
+        self.cache: Cache | None = None
+        self.rules = rules
+        self.entries: dict[Any, Entry] = {}
+        self.flights: dict[Any, Fill] = {}
+        self.tick = 0  # ns between ticks that its deadlines need
+        self.plain = True  # entries may be served without a look
+        self.sweeping: list[Any] = []
+        self.hits = self.stale = self.absent = self.expired = self.invalidated = 0
+        self.fills = self.errors = self.refused = self.waits = self.refreshes = self.evictions = 0
+
+    # ---- its cache -------------------------------------------------------------------------------
+
+    def bind(self) -> Cache:
+        """The cache; joins it if need be."""
+        cache = self.cache
+        if cache is None:
+            if self.given is None:
+                from zoocache import _default
+
+                cache = _default.cache()
+            else:
+                cache = self.given
+            cache.adopt(self)
+        return cache
+
+    def joined(self, cache: Cache) -> None:
+        """It belongs to a cache from now on."""
+        self.cache = cache
+        self.plain = not self.rules.copy and not cache.telemetry_enabled
+        times = [self.rules.ttl, self.rules.tti, self.rules.soft_ttl, self.rules.negative_ttl, self.rules.error_ttl]
+        times.append(cache.default_ttl)
+        self.tick = 0
+        for each in times:
+            self.ticks_for(each)
+
+    def ticks_for(self, duration: float | None) -> None:
+        """Ticks come often enough for a deadline after this duration: at most a fiftieth of it late."""
+        if duration and duration < inf:
+            period = min(50_000_000, max(1_000_000, int(duration * 20_000_000)))
+            if not self.tick or period < self.tick:
+                self.tick = period
+
+    def fast_hits(self) -> int:
+        """Hits that were counted by the function itself."""
+        return 0
+
+    # ---- freshness -------------------------------------------------------------------------------
+
+    def look(self, entry: Entry) -> bool:
+        """Whether the entry may be served now; if not, it is removed, but for one that has its grace."""
+        word = words[CHANGES]
+        cache = self.cache
+        if cache is None:
+            return False
+        seen = cache.core.seen.value
+        if seen != entry.begin:
+            if not cache.core.fresh(entry.deps, entry.begin):
+                self.invalidated += 1
+                self.remove(entry)
+                return False
+            entry.begin = seen
+        more = entry.more
+        if entry.deadline != inf:
+            now = cache.clock()
+            if now >= entry.deadline:
+                self.expired += 1
+                if more is None or now >= more.grace:
+                    self.remove(entry)
+                return False
+            if entry.tti:
+                moved = now + entry.tti
+                entry.deadline = moved if more is None or moved < more.hard else more.hard
+            self.keep_ticking(cache)
+        elif more is not None and more.soft != inf:
+            self.keep_ticking(cache)
+        entry.word = word if self.plain and (more is None or more.error is None) else -1
+        return True
+
+    def keep_ticking(self, cache: Cache) -> None:
+        """Entries with a deadline are being read: the word must change now and then."""
+        if cache.ticking:
+            period = words[PERIOD]
+            if not period or period > self.tick:
+                _ffi.tick(self.tick)
+            words[WANTED] = 1
+
+    def remove(self, entry: Entry) -> None:
+        """Takes the entry out, unless another has taken its place."""
+        cache = self.cache
+        if cache is None:
+            return
+        with cache.lock:
+            if self.entries.get(entry.key) is entry:
+                del self.entries[entry.key]
+                if cache.policy is not None:
+                    cache.policy.remove(entry)
+
+    def store(self, cache: Cache, entry: Entry) -> list[Entry]:
+        """Puts the entry in its place, with the lock held. Returns what the caller has to drop after it."""
+        old = self.entries.get(entry.key)
+        leaving = [] if old is None else [old]
+        if cache.policy is not None:
+            if old is not None:
+                cache.policy.remove(old)
+            for victim in cache.policy.insert(entry):
+                victim.owner.entries.pop(victim.key, None)
+                victim.owner.evictions += 1
+                leaving.append(victim)
+        self.entries[entry.key] = entry
+        return leaving
+
+    # ---- entries ---------------------------------------------------------------------------------
+
+    def entry(self, cache: Cache, key: Any, value: Any, begin: int, deps: Deps, ttl: float | None) -> Entry | None:
+        """An entry with its times. None: its life would be over at once."""
+        rules = self.rules
+        own = rules.ttl if ttl is None else ttl
+        if own is None:
+            own = cache.default_ttl
+        tti = rules.tti
+        if tti is None and own is not None and cache.read_extend_ttl:
+            tti, hard = own, None
+        else:
+            hard = own
+        if rules.jitter:
+            shorter = 1 - rules.jitter * random()
+            hard = hard and hard * shorter
+            tti = tti and tti * shorter
+        return self._timed(cache, key, value, begin, deps, hard, tti)
+
+    def _timed(
+        self, cache: Cache, key: Any, value: Any, begin: int, deps: Deps, ttl: float | None, tti: float | None
+    ) -> Entry | None:
+        if ttl == 0 or tti == 0:
+            return None
+        entry = Entry()
+        entry.value = value
+        entry.word = 0
+        entry.begin = begin
+        entry.deps = deps
+        entry.owner = self
+        entry.key = key
+        entry.more = None
+        entry.tti = 0.0
+        entry.deadline = inf
+        rules = self.rules
+        if ttl is not None or tti is not None or rules.soft_ttl is not None:
+            now = cache.clock()
+            if ttl is not None:
+                entry.deadline = now + ttl
+            if tti is not None and tti != inf:
+                entry.tti = tti
+                if ttl is not None:
+                    entry.more = More()
+                    entry.more.hard = entry.deadline
+                entry.deadline = min(entry.deadline, now + tti)
+            if rules.soft_ttl is not None or rules.stale_if_error or rules.early_refresh:
+                more = entry.more = entry.more or More()
+                if rules.soft_ttl is not None:
+                    more.soft = now + rules.soft_ttl
+                if rules.stale_if_error:
+                    more.grace = entry.deadline + rules.stale_if_error
+        return entry
+
+    # ---- reading, writing by key -----------------------------------------------------------------
+
+    def get(self, key: Any) -> Any:
+        """The value under a key, or None."""
+        entry = self.entries.get(key)
+        if entry is None:
+            self.absent += 1
+            return None
+        if entry.word != words[CHANGES] and not self.look(entry):
+            return None
+        self.hits += 1
+        if ACTIVE:
+            note(entry)
+        return entry.value
+
+    def set(self, cache: Cache, key: Any, value: Any, deps: object, ttl: float | None) -> None:
+        """Stores a value under a key."""
+        ttl = seconds("ttl", ttl)
+        self.ticks_for(ttl)
+        tags = _tags.listed(deps)
+        held = cache.deps(tags)
+        entry = self.entry(cache, key, value, cache.core.seen.value, held, ttl)
+        if entry is None:
+            self.drop(key)
+            return
+        with cache.lock:
+            self.flights.pop(key, None)  # a fill that runs will not undo this
+            leaving = self.store(cache, entry)
+        del leaving
+        cache.worked(self)
+
+    def drop(self, key: Any) -> bool:
+        """Removes a key; a fill of it that runs will not be stored."""
+        cache = self.bind()
+        with cache.lock:
+            self.flights.pop(key, None)
+            entry = self.entries.pop(key, None)
+            if entry is not None and cache.policy is not None:
+                cache.policy.remove(entry)
+        return entry is not None
+
+    def clear(self) -> None:
+        """Removes everything; no fill that runs will be stored."""
+        cache = self.cache
+        if cache is None:
+            return
+        with cache.lock:
+            self.flights.clear()
+            leaving = list(self.entries.values())
+            self.entries.clear()
+            if cache.policy is not None:
+                for entry in leaving:
+                    cache.policy.remove(entry)
+        del leaving
+
+    def sweep(self, cache: Cache, count: int) -> int:
+        """Looks at some entries and removes those that nobody may have again. Returns how many are left to do."""
+        if not self.sweeping:
+            self.sweeping = list(self.entries)
+        keys, self.sweeping = self.sweeping, []
+        now = cache.clock()
+        seen = cache.core.seen.value
+        while keys and count:
+            count -= 1
+            key = keys.pop()
+            entry = self.entries.get(key)
+            if entry is None:
+                continue
+            more = entry.more
+            over = now >= entry.deadline and (more is None or now >= more.grace)
+            if not over and seen != entry.begin:
+                over = not cache.core.fresh(entry.deps, entry.begin)
+            if over or not self.alive(key):
+                self.remove(entry)
+        self.sweeping = keys
+        return count
+
+    def alive(self, key: Any) -> bool:
+        """Whether anybody can still ask for this key."""
+        return True
+
+
+class Filled(Table):
+    """A table whose values are computed: the fills, sync and async."""
+
+    func: Callable[..., Any]
+    deps: Any  # None, tags, or a callable of the arguments
+    fixed: tuple[Cache, Deps] | None = None  # tags that are the same for every call, in this cache
+
+    # ---- begin -----------------------------------------------------------------------------------
+
+    def serve(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that was not a plain hit."""
+        cache = self.bind()
+        cache.check_open()
+        if cache.telemetry_enabled:
+            with cache.telemetry.time_operation("cache_get_duration_seconds"):
+                entry = self.find(key)
+        else:
+            entry = self.find(key)
+        if entry is not None:
+            return self.hit(cache, entry, args, kwargs)
+        return self.fill(cache, key, args, kwargs)
+
+    async def aserve(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same, for a coroutine function."""
+        cache = self.bind()
+        cache.check_open()
+        if cache.telemetry_enabled:
+            with cache.telemetry.time_operation("cache_get_duration_seconds"):
+                entry = self.find(key)
+        else:
+            entry = self.find(key)
+        if entry is not None:
+            return self.hit(cache, entry, args, kwargs)
+        return await self.afill(cache, key, args, kwargs)
+
+    def find(self, key: Any) -> Entry | None:
+        """The entry, if it may be served."""
+        entry = self.entries.get(key)
+        if entry is None:
+            self.absent += 1
+            return None
+        return entry if self.look(entry) else None
+
+    def hit(self, cache: Cache, entry: Entry, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The value of an entry that was looked at."""
+        self.hits += 1
+        if cache.telemetry_enabled:
+            cache.telemetry.increment("cache_hits_total")
+        if ACTIVE:
+            note(entry)
+        more = entry.more
+        if more is not None:
+            if more.error is not None:
+                raise more.error
+            if self.due(cache, entry, more):
+                self.refresh_soon(cache, entry, more, args, kwargs)
+        return _deepcopy(entry.value) if self.rules.copy else entry.value
+
+    def due(self, cache: Cache, entry: Entry, more: More) -> bool:
+        """Whether a refresh should begin: past the soft deadline, or early, by XFetch."""
+        now = cache.clock()
+        if now >= more.soft:
+            self.stale += 1
+            return True
+        beta = self.rules.early_refresh
+        if not beta or entry.deadline == inf:
+            return False
+        return bool(now - more.delta * beta * log(1 - random()) >= entry.deadline)
+
+    def join(self, cache: Cache, key: Any) -> tuple[Fill, bool]:
+        """The flight of a key, and whether the caller leads it."""
+        fill = Fill(self, cache, key)
+        other = self.flights.setdefault(key, fill)
+        if other is not fill and fill.started - other.started > cache.flight_timeout:
+            with cache.lock:  # its lease is over: a late value will not be stored
+                other = self.flights.get(key, other)
+                if fill.started - other.started > cache.flight_timeout:
+                    self.flights[key] = other = fill
+        return other, other is fill
+
+    def watch(self, fill: Fill, wake: Callable[[], None]) -> bool:
+        """Has wake() called when the fill ends. False: it has."""
+        with fill.cache.lock:
+            if fill.done:
+                return False
+            if fill.waiters is None:
+                fill.waiters = []
+            fill.waiters.append(wake)
+        return True
+
+    def landed(self, fill: Fill, joined: int, tries: int) -> bool:
+        """Whether a follower takes what the fill has given; False: it begins again."""
+        if fill.state == AGAIN:
+            return False
+        if fill.state == FAILED and self.rules.retry and tries == 0:
+            return False
+        if joined != fill.begin:
+            if fill.final is None or fill.cache.core.newest(fill.final) > fill.begin:
+                return False  # it may have read what was invalidated before this caller asked
+        gatherer = CURRENT.get()
+        if gatherer is not None and fill.final is not None:
+            gatherer.deps.update(fill.final.tags())
+        return True
+
+    def result(self, fill: Fill) -> Any:
+        """What a follower gets."""
+        if fill.error is not None:
+            raise fill.error
+        return _deepcopy(fill.result) if self.rules.copy else fill.result
+
+    # ---- sync ------------------------------------------------------------------------------------
+
+    def fill(self, cache: Cache, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Computes the value, or waits for who does."""
+        tries = 0
+        while True:
+            fill, leads = self.join(cache, key)
+            if leads:
+                entry = self.arrived(fill)
+                if entry is not None:
+                    return self.hit(cache, entry, args, kwargs)
+                return self.lead(fill, args, kwargs)
+            joined = cache.core.seen.value
+            self.follow(fill)
+            if self.landed(fill, joined, tries):
+                return self.result(fill)
+            tries += fill.state == FAILED
+            entry = self.find(key)
+            if entry is not None:
+                return self.hit(cache, entry, args, kwargs)
+
+    def arrived(self, fill: Fill) -> Entry | None:
+        """The entry that came between the miss and this flight, if so; the flight is then over."""
+        entry = self.entries.get(fill.key)
+        if entry is None or not self.look(entry):
+            return None
+        self.end(fill, AGAIN)
+        return entry
+
+    def follow(self, fill: Fill) -> None:
+        """Sleeps until the fill has ended."""
+        self.waits += 1
+        with _waiting(fill, self.name):
+            lock = threading.Lock()
+            lock.acquire()
+            if not self.watch(fill, lock.release):
+                return
+            left = fill.started + fill.cache.flight_timeout - _monotonic()
+            if not lock.acquire(timeout=min(max(left, 0.0), threading.TIMEOUT_MAX)) and not fill.done:
+                self.timed_out()
+
+    def timed_out(self) -> None:
+        """The leader has taken too long."""
+        raise FlightTimeout(f"Thundering herd leader failed: `{self.name}` took longer than flight_timeout")
+
+    def lead(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs the function."""
+        token = CURRENT.set(fill)
+        ACTIVE[fill] = None
+        try:
+            fill.static = self.dependencies(fill, args, kwargs)
+            return self.commit(fill, self.func(*args, **kwargs))
+        except BaseException as error:
+            stale = self.failed(fill, error)
+            if stale is None:
+                raise
+            return stale.value
+        finally:
+            ACTIVE.pop(fill, None)
+            CURRENT.reset(token)
+            self.hand_up(fill)
+
+    # ---- async -----------------------------------------------------------------------------------
+
+    async def afill(self, cache: Cache, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Computes the value, or waits for who does."""
+        tries = 0
+        while True:
+            fill, leads = self.join(cache, key)
+            if leads:
+                entry = self.arrived(fill)
+                if entry is not None:
+                    return self.hit(cache, entry, args, kwargs)
+                return await self.alead(fill, args, kwargs)
+            joined = cache.core.seen.value
+            await self.afollow(fill)
+            if self.landed(fill, joined, tries):
+                return self.result(fill)
+            tries += fill.state == FAILED
+            entry = self.find(key)
+            if entry is not None:
+                return self.hit(cache, entry, args, kwargs)
+
+    async def afollow(self, fill: Fill) -> None:
+        """Awaits the end of the fill, which may run in another loop."""
+        import asyncio
+
+        self.waits += 1
+        with _waiting(fill, self.name):
+            loop = asyncio.get_running_loop()
+            future: asyncio.Future[None] = loop.create_future()
+
+            def finish() -> None:
+                if not future.done():
+                    future.set_result(None)
+
+            def wake() -> None:
+                if asyncio._get_running_loop() is loop:
+                    finish()
+                elif not loop.is_closed():
+                    try:
+                        loop.call_soon_threadsafe(finish)
+                    except RuntimeError:  # pragma: no cover - closed just now: nobody waits there
+                        pass
+
+            if not self.watch(fill, wake):
+                return
+            left = max(fill.started + fill.cache.flight_timeout - _monotonic(), 0.0)
+            timer = loop.call_later(left, finish) if left < 1e7 else None
+            try:
+                await future
+            finally:
+                if timer is not None:
+                    timer.cancel()
+            if not fill.done:
+                self.timed_out()
+
+    async def alead(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs the coroutine function."""
+        token = CURRENT.set(fill)
+        ACTIVE[fill] = None
+        try:
+            fill.static = await self.adependencies(fill, args, kwargs)
+            return self.commit(fill, await self.func(*args, **kwargs))
+        except BaseException as error:
+            stale = self.failed(fill, error)
+            if stale is None:
+                raise
+            return stale.value
+        finally:
+            ACTIVE.pop(fill, None)
+            try:
+                CURRENT.reset(token)
+            except ValueError:  # closed by the garbage collector, in another context
+                pass
+            self.hand_up(fill)
+
+    # ---- dependencies ----------------------------------------------------------------------------
+
+    def dependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps:
+        """The tags of the deps argument, before the function runs: a mistake there costs no work."""
+        deps = self.deps
+        if deps is None:
+            return fill.cache.core.nothing
+        if not callable(deps):
+            fixed = self.fixed
+            if fixed is None or fixed[0] is not fill.cache:
+                self.fixed = fixed = (fill.cache, fill.cache.deps(deps, shared=True))
+            return fixed[1]
+        return fill.cache.deps(_tags.listed(deps(*args, **kwargs)))
+
+    async def adependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps:
+        """The same; the callable may be a coroutine function."""
+        if not callable(self.deps):
+            return self.dependencies(fill, args, kwargs)
+        tags = self.deps(*args, **kwargs)
+        if isinstance(tags, Awaitable):
+            tags = await tags
+        return fill.cache.deps(_tags.listed(tags))
+
+    def gathered(self, fill: Fill) -> Deps:
+        """The tags of the deps argument and those that were met."""
+        static = fill.static or fill.cache.core.nothing
+        if not fill.deps:
+            return static
+        return fill.cache.deps(tuple(dict.fromkeys([*static.tags(), *sorted(fill.deps)])))
+
+    def hand_up(self, fill: Fill) -> None:
+        """Whoever called this fill depends on what it depends on, however it ended."""
+        gatherer = CURRENT.get()
+        if gatherer is not None and not gatherer.done:
+            final = fill.final or fill.static
+            if final is not None:
+                gatherer.deps.update(final.tags())
+            gatherer.deps.update(fill.deps)
+
+    # ---- end -------------------------------------------------------------------------------------
+
+    def commit(self, fill: Fill, value: Any) -> Any:
+        """The function has returned: stores the value, if that is allowed, and ends the flight."""
+        rules = self.rules
+        if rules.cache_if is not None and not rules.cache_if(value):
+            fill.store = False
+        ttl = fill.ttl
+        if ttl is None and value is None:
+            ttl = rules.negative_ttl
+        kept = _deepcopy(value) if rules.copy and fill.store else value
+        self.settle(fill, kept, ttl, None)
+        self.fills += 1
+        if fill.cache.telemetry_enabled:
+            fill.cache.telemetry.increment("cache_misses_total")
+        return value
+
+    def settle(self, fill: Fill, value: Any, ttl: float | None, error: BaseException | None) -> None:
+        """Stores what came out, and ends the flight with it."""
+        cache = fill.cache
+        core = cache.core
+        started = time.perf_counter() if cache.telemetry_enabled else 0.0
+        fill.final = final = self.gathered(fill)
+        entry = None
+        if fill.store and (core.seen.value == fill.begin or core.fresh(final, fill.begin)):
+            entry = self.entry(cache, fill.key, value, fill.begin, final, ttl)
+            if entry is not None and (error is not None or self.rules.early_refresh):
+                more = entry.more = entry.more or More()
+                more.error = error
+                more.delta = _monotonic() - fill.started
+        fill.result = value
+        fill.error = error
+        self.end(fill, DONE if error is None else FAILED, entry)
+        if cache.telemetry_enabled:
+            cache.telemetry.observe("cache_set_duration_seconds", time.perf_counter() - started)
+        cache.worked(self)
+
+    def end(self, fill: Fill, state: int, entry: Entry | None = None) -> None:
+        """Ends the flight, and wakes who waits for it."""
+        leaving: list[Entry] = []
+        cache = fill.cache
+        with cache.lock:
+            if self.flights.get(fill.key) is fill:
+                del self.flights[fill.key]
+            else:
+                entry = None  # cleared, invalidated by key, written, or its lease was lost
+            if entry is not None and not cache.closed:
+                leaving = self.store(cache, entry)
+            elif state != AGAIN:
+                self.refused += 1
+            fill.state = state
+            fill.done = True
+            waiters, fill.waiters = fill.waiters, None
+        del leaving
+        for wake in waiters or ():
+            wake()
+
+    def failed(self, fill: Fill, error: BaseException) -> Entry | None:
+        """The function has raised. Returns the old value that may stand in for it, if there is one."""
+        if fill.done:
+            return None
+        cache = fill.cache
+        self.errors += 1
+        if cache.telemetry_enabled:
+            cache.telemetry.increment("cache_misses_total")
+            cache.telemetry.increment("cache_errors_total", labels={"error_type": "exception"})
+        if not isinstance(error, Exception):
+            self.end(fill, AGAIN)  # cancelled, interrupted: another one leads
+            return None
+        stale = self.stand_in(fill)
+        if stale is not None:
+            self.end(fill, AGAIN)
+            return stale
+        rules = self.rules
+        if rules.cache_errors and isinstance(error, rules.cache_errors):
+            self.settle(fill, None, rules.error_ttl, error)
+            return None
+        try:
+            fill.final = self.gathered(fill)
+        except Exception:  # what it gathered is what it failed of
+            fill.final = None
+        fill.error = error
+        self.end(fill, FAILED)
+        return None
+
+    def stand_in(self, fill: Fill) -> Entry | None:
+        """The value before, if it may be served instead of an error: never one that was invalidated."""
+        entry = self.entries.get(fill.key)
+        grace = self.rules.stale_if_error
+        if not grace or entry is None or entry.more is None:
+            return None
+        cache = fill.cache
+        now = cache.clock()
+        if now >= entry.more.grace or not cache.core.fresh(entry.deps, entry.begin):
+            return None
+        if now >= entry.deadline:  # the failing function is left alone for a moment
+            entry.tti = 0.0
+            entry.deadline = min(now + min(_RETRY, grace / 4), entry.more.grace)
+        self.stale += 1
+        self.hits += 1
+        gatherer = CURRENT.get()
+        if gatherer is not None:
+            gatherer.deps.update(entry.deps.tags())
+        return entry
+
+    # ---- refresh ---------------------------------------------------------------------------------
+
+    is_async = False
+
+    def refresh_soon(
+        self, cache: Cache, entry: Entry, more: More, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Starts a computation beside the callers, one at a time."""
+        fill, leads = self.join(cache, entry.key)
+        if not leads:
+            return
+        self.refreshes += 1
+        more.soft = cache.clock() + min(_RETRY, self.rules.soft_ttl or _RETRY)  # if it fails: not at once again
+        fill.parent = None
+        context = copy_context()
+        context.run(CURRENT.set, None)
+        if self.is_async:
+            import asyncio
+
+            task = context.run(asyncio.get_running_loop().create_task, self._arefresh(fill, args, kwargs))
+            cache.tasks.add(task)
+            task.add_done_callback(cache.tasks.discard)
+        else:
+            thread = threading.Thread(
+                target=context.run, args=(self._refresh, fill, args, kwargs), name="zoocache-refresh", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # pragma: no cover - no more threads
+                self.end(fill, AGAIN)
+
+    def _refresh(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            self.lead(fill, args, kwargs)
+        except Exception:
+            pass  # counted; the old value is served until its time is over
+
+    async def _arefresh(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            await self.alead(fill, args, kwargs)
+        except Exception:
+            pass
+
+    def refresh_now(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Computes and stores the value, whether or not there is one; joins no flight that began before."""
+        cache = self.bind()
+        cache.check_open()
+        fill = Fill(self, cache, key)
+        with cache.lock:
+            self.flights[key] = fill
+        return self.lead(fill, args, kwargs)
+
+    async def arefresh_now(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same, for a coroutine function."""
+        cache = self.bind()
+        cache.check_open()
+        fill = Fill(self, cache, key)
+        with cache.lock:
+            self.flights[key] = fill
+        return await self.alead(fill, args, kwargs)
+
+
+_SCHEMES = {"redis": "Redis", "rediss": "Redis", "lmdb": "LMDB"}
+
+
+def _refuse_url(option: str, url: str | None, known: tuple[str, ...]) -> None:
+    if url is None:
+        return
+    scheme = url.partition("://")[0] if "://" in url else ""
+    if scheme in known:
+        raise BuiltWithout(f"zoocache was built without {_SCHEMES[scheme]} support: {option}={url!r} cannot be used")
+    raise ValueError(f"Unsupported {option} scheme: {url!r}; known are {', '.join(known)}")
+
+
+class Cache:
+    """A cache of its own: settings, tags and entries. The functions of the module use a default one.
+
+        with Cache(max_entries=10_000, default_ttl=300) as cache:
+
+            @cache.cacheable(deps=lambda uid: [f"user:{uid}"])
+            def load(uid: int) -> User: ...
+    """
+
+    def __init__(
+        self,
+        *,
+        storage_url: str | None = None,
+        bus_url: str | None = None,
+        prefix: str | None = None,
+        default_ttl: float | None = None,
+        read_extend_ttl: bool = True,
+        max_entries: int | None = None,
+        flight_timeout: float = 60,
+        auto_prune_secs: float | None = None,
+        auto_prune_interval: float = 3600,
+        lru_cache_size: int = 10_000,
+        telemetry: TelemetryManager | None = None,
+        clock: Callable[[], float] | None = None,
+        **ignored: Any,
+    ) -> None:
+        _refuse_url("storage_url", storage_url, ("redis", "rediss", "lmdb"))
+        _refuse_url("bus_url", bus_url, ("redis", "rediss"))
+        if lru_cache_size < 1:
+            raise ValueError("lru_cache_size must be >= 1")
+        if max_entries is not None and max_entries < 1:
+            raise ValueError("max_entries must be >= 1")
+        unknown = set(ignored) - _IGNORED
+        if unknown:
+            raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
+        self.prefix = prefix or "zoocache"
+        self.default_ttl = seconds("default_ttl", default_ttl)
+        self.read_extend_ttl = read_extend_ttl
+        self.max_entries = max_entries
+        self.flight_timeout = seconds("flight_timeout", flight_timeout) or inf
+        self.auto_prune_secs = seconds("auto_prune_secs", auto_prune_secs) or 3600.0
+        self.auto_prune_interval = seconds("auto_prune_interval", auto_prune_interval) or 3600.0
+        self.clock = clock or _monotonic
+        self.ticking = clock is None
+        self._telemetry = telemetry
+        self.telemetry_enabled = telemetry is not None and telemetry.enabled
+        self.core = Core()
+        self.lock = threading.RLock()
+        self.policy = None if max_entries is None else Policy(max_entries)
+        self.closed = False
+        self.tasks: set[Any] = set()
+        self._tables: list[ref[Table]] = []
+        self._debt = 0
+        self._pruned = _monotonic()
+        self._raw = Table(self, Rules())
+        self.adopt(self._raw)
+        _caches.add(self)
+
+    @property
+    def telemetry(self) -> TelemetryManager:
+        """Where its metrics go."""
+        if self._telemetry is None:
+            from zoocache.telemetry.manager import TelemetryManager
+
+            self._telemetry = TelemetryManager()
+        return self._telemetry
+
+    # ---- tables ----------------------------------------------------------------------------------
+
+    def adopt(self, table: Table) -> None:
+        """Makes a table its own."""
+        self.check_open()
+        with self.lock:
+            if table.cache is None:
+                table.joined(self)
+                self._tables.append(ref(table))
+
+    def tables(self) -> list[Table]:
+        """The tables that are still used."""
+        with self.lock:
+            alive = [(r, t) for r in self._tables if (t := r()) is not None]
+            if len(alive) < len(self._tables):
+                self._tables = [r for r, _ in alive]
+        return [t for _, t in alive]
+
+    def worked(self, table: Table) -> None:
+        """A value was stored: now and then, some housekeeping."""
+        self._debt += 1
+        if self._debt >= _SWEEP_EVERY:
+            self._debt = 0
+            left = table.sweep(self, _SWEEP)
+            for other in self.tables() if left else ():
+                if left and other is not table:
+                    left = other.sweep(self, left)
+            self.core.poll()
+            now = _monotonic()
+            if now - self._pruned >= self.auto_prune_interval:
+                self._pruned = now
+                self.core.prune(self.auto_prune_secs)
+
+    def sweep(self) -> None:
+        """Removes every entry that is expired or invalidated. Otherwise that happens little by little."""
+        for table in self.tables():
+            table.sweeping = []
+            table.sweep(self, len(table.entries))
+
+    def check_open(self) -> None:
+        """Raises if it is closed."""
+        if self.closed:
+            raise RuntimeError("zoocache: the cache is closed")
+
+    def deps(self, tags: tuple[str, ...], shared: bool = False) -> Deps:
+        """Tags as the library holds them. Raises InvalidTag."""
+        if not tags:
+            return self.core.nothing
+        deps = self.core.deps(_tags.pack(tags))
+        if deps is None:
+            _tags.refuse(tags)
+        if shared:
+            deps.names = tags
+        return deps
+
+    # ---- the public part -------------------------------------------------------------------------
+
+    def cacheable(self, func: Any = None, **options: Any) -> Any:
+        """As zoocache.cacheable, with this cache."""
+        from zoocache._functions import cacheable
+
+        return cacheable(func, cache=self, **options)
+
+    def get(self, key: str) -> Any:
+        """The value under a key, or None."""
+        self.check_open()
+        if type(key) is not str and isinstance(key, _keys.Key):
+            return key.table.get(key.frozen)
+        if not self.telemetry_enabled:
+            return self._raw.get(key)
+        with self.telemetry.time_operation("cache_get_duration_seconds"):
+            value = self._raw.get(key)
+        self.telemetry.increment("cache_misses_total" if value is None else "cache_hits_total")
+        return value
+
+    def set(self, key: str, value: Any, deps: Iterable[str] = (), ttl: float | None = None) -> None:
+        """Stores a value under a key."""
+        self.check_open()
+        self._raw.set(self, key, value, deps, ttl)
+
+    def delete(self, key: str) -> bool:
+        """Removes a key. Returns whether it was there."""
+        self.check_open()
+        if isinstance(key, _keys.Key):
+            return bool(key.table.drop(key.frozen))
+        return self._raw.drop(key)
+
+    async def get_async(self, key: str) -> Any:
+        """As get()."""
+        return self.get(key)
+
+    async def set_async(self, key: str, value: Any, deps: Iterable[str] = (), ttl: float | None = None) -> None:
+        """As set()."""
+        self.set(key, value, deps, ttl)
+
+    def invalidate(self, *tags: str) -> None:
+        """Whatever depends on one of the tags, or on a tag below it, is gone; several tags in one step."""
+        self.check_open()
+        if not tags:
+            return
+        if not self.core.invalidate(_tags.pack(tags)):
+            _tags.refuse(tags)
+        if self.telemetry_enabled:
+            for tag in tags:
+                self.telemetry.increment("cache_invalidations_total")
+                self.telemetry.increment("cache_invalidations_total", labels={"tag_prefix": tag})
+
+    async def invalidate_async(self, *tags: str) -> None:
+        """As invalidate()."""
+        self.invalidate(*tags)
+
+    def tag_version(self, tag: str) -> int:
+        """The version of the tag's last invalidation; 0: never."""
+        self.check_open()
+        name = tag.encode("utf-8", "surrogatepass") if isinstance(tag, str) else b""
+        if not _ffi.tag_ok(name):
+            _tags.refuse((tag,))
+        return self.core.version(name)
+
+    def clear(self) -> None:
+        """Removes everything; no computation that runs will be stored."""
+        self.check_open()
+        self.core.clear()
+        for table in self.tables():
+            table.clear()
+        if self.policy is not None:
+            with self.lock:
+                if not len(self.policy):
+                    self.policy.clear()
+
+    async def clear_async(self) -> None:
+        """As clear()."""
+        self.clear()
+
+    def prune(self, max_age_secs: float = 3600) -> int:
+        """Forgets tags that nothing has depended on for so long; what they knew is kept. Returns how many."""
+        self.check_open()
+        return self.core.prune(max_age_secs)
+
+    def __len__(self) -> int:
+        return sum(len(table.entries) for table in self.tables())
+
+    def stats(self) -> CacheStats:
+        """Its statistics."""
+        tables = self.tables()
+
+        def total(name: str) -> int:
+            return sum(getattr(table, name) for table in tables)
+
+        invalidations, tags, _, tag_bytes, _ = self.core.stats()
+        absent, expired, invalidated = total("absent"), total("expired"), total("invalidated")
+        return CacheStats(
+            hits=total("hits") + sum(table.fast_hits() for table in tables),
+            hits_stale=total("stale"),
+            misses=absent + expired + invalidated,
+            absent=absent,
+            expired=expired,
+            invalidated=invalidated,
+            fills=total("fills"),
+            errors=total("errors"),
+            refused=total("refused"),
+            waits=total("waits"),
+            refreshes=total("refreshes"),
+            evictions=total("evictions"),
+            entries=sum(len(table.entries) for table in tables),
+            flights=sum(len(table.flights) for table in tables),
+            invalidations=invalidations,
+            tags=tags,
+            tag_bytes=tag_bytes,
+        )
+
+    def detach(self) -> None:
+        """Lets go of its tables: they are empty then, and join another cache at their next call."""
+        for table in self.tables():
+            table.clear()
+            with self.lock:
+                if table is not self._raw and table.cache is self and table.given is None:
+                    table.cache = None
+        with self.lock:
+            self._tables = [r for r in self._tables if (t := r()) is not None and t.cache is self]
+
+    def close(self) -> None:
+        """Lets go of everything; whoever uses it afterwards gets a RuntimeError."""
+        if self.closed:
+            return
+        self.closed = True
+        self.detach()
+        if self._telemetry is not None:
+            self._telemetry.close()
+
+    def __enter__(self) -> Cache:
+        self.check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- fork ------------------------------------------------------------------------------------
+
+    def fork_prepare(self) -> None:
+        """Before fork()."""
+        self.lock.acquire()
+        self.core.fork_prepare()
+
+    def fork_parent(self) -> None:
+        """After fork(), in the parent."""
+        self.core.fork_parent()
+        self.lock.release()
+
+    def fork_child(self, mine: set[Any]) -> None:
+        """After fork(), in the child: the flights of other threads are over."""
+        self.core.fork_child()
+        self.tasks.clear()
+        for table in self.tables():
+            for key, fill in list(table.flights.items()):
+                if fill not in mine:
+                    del table.flights[key]
+        self.lock.release()
+
+
+# Options that only other storages look at.
+_IGNORED = frozenset(
+    {
+        "prune_after",
+        "lmdb_map_size",
+        "tti_flush_secs",
+        "lru_update_interval",
+        "channel_capacity",
+        "batch_size",
+    }
+)
+
+_caches: WeakSet[Cache] = WeakSet()
+_forking: list[Cache] = []
+
+
+def _fork_prepare() -> None:
+    _graph.acquire()
+    _forking[:] = list(_caches)
+    for cache in _forking:
+        cache.fork_prepare()
+    _ffi.fork_prepare()
+
+
+def _fork_parent() -> None:
+    _ffi.fork_parent()
+    for cache in reversed(_forking):
+        cache.fork_parent()
+    _forking.clear()
+    _graph.release()
+
+
+def _fork_child() -> None:
+    _ffi.fork_child()
+    current = CURRENT.get()
+    mine = set(_lineage(current)) if isinstance(current, Fill) else {current}
+    for gatherer in list(ACTIVE):
+        if gatherer not in mine:
+            ACTIVE.pop(gatherer, None)
+    for cache in reversed(_forking):
+        cache.fork_child(mine)
+    _forking.clear()
+    _graph.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_fork_prepare, after_in_parent=_fork_parent, after_in_child=_fork_child)

@@ -1,0 +1,36 @@
+"""The exceptions of the package."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BuiltWithout",
+    "FlightTimeout",
+    "InvalidTag",
+    "RecursiveFill",
+    "StorageIsFull",
+    "UnkeyableArgument",
+]
+
+
+class InvalidTag(Exception):
+    """A tag that cannot be: its message says which character, or which rule."""
+
+
+class StorageIsFull(Exception):
+    """The storage has no room left, even after evicting."""
+
+
+class UnkeyableArgument(ValueError):
+    """An argument of a cached call that has no stable identity to make a key of."""
+
+
+class RecursiveFill(RuntimeError):
+    """A cached call waits for itself: directly, or through other cached calls."""
+
+
+class FlightTimeout(RuntimeError):
+    """Another caller computes the value, and has taken longer than ``flight_timeout``."""
+
+
+class BuiltWithout(RuntimeError):
+    """The storage or bus of this URL is known, but not part of this build."""

@@ -1,0 +1,210 @@
+"""The shared library, by ctypes. No other module of the package imports ctypes.
+
+The functions are described in ``_native.c``. They are called with the interpreter's lock held: all of
+them take less than a microsecond or two, which is less than handing the lock over would.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from array import array
+from collections.abc import Callable
+from typing import Any, Final
+
+__all__ = ["CHANGES", "PERIOD", "WANTED", "Core", "Deps", "words"]
+
+CHANGES: Final = 0  # differs from what an entry remembers: check the entry again
+PERIOD: Final = 1  # nanoseconds between two ticks; 0: the ticker is asleep
+WANTED: Final = 2  # set by whoever checks an entry with a deadline: go on ticking
+
+words: Final = array("Q", [1] + 7 * [0])
+
+_SUFFIX = ".dll" if os.name == "nt" else ".so"
+
+
+def _load() -> ctypes.PyDLL:
+    path = os.environ.get("ZOOCACHE_LIB") or os.path.join(os.path.dirname(__file__), "_native" + _SUFFIX)
+    try:
+        return ctypes.PyDLL(path)
+    except OSError as error:
+        raise ImportError(f"zoocache: the shared library cannot be loaded from {path}: {error}") from error
+
+
+_lib = _load()
+
+_ptr = ctypes.c_void_p
+_u64 = ctypes.c_uint64
+_size = ctypes.c_size_t
+_int = ctypes.c_int
+_text = ctypes.c_char_p
+
+
+def _declare(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+    function = _lib[name]
+    function.restype = result
+    function.argtypes = arguments
+    return function
+
+
+_attach = _declare("zcpy_attach", _int, _ptr)
+_close = _declare("zcpy_close", None, _ptr)
+_fresh = _declare("zcpy_fresh", _int, _ptr, _ptr, _u64)
+_newest = _declare("zcpy_newest", _u64, _ptr, _ptr)
+_open = _declare("zcpy_open", _ptr)
+_poll = _declare("zcpy_poll", None, _ptr)
+_prune = _declare("zcpy_prune", _size, _ptr, _u64)
+_release = _declare("zcpy_release", None, _ptr, _ptr)
+_seen = _declare("zcpy_seen", _ptr, _ptr)
+_set = _declare("zcpy_set", ctypes.c_ssize_t, _ptr, _text, _size)
+_stats = _declare("zcpy_stats", None, _ptr, _ptr)
+_tags_text = _declare("zcpy_text", _size, _ptr, _ptr, _size)
+_version = _declare("zcpy_version", _u64, _ptr, _text, _size)
+_clear = _declare("zcpy_clear", None, _ptr)
+_invalidate = _declare("zcpy_invalidate", _int, _ptr, _text, _size)
+_hash = _declare("zcpy_hash", _u64, _text, _size)
+_tag_ok = _declare("zcpy_tag_ok", _int, _text, _size)
+_library_version = _declare("zcpy_library_version", _text)
+
+_core_prepare = _declare("zcpy_core_prepare", None, _ptr)
+_core_parent = _declare("zcpy_core_parent", None, _ptr)
+_core_child = _declare("zcpy_core_child", None, _ptr)
+_cache = _declare("zcpy_cache", _ptr, _ptr)
+
+change = _declare("zcpy_change", None)
+tick = _declare("zcpy_tick", _int, _u64)
+fork_prepare = _declare("zcpy_fork_prepare", None)
+fork_parent = _declare("zcpy_fork_parent", None)
+fork_child = _declare("zcpy_fork_child", None)
+
+# The library writes to the words until the process ends: they must outlive the interpreter.
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(words))
+if not _attach(words.buffer_info()[0]):  # pragma: no cover - no memory for a mutex
+    raise ImportError("zoocache: the shared library could not be set up")
+
+
+def hash_bytes(data: bytes) -> int:
+    """XXH3, 64 bits."""
+    return int(_hash(data, len(data)))
+
+
+def tag_ok(tag: bytes) -> bool:
+    """Whether the library takes it for a tag."""
+    return bool(_tag_ok(tag, len(tag)))
+
+
+def library_version() -> str:
+    """The version of the library inside."""
+    return str(_library_version().decode())
+
+
+class Deps:
+    """What an entry depends on, as the library holds it. Freed with the last entry that uses it."""
+
+    __slots__ = ("_core", "_handle", "names")
+
+    def __init__(self, core: Core, handle: int, names: tuple[str, ...] | None = None) -> None:
+        self._core = core.pointer  # the set keeps it open
+        self._handle = handle
+        self.names = names
+
+    def __del__(self, _release: Callable[..., Any] = _release) -> None:
+        if self._handle:
+            _release(self._core, self._handle)
+
+    def tags(self) -> tuple[str, ...]:
+        """The tags, as text."""
+        if self.names is not None:
+            return self.names
+        size = 256
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            size = _tags_text(self._handle, buffer, size)
+            if size <= len(buffer):
+                return tuple(buffer.raw[:size].decode().split("\0")) if size else ()
+
+
+class Core:
+    """One cache of the library: tags and their versions. Closed with the last ``Deps`` made of it."""
+
+    __slots__ = ("__weakref__", "_last", "nothing", "pointer", "seen")
+
+    def __init__(self) -> None:
+        self.pointer: int | None = None
+        self.pointer = _open()
+        if not self.pointer:  # pragma: no cover - no memory
+            raise MemoryError("zoocache: no memory for a cache")
+        self.seen = _u64.from_address(_seen(self.pointer))
+        self.nothing = Deps(self, 0, ())
+        self._last = (b"", self.nothing)
+
+    def __del__(self, _close: Callable[..., Any] = _close) -> None:
+        if self.pointer:
+            _close(self.pointer)
+
+    def deps(self, names: bytes) -> Deps | None:
+        """The tags in ``names``, separated by NUL. None: one of them is no good."""
+        known, deps = self._last
+        if names == known:
+            return deps
+        handle = _set(self.pointer, names, len(names))
+        if -2 <= handle < 0:
+            if handle == -2:  # pragma: no cover - no memory
+                raise MemoryError("zoocache: no memory for a tag")
+            return None
+        deps = Deps(self, handle)
+        self._last = (names, deps)  # one reference: never the names of one call with the set of another
+        return deps
+
+    def fresh(self, deps: Deps, begin: int) -> bool:
+        """The one rule: no tag on the path of any dependency is newer than ``begin``."""
+        return bool(_fresh(self.pointer, deps._handle, begin))
+
+    def newest(self, deps: Deps) -> int:
+        """The version of the latest invalidation of any tag on the path of any dependency."""
+        return int(_newest(self.pointer, deps._handle))
+
+    def invalidate(self, names: bytes) -> bool:
+        """Invalidates tags separated by NUL, in one step. False: one of them is no good."""
+        done = _invalidate(self.pointer, names, len(names))
+        if done == -2:  # pragma: no cover - no memory
+            raise MemoryError("zoocache: no memory to invalidate")
+        return not done
+
+    def clear(self) -> None:
+        """Invalidates the root: everything."""
+        _clear(self.pointer)
+
+    def version(self, tag: bytes) -> int:
+        """The version of a tag's last invalidation; 0: never."""
+        return int(_version(self.pointer, tag, len(tag)))
+
+    def prune(self, max_age: float) -> int:
+        """Forgets tags that nothing has depended on for ``max_age`` seconds."""
+        return int(_prune(self.pointer, int(min(max(max_age, 0), 1e9) * 1e9)))
+
+    def poll(self) -> None:
+        """A slice of the library's own housekeeping."""
+        _poll(self.pointer)
+
+    def address(self) -> int:
+        """The ``zc_cache *``, for code in C."""
+        return int(_cache(self.pointer))
+
+    def fork_prepare(self) -> None:
+        """Before fork()."""
+        _core_prepare(self.pointer)
+
+    def fork_parent(self) -> None:
+        """After fork(), in the parent."""
+        _core_parent(self.pointer)
+
+    def fork_child(self) -> None:
+        """After fork(), in the child."""
+        _core_child(self.pointer)
+
+    def stats(self) -> tuple[int, int, int, int, int]:
+        """Invalidations, tags, idle tags, bytes of tags, tags pruned."""
+        out = (_u64 * 5)()
+        _stats(self.pointer, out)
+        return out[0], out[1], out[2], out[3], out[4]

@@ -1,0 +1,457 @@
+"""The decorator.
+
+The function that a user calls is generated for its signature, so that a hit is one dict look-up by the
+bare argument or a tuple of the arguments, one comparison, and one count:
+
+    def load(uid):
+        nonlocal hits
+        if (t := type(uid)) is int or t is str or t in raw:
+            try:
+                e = entries[uid]
+            except KeyError:
+                pass
+            else:
+                if e.word == words[0]:
+                    hits += 1
+                    if active:
+                        note(e)
+                    return e.value
+            return serve(uid, (uid,), {})
+        return other((uid,), {})
+
+Because it has the parameters and defaults of the original, ``load(1)`` and ``load(uid=1)`` are the same
+call. Arguments of other types go through ``other``, which freezes them first (see _keys).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from weakref import ref
+
+from zoocache import _keys, _tags
+from zoocache._cache import Cache, CacheInfo, Filled, Rules, Table
+from zoocache._ffi import words
+from zoocache._keys import KEYWORDS, RAW, Key, Unkeyable, freeze, freeze_self
+from zoocache.context import ACTIVE, note
+
+__all__ = ["Cached", "cacheable"]
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
+
+_POSITIONAL, _KEYWORD = 0x04, 0x08  # code flags: *args, **kwargs
+_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
+
+
+class Cached(Protocol[P, R_co]):
+    """A function that cacheable() has decorated: it is called as the original is."""
+
+    __wrapped__: Callable[..., Any]
+    __name__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """The value: cached, or computed."""
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Cached[P, R_co]: ...
+    @overload
+    def __get__(
+        self: Cached[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+    ) -> Callable[Q, R]: ...
+
+    def cache_info(self) -> CacheInfo:
+        """Hits, misses, the limit of the cache, and how many entries there are."""
+
+    def cache_clear(self) -> None:
+        """Removes every entry of this function; no computation that runs will be stored."""
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Removes the entry of this call. Returns whether there was one."""
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The text of this call's key; get() takes it."""
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Computes the value of this call anew, stores and returns it."""
+
+
+class _Signature:
+    """The parameters of a function, as source text."""
+
+    def __init__(self, func: Callable[..., Any]) -> None:
+        code = getattr(func, "__code__", None)
+        self.defaults: dict[str, Any] = {}
+        if code is None or not hasattr(func, "__defaults__"):
+            self.names: list[str] = []
+            self.only: list[str] = []
+            self.positional = "args"
+            self.keyword = "kwargs"
+            self.parameters = "*args, **kwargs"
+            return
+        count, only = code.co_argcount, code.co_kwonlyargcount
+        names = code.co_varnames
+        self.names = list(names[:count])
+        self.only = list(names[count : count + only])
+        rest = list(names[count + only :])
+        self.positional = rest.pop(0) if code.co_flags & _POSITIONAL else ""
+        self.keyword = rest.pop(0) if code.co_flags & _KEYWORD else ""
+        defaults = func.__defaults__ or ()  # type: ignore[attr-defined]
+        for name, value in zip(self.names[len(self.names) - len(defaults) :], defaults):
+            self.defaults[name] = value
+        self.defaults.update(func.__kwdefaults__ or {})  # type: ignore[attr-defined]
+        parts = [self._with_default(name) for name in self.names]
+        if code.co_posonlyargcount:
+            parts.insert(code.co_posonlyargcount, "/")
+        if self.positional:
+            parts.append("*" + self.positional)
+        elif self.only:
+            parts.append("*")
+        parts += [self._with_default(name) for name in self.only]
+        if self.keyword:
+            parts.append("**" + self.keyword)
+        self.parameters = ", ".join(parts)
+
+    def _with_default(self, name: str) -> str:
+        return f"{name}=_zc_default_{name}" if name in self.defaults else name
+
+    @property
+    def open(self) -> bool:
+        """It takes arguments that it does not name."""
+        return bool(self.positional or self.keyword)
+
+    @property
+    def args(self) -> str:
+        """The tuple of its positional arguments, as an expression."""
+        parts = [name + "," for name in self.names]
+        if self.positional:
+            parts.append("*" + self.positional)
+        return "(" + " ".join(parts) + ")"
+
+    @property
+    def kwargs(self) -> str:
+        """The dict of its keyword arguments, as an expression."""
+        parts = [f"{name!r}: {name}" for name in self.only]
+        if self.keyword:
+            parts.append("**" + self.keyword)
+        return "{" + ", ".join(parts) + "}"
+
+    def fast(self, method: bool) -> tuple[str, str]:
+        """A condition under which the arguments are their own key, and that key."""
+        conditions, parts = [], []
+        for name in self.names + self.only:
+            if method and not parts:
+                conditions.append(f"_zc_type({name}) in _zc_identities")
+                parts.append(f"_zc_ref({name})")
+            else:
+                conditions.append(f"((_zc_t := _zc_type({name})) is _zc_int or _zc_t is _zc_str or _zc_t in _zc_raw)")
+                parts.append(name)
+        return " and ".join(conditions) or "True", parts[0] if len(parts) == 1 else "(" + ", ".join(parts) + ")"
+
+
+_BODY = """\
+def _zc_make(_zc_entries, _zc_words, _zc_active, _zc_note, _zc_serve, _zc_other):
+    _zc_hits = 0
+    {define} {name}({parameters}):
+        nonlocal _zc_hits
+        if {condition}:
+            try:
+                _zc_e = _zc_entries[{key}]
+            except KeyError:
+                pass
+            else:
+                if _zc_e.word == _zc_words[0]:
+                    _zc_hits += 1
+                    if _zc_active:
+                        _zc_note(_zc_e)
+                    return _zc_e.value
+            return {wait}_zc_serve({key}, {args}, {kwargs})
+        return {wait}_zc_other({args}, {kwargs})
+    def _zc_count(reset=False):
+        nonlocal _zc_hits
+        hits = _zc_hits
+        if reset:
+            _zc_hits = 0
+        return hits
+    def _zc_bind({parameters}):
+        return {args}, {kwargs}
+    return {name}, _zc_count, _zc_bind
+"""
+
+_OPEN = """\
+def _zc_make(_zc_entries, _zc_words, _zc_active, _zc_note, _zc_serve, _zc_other):
+    {define} {name}({parameters}):
+        return {wait}_zc_other({args}, {kwargs})
+    def _zc_count(reset=False):
+        return 0
+    def _zc_bind({parameters}):
+        return {args}, {kwargs}
+    return {name}, _zc_count, _zc_bind
+"""
+
+
+def _is_async(func: Any) -> bool:
+    """Whether calling it gives a coroutine."""
+    while isinstance(func, functools.partial):
+        func = func.func
+    code = getattr(func, "__code__", None)
+    if code is None and not isinstance(func, type):
+        code = getattr(getattr(type(func), "__call__", None), "__code__", None)
+    if code is not None and code.co_flags & _COROUTINE:
+        return True
+    return hasattr(func, "_is_coroutine_mark") or hasattr(func, "_is_coroutine_marker")
+
+
+def _is_method(func: Any) -> bool:
+    code = getattr(func, "__code__", None)
+    path = getattr(func, "__qualname__", "").split(".")
+    return bool(
+        code is not None
+        and code.co_argcount
+        and code.co_varnames[0] == "self"
+        and len(path) > 1
+        and path[-2] != "<locals>"
+    )
+
+
+class Function(Filled):
+    """A decorated function's table, and what hangs on the function."""
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        namespace: str | None,
+        deps: Any,
+        key: Callable[..., Any] | None,
+        cache: Cache | None,
+        rules: Rules,
+    ) -> None:
+        super().__init__(cache, rules)
+        self.func = func
+        self.name = getattr(func, "__name__", type(func).__name__)
+        self.namespace = namespace
+        self.deps = deps
+        self.own_key = key
+        self.is_async = _is_async(func)
+        code = getattr(func, "__code__", None)
+        if code is not None and code.co_flags & (_GENERATOR | _ASYNC_GENERATOR):
+            raise TypeError(f"zoocache cannot cache `{self.name}`: it is a generator; return a list instead")
+        if callable(deps) and _is_async(deps) and not self.is_async:
+            raise TypeError(f"zoocache: the deps of `{self.name}` are a coroutine function, but it is not one itself")
+        self.signature = _Signature(func)
+        self.method = _is_method(func)
+        self.identities: set[type] = set()
+        self.count: Callable[..., int] = int
+        self.bound_arguments: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]
+
+    def fast_hits(self) -> int:
+        """Hits that were counted by the function itself."""
+        return self.count()
+
+    def wrapper(self) -> Any:
+        """The function to call instead."""
+        signature = self.signature
+        name = self.name if self.name.isidentifier() else "cached"
+        simple = not signature.open and self.own_key is None
+        condition, key = signature.fast(self.method) if simple else ("", "")
+        source = (_BODY if simple else _OPEN).format(
+            define="async def" if self.is_async else "def",
+            wait="await " if self.is_async else "",
+            name="_zc_" + name,
+            parameters=signature.parameters,
+            condition=condition,
+            key=key,
+            args=signature.args,
+            kwargs=signature.kwargs,
+        )
+        scope: dict[str, Any] = {f"_zc_default_{name}": value for name, value in signature.defaults.items()}
+        scope.update(
+            _zc_type=type, _zc_int=int, _zc_str=str, _zc_raw=RAW, _zc_ref=ref, _zc_identities=self.identities
+        )
+        exec(compile(source, f"<zoocache {self.name}>", "exec"), scope)
+        make = scope.pop("_zc_make")
+        serve = self.aserve if self.is_async else self.serve
+        other = self.aother if self.is_async else self.other
+        wrapper, self.count, self.bound_arguments = make(self.entries, words, ACTIVE, note, serve, other)
+        functools.update_wrapper(wrapper, self.func)
+        wrapper.cache_info = self.cache_info
+        wrapper.cache_clear = self.cache_clear
+        wrapper.invalidate = self.invalidate
+        wrapper.key = self.key
+        wrapper.refresh = self.refresh
+        return wrapper
+
+    # ---- calls that are not their own key ----------------------------------------------------------
+
+    def freeze(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The key of a call."""
+        try:
+            if self.own_key is not None:
+                return freeze(self.own_key(*args, **kwargs))
+            first = 0
+            parts: list[Any] = []
+            if self.method and args:
+                parts.append(freeze_self(args[0], self.identities))
+                first = 1
+            parts += [x if type(x) in RAW else freeze(x) for x in args[first:]]
+            if self.signature.open:
+                if kwargs:
+                    parts.append(KEYWORDS)
+                    parts += [(name, freeze(kwargs[name])) for name in sorted(kwargs)]
+                return tuple(parts)
+            parts += [freeze(kwargs[name]) for name in self.signature.only]
+            return parts[0] if len(parts) == 1 else tuple(parts)
+        except Unkeyable as error:
+            raise _keys.explain(self.name, error.args[0]) from None
+        except RecursionError:
+            raise _keys.explain(self.name, args) from None
+
+    def other(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call whose arguments have to be frozen."""
+        key = self.freeze(args, kwargs)
+        entry = self.entries.get(key)
+        if entry is not None and entry.word == words[0]:
+            self.hits += 1
+            if ACTIVE:
+                note(entry)
+            return entry.value
+        return self.serve(key, args, kwargs)
+
+    async def aother(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same, for a coroutine function."""
+        key = self.freeze(args, kwargs)
+        entry = self.entries.get(key)
+        if entry is not None and entry.word == words[0]:
+            self.hits += 1
+            if ACTIVE:
+                note(entry)
+            return entry.value
+        return await self.aserve(key, args, kwargs)
+
+    def alive(self, key: Any) -> bool:
+        """An entry of a method dies with its object."""
+        if not self.method:
+            return True
+        owner = key[0] if type(key) is tuple and key else key
+        return not (isinstance(owner, ref) and owner() is None)
+
+    # ---- what hangs on the function ----------------------------------------------------------------
+
+    def cache_info(self) -> CacheInfo:
+        """Hits, misses, the limit of the cache, and how many entries there are."""
+        cache = self.bind()
+        misses = self.absent + self.expired + self.invalidated
+        return CacheInfo(self.hits + self.count(), misses, cache.max_entries, len(self.entries))
+
+    def cache_clear(self) -> None:
+        """Removes every entry of this function, and its statistics."""
+        self.clear()
+        self.count(True)
+        self.hits = self.stale = self.absent = self.expired = self.invalidated = 0
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> bool:
+        """Removes the entry of this call."""
+        return self.drop(self.freeze(*self.bound_arguments(*args, **kwargs)))
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """The text of this call's key."""
+        return self.key_text(self.freeze(*self.bound_arguments(*args, **kwargs)))
+
+    def key_text(self, frozen: Any) -> str:
+        """[namespace:]name:hash"""
+        prefix = f"{self.namespace}:{self.name}" if self.namespace else self.name
+        module = getattr(self.func, "__module__", "")
+        return Key.make(prefix, f"{module}.{getattr(self.func, '__qualname__', self.name)}", self, frozen)
+
+    def refresh(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes this call's value anew."""
+        positional, keywords = self.bound_arguments(*args, **kwargs)
+        key = self.freeze(positional, keywords)
+        if self.is_async:
+            return self.arefresh_now(key, positional, keywords)
+        return self.refresh_now(key, positional, keywords)
+
+
+Tags = Iterable[str]
+
+if TYPE_CHECKING:
+
+    class _Decorator(Protocol):
+        def __call__(self, func: Callable[P, R], /) -> Cached[P, R]: ...
+
+
+@overload
+def cacheable(func: Callable[P, R], /) -> Cached[P, R]: ...
+
+
+@overload
+def cacheable(
+    func: None = None,
+    *,
+    namespace: str | None = None,
+    deps: Tags | Callable[..., Tags] | Callable[..., Awaitable[Tags]] | None = None,
+    ttl: float | None = None,
+    tti: float | None = None,
+    jitter: float = 0.0,
+    soft_ttl: float | None = None,
+    early_refresh: float = 0.0,
+    stale_if_error: float | None = None,
+    negative_ttl: float | None = None,
+    cache_if: Callable[[Any], object] | None = None,
+    cache_errors: type[Exception] | tuple[type[Exception], ...] = (),
+    error_ttl: float | None = None,
+    on_error: str = "raise",
+    copy: str = "share",
+    key: Callable[..., Any] | None = None,
+    cache: Cache | None = None,
+) -> _Decorator: ...
+
+
+def cacheable(
+    func: Any = None,
+    *,
+    namespace: str | None = None,
+    deps: Any = None,
+    ttl: float | None = None,
+    key: Callable[..., Any] | None = None,
+    cache: Cache | None = None,
+    **rules: Any,
+) -> Any:
+    """Caches what a function returns, by its arguments; bare, or called with options.
+
+    namespace: goes in front of the name in key().
+    deps: the tags that a value depends on: a list, or a callable of the same arguments (for a coroutine
+        function it may be one, too). Evaluated before the function runs. add_deps() adds more from inside.
+    ttl: how long a value lives, in seconds. As long as read_extend_ttl is on (the default), a read begins
+        that time anew, unless tti is given.
+    tti: a value that is not read for so long dies; with it, ttl is the longest life.
+    jitter: shortens each life at random by up to this part of it, 0 to 1.
+    soft_ttl: from then on the value is served as it is while one refresh runs beside.
+    early_refresh: XFetch's beta, 1 is usual: refreshes at random a little before the end.
+    stale_if_error: so many seconds after its end a value may stand in when the function raises.
+    negative_ttl: the life of None.
+    cache_if: a value for which it is false is returned, not stored.
+    cache_errors, error_ttl: exceptions that are cached like values, and how long.
+    on_error: "raise" gives the exception of a function to everyone who waits for it; "retry" lets one of
+        them try once more.
+    copy: "share" returns the cached object itself; "copy" a deep copy of it.
+    key: a callable of the arguments that gives the key.
+    cache: a Cache; else the default one, whichever is in place at the time of the call.
+    """
+    settings = Rules(ttl=ttl, **rules)
+    if deps is not None and not callable(deps):
+        deps = _tags.listed(deps)
+
+    def decorate(target: Any) -> Any:
+        if isinstance(target, (staticmethod, classmethod)):
+            return type(target)(decorate(target.__func__))
+        if not callable(target):
+            raise TypeError(f"cacheable() decorates functions, not {type(target).__name__}")
+        function = Function(target, namespace, deps, key, cache, settings)
+        return function.wrapper()
+
+    return decorate if func is None else decorate(func)

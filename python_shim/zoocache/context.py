@@ -1,0 +1,68 @@
+"""What is being computed, and what it depends on so far.
+
+The innermost running cached call is kept in a context variable, so nested calls, tasks, and threads that
+are started with a copy of the context find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextvars import ContextVar, Token
+from typing import Any
+
+from zoocache import _ffi, _tags
+
+__all__ = ["DepsTracker", "add_deps", "get_current_deps"]
+
+# Who gathers dependencies here: a running fill, or a DepsTracker. Both have .deps and .done.
+CURRENT: ContextVar[Any] = ContextVar("zoocache", default=None)
+
+# Everything in this process that gathers dependencies. Empty: a hit need not look at CURRENT.
+ACTIVE: dict[Any, None] = {}
+
+
+def add_deps(deps: Iterable[str]) -> None:
+    """Adds tags to what the innermost running cached call depends on; outside of one, does nothing.
+
+    Raises InvalidTag for what is not a tag. A single string is one tag.
+    """
+    gatherer = CURRENT.get()
+    if gatherer is None:
+        return
+    tags = _tags.listed(deps)
+    for tag in tags:
+        if not isinstance(tag, str) or not _ffi.tag_ok(tag.encode("utf-8", "replace")):
+            _tags.check(tag)
+    gatherer.deps.update(tags)
+
+
+def get_current_deps() -> set[str] | None:
+    """The tags that the innermost running cached call depends on so far; None outside of one."""
+    gatherer = CURRENT.get()
+    return None if gatherer is None else gatherer.deps
+
+
+class DepsTracker:
+    """Gathers in ``.deps`` the tags of everything cached that is called in its block."""
+
+    def __init__(self) -> None:
+        self.deps: set[str] = set()
+        self.done = False
+        self._tokens: list[Token[Any]] = []
+
+    def __enter__(self) -> DepsTracker:
+        self._tokens.append(CURRENT.set(self))
+        ACTIVE[self] = None
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        CURRENT.reset(self._tokens.pop())
+        if not self._tokens:
+            ACTIVE.pop(self, None)
+
+
+def note(entry: Any) -> None:
+    """A cached value was served: what computes here depends on what it depends on."""
+    gatherer = CURRENT.get()
+    if gatherer is not None and not gatherer.done:
+        gatherer.deps.update(entry.deps.tags())

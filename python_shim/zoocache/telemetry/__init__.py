@@ -1,0 +1,7 @@
+"""Metrics of the cache, and where they go."""
+
+from zoocache.telemetry.adapters.logs import LogAdapter
+from zoocache.telemetry.base import TelemetryAdapter, TimerContext
+from zoocache.telemetry.manager import TelemetryManager
+
+__all__ = ["LogAdapter", "TelemetryAdapter", "TelemetryManager", "TimerContext"]

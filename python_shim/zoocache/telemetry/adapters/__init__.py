@@ -1,0 +1,1 @@
+"""Adapters: logs, Prometheus, OpenTelemetry."""
