@@ -1,3 +1,219 @@
+/* zoocache.h - v0.1.0 - a cache that invalidates when its data changes - MIT, see end of file
+ *
+ * Readers say what a value depends on ("user:42", "org:1:team:a"), writers say what has changed,
+ * and everything that depended on it, or on anything below it, is gone at once.
+ *
+ * DO THIS
+ *   Put zoocache.h beside xxhash.h. In ONE source file, before anything else is included:
+ *       #define ZOOCACHE_IMPLEMENTATION
+ *       #include "zoocache.h"
+ *   and include it plainly everywhere else. Link with -llz4, and -pthread where that is needed.
+ *   (Never put the define in a header: each file that includes it would be one more copy.)
+ *
+ * A PROGRAM (examples/01_hello.c)
+ *
+ *    #define ZOOCACHE_IMPLEMENTATION
+ *    #include "zoocache.h"
+ *    #include <stdio.h>
+ *
+ *    static const char *name = "Ada Byron"; // stands for a row of a database
+ *
+ *    static int load(zc_fill *fill, void *user) {
+ *        (void)user;
+ *        puts("loading");
+ *        zc_fill_dep(fill, zc_str("user:42"));
+ *        return zc_fill_value(fill, zc_str(name));
+ *    }
+ *
+ *    static void show(zc_cache *cache) {
+ *        zc_view v;
+ *        if (zc_fetch(cache, zc_str("profile/42"), load, NULL, NULL, &v) != ZC_OK) return;
+ *        printf("%.*s\n", (int)v.size, (const char *)v.data);
+ *        zc_release(cache, &v);
+ *    }
+ *
+ *    int main(void) {
+ *        zc_cache *cache;
+ *        if (zc_open(NULL, &cache) != ZC_OK) return 1;
+ *        show(cache); // a miss: the loader runs
+ *        show(cache); // a hit
+ *        name = "Ada Lovelace";
+ *        zc_invalidate(cache, zc_str("user:42"));
+ *        show(cache); // what depended on user:42 is gone: the loader runs again
+ *        zc_close(cache);
+ *        return 0;
+ *    }
+ *
+ * CONTENTS (search for the tag)
+ *   Manual             concepts, macros, threads, ownership, errors, costs, caveats, changes
+ *   Declarations       results, types, hooks, zc_desc, functions by what they do
+ *   >>platform         compiler, operating system, clocks
+ *   >>thread           atomics, locks, waiting, the worker; the lock order
+ *   >>mem              the allocator hook; an arena for the fixed block
+ *   >>bytes            little-endian numbers, comparing, text
+ *   >>hash             the seeded hash, random numbers
+ *   >>codec            the stored record, byte by byte
+ *   >>hlc              the hybrid logical clock
+ *   >>trie             tags, versions, floors, pruning: the one rule
+ *   >>table            entries, buckets, shards
+ *   >>policy           eviction
+ *   >>expiry           deadlines, what a read makes of an entry, inserting, sweeping
+ *   >>flight           singleflight
+ *   >>store            the second tier
+ *   >>cache            the public functions
+ *   >>metrics          numbers, texts, explanations
+ *   >>check            validators
+ *
+ * WHAT IT IS
+ *   A concurrent hash table from byte keys to byte values or objects, with a limit and an eviction
+ *   policy; a trie of tags with versions, by which entries are invalidated; flights, by which each
+ *   missing value is computed once; deadlines; and hooks for memory, time, storage and telemetry.
+ *   All state is in the cache that zc_open() makes. There are no globals.
+ *
+ * WHAT IT DOES NOT DO
+ *   It is no server and opens no socket. It does not serialize: a value is bytes, or an object of
+ *   yours that never leaves the process. It does not know your database: you say what changed.
+ *   It does not store what was read before an invalidation, whoever asks.
+ *
+ * MACROS
+ *   in the file with the implementation alone
+ *     ZOOCACHE_IMPLEMENTATION   compile the implementation here
+ *     ZOOCACHE_NO_LZ4           no compression of stored records; <lz4.h> and -llz4 are not needed
+ *     ZOOCACHE_PTHREADS         pthreads instead of C11 threads (for TSan; chosen by itself in C++
+ *                               and where <threads.h> is missing)
+ *     ZOOCACHE_NO_THREADS       one thread: no locks, no atomics, no background thread. Not two
+ *                               threads, not even one after the other without a barrier of yours
+ *     ZOOCACHE_NO_STDLIB        no malloc, no clocks of the system: give a block or an allocator,
+ *                               and a clock. What is left of libc: memcpy, memset, memcmp, strlen
+ *     ZOOCACHE_MALLOC(size), ZOOCACHE_FREE(ptr)   both or neither; default malloc and free
+ *     ZOOCACHE_ASSERT(x)        default assert(x); for broken invariants alone
+ *     ZOOCACHE_DEBUG            check cheap invariants everywhere
+ *   in every file that includes it
+ *     ZOOCACHE_STATIC           everything is static: a copy of its own in each file that has the
+ *                               implementation
+ *     ZOOCACHE_API              instead: what stands before every function (dllexport, ...)
+ *   No macro changes the layout of a public struct. The implementation asks for gcc or clang.
+ *   Without _POSIX_C_SOURCE >= 199309L, or gnu11, before the first #include, strict -std=c11 hides
+ *   the monotonic clock, and the wall clock has to serve for deadlines.
+ *
+ * CONCEPTS
+ *   Tag        A path: segments, separated by ':', of any bytes but NUL. "org:1" is above
+ *              "org:1:team:a". To invalidate a tag is to invalidate everything below it.
+ *   Version    Each invalidation gets one, an HLC stamp, larger than all before. The tag's node in
+ *              the trie remembers it.
+ *   The rule   An entry remembers `begin`: the latest version that had been handed out when its
+ *              fill began, before the loader read anything. It is fresh while no tag on the path of
+ *              any of its dependencies, the root included, has a version above that. So an
+ *              invalidation is one number in one node, however many depend on it; and a value that
+ *              was read before an invalidation is never served after it, however long its loader
+ *              took.
+ *   Fill       What computes a missing value: zc_fetch() with a loader, or the same in pieces. The
+ *              dependencies are what the loader says with zc_fill_dep(), as it finds them out.
+ *              A nested fetch (zc_fetch_opts.parent) hands its dependencies up, on a hit as well.
+ *   Flight     A fill and all who wait for it. One a key at a time. Its leader has a lease; past it
+ *              somebody else may take over, and the late value is not stored. What an invalidation,
+ *              a zc_put() or a zc_del() has overtaken is given to who asked before, and not stored.
+ *   Entry      lives until its ttl, or its tti (time to idle) since it was last read, is over,
+ *              until it is invalidated, replaced, deleted or evicted. What is dead is no longer
+ *              served at once; its memory comes back when housekeeping, a refill or the policy gets
+ *              there.
+ *   Stale      All off by default: soft_ttl serves a value past it and renews it in the background;
+ *              early_refresh renews popular values at random before their end; stale_if_error
+ *              serves an expired value instead of the loader's error. None of them serves what was
+ *              invalidated, unless serve_invalidated says so.
+ *   Policy     Three queues, balanced by what ghosts of evicted keys tell (>>policy). Nothing to
+ *              set.
+ *
+ * MEMORY
+ *   By default malloc; or zc_desc.allocator; or one block (zc_desc.block), from which everything is
+ *   taken, the cache itself included. A full block makes entries give way; if there are none left,
+ *   ZC_E_NOMEM. max_entries and max_bytes hold at every instant, over all shards together.
+ *   max_bytes counts entries: header, key, value, dependencies. Tables and tags come on top;
+ *   zc_stats.memory has it all. Tags that nothing depends on are pruned after prune_after, and
+ *   sooner when they are many.
+ *
+ * THREADS
+ *   Every function may be called from any thread at any time, but for zc_open() and zc_close(), and
+ *   zc_check(). A ticket (zc_fill) belongs to one thread at a time. Call-backs: see "hooks";
+ *   loaders, destructors, events and completions are called with no lock held and may call the
+ *   cache.
+ *   Lock order, left before right:  storage order (mutex, one a shard) > invalidation writer >
+ *   shard > stripe of the trie, refresh queue, arena (all spin locks of a few instructions).
+ *   One background thread, unless no_thread: it runs refreshes, removes what is dead, prunes, and
+ *   ends overdue flights; at most a fifth of a core. With no_thread call zc_poll(), say every 100
+ *   ms or each frame. Ages for pruning are as exact as polling is.
+ *   fork(): wrap it in zc_fork_prepare(), zc_fork_parent() and zc_fork_child().
+ *
+ * OWNERSHIP
+ *   what                      who owns it                   until
+ *   keys, tags, bytes given   you                           the call returns: they are copied
+ *   zc_view                   the cache; pinned for you     zc_release()
+ *   objects (drop)            the cache, once ZC_OK         the last holder lets go: drop is called
+ *   zc_fill                   you                           commit, abandon, or wait (not PENDING)
+ *   zc_fill_opts()            the fill                      its end
+ *   zc_tag                    you, counted                  zc_tag_release(), before zc_close()
+ *   zc_desc, hook tables      you                           zc_open() returns: they are copied
+ *   zc_desc.block             you                           the cache is closed, all pins released
+ *   loader's user pointer     you                           zc_fetch() returns; with soft_ttl or
+ *                                                           early_refresh: release(user) is called
+ *
+ * ERRORS
+ *   rc < 0 a failure: nothing has changed, outputs are zeroed. 0 done. rc > 0 an expected outcome.
+ *   A loader's negative code reaches every waiting caller unchanged (use ZC_E_USER and below) and
+ *   is not cached. Invalid arguments are errors; only broken invariants abort, through
+ *   ZOOCACHE_ASSERT.
+ *
+ * COSTS           (n: entries; d: depth of a tag; measured figures: README.md, `make bench`)
+ *   operation             time                          allocations         locks
+ *   zc_get, a hit         1 hash, 2-3 cache lines       none                shard
+ *     after invalidation  + d nodes for each dependency, once an entry
+ *   zc_put                O(key + value)                1                   shard
+ *   zc_fetch, a miss      put + loader                  3 and the value     shard, three times
+ *   zc_invalidate         O(length of the tag)          0; 1 a new node     stripe, writer
+ *   zc_clear              O(n)                          none                each shard in turn
+ *   eviction              at most 16 looks, mostly 1    none                shard
+ *   zc_poll               its budget                    none                shard, 8 buckets at a
+ *                         time
+ *   An entry costs 48 bytes, 8 for each dependency, and about 15 of the table, on top of key and
+ *   value; 48 more with a tti, soft_ttl, stale_if_error or a weigher; 8 for ghosts once it evicts.
+ *   A tag's node costs 48 bytes, its last segment, and 8 to 16 of its table.
+ *
+ * STORAGE
+ *   zc_desc.store is a second tier: a miss of the table asks it before the loader runs, and what is
+ *   stored is written through. What comes back is judged by the rule, so a storage that keeps
+ *   versions (generation, tag_put, tag_get) makes restarts warm and never stale; without versions
+ *   the records of an earlier open are misses. (The generation is then drawn from the clocks and
+ *   addresses. Where these repeat from start to start, clear the storage at start.) A fault of the
+ *   storage never reaches the caller: it is counted, told by ZC_EVENT_STORE_FAULT, and the loader
+ *   runs. If a record cannot be overwritten or deleted, all that were written before are taken for
+ *   misses. The functions may be called from several threads at once. examples/06_own_storage.c is
+ *   one. The record's format: >>codec. Objects are not stored.
+ *
+ * CAVEATS
+ *   - zc_put() after reading takes zc_put_opts.begin = zc_begin() from BEFORE the reading; without
+ *   it
+ *     an invalidation in between goes unseen. zc_fetch() does this by itself: prefer it.
+ *   - A loader that holds a snapshot of a database open must not fetch inside it: the inner fill
+ *   begins
+ *     after the snapshot, and would pass for newer than what it reads. Fetch the parts before, or
+ *     let the inner loader read outside the snapshot.
+ *   - Invalidate after the change is committed, not before: else a fill may read the old row and
+ *     begin after the invalidation.
+ *   - Deadlines use a coarse clock: up to 4 ms late on Linux.
+ *   - A key is bytes: whoever builds one from parts must make different parts differ ("a", "bc" and
+ *     "ab", "c"). Only lookups of equal bytes meet.
+ *   - A refresh in the background needs the loader and its user pointer later: see ownership.
+ *   - With a clock of your own that stands still, zc_poll() ends only when nothing is left to do;
+ *     zc_poll(cache, 0) does one step.
+ *   - The hash is seeded, which keeps strangers from guessing collisions; it is not cryptographic.
+ *   - zc_tag_version() of a tag that was pruned may be later than its own last invalidation.
+ *   - Short of memory, zc_invalidate() stamps the deepest tag above that exists: more than was
+ *   asked. - Compiling the implementation as C++ is supported (C++17); MSVC is not.
+ *
+ * CHANGES
+ *   0.1.0   the first version: see CHANGELOG.md
+ */
+
 #ifndef ZOOCACHE_H
 #define ZOOCACHE_H
 
@@ -108,7 +324,7 @@ static inline zc_bytes zc_str(const char *s) {
 
 typedef struct zc_cache zc_cache; /* a cache; a process may hold many */
 typedef struct zc_tag zc_tag;     /* an interned tag: parsed once, then used without parsing */
-typedef struct zc_fill zc_fill;   /* one caller's ticket of a flight: the leader's, or a follower's */
+typedef struct zc_fill zc_fill;   /* a caller's ticket of a flight: the leader's, or a follower's */
 
 /* Shared between threads: aligned as one access of 64 bits wants it, on 32-bit machines, too. */
 typedef uint64_t zc_shared64 __attribute__((aligned(8)));
@@ -128,9 +344,9 @@ typedef void (*zc_drop_fn)(void *user, void *object, size_t size);
 /* ---- hooks ---------------------------------------------------------------------------------- */
 
 /* Every hook table starts with `version` (set it to 1; 0 means "no hook, use the default") and has
- * a `user` pointer that is handed to each function. Tables are copied at open. Loaders, destructors,
- * events, log and completion callbacks are called with no lock held and may call the cache;
- * allocator, clock, weigher, storage and assert may not. */
+ * a `user` pointer that is handed to each function. Tables are copied at open. Loaders,
+ * destructors, events, log and completion callbacks are called with no lock held and may call the
+ * cache; allocator, clock, weigher, storage and assert may not. */
 
 /* Memory. `free` gets the size that was asked for. Thread-safe unless ZOOCACHE_NO_THREADS.
  * Alignment: 16 bytes or that of max_align_t, as malloc does. */
@@ -242,7 +458,8 @@ typedef struct zc_store {
 
 /* ---- description ---------------------------------------------------------------------------- */
 
-/* Zero means the default in every field: zc_open(NULL, &cache) and a zeroed zc_desc are the same. */
+/* Zero means the default in every field: zc_open(NULL, &cache) and a zeroed zc_desc are the
+ * same. */
 typedef struct zc_desc {
     /* Limits, held at every instant. */
     size_t max_entries;     /* default: no limit */
@@ -252,7 +469,7 @@ typedef struct zc_desc {
     uint64_t ttl;            /* default: ZC_NEVER. An entry's life, unless its put or fill says */
     uint64_t tti;            /* default: ZC_NEVER. An entry dies when unread for so long */
     uint64_t negative_ttl;   /* default: as any entry's. The life of "there is no such thing" */
-    unsigned ttl_jitter;     /* default: 0. Lives are shortened at random by up to so many per cent */
+    unsigned ttl_jitter;     /* default: 0. Lives are shortened at random, by so many % at most */
     uint64_t flight_timeout; /* default: 60 s. A leader's lease */
     uint64_t prune_after;    /* default: 1 h. Tags that nothing depends on are kept so long */
     /* Memory: one fixed block, from which everything is taken, the cache itself included. */
@@ -288,8 +505,8 @@ ZOOCACHE_API void zc_close(zc_cache *cache);
 /* ---- read ----------------------------------------------------------------------------------- */
 
 /* The value of `key`, pinned, without a copy. ZC_OK: *view is filled, free with zc_release().
- * ZC_STALE: likewise, but its soft deadline has passed. ZC_ABSENT: a cached negative result; ZC_MISS:
- * neither here nor in the storage; *view is zeroed.
+ * ZC_STALE: likewise, but its soft deadline has passed. ZC_ABSENT: a cached negative result;
+ * ZC_MISS: neither here nor in the storage; *view is zeroed.
  * Threads: any. Cost: one hash, one or two cache lines, one uncontended lock; no allocation. */
 ZOOCACHE_API int zc_get(zc_cache *cache, zc_bytes key, zc_view *view);
 
@@ -454,15 +671,16 @@ ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age);
 ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us);
 
 /* Round fork(): call the first before it, the second after it in the parent and the third in the
- * child, in the threads that forked; then both can go on using the cache, each its own copy. Flights
- * of the parent's other threads are abandoned in the child. A storage must be fit for it. */
+ * child, in the threads that forked; then both can go on using the cache, each its own copy.
+ * Flights of the parent's other threads are abandoned in the child. A storage must be fit for
+ * it. */
 ZOOCACHE_API void zc_fork_prepare(zc_cache *cache);
 ZOOCACHE_API void zc_fork_parent(zc_cache *cache);
 ZOOCACHE_API int zc_fork_child(zc_cache *cache);
 
 /* ---- know what happens ---------------------------------------------------------------------- */
 
-#define ZC_LOAD_BUCKETS 24 /* bucket i counts loads of less than 2^i microseconds, the last the rest */
+#define ZC_LOAD_BUCKETS 24 /* bucket i: loads of less than 2^i microseconds; the last: the rest */
 
 typedef struct zc_stats {
     uint64_t hits;               /* reads answered from the table, negative ones included */
@@ -568,7 +786,8 @@ ZOOCACHE_API int zc_record_encode(const zc_record *record, const zc_allocator *a
                                   zc_bytes *out);
 /* Decodes: trusts no length, checks the checksum. *memory (free with the same allocator and its
  * len) holds what `record` points to beside `bytes`: dependencies, and the decompressed value.
- * `max_value`: refuse longer values. Fails: ZC_E_CORRUPT, ZC_E_NOMEM; both outputs are then zeroed. */
+ * `max_value`: refuse longer values. Fails: ZC_E_CORRUPT, ZC_E_NOMEM; both outputs are then
+ * zeroed. */
 ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_allocator *allocator,
                                   zc_record *record, zc_bytes *memory);
 
@@ -873,8 +1092,8 @@ static inline void zc__monitor_wake(zc__monitor *m) { (void)m; }
 #endif
 
 #if !defined(ZOOCACHE_NO_THREADS) && !defined(ZC__WIN32_THREADS)
-/* Sleeps until woken, or for about `ns`, a second at most: the system's condition variables count in
- * wall time, which may step, so the callers look at the monotonic clock after every slice. */
+/* Sleeps until woken, or for about `ns`, a second at most: the system's condition variables count
+ * in wall time, which may step, so the callers look at the monotonic clock after every slice. */
 static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
     struct timespec t;
     if (ns > ZC_SECOND) ns = ZC_SECOND;
@@ -932,9 +1151,10 @@ static inline void zc__thread_join(zc__thread t) { thrd_join(t, NULL); }
  *                 | ....... | prev | size|free | payload, 16-aligned ...... | ....... | prev | ...
  *                             4      4 bytes     16n - 8 bytes
  *
- *               `prev` is the size of the chunk before, so a chunk finds both its neighbours. A free
- *               chunk keeps its list links, two granule numbers, in its first 8 bytes of payload.
- *               Free lists: one for each power of two, cut in 16; below 16 granules one a size.
+ *               `prev` is the size of the chunk before, so a chunk finds both its neighbours. A
+ *               free chunk keeps its list links, two granule numbers, in its first 8 bytes of
+ *               payload. Free lists: one for each power of two, cut in 16; below 16 granules one a
+ *               size.
  *   Invariants  M1 chunks tile the arena, each one's `prev` is the size of the one before it
  *               M2 no two free neighbours   M3 a chunk is in the list of its class iff it is free
  *               M4 a bit of the bitmaps is set iff its list is not empty
@@ -1180,7 +1400,8 @@ static void zc__buf_free(const zc__mem *m, zc__buf *b) {
 
 static inline uint64_t zc__get64(const unsigned char *p) {
     return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
-           (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 | (uint64_t)p[7] << 56;
+           (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 |
+           (uint64_t)p[7] << 56;
 }
 static inline uint32_t zc__get32(const unsigned char *p) {
     return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
@@ -1256,8 +1477,8 @@ static size_t zc__text_end(zc__text *t) {
  * >>hash   The seeded hash, and the random numbers
  *   One 64-bit hash serves everything, each use its own bits:
  *     0..7 fingerprint   8..39 bucket   24..55 ghost   58..63 shard
- *   It is XXH3; but for 8 to 16 bytes, which most keys have, two multiplications to 128 bits, folded
- *   (the mixing of wyhash, Wang Yi 2019), inline. It is never stored: machines may differ.
+ *   It is XXH3; but for 8 to 16 bytes, which most keys have, two multiplications to 128 bits,
+ *   folded (the mixing of wyhash, Wang Yi 2019), inline. It is never stored: machines may differ.
  * ========================================================================================== */
 
 #ifdef __SIZEOF_INT128__
@@ -1601,8 +1822,8 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
 /* ============================================================================================
  * >>trie   Tags, versions, floors, pruning: hierarchical invalidation in O(depth)
  *   Idea        A tag is a path. Each prefix of it is a node with the version of its last
- *               invalidation. An entry points at the nodes of its dependencies; it is fresh while no
- *               node from there up to the root has a version above the entry's `begin`.
+ *               invalidation. An entry points at the nodes of its dependencies; it is fresh while
+ *               no node from there up to the root has a version above the entry's `begin`.
  *
  *                   root v0 --- org v0 --- org:1 v7 --- org:1:team v0 --- org:1:team:a v3
  *                                     \--- org:2 v0             (an entry with begin 5 that depends
@@ -1613,23 +1834,23 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
  *               upwards. One hash and one probe find a tag, whatever its depth. 48 bytes and the
  *               segment's text a node; no child lists.
  *   Publishing  A writer stamps its nodes with a new version and then publishes that version in
- *               `seen`; writers take turns. So whoever reads seen == S finds every version up to S in
- *               its node, and `seen` is also the change counter: an entry whose begin equals it
+ *               `seen`; writers take turns. So whoever reads seen == S finds every version up to S
+ *               in its node, and `seen` is also the change counter: an entry whose begin equals it
  *               needs no walk. After a successful walk an entry's begin moves up to the `seen` that
  *               was read before the walk. A reader that meets a version above `seen` waits until it
  *               is published, so the tags of one invalidation take effect together.
- *   Pruning     A node without references may be dropped. Its version goes into its parent's `floor`,
- *               and a node that is born later starts from its parent's floor. That can be too high,
- *               which costs one miss for fills in flight; it is never too low.
+ *   Pruning     A node without references may be dropped. Its version goes into its parent's
+ *               `floor`, and a node that is born later starts from its parent's floor. That can be
+ *               too high, which costs one miss for fills in flight; it is never too low.
  *   Invariants  T1 version, floor <= seen, but for the writer's own between stamp and publish
  *               T2 a child holds a reference on its parent: what is reachable upwards lives
  *               T3 refs == 0 -> nobody points at the node; it counts in `idle`
  *               T4 a node is in the stripe and bucket of its hash; depth is its parent's plus 1
  *               T5 floor >= version of every dropped descendant
- *   Locking     Stripe lock: chains, birth, death. A reference may be added by a holder of one, else
- *               only with the stripe locked; so the dropper, who holds it, can trust refs == 0.
- *               Writer lock: stamp and publish. Walks take no lock: the entry's references keep the
- *               path alive. version: store_rel in stamp / load_acq in the walk; seen likewise.
+ *   Locking     Stripe lock: chains, birth, death. A reference may be added by a holder of one,
+ *               else only with the stripe locked; so the dropper, who holds it, can trust refs ==
+ *               0. Writer lock: stamp and publish. Walks take no lock: the entry's references keep
+ *               the path alive. version: store_rel in stamp / load_acq in the walk; seen likewise.
  *   Cost        invalidate: O(length), no allocation if the node is there. Walk: O(depth).
  *   Fails       zc__tag_acquire: ZC_E_NOMEM. Invalidation never: see zc__trie_invalidate.
  * ========================================================================================== */
@@ -1773,8 +1994,8 @@ static void zc__stripe_grow(zc__trie *t, zc__stripe *s) {
 
 static size_t zc__tag_size(const zc_tag *n) { return sizeof *n + n->len; }
 
-/* Takes the idle nodes of one bucket that were let go at or before `until`, and chains them up to be
- * freed. The stripe is locked. */
+/* Takes the idle nodes of one bucket that were let go at or before `until`, and chains them up to
+ * be freed. The stripe is locked. */
 static void zc__stripe_prune(zc__stripe *s, uint32_t bucket, uint64_t until, zc_tag **dead) {
     ZC__ASSERT_HELD(&s->lock);
     for (zc_tag **link = &s->buckets[bucket], *n; (n = *link) != NULL;) {
@@ -1854,7 +2075,8 @@ static zc_tag *zc__tag_create(zc__trie *t, zc_tag *parent, const zc__path *path,
         zc__free(t->mem, n, sizeof *n + len);
         return other;
     }
-    /* Memory is bounded by live nodes: each birth looks at some buckets while too many are idle. Of a
+    /* Memory is bounded by live nodes: each birth looks at some buckets while too many are idle. Of
+ * a
      * dead chain only the end is idle, so the chain counts for as many as it may have. */
     uint64_t idle = zc__load_rlx(&t->idle);
     if (idle < UINT64_MAX / 2 &&
@@ -1916,8 +2138,8 @@ static inline uint64_t zc__tag_newest(const zc_tag *n, const zc_tag **who) {
     return newest;
 }
 
-/* The one rule. NULL: fresh, no version on the path of any dependency is above `begin`. Else the tag
- * that is, once its version has been published. No dependency at all: the root alone counts. */
+/* The one rule. NULL: fresh, no version on the path of any dependency is above `begin`. Else the
+ * tag that is, once its version has been published. No dependency at all: the root alone counts. */
 static const zc_tag *zc__trie_killer(const zc__trie *t, zc_tag *const *deps, size_t n,
                                      uint64_t begin) {
     const zc_tag *who = &t->root;
@@ -2002,14 +2224,15 @@ static const char *zc__trie_check(zc__trie *t) {
  * >>table   Entries, buckets, shards
  *   Idea        An entry is one allocation: header, dependencies, key, value. A shard is a lock and
  *               a hash table of pointers to entries. A bucket is one cache line: seven one-byte
- *               fingerprints, a count of overflows, seven pointers; so a hit costs the bucket's line
- *               and the entry's, and a miss mostly the bucket's alone.
+ *               fingerprints, a count of overflows, seven pointers; so a hit costs the bucket's
+ *               line and the entry's, and a miss mostly the bucket's alone.
  *
  *                 bucket   | fp fp fp fp fp fp fp | over | entry* x 7 |             64 bytes
- *                 entry    | header 48 | key | pad to 8 | value | pad | dep* x n | extras 48, if any |
+ *                 entry    | header 48 | key | pad to 8 | value | pad | dep* x n | extras 48, if
+ *                          any |
  *
- *   Probing     A key's home bucket is hash * nbuckets / 2^32, so the number of buckets need not be a
- *               power of two. If it is full, the next ones serve. `over` counts the entries that
+ *   Probing     A key's home bucket is hash * nbuckets / 2^32, so the number of buckets need not be
+ *               a power of two. If it is full, the next ones serve. `over` counts the entries that
  *               have passed a bucket over on their way; a search ends at the first bucket where it
  *               is 0, so nothing is moved when an entry goes and there are no tombstones. A count
  *               that reached 255 stays (the next growth mends it).
@@ -2021,8 +2244,9 @@ static const char *zc__trie_check(zc__trie *t) {
  *   Invariants  B1 every entry is found by its key   B2 count == entries in buckets
  *               B3 over == entries whose probe passed the bucket, unless 255
  *               B4 bytes, cost == sums over the entries   B5 used entries, cost <= the limits
- *   Locking     all fields of a shard, and next, prev, begin, expires, hits, state of its entries: the shard's lock. refs: atomic; sub_acqrel pairs with itself.
- *               Lengths, key, value, dependencies: constant once the entry is visible.
+ *   Locking     all fields of a shard, and next, prev, begin, expires, hits, state of its entries:
+ *               the shard's lock. refs: atomic; sub_acqrel pairs with itself. Lengths, key, value,
+ *               dependencies: constant once the entry is visible.
  *   Cost        64 / 7 bytes a slot at 60 to 86 % load; growth by 1.5, one shard at a time
  * ========================================================================================== */
 
@@ -2069,7 +2293,9 @@ typedef struct zc__object {
 /* The key is at a constant offset and the value right after it, so that both are on their way from
  * memory together with the header. */
 static inline size_t zc__align8(size_t n) { return (n + 7) & ~(size_t)7; }
-static inline size_t zc__value_at(size_t key_len) { return zc__align8(sizeof(zc__entry) + key_len); }
+static inline size_t zc__value_at(size_t key_len) {
+    return zc__align8(sizeof(zc__entry) + key_len);
+}
 static inline size_t zc__deps_at(const zc__entry *e) {
     return zc__align8(zc__value_at(e->key_len) + e->value_len);
 }
@@ -2150,6 +2376,8 @@ typedef struct zc__shard {
     uint64_t next_expiry; /* no entry ends before */
     uint64_t swept;       /* what was dead at this `seen` has been removed */
     uint64_t sweep_seen, sweep_expiry; /* of the sweep under way */
+    uint32_t sweep_found;              /* invalidated entries it has found so far */
+    uint64_t next_sweep, sweep_pause;  /* for the sake of invalidations: not before, and how long */
     /* >>flight */
     zc__flight **flights;
     uint32_t flight_buckets, nflights;
@@ -2350,32 +2578,35 @@ static bool zc__table_reserve(zc_cache *c, zc__shard *s) {
  * >>policy   Eviction: a window, a probation and a main queue, balanced by evidence
  *   Idea        New entries enter a small FIFO, the window W, and go on to a FIFO on probation, Q.
  *               Who was hit twice by the end of Q is promoted to the main queue M, a CLOCK; who was
- *               not is evicted. So a scan passes through W and Q and leaves M alone. How much room W
- *               and Q get together, `target`, is what workloads differ in, and it adapts:
+ *               not is evicted. So a scan passes through W and Q and leaves M alone. How much room
+ *               W and Q get together, `target`, is what workloads differ in, and it adapts:
  *
  *                 put --> [ W: 1/32 ] --> [ Q ]  --hits >= 2--> [ M: CLOCK, counter 0..2 ]
  *                                           |                         |
  *                                      ghosts A (left W, Q)      ghosts B (left M)
  *
  *               Evidence is weighed per slot. A key that comes back d evictions after it left would
- *               have been a hit with d more slots, so a ghost hit is worth 1/d: in A it moves target
- *               up, in B down. A hit seen at the end of a queue of n entries is worth 1/n: in Q up,
- *               in M down. Hits in W say nothing: they are mostly one caller reading again.
+ *               have been a hit with d more slots, so a ghost hit is worth 1/d: in A it moves
+ *               target up, in B down. A hit seen at the end of a queue of n entries is worth 1/n:
+ *               in Q up, in M down. Hits in W say nothing: they are mostly one caller reading
+ *               again.
  *   Details     An entry that left M without ever having been hit there goes to W when it returns
- *               ("proven" is false): else loops make M thrash. Until the cache is full, what is over
- *               target moves on into M, instead of out. A removed entry that had earned its place in
- *               M gets it back: for a cache of which much is invalidated, that is where hot keys are.
+ *               ("proven" is false): else loops make M thrash. Until the cache is full, what is
+ *               over target moves on into M, instead of out. A removed entry that had earned its
+ *               place in M gets it back: for a cache of which much is invalidated, that is where
+ *               hot keys are.
  *   Ghosts      Slots of 4 bytes, in buckets of 8: 14 bits of fingerprint, from which side, proven,
- *               a stamp of 16 bits on a clock that counts the side's evictions. Nothing is queued: a
- *               slot is overwritten when it is the oldest of its bucket. Two slots an entry, taken
- *               with the first eviction.
+ *               a stamp of 16 bits on a clock that counts the side's evictions. Nothing is queued:
+ *               a slot is overwritten when it is the oldest of its bucket. Two slots an entry,
+ *               taken with the first eviction.
  *   Origin      FIFOs with lazy promotion: S3-FIFO (Yang et al. 2023), 2Q (Johnson & Shasha 1994);
  *               ghosts that steer: ARC (Megiddo & Modha 2003); the correlated window: Clock2Q+
  *               (2024). The weighing per slot and `proven` are ours; bench/ replays traces.
  *   Invariants  P1 every entry is in exactly the queue that its state says   P2 counts are right
  *               P3 1 <= target <= cap, in entries
  *   Locking     the shard's lock
- *   Cost        a hit: one byte, written only below 2. A victim: at most 16 looks. 8 bytes an entry.
+ *   Cost        a hit: one byte, written only below 2. A victim: at most 16 looks. 8 bytes an
+ *               entry.
  * ========================================================================================== */
 
 enum {
@@ -2420,7 +2651,8 @@ static void zc__policy_step(zc__policy *p, int64_t d) {
 }
 
 /* What evidence is worth: gain/256 of cap / distance, at most `most` entries, in 1/256 entry. */
-static int64_t zc__policy_worth(const zc__policy *p, uint64_t gain, uint64_t distance, int64_t most) {
+static int64_t zc__policy_worth(const zc__policy *p, uint64_t gain, uint64_t distance,
+                                int64_t most) {
     uint64_t worth = p->cap * gain / (distance ? distance : 1);
     return worth < (uint64_t)most * 256 ? (int64_t)worth : most * 256;
 }
@@ -2530,7 +2762,8 @@ static void zc__policy_measure(zc_cache *c, zc__shard *s) {
     if (cap > p->cap + p->cap / 4 || cap < p->cap - p->cap / 4) zc__policy_resize(c, p, cap);
 }
 
-/* A key that was not there is put: learns from its ghost, and returns the queue that it belongs in. */
+/* A key that was not there is put: learns from its ghost, and returns the queue that it belongs
+ * in. */
 static unsigned zc__policy_miss(zc__shard *s, uint64_t hash) {
     zc__policy *p = &s->policy;
     if (!p->ghosts) return ZC__WINDOW;
@@ -2591,7 +2824,8 @@ static void zc__policy_replace(zc__shard *s, zc__entry *old, zc__entry *e) {
 static void zc__policy_remove(zc__shard *s, zc__entry *e, uint64_t hash) {
     bool in_main = (e->state & ZC__QUEUE_BITS) == ZC__MAIN;
     zc__queue_unlink(s, e);
-    if (in_main ? e->hits || e->state & ZC__PROVEN : e->hits + e->state / ZC__EARLY % 4 >= ZC__PROMOTE)
+    if (in_main ? e->hits || e->state & ZC__PROVEN
+                : e->hits + e->state / ZC__EARLY % 4 >= ZC__PROMOTE)
         zc__ghost_add(&s->policy, hash, 0, true);
 }
 
@@ -2640,12 +2874,12 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
 
 /* ============================================================================================
  * >>expiry   TTL, TTI, what a read makes of an entry, and sweeping
- *   Idea        There is no timer structure. A read looks at the entry's own deadlines; sweeping goes
- *               round the buckets, a few at a time, and removes what is expired or invalidated. A
- *               shard knows a time before which none of its entries ends, and the `seen` up to which
- *               it was swept, so a shard with nothing to do is not touched.
- *   Reads       never remove: the fill that follows replaces the dead entry in its place and inherits
- *               its heat, and a dead entry may still be asked for by stale_if_error.
+ *   Idea        There is no timer structure. A read looks at the entry's own deadlines; sweeping
+ *               goes round the buckets, a few at a time, and removes what is expired or
+ *               invalidated. A shard knows a time before which none of its entries ends, and the
+ *               `seen` up to which it was swept, so a shard with nothing to do is not touched.
+ *   Reads       never remove: the fill that follows replaces the dead entry in its place and
+ *               inherits its heat, and a dead entry may still be asked for by stale_if_error.
  *   Locking     the shard's lock
  *   Cost        a read: nothing for entries without a deadline, a coarse clock otherwise
  * ========================================================================================== */
@@ -2924,6 +3158,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
     if (s->cursor == 0) {
         s->sweep_seen = seen;
         s->sweep_expiry = ZC_NEVER;
+        s->sweep_found = 0;
     }
     for (; buckets && s->cursor < s->nbuckets; buckets--, s->cursor++) {
         for (unsigned k = 0; k < ZC__SLOTS; k++) {
@@ -2932,6 +3167,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
             zc__state state = zc__entry_state(c, e, seen);
             bool over = zc__entry_over(e, now);
             bool dead = state == ZC__DEAD && !(e->flags & ZC__KEEP);
+            s->sweep_found += dead;
             if (dead || over)
                 zc__shard_remove(c, s, e, zc__entry_hash(c, e),
                                  state == ZC__DEAD ? ZC_CAUSE_INVALIDATED : ZC_CAUSE_EXPIRED,
@@ -2944,6 +3180,11 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
     s->cursor = 0;
     s->swept = s->sweep_seen;
     s->next_expiry = s->sweep_expiry;
+    /* Where invalidations are many and kill little, a round that found little is not soon repeated. */
+    uint64_t pause = s->sweep_pause ? s->sweep_pause * 2 : ZC_SECOND / 2;
+    if (s->sweep_found > s->count / 32) s->sweep_pause = 0;
+    else if (pause < 8 * ZC_SECOND) s->sweep_pause = pause;
+    s->next_sweep = zc__add_sat(now, s->sweep_pause);
     return true;
 }
 
@@ -2954,24 +3195,28 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *               number fences it: its value is stored only if no dependency was invalidated since,
  *               if no put or del of the key came in between, and if it still has its lease.
  *
- *                 begin --- LEAD ----> loader ----> commit ---> DONE    followers: the value, or RETRY
- *                    \                    \-------> abandon --> FAILED  followers: the error, or RETRY
+ *                 begin --- LEAD ----> loader ----> commit ---> DONE    followers: the value, or
+ *                                                                       RETRY
+ *                    \                    \-------> abandon --> FAILED  followers: the error, or
+ *                                         RETRY
  *                     \-- FOLLOW --> wait           lease over: LOST    followers: RETRY
  *
  *   Who may have the value   At commit the value is found to be fresh up to some `seen`; or it is
- *               dead, and good up to the flight's begin alone. A follower that joined at that `seen`
- *               or before gets it, if no put or del of the key came before it joined. Else it begins
- *               again: whoever joins after an invalidation never gets what was read before it.
- *   Lease       A leader has flight_timeout. Past it, whoever comes next takes the key over: the old
- *               flight leaves the table (LOST), its late commit finds that out and is not stored.
+ *               dead, and good up to the flight's begin alone. A follower that joined at that
+ *               `seen` or before gets it, if no put or del of the key came before it joined. Else
+ *               it begins again: whoever joins after an invalidation never gets what was read
+ *               before it.
+ *   Lease       A leader has flight_timeout. Past it, whoever comes next takes the key over: the
+ *               old flight leaves the table (LOST), its late commit finds that out and is not
+ *               stored.
  *   Deadlock    A nested fetch knows its parent ticket. A key that waits for itself is seen in the
  *               chain of parents; two flights that wait for each other, by following waits_for.
  *   Invariants  F1 at most one flight a key is listed   F2 only a listed flight stores
  *               F3 state leaves RUNNING once; whoever changes it wakes all sleepers and watchers
  *   Locking     the shard's lock: list, refs, watchers, sleepers, listed, fenced. state: store_rel
- *               under that lock / load_acq in the sleeper, who holds the flight's monitor; the waker
- *               takes the monitor after the store, so no wake-up is missed. result, error: written
- *               before the state. A ticket belongs to one thread at a time.
+ *               under that lock / load_acq in the sleeper, who holds the flight's monitor; the
+ *               waker takes the monitor after the store, so no wake-up is missed. result, error:
+ *               written before the state. A ticket belongs to one thread at a time.
  *   Cost        a fill: two allocations for ticket and flight, and those of its value
  * ========================================================================================== */
 
@@ -3032,7 +3277,8 @@ static zc__flight *zc__flight_find(const zc__shard *s, uint64_t hash, zc_bytes k
     if (!s->flight_buckets) return NULL;
     zc__flight *f = s->flights[(hash >> 8) & (s->flight_buckets - 1)];
     while (f && (f->hash != hash || f->key_len != key.len ||
-                 !zc__equal((const unsigned char *)(f + 1), (const unsigned char *)key.ptr, key.len)))
+                 !zc__equal((const unsigned char *)(f + 1), (const unsigned char *)key.ptr,
+                            key.len)))
         f = f->next;
     return f;
 }
@@ -3413,8 +3659,8 @@ static bool zc__start_lead(zc__start *st, uint64_t seen, uint64_t now, bool miss
     return true;
 }
 
-/* One look, with the shard locked. ZC_OK, ZC_STALE: e is pinned, and with `refresh` t leads. ZC_LEAD,
- * ZC_FOLLOW: t is a ticket of f. ZC_MORE: come again with a ticket and a spare flight. */
+/* One look, with the shard locked. ZC_OK, ZC_STALE: e is pinned, and with `refresh` t leads.
+ * ZC_LEAD, ZC_FOLLOW: t is a ticket of f. ZC_MORE: come again with a ticket and a spare flight. */
 static int zc__start_look(zc__start *st) {
     zc_cache *c = st->c;
     zc__shard *s = st->s;
@@ -3525,8 +3771,8 @@ static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) { (void)m; (vo
 #  define ZC__CAN_SLEEP 1
 #endif
 
-/* Notes that the flight of `t`'s parent waits for `t`'s, be it that t follows it or leads it; false if
- * that closes a circle. */
+/* Notes that the flight of `t`'s parent waits for `t`'s, be it that t follows it or leads it; false
+ * if that closes a circle. */
 static bool zc__wait_for(zc_fill *t, bool on) {
     zc_cache *c = t->cache;
     zc__flight *p = t->parent ? t->parent->flight : NULL;
@@ -3569,7 +3815,8 @@ static int zc__outcome(zc_fill *t, zc_view *view) {
     case ZC__RUNNING: return zc__mono(&t->cache->clock) >= f->lease ? ZC_RETRY : ZC_PENDING;
     case ZC__LOST: return ZC_RETRY;
     case ZC__DONE:
-        if (t->begin <= f->good_up_to ? t->unfenced || f->stale : f->stale && t->serve_invalidated) {
+        if (t->begin <= f->good_up_to ? t->unfenced || f->stale
+                                      : f->stale && t->serve_invalidated) {
             if (t->parent && f->dep_error) t->parent->dep_error = f->dep_error;
             zc__entry_pin(f->result);
             return zc__deliver(t->cache, f->result, t->parent, f->stale ? ZC_STALE : ZC_OK, view);
@@ -3589,18 +3836,19 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
 /* ============================================================================================
  * >>store   The second tier behind the table
  *   Idea        A leader asks the storage before it runs the loader; what is stored in the table is
- *               written through. A record is judged by the one rule, with the versions known here; a
- *               tag that is not known yet is first asked of the storage.
- *   Generation  Records carry the id of the version history they belong to. A storage that keeps the
- *               versions has a generation of its own; otherwise each open makes a new one, and
+ *               written through. A record is judged by the one rule, with the versions known here;
+ *               a tag that is not known yet is first asked of the storage.
+ *   Generation  Records carry the id of the version history they belong to. A storage that keeps
+ *               the versions has a generation of its own; otherwise each open makes a new one, and
  *               records of earlier ones are misses.
  *   Order       Writers of a shard hold its `order` monitor from before the table is changed until
  *               the storage has been, so the storage sees changes in the table's order.
- *   Trust       If a record cannot be overwritten or deleted, the storage holds a value that it should
- *               not. So a new version is handed out, and records that began before it are misses from
- *               then on: what the storage has is forgotten, in O(1), rather than trusted.
- *   Kept        A record's begin is never above the highest version that the storage has kept: after
- *               a crash it might otherwise outlive an invalidation that gets a lower version.
+ *   Trust       If a record cannot be overwritten or deleted, the storage holds a value that it
+ *               should not. So a new version is handed out, and records that began before it are
+ *               misses from then on: what the storage has is forgotten, in O(1), rather than
+ *               trusted.
+ *   Kept        A record's begin is never above the highest version that the storage has kept:
+ *               after a crash it might otherwise outlive an invalidation that gets a lower version.
  *   Faults      are counted and told (ZC_EVENT_STORE_FAULT); the caller never sees one, but for an
  *               invalidation that the storage could not keep (ZC_E_STORE).
  *   Locking     no spin lock is held while the storage is called
@@ -3741,8 +3989,8 @@ static uint64_t zc__until_ms(uint64_t at, uint64_t now, uint64_t now_ms) {
     return zc__add_sat(now_ms, at > now ? (at - now) / ZC_MILLISECOND : 0);
 }
 
-/* Deletes a record; if that fails, trusts none of those that there are, in the next life neither. The
- * order monitor is held. */
+/* Deletes a record; if that fails, trusts none of those that there are, in the next life neither.
+ * The order monitor is held. */
 static int zc__store_del(zc_cache *c, zc_bytes key) {
     const zc_store *st = &c->desc.store;
     int rc = st->del(st->user, key);
@@ -3827,9 +4075,9 @@ static int zc__store_stamp(zc_cache *c, const zc_bytes *tags, size_t n, uint64_t
 /* ============================================================================================
  * >>cache   The public functions
  *   Reading     zc_get: hash, shard lock, bucket, entry, one rule, clock if it has a deadline.
- *   Writing     An entry is made before the lock is taken, and put into the table under it; what gave
- *               way is told and freed after it. Room is made in the entry's own shard; if that is
- *               empty, in the others, one after the other.
+ *   Writing     An entry is made before the lock is taken, and put into the table under it; what
+ *               gave way is told and freed after it. Room is made in the entry's own shard; if that
+ *               is empty, in the others, one after the other.
  *   Ending      A cache is freed when the last of these is gone: itself, tickets, pinned entries
  *               that have left the table.
  * ========================================================================================== */
@@ -3915,7 +4163,8 @@ static int zc__store_entry(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t has
     }
 }
 
-/* Makes the entry of a ticket's value; the ticket's dependencies and object are then the entry's. */
+/* Makes the entry of a ticket's value; the ticket's dependencies and object are then the
+ * entry's. */
 static zc__entry *zc__fill_entry(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin,
                                  uint64_t elapsed) {
     zc_cache *c = t->cache;
@@ -3996,8 +4245,8 @@ static int zc__commit(zc_fill *t, zc_view *view) {
     return rc;
 }
 
-/* Commits; a value that could not be stored is good for this caller all the same. What comes from the
- * storage past its soft deadline is stale. */
+/* Commits; a value that could not be stored is good for this caller all the same. What comes from
+ * the storage past its soft deadline is stale. */
 static int zc__commit_value(zc_fill *t, zc_view *view) {
     bool absent = t->absent, stale = t->from_store && t->put.soft_ttl == 1;
     int rc = zc__commit(t, view);
@@ -4038,7 +4287,8 @@ static int zc__get_through(zc_cache *c, zc_bytes key, zc_view *view) {
     return ZC_MISS;
 }
 
-/* What a look-up in the table gives, with the shard locked: *e is the entry, if it may be served. */
+/* What a look-up in the table gives, with the shard locked: *e is the entry, if it may be
+ * served. */
 static inline int zc__look(zc_cache *c, zc__shard *s, uint64_t hash, zc_bytes key, zc__entry **e) {
     uint64_t seen = zc__seen(&c->trie);
     *e = zc__table_find(s, hash, key);
@@ -4190,7 +4440,8 @@ ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
     return e ? ZC_OK : ZC_MISS;
 }
 
-/* Stores the value of a ticket without a flight. Consumes nothing of it but what the entry takes. */
+/* Stores the value of a ticket without a flight. Consumes nothing of it but what the entry
+ * takes. */
 static int zc__put(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin) {
     zc_cache *c = t->cache;
     uint64_t seen = zc__seen(&c->trie), hash = zc__hash(key, c->seed);
@@ -4269,8 +4520,8 @@ static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *
     return o->put.drop || o->put.absent || o->put.begin ? ZC_E_INVAL : ZC_OK;
 }
 
-/* Runs a leader's flight to its end; consumes the ticket. The value of a flight that could not store
- * it is good for this caller all the same. */
+/* Runs a leader's flight to its end; consumes the ticket. The value of a flight that could not
+ * store it is good for this caller all the same. */
 static int zc__lead(zc_fill *t, zc_loader loader, void *user, bool refresh, zc_view *view) {
     zc_cache *c = t->cache;
     bool loaded = !refresh && zc__has_store(c) && zc__store_load(t) == ZC_OK;
@@ -4430,8 +4681,8 @@ static void zc__told_invalidated(zc_cache *c, zc_bytes tag, uint64_t version) {
     zc__event(c, &ev);
 }
 
-/* Stamps n checked paths in one step. Where a node cannot be made for want of memory, the deepest one
- * above it is stamped: too much is invalidated rather than too little. */
+/* Stamps n checked paths in one step. Where a node cannot be made for want of memory, the deepest
+ * one above it is stamped: too much is invalidated rather than too little. */
 static uint64_t zc__invalidate_paths(zc_cache *c, const zc__path *paths, zc_tag **nodes, size_t n) {
     for (size_t i = 0; i < n; i++) {
         do nodes[i] = zc__tag_acquire(&c->trie, &paths[i]);
@@ -4631,7 +4882,8 @@ static bool zc__sweep(zc_cache *c, uint64_t deadline) {
         for (bool done = false; !done;) {
             zc__entry *garbage = NULL;
             zc__spin_lock(&s->lock);
-            done = !s->count || (s->cursor == 0 && now < s->next_expiry && s->swept >= seen);
+            done = !s->count || (s->cursor == 0 && now < s->next_expiry &&
+                                 (s->swept >= seen || now < s->next_sweep));
             if (!done) done = zc__shard_sweep(c, s, 8, now, &garbage);
             zc__spin_unlock(&s->lock);
             zc__reap(c, garbage);
@@ -4810,8 +5062,8 @@ static void zc__desc_defaults(zc_desc *d) {
 #endif
 }
 
-/* Makes a shard's table and ghosts at once where memory is a fixed block and the limit is known: then
- * nothing large has to be found later. */
+/* Makes a shard's table and ghosts at once where memory is a fixed block and the limit is known:
+ * then nothing large has to be found later. */
 static bool zc__shard_reserve(zc_cache *c, zc__shard *s) {
     if (c->entries.max != SIZE_MAX) zc__policy_resize(c, &s->policy, c->entries.max / c->nshards);
     if (!c->mem.arena) return true;
@@ -5301,7 +5553,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *
  * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
  * NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
- * NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES
- * OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
- * CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+ * NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM,
+ * DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+ * OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
  */
