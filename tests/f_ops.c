@@ -45,6 +45,7 @@ typedef struct ticket { /* of a flight in pieces, or of a running loader */
     bool leader, set, no_deps;
     int key, id;          /* of the value being made */
     uint64_t join, wrote; /* when it began; the key's last write before that */
+    int lead;             /* which of the key's leaders */
 } ticket;
 
 typedef struct pin {
@@ -73,6 +74,7 @@ static struct world {
         uint32_t tags;
     } kills[KILLS];
     uint64_t wrote[KEYS]; /* the last put, del, clear */
+    int leads[KEYS];      /* leaders so far: whoever has a successor has lost the lease */
     uint64_t version[TAGS];
     ticket tickets[TICKETS];
     pin pins[PINS];
@@ -558,11 +560,16 @@ static void fill_step(ticket *t) {
 }
 
 static int load(zc_fill *fill, void *user) {
-    ticket t = {fill, true, false, false, (int)((char(*)[24])user - key_names), 0, 0, 0};
+    ticket t;
+    memset(&t, 0, sizeof t);
+    t.fill = fill;
+    t.leader = true;
+    t.key = (int)((char(*)[24])user - key_names);
     if (w.nvalues > VALUES - 8) return ERROR;
     t.id = value_new(t.key);
     t.join = w.step;
     t.wrote = w.wrote[t.key];
+    t.lead = ++w.leads[t.key];
     const zc_put_opts *o = zc_fill_opts(fill);
     for (size_t i = 0; i < o->ndeps; i++)
         for (unsigned u = 0; u < TAGS; u++)
@@ -586,7 +593,7 @@ static int load(zc_fill *fill, void *user) {
     lives_from_now(v, zc_fill_opts(fill));
     w.last_loaded = t.id;
     /* The table may take it, unless somebody has written meanwhile. */
-    if (w.wrote[t.key] == t.wrote && !t.no_deps) stored(t.id, false);
+    if (w.wrote[t.key] == t.wrote && w.leads[t.key] == t.lead && !t.no_deps) stored(t.id, false);
     return ZC_OK;
 }
 
@@ -666,6 +673,7 @@ static void begin(ticket *parent) {
     zc_release(w.cache, &view);
     t->fill = fill;
     t->leader = rc != ZC_FOLLOW;
+    if (fill && t->leader) t->lead = ++w.leads[t->key];
     if (rc == ZC_FOLLOW && next() & 1) MUST(zc_flight_notify(fill, noticed, &told) == ZC_OK);
     /* Only copied options live as long as the flight. */
     if (fill && t->leader) zc_fill_opts(fill)->ndeps = 0;
@@ -682,7 +690,7 @@ static void commit(ticket *t) {
     if (rc == ZC_OK || rc == ZC_ABSENT) {
         MUST(t->set && !t->no_deps && (rc == ZC_ABSENT) == v->absent);
         MUST(!killed(v->deps, v->begin, w.step));
-        MUST(w.wrote[t->key] == t->wrote);
+        MUST(w.wrote[t->key] == t->wrote && w.leads[t->key] == t->lead);
         lives_from_now(v, &opts);
         stored(t->id, true);
     }
