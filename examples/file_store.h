@@ -11,8 +11,8 @@
  *
  * A restart is warm: records are good as long as nothing that they depend on was invalidated, and
  * the versions tell. They are what must not be lost: an invalidation is on the disk before
- * zc_invalidate() returns. If the file is missing, cut or damaged, or could not be written, a new
- * generation begins, and all records of the one before are misses.
+ * zc_invalidate() returns. If the file is missing or damaged, ends within an entry, or could not be
+ * written, a new generation begins, and all records of the one before are misses.
  *
  * A tag is kept as its hash alone, 16 bytes: two tags with the same hash share the higher version,
  * which costs a miss, never a stale value. Beyond FILE_STORE_TAGS tags all are forgotten, and the
