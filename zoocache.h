@@ -2986,7 +2986,7 @@ static zc__entry *zc__entry_new(zc_cache *c, zc_bytes key, zc_bytes value, const
         zc__extras *x = zc__entry_extras(e);
         x->hard = hard;
         x->tti = life->tti;
-        x->soft = life->soft ? zc__add_sat(now, life->soft) : ZC_NEVER;
+        x->soft = !life->soft ? ZC_NEVER : zc__add_sat(now, life->soft - 1);
         x->grace = life->grace;
         x->load = life->load;
         if (x->tti && zc__add_sat(now, x->tti) < hard) e->expires = zc__add_sat(now, x->tti);
@@ -3180,7 +3180,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
     s->cursor = 0;
     s->swept = s->sweep_seen;
     s->next_expiry = s->sweep_expiry;
-    /* Where invalidations are many and kill little, a round that found little is not soon repeated. */
+    /* Where invalidations are many and kill little, a round is not soon repeated. */
     uint64_t pause = s->sweep_pause ? s->sweep_pause * 2 : ZC_SECOND / 2;
     if (s->sweep_found > s->count / 32) s->sweep_pause = 0;
     else if (pause < 8 * ZC_SECOND) s->sweep_pause = pause;
