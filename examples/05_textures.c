@@ -32,10 +32,12 @@ static int load(zc_fill *fill, void *user) {
 }
 
 int main(void) {
-    static int scenes[8][3] = {{1, 2, 3}, {1, 2, 4}, {1, 4, 1}, {1, 4, 1},
+    static int scenes[8][3] = {{1, 2, 3}, {1, 2, 4}, {1, 4, 1},    {1, 4, 1},
                                {1, 4, 1}, {1, 4, 1}, {11, 12, 13}, {11, 12, 13}};
-    zc_desc desc = {.block = block, .block_size = sizeof block, .max_entries = 4,
-                    .tti = 3 * FRAME, .clock = {1, frames, frames, NULL}};
+    zc_desc desc = {.block = block, .block_size = sizeof block};
+    desc.max_entries = 4;
+    desc.tti = 3 * FRAME;
+    desc.clock = (zc_clock){1, frames, frames, NULL};
     zc_cache *cache;
     zc_stats st;
     zc_view view[3]; /* what is drawn is pinned until the end of its frame */
@@ -54,7 +56,6 @@ int main(void) {
         zc_stats_read(cache, &st);
         printf("%d: %d loaded, %d dropped, %zu kept\n", frame, loaded, dropped, st.entries);
     }
-    zc_close(cache);
-    printf("at the end: %d loaded, %d dropped\n", loaded, dropped);
-    return loaded != dropped;
+    zc_close(cache); /* drops the rest */
+    return printf("at the end: %d loaded, %d dropped\n", loaded, dropped), loaded != dropped;
 }

@@ -31,8 +31,8 @@ static void run(const char *what, const char *invalidate) {
     get("doc:2");
     if (invalidate && zc_invalidate(cache, zc_str(invalidate)) != ZC_OK) exit(1);
     zc_stats_read(cache, &st);
-    printf(" (from storage: %d, stale: %d, damaged: %d)\n", (int)st.hits_store,
-           (int)st.store_stale, (int)st.store_corrupt);
+    printf(" (from storage: %d, stale: %d, damaged: %d)\n", (int)st.hits_store, (int)st.store_stale,
+           (int)st.store_corrupt);
     zc_close(cache);
 }
 
@@ -48,7 +48,8 @@ int main(void) {
     run("first run", NULL);
     run("restart", "doc:1"); /* invalidated, and not read again before the end */
     run("after an invalidation", NULL);
-    damage("for f in *.record; do printf x | dd of=$f bs=1 seek=90 conv=notrunc; done 2>log; rm log");
+    damage(
+        "for f in *.record; do printf x | dd of=$f bs=1 seek=90 conv=notrunc; done 2>log; rm log");
     run("with damaged records", NULL);
     run("once more", NULL);
     damage("rm versions");

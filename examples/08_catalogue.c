@@ -125,11 +125,10 @@ static const char schema[] =
 static const struct {
     const char *file, *insert;
 } sources[] = {
-    {"iso_3166-1.json",
-     "INSERT INTO country(fact, code, name, original, official, numeric)"
-     " SELECT key * 3, value->>'alpha_2', value->>'name', value->>'name',"
-     " coalesce(value->>'official_name', value->>'name'), value->>'numeric'"
-     " FROM json_each(?1, '$.\"3166-1\"')"},
+    {"iso_3166-1.json", "INSERT INTO country(fact, code, name, original, official, numeric)"
+                        " SELECT key * 3, value->>'alpha_2', value->>'name', value->>'name',"
+                        " coalesce(value->>'official_name', value->>'name'), value->>'numeric'"
+                        " FROM json_each(?1, '$.\"3166-1\"')"},
     {"iso_3166-2.json", /* a parent is given as FR-ARA or as ARA */
      "INSERT INTO subdivision(fact, code, country, parent, name, original, type)"
      " SELECT (SELECT count(*) FROM country) * 3 + key * 2, value->>'code',"
@@ -650,8 +649,21 @@ static pthread_rwlock_t quiet = PTHREAD_RWLOCK_INITIALIZER;
 /* ?1: a row's code, ?2: another, ?3: a number. Each gives the fact changed and its revision, most
  * also the row's country and parent. */
 typedef enum change {
-    FIND, TARGET, RENAME, MOVE, BURY, DELETE, REVIVE, UNBURY, CHILDREN, COUNTRY_CHILDREN, NAMES,
-    COUNTRY, LANGUAGE, LANGUAGE_NAMES, CHANGES
+    FIND,
+    TARGET,
+    RENAME,
+    MOVE,
+    BURY,
+    DELETE,
+    REVIVE,
+    UNBURY,
+    CHILDREN,
+    COUNTRY_CHILDREN,
+    NAMES,
+    COUNTRY,
+    LANGUAGE,
+    LANGUAGE_NAMES,
+    CHANGES
 } change;
 
 #define LEAF " AND NOT EXISTS (SELECT 1 FROM subdivision k WHERE k.parent = ?1)"
@@ -914,15 +926,18 @@ static void add_questions(sqlite3 *db, kind k, const char *sql) {
 static void make_questions(sqlite3 *db, const options *o) {
     uint64_t random = o->seed;
     add_questions(db, PAGE, "SELECT code, '', fact FROM subdivision");
-    add_questions(db, REGION, "SELECT code, '', fact FROM subdivision WHERE code IN"
-                              " (SELECT parent FROM subdivision)");
+    add_questions(db, REGION,
+                  "SELECT code, '', fact FROM subdivision WHERE code IN"
+                  " (SELECT parent FROM subdivision)");
     add_questions(db, TREE, "SELECT code, '', fact FROM country");
-    add_questions(db, SEARCH, "SELECT c.code, p.value, c.fact FROM country c, json_each("
-                              "'[\"an\", \"ar\", \"en\", \"in\", \"or\"]') p WHERE (SELECT count(*)"
-                              " FROM subdivision s WHERE s.country = c.code) >= 20");
-    add_questions(db, LANGUAGES, "SELECT a.value || b.value, '', 0 FROM"
-                                 " json_each('[\"a\", \"e\", \"i\", \"o\", \"u\"]') a, json_each("
-                                 "'[\"b\", \"k\", \"l\", \"m\", \"n\", \"r\", \"s\", \"t\"]') b");
+    add_questions(db, SEARCH,
+                  "SELECT c.code, p.value, c.fact FROM country c, json_each("
+                  "'[\"an\", \"ar\", \"en\", \"in\", \"or\"]') p WHERE (SELECT count(*)"
+                  " FROM subdivision s WHERE s.country = c.code) >= 20");
+    add_questions(db, LANGUAGES,
+                  "SELECT a.value || b.value, '', 0 FROM"
+                  " json_each('[\"a\", \"e\", \"i\", \"o\", \"u\"]') a, json_each("
+                  "'[\"b\", \"k\", \"l\", \"m\", \"n\", \"r\", \"s\", \"t\"]') b");
     weights = malloc(nquestions * sizeof *weights);
     if (!weights) die("memory", "exhausted");
     for (size_t i = 0; i < nquestions; i++) {
@@ -1025,11 +1040,10 @@ int main(int argc, char **argv) {
     facts = calloc((size_t)number(db, "SELECT fact + 1 FROM languages"), sizeof *facts);
     if (o.record) recorded = malloc((record_cap = 2000000) * sizeof *recorded);
     if (!facts || (o.record && !recorded)) die("memory", "exhausted");
-    printf("loaded        %d countries, %d subdivisions, %d languages, %d currencies\n",
-           number(db, "SELECT count(*) FROM country"),
-           number(db, "SELECT count(*) FROM subdivision"),
-           number(db, "SELECT count(*) FROM language"),
-           number(db, "SELECT count(*) FROM currency"));
+    printf(
+        "loaded        %d countries, %d subdivisions, %d languages, %d currencies\n",
+        number(db, "SELECT count(*) FROM country"), number(db, "SELECT count(*) FROM subdivision"),
+        number(db, "SELECT count(*) FROM language"), number(db, "SELECT count(*) FROM currency"));
     printf("service       %zu questions, %zu entries, %d readers, %d writers, %.1f s\n", nquestions,
            o.entries, o.readers, o.writers, o.seconds);
 

@@ -24,7 +24,7 @@
 #define FILE_STORE_H
 
 #ifndef XXH_INLINE_ALL
-#  define XXH_INLINE_ALL
+#define XXH_INLINE_ALL
 #endif
 #include <dirent.h>
 #include <errno.h>
@@ -48,8 +48,8 @@ typedef struct file_store_version {
 
 typedef struct file_store {
     char dir[256];
-    int lock, log;            /* file descriptors */
-    pthread_mutex_t mutex;    /* of all below */
+    int lock, log;         /* file descriptors */
+    pthread_mutex_t mutex; /* of all below */
     uint64_t generation;
     uint64_t latest;          /* the highest version */
     uint64_t root;            /* the root's version: a floor under all */
