@@ -2216,8 +2216,8 @@ static const char *zc__trie_check(zc__trie *t) {
         if (count != s->count) return "T4: count";
         tags += count;
     }
-    if (tags != t->tags || bytes != t->bytes) return "T4: totals";
-    return idle == t->idle ? NULL : "T3";
+    if (tags != zc__load_rlx(&t->tags) || bytes != zc__load_rlx(&t->bytes)) return "T4: totals";
+    return idle == zc__load_rlx(&t->idle) ? NULL : "T3";
 }
 
 /* ============================================================================================
@@ -3648,6 +3648,7 @@ static bool zc__start_lead(zc__start *st, uint64_t seen, uint64_t now, bool miss
     uint64_t timeout = st->o->flight_timeout ? st->o->flight_timeout : st->c->desc.flight_timeout;
     f->lease = zc__add_sat(now, timeout);
     f->begin = st->t->begin = seen;
+    st->t->started = now;
     if (!zc__flight_list(st->c, st->s, f)) return false;
     f->refs = 2; /* the table's, and the ticket's */
     st->t->leader = true;
@@ -3755,7 +3756,6 @@ static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view 
             zc__fill_close(st.t);
         } else if (st.t) {
             *fill = st.t;
-            if (st.t->leader) st.t->started = zc__mono(&c->clock);
             if (st.refresh) st.t->parent = NULL; /* it will not wait for the refresh */
         }
     }
