@@ -9,7 +9,6 @@
 #include "zoocache.h"
 #include <stdio.h>
 #include <stdlib.h>
-
 #define FRAME ZC_SECOND /* the unit is ours to choose */
 #define SLOTS 8         /* for textures that the cache keeps, and those being drawn */
 static struct texture { int id; } slots[SLOTS]; /* 0: free */
@@ -34,8 +33,7 @@ static int load(zc_fill *fill, void *user) {
 int main(void) {
     static int scenes[8][3] = {{1, 2, 3}, {1, 2, 4}, {1, 4, 1},    {1, 4, 1},
                                {1, 4, 1}, {1, 4, 1}, {11, 12, 13}, {11, 12, 13}};
-    zc_desc desc = {.block = block, .block_size = sizeof block};
-    desc.max_entries = 4;
+    zc_desc desc = {.block = block, .block_size = sizeof block, .max_entries = 4};
     desc.tti = 3 * FRAME;
     desc.clock = (zc_clock){1, frames, frames, NULL};
     zc_cache *cache;
@@ -57,5 +55,6 @@ int main(void) {
         printf("%d: %d loaded, %d dropped, %zu kept\n", frame, loaded, dropped, st.entries);
     }
     zc_close(cache); /* drops the rest */
-    return printf("at the end: %d loaded, %d dropped\n", loaded, dropped), loaded != dropped;
+    printf("at the end: %d loaded, %d dropped\n", loaded, dropped);
+    return loaded != dropped;
 }
