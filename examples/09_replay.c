@@ -5,7 +5,7 @@
  * A trace is a file of 64-bit little-endian keys, one a request, as 08_catalogue --record writes
  * it; .xz files are read through xz. Capacities are 0.1 %, 1 % and 10 % of the different keys, at
  * least 10. Every request is a read, and a put after a miss. FIFO and LRU know the past, as the
- * cache does; Belady knows the future, and shows how much there is to gain. Without a FILE, it makes
+ * cache does; Belady knows the future, and shows how much there is to gain. Without a FILE it makes
  * a trace of its own: popular keys, and now and then a scan over keys that are never seen again. */
 #define _POSIX_C_SOURCE 200809L
 #define ZOOCACHE_IMPLEMENTATION
