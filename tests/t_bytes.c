@@ -166,8 +166,8 @@ TEST(hash_depends_on_seed_and_every_byte) {
     }
 }
 
-/* Who does not know the seed cannot choose keys that all have the same hash. A multiplication forgets
- * one factor when the other is 0: no half of a key alone may decide that, whatever the constants. */
+/* Who does not know the seed cannot choose keys that all have the same hash. A multiplication
+ * forgets one factor when the other is 0: no half of a key alone may decide that. */
 TEST(no_half_of_a_key_cancels_the_other) {
     static const uint64_t halves[] = {0, UINT64_MAX, UINT64_C(0x2d358dccaa6c78a5),
                                       UINT64_C(0x8bb84b93962eacc9), UINT64_C(0x4b33a62ed433d4a3)};
@@ -213,7 +213,7 @@ TEST(hashes_of_similar_keys_spread) {
     }
 }
 
-/* The first numbers of splitmix64 from state 1234567, as its authors' reference code prints them. */
+/* The first numbers of splitmix64 from state 1234567, as the reference code prints them. */
 TEST(random_is_splitmix64) {
     static const uint64_t want[] = {UINT64_C(6457827717110365317), UINT64_C(3203168211198807973),
                                     UINT64_C(9817491932198370423), UINT64_C(4593380528125082431),
