@@ -3,8 +3,12 @@
 BUILD ?= build
 PREFIX ?= /usr/local
 DESTDIR ?=
-CC ?= gcc
-GCC ?= gcc
+ifeq ($(origin CC),default)
+CC = gcc
+endif
+Gifeq ($(origin CC),default)
+CC = gcc
+endif
 CLANG ?= clang
 JOBS ?= 2
 FUZZ_SECONDS ?= 600
@@ -15,7 +19,7 @@ VERSION := $(shell sed -n 's/^\#define ZOOCACHE_VERSION "\(.*\)"/\1/p' zoocache.
 
 # Debian packages that the targets need. gcc-multilib is for -m32.
 DEPS = gcc g++ clang llvm libclang-rt-14-dev binutils make pkg-config python3 python3-venv \
-       libxxhash-dev liblz4-dev libsqlite3-dev iso-codes valgrind
+       libxxhash-dev liblz4-dev libsqlite3-dev iso-codes valgrind xz-utils
 ifeq ($(shell uname -m),x86_64)
 DEPS += gcc-multilib
 endif
@@ -24,7 +28,7 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wundef -Wstrict-prototype
        -Wmissing-prototypes -Werror
 LIBS = -llz4 -pthread
 INCLUDE = -I. -Itests
-HEADERS = zoocache.h tests/zc_test.h
+HEADERS = zoocache.h $(wildcard tests/*.h)
 
 # Every tests/t_*.c (sections), m_*.c (random models) and s_*.c (threads) is one program.
 APART = t_multi_a t_multi_b t_static_a t_static_b
@@ -36,13 +40,14 @@ TESTS = $(T) $(M) $(S)
 TSAN_TESTS = $(filter t_flight t_thread,$(T)) $(S)
 VALGRIND_TESTS ?= $(T)
 EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
-BENCHES = $(filter-out peer_%,$(patsubst bench/%.c,%,$(sort $(wildcard bench/*.c))))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 PYTHON = $(wildcard python_shim/pyproject.toml)
 
-STAGES = check unit-gcc unit-clang asan tsan valgrind matrix examples install-check
+STAGES = check manual unit-gcc unit-clang asan tsan valgrind matrix examples install-check
 STAGES += $(if $(PYTHON),test-python) fuzz-short
 
+# Commands of compilers are shown with V=1.
+Q = $(if $(V),,@)
 RUNNER = BUILD=$(BUILD) tests/run.sh
 # Keep going: a program that does not compile must not hide the others' results.
 ALL = $(MAKE) --no-print-directory -k -j$(JOBS)
@@ -72,7 +77,8 @@ define KIND # name, compiler, flags
 build-$(1): $$(patsubst %,$$(BUILD)/$(1)/%,$$(TESTS))
 $$(BUILD)/$(1)/%: tests/%.c $$(HEADERS) Makefile
 	@mkdir -p $$(@D)
-	$(2) -std=c11 $$(WARN) $$(INCLUDE) $(3) $$< -o $$@ $$(LIBS)
+	@echo "$(1) $$*"
+	$$(Q)$(2) -std=c11 $$(WARN) $$(INCLUDE) $(3) $$< -o $$@ $$(LIBS)
 endef
 SAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 $(eval $(call KIND,gcc,$(GCC),-O1 -g -DZOOCACHE_DEBUG))
@@ -82,13 +88,21 @@ $(eval $(call KIND,tsan,$(CLANG),-O1 -g -DZOOCACHE_PTHREADS -fsanitize=thread))
 $(eval $(call KIND,cover,$(CLANG),-O0 -g -DNDEBUG -fprofile-instr-generate -fcoverage-mapping))
 $(eval $(call KIND,fuzz,$(CLANG),-O1 -g -DZOOCACHE_DEBUG -fsanitize=fuzzer $(SAN)))
 
-$(BUILD)/examples/%: examples/%.c zoocache.h Makefile
+EXAMPLE = $(CC) -std=c11 $(WARN) -I. -O2 -g
+$(BUILD)/examples/%: examples/%.c zoocache.h $(wildcard examples/*.h) bench/sim.h Makefile
 	@mkdir -p $(@D)
-	$(CC) -std=c11 $(WARN) -I. -O2 -g $< -o $@ $(LIBS) $(if $(filter $*,$(SQLITE)),-lsqlite3)
+	@echo "example $(@F)"
+	$(Q)$(EXAMPLE) $< -o $@ $(LIBS) $(if $(filter $*,$(SQLITE)),-lsqlite3)
+# The catalogue with the mistake that the library is there to avoid: it must find stale answers.
+$(BUILD)/examples/08_catalogue_wrong: examples/08_catalogue.c zoocache.h Makefile
+	@mkdir -p $(@D)
+	@echo "example $(@F)"
+	$(Q)$(EXAMPLE) -DCATALOGUE_BEGIN_AFTER_LOADER $< -o $@ $(LIBS) -lsqlite3
 
-$(BUILD)/bench/%: bench/%.c zoocache.h Makefile
+BENCH_FLAGS ?= -std=c11 -O3 -march=native
+$(BUILD)/bench: bench/bench.c bench/sim.h zoocache.h Makefile
 	@mkdir -p $(@D)
-	$(CC) -std=c11 $(WARN) -I. -O2 -g $< -o $@ $(LIBS) -lm
+	$(CC) $(BENCH_FLAGS) $(WARN) -I. -DBENCH_FLAGS='"$(BENCH_FLAGS)"' $< -o $@ $(LIBS) -lm
 
 # ---- tests -------------------------------------------------------------------------------------
 
@@ -122,14 +136,17 @@ valgrind: ## the section tests under valgrind
 	@RUN='valgrind -q --error-exitcode=99 --leak-check=full --show-leak-kinds=all' \
 	    $(RUNNER) each valgrind $(patsubst %,$(BUILD)/gcc/%,$(VALGRIND_TESTS))
 
-.PHONY: matrix check examples install-check
+.PHONY: matrix check manual examples install-check
 matrix: ## compile: compilers x standards x options, exports, static copies, C++, code size
 	@GCC=$(GCC) CLANG=$(CLANG) $(RUNNER) step matrix tests/matrix.sh
 check: ## the header against its own contents list, and the style's figures
 	@VERBOSE=1 $(RUNNER) step check python3 tests/check.py zoocache.h
+manual: ## the program in the manual: compiles, runs, is the example
+	@GCC=$(GCC) $(RUNNER) step manual python3 tests/t_manual.py
 examples: ## build and run the examples, compare with examples/NAME.expected
-	@$(ALL) $(patsubst %,$(BUILD)/examples/%,$(EXAMPLES)) || :
-	@RUN=tests/example.sh $(RUNNER) each example $(patsubst %,$(BUILD)/examples/%,$(EXAMPLES))
+	@$(ALL) $(patsubst %,$(BUILD)/examples/%,$(EXAMPLES) 08_catalogue_wrong) || :
+	@RUN=tests/example.sh \
+	    $(RUNNER) each example $(patsubst %,$(BUILD)/examples/%,$(EXAMPLES) 08_catalogue_wrong)
 install-check: ## install into a staging directory, use it, uninstall
 	@$(RUNNER) step install tests/install.sh
 
@@ -147,9 +164,14 @@ fuzz: ## fuzz each target for FUZZ_SECONDS (600)
 
 # ---- run ---------------------------------------------------------------------------------------
 
-.PHONY: bench
-bench: $(patsubst %,$(BUILD)/bench/%,$(BENCHES)) ## measure; BENCH_ARGS="--list", "--filter hit", ...
-	@for b in $^; do $$b $(BENCH_ARGS) || exit 1; done
+.PHONY: demo bench
+demo: deps ## the catalogue over SQLite, then its keys replayed, and TRACE=FILE (or several)
+	@$(MAKE) --no-print-directory -s $(BUILD)/examples/08_catalogue $(BUILD)/examples/09_replay
+	$(BUILD)/examples/08_catalogue --record $(BUILD)/catalogue.u64
+	$(BUILD)/examples/09_replay $(BUILD)/catalogue.u64 $(TRACE)
+bench: deps ## measure; BENCH_ARGS="--list", "--filter hit", ...; TRACE=FILE replays
+	@$(MAKE) --no-print-directory $(BUILD)/bench
+	$(BUILD)/bench $(BENCH_ARGS) $(if $(TRACE),--trace $(TRACE))
 
 # ---- library, install --------------------------------------------------------------------------
 
