@@ -6,9 +6,7 @@ DESTDIR ?=
 ifeq ($(origin CC),default)
 CC = gcc
 endif
-Gifeq ($(origin CC),default)
-CC = gcc
-endif
+GCC ?= gcc
 CLANG ?= clang
 JOBS ?= 2
 FUZZ_SECONDS ?= 600
