@@ -1488,7 +1488,7 @@ static inline uint64_t zc__hash_short(const unsigned char *p, size_t len, uint64
     memcpy(&a, p, 8);
     memcpy(&b, p + len - 8, 8);
     zc__u128 m = (zc__u128)(a ^ seed ^ UINT64_C(0x2d358dccaa6c78a5)) *
-                 (b ^ len ^ UINT64_C(0x8bb84b93962eacc9));
+                 (b ^ len ^ (seed << 32 | seed >> 32) ^ UINT64_C(0x8bb84b93962eacc9));
     m = (zc__u128)((uint64_t)m ^ UINT64_C(0x4b33a62ed433d4a3)) * ((uint64_t)(m >> 64) ^ seed);
     return (uint64_t)m ^ (uint64_t)(m >> 64);
 }
@@ -2922,10 +2922,9 @@ static int zc__miss(zc__shard *s, const zc__entry *e, zc__state state) {
     return ZC_MISS;
 }
 
-/* Past even the grace in which it may stand in for an error. */
-static bool zc__entry_over(const zc__entry *e, uint64_t now) {
-    uint64_t grace = e->flags & ZC__EXTRAS ? zc__entry_extras(e)->grace : 0;
-    return now >= zc__add_sat(e->expires, grace);
+/* The end of even the grace in which it may stand in for an error. */
+static uint64_t zc__entry_end(const zc__entry *e) {
+    return e->flags & ZC__EXTRAS ? zc__add_sat(e->expires, zc__entry_extras(e)->grace) : e->expires;
 }
 
 /* How an entry is to live, with the defaults resolved. */
@@ -3150,8 +3149,8 @@ static bool zc__relieve_block(zc_cache *c) {
     return found;
 }
 
-/* Looks at up to `buckets` buckets for what is expired or invalidated. True: the round is done. */
-static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_t now,
+/* Looks at up to `buckets` buckets for what is expired or invalidated. */
+static void zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_t now,
                             zc__entry **garbage) {
     ZC__ASSERT_HELD(&s->lock);
     uint64_t seen = zc__seen(&c->trie);
@@ -3165,18 +3164,18 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
             zc__entry *e = s->buckets[s->cursor].slot[k];
             if (!e) continue;
             zc__state state = zc__entry_state(c, e, seen);
-            bool over = zc__entry_over(e, now);
+            bool over = now >= zc__entry_end(e);
             bool dead = state == ZC__DEAD && !(e->flags & ZC__KEEP);
             s->sweep_found += dead;
             if (dead || over)
                 zc__shard_remove(c, s, e, zc__entry_hash(c, e),
                                  state == ZC__DEAD ? ZC_CAUSE_INVALIDATED : ZC_CAUSE_EXPIRED,
                                  garbage);
-            else if (e->expires < s->sweep_expiry)
-                s->sweep_expiry = e->expires;
+            else if (zc__entry_end(e) < s->sweep_expiry)
+                s->sweep_expiry = zc__entry_end(e);
         }
     }
-    if (s->cursor < s->nbuckets) return false;
+    if (s->cursor < s->nbuckets) return;
     s->cursor = 0;
     s->swept = s->sweep_seen;
     s->next_expiry = s->sweep_expiry;
@@ -3185,7 +3184,6 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
     if (s->sweep_found > s->count / 32) s->sweep_pause = 0;
     else if (pause < 8 * ZC_SECOND) s->sweep_pause = pause;
     s->next_sweep = zc__add_sat(now, s->sweep_pause);
-    return true;
 }
 
 /* ============================================================================================
@@ -4046,7 +4044,6 @@ static int zc__store_save(zc_cache *c, zc__entry *e) {
         r.soft_ms = zc__until_ms(x->soft, now, now_ms);
         r.tti_ms = x->tti / ZC_MILLISECOND;
         r.grace_ms = x->grace / ZC_MILLISECOND;
-        end = zc__add_sat(end, x->grace);
     }
     r.expires_ms = zc__until_ms(hard, now, now_ms);
     int rc = zc__record_encode(&c->mem, &r, &record);
@@ -4108,7 +4105,7 @@ static int zc__fail(zc_fill *t, int error, zc_view *view) {
         uint64_t seen = zc__seen(&c->trie), now = zc__now(c);
         zc__spin_lock(&s->lock);
         bool dead = zc__entry_state(c, stand_in, seen) == ZC__DEAD;
-        if (zc__entry_over(stand_in, now) || (dead && !t->serve_invalidated)) stand_in = NULL;
+        if (now >= zc__entry_end(stand_in) || (dead && !t->serve_invalidated)) stand_in = NULL;
         f->good_up_to = stand_in && !dead ? seen : 0;
         zc__spin_unlock(&s->lock);
     }
@@ -4882,9 +4879,10 @@ static bool zc__sweep(zc_cache *c, uint64_t deadline) {
         for (bool done = false; !done;) {
             zc__entry *garbage = NULL;
             zc__spin_lock(&s->lock);
+            if (!s->count) s->cursor = 0;
             done = !s->count || (s->cursor == 0 && now < s->next_expiry &&
                                  (s->swept >= seen || now < s->next_sweep));
-            if (!done) done = zc__shard_sweep(c, s, 8, now, &garbage);
+            if (!done) zc__shard_sweep(c, s, 8, now, &garbage);
             zc__spin_unlock(&s->lock);
             zc__reap(c, garbage);
             if (!done && zc__mono(&c->clock) >= deadline) return true;
