@@ -3149,8 +3149,8 @@ static bool zc__relieve_block(zc_cache *c) {
     return found;
 }
 
-/* Looks at up to `buckets` buckets for what is expired or invalidated. */
-static void zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_t now,
+/* Looks at up to `buckets` buckets for what is expired or invalidated. True: the round is done. */
+static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_t now,
                             zc__entry **garbage) {
     ZC__ASSERT_HELD(&s->lock);
     uint64_t seen = zc__seen(&c->trie);
@@ -3175,7 +3175,7 @@ static void zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
                 s->sweep_expiry = zc__entry_end(e);
         }
     }
-    if (s->cursor < s->nbuckets) return;
+    if (s->cursor < s->nbuckets) return false;
     s->cursor = 0;
     s->swept = s->sweep_seen;
     s->next_expiry = s->sweep_expiry;
@@ -3184,6 +3184,7 @@ static void zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
     if (s->sweep_found > s->count / 32) s->sweep_pause = 0;
     else if (pause < 8 * ZC_SECOND) s->sweep_pause = pause;
     s->next_sweep = zc__add_sat(now, s->sweep_pause);
+    return true;
 }
 
 /* ============================================================================================
@@ -4882,7 +4883,7 @@ static bool zc__sweep(zc_cache *c, uint64_t deadline) {
             if (!s->count) s->cursor = 0;
             done = !s->count || (s->cursor == 0 && now < s->next_expiry &&
                                  (s->swept >= seen || now < s->next_sweep));
-            if (!done) zc__shard_sweep(c, s, 8, now, &garbage);
+            if (!done) (void)zc__shard_sweep(c, s, 8, now, &garbage);
             zc__spin_unlock(&s->lock);
             zc__reap(c, garbage);
             if (!done && zc__mono(&c->clock) >= deadline) return true;
