@@ -93,7 +93,7 @@ static void end_fill(unsigned i, bool exact) {
     if (rc == ZC_E_NOMEM) (void)zc_del(c, key_of(i)); /* an older entry would be left */
 }
 
-/* Without memory for a node, an invalidation may take what is above it: too much, not too little. */
+/* Without memory for a node, an invalidation may take what is above it: never too little. */
 static void look(unsigned i, bool failing) {
     const holder *h = &holders[i];
     char buf[4];
