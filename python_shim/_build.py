@@ -53,7 +53,9 @@ def check_headers(command):
     for name, package in (("stdio.h", "libc6-dev"), ("xxhash.h", "libxxhash-dev"), ("lz4.h", "liblz4-dev")):
         flags = shlex.split(os.environ.get("CPPFLAGS", ""))
         done = subprocess.run(
-            [*command, *flags, "-E", "-x", "c", "-", "-o", os.devnull], input=f"#include <{name}>\n", text=True,
+            [*command, *flags, "-E", "-x", "c", "-", "-o", os.devnull],
+            input=f"#include <{name}>\n",
+            text=True,
             capture_output=True,
         )
         if done.returncode:

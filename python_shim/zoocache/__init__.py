@@ -1,11 +1,11 @@
 """A cache that knows what its values depend on.
 
-    from zoocache import cacheable, invalidate
+from zoocache import cacheable, invalidate
 
-    @cacheable(deps=lambda uid: [f"user:{uid}"])
-    def profile(uid: int) -> dict: ...
+@cacheable(deps=lambda uid: [f"user:{uid}"])
+def profile(uid: int) -> dict: ...
 
-    invalidate("user:42")  # profile(42) is computed anew, and whatever was computed from it
+invalidate("user:42")  # profile(42) is computed anew, and whatever was computed from it
 """
 
 from zoocache._cache import Cache, CacheInfo, CacheStats

@@ -19,13 +19,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections import namedtuple
 from contextvars import copy_context
 from math import inf, isnan, log
-from random import random
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from weakref import WeakSet, ref
 
 from zoocache import _ffi, _keys, _tags
@@ -34,7 +30,12 @@ from zoocache._ffi import CHANGES, PERIOD, WANTED, Core, Deps, words
 from zoocache._policy import Policy
 from zoocache.context import ACTIVE, CURRENT, note
 
+TYPE_CHECKING = False  # typing itself is not imported: it takes longer than all of this package
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+    from typing import Any, Final, NamedTuple
+
     from zoocache.telemetry.manager import TelemetryManager
 
 __all__ = ["Cache", "CacheInfo", "CacheStats", "Entry", "Fill", "Rules", "Table", "seconds"]
@@ -42,42 +43,51 @@ __all__ = ["Cache", "CacheInfo", "CacheStats", "Entry", "Fill", "Rules", "Table"
 RUNNING, DONE, FAILED, AGAIN = range(4)  # states of a fill
 
 _SWEEP_EVERY: Final = 64  # fills between two slices of housekeeping
-_SWEEP: Final = 4 * _SWEEP_EVERY  # entries looked at in a slice
+_SWEEP: Final = 2 * _SWEEP_EVERY  # entries looked at in a slice
 _RETRY: Final = 1.0  # seconds until a failed refresh is tried again, at most
 
 _graph = threading.RLock()  # guards Fill.waits of every fill
 _monotonic = time.monotonic
 
 
-class CacheInfo(NamedTuple):
-    """As functools gives it: the statistics of one function."""
+if TYPE_CHECKING:
 
-    hits: int
-    misses: int
-    maxsize: int | None
-    currsize: int
+    class CacheInfo(NamedTuple):
+        """As functools gives it: the statistics of one function."""
 
+        hits: int
+        misses: int
+        maxsize: int | None
+        currsize: int
 
-class CacheStats(NamedTuple):
-    """The statistics of a cache: counters since it was made, and what it holds now."""
+    class CacheStats(NamedTuple):
+        """The statistics of a cache: counters since it was made, and what it holds now."""
 
-    hits: int
-    hits_stale: int  # of them: past their soft deadline, or instead of an error
-    misses: int  # the sum of absent, expired and invalidated
-    absent: int
-    expired: int
-    invalidated: int
-    fills: int  # computations that gave a value
-    errors: int  # computations that raised
-    refused: int  # values that were not stored: invalidated meanwhile, cleared, too late, or not wanted
-    waits: int  # calls that waited for another's computation
-    refreshes: int
-    evictions: int
-    entries: int
-    flights: int  # computations that run now
-    invalidations: int
-    tags: int
-    tag_bytes: int
+        hits: int
+        hits_stale: int  # of them: past their soft deadline, or instead of an error
+        misses: int  # the sum of absent, expired and invalidated
+        absent: int
+        expired: int
+        invalidated: int
+        fills: int  # computations that gave a value
+        errors: int  # computations that raised
+        refused: int  # values that were not stored: invalidated meanwhile, cleared, too late, or not wanted
+        waits: int  # calls that waited for another's computation
+        refreshes: int
+        evictions: int
+        entries: int
+        flights: int  # computations that run now
+        invalidations: int
+        tags: int
+        tag_bytes: int
+
+else:
+    CacheInfo = namedtuple("CacheInfo", "hits misses maxsize currsize")
+    CacheStats = namedtuple(
+        "CacheStats",
+        "hits hits_stale misses absent expired invalidated fills errors refused waits refreshes evictions entries"
+        " flights invalidations tags tag_bytes",
+    )
 
 
 def seconds(name: str, value: float | None) -> float | None:
@@ -100,10 +110,12 @@ class Rules:
         "copy",
         "early_refresh",
         "error_ttl",
+        "fancy",
         "jitter",
         "negative_ttl",
         "retry",
         "soft_ttl",
+        "special",
         "stale_if_error",
         "tti",
         "ttl",
@@ -141,6 +153,8 @@ class Rules:
             raise ValueError(f"on_error must be 'raise' or 'retry', not {on_error!r}")
         if copy not in ("share", "copy"):
             raise ValueError(f"copy must be 'share' or 'copy', not {copy!r}")
+        self.special = cache_if is not None or negative_ttl is not None
+        self.fancy = soft_ttl is not None or bool(stale_if_error) or bool(early_refresh)
         self.retry = on_error == "retry"
         self.copy = copy == "copy"
 
@@ -177,25 +191,16 @@ class More:
 class Fill:
     """One computation. Gathers the dependencies that are met on the way."""
 
-    __slots__ = (
-        "begin",
-        "cache",
-        "deps",
-        "done",
-        "error",
-        "final",
-        "key",
-        "parent",
-        "result",
-        "started",
-        "state",
-        "static",
-        "store",
-        "table",
-        "ttl",
-        "waiters",
-        "waits",
-    )
+    static: Deps | None = None  # by the deps argument
+    final: Deps | None = None  # all of them, once it has ended
+    ttl: float | None = None  # set from inside
+    store = True
+    done = False
+    state = RUNNING
+    result: Any = None
+    error: BaseException | None = None
+    waiters: list[Callable[[], None]] | None = None
+    waits: list[Fill] | None = None
 
     def __init__(self, table: Table, cache: Cache, key: Any) -> None:
         self.table = table
@@ -204,18 +209,13 @@ class Fill:
         self.begin: int = cache.core.seen.value  # before anything is read
         self.started = _monotonic()
         self.deps: set[str] = set()
-        self.static: Deps | None = None  # by the deps argument
-        self.final: Deps | None = None  # all of them, once it has ended
-        self.ttl: float | None = None  # set from inside
-        self.store = True
-        self.done = False
-        self.state = RUNNING
-        self.result: Any = None
-        self.error: BaseException | None = None
-        self.waiters: list[Callable[[], None]] | None = None
-        self.waits: list[Fill] | None = None
-        parent = CURRENT.get()
-        self.parent: Fill | None = parent if isinstance(parent, Fill) and not parent.done else None
+        self.outer: Any = CURRENT.get() if ACTIVE else None  # who depends on it as well
+
+    @property
+    def parent(self) -> Fill | None:
+        """The fill that this one is a part of."""
+        outer = self.outer
+        return outer if isinstance(outer, Fill) and not outer.done else None
 
 
 def _lineage(fill: Fill | None) -> Iterator[Fill]:
@@ -224,35 +224,49 @@ def _lineage(fill: Fill | None) -> Iterator[Fill]:
         fill = fill.parent
 
 
-@contextmanager
-def _waiting(fill: Fill, name: str) -> Iterator[None]:
-    """Says in the graph of who waits for whom that the running fills wait for this one; refuses a ring."""
-    current = CURRENT.get()
-    mine = [f for f in _lineage(current if isinstance(current, Fill) else None) if not f.done]
-    if not mine:
-        yield
-        return
-    with _graph:
-        todo, known = [fill], set()
-        while todo:
-            other = todo.pop()
-            if other in mine:
-                raise RecursiveFill(
-                    f"zoocache: the call of `{name}` waits for itself: its computation, directly or through"
-                    " other cached calls, needs its own value"
-                )
-            if other not in known:
-                known.add(other)
-                todo.extend(other.waits or ())
-        for one in mine:
-            one.waits = [*(one.waits or ()), fill]
-    try:
-        yield
-    finally:
+class _Waiting:
+    """In its block, the running fills wait for this one, and the graph of who waits for whom says so.
+
+    Refuses to close a ring.
+    """
+
+    def __init__(self, fill: Fill, name: str) -> None:
+        self.fill = fill
+        self.name = name
+        current = CURRENT.get() if ACTIVE else None
+        self.mine = [f for f in _lineage(current if isinstance(current, Fill) else None) if not f.done]
+
+    def __enter__(self) -> None:
+        if not self.mine:
+            return
         with _graph:
-            for one in mine:
+            todo, known = [self.fill], set()
+            while todo:
+                other = todo.pop()
+                if other in self.mine:
+                    raise RecursiveFill(
+                        f"zoocache: the call of `{self.name}` waits for itself: its computation, directly or"
+                        " through other cached calls, needs its own value"
+                    )
+                if other not in known:
+                    known.add(other)
+                    todo.extend(other.waits or ())
+            for one in self.mine:
+                one.waits = [*(one.waits or ()), self.fill]
+
+    def __exit__(self, *exc_info: object) -> None:
+        if not self.mine:
+            return
+        with _graph:
+            for one in self.mine:
                 if one.waits:
-                    one.waits.remove(fill)
+                    one.waits.remove(self.fill)
+
+
+def _random() -> float:
+    from random import random
+
+    return random()
 
 
 def _deepcopy(value: Any) -> Any:
@@ -261,10 +275,14 @@ def _deepcopy(value: Any) -> Any:
     return deepcopy(value)
 
 
+_builtin_set = set
+
+
 class Table:
     """The entries of one function, or of get() and set()."""
 
     name = "get"
+    method = False  # the keys have the objects of a method in them
 
     def __init__(self, cache: Cache | None, rules: Rules) -> None:
         self.given = cache  # None: the default cache, whichever it is when it is needed
@@ -324,7 +342,7 @@ class Table:
             return False
         seen = cache.core.seen.value
         if seen != entry.begin:
-            if not cache.core.fresh(entry.deps, entry.begin):
+            if entry.deps.newest() > entry.begin:
                 self.invalidated += 1
                 self.remove(entry)
                 return False
@@ -365,44 +383,29 @@ class Table:
                 if cache.policy is not None:
                     cache.policy.remove(entry)
 
-    def store(self, cache: Cache, entry: Entry) -> list[Entry]:
+    def store(self, cache: Cache, entry: Entry) -> Any:
         """Puts the entry in its place, with the lock held. Returns what the caller has to drop after it."""
-        old = self.entries.get(entry.key)
-        leaving = [] if old is None else [old]
-        if cache.policy is not None:
-            if old is not None:
-                cache.policy.remove(old)
-            for victim in cache.policy.insert(entry):
-                victim.owner.entries.pop(victim.key, None)
-                victim.owner.evictions += 1
-                leaving.append(victim)
-        self.entries[entry.key] = entry
-        return leaving
+        entries = self.entries
+        policy = cache.policy
+        if policy is None:
+            old = entries.get(entry.key)
+            entries[entry.key] = entry
+            return old
+        old = entries.pop(entry.key, None)
+        if old is not None:
+            policy.remove(old)
+        leaving = policy.insert(entry)
+        for victim in leaving:
+            victim.owner.entries.pop(victim.key, None)
+            victim.owner.evictions += 1
+        entries[entry.key] = entry
+        return old, leaving
 
     # ---- entries ---------------------------------------------------------------------------------
 
     def entry(self, cache: Cache, key: Any, value: Any, begin: int, deps: Deps, ttl: float | None) -> Entry | None:
         """An entry with its times. None: its life would be over at once."""
         rules = self.rules
-        own = rules.ttl if ttl is None else ttl
-        if own is None:
-            own = cache.default_ttl
-        tti = rules.tti
-        if tti is None and own is not None and cache.read_extend_ttl:
-            tti, hard = own, None
-        else:
-            hard = own
-        if rules.jitter:
-            shorter = 1 - rules.jitter * random()
-            hard = hard and hard * shorter
-            tti = tti and tti * shorter
-        return self._timed(cache, key, value, begin, deps, hard, tti)
-
-    def _timed(
-        self, cache: Cache, key: Any, value: Any, begin: int, deps: Deps, ttl: float | None, tti: float | None
-    ) -> Entry | None:
-        if ttl == 0 or tti == 0:
-            return None
         entry = Entry()
         entry.value = value
         entry.word = 0
@@ -413,23 +416,36 @@ class Table:
         entry.more = None
         entry.tti = 0.0
         entry.deadline = inf
-        rules = self.rules
-        if ttl is not None or tti is not None or rules.soft_ttl is not None:
-            now = cache.clock()
+        if ttl is None:
+            ttl = rules.ttl
+            if ttl is None:
+                ttl = cache.default_ttl
+        tti = rules.tti
+        if ttl is None and tti is None and not rules.fancy:
+            return entry
+        if tti is None and cache.read_extend_ttl:
+            ttl, tti = None, ttl
+        if ttl == 0 or tti == 0:
+            return None
+        if rules.jitter:
+            shorter = 1 - rules.jitter * _random()
+            ttl = ttl and ttl * shorter
+            tti = tti and tti * shorter
+        now = cache.clock()
+        if ttl is not None:
+            entry.deadline = now + ttl
+        if tti is not None and tti != inf:
+            entry.tti = tti
             if ttl is not None:
-                entry.deadline = now + ttl
-            if tti is not None and tti != inf:
-                entry.tti = tti
-                if ttl is not None:
-                    entry.more = More()
-                    entry.more.hard = entry.deadline
-                entry.deadline = min(entry.deadline, now + tti)
-            if rules.soft_ttl is not None or rules.stale_if_error or rules.early_refresh:
-                more = entry.more = entry.more or More()
-                if rules.soft_ttl is not None:
-                    more.soft = now + rules.soft_ttl
-                if rules.stale_if_error:
-                    more.grace = entry.deadline + rules.stale_if_error
+                entry.more = More()
+                entry.more.hard = entry.deadline
+            entry.deadline = min(entry.deadline, now + tti)
+        if rules.fancy:
+            more = entry.more = entry.more or More()
+            if rules.soft_ttl is not None:
+                more.soft = now + rules.soft_ttl
+            if rules.stale_if_error:
+                more.grace = entry.deadline + rules.stale_if_error
         return entry
 
     # ---- reading, writing by key -----------------------------------------------------------------
@@ -461,7 +477,9 @@ class Table:
             self.flights.pop(key, None)  # a fill that runs will not undo this
             leaving = self.store(cache, entry)
         del leaving
-        cache.worked(self)
+        cache.debt += 1
+        if cache.debt >= _SWEEP_EVERY:
+            cache.worked(self)
 
     def drop(self, key: Any) -> bool:
         """Removes a key; a fill of it that runs will not be stored."""
@@ -488,26 +506,29 @@ class Table:
         del leaving
 
     def sweep(self, cache: Cache, count: int) -> int:
-        """Looks at some entries and removes those that nobody may have again. Returns how many are left to do."""
+        """Looks at some entries and removes those that nobody may have again. Returns how many more it may look at."""
+        entries = self.entries
         if not self.sweeping:
-            self.sweeping = list(self.entries)
-        keys, self.sweeping = self.sweeping, []
+            self.sweeping = list(entries)
+        keys = self.sweeping[-count:]
+        del self.sweeping[-count:]
         now = cache.clock()
         seen = cache.core.seen.value
-        while keys and count:
-            count -= 1
-            key = keys.pop()
-            entry = self.entries.get(key)
+        method = self.method
+        for key in keys:
+            entry = entries.get(key)
             if entry is None:
                 continue
-            more = entry.more
-            over = now >= entry.deadline and (more is None or now >= more.grace)
-            if not over and seen != entry.begin:
-                over = not cache.core.fresh(entry.deps, entry.begin)
-            if over or not self.alive(key):
+            if now >= entry.deadline:
+                more = entry.more
+                over = more is None or now >= more.grace
+            else:
+                over = seen != entry.begin and entry.deps.newest() > entry.begin
+                if not over and method:
+                    over = not self.alive(key)
+            if over:
                 self.remove(entry)
-        self.sweeping = keys
-        return count
+        return count - len(keys)
 
     def alive(self, key: Any) -> bool:
         """Whether anybody can still ask for this key."""
@@ -581,18 +602,17 @@ class Filled(Table):
         beta = self.rules.early_refresh
         if not beta or entry.deadline == inf:
             return False
-        return bool(now - more.delta * beta * log(1 - random()) >= entry.deadline)
+        return bool(now - more.delta * beta * log(1 - _random()) >= entry.deadline)
 
-    def join(self, cache: Cache, key: Any) -> tuple[Fill, bool]:
-        """The flight of a key, and whether the caller leads it."""
-        fill = Fill(self, cache, key)
-        other = self.flights.setdefault(key, fill)
-        if other is not fill and fill.started - other.started > cache.flight_timeout:
-            with cache.lock:  # its lease is over: a late value will not be stored
-                other = self.flights.get(key, other)
-                if fill.started - other.started > cache.flight_timeout:
-                    self.flights[key] = other = fill
-        return other, other is fill
+    def take_over(self, fill: Fill) -> bool:
+        """Whether the flight's lease is over, so that this caller leads: a late value will not be stored."""
+        cache = fill.cache
+        with cache.lock:
+            other = self.flights.get(fill.key)
+            if other is not None and fill.started - other.started <= cache.flight_timeout:
+                return False
+            self.flights[fill.key] = fill
+        return True
 
     def watch(self, fill: Fill, wake: Callable[[], None]) -> bool:
         """Has wake() called when the fill ends. False: it has."""
@@ -611,7 +631,7 @@ class Filled(Table):
         if fill.state == FAILED and self.rules.retry and tries == 0:
             return False
         if joined != fill.begin:
-            if fill.final is None or fill.cache.core.newest(fill.final) > fill.begin:
+            if fill.final is None or fill.final.newest() > fill.begin:
                 return False  # it may have read what was invalidated before this caller asked
         gatherer = CURRENT.get()
         if gatherer is not None and fill.final is not None:
@@ -630,12 +650,16 @@ class Filled(Table):
         """Computes the value, or waits for who does."""
         tries = 0
         while True:
-            fill, leads = self.join(cache, key)
-            if leads:
-                entry = self.arrived(fill)
+            fill = Fill(self, cache, key)
+            if self.flights.setdefault(key, fill) is fill or self.take_over(fill):
+                entry = self.arrived(fill) if key in self.entries else None
                 if entry is not None:
                     return self.hit(cache, entry, args, kwargs)
                 return self.lead(fill, args, kwargs)
+            other = self.flights.get(key)
+            if other is None:
+                continue
+            fill = other
             joined = cache.core.seen.value
             self.follow(fill)
             if self.landed(fill, joined, tries):
@@ -656,7 +680,7 @@ class Filled(Table):
     def follow(self, fill: Fill) -> None:
         """Sleeps until the fill has ended."""
         self.waits += 1
-        with _waiting(fill, self.name):
+        with _Waiting(fill, self.name):
             lock = threading.Lock()
             lock.acquire()
             if not self.watch(fill, lock.release):
@@ -684,7 +708,8 @@ class Filled(Table):
         finally:
             ACTIVE.pop(fill, None)
             CURRENT.reset(token)
-            self.hand_up(fill)
+            if fill.outer is not None:
+                self.hand_up(fill)
 
     # ---- async -----------------------------------------------------------------------------------
 
@@ -692,12 +717,16 @@ class Filled(Table):
         """Computes the value, or waits for who does."""
         tries = 0
         while True:
-            fill, leads = self.join(cache, key)
-            if leads:
-                entry = self.arrived(fill)
+            fill = Fill(self, cache, key)
+            if self.flights.setdefault(key, fill) is fill or self.take_over(fill):
+                entry = self.arrived(fill) if key in self.entries else None
                 if entry is not None:
                     return self.hit(cache, entry, args, kwargs)
                 return await self.alead(fill, args, kwargs)
+            other = self.flights.get(key)
+            if other is None:
+                continue
+            fill = other
             joined = cache.core.seen.value
             await self.afollow(fill)
             if self.landed(fill, joined, tries):
@@ -712,7 +741,7 @@ class Filled(Table):
         import asyncio
 
         self.waits += 1
-        with _waiting(fill, self.name):
+        with _Waiting(fill, self.name):
             loop = asyncio.get_running_loop()
             future: asyncio.Future[None] = loop.create_future()
 
@@ -759,7 +788,8 @@ class Filled(Table):
                 CURRENT.reset(token)
             except ValueError:  # closed by the garbage collector, in another context
                 pass
-            self.hand_up(fill)
+            if fill.outer is not None:
+                self.hand_up(fill)
 
     # ---- dependencies ----------------------------------------------------------------------------
 
@@ -780,7 +810,7 @@ class Filled(Table):
         if not callable(self.deps):
             return self.dependencies(fill, args, kwargs)
         tags = self.deps(*args, **kwargs)
-        if isinstance(tags, Awaitable):
+        if hasattr(tags, "__await__"):
             tags = await tags
         return fill.cache.deps(_tags.listed(tags))
 
@@ -793,8 +823,8 @@ class Filled(Table):
 
     def hand_up(self, fill: Fill) -> None:
         """Whoever called this fill depends on what it depends on, however it ended."""
-        gatherer = CURRENT.get()
-        if gatherer is not None and not gatherer.done:
+        gatherer = fill.outer
+        if not gatherer.done:
             final = fill.final or fill.static
             if final is not None:
                 gatherer.deps.update(final.tags())
@@ -805,26 +835,26 @@ class Filled(Table):
     def commit(self, fill: Fill, value: Any) -> Any:
         """The function has returned: stores the value, if that is allowed, and ends the flight."""
         rules = self.rules
-        if rules.cache_if is not None and not rules.cache_if(value):
-            fill.store = False
         ttl = fill.ttl
-        if ttl is None and value is None:
-            ttl = rules.negative_ttl
-        kept = _deepcopy(value) if rules.copy and fill.store else value
-        self.settle(fill, kept, ttl, None)
+        if rules.special:
+            if rules.cache_if is not None and not rules.cache_if(value):
+                fill.store = False
+            if ttl is None and value is None:
+                ttl = rules.negative_ttl
+        self.settle(fill, _deepcopy(value) if rules.copy and fill.store else value, ttl, None)
         self.fills += 1
-        if fill.cache.telemetry_enabled:
-            fill.cache.telemetry.increment("cache_misses_total")
         return value
 
     def settle(self, fill: Fill, value: Any, ttl: float | None, error: BaseException | None) -> None:
         """Stores what came out, and ends the flight with it."""
         cache = fill.cache
-        core = cache.core
         started = time.perf_counter() if cache.telemetry_enabled else 0.0
-        fill.final = final = self.gathered(fill)
+        final = fill.static
+        if fill.deps or final is None:
+            final = self.gathered(fill)
+        fill.final = final
         entry = None
-        if fill.store and (core.seen.value == fill.begin or core.fresh(final, fill.begin)):
+        if fill.store and (cache.core.seen.value == fill.begin or final.newest() <= fill.begin):
             entry = self.entry(cache, fill.key, value, fill.begin, final, ttl)
             if entry is not None and (error is not None or self.rules.early_refresh):
                 more = entry.more = entry.more or More()
@@ -835,27 +865,32 @@ class Filled(Table):
         self.end(fill, DONE if error is None else FAILED, entry)
         if cache.telemetry_enabled:
             cache.telemetry.observe("cache_set_duration_seconds", time.perf_counter() - started)
-        cache.worked(self)
+            if error is None:
+                cache.telemetry.increment("cache_misses_total")
+        cache.debt += 1
+        if cache.debt >= _SWEEP_EVERY:
+            cache.worked(self)
 
     def end(self, fill: Fill, state: int, entry: Entry | None = None) -> None:
         """Ends the flight, and wakes who waits for it."""
-        leaving: list[Entry] = []
+        leaving: Any = None
         cache = fill.cache
         with cache.lock:
             if self.flights.get(fill.key) is fill:
                 del self.flights[fill.key]
             else:
                 entry = None  # cleared, invalidated by key, written, or its lease was lost
-            if entry is not None and not cache.closed:
+            if entry is not None:
                 leaving = self.store(cache, entry)
-            elif state != AGAIN:
+            elif state == DONE:
                 self.refused += 1
             fill.state = state
             fill.done = True
-            waiters, fill.waiters = fill.waiters, None
+            waiters = fill.waiters
         del leaving
-        for wake in waiters or ():
-            wake()
+        if waiters is not None:
+            for wake in waiters:
+                wake()
 
     def failed(self, fill: Fill, error: BaseException) -> Entry | None:
         """The function has raised. Returns the old value that may stand in for it, if there is one."""
@@ -893,7 +928,7 @@ class Filled(Table):
             return None
         cache = fill.cache
         now = cache.clock()
-        if now >= entry.more.grace or not cache.core.fresh(entry.deps, entry.begin):
+        if now >= entry.more.grace or entry.deps.newest() > entry.begin:
             return None
         if now >= entry.deadline:  # the failing function is left alone for a moment
             entry.tti = 0.0
@@ -913,12 +948,12 @@ class Filled(Table):
         self, cache: Cache, entry: Entry, more: More, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Starts a computation beside the callers, one at a time."""
-        fill, leads = self.join(cache, entry.key)
-        if not leads:
+        fill = Fill(self, cache, entry.key)
+        if self.flights.setdefault(entry.key, fill) is not fill:
             return
         self.refreshes += 1
         more.soft = cache.clock() + min(_RETRY, self.rules.soft_ttl or _RETRY)  # if it fails: not at once again
-        fill.parent = None
+        fill.outer = None
         context = copy_context()
         context.run(CURRENT.set, None)
         if self.is_async:
@@ -982,10 +1017,10 @@ def _refuse_url(option: str, url: str | None, known: tuple[str, ...]) -> None:
 class Cache:
     """A cache of its own: settings, tags and entries. The functions of the module use a default one.
 
-        with Cache(max_entries=10_000, default_ttl=300) as cache:
+    with Cache(max_entries=10_000, default_ttl=300) as cache:
 
-            @cache.cacheable(deps=lambda uid: [f"user:{uid}"])
-            def load(uid: int) -> User: ...
+        @cache.cacheable(deps=lambda uid: [f"user:{uid}"])
+        def load(uid: int) -> User: ...
     """
 
     def __init__(
@@ -1029,9 +1064,9 @@ class Cache:
         self.lock = threading.RLock()
         self.policy = None if max_entries is None else Policy(max_entries)
         self.closed = False
-        self.tasks: set[Any] = set()
+        self.tasks: Any = _builtin_set()
         self._tables: list[ref[Table]] = []
-        self._debt = 0
+        self.debt = 0
         self._pruned = _monotonic()
         self._raw = Table(self, Rules())
         self.adopt(self._raw)
@@ -1065,19 +1100,17 @@ class Cache:
         return [t for _, t in alive]
 
     def worked(self, table: Table) -> None:
-        """A value was stored: now and then, some housekeeping."""
-        self._debt += 1
-        if self._debt >= _SWEEP_EVERY:
-            self._debt = 0
-            left = table.sweep(self, _SWEEP)
-            for other in self.tables() if left else ():
-                if left and other is not table:
-                    left = other.sweep(self, left)
-            self.core.poll()
-            now = _monotonic()
-            if now - self._pruned >= self.auto_prune_interval:
-                self._pruned = now
-                self.core.prune(self.auto_prune_secs)
+        """Some values were stored since the last time: some housekeeping."""
+        self.debt = 0
+        left = table.sweep(self, _SWEEP)
+        for other in self.tables() if left else ():
+            if left and other is not table:
+                left = other.sweep(self, left)
+        self.core.poll()
+        now = _monotonic()
+        if now - self._pruned >= self.auto_prune_interval:
+            self._pruned = now
+            self.core.prune(self.auto_prune_secs)
 
     def sweep(self) -> None:
         """Removes every entry that is expired or invalidated. Otherwise that happens little by little."""
@@ -1111,11 +1144,19 @@ class Cache:
 
     def get(self, key: str) -> Any:
         """The value under a key, or None."""
-        self.check_open()
         if type(key) is not str and isinstance(key, _keys.Key):
+            self.check_open()
             return key.table.get(key.frozen)
         if not self.telemetry_enabled:
-            return self._raw.get(key)
+            raw = self._raw
+            entry = raw.entries.get(key)
+            if entry is not None and entry.word == words[CHANGES]:
+                raw.hits += 1
+                if ACTIVE:
+                    note(entry)
+                return entry.value
+            self.check_open()
+            return raw.get(key)
         with self.telemetry.time_operation("cache_get_duration_seconds"):
             value = self._raw.get(key)
         self.telemetry.increment("cache_misses_total" if value is None else "cache_hits_total")
@@ -1153,6 +1194,16 @@ class Cache:
                 self.telemetry.increment("cache_invalidations_total")
                 self.telemetry.increment("cache_invalidations_total", labels={"tag_prefix": tag})
 
+    def invalidate_one(self, tag: str) -> None:
+        """The quick way for one tag, without metrics."""
+        try:
+            if "\0" not in tag and self.core.invalidate(tag.encode()):
+                return
+        except (AttributeError, TypeError, UnicodeEncodeError):
+            pass
+        self.check_open()
+        _tags.refuse((tag,))
+
     async def invalidate_async(self, *tags: str) -> None:
         """As invalidate()."""
         self.invalidate(*tags)
@@ -1184,6 +1235,9 @@ class Cache:
         """Forgets tags that nothing has depended on for so long; what they knew is kept. Returns how many."""
         self.check_open()
         return self.core.prune(max_age_secs)
+
+    def __bool__(self) -> bool:
+        return True
 
     def __len__(self) -> int:
         return sum(len(table.entries) for table in self.tables())
@@ -1257,7 +1311,7 @@ class Cache:
         self.core.fork_parent()
         self.lock.release()
 
-    def fork_child(self, mine: set[Any]) -> None:
+    def fork_child(self, mine: frozenset[Any]) -> None:
         """After fork(), in the child: the flights of other threads are over."""
         self.core.fork_child()
         self.tasks.clear()
@@ -1303,7 +1357,7 @@ def _fork_parent() -> None:
 def _fork_child() -> None:
     _ffi.fork_child()
     current = CURRENT.get()
-    mine = set(_lineage(current)) if isinstance(current, Fill) else {current}
+    mine = frozenset(_lineage(current)) if isinstance(current, Fill) else frozenset([current])
     for gatherer in list(ACTIVE):
         if gatherer not in mine:
             ACTIVE.pop(gatherer, None)

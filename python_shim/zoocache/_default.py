@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any
 
 from zoocache import _ffi
 from zoocache._cache import Cache, CacheStats, Fill
 from zoocache.context import CURRENT
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+    from typing import Any
+
     from zoocache.telemetry.manager import TelemetryManager
 
 __all__ = [
@@ -150,12 +152,18 @@ def reset() -> None:
 
 def get(key: str) -> Any:
     """The value under a key, or None. Takes what a decorated function's key() gives, too."""
-    return (state.cache or cache()).get(key)
+    found = state.cache
+    if found is None:
+        found = cache()
+    return found.get(key)
 
 
 def set(key: str, value: Any, deps: Iterable[str] = (), ttl: float | None = None) -> None:
     """Stores a value under a key."""
-    (state.cache or cache()).set(key, value, deps, ttl)
+    found = state.cache
+    if found is None:
+        found = cache()
+    found.set(key, value, deps, ttl)
 
 
 def delete(key: str) -> bool:
@@ -175,7 +183,13 @@ async def set_async(key: str, value: Any, deps: Iterable[str] = (), ttl: float |
 
 def invalidate(tag: str, *more: str) -> None:
     """Whatever depends on the tag, or on a tag below it, is gone; several tags are gone in one step."""
-    (state.cache or cache()).invalidate(tag, *more)
+    found = state.cache
+    if found is None:
+        found = cache()
+    if more or found.telemetry_enabled:
+        found.invalidate(tag, *more)
+    else:
+        found.invalidate_one(tag)
 
 
 def invalidate_async(tag: str, *more: str) -> Awaitable[None]:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import ctypes
 import os
 from array import array
-from collections.abc import Callable
-from typing import Any, Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Final
 
 __all__ = ["CHANGES", "PERIOD", "WANTED", "Core", "Deps", "words"]
 
@@ -47,21 +50,26 @@ def _declare(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     return function
 
 
+def _declare_quick(name: str, result: Any) -> Callable[..., Any]:
+    """Without argument types, a call takes half the time; then numbers have to be C ints."""
+    function = _lib[name]
+    function.restype = result
+    return function
+
+
 _attach = _declare("zcpy_attach", _int, _ptr)
 _close = _declare("zcpy_close", None, _ptr)
-_fresh = _declare("zcpy_fresh", _int, _ptr, _ptr, _u64)
-_newest = _declare("zcpy_newest", _u64, _ptr, _ptr)
+_newest = _declare("zcpy_newest", _u64, _ptr)
+_nothing = _declare("zcpy_nothing", _ptr, _ptr)
 _open = _declare("zcpy_open", _ptr)
 _poll = _declare("zcpy_poll", None, _ptr)
 _prune = _declare("zcpy_prune", _size, _ptr, _u64)
-_release = _declare("zcpy_release", None, _ptr, _ptr)
+_release = _declare("zcpy_release", None, _ptr)
 _seen = _declare("zcpy_seen", _ptr, _ptr)
-_set = _declare("zcpy_set", ctypes.c_ssize_t, _ptr, _text, _size)
 _stats = _declare("zcpy_stats", None, _ptr, _ptr)
 _tags_text = _declare("zcpy_text", _size, _ptr, _ptr, _size)
 _version = _declare("zcpy_version", _u64, _ptr, _text, _size)
 _clear = _declare("zcpy_clear", None, _ptr)
-_invalidate = _declare("zcpy_invalidate", _int, _ptr, _text, _size)
 _hash = _declare("zcpy_hash", _u64, _text, _size)
 _tag_ok = _declare("zcpy_tag_ok", _int, _text, _size)
 _library_version = _declare("zcpy_library_version", _text)
@@ -70,6 +78,10 @@ _core_prepare = _declare("zcpy_core_prepare", None, _ptr)
 _core_parent = _declare("zcpy_core_parent", None, _ptr)
 _core_child = _declare("zcpy_core_child", None, _ptr)
 _cache = _declare("zcpy_cache", _ptr, _ptr)
+
+# Both take the core, a c_void_p; bytes; and their length.
+_invalidate = _declare_quick("zcpy_invalidate", _int)
+_set = _declare_quick("zcpy_set", ctypes.c_ssize_t)
 
 change = _declare("zcpy_change", None)
 tick = _declare("zcpy_tick", _int, _u64)
@@ -101,16 +113,21 @@ def library_version() -> str:
 class Deps:
     """What an entry depends on, as the library holds it. Freed with the last entry that uses it."""
 
-    __slots__ = ("_core", "_handle", "names")
+    __slots__ = ("_handle", "names")
 
-    def __init__(self, core: Core, handle: int, names: tuple[str, ...] | None = None) -> None:
-        self._core = core.pointer  # the set keeps it open
-        self._handle = handle
+    def __init__(self, handle: int, names: tuple[str, ...] | None = None) -> None:
+        self._handle = handle  # keeps its core open
         self.names = names
 
     def __del__(self, _release: Callable[..., Any] = _release) -> None:
-        if self._handle:
-            _release(self._core, self._handle)
+        _release(self._handle)
+
+    def newest(self, _newest: Callable[..., int] = _newest) -> int:
+        """The version of the latest invalidation of any tag on the path of any dependency.
+
+        The one rule: what began at that version or later is fresh.
+        """
+        return _newest(self._handle)
 
     def tags(self) -> tuple[str, ...]:
         """The tags, as text."""
@@ -121,21 +138,22 @@ class Deps:
             buffer = ctypes.create_string_buffer(size)
             size = _tags_text(self._handle, buffer, size)
             if size <= len(buffer):
-                return tuple(buffer.raw[:size].decode().split("\0")) if size else ()
+                return tuple(buffer.raw[:size].decode().split("\0"))
 
 
 class Core:
     """One cache of the library: tags and their versions. Closed with the last ``Deps`` made of it."""
 
-    __slots__ = ("__weakref__", "_last", "nothing", "pointer", "seen")
+    __slots__ = ("__weakref__", "_last", "nothing", "pointer", "seen", "void")
 
     def __init__(self) -> None:
         self.pointer: int | None = None
         self.pointer = _open()
         if not self.pointer:  # pragma: no cover - no memory
             raise MemoryError("zoocache: no memory for a cache")
+        self.void = ctypes.c_void_p(self.pointer)
         self.seen = _u64.from_address(_seen(self.pointer))
-        self.nothing = Deps(self, 0, ())
+        self.nothing = Deps(_nothing(self.pointer), ())
         self._last = (b"", self.nothing)
 
     def __del__(self, _close: Callable[..., Any] = _close) -> None:
@@ -147,26 +165,18 @@ class Core:
         known, deps = self._last
         if names == known:
             return deps
-        handle = _set(self.pointer, names, len(names))
+        handle = _set(self.void, names, len(names))
         if -2 <= handle < 0:
             if handle == -2:  # pragma: no cover - no memory
                 raise MemoryError("zoocache: no memory for a tag")
             return None
-        deps = Deps(self, handle)
+        deps = Deps(handle)
         self._last = (names, deps)  # one reference: never the names of one call with the set of another
         return deps
 
-    def fresh(self, deps: Deps, begin: int) -> bool:
-        """The one rule: no tag on the path of any dependency is newer than ``begin``."""
-        return bool(_fresh(self.pointer, deps._handle, begin))
-
-    def newest(self, deps: Deps) -> int:
-        """The version of the latest invalidation of any tag on the path of any dependency."""
-        return int(_newest(self.pointer, deps._handle))
-
     def invalidate(self, names: bytes) -> bool:
         """Invalidates tags separated by NUL, in one step. False: one of them is no good."""
-        done = _invalidate(self.pointer, names, len(names))
+        done = _invalidate(self.void, names, len(names))
         if done == -2:  # pragma: no cover - no memory
             raise MemoryError("zoocache: no memory to invalidate")
         return not done

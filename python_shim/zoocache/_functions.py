@@ -26,58 +26,70 @@ call. Arguments of other types go through ``other``, which freezes them first (s
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 from weakref import ref
 
 from zoocache import _keys, _tags
-from zoocache._cache import Cache, CacheInfo, Filled, Rules, Table
+from zoocache._cache import Cache, CacheInfo, Filled, Rules
 from zoocache._ffi import words
 from zoocache._keys import KEYWORDS, RAW, Key, Unkeyable, freeze, freeze_self
 from zoocache.context import ACTIVE, note
 
-__all__ = ["Cached", "cacheable"]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+    from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-P = ParamSpec("P")
-Q = ParamSpec("Q")
-R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
-T = TypeVar("T")
+    P = ParamSpec("P")
+    Q = ParamSpec("Q")
+    R = TypeVar("R")
+    R_co = TypeVar("R_co", covariant=True)
+
+__all__ = ["Cached", "cacheable"]
 
 _POSITIONAL, _KEYWORD = 0x04, 0x08  # code flags: *args, **kwargs
 _GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
 
 
-class Cached(Protocol[P, R_co]):
-    """A function that cacheable() has decorated: it is called as the original is."""
+if TYPE_CHECKING:
 
-    __wrapped__: Callable[..., Any]
-    __name__: str
+    class Cached(Protocol[P, R_co]):
+        """A function that cacheable() has decorated: it is called as the original is."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """The value: cached, or computed."""
+        __wrapped__: Callable[..., Any]
+        __name__: str
 
-    @overload
-    def __get__(self, instance: None, owner: type | None = None) -> Cached[P, R_co]: ...
-    @overload
-    def __get__(
-        self: Cached[Concatenate[Any, Q], R], instance: object, owner: type | None = None
-    ) -> Callable[Q, R]: ...
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+            """The value: cached, or computed."""
 
-    def cache_info(self) -> CacheInfo:
-        """Hits, misses, the limit of the cache, and how many entries there are."""
+        @overload
+        def __get__(self, instance: None, owner: type | None = None) -> Cached[P, R_co]: ...
+        @overload
+        def __get__(
+            self: Cached[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+        ) -> Callable[Q, R]: ...
 
-    def cache_clear(self) -> None:
-        """Removes every entry of this function; no computation that runs will be stored."""
+        def cache_info(self) -> CacheInfo:
+            """Hits, misses, the limit of the cache, and how many entries there are."""
 
-    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-        """Removes the entry of this call. Returns whether there was one."""
+        def cache_clear(self) -> None:
+            """Removes every entry of this function; no computation that runs will be stored."""
 
-    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """The text of this call's key; get() takes it."""
+        def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+            """Removes the entry of this call. Returns whether there was one."""
 
-    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Computes the value of this call anew, stores and returns it."""
+        def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+            """The text of this call's key; get() takes it."""
+
+        def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+            """Computes the value of this call anew, stores and returns it."""
+
+else:
+
+    class Cached:
+        """The type of a decorated function, for annotations: Cached[[int], str]."""
+
+        def __class_getitem__(cls, parameters):
+            return cls
 
 
 class _Signature:
@@ -100,10 +112,10 @@ class _Signature:
         rest = list(names[count + only :])
         self.positional = rest.pop(0) if code.co_flags & _POSITIONAL else ""
         self.keyword = rest.pop(0) if code.co_flags & _KEYWORD else ""
-        defaults = func.__defaults__ or ()  # type: ignore[attr-defined]
+        defaults = func.__defaults__ or ()
         for name, value in zip(self.names[len(self.names) - len(defaults) :], defaults):
             self.defaults[name] = value
-        self.defaults.update(func.__kwdefaults__ or {})  # type: ignore[attr-defined]
+        self.defaults.update(func.__kwdefaults__ or {})
         parts = [self._with_default(name) for name in self.names]
         if code.co_posonlyargcount:
             parts.insert(code.co_posonlyargcount, "/")
@@ -129,7 +141,7 @@ class _Signature:
         """The tuple of its positional arguments, as an expression."""
         parts = [name + "," for name in self.names]
         if self.positional:
-            parts.append("*" + self.positional)
+            parts.append(f"*{self.positional},")
         return "(" + " ".join(parts) + ")"
 
     @property
@@ -142,7 +154,8 @@ class _Signature:
 
     def fast(self, method: bool) -> tuple[str, str]:
         """A condition under which the arguments are their own key, and that key."""
-        conditions, parts = [], []
+        conditions: list[str] = []
+        parts: list[str] = []
         for name in self.names + self.only:
             if method and not parts:
                 conditions.append(f"_zc_type({name}) in _zc_identities")
@@ -199,7 +212,7 @@ def _is_async(func: Any) -> bool:
     while isinstance(func, functools.partial):
         func = func.func
     code = getattr(func, "__code__", None)
-    if code is None and not isinstance(func, type):
+    if code is None and not isinstance(func, type):  # a callable object
         code = getattr(getattr(type(func), "__call__", None), "__code__", None)
     if code is not None and code.co_flags & _COROUTINE:
         return True
@@ -269,9 +282,7 @@ class Function(Filled):
             kwargs=signature.kwargs,
         )
         scope: dict[str, Any] = {f"_zc_default_{name}": value for name, value in signature.defaults.items()}
-        scope.update(
-            _zc_type=type, _zc_int=int, _zc_str=str, _zc_raw=RAW, _zc_ref=ref, _zc_identities=self.identities
-        )
+        scope.update(_zc_type=type, _zc_int=int, _zc_str=str, _zc_raw=RAW, _zc_ref=ref, _zc_identities=self.identities)
         exec(compile(source, f"<zoocache {self.name}>", "exec"), scope)
         make = scope.pop("_zc_make")
         serve = self.aserve if self.is_async else self.serve
@@ -334,8 +345,6 @@ class Function(Filled):
 
     def alive(self, key: Any) -> bool:
         """An entry of a method dies with its object."""
-        if not self.method:
-            return True
         owner = key[0] if type(key) is tuple and key else key
         return not (isinstance(owner, ref) and owner() is None)
 
@@ -376,12 +385,16 @@ class Function(Filled):
         return self.refresh_now(key, positional, keywords)
 
 
-Tags = Iterable[str]
-
 if TYPE_CHECKING:
+    Tags = Iterable[str]
 
     class _Decorator(Protocol):
         def __call__(self, func: Callable[P, R], /) -> Cached[P, R]: ...
+
+else:
+
+    def overload(function):
+        return function
 
 
 @overload

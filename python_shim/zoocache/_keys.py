@@ -9,12 +9,15 @@ and its content, so ``1``, ``1.0`` and ``True`` are three different arguments, a
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable
-from typing import Any, Final
 from weakref import ref
 
 from zoocache import _ffi
 from zoocache._errors import UnkeyableArgument
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+    from typing import Any, Final
 
 __all__ = ["RAW", "KEYWORDS", "Key", "Unkeyable", "by_identity", "freeze", "freeze_self", "text_of"]
 
@@ -26,7 +29,7 @@ class Unkeyable(Exception):
     """There is no key for this object; carries it."""
 
 
-def _items(value: Any) -> Hashable:
+def _items(value: Any) -> tuple[Hashable, ...]:
     return tuple([x if type(x) in RAW else freeze(x) for x in value])
 
 
@@ -58,6 +61,10 @@ def freeze(value: Any) -> Hashable:
     return _freeze_object(kind, value)
 
 
+def _same(method: Any, other: Any) -> bool:
+    return method is other
+
+
 def _freeze_object(kind: type, value: Any) -> Hashable:
     own = getattr(kind, "__zoocache_key__", None)
     if own is not None:
@@ -74,7 +81,7 @@ def _freeze_object(kind: type, value: Any) -> Hashable:
             return kind, freeze(_plain(base, value))
     if kind.__module__ in ("datetime", "decimal", "uuid", "fractions", "pathlib", "_pydatetime", "_decimal"):
         return kind, repr(value), getattr(value, "fold", 0)
-    if kind.__eq__ is not object.__eq__ and kind.__hash__ is not None:
+    if not _same(kind.__eq__, object.__eq__) and kind.__hash__ is not None:
         try:
             hash(value)
         except TypeError:
@@ -103,8 +110,8 @@ def _plain(base: type, value: Any) -> Any:
 def by_identity(kind: type) -> bool:
     """Whether objects of this class are equal only to themselves, and nothing says otherwise."""
     return (
-        kind.__eq__ is object.__eq__
-        and kind.__hash__ is object.__hash__
+        _same(kind.__eq__, object.__eq__)
+        and _same(kind.__hash__, object.__hash__)
         and not hasattr(kind, "__zoocache_key__")
         and not issubclass(kind, type)
     )

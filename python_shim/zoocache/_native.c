@@ -3,7 +3,7 @@
  *
  *   Idea     Values and keys stay in Python; the tag trie, the versions and the one rule are the
  *            library's. A *set* is what an entry depends on: one interned tag, or a block of them
- *            with the lowest bit of its address set; 0 is the empty set, which the root alone kills.
+ *            with the lowest bit of its address set. The empty set is the root.
  *   Words    Python owns an array of 64-bit words and hands it over once (zcpy_attach). A cached call
  *            compares words[CHANGES] with what it was when its entry was last checked, so a hit needs
  *            no call into this file. Whatever can make an entry unfit changes that word afterwards:
@@ -139,8 +139,8 @@ static bool tag_next(zc_bytes *text, zc_bytes *tag) {
 }
 
 /* How many tags, or -1 if one of them is no good. */
-static int64_t tags_count(const char *text, size_t len) {
-    zc_bytes rest = zc_slice(text, len), tag;
+static int64_t tags_count(zc_bytes rest) {
+    zc_bytes tag;
     int64_t n = 0;
     for (; tag_next(&rest, &tag); n++)
         if (!tag_ok((const unsigned char *)tag.ptr, tag.len)) return -1;
@@ -153,17 +153,10 @@ ZCPY_API int zcpy_tag_ok(const char *tag, size_t len) {
 
 /* ---- sets ---- */
 
-/* Each set holds a reference on its core, so that they can be freed in any order. */
 typedef struct core {
     zc_cache *cache;
-    uint64_t refs;
+    uint64_t refs; /* the handle that Python has, and one for each set: they are freed in any order */
 } core;
-
-ZCPY_API void zcpy_close(core *c) {
-    if (zc__sub_acqrel(&c->refs, 1u) != 1) return;
-    zc_close(c->cache);
-    free(c);
-}
 
 typedef struct set {
     size_t n;
@@ -171,27 +164,41 @@ typedef struct set {
 } set;
 
 typedef struct span {
-    zc_tag *const *tags;
+    zc_tag *const *tags; /* at least one */
     size_t n;
 } span;
 
 static inline set *set_of(uintptr_t handle) { return (set *)(handle & ~(uintptr_t)1); }
 
 #define SPAN(handle, one)                                                                          \
-    ((handle) & 1 ? (span){set_of(handle)->tags, set_of(handle)->n} : (span){&(one), (handle) != 0})
+    ((handle) & 1 ? (span){set_of(handle)->tags, set_of(handle)->n} : (span){&(one), 1})
 
-ZCPY_API void zcpy_release(core *c, uintptr_t handle) {
+/* ctypes takes some 80 ns for each argument, so a set finds its cache by itself: through the root. */
+static zc_cache *cache_of(const zc_tag *tag) {
+    while (tag->parent) tag = tag->parent;
+    return (zc_cache *)(uintptr_t)((const char *)tag - offsetof(zc_cache, trie) -
+                                   offsetof(zc__trie, root));
+}
+
+ZCPY_API void zcpy_close(core *c) {
+    if (zc__sub_acqrel(&c->refs, 1u) != 1) return;
+    zc_close(c->cache);
+    free(c);
+}
+
+ZCPY_API void zcpy_release(uintptr_t handle) {
     zc_tag *one = (zc_tag *)handle;
     span s = SPAN(handle, one);
-    for (size_t i = 0; i < s.n; i++) zc_tag_release(c->cache, s.tags[i]);
+    zc_cache *cache = cache_of(s.tags[0]);
+    for (size_t i = 0; i < s.n; i++) zc_tag_release(cache, s.tags[i]);
     if (handle & 1) free(set_of(handle));
-    zcpy_close(c);
+    zcpy_close((core *)cache->desc.events.user);
 }
 
 /* The set of the tags in `text`. Free with zcpy_release(). -1: a tag is no good. -2: no memory. */
-ZCPY_API intptr_t zcpy_set(core *c, const char *text, size_t len) {
-    int64_t n = tags_count(text, len);
-    zc_bytes rest = zc_slice(text, len), tag;
+ZCPY_API intptr_t zcpy_set(core *c, const char *text, int len) {
+    zc_bytes rest = zc_slice(text, (size_t)len), tag;
+    int64_t n = tags_count(rest);
     zc_tag *node;
     set *s;
     if (n < 0) return -1;
@@ -202,31 +209,36 @@ ZCPY_API intptr_t zcpy_set(core *c, const char *text, size_t len) {
     }
     s = (set *)malloc(sizeof *s + (size_t)n * sizeof s->tags[0]);
     if (!s) return -2;
-    (void)zc__add_rlx(&c->refs, 1u);
     for (s->n = 0; tag_next(&rest, &tag); s->n++) {
         if (zc_tag_intern(c->cache, tag, &s->tags[s->n]) == ZC_OK) continue;
-        zcpy_release(c, (uintptr_t)s | 1);
+        while (s->n) zc_tag_release(c->cache, s->tags[--s->n]);
+        free(s);
         return -2;
     }
+    (void)zc__add_rlx(&c->refs, 1u);
     return (intptr_t)((uintptr_t)s | 1);
 }
 
-/* The one rule: nothing on the path of any of the tags is newer than `begin`. */
-ZCPY_API int zcpy_fresh(core *c, uintptr_t handle, uint64_t begin) {
-    zc_tag *one = (zc_tag *)handle;
-    span s = SPAN(handle, one);
-    return zc__trie_killer(&c->cache->trie, s.tags, s.n, begin) == NULL;
+/* The empty set: the root, so only clearing everything kills it. Free with zcpy_release(). */
+ZCPY_API uintptr_t zcpy_nothing(core *c) {
+    zc__tag_ref(&c->cache->trie.root);
+    (void)zc__add_rlx(&c->refs, 1u);
+    return (uintptr_t)&c->cache->trie.root;
 }
 
-/* The newest version on the paths of the tags. */
-ZCPY_API uint64_t zcpy_newest(core *c, uintptr_t handle) {
+/* The one rule needs one number: the newest version on the paths of the tags, published. */
+ZCPY_API uint64_t zcpy_newest(uintptr_t handle) {
     zc_tag *one = (zc_tag *)handle;
-    const zc_tag *who;
+    const zc_tag *who = NULL;
+    uint64_t newest = 0;
     span s = SPAN(handle, one);
-    uint64_t newest = zc__load_acq(&c->cache->trie.root.version);
     for (size_t i = 0; i < s.n; i++) {
         uint64_t v = zc__tag_newest(s.tags[i], &who);
         if (v > newest) newest = v;
+    }
+    if (newest) {
+        const zc__trie *trie = &cache_of(s.tags[0])->trie;
+        while (zc__seen(trie) < newest) zc__yield(); /* its writer is between stamp and publish */
     }
     return newest;
 }
@@ -261,6 +273,7 @@ ZCPY_API core *zcpy_open(void) {
     desc.events.version = 1;
     desc.events.mask = ZC_EVENT_INVALIDATED;
     desc.events.on_event = on_event;
+    desc.events.user = c;
     if (zc_open(&desc, &c->cache) == ZC_OK) return c;
     free(c);
     return NULL;
@@ -278,12 +291,12 @@ ZCPY_API void zcpy_core_child(const core *c) { (void)zc_fork_child(c->cache); }
 ZCPY_API const uint64_t *zcpy_seen(const core *c) { return &c->cache->trie.seen; }
 
 /* Invalidates the tags in `text` in one step. 0, -1: a tag is no good, nothing was done; -2. */
-ZCPY_API int zcpy_invalidate(core *c, const char *text, size_t len) {
-    int64_t n = tags_count(text, len);
-    zc_bytes rest = zc_slice(text, len);
+ZCPY_API int zcpy_invalidate(core *c, const char *text, int len) {
+    zc_bytes rest = zc_slice(text, (size_t)len), *tags;
+    int64_t n = tags_count(rest);
     if (n < 0) return -1;
     if (n == 1) return zc_invalidate(c->cache, rest) == ZC_OK ? 0 : -2;
-    zc_bytes *tags = (zc_bytes *)malloc((size_t)n * sizeof *tags);
+    tags = (zc_bytes *)malloc((size_t)n * sizeof *tags);
     if (!tags) return -2;
     for (int64_t i = 0; i < n; i++) (void)tag_next(&rest, &tags[i]);
     int rc = zc_invalidate_many(c->cache, tags, (size_t)n);

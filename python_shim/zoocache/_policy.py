@@ -11,7 +11,10 @@ sends its next reader the long way round, and that writes the word.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Policy"]
 

@@ -20,7 +20,7 @@ class Core:
 
     @property
     def _cache(self) -> Cache:
-        return self._own or _default.cache()
+        return _default.cache() if self._own is None else self._own
 
     def get(self, key: str) -> Any:
         """The value under a key, or None."""

@@ -6,11 +6,15 @@ are started with a copy of the context find it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextvars import ContextVar, Token
-from typing import Any
+from contextvars import ContextVar
 
 from zoocache import _ffi, _tags
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextvars import Token
+    from typing import Any
 
 __all__ = ["DepsTracker", "add_deps", "get_current_deps"]
 

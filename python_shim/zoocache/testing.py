@@ -75,4 +75,3 @@ def isolated(**settings: Any) -> Iterator[Isolated]:
         _default.reset()
         if before:
             _default.configure(**before)
-

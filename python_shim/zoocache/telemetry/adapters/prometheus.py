@@ -10,7 +10,9 @@ from zoocache.telemetry.base import Labels, TelemetryAdapter
 try:
     import prometheus_client
 except ImportError as error:  # pragma: no cover - depends on what is installed
-    raise ImportError("PrometheusAdapter needs prometheus_client: pip install zoocache[telemetry-prometheus]") from error
+    raise ImportError(
+        "PrometheusAdapter needs prometheus_client: pip install zoocache[telemetry-prometheus]"
+    ) from error
 
 
 class PrometheusAdapter(TelemetryAdapter):
