@@ -1211,10 +1211,9 @@ class Cache:
     def tag_version(self, tag: str) -> int:
         """The version of the tag's last invalidation; 0: never."""
         self.check_open()
-        name = tag.encode("utf-8", "surrogatepass") if isinstance(tag, str) else b""
-        if not _ffi.tag_ok(name):
+        if not _tags.fine(tag):
             _tags.refuse((tag,))
-        return self.core.version(name)
+        return self.core.version(tag.encode())
 
     def clear(self) -> None:
         """Removes everything; no computation that runs will be stored."""

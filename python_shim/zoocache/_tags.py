@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from zoocache import _ffi
 from zoocache._errors import InvalidTag
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["TAG_MAX", "check", "listed", "pack"]
+__all__ = ["TAG_MAX", "check", "fine", "listed", "pack", "refuse"]
 
 TAG_MAX = 256  # bytes
 _DEPTH = 32  # segments
@@ -38,6 +39,14 @@ def check(tag: object) -> None:
             raise InvalidTag(f"Tag cannot have consecutive separators: {tag!r}")
     if tag.count(":") >= _DEPTH:
         raise InvalidTag(f"Tag depth exceeded: at most {_DEPTH} segments are allowed: {tag!r}")
+
+
+def fine(tag: object) -> bool:
+    """Whether it is a tag: the library's test."""
+    try:
+        return isinstance(tag, str) and _ffi.tag_ok(tag.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def listed(tags: object) -> tuple[str, ...]:

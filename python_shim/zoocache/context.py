@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
-from zoocache import _ffi, _tags
+from zoocache import _tags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def add_deps(deps: Iterable[str]) -> None:
         return
     tags = _tags.listed(deps)
     for tag in tags:
-        if not isinstance(tag, str) or not _ffi.tag_ok(tag.encode("utf-8", "replace")):
-            _tags.check(tag)
+        if not _tags.fine(tag):
+            _tags.refuse((tag,))
     gatherer.deps.update(tags)
 
 

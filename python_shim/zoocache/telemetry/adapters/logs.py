@@ -16,30 +16,29 @@ class LogAdapter(TelemetryAdapter):
         self,
         logger: logging.Logger | None = None,
         name: str = "zoocache.telemetry",
-        level: int = logging.INFO,
+        level: int | str = logging.INFO,
         format_json: bool = False,
     ) -> None:
         self._logger = logger or logging.getLogger(name)
-        self._level = level
+        self._level = logging.getLevelName(level.upper()) if isinstance(level, str) else level
         self._format_json = format_json
 
     def _write(self, kind: str, name: str, value: float, labels: Labels | None) -> None:
         if not self._logger.isEnabledFor(self._level):
             return
         if self._format_json:
-            record = {"type": kind, "metric": name, "value": value, "labels": labels or {}}
+            record = {"telemetry_type": kind, "metric_name": name, "value": value, "labels": labels or {}}
             self._logger.log(self._level, json.dumps(record))
         else:
-            text = "".join(f" {key}={label}" for key, label in (labels or {}).items())
-            self._logger.log(self._level, "%s %s %s%s", kind, name, value, text)
+            self._logger.log(self._level, "[%s] %s: %s%s", kind.upper(), name, value, f" {labels}" if labels else "")
 
     def increment(self, name: str, value: float = 1.0, labels: Labels | None = None) -> None:
         """Logs an addition to a counter."""
-        self._write("counter", name, value, labels)
+        self._write("increment", name, value, labels)
 
     def observe(self, name: str, value: float, labels: Labels | None = None) -> None:
         """Logs a sample."""
-        self._write("histogram", name, value, labels)
+        self._write("observe", name, value, labels)
 
     def set_gauge(self, name: str, value: float, labels: Labels | None = None) -> None:
         """Logs a gauge."""
