@@ -14,8 +14,8 @@ const char *__tsan_default_options(void);
 const char *__tsan_default_options(void) { return "die_after_fork=0"; }
 #endif
 
-/* An allocator fit for fork(): its lock is held around it. (That of the C library is by itself; that
- * of AddressSanitizer is not.) */
+/* An allocator fit for fork(): its lock is held around it. (That of the C library is so by itself,
+ * that of AddressSanitizer is not.) */
 typedef struct locked_mem {
     zct_mem mem;
     pthread_mutex_t lock;
