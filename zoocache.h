@@ -366,7 +366,7 @@ typedef struct zc_clock {
     void *user;
 } zc_clock;
 
-typedef enum zc_log_level { ZC_LOG_ERROR = 1, ZC_LOG_WARN, ZC_LOG_INFO } zc_log_level;
+typedef enum zc_log_level { ZC_LOG_ERROR = 1, ZC_LOG_WARN } zc_log_level;
 
 /* Messages for people: one line, no newline at the end. */
 typedef struct zc_log {
@@ -479,7 +479,7 @@ typedef struct zc_desc {
     unsigned shards; /* default: chosen by max_entries, 1 to 64. A power of two */
     bool no_thread;  /* default: false, one background thread. True: call zc_poll() yourself */
     uint64_t seed;   /* default: random. Of the hash and the jitter: set it to repeat a run */
-    uint64_t max_clock_drift; /* default: 60 s. See zc_hlc_merge() */
+    uint64_t max_clock_drift; /* default: 60 s. See zc_observe() */
     /* Hooks. */
     zc_allocator allocator; /* default: malloc and free, or ZOOCACHE_MALLOC and ZOOCACHE_FREE */
     zc_clock clock;         /* default: the system's clocks */
@@ -650,6 +650,11 @@ ZOOCACHE_API int zc_invalidate_tag(zc_cache *cache, zc_tag *tag);
 /* Everything: also what has no dependency, also in the storage. Cost: O(entries), to free them. */
 ZOOCACHE_API int zc_clear(zc_cache *cache);
 
+/* For a bus of your own: takes note of a stamp that another node has sent, before its invalidation
+ * is applied here with zc_invalidate(); that version, and all later ones, are then above it.
+ * ZC_E_CLOCK: more than max_clock_drift ahead; counted, and nothing changes. */
+ZOOCACHE_API int zc_observe(zc_cache *cache, uint64_t remote);
+
 /* Interns a tag. Free with zc_tag_release(), before zc_close(). */
 ZOOCACHE_API int zc_tag_intern(zc_cache *cache, zc_bytes tag, zc_tag **out);
 ZOOCACHE_API void zc_tag_release(zc_cache *cache, zc_tag *tag);
@@ -667,7 +672,8 @@ ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age);
 
 /* Does what the background thread would do: refreshes (runs loaders), removes what is expired or
  * invalidated, prunes; stops after about `budget_us` microseconds (a loader is not interrupted).
- * ZC_OK: nothing is left to do now; ZC_MORE: call again. */
+ * ZC_OK: nothing is left to do now; ZC_MORE: call again. Where invalidations kill little, looking
+ * for what they killed is put off, up to 8 s: that costs memory, not freshness. */
 ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us);
 
 /* Round fork(): call the first before it, the second after it in the parent and the third in the
@@ -1395,8 +1401,28 @@ static void zc__buf_free(const zc__mem *m, zc__buf *b) {
 }
 
 /* ============================================================================================
- * >>bytes   Little-endian numbers, comparing, checked sums, decimal text
+ * >>bytes   Texts of results, little-endian numbers, comparing, checked sums, decimal text
  * ========================================================================================== */
+
+ZOOCACHE_API const char *zc_strerror(int rc) {
+    switch (rc) {
+#define ZC_X(name, value, text)                                                                    \
+    case name: return text;
+        ZC_RESULTS(ZC_X)
+#undef ZC_X
+    default: return rc <= ZC_E_USER ? "the loader's own error" : "unknown result";
+    }
+}
+
+ZOOCACHE_API const char *zc_result_name(int rc) {
+    switch (rc) {
+#define ZC_X(name, value, text)                                                                    \
+    case name: return #name;
+        ZC_RESULTS(ZC_X)
+#undef ZC_X
+    default: return rc <= ZC_E_USER ? "ZC_E_USER" : "?";
+    }
+}
 
 static inline uint64_t zc__get64(const unsigned char *p) {
     return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
@@ -3101,6 +3127,19 @@ static int zc__shard_insert(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t ha
     return ZC_OK;
 }
 
+/* A line for people: "zoocache: <what>: <detail>". No lock is held. */
+static void zc__say(zc_cache *c, zc_log_level level, const char *what, const char *detail) {
+    char line[160];
+    zc__text t = {line, sizeof line, 0};
+    if (!c->desc.log.version || c->closed) return;
+    zc__text_str(&t, "zoocache: ");
+    zc__text_str(&t, what);
+    zc__text_str(&t, ": ");
+    zc__text_str(&t, detail);
+    zc__text_end(&t);
+    c->desc.log.write(c->desc.log.user, level, line);
+}
+
 static void zc__event(zc_cache *c, const zc_event *event) {
     const zc_events *ev = &c->desc.events;
     if (ev->version && !c->closed && (ev->mask == 0 || ev->mask & (uint32_t)event->kind))
@@ -3878,6 +3917,7 @@ static void zc__store_fault(zc_cache *c, zc_bytes key, int rc) {
     ev.key = key;
     ev.rc = rc;
     zc__event(c, &ev);
+    zc__say(c, ZC_LOG_WARN, "a call of the storage has failed", zc_strerror(rc));
 }
 
 /* Asks the storage for the versions of nodes on a path that are not known here. */
@@ -4787,6 +4827,10 @@ ZOOCACHE_API int zc_clear(zc_cache *cache) {
     return rc;
 }
 
+ZOOCACHE_API int zc_observe(zc_cache *cache, uint64_t remote) {
+    return cache ? zc_hlc_merge(&cache->hlc, remote) : ZC_E_INVAL;
+}
+
 ZOOCACHE_API int zc_tag_check(zc_bytes tag) {
     zc__path path;
     return zc__path_parse(tag, &path);
@@ -5408,26 +5452,6 @@ ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out) 
     return ZC_OK;
 }
 
-ZOOCACHE_API const char *zc_strerror(int rc) {
-    switch (rc) {
-#define ZC_X(name, value, text)                                                                    \
-    case name: return text;
-        ZC_RESULTS(ZC_X)
-#undef ZC_X
-    default: return rc <= ZC_E_USER ? "the loader's own error" : "unknown result";
-    }
-}
-
-ZOOCACHE_API const char *zc_result_name(int rc) {
-    switch (rc) {
-#define ZC_X(name, value, text)                                                                    \
-    case name: return #name;
-        ZC_RESULTS(ZC_X)
-#undef ZC_X
-    default: return rc <= ZC_E_USER ? "ZC_E_USER" : "?";
-    }
-}
-
 /* ============================================================================================
  * >>check   Validators: every numbered invariant of the openers above
  * ========================================================================================== */
@@ -5523,14 +5547,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     zc__unlock_all(cache, true);
     zc__spin_unlock(&cache->house);
     if (!broken) return ZC_OK;
-    if (cache->desc.log.version) {
-        char line[64];
-        zc__text t = {line, sizeof line, 0};
-        zc__text_str(&t, "zoocache: broken invariant ");
-        zc__text_str(&t, broken);
-        zc__text_end(&t);
-        cache->desc.log.write(cache->desc.log.user, ZC_LOG_ERROR, line);
-    }
+    zc__say(cache, ZC_LOG_ERROR, "broken invariant", broken);
     return ZC_E_CORRUPT;
 }
 

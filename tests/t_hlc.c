@@ -274,3 +274,30 @@ TEST(a_cache_refuses_no_drift_of_its_own) {
     CHECK_EQ(s.clock_refused, 0);
     zc_close(c);
 }
+
+TEST(a_cache_observes_the_stamps_of_others) {
+    zc_desc d;
+    zc_cache *c;
+    zc_stats s;
+    memset(&d, 0, sizeof d);
+    now.mono = ZC_SECOND;
+    now.wall = 5000 * ZC_SECOND;
+    d.no_thread = true;
+    d.clock = zct_clock(&now);
+    d.max_clock_drift = 10 * ZC_SECOND;
+    REQUIRE(zc_open(&d, &c) == ZC_OK);
+    uint64_t here = now.wall / ZC_MILLISECOND << 16, v = 0;
+    uint64_t ahead = here + (UINT64_C(9000) << 16), too_far = here + (UINT64_C(11000) << 16);
+    CHECK_EQ(zc_observe(c, ahead), ZC_OK);
+    CHECK_EQ(zc_invalidate(c, zc_str("a")), ZC_OK);
+    CHECK_EQ(zc_tag_version(c, zc_str("a"), &v), ZC_OK);
+    CHECK_EQ(v, ahead + 1);
+    CHECK_EQ(zc_observe(c, too_far), ZC_E_CLOCK);
+    CHECK_EQ(zc_invalidate(c, zc_str("a")), ZC_OK);
+    CHECK_EQ(zc_tag_version(c, zc_str("a"), &v), ZC_OK);
+    CHECK_EQ(v, ahead + 2);
+    zc_stats_read(c, &s);
+    CHECK_EQ(s.clock_refused, 1);
+    zc_close(c);
+    CHECK_EQ(zc_observe(NULL, ahead), ZC_E_INVAL);
+}
