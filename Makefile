@@ -35,7 +35,7 @@ M = $(patsubst tests/%.c,%,$(sort $(wildcard tests/m_*.c)))
 S = $(patsubst tests/%.c,%,$(sort $(wildcard tests/s_*.c)))
 F = $(patsubst tests/%.c,%,$(sort $(wildcard tests/f_*.c)))
 TESTS = $(T) $(M) $(S)
-TSAN_TESTS = $(filter t_flight t_thread,$(T)) $(S)
+TSAN_TESTS = $(filter t_flight t_fetch,$(T)) $(S)
 VALGRIND_TESTS ?= $(T)
 EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
@@ -46,7 +46,7 @@ STAGES += $(if $(PYTHON),test-python) fuzz-short
 
 # Commands of compilers are shown with V=1.
 Q = $(if $(V),,@)
-RUNNER = BUILD=$(BUILD) tests/run.sh
+RUNNER = BUILD=$(BUILD) JOBS=$(JOBS) tests/run.sh
 # Keep going: a program that does not compile must not hide the others' results.
 ALL = $(MAKE) --no-print-directory -k -j$(JOBS)
 

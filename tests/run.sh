@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs tests and adds up their closing counts.
 #
-#   run.sh each LABEL PROGRAM...   runs each program ($RUN before it, $ARGS after it)
+#   run.sh each LABEL PROGRAM...   runs each program ($RUN before it, $ARGS after it), $JOBS at once
 #   run.sh step LABEL COMMAND...   runs one command
 #   run.sh stages TARGET...        makes each target, then prints every count and the total
 #
@@ -40,12 +40,21 @@ count() { # LABEL LOG STATUS: reads the closing count, reports, adds up
     group_passed=$((group_passed + passed)) group_failed=$((group_failed + failed))
 }
 
-run() { # LABEL COMMAND...
-    local label=$1 log="$BUILD/log/${1//\//-}.log" status=0
+log_of() { echo "$BUILD/log/${1//\//-}.log"; }
+
+run() { # LABEL COMMAND...: leaves the output and the exit status in files
+    local log status=0
+    log=$(log_of "$1")
     shift
     "$@" >"$log" 2>&1 </dev/null || status=$?
     [ -s "$log" ] || echo "(no output)" >"$log"
-    count "$label" "$log" "$status"
+    echo "$status" >"$log.status"
+}
+
+report() { # LABEL
+    local log
+    log=$(log_of "$1")
+    count "$1" "$log" "$(cat "$log.status")"
 }
 
 mode=$1
@@ -55,12 +64,16 @@ each)
     label=$1
     shift
     for program; do
+        while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-1}" ]; do wait -n || :; done
         # shellcheck disable=SC2086
-        run "$label/$(basename "$program")" ${RUN:-} "$program" ${ARGS:-}
+        run "$label/$(basename "$program")" ${RUN:-} "$program" ${ARGS:-} &
     done
+    wait
+    for program; do report "$label/$(basename "$program")"; done
     ;;
 step)
     run "$@"
+    report "$1"
     ;;
 stages)
     export STAGES=1 SUMMARY
