@@ -181,9 +181,8 @@
  * STORAGE
  *   zc_desc.store is a second tier: a miss of the table asks it before the loader runs, and what is
  *   stored is written through. What comes back is judged by the rule, so a storage that keeps
- *   versions (generation, tag_put, tag_get) makes restarts warm and never stale; without versions
- *   the records of an earlier open are misses. (The generation is then drawn from the clocks and
- *   addresses. Where these repeat from start to start, clear the storage at start.) A fault of the
+ *   versions (generation, tag_put, tag_get) makes restarts warm and never stale; one that does not
+ *   cannot tell what of an earlier life is stale, and is cleared by zc_open(). A fault of the
  *   storage never reaches the caller: it is counted, told by ZC_EVENT_STORE_FAULT, and the loader
  *   runs. If a record cannot be overwritten or deleted, all that were written before are taken for
  *   misses. The functions may be called from several threads at once. examples/06_own_storage.c is
@@ -444,7 +443,7 @@ typedef struct zc_store {
     int (*touch)(void *user, zc_bytes key, uint64_t expires_ms);
     int (*clear)(void *user);
     /* Versions, all three or none. With them the storage keeps what was invalidated when, and its
-     * records survive a restart; without them records of an earlier open are misses.
+     * records survive a restart; without them zc_open() clears it.
      * `generation`: an id, never 0, that changes when the kept versions are lost; and the highest
      * version ever put (0: none).
      * `tag_put`: raise each path's version to `version` if lower, all or none.
@@ -493,7 +492,7 @@ typedef struct zc_desc {
 
 /* Makes a cache. `desc` is copied; NULL: all defaults. On failure *cache is NULL.
  * Free with zc_close(). Fails: ZC_E_NOMEM, ZC_E_INVAL (a contradiction in desc), ZC_E_THREAD,
- * ZC_E_STORE (the storage's generation cannot be read). */
+ * ZC_E_STORE (the storage cannot say its generation, or, without versions, cannot be cleared). */
 ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache);
 
 /* Ends a cache: its thread stops, its entries are removed (cause: closed), outstanding flights end
@@ -3878,7 +3877,7 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               a tag that is not known yet is first asked of the storage.
  *   Generation  Records carry the id of the version history they belong to. A storage that keeps
  *               the versions has a generation of its own; otherwise each open makes a new one, and
- *               records of earlier ones are misses.
+ *               clears the storage: where clocks and addresses repeat, so does the generation.
  *   Order       Writers of a shard hold its `order` monitor from before the table is changed until
  *               the storage has been, so the storage sees changes in the table's order.
  *   Trust       If a record cannot be overwritten or deleted, the storage holds a value that it
@@ -5188,6 +5187,8 @@ static int zc__setup(zc_cache *c) {
         uint64_t version = 0;
         if (st->tag_get(st->user, &root, 1, &version) < 0) return ZC_E_STORE;
         zc__trie_learn(&c->trie, &c->trie.root, version);
+    } else if (st->version && st->clear(st->user) < 0) {
+        return ZC_E_STORE;
     }
     (void)zc__now(c); /* ages count from now on */
     if (!zc__shards_make(c)) return ZC_E_NOMEM;
