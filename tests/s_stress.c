@@ -6,8 +6,8 @@
 #include <pthread.h>
 
 /* The "database": truth[k] is the version of row k. A writer raises it, then invalidates the row's
- * tag, and when that has returned it raises floor[k]. So a read that begins when floor[k] is f may not
- * give anything older than f. */
+ * tag, and when that has returned it raises floor[k]. So a read that begins when floor[k] is f may
+ * not give anything older than f. */
 enum { KEYS = 48, GROUPS = 6, THREADS = 6 };
 
 typedef struct world {
@@ -59,6 +59,11 @@ static int load(zc_fill *fill, void *user) {
     if (r.version % 16 == 5) return ZC_E_USER;
     /* Late on purpose, and after the reading: the tag may be pruned in between. */
     int rc = zc_fill_dep(fill, tag_of(q->key, text));
+    /* Some have many: looking at them all takes time in which things happen. */
+    for (int i = 0; i < 100 && q->key % 4 == 0 && rc == ZC_OK; i++) {
+        snprintf(text, sizeof text, "many:%d", i);
+        rc = zc_fill_dep(fill, zc_str(text));
+    }
     if (rc != ZC_OK) return rc;
     if (r.version % 16 == 7) zc_fill_opts(fill)->ttl = 20000;
     return zc_fill_value(fill, zc_slice(&r, sizeof r));
@@ -204,4 +209,65 @@ TEST(with_times) {
 TEST(in_a_fixed_block) {
     static unsigned char block[256 * 1024];
     stress((zc_desc){.block = block, .block_size = sizeof block, .no_thread = true}, 20000, true);
+}
+
+/* ---- a hot reader beside an invalidator ---- */
+
+enum { HOT_DEPS = 200, HOT_ROUNDS = 5000 };
+
+typedef struct hot {
+    zc_cache *c;
+    uint64_t truth, floor; /* atomic */
+    uint64_t reads, stale;
+    int done; /* atomic */
+} hot;
+
+static void *read_hot(void *user) {
+    hot *h = (hot *)user;
+    while (!__atomic_load_n(&h->done, __ATOMIC_ACQUIRE)) {
+        uint64_t floor = peek(&h->floor), v = 0;
+        int rc = zc_get_copy(h->c, zc_str("hot"), &v, sizeof v, NULL);
+        h->reads += rc == ZC_OK;
+        h->stale += rc == ZC_OK && v < floor;
+    }
+    return NULL;
+}
+static void *make_noise(void *user) {
+    hot *h = (hot *)user;
+    while (!__atomic_load_n(&h->done, __ATOMIC_ACQUIRE)) {
+        CHECK_EQ(zc_invalidate(h->c, zc_str("unrelated")), ZC_OK);
+        sched_yield();
+    }
+    return NULL;
+}
+
+TEST(a_hot_reader_beside_an_invalidator) {
+    hot h;
+    pthread_t reader, noise;
+    zc_bytes deps[HOT_DEPS];
+    static char text[HOT_DEPS][16];
+    memset(&h, 0, sizeof h);
+    for (int i = 0; i < HOT_DEPS; i++) {
+        snprintf(text[i], sizeof text[i], "d%d", i);
+        deps[i] = zc_str(text[i]);
+    }
+    REQUIRE(zc_open(&(zc_desc){.no_thread = true}, &h.c) == ZC_OK);
+    CHECK_EQ(pthread_create(&reader, NULL, read_hot, &h), 0);
+    CHECK_EQ(pthread_create(&noise, NULL, make_noise, &h), 0);
+    for (int i = 0; i < HOT_ROUNDS; i++) {
+        zc_put_opts o = {.deps = deps, .ndeps = HOT_DEPS, .begin = zc_begin(h.c)};
+        uint64_t v = peek(&h.truth);
+        CHECK_EQ(zc_put(h.c, zc_str("hot"), zc_slice(&v, sizeof v), &o), ZC_OK);
+        for (uint64_t n = zct_below(8); n; n--) sched_yield();
+        v = __atomic_add_fetch(&h.truth, 1, __ATOMIC_SEQ_CST);
+        CHECK_EQ(zc_invalidate(h.c, deps[zct_below(HOT_DEPS)]), ZC_OK);
+        raise(&h.floor, v);
+        for (uint64_t n = zct_below(4); n; n--) sched_yield();
+    }
+    __atomic_store_n(&h.done, 1, __ATOMIC_RELEASE);
+    pthread_join(reader, NULL);
+    pthread_join(noise, NULL);
+    CHECK_EQ(h.stale, 0);
+    printf("    %" PRIu64 " reads\n", h.reads);
+    zc_close(h.c);
 }
