@@ -2222,6 +2222,21 @@ static void zc__trie_destroy(zc__trie *t) {
     }
 }
 
+/* Counts anew, after a fork that other threads were at work around: what they were about to count is
+ * lost with them (and so is the memory that they were about to free). Everything is locked. */
+static void zc__trie_recount(zc__trie *t) {
+    t->tags = t->idle = t->bytes = 0;
+    for (unsigned i = 0; i < ZC__STRIPES; i++) {
+        for (uint32_t b = 0; b < t->stripes[i].nbuckets; b++) {
+            for (const zc_tag *n = t->stripes[i].buckets[b]; n; n = n->next) {
+                t->tags++;
+                t->idle += n->refs == 0;
+                t->bytes += zc__tag_size(n);
+            }
+        }
+    }
+}
+
 /* T1 to T4, with every stripe and the writer locked. NULL: good; else which one is broken. */
 static const char *zc__trie_check(zc__trie *t) {
     uint64_t tags = 0, idle = 0, bytes = 0;
@@ -5051,6 +5066,7 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
         for (uint32_t b = 0; b < s->flight_buckets; b++)
             while (s->flights[b]) zc__flight_end(s, s->flights[b], ZC__LOST);
     }
+    zc__trie_recount(&cache->trie);
     zc__unlock_all(cache, false);
     zc__store_rel(&cache->house.held, 0u);
     if (cache->worker_runs) rc = zc__worker_start(cache) == ZC_OK ? rc : ZC_E_THREAD;
