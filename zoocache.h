@@ -2222,8 +2222,8 @@ static void zc__trie_destroy(zc__trie *t) {
     }
 }
 
-/* Counts anew, after a fork that other threads were at work around: what they were about to count is
- * lost with them (and so is the memory that they were about to free). Everything is locked. */
+/* Counts anew, after a fork that other threads were at work around: what they were about to count
+ * is lost with them (and so is the memory that they were about to free). Everything is locked. */
 static void zc__trie_recount(zc__trie *t) {
     t->tags = t->idle = t->bytes = 0;
     for (unsigned i = 0; i < ZC__STRIPES; i++) {
