@@ -1,0 +1,201 @@
+import json
+import logging
+import urllib.request
+
+import pytest
+
+import zoocache
+from zoocache import BuiltWithout, cacheable, configure, invalidate
+from zoocache.telemetry import LogAdapter, TelemetryAdapter, TelemetryManager, TimerContext
+
+
+class Recorder(TelemetryAdapter):
+    def __init__(self):
+        self.seen = []
+        self.core = None
+        self.closed = 0
+
+    def increment(self, name, value=1.0, labels=None):
+        self.seen.append(("increment", name, value, labels))
+
+    def observe(self, name, value, labels=None):
+        self.seen.append(("observe", name, value, labels))
+
+    def set_gauge(self, name, value, labels=None):
+        self.seen.append(("gauge", name, value, labels))
+
+    def close(self):
+        self.closed += 1
+
+    def bind_core(self, core):
+        self.core = core
+
+    def names(self):
+        names = [name for _, name, _, _ in self.seen]
+        self.seen.clear()
+        return names
+
+
+class Broken(Recorder):
+    def _fail(self, *args, **kwargs):
+        raise RuntimeError("adapter down")
+
+    increment = observe = set_gauge = close = bind_core = _fail
+
+
+def test_what_is_counted():
+    recorder = Recorder()
+    configure(telemetry=TelemetryManager([recorder]))
+    assert recorder.core is zoocache._default.cache()
+
+    @cacheable(deps=["t"])
+    def f(x):
+        return 1 // x
+
+    f(1)
+    assert recorder.names() == ["cache_get_duration_seconds", "cache_set_duration_seconds", "cache_misses_total"]
+    f(1)
+    f(1)
+    assert recorder.names() == ["cache_get_duration_seconds", "cache_hits_total"] * 2
+    with pytest.raises(ZeroDivisionError):
+        f(0)
+    assert ("increment", "cache_errors_total", 1.0, {"error_type": "exception"}) in recorder.seen
+    recorder.seen.clear()
+    invalidate("t")
+    assert recorder.seen == [
+        ("increment", "cache_invalidations_total", 1.0, None),
+        ("increment", "cache_invalidations_total", 1.0, {"tag_prefix": "t"}),
+    ]
+    recorder.seen.clear()
+    zoocache.get("absent")
+    zoocache.set("k", 1)
+    zoocache.get("k")
+    assert recorder.names() == ["cache_get_duration_seconds", "cache_misses_total", "cache_get_duration_seconds", "cache_hits_total"]
+    zoocache.reset()
+    assert recorder.closed == 1
+
+
+async def test_async_is_counted():
+    recorder = Recorder()
+    configure(telemetry=TelemetryManager([recorder]))
+
+    @cacheable
+    async def f(x):
+        return x
+
+    await f(1)
+    assert "cache_misses_total" in recorder.names()
+    await f(1)
+    assert "cache_hits_total" in recorder.names()
+
+
+def test_a_broken_adapter_breaks_nothing(caplog):
+    recorder = Recorder()
+    configure(telemetry=TelemetryManager([Broken(), recorder]))
+
+    @cacheable
+    def f(x):
+        return x
+
+    assert f(1) == f(1) == 1
+    invalidate("a")
+    assert "cache_hits_total" in recorder.names()
+    assert sum("adapter down" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_telemetry_once_more():
+    first, second = TelemetryManager([Recorder()]), TelemetryManager([Recorder()])
+    configure(telemetry=first)
+    configure(telemetry=first)
+    with pytest.raises(RuntimeError, match="already initialized"):
+        configure(telemetry=second)
+    zoocache.reset()
+    recorder = Recorder()
+    configure(storage_url="lmdb://x")
+    with pytest.raises(BuiltWithout):
+        configure(telemetry=TelemetryManager([recorder]))
+    zoocache.reset()
+    assert recorder.closed == 1
+
+
+def test_manager():
+    recorder = Recorder()
+    manager = TelemetryManager([recorder])
+    manager.set_gauge("g", 5)
+    with manager.time_operation("t", {"a": "b"}):
+        pass
+    assert recorder.seen[0] == ("gauge", "g", 5, None)
+    assert recorder.seen[1][:2] == ("observe", "t")
+    assert recorder.seen[1][2] >= 0
+    assert TelemetryManager().enabled is False
+    TelemetryManager().increment("nobody")
+    timer = TimerContext(manager, "never entered")
+    timer.__exit__(None, None, None)
+    assert len(recorder.seen) == 2
+
+
+def test_logs(caplog):
+    with caplog.at_level(logging.INFO):
+        text, data = LogAdapter(name="text"), LogAdapter(logger=logging.getLogger("data"), level="info", format_json=True)
+        quiet = LogAdapter(level=logging.DEBUG)
+        for adapter in (text, data, quiet):
+            adapter.bind_core(None)
+            adapter.increment("hits", 2.0, {"tag": "x"})
+            adapter.observe("latency", 0.5)
+            adapter.set_gauge("size", 3)
+            adapter.close()
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[:3] == ["[INCREMENT] hits: 2.0 {'tag': 'x'}", "[OBSERVE] latency: 0.5", "[GAUGE] size: 3"]
+    assert [json.loads(line)["telemetry_type"] for line in lines[3:]] == ["increment", "observe", "gauge"]
+
+
+def test_prometheus():
+    prometheus_client = pytest.importorskip("prometheus_client")
+    from zoocache.telemetry.adapters.prometheus import PrometheusAdapter
+
+    registry = prometheus_client.CollectorRegistry()
+    adapter = PrometheusAdapter(port=0, addr="127.0.0.1", registry=registry)
+    port = adapter._server[0].server_port
+    configure(telemetry=TelemetryManager([adapter]))
+    cached = cacheable(lambda x: x)
+    cached(1), cached(1)
+    invalidate("some:tag")
+    adapter.set_gauge("entries", 4)
+    page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    assert "zoocache_cache_hits_total 1.0" in page
+    assert "zoocache_cache_get_duration_seconds_count 2.0" in page
+    assert 'tag_prefix="some:tag"' in page
+    assert "zoocache_entries 4.0" in page
+    zoocache.reset()
+    assert list(registry.collect()) == []
+    assert PrometheusAdapter(prefix="").__class__ is PrometheusAdapter
+
+
+def test_opentelemetry():
+    pytest.importorskip("opentelemetry.sdk")
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    from zoocache.telemetry.adapters.opentelemetry import OpenTelemetryAdapter
+
+    reader = InMemoryMetricReader()
+    provider = MeterProvider(metric_readers=[reader])
+    configure(telemetry=TelemetryManager([OpenTelemetryAdapter(meter_provider=provider)]))
+    cached = cacheable(lambda x: x)
+    cached(1), cached(1)
+    invalidate("t")
+    data = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+    values = {metric.name: metric.data.data_points[0] for metric in data}
+    assert values["zoocache.cache_hits_total"].value == 1
+    assert values["zoocache.cache_get_duration_seconds"].count == 2
+    adapter = OpenTelemetryAdapter()
+    adapter.set_gauge("g", 1)
+    adapter.close()
+    provider.shutdown()
+
+
+def test_redis_adapter_is_refused():
+    from zoocache.telemetry.adapters.redis_adapter import RedisTelemetryAdapter
+
+    with pytest.raises(BuiltWithout, match="built without Redis"):
+        RedisTelemetryAdapter()
