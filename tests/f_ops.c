@@ -48,6 +48,11 @@ typedef struct ticket { /* of a flight in pieces, or of a running loader */
     int lead;             /* which of the key's leaders */
 } ticket;
 
+typedef struct plan { /* a loader's `user` */
+    int key;
+    uint32_t deps; /* of the fetch */
+} plan;
+
 typedef struct pin {
     zc_view view;
     int id;
@@ -67,8 +72,9 @@ static struct world {
     size_t max_entries, max_bytes;
     bool block, store, exact; /* exact: nothing but the model's own reasons makes a read miss */
     uint64_t step;
-    int depth, nvalues, nkills, made, dropped, last_loaded;
+    int depth, nvalues, nkills, nplans, made, dropped, last_loaded;
     value values[VALUES];
+    plan plans[VALUES];
     struct {
         uint64_t step;
         uint32_t tags;
@@ -83,7 +89,7 @@ static struct world {
     uint64_t removed_events;
 } w;
 
-static char key_names[KEYS][24]; /* of different lengths; also the loader's `user` */
+static char key_names[KEYS][24]; /* of different lengths */
 static max_align_t block[BLOCK / sizeof(max_align_t)];
 
 static unsigned next(void) { return w.at < w.end ? *w.at++ : 0; }
@@ -251,6 +257,13 @@ static int store_clear(void *user) {
 
 /* ---- what came back ---- */
 
+/* A read of "there is no such thing" does not tell which value it was. */
+static void touch_absent(int key) {
+    for (int i = 0; i < w.nvalues; i++)
+        if (w.values[i].absent && may_be_read(&w.values[i], key))
+            w.values[i].touched = w.time.mono;
+}
+
 /* A read begun at step `start` gave rc and view. */
 static void check_read(int key, int rc, const zc_view *view, uint64_t start) {
     bool found = false;
@@ -262,6 +275,7 @@ static void check_read(int key, int rc, const zc_view *view, uint64_t start) {
         for (int i = 0; i < w.nvalues; i++)
             found |= w.values[i].absent && may_be_read(&w.values[i], key);
         MUST(found);
+        touch_absent(key);
         return;
     }
     int id = id_of(view);
@@ -564,25 +578,21 @@ static int load(zc_fill *fill, void *user) {
     memset(&t, 0, sizeof t);
     t.fill = fill;
     t.leader = true;
-    t.key = (int)((char(*)[24])user - key_names);
+    t.key = ((const plan *)user)->key;
     if (w.nvalues > VALUES - 8) return ERROR;
     t.id = value_new(t.key);
     t.join = w.step;
     t.wrote = w.wrote[t.key];
     t.lead = ++w.leads[t.key];
-    const zc_put_opts *o = zc_fill_opts(fill);
-    for (size_t i = 0; i < o->ndeps; i++)
-        for (unsigned u = 0; u < TAGS; u++)
-            if (strcmp((const char *)o->deps[i].ptr, tag_names[u]) == 0)
-                w.values[t.id].deps |= 1u << u;
-    unsigned plan = next();
+    w.values[t.id].deps |= ((const plan *)user)->deps;
+    unsigned how = next();
     w.depth++;
-    for (unsigned n = plan % 4; n; n--) {
+    for (unsigned n = how % 4; n; n--) {
         if (next() & 1 && w.depth < 4) operate(&t);
         else fill_step(&t);
     }
     w.depth--;
-    if (plan & 16 && plan & 32) return ERROR;
+    if (how & 16 && how & 32) return ERROR;
     value *v = &w.values[t.id];
     if (!t.set) {
         unsigned char buf[4096];
@@ -597,18 +607,20 @@ static int load(zc_fill *fill, void *user) {
     return ZC_OK;
 }
 
-static void fetch_options(zc_fetch_opts *o, zc_bytes *dep, ticket *parent) {
-    unsigned how = next();
+/* Returns which dependency was asked for. */
+static uint32_t fetch_options(zc_fetch_opts *o, zc_bytes *dep, ticket *parent) {
+    unsigned how = next(), tag = how / 16 % TAGS;
     memset(o, 0, sizeof *o);
     o->parent = parent ? parent->fill : NULL;
     if (how & 1) {
-        *dep = tag_of(how / 16 % TAGS);
+        *dep = tag_of(tag);
         o->put.deps = dep;
-        o->put.ndeps = how / 16 % TAGS != BAD_TAG;
+        o->put.ndeps = tag != BAD_TAG;
     }
     if (how & 2) o->promote = true;
     if (how & 4) life_options(&o->put);
     if (how & 8) o->flight_timeout = ms(1 + next() % 8);
+    return o->put.ndeps ? 1u << tag : 0;
 }
 
 /* A nested fetch hands its dependencies up. */
@@ -623,9 +635,12 @@ static void fetch(ticket *parent) {
     zc_view view;
     int key = (int)(next() % KEYS);
     uint64_t start = w.step;
-    fetch_options(&o, &dep, parent);
+    if (w.nplans == VALUES) return;
+    plan *user = &w.plans[w.nplans++];
+    user->key = key;
+    user->deps = fetch_options(&o, &dep, parent);
     w.last_loaded = NONE;
-    int rc = zc_fetch(w.cache, key_of(key), load, key_names[key], &o, &view);
+    int rc = zc_fetch(w.cache, key_of(key), load, user, &o, &view);
     int mine = w.last_loaded;
     if (rc == ZC_OK || rc == ZC_STALE) {
         int id = id_of(&view);
@@ -640,13 +655,15 @@ static void fetch(ticket *parent) {
         MUST(!view.data);
         MUST(rc != ZC_E_DEADLOCK || parent);
     }
+    if (rc == ZC_ABSENT) touch_absent(key);
     inherit(parent, rc, &view);
     keep_or_release(&view, next() & 1);
 }
 
 static void noticed(void *user) { *(bool *)user = true; }
 
-static void begin(ticket *parent) {
+/* Without a parent, which would have to outlive it. */
+static void begin(void) {
     zc_fetch_opts o;
     zc_bytes dep;
     zc_view view;
@@ -659,11 +676,7 @@ static void begin(ticket *parent) {
     t->id = value_new(t->key);
     t->join = w.step;
     t->wrote = w.wrote[t->key];
-    fetch_options(&o, &dep, NULL);
-    (void)parent; /* a parent must outlive its nested flights: not in pieces */
-    if (o.put.ndeps)
-        for (unsigned u = 0; u < TAGS; u++)
-            if (strcmp((const char *)dep.ptr, tag_names[u]) == 0) w.values[t->id].deps |= 1u << u;
+    w.values[t->id].deps |= fetch_options(&o, &dep, NULL);
     zc_fill *fill;
     int rc = zc_flight_begin(w.cache, key_of(t->key), &o, &view, &fill);
     MUST(rc != ZC_MISS && (rc >= 0 || (rc == ZC_E_NOMEM && !w.exact)));
@@ -675,8 +688,6 @@ static void begin(ticket *parent) {
     t->leader = rc != ZC_FOLLOW;
     if (fill && t->leader) t->lead = ++w.leads[t->key];
     if (rc == ZC_FOLLOW && next() & 1) MUST(zc_flight_notify(fill, noticed, &told) == ZC_OK);
-    /* Only copied options live as long as the flight. */
-    if (fill && t->leader) zc_fill_opts(fill)->ndeps = 0;
 }
 
 static void commit(ticket *t) {
@@ -778,7 +789,7 @@ static void operate(ticket *parent) {
     case 8: case 9: invalidate(); break;
     case 10: invalidate_many(); break;
     case 11: case 12: case 13: fetch(parent); break;
-    case 14: case 15: begin(parent); break;
+    case 14: case 15: begin(); break;
     case 16: case 17: case 18: pieces(); break;
     case 19: tell_time(); break;
     case 20: (void)zc_poll(w.cache, next() & 1 ? 0 : 1000000); break;
