@@ -94,7 +94,7 @@ def _tagged(name, directory):
 
 
 def get_requires_for_build_wheel(config_settings=None):  # noqa: F811
-    """setuptools' own, and the tool that names the platform."""
+    """Setuptools' own, and the tool that names the platform."""
     return [*_setuptools.get_requires_for_build_wheel(config_settings), "wheel>=0.40"]
 
 

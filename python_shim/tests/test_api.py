@@ -73,7 +73,15 @@ def test_tags_that_are_refused():
 
 
 def test_tags_that_are_taken():
-    for tag in ("a", "user:550e8400-e29b-41d4-a716-446655440000", "a.b:c_d", "a/b", "ü:ß", "x" * 256, ":".join("a" * 32)):
+    for tag in (
+        "a",
+        "user:550e8400-e29b-41d4-a716-446655440000",
+        "a.b:c_d",
+        "a/b",
+        "ü:ß",
+        "x" * 256,
+        ":".join("a" * 32),
+    ):
         assert zoocache.get_tag_version(tag) == 0
         invalidate(tag)
         assert zoocache.get_tag_version(tag) > 0

@@ -52,7 +52,12 @@ def test_a_mistake_in_deps_costs_no_work():
     def deps(x):
         raise KeyError("mine")
 
-    for bad, error in ((deps, KeyError), (["no good"], InvalidTag), (lambda x: [x], InvalidTag), (lambda x: 5, InvalidTag)):
+    for bad, error in (
+        (deps, KeyError),
+        (["no good"], InvalidTag),
+        (lambda x: [x], InvalidTag),
+        (lambda x: 5, InvalidTag),
+    ):
         f, runs = counted(deps=bad)
         for _ in range(2):
             with pytest.raises(error):

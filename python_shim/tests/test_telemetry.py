@@ -70,7 +70,12 @@ def test_what_is_counted():
     zoocache.get("absent")
     zoocache.set("k", 1)
     zoocache.get("k")
-    assert recorder.names() == ["cache_get_duration_seconds", "cache_misses_total", "cache_get_duration_seconds", "cache_hits_total"]
+    assert recorder.names() == [
+        "cache_get_duration_seconds",
+        "cache_misses_total",
+        "cache_get_duration_seconds",
+        "cache_hits_total",
+    ]
     zoocache.reset()
     assert recorder.closed == 1
 
@@ -136,7 +141,10 @@ def test_manager():
 
 def test_logs(caplog):
     with caplog.at_level(logging.INFO):
-        text, data = LogAdapter(name="text"), LogAdapter(logger=logging.getLogger("data"), level="info", format_json=True)
+        text, data = (
+            LogAdapter(name="text"),
+            LogAdapter(logger=logging.getLogger("data"), level="info", format_json=True),
+        )
         quiet = LogAdapter(level=logging.DEBUG)
         for adapter in (text, data, quiet):
             adapter.bind_core(None)

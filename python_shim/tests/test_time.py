@@ -312,7 +312,7 @@ def test_many_tables_are_swept():
     for x in range(1000):
         functions[0](x)
     assert all(len(table.entries) == 0 for table in cache.tables()[2:])
-    del functions
+    del functions, function
     gc.collect()
     assert len(cache.tables()) == 1
 
@@ -353,7 +353,7 @@ def test_the_fixture(pytester):
             assert len(runs) == 2
         """
     )
-    pytester.runpytest_inprocess("-p", "zoocache._pytest", "-p", "no:cacheprovider").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
 
 
 # ---- max_entries ------------------------------------------------------------------------------------

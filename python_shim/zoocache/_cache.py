@@ -16,6 +16,7 @@ a destructor that uses the cache at any time. Order: cache > graph.
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
@@ -1335,22 +1336,33 @@ _IGNORED = frozenset(
 
 _caches: WeakSet[Cache] = WeakSet()
 _forking: list[Cache] = []
+_collecting = False
 
 
 def _fork_prepare() -> None:
+    # With everything locked, no destructor may run that uses a cache.
+    global _collecting
+    collecting = gc.isenabled()
+    gc.disable()
     _graph.acquire()
+    _collecting = collecting
     _forking[:] = list(_caches)
     for cache in _forking:
         cache.fork_prepare()
-    _ffi.fork_prepare()
+
+
+def _forked() -> None:
+    collecting = _collecting
+    _graph.release()
+    if collecting:
+        gc.enable()
+    _forking.clear()
 
 
 def _fork_parent() -> None:
-    _ffi.fork_parent()
     for cache in reversed(_forking):
         cache.fork_parent()
-    _forking.clear()
-    _graph.release()
+    _forked()
 
 
 def _fork_child() -> None:
@@ -1362,8 +1374,7 @@ def _fork_child() -> None:
             ACTIVE.pop(gatherer, None)
     for cache in reversed(_forking):
         cache.fork_child(mine)
-    _forking.clear()
-    _graph.release()
+    _forked()
 
 
 if hasattr(os, "register_at_fork"):

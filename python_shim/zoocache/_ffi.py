@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from array import array
 
 TYPE_CHECKING = False
@@ -22,6 +23,8 @@ PERIOD: Final = 1  # nanoseconds between two ticks; 0: the ticker is asleep
 WANTED: Final = 2  # set by whoever checks an entry with a deadline: go on ticking
 
 words: Final = array("Q", [1] + 7 * [0])
+
+GIL: Final[bool] = getattr(sys, "_is_gil_enabled", lambda: True)()
 
 _SUFFIX = ".dll" if os.name == "nt" else ".so"
 
@@ -85,8 +88,6 @@ _set = _declare_quick("zcpy_set", ctypes.c_ssize_t)
 
 change = _declare("zcpy_change", None)
 tick = _declare("zcpy_tick", _int, _u64)
-fork_prepare = _declare("zcpy_fork_prepare", None)
-fork_parent = _declare("zcpy_fork_parent", None)
 fork_child = _declare("zcpy_fork_child", None)
 
 # The library writes to the words until the process ends: they must outlive the interpreter.
@@ -202,16 +203,19 @@ class Core:
         return int(_cache(self.pointer))
 
     def fork_prepare(self) -> None:
-        """Before fork()."""
-        _core_prepare(self.pointer)
+        """Before fork(). With the interpreter's lock, nobody else is in the library when it happens."""
+        if not GIL:
+            _core_prepare(self.pointer)
 
     def fork_parent(self) -> None:
         """After fork(), in the parent."""
-        _core_parent(self.pointer)
+        if not GIL:
+            _core_parent(self.pointer)
 
     def fork_child(self) -> None:
         """After fork(), in the child."""
-        _core_child(self.pointer)
+        if not GIL:
+            _core_child(self.pointer)
 
     def stats(self) -> tuple[int, int, int, int, int]:
         """Invalidations, tags, idle tags, bytes of tags, tags pruned."""

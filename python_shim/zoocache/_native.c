@@ -101,8 +101,7 @@ ZCPY_API int zcpy_attach(uint64_t *memory) {
     return ticker.ready;
 }
 
-ZCPY_API void zcpy_fork_prepare(void) { zc__monitor_lock(&ticker.monitor); }
-ZCPY_API void zcpy_fork_parent(void) { zc__monitor_unlock(&ticker.monitor); }
+/* In the child of a fork. */
 ZCPY_API void zcpy_fork_child(void) {
     ticker.running = false; /* threads stay behind */
     ticker.ready = zc__monitor_init(&ticker.monitor);
@@ -282,7 +281,9 @@ ZCPY_API core *zcpy_open(void) {
 /* The cache itself, for code in C that invalidates what Python has cached. */
 ZCPY_API zc_cache *zcpy_cache(const core *c) { return c->cache; }
 
-/* Round fork(). */
+/* Round fork(), where other threads may be in here at that moment: not where the interpreter has one
+ * lock for all, which its callers hold. There a lock of ours that is held from hook to hook would
+ * stop a thread that holds the interpreter's. */
 ZCPY_API void zcpy_core_prepare(const core *c) { zc_fork_prepare(c->cache); }
 ZCPY_API void zcpy_core_parent(const core *c) { zc_fork_parent(c->cache); }
 ZCPY_API void zcpy_core_child(const core *c) { (void)zc_fork_child(c->cache); }
