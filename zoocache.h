@@ -2589,6 +2589,13 @@ static uint64_t zc__entry_hash(const zc_cache *c, const zc__entry *e) {
     return zc__hash(zc__entry_key(e), c->seed);
 }
 
+/* Asks for a key's home bucket, without the lock: a stale look does no harm. */
+static inline void zc__bucket_prefetch(const zc__shard *s, uint64_t hash) {
+    uintptr_t buckets = (uintptr_t)zc__load_rlx(&s->buckets);
+    size_t home = zc__home_of(hash, zc__load_rlx(&s->nbuckets));
+    ZC__PREFETCH((const void *)(buckets + home * sizeof(zc__bucket)));
+}
+
 static bool zc__table_resize(zc_cache *c, zc__shard *s, uint32_t n) {
     zc__bucket *to = (zc__bucket *)zc__alloc_zero(&c->mem, n * sizeof *to);
     if (!to) return false;
@@ -2599,7 +2606,7 @@ static bool zc__table_resize(zc_cache *c, zc__shard *s, uint32_t n) {
         }
     }
     zc__free(&c->mem, s->buckets, s->nbuckets * sizeof *to);
-    zc__store_rlx(&s->buckets, to); /* looked at without the lock by zc__put_prefetch() */
+    zc__store_rlx(&s->buckets, to); /* see zc__bucket_prefetch() */
     zc__store_rlx(&s->nbuckets, n);
     s->cursor = 0;
     return true;
@@ -2724,14 +2731,12 @@ static inline uint32_t *zc__ghost_bucket(zc__policy *p, uint64_t hash) {
 }
 
 /* A put touches lines all over the memory, so it asks for them as early as it knows them: for its
- * bucket and its ghosts before the entry is made, without the lock (a stale look does no harm); for
- * the entries that will be next at the ends of the queues at the end of the put before. */
+ * bucket and its ghosts before the entry is made, without the lock; for the entries that will be next
+ * at the ends of the queues at the end of the put before. */
 static inline void zc__put_prefetch(const zc__shard *s, uint64_t hash) {
-    uintptr_t buckets = (uintptr_t)zc__load_rlx(&s->buckets);
     uintptr_t ghosts = (uintptr_t)zc__load_rlx(&s->policy.ghosts);
-    size_t bucket = zc__home_of(hash, zc__load_rlx(&s->nbuckets));
     size_t ghost = zc__ghost_at(hash, zc__load_rlx(&s->policy.nghosts));
-    ZC__PREFETCH((const void *)(buckets + bucket * sizeof(zc__bucket)));
+    zc__bucket_prefetch(s, hash);
     ZC__PREFETCH((const void *)(ghosts + ghost * sizeof(uint32_t)));
 }
 
@@ -4437,14 +4442,7 @@ ZOOCACHE_API int zc_get_many(zc_cache *cache, const zc_bytes *keys, size_t n, zc
             results[i + k] = zc__check_key(cache, keys[i + k]);
             if (results[i + k] != ZC_OK) continue;
             hash[k] = zc__hash(keys[i + k], cache->seed);
-            ZC__PREFETCH(zc__shard_of(cache, hash[k]));
-        }
-        for (size_t k = 0; k < batch; k++) {
-            if (results[i + k] != ZC_OK) continue;
-            zc__shard *s = zc__shard_of(cache, hash[k]);
-            zc__spin_lock(&s->lock);
-            if (s->nbuckets) ZC__PREFETCH(&s->buckets[zc__home_of(hash[k], s->nbuckets)]);
-            zc__spin_unlock(&s->lock);
+            zc__bucket_prefetch(zc__shard_of(cache, hash[k]), hash[k]);
         }
         for (size_t k = 0; k < batch; k++) {
             if (results[i + k] != ZC_OK) continue;
