@@ -1,8 +1,8 @@
-pytest_plugins = ["pytester"]
-
 import pytest
 
 import zoocache
+
+pytest_plugins = ["pytester"]
 
 
 @pytest.fixture(autouse=True)

@@ -330,7 +330,7 @@ def test_dead_cycles_with_a_cache_in_them():
 
         @cache.cacheable(deps=lambda x: [f"a:{x}", "b"])
         def f(x):
-            return [f]
+            return [f]  # noqa: F821
 
         f(1), f(2), f(2)
         cache.set("me", [cache, f], ["c"])

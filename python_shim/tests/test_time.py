@@ -353,7 +353,7 @@ def test_the_fixture(pytester):
             assert len(runs) == 2
         """
     )
-    pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess("-p", "no:cacheprovider", "-p", "no:asyncio").assert_outcomes(passed=1)
 
 
 # ---- max_entries ------------------------------------------------------------------------------------

@@ -631,9 +631,8 @@ class Filled(Table):
             return False
         if fill.state == FAILED and self.rules.retry and tries == 0:
             return False
-        if joined != fill.begin:
-            if fill.final is None or fill.final.newest() > fill.begin:
-                return False  # it may have read what was invalidated before this caller asked
+        if joined != fill.begin and (fill.final is None or fill.final.newest() > fill.begin):
+            return False  # it may have read what was invalidated before this caller asked
         gatherer = CURRENT.get()
         if gatherer is not None and fill.final is not None:
             gatherer.deps.update(fill.final.tags())

@@ -213,7 +213,7 @@ def _is_async(func: Any) -> bool:
         func = func.func
     code = getattr(func, "__code__", None)
     if code is None and not isinstance(func, type):  # a callable object
-        code = getattr(getattr(type(func), "__call__", None), "__code__", None)
+        code = getattr(vars(type(func)).get("__call__"), "__code__", None)
     if code is not None and code.co_flags & _COROUTINE:
         return True
     return hasattr(func, "_is_coroutine_mark") or hasattr(func, "_is_coroutine_marker")
@@ -402,7 +402,7 @@ def cacheable(func: Callable[P, R], /) -> Cached[P, R]: ...
 
 
 @overload
-def cacheable(
+def cacheable(  # noqa: F811
     func: None = None,
     *,
     namespace: str | None = None,
@@ -424,7 +424,7 @@ def cacheable(
 ) -> _Decorator: ...
 
 
-def cacheable(
+def cacheable(  # noqa: F811
     func: Any = None,
     *,
     namespace: str | None = None,

@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Times the Python package beside functools.lru_cache and whatever of cachebox, moka_py and cachetools is installed.
+
+    python bench/bench_python.py [--rounds 15] [--entries 200000] [--json FILE]
+
+Each figure is the median of batches that take turns with lru_cache's, so that a busy machine slows both;
+"x lru" is the median of the ratios within a turn.
+"""
+
+import argparse
+import asyncio
+import functools
+import gc
+import importlib
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+perf = time.perf_counter
+
+
+def batch(f, n):
+    gc.disable()
+    start = perf()
+    for _ in itertools.repeat(None, n):
+        f(1)
+    spent = perf() - start
+    gc.enable()
+    return spent / n * 1e9
+
+
+def against_lru(measure, rounds):
+    lru = functools.lru_cache(maxsize=None)(lambda x: x)
+    lru(1)
+    times, ratios = [], []
+    for _ in range(rounds):
+        unit = batch(lru, 20_000)
+        times.append(measure())
+        ratios.append(times[-1] / unit)
+    return statistics.median(times), statistics.median(ratios), max(times) / min(times)
+
+
+def decorators():
+    import zoocache
+
+    zoocache.configure(default_ttl=600)
+    found = {
+        "zoocache, 1 dependency, ttl and tti": zoocache.cacheable(deps=["bench:all"], ttl=600, tti=300),
+        "zoocache, no dependency": zoocache.cacheable,
+    }
+    for name, make in (
+        ("cachebox", lambda m: m.cached(m.LRUCache(10_000))),
+        ("moka_py", lambda m: m.cached(maxsize=10_000)),
+        ("cachetools", lambda m: m.cached(m.LRUCache(10_000), lock=threading.Lock())),
+    ):
+        try:
+            found[name] = make(importlib.import_module(name))
+        except ImportError:
+            pass
+    return found
+
+
+def await_batch(loop, f, n):
+    async def run():
+        gc.disable()
+        start = perf()
+        for _ in itertools.repeat(None, n):
+            await f(1)
+        spent = perf() - start
+        gc.enable()
+        return spent / n * 1e9
+
+    return loop.run_until_complete(run())
+
+
+def storm(call, rate):
+    """Runs call() while another thread invalidates unrelated tags, so many times a second."""
+    import zoocache
+
+    stop = threading.Event()
+    done = [0]
+
+    def work():
+        start = perf()
+        while not stop.is_set():
+            while done[0] < (perf() - start) * rate:
+                zoocache.invalidate(f"storm:{done[0] % 1000}")
+                done[0] += 1
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=work)
+    start = perf()
+    thread.start()
+    result = call()
+    stop.set()
+    thread.join()
+    return result, done[0] / (perf() - start)
+
+
+def rss():
+    with open("/proc/self/statm") as fh:
+        return int(fh.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=15)
+    arguments.add_argument("--entries", type=int, default=200_000)
+    arguments.add_argument("--json")
+    options = arguments.parse_args()
+    rounds = options.rounds
+    import zoocache
+
+    print(
+        f"python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} CPUs; zoocache {zoocache.version()}"
+    )
+    results = {}
+
+    def say(name, value, ratio=None, spread=None, unit="ns"):
+        results[name] = {"value": value, "x_lru": ratio, "spread": spread, "unit": unit}
+        more = f"   {ratio:6.2f} x lru   max/min {spread:.2f}" if ratio is not None else ""
+        print(f"{name:58} {value:10.1f} {unit}{more}", flush=True)
+
+    gc.collect()
+    before = rss()
+    keep = zoocache.cacheable(deps=lambda i: [f"mem:{i}"])(lambda i: b"%016d" % i)
+    for i in range(options.entries):
+        keep(i)
+    gc.collect()
+    say(f"memory an entry, {options.entries:,} with a tag each", (rss() - before) / options.entries, unit="bytes")
+    del keep
+    zoocache.reset()
+
+    for name, decorate in decorators().items():
+        hit = decorate(lambda x: x)
+        hit(1), hit(1)
+        say(f"hit: {name}", *against_lru(lambda: batch(hit, 20_000), rounds))
+    hit = zoocache.cacheable(deps=["bench:all"], ttl=600, tti=300)(lambda x: x)
+    hit(1), hit(1)
+    (figures, rate) = storm(lambda: against_lru(lambda: batch(hit, 200_000), rounds), 10_000)
+    say(f"hit: beside {rate:,.0f} invalidations a second", *figures)
+
+    @zoocache.cacheable(deps=["bench:all"], ttl=600, tti=300)
+    async def ahit(x):
+        return x
+
+    loop = asyncio.new_event_loop()
+    await_batch(loop, ahit, 2)
+    say("await of a hit", *against_lru(lambda: await_batch(loop, ahit, 20_000), rounds))
+    loop.close()
+
+    numbers = itertools.count()
+    fill = zoocache.cacheable(deps=["bench:all"])(lambda x: x)
+    say("miss and fill, 1 dependency", *against_lru(lambda: batch(lambda _: fill(next(numbers)), 4000), rounds))
+    tagged = zoocache.cacheable(deps=lambda x: [f"item:{x}"])(lambda x: x)
+    say("miss and fill, a tag of its own", *against_lru(lambda: batch(lambda _: tagged(next(numbers)), 4000), rounds))
+    zoocache.clear()
+
+    for count in (1000, 100_000, 1_000_000):
+        for i in range(count):
+            zoocache.set(f"k{i}", 1, deps=["dependants"])
+        start = perf()
+        zoocache.invalidate("dependants")
+        first = (perf() - start) * 1e9
+        again = statistics.median(batch(lambda _: zoocache.invalidate("dependants"), 1000) for _ in range(rounds))
+        say(f"invalidate, {count:,} dependants: first", first)
+        say(f"invalidate, {count:,} dependants: again", again)
+        zoocache.clear()
+
+    def hammer(count):
+        stop, totals = threading.Event(), [0] * count
+
+        def work(i):
+            done = 0
+            while not stop.is_set():
+                for _ in range(500):
+                    hit(1)
+                done += 500
+            totals[i] = done
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(count)]
+        start = perf()
+        for t in threads:
+            t.start()
+        time.sleep(0.5)
+        stop.set()
+        for t in threads:
+            t.join()
+        return sum(totals) / (perf() - start) / 1e6
+
+    for count in (1, 8):
+        say(f"{count} threads on one key", hammer(count), unit="million calls a second")
+
+    code = "import time; t = time.perf_counter(); import zoocache; print(time.perf_counter() - t)"
+    runs = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        for _ in range(9)
+    ]
+    say("import", statistics.median(runs) * 1e3, unit="ms")
+    if options.json:
+        with open(options.json, "w") as fh:
+            json.dump(results, fh, indent=1)
+
+
+if __name__ == "__main__":
+    main()
