@@ -2731,8 +2731,8 @@ static inline uint32_t *zc__ghost_bucket(zc__policy *p, uint64_t hash) {
 }
 
 /* A put touches lines all over the memory, so it asks for them as early as it knows them: for its
- * bucket and its ghosts before the entry is made, without the lock; for the entries that will be next
- * at the ends of the queues at the end of the put before. */
+ * bucket and its ghosts before the entry is made, without the lock; for the entries that will be
+ * next at the ends of the queues at the end of the put before. */
 static inline void zc__put_prefetch(const zc__shard *s, uint64_t hash) {
     uintptr_t ghosts = (uintptr_t)zc__load_rlx(&s->policy.ghosts);
     size_t ghost = zc__ghost_at(hash, zc__load_rlx(&s->policy.nghosts));
