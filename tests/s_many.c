@@ -7,9 +7,8 @@
 
 /* In round r a writer puts r under both keys, announces the round, and invalidates both tags in one
  * step, with many others between them. A reader that knows of the round and finds one key gone
- * knows that the step has happened: the other key may be gone, or be of a later round, but it cannot
- * be of this one. Another thread invalidates what nobody depends on, so that readers have to look at
- * the tags. */
+ * knows that the step has happened: the other key may be gone, or be of a later round, but not of
+ * this one. Another thread invalidates what nobody depends on, so that readers look at the tags. */
 enum { READERS = 2, ROUNDS = 800, TAGS = 400 };
 
 typedef struct world {
@@ -59,7 +58,7 @@ static void run(const char *tag_a, const char *tag_b, const char *dep_a, const c
     world w;
     pthread_t thread[READERS], noise;
     zc_bytes tags[TAGS], deps[2] = {zc_str(dep_a), zc_str(dep_b)};
-    char others[TAGS][16];
+    char others[TAGS][24];
     memset(&w, 0, sizeof w);
     tags[0] = zc_str(tag_a);
     tags[TAGS - 1] = zc_str(tag_b);
@@ -112,8 +111,8 @@ static void *read_late(void *user) {
 }
 
 TEST(a_stamped_tag_is_not_reported_before_it_is_published) {
-    /* The writer's two steps by hand: who meets the version of a tag waits until it is `seen`, since
-     * the other tags of the same step might not have theirs. */
+    /* The writer's two steps by hand: who meets a tag's version waits until it is `seen`, since the
+     * other tags of the same step might not have theirs. */
     zc_cache *c;
     zc_tag *tag;
     pthread_t thread;
