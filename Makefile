@@ -39,10 +39,9 @@ TSAN_TESTS = $(filter t_flight t_fetch,$(T)) $(S)
 VALGRIND_TESTS ?= $(T)
 EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
-PYTHON = $(wildcard python_shim/pyproject.toml)
 
 STAGES = check manual unit-gcc unit-clang asan tsan valgrind matrix examples install-check
-STAGES += $(if $(PYTHON),test-python) fuzz-short
+STAGES += test-python fuzz-short
 
 # Commands of compilers are shown with V=1.
 Q = $(if $(V),,@)
@@ -207,14 +206,19 @@ uninstall: ## what install has put there
 
 # ---- Python ------------------------------------------------------------------------------------
 
-ifneq ($(PYTHON),)
-.PHONY: python test-python
+.PHONY: python python-venv test-python
 python: deps ## the Python package, into .venv
 	@test -x .venv/bin/python || python3 -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check './python_shim[test]'
-test-python: python ## the Python package's tests
-	@$(RUNNER) step python .venv/bin/python -m pytest -q python_shim/tests
-endif
+	@echo "installing the Python package into .venv"
+	@.venv/bin/pip install --quiet --disable-pip-version-check --force-reinstall ./python_shim
+	@rm -rf python_shim/build
+	@.venv/bin/python -c 'import zoocache; print("zoocache", zoocache.version(), "in .venv")'
+python-venv:
+	@test -x $(BUILD)/venv/bin/python || python3 -m venv $(BUILD)/venv
+	@$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check -e './python_shim[test]'
+test-python: deps python-venv ## the Python package: tests, coverage, sanitizers, types, lint
+	@for s in tests asan types lint; do $(RUNNER) step python-$$s tests/python.sh $$s || bad=1; \
+	    done; test -z "$$bad"
 
 # ---- the rest ----------------------------------------------------------------------------------
 

@@ -1,0 +1,30 @@
+#!/bin/bash
+# One check of the Python package, in the virtual environment $VENV, from the project's root.
+#   python.sh tests   pytest, with line coverage of at least 95 %
+#   python.sh asan    the same tests against the library with AddressSanitizer and its own assertions
+#   python.sh types   mypy --strict
+#   python.sh lint    ruff: rules and format
+set -euo pipefail
+BUILD=$(cd "${BUILD:-build}" && pwd)
+VENV=$(cd "${VENV:-$BUILD/venv}" && pwd)
+cd python_shim
+case $1 in
+tests)
+    status=0
+    "$VENV/bin/coverage" run -m pytest -q >"$BUILD/log/pytest.txt" 2>&1 || status=$?
+    "$VENV/bin/coverage" report || status=1
+    cat "$BUILD/log/pytest.txt" # its last line is the count
+    exit $status
+    ;;
+asan)
+    gcc -std=c11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fPIC -shared \
+        -DZOOCACHE_DEBUG -I.. -o "$BUILD/zoocache_native_asan.so" zoocache/_native.c -llz4 -pthread
+    # CPython itself leaks at its end.
+    export ASAN_OPTIONS=detect_leaks=0 ZOOCACHE_LIB="$BUILD/zoocache_native_asan.so"
+    LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
+        "$VENV/bin/python" -m pytest -q
+    ;;
+types) "$VENV/bin/mypy" --strict zoocache ;;
+lint) "$VENV/bin/ruff" check . && "$VENV/bin/ruff" format --check . ;;
+*) exit 2 ;;
+esac
