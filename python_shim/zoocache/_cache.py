@@ -44,7 +44,7 @@ __all__ = ["Cache", "CacheInfo", "CacheStats", "Entry", "Fill", "Rules", "Table"
 RUNNING, DONE, FAILED, AGAIN = range(4)  # states of a fill
 
 _SWEEP_EVERY: Final = 64  # fills between two slices of housekeeping
-_SWEEP: Final = 2 * _SWEEP_EVERY  # entries looked at in a slice
+_SWEEP: Final = _SWEEP_EVERY * 3 // 2  # entries looked at in a slice
 _RETRY: Final = 1.0  # seconds until a failed refresh is tried again, at most
 
 _graph = threading.RLock()  # guards Fill.waits of every fill
@@ -516,8 +516,7 @@ class Table:
         now = cache.clock()
         seen = cache.core.seen.value
         method = self.method
-        for key in keys:
-            entry = entries.get(key)
+        for entry in map(entries.get, keys):
             if entry is None:
                 continue
             if now >= entry.deadline:
@@ -526,7 +525,7 @@ class Table:
             else:
                 over = seen != entry.begin and entry.deps.newest() > entry.begin
                 if not over and method:
-                    over = not self.alive(key)
+                    over = not self.alive(entry.key)
             if over:
                 self.remove(entry)
         return count - len(keys)

@@ -63,11 +63,15 @@ def listed(tags: object) -> tuple[str, ...]:
 def pack(tags: tuple[str, ...]) -> bytes:
     """Tags, at least one, as the library takes them. It looks at their characters itself."""
     try:
+        if len(tags) == 1:
+            text = tags[0]
+            if text and "\0" not in text:
+                return text.encode()
         text = "\0".join(tags)
         if not text or text.count("\0") != len(tags) - 1:
             refuse(tags)
         return text.encode()
-    except (TypeError, UnicodeEncodeError):
+    except (AttributeError, TypeError, UnicodeEncodeError):
         refuse(tags)
 
 
