@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 from zoocache import _ffi
@@ -68,6 +69,12 @@ class State:
 
 
 state = State()
+
+# Nobody holds the lock in the child. Registered after those of _cache: taken before theirs, as cache() does.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=state.lock.acquire, after_in_parent=state.lock.release, after_in_child=state.lock.release
+    )
 
 
 def cache() -> Cache:
