@@ -204,6 +204,8 @@
  *   - A refresh in the background needs the loader and its user pointer later: see ownership.
  *   - With a clock of your own that stands still, zc_poll() ends only when nothing is left to do;
  *     zc_poll(cache, 0) does one step.
+ *   - Between zc_fork_prepare() and zc_fork_parent() all other calls wait, spinning: do not wait
+ *     there for a lock that such a thread may hold (an interpreter's global lock).
  *   - The hash is seeded, which keeps strangers from guessing collisions; it is not cryptographic.
  *   - zc_tag_version() of a tag that was pruned may be later than its own last invalidation.
  *   - Short of memory, zc_invalidate() stamps the deepest tag above that exists: more than was
