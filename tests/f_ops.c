@@ -355,13 +355,6 @@ static void put(void) {
         deps[opts.ndeps] = tag_of(t);
         v->deps |= 1u << t;
     }
-    unsigned t = how / 16 % TAGS;
-    if (how & 1 && w.interned[t]) {
-        interned[0] = w.interned[t];
-        opts.tags = interned;
-        opts.ntags = 1;
-        v->deps |= 1u << t;
-    }
     life_options(&opts);
     v->len = length();
     zc_bytes bytes = content(id, buf);
@@ -376,6 +369,13 @@ static void put(void) {
     if (how & 8) { /* read before something else happens */
         opts.begin = zc_begin(w.cache);
         if (w.depth < 3) operate(NULL);
+    }
+    unsigned t = how / 16 % TAGS;
+    if (how & 1 && w.interned[t]) { /* chosen last: what comes before may release it */
+        interned[0] = w.interned[t];
+        opts.tags = interned;
+        opts.ntags = 1;
+        v->deps |= 1u << t;
     }
     int rc = zc_put(w.cache, key_of(key), bytes, &opts);
     if (v->deps & 1u << BAD_TAG) {
