@@ -172,8 +172,7 @@
  *   zc_invalidate         O(length of the tag)          0; 1 a new node     stripe, writer
  *   zc_clear              O(n)                          none                each shard in turn
  *   eviction              at most 16 looks, mostly 1    none                shard
- *   zc_poll               its budget                    none                shard, 8 buckets at a
- *                         time
+ *   zc_poll               its budget                    none                shard, for 8 buckets
  *   An entry costs 48 bytes, 8 for each dependency, and about 15 of the table, on top of key and
  *   value; 48 more with a tti, soft_ttl, stale_if_error or a weigher; 8 for ghosts once it evicts.
  *   A tag's node costs 48 bytes, its last segment, and 8 to 16 of its table.
@@ -747,7 +746,7 @@ ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out);
 
 /* Checks every structure of the cache against its invariants, with everything locked. ZC_OK, or
  * ZC_E_CORRUPT and a message in the log. Cost: O(entries + tags). For tests and debugging: no other
- * thread may use the cache meanwhile, but for its own. */
+ * thread may use the cache meanwhile, but for its own; not from a call-back. */
 ZOOCACHE_API int zc_check(zc_cache *cache);
 
 /* ---- the clock, by itself ------------------------------------------------------------------- */
@@ -932,6 +931,7 @@ static inline uint64_t zc__wall(const zc_clock *c) {
  *               unlock. A waiter spins a little and then yields, so a preempted holder can finish.
  *   Lock order  (a thread that holds one may take only those to its right)
  *               store (mutex) > inval writer (spin) > shard (spin) > stripe, jobs, arena (spin)
+ *               `house` keeps a second housekeeper away: it is only tried, but by zc_check().
  *               Sleeping happens on a flight's own mutex or the worker's, with nothing else held.
  * ========================================================================================== */
 
@@ -1879,7 +1879,7 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
  *               0. Writer lock: stamp and publish. Walks take no lock: the entry's references keep
  *               the path alive. version: store_rel in stamp / load_acq in the walk; seen likewise.
  *   Cost        invalidate: O(length), no allocation if the node is there. Walk: O(depth).
- *   Fails       zc__tag_acquire: ZC_E_NOMEM. Invalidation never: see zc__trie_invalidate.
+ *   Fails       zc__tag_acquire: ZC_E_NOMEM. Invalidation never: see zc__invalidate_paths.
  * ========================================================================================== */
 
 #define ZC__STRIPES 16u
@@ -2264,14 +2264,13 @@ static const char *zc__trie_check(zc__trie *t) {
 
 /* ============================================================================================
  * >>table   Entries, buckets, shards
- *   Idea        An entry is one allocation: header, dependencies, key, value. A shard is a lock and
+ *   Idea        An entry is one allocation: header, key, value, dependencies. A shard is a lock and
  *               a hash table of pointers to entries. A bucket is one cache line: seven one-byte
  *               fingerprints, a count of overflows, seven pointers; so a hit costs the bucket's
  *               line and the entry's, and a miss mostly the bucket's alone.
  *
  *                 bucket   | fp fp fp fp fp fp fp | over | entry* x 7 |             64 bytes
- *                 entry    | header 48 | key | pad to 8 | value | pad | dep* x n | extras 48, if
- *                          any |
+ *                 entry    | header 48 | key | pad to 8 | value | pad | dep* x n | (extras 48) |
  *
  *   Probing     A key's home bucket is hash * nbuckets / 2^32, so the number of buckets need not be
  *               a power of two. If it is full, the next ones serve. `over` counts the entries that
@@ -3254,11 +3253,9 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *               number fences it: its value is stored only if no dependency was invalidated since,
  *               if no put or del of the key came in between, and if it still has its lease.
  *
- *                 begin --- LEAD ----> loader ----> commit ---> DONE    followers: the value, or
- *                                                                       RETRY
- *                    \                    \-------> abandon --> FAILED  followers: the error, or
- *                                         RETRY
- *                     \-- FOLLOW --> wait           lease over: LOST    followers: RETRY
+ *                 begin --- LEAD ---> loader ---> commit ---> DONE     the value, or RETRY
+ *                    \                   \------> abandon --> FAILED   the error, or RETRY
+ *                     \-- FOLLOW --> wait         lease over: LOST     RETRY    (for followers)
  *
  *   Who may have the value   At commit the value is found to be fresh up to some `seen`; or it is
  *               dead, and good up to the flight's begin alone. A follower that joined at that
@@ -3269,7 +3266,8 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *               old flight leaves the table (LOST), its late commit finds that out and is not
  *               stored.
  *   Deadlock    A nested fetch knows its parent ticket. A key that waits for itself is seen in the
- *               chain of parents; two flights that wait for each other, by following waits_for.
+ *               chain of parents; flights that wait for each other, by following waits_for, which
+ *               a flight sets while its loader follows or leads another.
  *   Invariants  F1 at most one flight a key is listed   F2 only a listed flight stores
  *               F3 state leaves RUNNING once; whoever changes it wakes all sleepers and watchers
  *   Locking     the shard's lock: list, refs, watchers, sleepers, listed, fenced. state: store_rel
@@ -3299,7 +3297,7 @@ struct zc__flight {
     zc__entry *fallback;  /* pinned: stands in for an error */
     zc_fill *watchers;    /* followers to be notified */
     uint32_t sleepers;
-    zc__flight *waits_for; /* the flight that this one's loader waits for [graph] */
+    zc__flight *waits_for; /* the flight that this one's loader follows or leads [graph] */
     zc__monitor monitor;
     uint32_t key_len; /* the key follows this struct */
 };
@@ -3332,13 +3330,15 @@ struct zc_fill {
 static inline zc_bytes zc__flight_key(const zc__flight *f) { return zc_slice(f + 1, f->key_len); }
 static size_t zc__flight_size(const zc__flight *f) { return sizeof *f + f->key_len; }
 
+static bool zc__flight_is(const zc__flight *f, uint64_t hash, zc_bytes key) {
+    return f->hash == hash && f->key_len == key.len &&
+           zc__equal((const unsigned char *)(f + 1), (const unsigned char *)key.ptr, key.len);
+}
+
 static zc__flight *zc__flight_find(const zc__shard *s, uint64_t hash, zc_bytes key) {
     if (!s->flight_buckets) return NULL;
     zc__flight *f = s->flights[(hash >> 8) & (s->flight_buckets - 1)];
-    while (f && (f->hash != hash || f->key_len != key.len ||
-                 !zc__equal((const unsigned char *)(f + 1), (const unsigned char *)key.ptr,
-                            key.len)))
-        f = f->next;
+    while (f && !zc__flight_is(f, hash, key)) f = f->next;
     return f;
 }
 
@@ -3765,9 +3765,7 @@ static int zc__start_look(zc__start *st) {
 static bool zc__is_recursive(zc_cache *c, const zc_fill *parent, uint64_t hash, zc_bytes key) {
     for (; parent; parent = parent->parent) {
         const zc__flight *f = parent->flight;
-        if (parent->cache == c && f && f->hash == hash && f->key_len == key.len &&
-            zc__equal((const unsigned char *)(f + 1), (const unsigned char *)key.ptr, key.len))
-            return true;
+        if (parent->cache == c && f && zc__flight_is(f, hash, key)) return true;
     }
     return false;
 }
@@ -3810,7 +3808,7 @@ static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view 
             zc__flight_wake(st.lost);
             zc__flight_let_go(c, st.lost);
         }
-        if (st.spare && (!st.t->flight || st.t->flight != st.spare)) zc__flight_free(c, st.spare);
+        if (st.spare && st.t->flight != st.spare) zc__flight_free(c, st.spare);
         if (st.t && !st.t->flight) {
             zc__fill_close(st.t);
         } else if (st.t) {
@@ -4141,8 +4139,6 @@ static int zc__store_stamp(zc_cache *c, const zc_bytes *tags, size_t n, uint64_t
  *               that have left the table.
  * ========================================================================================== */
 
-static inline bool zc__key_ok(zc_bytes key) { return key.ptr || key.len == 0; }
-
 /* ---- read ---- */
 
 /* ---- end a flight ---- */
@@ -4163,15 +4159,13 @@ static int zc__fail(zc_fill *t, int error, zc_view *view) {
     int rc = error;
     bool ended = false;
     zc__entry *stand_in = error < 0 ? f->fallback : NULL;
+    uint64_t seen = zc__seen(&c->trie), now = stand_in ? zc__now(c) : 0;
+    zc__spin_lock(&s->lock);
     if (stand_in) {
-        uint64_t seen = zc__seen(&c->trie), now = zc__now(c);
-        zc__spin_lock(&s->lock);
         bool dead = zc__entry_state(c, stand_in, seen) == ZC__DEAD;
         if (now >= zc__entry_end(stand_in) || (dead && !t->serve_invalidated)) stand_in = NULL;
         f->good_up_to = stand_in && !dead ? seen : 0;
-        zc__spin_unlock(&s->lock);
     }
-    zc__spin_lock(&s->lock);
     if (f->state == ZC__RUNNING) {
         ended = true;
         f->error = error;
