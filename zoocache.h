@@ -3680,6 +3680,7 @@ typedef struct zc__start {
     zc__entry *e;
     zc__flight *f;
     zc__flight *lost; /* the flight that was overdue: to be woken */
+    bool early;       /* the dice of early_refresh, thrown once a call */
     bool refresh;     /* the value may be served, and this caller is to renew it */
 } zc__start;
 
@@ -3689,7 +3690,8 @@ static int zc__start_serve(zc__start *st, uint64_t seen, zc__state *state) {
     if (!e) return ZC_MISS;
     *state = zc__entry_state(st->c, e, seen);
     if (*state == ZC__FRESH) {
-        st->refresh = zc__early(st->c, st->s, e, st->o->early_refresh);
+        if (!st->t) st->early = zc__early(st->c, st->s, e, st->o->early_refresh);
+        st->refresh = st->early;
         return ZC_OK;
     }
     bool soft = e->flags & ZC__EXTRAS && zc__entry_extras(e)->soft != ZC_NEVER;
