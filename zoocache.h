@@ -289,7 +289,10 @@ extern "C" {
     X(ZC_E_LOADER, -16, "the loader has failed, or has ended without a value")                     \
     X(ZC_E_CLOSED, -17, "the cache is closed")                                                     \
     X(ZC_E_THREAD, -18, "a thread, mutex or condition variable could not be made")                 \
-    X(ZC_E_RANGE, -19, "the buffer given is too small")
+    X(ZC_E_RANGE, -19, "the buffer given is too small")                                            \
+    X(ZC_E_BUS, -20, "the bus cannot be reached, or has been silent for too long")                 \
+    X(ZC_E_FULL, -21, "the storage is full")                                                       \
+    X(ZC_E_BUILD, -22, "this build is without the optional part that was asked for")
 
 #define ZC_X(name, value, text) name = value,
 typedef enum zc_result { ZC_RESULTS(ZC_X) ZC_E_USER = -1000 } zc_result;
@@ -433,8 +436,9 @@ ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len);
 
 /* A second tier behind the table: records outlive the process, or are shared. See the manual,
  * "Storage". Return 0 for done, ZC_MISS for "not there", any negative code for a failure; a failure
- * never reaches the caller of the cache, it is counted and the loader runs. Every function but
- * `get`, `put`, `del` and `clear` may be NULL. */
+ * never reaches the caller of the cache, it is counted and the loader runs. A call that takes long
+ * should give up by itself, with ZC_E_TIMEOUT. Every function but `get`, `put`, `del` and `clear`
+ * may be NULL. */
 typedef struct zc_store {
     uint32_t version;
     int (*get)(void *user, zc_bytes key, zc_sink *sink);
@@ -452,9 +456,74 @@ typedef struct zc_store {
     int (*generation)(void *user, uint64_t *generation, uint64_t *latest);
     int (*tag_put)(void *user, const zc_bytes *paths, size_t n, uint64_t version);
     int (*tag_get)(void *user, const zc_bytes *paths, size_t n, uint64_t *versions);
+    /* n keys in one step: results[i] is what get(keys[i], sinks[i]) would return. NULL: `get` is
+     * called n times. A failure as a whole is a negative code. */
+    int (*get_many)(void *user, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
+                    int *results);
+    /* One loader in the whole fleet (zc_fetch_opts.fleet), both or none. `lock`: ZC_OK, the key is
+     * locked for `lease` ns and *token says by whom; ZC_MISS: somebody else has it. With a *token
+     * that is not 0: renews that lock; ZC_MISS: it is lost. `unlock`: ends it, if it is still ours. */
+    int (*lock)(void *user, zc_bytes key, uint64_t lease, uint64_t *token);
+    int (*unlock)(void *user, zc_bytes key, uint64_t token);
+    void (*forked)(void *user); /* in the child of a fork: lets go of what it shares */
     void (*close)(void *user);
     void *user;
 } zc_store;
+
+/* Where a bus gives the entries that it has read: in order, each once. n == 0: everything (a
+ * zc_clear). Returns 0, or a code that the caller passes on. */
+typedef struct zc_bus_sink zc_bus_sink;
+ZOOCACHE_API int zc_bus_entry(zc_bus_sink *sink, uint64_t position, const zc_bytes *tags, size_t n);
+
+/* A log of invalidations that caches share, and the authority over their order: see the manual,
+ * "Several nodes". Positions are dense: the entry after 7 is 8. `read` is called by one thread at a
+ * time, the others by any, at the same time. Codes: 0 done; ZC_RETRY: the log is not the one that
+ * `attach` has seen, or entries are missing, so the cache attaches anew; negative: a failure. */
+typedef struct zc_bus {
+    uint32_t version;
+    /* The log's identity, never 0, another one whenever entries may have been lost or positions may
+     * be given twice; and the position of its last entry (0: none). */
+    int (*attach)(void *user, uint64_t *identity, uint64_t *position);
+    /* Gives every entry after `position`. If there is none, waits up to `wait` ns for one. ZC_OK:
+     * all that was in the log when the call began has been given, and that is proven; ZC_MORE: some
+     * were given, there are more. */
+    int (*read)(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink);
+    /* Appends one entry (n == 0: everything) and records its position as the version of each tag,
+     * in one atomic step; then gives the entries after `position`, its own included. `durable`:
+     * returns only when a crash of the server cannot lose it. ZC_MORE: appended, but not all were
+     * given. A failure may have appended: it will be appended again. */
+    int (*append)(void *user, const zc_bytes *tags, size_t n, bool durable, uint64_t position,
+                  zc_bus_sink *sink);
+    /* The positions of the last entries that named these paths; 0: none. The empty path: the last
+     * that named everything. Too high is a miss, too low is not allowed. */
+    int (*versions)(void *user, const zc_bytes *paths, size_t n, uint64_t *positions);
+    /* NULL, or the position of the last entry, in a few nanoseconds. With it there is no lease: each
+     * read of the cache looks at it, and is never stale. */
+    int (*peek)(void *user, uint64_t *position);
+    /* NULL, or called every second with what the node may tell about itself, as Prometheus text. */
+    int (*beat)(void *user, zc_bytes text);
+    void (*wake)(void *user);   /* makes a `read` that waits return at once, this one and the next */
+    void (*forked)(void *user); /* in the child of a fork: lets go of what it shares */
+    void (*close)(void *user);
+    void *user;
+} zc_bus;
+
+/* When zc_invalidate() returns. In any case it is done here, and is sent again until it has been
+ * taken. */
+typedef enum zc_ack {
+    ZC_ACKED,   /* the log has taken it: ZC_E_BUS if not */
+    ZC_ASYNC,   /* at once */
+    ZC_DURABLE, /* the log has taken it, and its replicas or its disk, too */
+    ZC_STRICT   /* the log has taken it, and no node can serve what it killed any more */
+} zc_ack;
+
+/* What a read does while the bus has been silent for longer than max_staleness. */
+typedef enum zc_silence {
+    ZC_SILENCE_DEFAULT, /* what zc_desc says; there: bypass */
+    ZC_SILENCE_BYPASS,  /* takes the entry for a miss */
+    ZC_SILENCE_SERVE,   /* serves it as ZC_STALE, for max_stale longer */
+    ZC_SILENCE_ERROR    /* ZC_E_BUS */
+} zc_silence;
 
 /* ---- description ---------------------------------------------------------------------------- */
 
@@ -487,6 +556,15 @@ typedef struct zc_desc {
     zc_events events;       /* default: none */
     zc_weigher weigher;     /* default: bytes occupied */
     zc_store store;         /* default: none, memory only */
+    uint64_t store_ttl;     /* default: as in the table. An entry's life in the storage */
+    bool write_behind;      /* default: false. The storage is written by the background thread */
+    /* Several nodes. */
+    zc_bus bus;             /* default: none, this cache is alone */
+    uint64_t max_staleness; /* default: 1 s. How late a node may hear of an invalidation */
+    uint64_t bus_pause;     /* default: 10 ms between reads of a busy log; 1: none */
+    zc_ack ack;             /* default: ZC_ACKED */
+    zc_silence silence;     /* default: ZC_SILENCE_BYPASS */
+    uint64_t max_stale;     /* default: 0. See ZC_SILENCE_SERVE */
 } zc_desc;
 
 /* ---- open, close ---------------------------------------------------------------------------- */
@@ -575,6 +653,8 @@ typedef struct zc_fetch_opts {
     double early_refresh;      /* 0: off. XFetch's beta (Vattani et al. 2015); 1 is usual */
     bool promote;              /* a leader's failure is not passed on: one follower tries again */
     bool serve_invalidated;    /* soft_ttl and stale_if_error may serve what was invalidated, too */
+    bool fleet;                /* one loader in all nodes that share the storage, if it can lock */
+    zc_silence silence;        /* ZC_SILENCE_DEFAULT: zc_desc.silence */
     void (*release)(void *user); /* not NULL: called once, when `user` is no longer needed */
 } zc_fetch_opts;
 
@@ -650,6 +730,12 @@ ZOOCACHE_API int zc_invalidate_tag(zc_cache *cache, zc_tag *tag);
 /* Everything: also what has no dependency, also in the storage. Cost: O(entries), to free them. */
 ZOOCACHE_API int zc_clear(zc_cache *cache);
 
+/* Read your writes on another node. A token stands for all invalidations that this cache has
+ * finished; zc_catch_up() on any node of the same bus returns when that node has heard of them.
+ * Fails: ZC_E_TIMEOUT, ZC_E_BUS. Without a bus the token is 0, and there is nothing to wait for. */
+ZOOCACHE_API uint64_t zc_token(zc_cache *cache);
+ZOOCACHE_API int zc_catch_up(zc_cache *cache, uint64_t token, uint64_t timeout);
+
 /* For a bus of your own: takes note of a stamp that another node has sent, before its invalidation
  * is applied here with zc_invalidate(); that version, and all later ones, are then above it.
  * ZC_E_CLOCK: more than max_clock_drift ahead; counted, and nothing changes. */
@@ -710,11 +796,19 @@ typedef struct zc_stats {
     uint64_t store_errors;       /* failed calls of the storage */
     uint64_t store_corrupt;      /* records that were no good: damaged, hostile, of the future */
     uint64_t store_stale;        /* records that had expired or were invalidated */
+    uint64_t store_skipped;      /* calls of the storage that its breaker spared */
+    uint64_t bus_entries;        /* invalidations heard from the log, one's own included */
+    uint64_t bus_breaks;         /* times that the log had to be attached anew */
+    uint64_t bus_errors;         /* failed calls of the bus */
+    uint64_t bus_silent;         /* reads that met a bus silent for too long */
     /* Levels, now. */
     size_t entries, bytes;       /* in the table; bytes as counted against max_bytes */
     size_t flights;              /* running */
     size_t tags, tags_idle, tag_bytes; /* nodes of the trie; nothing depends on; memory */
     size_t memory;               /* taken from the allocator or the block, all in all */
+    size_t bus_pending;          /* tags of invalidations that the log has not taken yet */
+    uint64_t bus_age;            /* since it was last proven that all was heard; 0: no bus */
+    bool store_open;             /* the breaker is open: the storage is not asked */
 } zc_stats;
 
 /* A snapshot; each shard's part is consistent in itself. Cost: O(shards). */
@@ -796,6 +890,10 @@ ZOOCACHE_API int zc_record_encode(const zc_record *record, const zc_allocator *a
  * zeroed. */
 ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_allocator *allocator,
                                   zc_record *record, zc_bytes *memory);
+
+/* ---- storage and bus: LMDB ------------------------------------------------------------------ */
+
+/* ---- storage and bus: Redis ----------------------------------------------------------------- */
 
 #ifdef __cplusplus
 }
@@ -5571,6 +5669,18 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     zc__say(cache, ZC_LOG_ERROR, "broken invariant", broken);
     return ZC_E_CORRUPT;
 }
+
+#ifdef ZOOCACHE_WITH_LMDB
+/* ============================================================================================
+ * >>lmdb   One LMDB environment as storage and bus of the processes that share it
+ * ========================================================================================== */
+#endif /* ZOOCACHE_WITH_LMDB */
+
+#ifdef ZOOCACHE_WITH_REDIS
+/* ============================================================================================
+ * >>redis   Redis as storage and bus
+ * ========================================================================================== */
+#endif /* ZOOCACHE_WITH_REDIS */
 
 #endif /* ZOOCACHE_IMPLEMENTATION */
 
