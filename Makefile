@@ -17,7 +17,8 @@ VERSION := $(shell sed -n 's/^\#define ZOOCACHE_VERSION "\(.*\)"/\1/p' zoocache.
 
 # Debian packages that the targets need. gcc-multilib is for -m32.
 DEPS = gcc g++ clang llvm libclang-rt-14-dev binutils make pkg-config python3 python3-venv \
-       libxxhash-dev liblz4-dev libsqlite3-dev iso-codes valgrind xz-utils
+       libxxhash-dev liblz4-dev libsqlite3-dev liblmdb-dev libhiredis-dev redis-server \
+       iso-codes iproute2 valgrind xz-utils
 ifeq ($(shell uname -m),x86_64)
 DEPS += gcc-multilib
 endif
@@ -25,6 +26,9 @@ endif
 WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wundef -Wstrict-prototypes \
        -Wmissing-prototypes -Werror
 LIBS = -llz4 -pthread
+# A program that includes these parts of the header: it needs their libraries.
+PART_LIBS = $(if $(shell grep -l 'ZOOCACHE_WITH_LMDB' $(1)),-llmdb) \
+            $(if $(shell grep -l 'ZOOCACHE_WITH_REDIS' $(1)),-lhiredis)
 INCLUDE = -I. -Itests
 HEADERS = zoocache.h $(wildcard tests/*.h)
 
@@ -76,7 +80,7 @@ build-$(1): $$(patsubst %,$$(BUILD)/$(1)/%,$$(TESTS))
 $$(BUILD)/$(1)/%: tests/%.c $$(HEADERS) Makefile
 	@mkdir -p $$(@D)
 	@echo "$(1) $$*"
-	$$(Q)$(2) -std=c11 $$(WARN) $$(INCLUDE) $(3) $$< -o $$@ $$(LIBS)
+	$$(Q)$(2) -std=c11 $$(WARN) $$(INCLUDE) $(3) $$< -o $$@ $$(LIBS) $$(call PART_LIBS,$$<)
 endef
 SAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 $(eval $(call KIND,gcc,$(GCC),-O1 -g -DZOOCACHE_DEBUG))
@@ -90,7 +94,7 @@ EXAMPLE = $(CC) -std=c11 $(WARN) -I. -O2 -g
 $(BUILD)/examples/%: examples/%.c zoocache.h $(wildcard examples/*.h) bench/sim.h Makefile
 	@mkdir -p $(@D)
 	@echo "example $(@F)"
-	$(Q)$(EXAMPLE) $< -o $@ $(LIBS) $(if $(filter $*,$(SQLITE)),-lsqlite3)
+	$(Q)$(EXAMPLE) $< -o $@ $(LIBS) $(call PART_LIBS,$<) $(if $(filter $*,$(SQLITE)),-lsqlite3)
 # The catalogue with the mistake that the library is there to avoid: it must find stale answers.
 $(BUILD)/examples/08_catalogue_wrong: examples/08_catalogue.c zoocache.h Makefile
 	@mkdir -p $(@D)
