@@ -486,7 +486,7 @@ typedef struct zc_bus {
     int (*attach)(void *user, uint64_t *identity, uint64_t *position);
     /* Gives every entry after `position`. If there is none, waits up to `wait` ns for one. ZC_OK:
      * all that was in the log when the call began has been given, and that is proven; ZC_MORE: some
-     * were given, there are more. */
+     * were given, there are more; or none, and nothing is proven: it was woken. */
     int (*read)(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink);
     /* Appends one entry (n == 0: everything) and records its position as the version of each tag,
      * in one atomic step; then gives the entries after `position`, its own included. `durable`:
@@ -1194,6 +1194,12 @@ static inline void zc__monitor_destroy(zc__monitor *m) { (void)m; }
 static inline void zc__monitor_lock(zc__monitor *m) { (void)m; }
 static inline void zc__monitor_unlock(zc__monitor *m) { (void)m; }
 static inline void zc__monitor_wake(zc__monitor *m) { (void)m; }
+static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) { (void)m; (void)ns; }
+#endif
+#ifdef ZOOCACHE_NO_THREADS
+#  define ZC__CAN_SLEEP 0
+#else
+#  define ZC__CAN_SLEEP 1
 #endif
 
 #if !defined(ZOOCACHE_NO_THREADS) && !defined(ZC__WIN32_THREADS)
@@ -1977,7 +1983,7 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
  *               0. Writer lock: stamp and publish. Walks take no lock: the entry's references keep
  *               the path alive. version: store_rel in stamp / load_acq in the walk; seen likewise.
  *   Cost        invalidate: O(length), no allocation if the node is there. Walk: O(depth).
- *   Fails       zc__tag_acquire: ZC_E_NOMEM. Invalidation never: see zc__invalidate_paths.
+ *   Fails       zc__tag_acquire: ZC_E_NOMEM. Invalidation never: see zc__nodes_acquire.
  * ========================================================================================== */
 
 #define ZC__STRIPES 16u
@@ -2012,6 +2018,7 @@ typedef struct zc__trie {
     zc_hlc *hlc;
     uint64_t seed;
     bool has_store; /* versions may be known to a storage: new nodes ask (>>store) */
+    bool counts;    /* versions are counted, not HLC stamps: there is a bus (>>bus) */
     zc__spin writer;
     uint64_t invalidations; /* [writer] */
     zc_shared64 now_s; /* the monotonic clock's seconds, as last read by anyone */
@@ -2276,9 +2283,10 @@ static const zc_tag *zc__trie_killer(const zc__trie *t, zc_tag *const *deps, siz
 }
 
 /* Stamps nodes, on which the caller has references, with one new version, and publishes it. */
-static uint64_t zc__trie_stamp(zc__trie *t, zc_tag *const *nodes, size_t n) {
+static uint64_t zc__trie_stamp(zc__trie *t, zc_tag *const *nodes, size_t n, uint64_t at_least) {
     zc__spin_lock(&t->writer);
-    uint64_t v = zc_hlc_now(t->hlc);
+    uint64_t v = t->counts ? t->seen + 1 : zc_hlc_now(t->hlc);
+    if (v < at_least) v = at_least;
     for (size_t i = 0; i < n; i++) {
         zc__store_rel(&nodes[i]->version, v);
         zc__store_rlx(&nodes[i]->touched, (uint32_t)zc__load_rlx(&t->now_s));
@@ -2533,6 +2541,42 @@ typedef struct zc__limit {
     char pad2[ZC__LINE - sizeof(size_t)];
 } zc__limit;
 
+#if defined(ZOOCACHE_WITH_LMDB) || defined(ZOOCACHE_WITH_REDIS)
+#  ifndef ZOOCACHE_WITH_BUS
+#    define ZOOCACHE_WITH_BUS
+#  endif
+#endif
+
+/* See >>bus. */
+typedef struct zc__bus {
+#ifdef ZOOCACHE_WITH_BUS
+    bool on;    /* there is a bus */
+    bool peeks; /* reads look at the log itself: no lease, no thread */
+    bool runs;  /* its thread does */
+    uint64_t serve_for; /* T, less what the clock may lag */
+    zc__monitor reading, apply, monitor;
+    uint32_t attached;           /* [apply] */
+    uint64_t identity;           /* [apply] of the log */
+    uint64_t base, attached_at;  /* [apply] see Versions */
+    uint64_t epoch;              /* [apply] moves with each attach and detach */
+    zc_shared64 cursor;          /* [apply] N1 */
+    zc_shared64 lease;           /* [apply] N2; monotonic; 0: none */
+    uint64_t beaten;             /* [reading] when it last told about itself */
+    uint32_t down, stop;
+    bool woken; /* [monitor] */
+    zc__spin out;
+    zc__buf outbox;     /* [out] of tags: length, 2 bytes; text */
+    size_t outbox_tags; /* [out] */
+    bool everything;    /* [out] the outbox is the root */
+    zc_shared64 entries, breaks, errors, silent;
+#  ifndef ZOOCACHE_NO_THREADS
+    zc__thread thread;
+#  endif
+#else
+    char none;
+#endif
+} zc__bus;
+
 struct zc_cache {
     zc__trie trie; /* first: its `seen` is read by every hit */
     zc__shard *shards;
@@ -2554,7 +2598,14 @@ struct zc_cache {
     /* counters of rare things */
     zc_shared64 refused, fills, fill_errors, fills_late, waits, refreshes, load_ns;
     zc_shared64 load_histogram[ZC_LOAD_BUCKETS];
-    zc_shared64 hits_store, store_errors, store_corrupt, store_stale;
+    zc_shared64 hits_store, store_errors, store_corrupt, store_stale, store_skipped;
+    /* >>store: its breaker, and what waits to be written */
+    uint32_t store_open, store_failures;
+    zc_shared64 store_pause, store_retry;
+    zc__spin behind_lock;
+    uint32_t behind_at, behind_count; /* [behind_lock] */
+    zc__entry **behind;               /* [behind_lock] a ring of ZC__BEHIND */
+    zc__bus bus;
     /* >>flight: refreshes to run, and who waits for whom */
     zc__spin jobs_lock, graph_lock;
     zc_fill *jobs, *jobs_tail;
@@ -3345,6 +3396,669 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
 }
 
 /* ============================================================================================
+ * >>bus   Several nodes: hearing what the others invalidate, and telling them
+ *   Idea        A log of invalidations, the same for all. A node follows it with a cursor, and on
+ *               every read of it has proof that it has heard everything up to that moment: its
+ *               lease. It serves its table only while the lease is younger than max_staleness (T).
+ *               So whatever is lost, delayed or restarted, a value is served at most T after the
+ *               invalidation that killed it had been acknowledged. Where the log can be looked at
+ *               in a few nanoseconds (`peek`), each read does that, and there is no lease.
+ *   Versions    The table and the trie go on using local versions. The entry at a position of the
+ *               log is applied at  base + (position << 16),  or above `seen` if that is later. An
+ *               invalidation of one's own is applied at once, at seen + 1, and once more when it
+ *               comes back from the log. A record of the storage carries a position; no position
+ *               above one's own cursor is believed, so what was killed here and has not reached the
+ *               log yet stays dead.
+ *   Breaks      Another identity of the log, or a gap, and the node attaches anew: the root is
+ *               stamped, which flushes the table in O(1) and fences fills in flight, and positions
+ *               count from a new base.
+ *   Outbox      Invalidations that the log has not taken yet: a bounded set of tags, which
+ *               collapses to first segments and then to everything. What is in it is stamped after
+ *               it was put there, and again after each attach.
+ *   Invariants  N1 every entry up to `cursor` has been applied since `base` was set
+ *               N2 lease: everything acknowledged before it has been applied
+ *               N3 a tag in the outbox has a version above base + (cursor << 16) as it was then
+ *   Locking     `reading` (mutex): one reader, one attach at a time. `apply` (mutex): identity,
+ *               epoch, base, cursor move together, entries are applied in order. `out` (spin): the
+ *               outbox. Order: reading > apply > the trie's writer; out alone.
+ *   Cost        a hit: the coarse clock and two loads, twice. An invalidation: one round trip.
+ *   Source      zoocache's log-and-lease protocol: the manual, "Several nodes"
+ *   Without     ZOOCACHE_WITH_BUS, a part of it alone is compiled: what invalidates here.
+ * ========================================================================================== */
+
+/* Whoever calls `read` or `append` says what is to be done with the entries. */
+struct zc_bus_sink {
+    int (*entry)(void *user, uint64_t position, const zc_bytes *tags, size_t n);
+    void *user;
+};
+
+ZOOCACHE_API int zc_bus_entry(zc_bus_sink *sink, uint64_t position, const zc_bytes *tags,
+                              size_t n) {
+    if (!sink || (n && !tags)) return ZC_E_INVAL;
+    return sink->entry(sink->user, position, tags, n);
+}
+
+static void zc__told_invalidated(zc_cache *c, zc_bytes tag, uint64_t version) {
+    zc_event ev;
+    if (!c->desc.events.version) return;
+    memset(&ev, 0, sizeof ev);
+    ev.kind = ZC_EVENT_INVALIDATED;
+    ev.key = tag;
+    ev.version = version;
+    zc__event(c, &ev);
+}
+
+/* ---- invalidating here ---- */
+
+/* The nodes of n checked tags, with references; n == 0: the root. Where a node cannot be made for
+ * want of memory, it is the deepest one above: too much is invalidated rather than too little. */
+typedef struct zc__nodes {
+    zc_tag **list, *one;
+    size_t n, size;
+} zc__nodes;
+
+static void zc__nodes_acquire(zc_cache *c, const zc_bytes *tags, size_t n, zc__nodes *out) {
+    out->list = &out->one;
+    out->n = n;
+    out->size = n > 1 ? n * sizeof *out->list : 0;
+    if (n > 1 && !(out->list = (zc_tag **)zc__alloc(&c->mem, out->size))) n = 0;
+    if (n == 0) {
+        out->list = &out->one;
+        out->one = &c->trie.root;
+        zc__tag_ref(out->one);
+        out->n = 1;
+        out->size = 0;
+    }
+    for (size_t i = 0; i < n; i++) {
+        zc__path path;
+        (void)zc__path_parse(tags[i], &path);
+        zc_tag *node;
+        do node = zc__tag_acquire(&c->trie, &path);
+        while (!node && zc__relieve_block(c));
+        out->list[i] = node ? node : zc__tag_deepest(&c->trie, &path);
+    }
+}
+
+static void zc__nodes_release(zc_cache *c, zc__nodes *nodes) {
+    for (size_t i = 0; i < nodes->n; i++) zc__tag_unref(&c->trie, nodes->list[i]);
+    if (nodes->size) zc__free(&c->mem, nodes->list, nodes->size);
+}
+
+/* Invalidates n checked tags in one step; n == 0: everything. */
+static uint64_t zc__invalidate_text(zc_cache *c, const zc_bytes *tags, size_t n) {
+    zc__nodes nodes;
+    zc__nodes_acquire(c, tags, n, &nodes);
+    uint64_t v = zc__trie_stamp(&c->trie, nodes.list, nodes.n, 0);
+    zc__nodes_release(c, &nodes);
+    return v;
+}
+
+static int zc__tags_check(const zc_bytes *tags, size_t n) {
+    zc__path path;
+    int rc = ZC_OK;
+    for (size_t i = 0; i < n && rc == ZC_OK; i++) rc = zc__path_parse(tags[i], &path);
+    return rc;
+}
+
+#ifdef ZOOCACHE_WITH_BUS
+#define ZC__OUTBOX_BYTES 65536u     /* of tags that wait for the log; more collapse */
+#define ZC__COARSE_SLACK (10 * ZC_MILLISECOND) /* a coarse clock may lag so much */
+
+static inline uint64_t zc__bus_local(const zc__bus *b, uint64_t position) {
+    return b->base + (position << 16); /* modulo 2^64: base may be "negative" */
+}
+
+/* ---- hearing ---- */
+
+static int zc__bus_fault(zc_cache *c, int rc) {
+    zc__count(&c->bus.errors, 1);
+    if (!zc__load_rlx(&c->bus.down)) zc__say(c, ZC_LOG_WARN, "the bus has failed", zc_strerror(rc));
+    zc__store_rlx(&c->bus.down, 1);
+    return rc;
+}
+
+/* Who hears, and since when: what belongs to an epoch that is over is not heard any more. */
+typedef struct zc__ear {
+    zc_cache *cache;
+    uint64_t epoch;
+    zc_bus_sink sink;
+} zc__ear;
+
+static int zc__bus_hear_entry(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
+    const zc__ear *ear = (const zc__ear *)user;
+    zc_cache *c = ear->cache;
+    zc__bus *b = &c->bus;
+    uint64_t v = 0;
+    int rc = ZC_OK;
+    if (zc__tags_check(tags, n) != ZC_OK) n = 0; /* no tag of ours: too much rather than nothing */
+    zc__nodes nodes;
+    zc__nodes_acquire(c, tags, n, &nodes);
+    zc__monitor_lock(&b->apply);
+    if (ear->epoch != b->epoch || position > b->cursor + 1) {
+        rc = ZC_RETRY;
+    } else if (position == b->cursor + 1) {
+        v = zc__trie_stamp(&c->trie, nodes.list, nodes.n, zc__bus_local(b, position));
+        zc__store_rel(&b->cursor, position);
+    }
+    zc__monitor_unlock(&b->apply);
+    zc__nodes_release(c, &nodes);
+    if (!v) return rc;
+    zc__count(&b->entries, 1);
+    for (size_t i = 0; i < n; i++) zc__told_invalidated(c, tags[i], v);
+    if (n == 0) zc__told_invalidated(c, zc_slice("", 0), v);
+    return ZC_OK;
+}
+
+/* Forgets the log that it was attached to: nothing is served from now on. */
+static void zc__bus_detach(zc_cache *c) {
+    zc__bus *b = &c->bus;
+    zc__monitor_lock(&b->apply);
+    if (b->attached) zc__count(&b->breaks, 1);
+    zc__store_rel(&b->attached, 0u);
+    zc__store_rel(&b->lease, 0);
+    b->epoch++;
+    zc__monitor_unlock(&b->apply);
+}
+
+static void zc__outbox_stamp(zc_cache *c);
+
+/* Attaches: what was missed is taken for everything. `reading` is held. */
+static int zc__bus_attach(zc_cache *c) {
+    zc__bus *b = &c->bus;
+    zc_tag *root = &c->trie.root;
+    uint64_t identity = 0, position = 0, before = zc__mono(&c->clock);
+    int rc = c->desc.bus.attach(c->desc.bus.user, &identity, &position);
+    if (rc != ZC_OK) return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
+    zc__monitor_lock(&b->apply);
+    b->epoch++;
+    b->identity = identity;
+    b->cursor = b->attached_at = position;
+    uint64_t v = zc__trie_stamp(&c->trie, &root, 1, 0);
+    /* Room below the root's version, for positions that are rounded down to it. */
+    b->base = v - (position << 16);
+    zc__store_rel(&b->attached, 1u);
+    zc__store_rel(&b->lease, before ? before : 1);
+    zc__store_rlx(&b->down, 0);
+    zc__monitor_unlock(&b->apply);
+    zc__outbox_stamp(c);
+    return ZC_OK;
+}
+
+static void zc__ear_open(zc__ear *ear, zc_cache *c) {
+    ear->cache = c;
+    ear->sink.entry = zc__bus_hear_entry;
+    ear->sink.user = ear;
+    zc__monitor_lock(&c->bus.apply);
+    ear->epoch = c->bus.epoch;
+    zc__monitor_unlock(&c->bus.apply);
+}
+
+/* Reads the log to its end, or to the end of `wait`; `reading` is held. ZC_OK: the lease is
+ * renewed. */
+static int zc__bus_listen(zc_cache *c, uint64_t wait) {
+    zc__bus *b = &c->bus;
+    int rc = ZC_MORE;
+    if (!zc__load_acq(&b->attached)) return zc__bus_attach(c);
+    zc__ear ear;
+    zc__ear_open(&ear, c);
+    for (; rc == ZC_MORE; wait = 0) {
+        uint64_t before = zc__mono(&c->clock), cursor = zc__load_acq(&b->cursor);
+        rc = c->desc.bus.read(c->desc.bus.user, cursor, wait, &ear.sink);
+        bool further = zc__load_acq(&b->cursor) != cursor;
+        if (rc == ZC_MORE && !further) return ZC_PENDING; /* it was woken */
+        if (rc != ZC_OK) continue;
+        zc__monitor_lock(&b->apply);
+        if (ear.epoch == b->epoch) zc__store_rel(&b->lease, before ? before : 1);
+        zc__store_rlx(&b->down, 0);
+        zc__monitor_unlock(&b->apply);
+    }
+    if (rc == ZC_OK) return ZC_OK;
+    if (rc < 0) return zc__bus_fault(c, rc);
+    zc__bus_detach(c);
+    return zc__bus_attach(c);
+}
+
+/* ---- serving ---- */
+
+/* Is the lease young enough? To be asked once more when the value is in hand: the process may have
+ * slept in between. */
+static inline bool zc__bus_holds(zc_cache *c) {
+    uint64_t lease = zc__load_acq(&c->bus.lease), now = zc__coarse(&c->clock);
+    return c->bus.peeks || (lease && (now <= lease || now - lease <= c->bus.serve_for));
+}
+
+static bool zc__bus_is_current(zc_cache *c) {
+    zc__bus *b = &c->bus;
+    uint64_t tail;
+    if (!b->peeks) return zc__bus_holds(c);
+    return zc__load_acq(&b->attached) && c->desc.bus.peek(c->desc.bus.user, &tail) == ZC_OK &&
+           tail == zc__load_acq(&b->cursor);
+}
+
+/* May the table be served? ZC_OK; ZC_STALE: as stale; ZC_MISS: no; ZC_E_BUS. */
+static int zc__bus_gate(zc_cache *c, zc_silence silence) {
+    zc__bus *b = &c->bus;
+    if (!b->on || ZC__LIKELY(zc__bus_is_current(c))) return ZC_OK;
+    if (b->peeks) {
+        zc__monitor_lock(&b->reading);
+        int rc = zc__bus_is_current(c) ? ZC_OK : zc__bus_listen(c, 0);
+        zc__monitor_unlock(&b->reading);
+        if (rc == ZC_OK) return ZC_OK;
+    }
+    zc__count(&b->silent, 1);
+    if (silence == ZC_SILENCE_DEFAULT) silence = c->desc.silence;
+    if (silence == ZC_SILENCE_ERROR) return ZC_E_BUS;
+    uint64_t lease = zc__load_acq(&b->lease), now = zc__coarse(&c->clock);
+    bool soon = lease && now <= zc__add_sat(lease, zc__add_sat(b->serve_for, c->desc.max_stale));
+    return silence == ZC_SILENCE_SERVE && soon ? ZC_STALE : ZC_MISS;
+}
+
+/* ---- telling ---- */
+
+static void zc__outbox_everything(zc__bus *b) {
+    b->outbox.size = b->outbox_tags = 0;
+    b->everything = true;
+}
+
+/* Puts a tag into the outbox, if it is not there; false: no room. `out` is held. */
+static bool zc__outbox_put(zc_cache *c, zc_bytes tag) {
+    zc__bus *b = &c->bus;
+    size_t at = 0, len;
+    for (; at < b->outbox.size; at += 2 + len) {
+        len = zc__get16(b->outbox.ptr + at);
+        if (len == tag.len && memcmp(b->outbox.ptr + at + 2, tag.ptr, len) == 0) return true;
+    }
+    if (at + 2 + tag.len > ZC__OUTBOX_BYTES) return false;
+    if (!zc__buf_reserve(&c->mem, &b->outbox, 2 + tag.len)) return false;
+    b->outbox.ptr[at] = (unsigned char)tag.len;
+    b->outbox.ptr[at + 1] = (unsigned char)(tag.len >> 8);
+    memcpy(b->outbox.ptr + at + 2, tag.ptr, tag.len);
+    b->outbox.size = at + 2 + tag.len;
+    b->outbox_tags++;
+    return true;
+}
+
+/* Puts first segments in the place of tags. `out` is held. */
+static void zc__outbox_collapse(zc_cache *c) {
+    zc__bus *b = &c->bus;
+    size_t end = b->outbox.size, len;
+    b->outbox.size = b->outbox_tags = 0;
+    /* In place: what is written never gets ahead of what is read. */
+    for (size_t at = 0; at < end; at += 2 + len) {
+        unsigned char segment[ZC_TAG_MAX];
+        len = zc__get16(b->outbox.ptr + at);
+        const void *colon = memchr(b->outbox.ptr + at + 2, ':', len);
+        size_t n = colon ? (size_t)((const unsigned char *)colon - (b->outbox.ptr + at + 2)) : len;
+        memcpy(segment, b->outbox.ptr + at + 2, n);
+        (void)zc__outbox_put(c, zc_slice(segment, n));
+    }
+    if (b->outbox.size > ZC__OUTBOX_BYTES / 2) zc__outbox_everything(b);
+}
+
+static void zc__outbox_add(zc_cache *c, const zc_bytes *tags, size_t n) {
+    zc__bus *b = &c->bus;
+    zc__spin_lock(&b->out);
+    if (n == 0) zc__outbox_everything(b);
+    for (size_t i = 0; i < n && !b->everything; i++) {
+        if (zc__outbox_put(c, tags[i])) continue;
+        zc__outbox_collapse(c);
+        if (!b->everything && !zc__outbox_put(c, tags[i])) zc__outbox_everything(b);
+    }
+    zc__spin_unlock(&b->out);
+}
+
+static bool zc__outbox_empty(zc__bus *b) {
+    zc__spin_lock(&b->out);
+    bool empty = !b->everything && b->outbox.size == 0;
+    zc__spin_unlock(&b->out);
+    return empty;
+}
+
+/* The outbox as an array of tags, to be freed with zc__letter_free(). */
+typedef struct zc__letter {
+    zc__buf text;
+    zc_bytes *tags; /* NULL, n == 0: everything */
+    size_t n, size;
+} zc__letter;
+
+static void zc__letter_free(zc_cache *c, zc__letter *l) {
+    zc__free(&c->mem, l->tags, l->size);
+    zc__buf_free(&c->mem, &l->text);
+}
+
+/* Takes everything out of the outbox; false: it was empty. */
+static bool zc__outbox_take(zc_cache *c, zc__letter *l) {
+    zc__bus *b = &c->bus;
+    size_t at = 0;
+    memset(l, 0, sizeof *l);
+    zc__spin_lock(&b->out);
+    bool any = b->everything || b->outbox.size, everything = b->everything;
+    l->text = b->outbox;
+    l->n = b->outbox_tags;
+    memset(&b->outbox, 0, sizeof b->outbox);
+    b->outbox_tags = 0;
+    b->everything = false;
+    zc__spin_unlock(&b->out);
+    if (everything) l->n = 0;
+    l->size = l->n * sizeof *l->tags;
+    if (l->n && !(l->tags = (zc_bytes *)zc__alloc(&c->mem, l->size))) l->n = l->size = 0;
+    for (size_t i = 0; i < l->n; i++) {
+        l->tags[i] = zc_slice(l->text.ptr + at + 2, zc__get16(l->text.ptr + at));
+        at += 2 + l->tags[i].len;
+    }
+    return any;
+}
+
+/* After an attach: what is in the outbox is dead here, whatever the new base. */
+static void zc__outbox_stamp(zc_cache *c) {
+    zc__letter l;
+    if (!zc__outbox_take(c, &l)) return;
+    zc__outbox_add(c, l.tags, l.n);
+    (void)zc__invalidate_text(c, l.tags, l.n);
+    zc__letter_free(c, &l);
+}
+
+/* Waits until the log has been read to its end after `since`, or attached. */
+static int zc__bus_hear(zc_cache *c, uint64_t since, uint64_t timeout) {
+    zc__bus *b = &c->bus;
+    for (uint64_t end = zc__add_sat(zc__mono(&c->clock), timeout);;) {
+        if (b->peeks || !b->runs) {
+            zc__monitor_lock(&b->reading);
+            int rc = zc__bus_listen(c, 0);
+            zc__monitor_unlock(&b->reading);
+            return rc;
+        }
+        if (zc__load_acq(&b->lease) >= since) return ZC_OK;
+        if (zc__mono(&c->clock) >= end) return ZC_E_BUS;
+        if (c->desc.bus.wake) c->desc.bus.wake(c->desc.bus.user);
+        zc__monitor_lock(&b->monitor);
+        b->woken = true;
+        zc__monitor_wake(&b->monitor);
+        zc__monitor_sleep(&b->monitor, ZC_MILLISECOND);
+        zc__monitor_unlock(&b->monitor);
+    }
+}
+
+/* Appends to the log, and hears what came before. `reading`: the caller is the reader. */
+static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durable,
+                        bool reading) {
+    zc__bus *b = &c->bus;
+    uint64_t t = c->desc.max_staleness;
+    int rc = ZC_RETRY;
+    for (unsigned tries = 0; tries < 3 && rc == ZC_RETRY; tries++) {
+        uint64_t since = zc__mono(&c->clock);
+        if (zc__load_rlx(&b->down) && !b->peeks && !reading) return ZC_E_BUS; /* others try */
+        if (!zc__load_acq(&b->attached)) {
+            rc = reading ? zc__bus_attach(c) : zc__bus_hear(c, since, t);
+            if (rc != ZC_OK) return rc;
+        }
+        zc__ear ear;
+        zc__ear_open(&ear, c);
+        rc = c->desc.bus.append(c->desc.bus.user, tags, n, durable, zc__load_acq(&b->cursor),
+                                &ear.sink);
+        if (rc == ZC_MORE) return reading ? ZC_OK : zc__bus_hear(c, zc__mono(&c->clock), t);
+        if (rc == ZC_RETRY) zc__bus_detach(c);
+    }
+    if (rc == ZC_OK) return ZC_OK;
+    return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
+}
+
+/* Sends what waits. `reading` is held. */
+static int zc__bus_flush(zc_cache *c) {
+    zc__letter l;
+    if (!zc__outbox_take(c, &l)) return ZC_OK;
+    int rc = zc__bus_send(c, l.tags, l.n, false, true);
+    if (rc != ZC_OK) {
+        zc__outbox_add(c, l.tags, l.n);
+        (void)zc__invalidate_text(c, l.tags, l.n);
+    }
+    zc__letter_free(c, &l);
+    return rc;
+}
+
+#ifndef ZOOCACHE_NO_THREADS
+/* Sleeps, or is woken by zc__bus_end(). */
+static void zc__bus_sleep(zc__bus *b, uint64_t ns) {
+    zc__monitor_lock(&b->monitor);
+    if (!b->stop && !b->woken) zc__monitor_sleep(&b->monitor, ns);
+    b->woken = false;
+    zc__monitor_unlock(&b->monitor);
+}
+#endif
+
+/* Tells the other nodes of an invalidation that has been done here; n == 0: everything. ZC_OK, or
+ * ZC_E_BUS: it is kept. */
+static int zc__bus_publish(zc_cache *c, const zc_bytes *tags, size_t n) {
+    zc__bus *b = &c->bus;
+    zc_ack ack = c->desc.ack;
+    int rc = ack == ZC_ASYNC ? ZC_PENDING
+                             : zc__bus_send(c, tags, n, ack == ZC_DURABLE, false);
+    if (rc != ZC_OK) {
+        bool first = zc__outbox_empty(b);
+        zc__outbox_add(c, tags, n);
+        (void)zc__invalidate_text(c, tags, n);
+        if (first && b->runs && c->desc.bus.wake) c->desc.bus.wake(c->desc.bus.user);
+        return ack == ZC_ASYNC ? ZC_OK : ZC_E_BUS;
+    }
+    if (ack != ZC_STRICT || b->peeks) return ZC_OK;
+    uint64_t end = zc__add_sat(zc__mono(&c->clock), c->desc.max_staleness);
+    for (uint64_t now = 0; (now = zc__mono(&c->clock)) < end;) {
+        uint64_t left = end - now;
+        zc__monitor_lock(&b->monitor);
+        zc__monitor_sleep(&b->monitor, c->clock.version ? ZC_MILLISECOND : left);
+        zc__monitor_unlock(&b->monitor);
+    }
+    return ZC_OK;
+}
+
+/* ---- the thread ---- */
+
+/* Tells what a monitor may want to know. */
+static void zc__bus_beat(zc_cache *c) {
+    zc_stats stats;
+    zc_stats_read(c, &stats);
+    size_t size = zc_stats_prometheus(&stats, "", NULL, 0) + 1;
+    char *text = (char *)zc__alloc(&c->mem, size);
+    if (!text) return;
+    size_t len = zc_stats_prometheus(&stats, "", text, size);
+    if (len < size && c->desc.bus.beat(c->desc.bus.user, zc_slice(text, len)) < 0)
+        zc__count(&c->bus.errors, 1);
+    zc__free(&c->mem, text, size);
+}
+
+/* One round: sends, listens, tells about itself. ZC_MORE: entries were heard. */
+static int zc__bus_round(zc_cache *c, uint64_t wait) {
+    zc__bus *b = &c->bus;
+    uint64_t heard = zc__load_rlx(&b->entries);
+    int rc = ZC_OK;
+    zc__monitor_lock(&b->reading);
+    if (!zc__load_acq(&b->attached)) rc = zc__bus_attach(c);
+    if (rc == ZC_OK) rc = zc__bus_flush(c);
+    if (rc == ZC_OK) rc = zc__bus_listen(c, zc__outbox_empty(b) ? wait : 0);
+    zc__monitor_unlock(&b->reading);
+    if (rc != ZC_OK) return rc;
+    uint64_t now = zc__mono(&c->clock);
+    if (c->desc.bus.beat && now - b->beaten >= ZC_SECOND) {
+        b->beaten = now;
+        zc__bus_beat(c);
+    }
+    return zc__load_rlx(&b->entries) != heard ? ZC_MORE : ZC_OK;
+}
+
+#ifndef ZOOCACHE_NO_THREADS
+ZC__THREAD_FN(zc__bus_main, arg) {
+    zc_cache *c = (zc_cache *)arg;
+    zc__bus *b = &c->bus;
+    uint64_t t = c->desc.max_staleness, wait = t / 2, backoff = 0, random = c->seed;
+    while (!zc__load_acq(&b->stop)) {
+        int rc = zc__bus_round(c, wait);
+        if (rc < 0) { /* again soon, but not all nodes at once */
+            backoff = backoff ? backoff * 2 : 2 * ZC_MILLISECOND;
+            if (backoff > t / 4) backoff = t / 4;
+            zc__bus_sleep(b, backoff / 2 + zc__random(&random) % (backoff / 2 + 1));
+        } else {
+            backoff = 0;
+            if (rc == ZC_MORE && c->desc.bus_pause > 1) zc__bus_sleep(b, c->desc.bus_pause);
+        }
+    }
+    return ZC__THREAD_RESULT;
+}
+#endif
+
+static int zc__bus_start(zc_cache *c) {
+    zc__bus *b = &c->bus;
+    b->stop = 0;
+#ifndef ZOOCACHE_NO_THREADS
+    if (!c->desc.no_thread && !b->peeks) {
+        b->runs = true;
+        if (zc__thread_start(&b->thread, zc__bus_main, c)) return ZC_OK;
+        b->runs = false;
+        return ZC_E_THREAD;
+    }
+#endif
+    return ZC_OK;
+}
+
+static bool zc__bus_monitors(zc__bus *b) {
+    if (!zc__monitor_init(&b->reading)) return false;
+    if (!zc__monitor_init(&b->apply)) goto no_apply;
+    if (!zc__monitor_init(&b->monitor)) goto no_monitor;
+    return true;
+no_monitor:
+    zc__monitor_destroy(&b->apply);
+no_apply:
+    zc__monitor_destroy(&b->reading);
+    return false;
+}
+
+/* Attaches, if the log can be reached; else the thread goes on trying, and reads are misses. */
+static int zc__bus_open(zc_cache *c) {
+    zc__bus *b = &c->bus;
+    uint64_t t = c->desc.max_staleness;
+    if (!zc__bus_monitors(b)) return ZC_E_THREAD;
+    b->on = true;
+    b->peeks = c->desc.bus.peek != NULL;
+    b->serve_for = c->clock.version ? t : t - ZC__COARSE_SLACK;
+    c->trie.counts = true;
+    zc__monitor_lock(&b->reading);
+    (void)zc__bus_attach(c);
+    zc__monitor_unlock(&b->reading);
+    return zc__bus_start(c);
+}
+
+/* Stops the thread, and sends what is left. */
+static void zc__bus_end(zc_cache *c) {
+    zc__bus *b = &c->bus;
+    if (!b->on) return;
+#ifndef ZOOCACHE_NO_THREADS
+    if (b->runs) {
+        zc__monitor_lock(&b->monitor);
+        zc__store_rel(&b->stop, 1u);
+        zc__monitor_wake(&b->monitor);
+        zc__monitor_unlock(&b->monitor);
+        if (c->desc.bus.wake) c->desc.bus.wake(c->desc.bus.user);
+        zc__thread_join(b->thread);
+        b->runs = false;
+    }
+#endif
+    zc__monitor_lock(&b->reading);
+    (void)zc__bus_flush(c);
+    zc__monitor_unlock(&b->reading);
+    zc__buf_free(&c->mem, &b->outbox);
+    zc__monitor_destroy(&b->monitor);
+    zc__monitor_destroy(&b->apply);
+    zc__monitor_destroy(&b->reading);
+    b->on = false;
+}
+
+/* Round fork(): nothing is being applied meanwhile; the child has no thread, and its own sockets. */
+static void zc__bus_fork_prepare(zc__bus *b) {
+    if (!b->on) return;
+    zc__monitor_lock(&b->apply);
+    zc__spin_lock(&b->out);
+}
+static void zc__bus_fork_parent(zc__bus *b) {
+    if (!b->on) return;
+    zc__spin_unlock(&b->out);
+    zc__monitor_unlock(&b->apply);
+}
+static int zc__bus_fork_child(zc_cache *c) {
+    zc__bus *b = &c->bus;
+    if (!b->on) return ZC_OK;
+    zc__spin_unlock(&b->out);
+    if (!zc__bus_monitors(b)) return ZC_E_THREAD;
+    if (c->desc.bus.forked) c->desc.bus.forked(c->desc.bus.user);
+    return b->runs ? zc__bus_start(c) : ZC_OK;
+}
+
+static void zc__bus_stats(zc_cache *c, zc_stats *st) {
+    zc__bus *b = &c->bus;
+    if (!b->on) return;
+    uint64_t lease = zc__load_acq(&b->lease), now = zc__mono(&c->clock);
+    st->bus_entries = zc__load_rlx(&b->entries);
+    st->bus_breaks = zc__load_rlx(&b->breaks);
+    st->bus_errors = zc__load_rlx(&b->errors);
+    st->bus_silent = zc__load_rlx(&b->silent);
+    st->bus_age = !lease ? ZC_NEVER : b->peeks || now <= lease ? 0 : now - lease;
+    zc__spin_lock(&b->out);
+    st->bus_pending = b->everything ? 1 : b->outbox_tags;
+    zc__spin_unlock(&b->out);
+}
+
+static inline bool zc__bus_on(const zc_cache *c) { return c->bus.on; }
+
+/* A token: where the log was when this cache had been heard, and which log. */
+ZOOCACHE_API uint64_t zc_token(zc_cache *cache) {
+    if (!cache || !cache->bus.on) return 0;
+    zc__bus *b = &cache->bus;
+    zc__monitor_lock(&b->apply);
+    uint64_t token = (b->identity << 48) | (b->cursor & ((UINT64_C(1) << 48) - 1));
+    zc__monitor_unlock(&b->apply);
+    return token;
+}
+
+ZOOCACHE_API int zc_catch_up(zc_cache *cache, uint64_t token, uint64_t timeout) {
+    if (!cache) return ZC_E_INVAL;
+    zc__bus *b = &cache->bus;
+    uint64_t position = token & ((UINT64_C(1) << 48) - 1);
+    uint64_t start = zc__mono(&cache->clock), end = zc__add_sat(start, timeout);
+    if (!b->on || !token) return ZC_OK;
+    for (;;) {
+        zc__monitor_lock(&b->apply);
+        bool attached = b->attached, same = (b->identity ^ token >> 48) << 48 == 0;
+        bool there = attached && same && b->cursor >= position;
+        zc__monitor_unlock(&b->apply);
+        /* A token of another log: of an older one, once ours is proven to be the present one. */
+        if (there || (attached && !same && zc__load_acq(&b->lease) > start)) return ZC_OK;
+        uint64_t now = zc__mono(&cache->clock);
+        int rc = zc__bus_hear(cache, now, end > now ? end - now : 0);
+        if (zc__mono(&cache->clock) >= end) return rc < 0 ? rc : ZC_E_TIMEOUT;
+    }
+}
+
+#else /* a cache that is alone */
+ZOOCACHE_API uint64_t zc_token(zc_cache *cache) { (void)cache; return 0; }
+ZOOCACHE_API int zc_catch_up(zc_cache *cache, uint64_t token, uint64_t timeout) {
+    (void)token; (void)timeout;
+    return cache ? ZC_OK : ZC_E_INVAL;
+}
+static inline bool zc__bus_on(const zc_cache *c) { (void)c; return false; }
+static inline bool zc__bus_holds(zc_cache *c) { (void)c; return true; }
+static inline int zc__bus_gate(zc_cache *c, zc_silence s) { (void)c; (void)s; return ZC_OK; }
+static inline int zc__bus_open(zc_cache *c) { (void)c; return ZC_E_BUILD; }
+static inline void zc__bus_end(zc_cache *c) { (void)c; }
+static inline int zc__bus_round(zc_cache *c, uint64_t wait) { (void)c; (void)wait; return ZC_OK; }
+static inline int zc__bus_publish(zc_cache *c, const zc_bytes *tags, size_t n) {
+    (void)c; (void)tags; (void)n;
+    return ZC_OK;
+}
+static inline void zc__bus_fork_prepare(zc__bus *b) { (void)b; }
+static inline void zc__bus_fork_parent(zc__bus *b) { (void)b; }
+static inline int zc__bus_fork_child(zc_cache *c) { (void)c; return ZC_OK; }
+static inline void zc__bus_stats(zc_cache *c, zc_stats *st) { (void)c; (void)st; }
+#endif /* ZOOCACHE_WITH_BUS */
+
+/* ============================================================================================
  * >>flight   Singleflight: one loader a key, however many callers wait
  *   Idea        A miss starts a flight; who comes later, follows it. Each caller has a ticket
  *               (zc_fill). A flight remembers `begin`, the `seen` before its loader ran, and that
@@ -3409,6 +4123,9 @@ struct zc_fill {
     bool unfenced; /* follower: no put or del had come when it joined */
     bool promote, serve_invalidated;
     bool has_value, absent, no_store, from_store;
+    bool fleet;     /* the loader is to run in one node only */
+    bool asked;     /* the storage had nothing, or could not be asked: a write replaces nothing */
+    bool outdone;   /* another node has taken over: its record is not overwritten */
     int dep_error; /* a dependency is missing: the value must not be stored */
     uint64_t begin;   /* leader: the flight's, or the record's; follower: `seen` when it joined */
     uint64_t started; /* monotonic */
@@ -3568,6 +4285,7 @@ static zc_fill *zc__fill_new(zc_cache *c, const zc_fetch_opts *o) {
     t->promote = o->promote;
     t->serve_invalidated = o->serve_invalidated;
     t->timed = o->early_refresh > 0;
+    t->fleet = o->fleet;
     t->put = o->put;
     t->put.deps = NULL; /* borrowed for the call only: they are resolved at once */
     t->put.tags = NULL;
@@ -3780,6 +4498,7 @@ typedef struct zc__start {
     zc__flight *lost; /* the flight that was overdue: to be woken */
     bool early;       /* the dice of early_refresh, thrown once a call */
     bool refresh;     /* the value may be served, and this caller is to renew it */
+    int gate;         /* what the bus allows: ZC_OK, ZC_STALE, ZC_MISS */
 } zc__start;
 
 /* May the entry be served? ZC_OK, ZC_STALE, or ZC_MISS; counts. */
@@ -3787,6 +4506,11 @@ static int zc__start_serve(zc__start *st, uint64_t seen, zc__state *state) {
     zc__entry *e = st->e;
     if (!e) return ZC_MISS;
     *state = zc__entry_state(st->c, e, seen);
+    if (st->gate != ZC_OK) {
+        if (*state == ZC__FRESH && st->gate == ZC_STALE) return ZC_STALE;
+        *state = *state == ZC__DEAD ? ZC__DEAD : ZC__EXPIRED;
+        return ZC_MISS;
+    }
     if (*state == ZC__FRESH) {
         if (!st->t) st->early = zc__early(st->c, st->s, e, st->o->early_refresh);
         st->refresh = st->early;
@@ -3889,6 +4613,8 @@ static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view 
     st.o = o;
     *fill = NULL;
     if (o->parent && zc__is_recursive(c, o->parent, st.hash, key)) return ZC_E_DEADLOCK;
+    st.gate = zc__bus_gate(c, o->silence);
+    if (st.gate < 0) return st.gate;
     zc__spin_lock(&st.s->lock);
     int rc = zc__start_look(&st);
     zc__spin_unlock(&st.s->lock);
@@ -3916,17 +4642,16 @@ static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view 
             if (st.refresh) st.t->parent = NULL; /* it will not wait for the refresh */
         }
     }
-    return rc == ZC_OK || rc == ZC_STALE ? zc__deliver(c, st.e, o->parent, rc, view) : rc;
+    if (rc != ZC_OK && rc != ZC_STALE) return rc;
+    rc = zc__deliver(c, st.e, o->parent, rc, view);
+    if (st.gate != ZC_OK || zc__bus_holds(c)) return rc;
+    /* The lease ran out with the value in hand: perhaps this process slept. */
+    zc_release(c, view);
+    if (*fill) zc_flight_abandon(*fill, 0);
+    return zc__begin(c, key, o, view, fill);
 }
 
 /* ---- wait ---- */
-
-#ifdef ZOOCACHE_NO_THREADS
-#  define ZC__CAN_SLEEP 0
-static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) { (void)m; (void)ns; }
-#else
-#  define ZC__CAN_SLEEP 1
-#endif
 
 /* Notes that the flight of `t`'s parent waits for `t`'s, be it that t follows it or leads it; false
  * if that closes a circle. */
@@ -4008,6 +4733,16 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               after a crash it might otherwise outlive an invalidation that gets a lower version.
  *   Faults      are counted and told (ZC_EVENT_STORE_FAULT); the caller never sees one, but for an
  *               invalidation that the storage could not keep (ZC_E_STORE).
+ *   Breaker     A call that timed out, or three that failed in a row, open it: then the storage is
+ *               spared, and reads are misses. Housekeeping tries it again, after a time that
+ *               doubles, so no caller waits for that. A write that was spared counts as failed.
+ *   Behind      With write_behind, what is stored is written by housekeeping, in order, from a
+ *               queue of pinned entries; it takes an entry out of the queue with the shard's order
+ *               monitor held, and zc_del() does so before it deletes: nothing comes back.
+ *   Fleet       Before a loader runs, the key is locked in the storage; who does not get the lock
+ *               looks for the other's record until the lock is free. Only saves work: what is
+ *               stored is judged by the rule all the same.
+ *   With a bus  Records carry positions of its log, and are judged by >>bus.
  *   Locking     no spin lock is held while the storage is called
  * ========================================================================================== */
 
@@ -4027,6 +4762,44 @@ ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len) {
 }
 
 static inline bool zc__has_store(const zc_cache *c) { return c->desc.store.version != 0; }
+
+/* Versions of tags are kept by the storage itself. */
+static inline bool zc__keeps_versions(const zc_cache *c) {
+    return c->desc.store.tag_put && !zc__bus_on(c);
+}
+
+#define ZC__BREAKER_FAILURES 3u
+#define ZC__BREAKER_LEAST (100 * ZC_MILLISECOND)
+#define ZC__BREAKER_MOST (5 * ZC_SECOND)
+
+/* What a call of the storage tells about its health. Half of the pause is drawn, so that not all
+ * nodes come back at once. */
+static int zc__store_told(zc_cache *c, int rc) {
+    bool lost = rc == ZC_E_TIMEOUT, bad = lost || rc == ZC_E_STORE || rc == ZC_E_BUS;
+    if (!bad) {
+        if (rc >= 0) zc__store_rlx(&c->store_failures, 0);
+        return rc;
+    }
+    uint32_t n = zc__add_rlx(&c->store_failures, 1u) + 1;
+    if (!lost && n < ZC__BREAKER_FAILURES) return rc;
+    uint64_t pause = zc__load_rlx(&c->store_pause), random = zc__mono(&c->clock) ^ c->seed;
+    pause = pause ? pause * 2 : ZC__BREAKER_LEAST;
+    if (pause > ZC__BREAKER_MOST) pause = ZC__BREAKER_MOST;
+    zc__store_rlx(&c->store_pause, pause);
+    zc__store_rlx(&c->store_retry, zc__mono(&c->clock) + pause / 2 +
+                                       zc__random(&random) % (pause / 2));
+    if (!zc__load_rlx(&c->store_open))
+        zc__say(c, ZC_LOG_WARN, "the storage is not asked for a while", zc_strerror(rc));
+    zc__store_rel(&c->store_open, 1u);
+    return rc;
+}
+
+/* False: the storage is to be spared. */
+static inline bool zc__store_up(zc_cache *c) {
+    if (ZC__LIKELY(!zc__load_acq(&c->store_open))) return true;
+    zc__count(&c->store_skipped, 1);
+    return false;
+}
 
 static void zc__store_fault(zc_cache *c, zc_bytes key, int rc) {
     zc_event ev;
@@ -4071,24 +4844,90 @@ static uint64_t zc__left(uint64_t at_ms, uint64_t now_ms) {
     return at_ms > now_ms ? zc__mul_sat(at_ms - now_ms, ZC_MILLISECOND) : 0;
 }
 
+#ifdef ZOOCACHE_WITH_BUS
+/* What a record's position means here. ZC_OK: *begin is the local version up to which it is good,
+ * for all that is known; ZC_MISS: it is of another log, or invalidated. One round trip if it was
+ * begun before this node attached. */
+static int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
+    zc_cache *c = t->cache;
+    zc__bus *b = &c->bus;
+    zc__monitor_lock(&b->apply);
+    bool ours = b->attached && r->generation == b->identity;
+    uint64_t cursor = b->cursor, position = r->begin < cursor ? r->begin : cursor;
+    bool known = r->begin >= b->attached_at;
+    *begin = zc__bus_local(b, known ? position : cursor);
+    zc__monitor_unlock(&b->apply);
+    if (!ours) return ZC_MISS;
+    if (known) return ZC_OK;
+    size_t n = 1;
+    for (size_t i = 0; i < t->ndeps; i++) n += t->deps[i]->depth;
+    size_t size = n * (sizeof(zc_bytes) + sizeof(uint64_t)) + (n - 1) * (ZC_TAG_MAX + 1);
+    zc_bytes *paths = (zc_bytes *)zc__alloc(&c->mem, size);
+    if (!paths) return ZC_MISS;
+    uint64_t *positions = (uint64_t *)(void *)(paths + n), newest = 0;
+    char *text = (char *)(positions + n);
+    paths[0] = zc_slice("", 0);
+    n = 1;
+    for (size_t i = 0; i < t->ndeps; i++) {
+        size_t len = zc__tag_text(t->deps[i], text);
+        for (const zc_tag *p = t->deps[i]; p->parent; p = p->parent) {
+            paths[n++] = zc_slice(text, len);
+            len -= (size_t)p->len + (p->parent->parent != NULL);
+        }
+        text += ZC_TAG_MAX + 1;
+    }
+    memset(positions, 0, n * sizeof *positions);
+    int rc = c->desc.bus.versions(c->desc.bus.user, paths, n, positions);
+    for (size_t i = 0; i < n; i++)
+        if (positions[i] > newest) newest = positions[i];
+    zc__free(&c->mem, paths, size);
+    if (rc != ZC_OK) return ZC_E_BUS;
+    return newest <= r->begin ? ZC_OK : ZC_MISS;
+}
+
+/* The position that an entry's begin stands for; false: it is of another epoch, and dead. */
+static bool zc__bus_position(zc_cache *c, uint64_t begin, uint64_t *identity, uint64_t *position) {
+    zc__bus *b = &c->bus;
+    zc__monitor_lock(&b->apply);
+    uint64_t since = begin - b->base;
+    bool good = b->attached && begin >= zc__bus_local(b, b->attached_at);
+    *identity = b->identity;
+    *position = since >> 16 < b->cursor ? since >> 16 : b->cursor;
+    zc__monitor_unlock(&b->apply);
+    return good;
+}
+#else
+static inline int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
+    (void)t; (void)r; (void)begin;
+    return ZC_OK;
+}
+static inline bool zc__bus_position(zc_cache *c, uint64_t begin, uint64_t *identity,
+                                    uint64_t *position) {
+    (void)c; (void)begin; (void)identity; (void)position;
+    return true;
+}
+#endif
+
 /* Turns a good record into the value of a leader's ticket. ZC_OK, or ZC_MISS if it is stale. */
 static int zc__store_accept(zc_fill *t, const zc_record *r) {
     zc_cache *c = t->cache;
-    uint64_t now_ms = zc__wall_ms(c);
+    uint64_t now_ms = zc__wall_ms(c), begin = r->begin;
     uint64_t left = zc__left(r->expires_ms, now_ms), soft = zc__left(r->soft_ms, now_ms);
-    if (r->generation != c->generation || r->begin > zc__seen(&c->trie) || left == 0 ||
-        r->begin < zc__load_acq(&c->trusted))
-        return ZC_MISS;
-    for (size_t i = 0; i < r->ndeps; i++) {
-        int rc = zc__fill_add_text(t, r->deps[i]);
-        if (rc != ZC_OK) return rc == ZC_E_NOMEM ? ZC_MISS : ZC_E_CORRUPT;
-    }
-    for (size_t i = 0; i < t->ndeps; i++)
-        if (zc__store_learn(c, t->deps[i]) != ZC_OK) return ZC_E_STORE;
-    if (zc__trie_killer(&c->trie, t->deps, t->ndeps, r->begin)) return ZC_MISS;
-    int rc = r->absent ? zc_fill_absent(t) : zc_fill_value(t, r->value);
+    int rc = ZC_OK;
+    if (left == 0) return ZC_MISS;
+    for (size_t i = 0; i < r->ndeps && rc == ZC_OK; i++) rc = zc__fill_add_text(t, r->deps[i]);
+    if (rc != ZC_OK) return rc == ZC_E_NOMEM ? ZC_MISS : ZC_E_CORRUPT;
+    if (zc__bus_on(c)) rc = zc__bus_judge(t, r, &begin);
+    else if (r->generation != c->generation || begin > zc__seen(&c->trie)) return ZC_MISS;
+    for (size_t i = 0; i < t->ndeps && zc__keeps_versions(c) && rc == ZC_OK; i++)
+        rc = zc__store_learn(c, t->deps[i]);
+    if (rc != ZC_OK) return rc == ZC_MISS ? rc : ZC_E_STORE;
+    if (begin < zc__load_acq(&c->trusted)) return ZC_MISS;
+    if (zc__trie_killer(&c->trie, t->deps, t->ndeps, begin)) return ZC_MISS;
+    rc = r->absent ? zc_fill_absent(t) : zc_fill_value(t, r->value);
     if (rc != ZC_OK) return ZC_MISS;
-    t->begin = r->begin;
+    if (c->desc.store_ttl && c->desc.ttl < left) left = c->desc.ttl; /* the table's own */
+    t->begin = begin;
     t->from_store = true;
     t->put.ttl = t->put.negative_ttl = left;
     t->put.tti = r->tti_ms ? zc__mul_sat(r->tti_ms, ZC_MILLISECOND) : ZC_NEVER;
@@ -4097,22 +4936,19 @@ static int zc__store_accept(zc_fill *t, const zc_record *r) {
     return ZC_OK;
 }
 
-/* Looks the ticket's key up in the storage. ZC_OK: the ticket has its value. ZC_MISS: else. */
-static int zc__store_load(zc_fill *t) {
+/* What the storage has answered, `got`, becomes the ticket's value. ZC_OK; ZC_MISS: as if nothing
+ * had been read. Frees the sink. */
+static int zc__store_take(zc_fill *t, int got, zc_sink *sink) {
     zc_cache *c = t->cache;
     const zc_store *st = &c->desc.store;
     zc_bytes key = zc__flight_key(t->flight), memory;
-    size_t deps = t->ndeps, most = UINT32_MAX / 2;
+    size_t deps = t->ndeps;
     zc_put_opts put = t->put;
     zc_record r;
-    zc_sink sink;
-    memset(&sink, 0, sizeof sink);
-    sink.mem = &c->mem;
-    sink.most = most;
-    int rc = st->get(st->user, key, &sink);
-    bool found = rc == ZC_OK;
-    if (found) {
-        rc = zc__record_decode(&c->mem, zc_slice(sink.buf.ptr, sink.buf.size), most, &r, &memory);
+    int rc = got;
+    if (rc == ZC_OK) {
+        rc = zc__record_decode(&c->mem, zc_slice(sink->buf.ptr, sink->buf.size), sink->most, &r,
+                               &memory);
         if (rc == ZC_OK && (r.key.len != key.len || memcmp(r.key.ptr, key.ptr, key.len) != 0))
             rc = ZC_E_CORRUPT;
         if (rc == ZC_OK) rc = zc__store_accept(t, &r);
@@ -4120,18 +4956,17 @@ static int zc__store_load(zc_fill *t) {
         if (rc == ZC_OK && r.tti_ms && st->touch) {
             uint64_t until = zc__add_sat(zc__wall_ms(c), r.tti_ms);
             if (r.expires_ms && r.expires_ms < until) until = r.expires_ms;
-            int touched = st->touch(st->user, key, until);
+            int touched = zc__store_told(c, st->touch(st->user, key, until));
             if (touched < 0) zc__store_fault(c, key, touched);
         }
         zc__free(&c->mem, (void *)(uintptr_t)memory.ptr, memory.len);
     }
-    zc__buf_free(&c->mem, &sink.buf);
+    zc__buf_free(&c->mem, &sink->buf);
     if (rc == ZC_OK) {
         zc__count(&c->hits_store, 1);
         return ZC_OK;
     }
     if (rc < 0) zc__store_fault(c, key, rc);
-    /* As if nothing had been read. */
     for (; t->ndeps > deps; t->ndeps--) zc__tag_unref(&c->trie, t->deps[t->ndeps - 1]);
     zc__fill_unset(t);
     t->put = put;
@@ -4141,42 +4976,64 @@ static int zc__store_load(zc_fill *t) {
     return ZC_MISS;
 }
 
+static void zc__sink_init(zc_sink *sink, zc_cache *c) {
+    memset(sink, 0, sizeof *sink);
+    sink->mem = &c->mem;
+    sink->most = UINT32_MAX / 2;
+}
+
+/* The storage is asked only while its records can be judged. */
+static bool zc__store_readable(zc_cache *c) {
+    return zc__bus_gate(c, ZC_SILENCE_BYPASS) == ZC_OK && zc__store_up(c);
+}
+
+/* Looks the ticket's key up in the storage. ZC_OK: the ticket has its value. ZC_MISS: else. */
+static int zc__store_load(zc_fill *t) {
+    zc_cache *c = t->cache;
+    zc_sink sink;
+    if (!zc__store_readable(c)) return ZC_MISS;
+    zc__sink_init(&sink, c);
+    int got = c->desc.store.get(c->desc.store.user, zc__flight_key(t->flight), &sink);
+    return zc__store_take(t, zc__store_told(c, got), &sink);
+}
+
 /* The end of a deadline of the monotonic clock, on the wall clock; 0 for ZC_NEVER. */
 static uint64_t zc__until_ms(uint64_t at, uint64_t now, uint64_t now_ms) {
     if (at == ZC_NEVER) return 0;
     return zc__add_sat(now_ms, at > now ? (at - now) / ZC_MILLISECOND : 0);
 }
 
-/* Deletes a record; if that fails, trusts none of those that there are, in the next life neither.
+/* Deletes a record. ZC_PENDING: the storage was spared. Then, or if it fails, trusts none of those that there are, in the next life neither.
  * The order monitor is held. */
 static int zc__store_del(zc_cache *c, zc_bytes key) {
     const zc_store *st = &c->desc.store;
-    int rc = st->del(st->user, key);
-    if (rc >= 0) return rc;
-    uint64_t v = zc__trie_stamp(&c->trie, NULL, 0);
+    int rc = zc__store_up(c) ? zc__store_told(c, st->del(st->user, key)) : ZC_PENDING;
+    if (rc >= 0 && rc != ZC_PENDING) return rc;
+    uint64_t v = zc__trie_stamp(&c->trie, NULL, 0, 0);
     zc_bytes root = zc_slice("", 0);
     zc__raise64(&c->trusted, v);
-    if (st->tag_put && st->tag_put(st->user, &root, 1, v) >= 0) zc__raise64(&c->kept, v);
+    if (zc__keeps_versions(c) && st->tag_put(st->user, &root, 1, v) >= 0) zc__raise64(&c->kept, v);
     return rc;
 }
 
-/* Writes an entry, which is pinned, to the storage: an object, or a record that cannot be written,
- * at least takes what was there away. The shard's order monitor is held. */
-static int zc__store_save(zc_cache *c, zc__entry *e) {
+/* Writes an entry, which is pinned, to the storage. If it replaces what may be there, an object, or
+ * a record that cannot be written, at least takes that away. The shard's order monitor is held. */
+static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     const zc_store *st = &c->desc.store;
     zc_bytes key = zc__entry_key(e), *deps = NULL;
     zc_tag **nodes = zc__entry_deps(e);
     size_t ndeps = e->ndeps, text_len = 0;
     zc__buf record;
     zc_record r;
-    if (e->flags & ZC__OBJECT) return zc__store_del(c, key);
+    if (e->flags & ZC__OBJECT || zc__load_acq(&c->store_open))
+        return replaces ? zc__store_del(c, key) : ZC_OK;
     memset(&record, 0, sizeof record);
     memset(&r, 0, sizeof r);
     for (size_t i = 0; i < ndeps; i++)
         for (const zc_tag *p = nodes[i]; p->parent; p = p->parent) text_len += (size_t)p->len + 1;
     size_t size = ndeps * sizeof *deps + text_len;
     if (size && !(deps = (zc_bytes *)zc__alloc(&c->mem, size))) {
-        (void)zc__store_del(c, key);
+        if (replaces) (void)zc__store_del(c, key);
         return ZC_E_NOMEM;
     }
     char *text = deps ? (char *)(deps + ndeps) : NULL;
@@ -4194,10 +5051,11 @@ static int zc__store_save(zc_cache *c, zc__entry *e) {
     zc__shard *s = zc__shard_of(c, zc__entry_hash(c, e));
     zc__spin_lock(&s->lock);
     r.begin = e->begin;
-    uint64_t kept = zc__load_acq(&c->kept);
-    if (st->tag_put && r.begin > kept) r.begin = kept;
     uint64_t end = e->expires;
     zc__spin_unlock(&s->lock);
+    uint64_t kept = zc__load_acq(&c->kept);
+    if (zc__keeps_versions(c) && r.begin > kept) r.begin = kept;
+    bool known = !zc__bus_on(c) || zc__bus_position(c, r.begin, &r.generation, &r.begin);
     if (e->flags & ZC__EXTRAS) {
         const zc__extras *x = zc__entry_extras(e);
         hard = x->hard;
@@ -4205,28 +5063,156 @@ static int zc__store_save(zc_cache *c, zc__entry *e) {
         r.tti_ms = x->tti / ZC_MILLISECOND;
         r.grace_ms = x->grace / ZC_MILLISECOND;
     }
+    if (c->desc.store_ttl) hard = end = zc__add_sat(now, c->desc.store_ttl);
     r.expires_ms = zc__until_ms(hard, now, now_ms);
-    int rc = zc__record_encode(&c->mem, &r, &record);
+    int rc = known ? zc__record_encode(&c->mem, &r, &record) : ZC_E_BUS;
     if (rc == ZC_OK)
-        rc = st->put(st->user, key, zc_slice(record.ptr, record.size),
-                     zc__until_ms(end, now, now_ms));
+        rc = zc__store_told(c, st->put(st->user, key, zc_slice(record.ptr, record.size),
+                                       zc__until_ms(end, now, now_ms)));
     zc__buf_free(&c->mem, &record);
     zc__free(&c->mem, deps, size);
-    if (rc < 0) (void)zc__store_del(c, key);
+    if (rc < 0 && replaces) (void)zc__store_del(c, key);
     return rc;
 }
 
 /* Keeps a version in the storage, if it keeps versions. */
 static int zc__store_stamp(zc_cache *c, const zc_bytes *tags, size_t n, uint64_t version) {
     const zc_store *st = &c->desc.store;
-    if (!zc__has_store(c) || !st->tag_put) return ZC_OK;
+    if (!st->tag_put) return ZC_OK;
     int rc = st->tag_put(st->user, tags, n, version);
     if (rc >= 0) {
         zc__raise64(&c->kept, version);
         return ZC_OK;
     }
-    zc__store_fault(c, n ? tags[0] : zc_slice(NULL, 0), rc);
+    zc__store_fault(c, tags[0], rc);
     return ZC_E_STORE;
+}
+
+/* ---- write-behind ---- */
+
+#define ZC__BEHIND 1024u /* entries that may wait; then writers write themselves */
+
+static bool zc__behind_make(zc_cache *c) {
+    c->behind = (zc__entry **)zc__alloc(&c->mem, ZC__BEHIND * sizeof *c->behind);
+    return c->behind != NULL;
+}
+
+/* Leaves an entry to housekeeping; false: it is to be written now. Its order monitor is held. */
+static bool zc__behind_add(zc_cache *c, zc__entry *e) {
+    if (!c->desc.write_behind) return false;
+    zc__entry_pin(e);
+    zc__spin_lock(&c->behind_lock);
+    bool room = c->behind && c->behind_count < ZC__BEHIND;
+    if (room) c->behind[(c->behind_at + c->behind_count++) % ZC__BEHIND] = e;
+    zc__spin_unlock(&c->behind_lock);
+    if (!room) zc__entry_unpin(c, e);
+    return room;
+}
+
+/* Takes the entries of a key out of the queue, or all. The key's order monitor is held: what was
+ * queued before must not be written after. */
+static void zc__behind_forget(zc_cache *c, const zc_bytes *key) {
+    for (uint32_t i = 0; c->behind; i++) {
+        zc__spin_lock(&c->behind_lock);
+        bool more = i < c->behind_count;
+        zc__entry **at = &c->behind[(c->behind_at + i) % ZC__BEHIND], *e = more ? *at : NULL;
+        if (e && key) {
+            zc_bytes k = zc__entry_key(e);
+            if (k.len != key->len || memcmp(k.ptr, key->ptr, k.len) != 0) e = NULL;
+        }
+        if (e) *at = NULL;
+        zc__spin_unlock(&c->behind_lock);
+        if (e) zc__entry_unpin(c, e);
+        if (!more) return;
+    }
+}
+
+/* Writes what waits, until `deadline`. True: there is more. */
+static bool zc__behind_flush(zc_cache *c, uint64_t deadline) {
+    while (c->behind && !zc__load_acq(&c->store_open)) {
+        zc__spin_lock(&c->behind_lock);
+        zc__entry *head = c->behind_count ? c->behind[c->behind_at] : NULL;
+        bool empty = c->behind_count == 0;
+        if (head) zc__entry_pin(head);
+        if (!head && !empty) {
+            c->behind_at = (c->behind_at + 1) % ZC__BEHIND;
+            c->behind_count--;
+        }
+        zc__spin_unlock(&c->behind_lock);
+        if (empty) return false;
+        if (!head) continue;
+        zc__shard *s = zc__shard_of(c, zc__entry_hash(c, head));
+        zc__monitor_lock(&s->order);
+        zc__spin_lock(&c->behind_lock);
+        bool still = c->behind_count && c->behind[c->behind_at] == head;
+        if (still) {
+            c->behind_at = (c->behind_at + 1) % ZC__BEHIND;
+            c->behind_count--;
+        }
+        zc__spin_unlock(&c->behind_lock);
+        int rc = still ? zc__store_save(c, head, true) : ZC_OK;
+        zc__monitor_unlock(&s->order);
+        if (rc < 0) zc__store_fault(c, zc__entry_key(head), rc);
+        if (still) zc__entry_unpin(c, head); /* the queue's */
+        zc__entry_unpin(c, head);
+        if (zc__mono(&c->clock) >= deadline) return true;
+    }
+    return false;
+}
+
+/* Housekeeping: tries a storage that was spared, and writes what waits. True: there is more. */
+static bool zc__store_keep(zc_cache *c, uint64_t deadline) {
+    if (zc__load_acq(&c->store_open) && zc__mono(&c->clock) >= zc__load_rlx(&c->store_retry)) {
+        zc_sink sink;
+        zc__sink_init(&sink, c);
+        int rc = c->desc.store.get(c->desc.store.user, zc_slice("", 0), &sink);
+        zc__buf_free(&c->mem, &sink.buf);
+        if (zc__store_told(c, rc) >= 0) {
+            zc__store_rlx(&c->store_pause, 0);
+            zc__store_rel(&c->store_open, 0u);
+        }
+    }
+    return zc__behind_flush(c, deadline);
+}
+
+/* Writes an entry through, now or later, its order monitor held. Returns a failure of the
+ * storage. */
+static int zc__store_through(zc_cache *c, zc__entry *e, bool replaces) {
+    return zc__behind_add(c, e) ? ZC_OK : zc__store_save(c, e, replaces);
+}
+
+/* ---- one loader in the fleet ---- */
+
+/* Locks the ticket's key in the storage, or waits until the other's record is there: true, and the
+ * ticket has its value. */
+static bool zc__fleet_lock(zc_fill *t, uint64_t *token) {
+    zc_cache *c = t->cache;
+    const zc_store *st = &c->desc.store;
+    zc_bytes key = zc__flight_key(t->flight);
+    uint64_t pause = 2 * ZC_MILLISECOND, random = c->seed ^ t->started;
+    *token = 0;
+    while (zc__store_up(c)) {
+        uint64_t now = zc__mono(&c->clock);
+        if (now >= t->flight->lease) return false;
+        int rc = zc__store_told(c, st->lock(st->user, key, t->flight->lease - now, token));
+        if (rc < 0) zc__store_fault(c, key, rc);
+        if (rc != ZC_MISS || !ZC__CAN_SLEEP) return false;
+        *token = 0;
+        zc__monitor_lock(&t->flight->monitor);
+        zc__monitor_sleep(&t->flight->monitor, pause / 2 + zc__random(&random) % (pause / 2));
+        zc__monitor_unlock(&t->flight->monitor);
+        if (pause < 50 * ZC_MILLISECOND) pause *= 2;
+        if (zc__store_load(t) == ZC_OK) return true;
+    }
+    return false;
+}
+
+/* Who lost the lock to another, because its lease was over, does not write over the other's. */
+static void zc__fleet_check(zc_fill *t, uint64_t token) {
+    zc_cache *c = t->cache;
+    if (!token || !zc__store_up(c)) return;
+    int rc = c->desc.store.lock(c->desc.store.user, zc__flight_key(t->flight), ZC_SECOND, &token);
+    if (zc__store_told(c, rc) == ZC_MISS) t->outdone = true;
 }
 
 /* ============================================================================================
@@ -4352,7 +5338,7 @@ static int zc__commit(zc_fill *t, zc_view *view) {
     if (!e) return zc__fail(t, ZC_E_NOMEM, view);
     bool fits = zc__entry_cost(e) <= c->desc.max_entry_bytes;
     bool store = fresh && fits && !t->no_store && !t->dep_error;
-    bool through = zc__has_store(c) && store && !t->from_store;
+    bool through = zc__has_store(c) && store && !t->from_store && !t->outdone;
 
     if (through) zc__monitor_lock(&s->order);
     int put = ZC_REFUSED;
@@ -4368,7 +5354,7 @@ static int zc__commit(zc_fill *t, zc_view *view) {
         zc__flight_end(s, f, ZC__DONE);
     }
     zc__spin_unlock(&s->lock);
-    int saved = through && put == ZC_OK ? zc__store_save(c, e) : ZC_OK;
+    int saved = through && put == ZC_OK ? zc__store_through(c, e, !t->asked) : ZC_OK;
     if (through) zc__monitor_unlock(&s->order);
     if (saved < 0) zc__store_fault(c, zc__entry_key(e), saved);
     if (ended) zc__flight_wake(f);
@@ -4470,6 +5456,19 @@ static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_vi
     return ZC__UNLIKELY(zc__has_store(c)) ? zc__get_through(c, key, view) : ZC_MISS;
 }
 
+/* The same with a bus: only while it is proven that everything was heard. Asked again when the value
+ * is in hand, for the process may have slept in between. */
+static ZC__NOINLINE int zc__get_heard(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view) {
+    for (;;) {
+        int gate = zc__bus_gate(c, ZC_SILENCE_DEFAULT);
+        if (gate == ZC_MISS || gate < 0) return gate;
+        int rc = zc__get_hashed(c, key, hash, view);
+        if (gate == ZC_STALE) return rc == ZC_OK ? ZC_STALE : rc;
+        if (rc == ZC_MISS || rc < 0 || zc__bus_holds(c)) return rc;
+        zc_release(c, view);
+    }
+}
+
 static inline int zc__check_key(const zc_cache *c, zc_bytes key) {
     if (ZC__UNLIKELY(!c || (!key.ptr && key.len))) return ZC_E_INVAL;
     return ZC__UNLIKELY(key.len > ZC_KEY_MAX) ? ZC_E_KEY : ZC_OK;
@@ -4479,16 +5478,46 @@ ZOOCACHE_API int zc_get(zc_cache *cache, zc_bytes key, zc_view *view) {
     if (!view) return ZC_E_INVAL;
     memset(view, 0, sizeof *view);
     int rc = zc__check_key(cache, key);
-    return rc != ZC_OK ? rc : zc__get_hashed(cache, key, zc__hash(key, cache->seed), view);
+    if (rc != ZC_OK) return rc;
+    uint64_t hash = zc__hash(key, cache->seed);
+    return zc__bus_on(cache) ? zc__get_heard(cache, key, hash, view)
+                             : zc__get_hashed(cache, key, hash, view);
 }
 
 #define ZC__COPY_LOCKED 4096u /* longer values are pinned and copied without the lock */
+
+/* The bytes of a pinned value, copied; ends the pin. */
+static int zc__copy_view(zc_cache *c, zc_view *view, int rc, void *buf, size_t cap, size_t *len) {
+    if (!view->pin) return rc;
+    if (((zc__entry *)view->pin)->flags & ZC__OBJECT) {
+        rc = ZC_E_INVAL;
+    } else {
+        if (len) *len = view->size;
+        if (view->size > cap) rc = ZC_E_RANGE;
+        else if (view->size) memcpy(buf, view->data, view->size);
+    }
+    zc__entry_unpin(c, (zc__entry *)view->pin);
+    return rc;
+}
+
+static ZC__NOINLINE int zc__copy_heard(zc_cache *c, zc_bytes key, uint64_t hash, void *buf,
+                                       size_t cap, size_t *len) {
+    for (;;) {
+        zc_view view;
+        memset(&view, 0, sizeof view);
+        if (len) *len = 0;
+        int rc = zc__get_heard(c, key, hash, &view);
+        rc = zc__copy_view(c, &view, rc, buf, cap, len);
+        if (rc != ZC_OK || zc__bus_holds(c)) return rc;
+    }
+}
 
 ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t cap, size_t *len) {
     int rc = zc__check_key(cache, key);
     if (len) *len = 0;
     if (rc != ZC_OK || (!buf && cap)) return rc != ZC_OK ? rc : ZC_E_INVAL;
     uint64_t hash = zc__hash(key, cache->seed);
+    if (zc__bus_on(cache)) return zc__copy_heard(cache, key, hash, buf, cap, len);
     zc__shard *s = zc__shard_of(cache, hash);
     zc__entry *e;
     zc__spin_lock(&s->lock);
@@ -4522,37 +5551,82 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
     memset(&view, 0, sizeof view);
     if (rc != ZC_MISS) rc = zc__deliver(cache, e, NULL, rc, &view);
     else if (zc__has_store(cache)) rc = zc__get_through(cache, key, &view);
-    if (!view.pin) return rc;
-    if (((zc__entry *)view.pin)->flags & ZC__OBJECT) {
-        rc = ZC_E_INVAL;
-    } else {
-        if (len) *len = view.size;
-        if (view.size > cap) rc = ZC_E_RANGE;
-        else if (view.size) memcpy(buf, view.data, view.size);
+    return zc__copy_view(cache, &view, rc, buf, cap, len);
+}
+
+#define ZC__BATCH 16u
+
+/* Asks the storage for several keys at once; tickets[i], if not NULL, leads keys[i]'s flight. */
+static void zc__load_many(zc_cache *c, zc_fill **tickets, const zc_bytes *keys, size_t n,
+                          zc_view *views, int *results) {
+    const zc_store *st = &c->desc.store;
+    zc_sink sinks[ZC__BATCH], *to[ZC__BATCH];
+    zc_bytes wanted[ZC__BATCH];
+    size_t at[ZC__BATCH], m = 0;
+    int got[ZC__BATCH];
+    for (size_t i = 0; i < n; i++) {
+        if (!tickets[i]) continue;
+        zc__sink_init(&sinks[m], c);
+        to[m] = &sinks[m];
+        wanted[m] = keys[i];
+        at[m++] = i;
     }
-    zc__entry_unpin(cache, (zc__entry *)view.pin);
-    return rc;
+    int rc = m ? ZC_MISS : ZC_OK;
+    for (size_t k = 0; k < m; k++) got[k] = ZC_MISS;
+    if (m && zc__store_readable(c))
+        rc = zc__store_told(c, st->get_many(st->user, wanted, m, to, got));
+    for (size_t k = 0; k < m; k++) {
+        zc_fill *t = tickets[at[k]];
+        if (zc__store_take(t, rc < 0 ? rc : got[k], &sinks[k]) == ZC_OK)
+            results[at[k]] = zc__commit_value(t, &views[at[k]]);
+        else
+            (void)zc__fail(t, 0, NULL);
+    }
+}
+
+/* One batch of keys, hashed. */
+static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *hash, size_t n,
+                          zc_view *views, int *results) {
+    zc_fill *tickets[ZC__BATCH];
+    bool many = zc__has_store(c) && c->desc.store.get_many;
+    zc_fetch_opts o;
+    memset(&o, 0, sizeof o);
+    for (size_t k = 0; k < n; k++) {
+        tickets[k] = NULL;
+        if (results[k] != ZC_OK) continue;
+        if (!many) {
+            results[k] = zc__bus_on(c) ? zc__get_heard(c, keys[k], hash[k], &views[k])
+                                       : zc__get_hashed(c, keys[k], hash[k], &views[k]);
+            continue;
+        }
+        int rc = zc__begin(c, keys[k], &o, &views[k], &tickets[k]);
+        if (tickets[k] && rc != ZC_LEAD) { /* a key twice, somebody else's fill, a refresh */
+            if (rc == ZC_FOLLOW) zc__fill_close(tickets[k]);
+            else (void)zc__fail(tickets[k], 0, NULL);
+            tickets[k] = NULL;
+            if (rc == ZC_FOLLOW) rc = zc__get_through(c, keys[k], &views[k]);
+        }
+        results[k] = rc == ZC_LEAD ? ZC_MISS : rc;
+    }
+    if (many) zc__load_many(c, tickets, keys, n, views, results);
 }
 
 ZOOCACHE_API int zc_get_many(zc_cache *cache, const zc_bytes *keys, size_t n, zc_view *views,
                              int *results) {
-    uint64_t hash[16];
+    uint64_t hash[ZC__BATCH];
     int found = 0;
     if (!cache || (n && (!keys || !views || !results))) return ZC_E_INVAL;
     if (n) memset(views, 0, n * sizeof *views);
-    for (size_t i = 0; i < n; i += 16) {
-        size_t batch = n - i < 16 ? n - i : 16;
+    for (size_t i = 0; i < n; i += ZC__BATCH) {
+        size_t batch = n - i < ZC__BATCH ? n - i : ZC__BATCH;
         for (size_t k = 0; k < batch; k++) {
             results[i + k] = zc__check_key(cache, keys[i + k]);
             if (results[i + k] != ZC_OK) continue;
             hash[k] = zc__hash(keys[i + k], cache->seed);
             zc__bucket_prefetch(zc__shard_of(cache, hash[k]), hash[k]);
         }
-        for (size_t k = 0; k < batch; k++) {
-            if (results[i + k] != ZC_OK) continue;
-            results[i + k] = zc__get_hashed(cache, keys[i + k], hash[k], &views[i + k]);
-            found += results[i + k] == ZC_OK;
-        }
+        zc__get_batch(cache, &keys[i], hash, batch, &views[i], &results[i]);
+        for (size_t k = 0; k < batch; k++) found += results[i + k] == ZC_OK;
     }
     return found;
 }
@@ -4586,6 +5660,7 @@ ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
     if (e) zc__shard_remove(cache, s, e, hash, ZC_CAUSE_DELETED, &garbage);
     zc__spin_unlock(&s->lock);
     if (through) {
+        zc__behind_forget(cache, &key);
         stored = zc__store_del(cache, key);
         zc__monitor_unlock(&s->order);
     }
@@ -4619,7 +5694,7 @@ static int zc__put(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin) {
         if (rc == ZC_OK && through) zc__entry_pin(e);
         zc__spin_unlock(&s->lock);
         if (through) {
-            if (rc == ZC_OK) saved = zc__store_save(c, e);
+            if (rc == ZC_OK) saved = zc__store_through(c, e, true);
             zc__monitor_unlock(&s->order);
             if (rc == ZC_OK) zc__entry_unpin(c, e);
         }
@@ -4678,14 +5753,36 @@ static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *
  * store it is good for this caller all the same. */
 static int zc__lead(zc_fill *t, zc_loader loader, void *user, bool refresh, zc_view *view) {
     zc_cache *c = t->cache;
-    bool loaded = !refresh && zc__has_store(c) && zc__store_load(t) == ZC_OK;
+    t->asked = !refresh && zc__has_store(c);
+    bool loaded = t->asked && zc__store_load(t) == ZC_OK;
+    bool fleet = !loaded && t->fleet && zc__has_store(c) && c->desc.store.lock;
+    zc__flight *f = t->flight;
+    uint64_t token = 0;
+    if (fleet) loaded = zc__fleet_lock(t, &token);
+    int rc = ZC_OK;
+    if (token) { /* the ticket goes before the lock does */
+        zc__spin_lock(&f->shard->lock);
+        f->refs++;
+        zc__spin_unlock(&f->shard->lock);
+    }
     if (!loaded) {
         (void)zc__wait_for(t, true); /* a new flight waits for nobody: no circle */
-        int rc = loader(t, user);
+        rc = loader(t, user);
         (void)zc__wait_for(t, false);
-        if (rc != ZC_OK) return zc__fail(t, rc < 0 ? rc : ZC_E_LOADER, view);
     }
-    return zc__commit_value(t, view);
+    if (rc == ZC_OK) {
+        zc__fleet_check(t, token);
+        rc = zc__commit_value(t, view);
+    } else {
+        rc = zc__fail(t, rc < 0 ? rc : ZC_E_LOADER, view);
+    }
+    if (token) {
+        if (zc__store_up(c))
+            (void)zc__store_told(c, c->desc.store.unlock(c->desc.store.user, zc__flight_key(f),
+                                                         token));
+        zc__flight_let_go(c, f);
+    }
+    return rc;
 }
 
 static void zc__wake_worker(zc_cache *c) {
@@ -4775,6 +5872,7 @@ ZOOCACHE_API int zc_flight_begin(zc_cache *cache, zc_bytes key, const zc_fetch_o
     if (rc != ZC_OK) return rc;
     rc = zc__begin(cache, key, opts, view, fill);
     if (rc == ZC_FOLLOW) zc__count(&cache->waits, 1);
+    if (rc == ZC_LEAD) (*fill)->asked = zc__has_store(cache);
     if (rc == ZC_LEAD && zc__has_store(cache) && zc__store_load(*fill) == ZC_OK) {
         zc_fill *t = *fill;
         *fill = NULL;
@@ -4825,74 +5923,34 @@ ZOOCACHE_API int zc_flight_notify(zc_fill *fill, void (*fn)(void *user), void *u
 
 /* ---- invalidate ---- */
 
-static void zc__told_invalidated(zc_cache *c, zc_bytes tag, uint64_t version) {
-    zc_event ev;
-    if (!c->desc.events.version) return;
-    memset(&ev, 0, sizeof ev);
-    ev.kind = ZC_EVENT_INVALIDATED;
-    ev.key = tag;
-    ev.version = version;
-    zc__event(c, &ev);
-}
-
-/* Stamps n checked paths in one step. Where a node cannot be made for want of memory, the deepest
- * one above it is stamped: too much is invalidated rather than too little. */
-static uint64_t zc__invalidate_paths(zc_cache *c, const zc__path *paths, zc_tag **nodes, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        do nodes[i] = zc__tag_acquire(&c->trie, &paths[i]);
-        while (!nodes[i] && zc__relieve_block(c));
-        if (!nodes[i]) nodes[i] = zc__tag_deepest(&c->trie, &paths[i]);
-    }
-    uint64_t v = zc__trie_stamp(&c->trie, nodes, n);
-    for (size_t i = 0; i < n; i++) zc__tag_unref(&c->trie, nodes[i]);
-    return v;
+/* What is done here is kept by the storage, and told to the other nodes. n == 0: everything. */
+static int zc__invalidated(zc_cache *c, const zc_bytes *tags, size_t n, uint64_t version) {
+    zc_bytes root = zc_slice("", 0);
+    int rc = ZC_OK;
+    if (zc__bus_on(c)) rc = zc__bus_publish(c, tags, n);
+    else if (zc__has_store(c)) rc = zc__store_stamp(c, n ? tags : &root, n ? n : 1, version);
+    for (size_t i = 0; i < n; i++) zc__told_invalidated(c, tags[i], version);
+    return rc;
 }
 
 ZOOCACHE_API int zc_invalidate(zc_cache *cache, zc_bytes tag) {
-    zc__path path;
-    zc_tag *node;
-    if (!cache) return ZC_E_INVAL;
-    int rc = zc__path_parse(tag, &path);
-    if (rc != ZC_OK) return rc;
-    uint64_t v = zc__invalidate_paths(cache, &path, &node, 1);
-    rc = zc__store_stamp(cache, &tag, 1, v);
-    zc__told_invalidated(cache, tag, v);
-    return rc;
+    return zc_invalidate_many(cache, &tag, 1);
 }
 
 ZOOCACHE_API int zc_invalidate_many(zc_cache *cache, const zc_bytes *tags, size_t n) {
-    zc__path path;
     if (!cache || (n && !tags) || n > SIZE_MAX / 256) return ZC_E_INVAL;
-    if (n == 0) return ZC_OK;
-    for (size_t i = 0; i < n; i++) {
-        int rc = zc__path_parse(tags[i], &path);
-        if (rc != ZC_OK) return rc;
-    }
-    size_t each = sizeof(zc_tag *) + sizeof(zc__path);
-    zc_tag **nodes = (zc_tag **)zc__alloc(&cache->mem, n * each), *root = &cache->trie.root;
-    uint64_t v;
-    if (nodes) {
-        zc__path *paths = (zc__path *)(void *)(nodes + n);
-        for (size_t i = 0; i < n; i++) (void)zc__path_parse(tags[i], &paths[i]);
-        v = zc__invalidate_paths(cache, paths, nodes, n);
-        zc__free(&cache->mem, nodes, n * each);
-    } else {
-        v = zc__trie_stamp(&cache->trie, &root, 1); /* too much rather than too little */
-    }
-    int rc = zc__store_stamp(cache, tags, n, v);
-    for (size_t i = 0; i < n; i++) zc__told_invalidated(cache, tags[i], v);
-    return rc;
+    int rc = zc__tags_check(tags, n);
+    if (rc != ZC_OK || n == 0) return rc;
+    return zc__invalidated(cache, tags, n, zc__invalidate_text(cache, tags, n));
 }
 
 ZOOCACHE_API int zc_invalidate_tag(zc_cache *cache, zc_tag *tag) {
     char text[ZC_TAG_MAX];
     if (!cache || !tag) return ZC_E_INVAL;
-    uint64_t v = zc__trie_stamp(&cache->trie, &tag, 1);
-    if (!zc__has_store(cache) && !cache->desc.events.version) return ZC_OK;
+    uint64_t v = zc__trie_stamp(&cache->trie, &tag, 1, 0);
+    if (!zc__has_store(cache) && !zc__bus_on(cache) && !cache->desc.events.version) return ZC_OK;
     zc_bytes name = zc_slice(text, zc__tag_text(tag, text));
-    int rc = zc__store_stamp(cache, &name, 1, v);
-    zc__told_invalidated(cache, name, v);
-    return rc;
+    return zc__invalidated(cache, &name, 1, v);
 }
 
 /* Empties a shard. */
@@ -4921,15 +5979,15 @@ static void zc__shard_purge(zc_cache *c, zc__shard *s, zc_cause cause, zc__entry
 
 ZOOCACHE_API int zc_clear(zc_cache *cache) {
     if (!cache) return ZC_E_INVAL;
-    zc_tag *root = &cache->trie.root;
     zc_bytes name = zc_slice("", 0);
-    uint64_t v = zc__trie_stamp(&cache->trie, &root, 1);
-    int rc = zc__store_stamp(cache, &name, 1, v);
+    uint64_t v = zc__invalidate_text(cache, NULL, 0);
+    int rc = zc__invalidated(cache, NULL, 0, v);
     if (zc__has_store(cache)) {
+        zc__behind_forget(cache, NULL);
         int cleared = cache->desc.store.clear(cache->desc.store.user);
         if (cleared < 0) {
             zc__store_fault(cache, name, cleared);
-            rc = ZC_E_STORE;
+            if (rc == ZC_OK) rc = ZC_E_STORE;
         }
     }
     for (uint32_t i = 0; i < cache->nshards; i++) {
@@ -4970,7 +6028,7 @@ ZOOCACHE_API int zc_tag_version(zc_cache *cache, zc_bytes tag, uint64_t *version
     int rc = zc__path_parse(tag, &path);
     if (rc != ZC_OK) return rc;
     zc_tag *n = NULL;
-    if (cache->desc.store.tag_get) { /* only a node can be asked about */
+    if (cache->desc.store.tag_get && !zc__bus_on(cache)) { /* only a node can be asked about */
         rc = zc__tag_get(cache, tag, &n);
         if (rc == ZC_OK && zc__store_learn(cache, n) != ZC_OK) rc = ZC_E_STORE;
         if (rc == ZC_OK) *version = zc__load_acq(&n->version);
@@ -5073,7 +6131,9 @@ ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
         if (zc__mono(&cache->clock) >= deadline) return ZC_MORE;
     }
     if (!zc__spin_trylock(&cache->house)) return ZC_OK; /* somebody is at it */
-    bool more = zc__sweep(cache, deadline);
+    if (cache->desc.no_thread && zc__bus_on(cache)) (void)zc__bus_round(cache, 0);
+    bool more = zc__has_store(cache) && zc__store_keep(cache, deadline);
+    more = zc__sweep(cache, deadline) || more;
     zc__prune_some(cache);
     zc__spin_unlock(&cache->house);
     return more ? ZC_MORE : ZC_OK;
@@ -5131,10 +6191,12 @@ static void zc__worker_end(zc_cache *c) {
 static void zc__lock_all(zc_cache *c) {
     for (uint32_t i = 0; i < c->nshards && zc__has_store(c); i++)
         zc__monitor_lock(&c->shards[i].order);
+    zc__bus_fork_prepare(&c->bus);
     zc__spin_lock(&c->trie.writer);
     for (uint32_t i = 0; i < c->nshards; i++) zc__spin_lock(&c->shards[i].lock);
     for (uint32_t i = 0; i < ZC__STRIPES; i++) zc__spin_lock(&c->trie.stripes[i].lock);
     zc__spin_lock(&c->jobs_lock);
+    zc__spin_lock(&c->behind_lock);
     zc__spin_lock(&c->graph_lock);
     if (c->mem.arena) zc__spin_lock(&c->mem.arena->lock);
 }
@@ -5142,10 +6204,12 @@ static void zc__lock_all(zc_cache *c) {
 static void zc__unlock_all(zc_cache *c, bool monitors) {
     if (c->mem.arena) zc__spin_unlock(&c->mem.arena->lock);
     zc__spin_unlock(&c->graph_lock);
+    zc__spin_unlock(&c->behind_lock);
     zc__spin_unlock(&c->jobs_lock);
     for (uint32_t i = 0; i < ZC__STRIPES; i++) zc__spin_unlock(&c->trie.stripes[i].lock);
     for (uint32_t i = 0; i < c->nshards; i++) zc__spin_unlock(&c->shards[i].lock);
     zc__spin_unlock(&c->trie.writer);
+    if (monitors) zc__bus_fork_parent(&c->bus);
     for (uint32_t i = 0; i < c->nshards && zc__has_store(c) && monitors; i++)
         zc__monitor_unlock(&c->shards[i].order);
 }
@@ -5171,6 +6235,9 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
     zc__trie_recount(&cache->trie);
     zc__unlock_all(cache, false);
     zc__store_rel(&cache->house.held, 0u);
+    if (zc__has_store(cache) && cache->desc.store.forked)
+        cache->desc.store.forked(cache->desc.store.user);
+    if (zc__bus_fork_child(cache) != ZC_OK) rc = ZC_E_THREAD;
     if (cache->worker_runs) rc = zc__worker_start(cache) == ZC_OK ? rc : ZC_E_THREAD;
     return rc;
 }
@@ -5179,6 +6246,7 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
 
 static bool zc__desc_valid(const zc_desc *d) {
     const zc_store *st = &d->store;
+    const zc_bus *b = &d->bus;
     if (d->shards && (!zc__is_pow2(d->shards) || d->shards > 64)) return false;
     if (d->ttl_jitter > 100 || (d->block && d->allocator.version)) return false;
     if (!d->block != !d->block_size) return false;
@@ -5189,6 +6257,14 @@ static bool zc__desc_valid(const zc_desc *d) {
     if (d->weigher.version && !d->weigher.weigh) return false;
     if (st->version && (!st->get || !st->put || !st->del || !st->clear)) return false;
     if (!st->generation != !st->tag_put || !st->tag_put != !st->tag_get) return false;
+    if (!st->lock != !st->unlock) return false;
+    if (b->version && (!b->attach || !b->read || !b->append || !b->versions)) return false;
+    if (b->version > 1 || (d->max_staleness && d->max_staleness < 20 * ZC_MILLISECOND))
+        return false;
+    if (d->ack > ZC_STRICT || d->silence > ZC_SILENCE_ERROR) return false;
+#ifdef ZOOCACHE_NO_THREADS
+    if (d->ack == ZC_STRICT) return false; /* it has to sleep */
+#endif
     return d->allocator.version <= 1 && d->clock.version <= 1 && d->log.version <= 1 &&
            d->events.version <= 1 && d->weigher.version <= 1 && st->version <= 1;
 }
@@ -5217,6 +6293,8 @@ static void zc__desc_defaults(zc_desc *d) {
     if (!d->tti) d->tti = ZC_NEVER;
     if (!d->flight_timeout) d->flight_timeout = 60 * ZC_SECOND;
     if (!d->prune_after) d->prune_after = 3600 * ZC_SECOND;
+    if (!d->max_staleness) d->max_staleness = ZC_SECOND;
+    if (!d->bus_pause) d->bus_pause = 10 * ZC_MILLISECOND;
 #ifdef ZOOCACHE_NO_THREADS
     d->no_thread = true;
 #endif
@@ -5253,6 +6331,11 @@ static bool zc__shards_make(zc_cache *c) {
 /* Ends everything but the memory that late tickets and pins still need. */
 static void zc__close(zc_cache *c) {
     zc__worker_end(c);
+    (void)zc__behind_flush(c, ZC_NEVER);
+    zc__behind_forget(c, NULL);
+    zc__free(&c->mem, c->behind, ZC__BEHIND * sizeof *c->behind);
+    c->behind = NULL;
+    zc__bus_end(c);
     for (zc_fill *t; (t = zc__next_refresh(c)) != NULL;) (void)zc__fail(t, ZC_E_CLOSED, NULL);
     for (uint32_t i = 0; c->shards && i < c->nshards; i++) {
         zc__shard *s = &c->shards[i];
@@ -5282,7 +6365,8 @@ static void zc__close(zc_cache *c) {
         if (zc__has_store(c)) zc__monitor_destroy(&s->order);
     }
     if (zc__has_store(c) && c->desc.store.close) c->desc.store.close(c->desc.store.user);
-    c->desc.store.version = 0;
+    if (c->desc.bus.version && c->desc.bus.close) c->desc.bus.close(c->desc.bus.user);
+    c->desc.store.version = c->desc.bus.version = 0;
     c->closed = 1;
     zc__cache_let_go(c);
 }
@@ -5294,7 +6378,9 @@ static int zc__setup(zc_cache *c) {
     c->seed = c->desc.seed ? c->desc.seed : zc__random(&entropy);
     zc__trie_init(&c->trie, &c->mem, &c->hlc, zc__hash(zc_slice("tags", 4), c->seed));
     c->generation = zc__random(&entropy) | 1;
-    if (st->version && st->generation) {
+    if (c->desc.bus.version) {
+        c->generation = 0; /* the log's identity is */
+    } else if (st->version && st->generation) {
         if (st->generation(st->user, &c->generation, &latest) < 0) return ZC_E_STORE;
         c->trie.has_store = true;
         if (latest) zc__trie_learn(&c->trie, &c->trie.root, 0);
@@ -5315,7 +6401,9 @@ static int zc__setup(zc_cache *c) {
         while (i--) zc__monitor_destroy(&c->shards[i].order);
         return ZC_E_THREAD;
     }
-    return c->desc.no_thread ? ZC_OK : zc__worker_start(c);
+    if (c->desc.write_behind && st->version && !zc__behind_make(c)) return ZC_E_NOMEM;
+    int rc = c->desc.bus.version ? zc__bus_open(c) : ZC_OK;
+    return rc != ZC_OK || c->desc.no_thread ? rc : zc__worker_start(c);
 }
 
 ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
@@ -5348,7 +6436,7 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
         *cache = c;
         return ZC_OK;
     }
-    c->desc.store.version = 0; /* not ours to close: the caller still has it */
+    c->desc.store.version = c->desc.bus.version = 0; /* not ours to close: the caller has them */
     zc__close(c);
     return rc;
 }
@@ -5412,6 +6500,9 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
         out->load_histogram[i] = zc__load_rlx(&cache->load_histogram[i]);
     out->store_errors = zc__load_rlx(&cache->store_errors);
     out->store_corrupt = zc__load_rlx(&cache->store_corrupt);
+    out->store_skipped = zc__load_rlx(&cache->store_skipped);
+    out->store_open = zc__load_acq(&cache->store_open) != 0;
+    zc__bus_stats(cache, out);
     out->store_stale = zc__load_rlx(&cache->store_stale);
 }
 
@@ -5513,6 +6604,13 @@ ZOOCACHE_API size_t zc_stats_prometheus(const zc_stats *stats, const char *name,
         {"store_errors_total", "counter", stats->store_errors},
         {"store_corrupt_total", "counter", stats->store_corrupt},
         {"store_stale_total", "counter", stats->store_stale},
+        {"store_skipped_total", "counter", stats->store_skipped},
+        {"store_open", "gauge", stats->store_open},
+        {"bus_entries_total", "counter", stats->bus_entries},
+        {"bus_breaks_total", "counter", stats->bus_breaks},
+        {"bus_errors_total", "counter", stats->bus_errors},
+        {"bus_silent_total", "counter", stats->bus_silent},
+        {"bus_pending", "gauge", stats->bus_pending},
         {"entries", "gauge", stats->entries},
         {"bytes", "gauge", stats->bytes},
         {"flights", "gauge", stats->flights},
