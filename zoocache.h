@@ -3605,7 +3605,7 @@ static int zc__bus_listen(zc_cache *c, uint64_t wait) {
         uint64_t before = zc__mono(&c->clock), cursor = zc__load_acq(&b->cursor);
         rc = c->desc.bus.read(c->desc.bus.user, cursor, wait, &ear.sink);
         bool further = zc__load_acq(&b->cursor) != cursor;
-        if (rc == ZC_MORE && !further) return ZC_PENDING; /* it was woken */
+        if (rc == ZC_MORE && !further) return ZC_RETRY; /* it was woken */
         if (rc != ZC_OK) continue;
         zc__monitor_lock(&b->apply);
         if (ear.epoch == b->epoch) zc__store_rel(&b->lease, before ? before : 1);
@@ -4023,16 +4023,16 @@ ZOOCACHE_API int zc_catch_up(zc_cache *cache, uint64_t token, uint64_t timeout) 
     uint64_t position = token & ((UINT64_C(1) << 48) - 1);
     uint64_t start = zc__mono(&cache->clock), end = zc__add_sat(start, timeout);
     if (!b->on || !token) return ZC_OK;
-    for (;;) {
+    for (int rc = ZC_PENDING;;) {
         zc__monitor_lock(&b->apply);
         bool attached = b->attached, same = (b->identity ^ token >> 48) << 48 == 0;
         bool there = attached && same && b->cursor >= position;
         zc__monitor_unlock(&b->apply);
         /* A token of another log: of an older one, once ours is proven to be the present one. */
-        if (there || (attached && !same && zc__load_acq(&b->lease) > start)) return ZC_OK;
+        if (there || (attached && !same && zc__load_acq(&b->lease) >= start)) return ZC_OK;
         uint64_t now = zc__mono(&cache->clock);
-        int rc = zc__bus_hear(cache, now, end > now ? end - now : 0);
-        if (zc__mono(&cache->clock) >= end) return rc < 0 ? rc : ZC_E_TIMEOUT;
+        if (rc != ZC_PENDING && now >= end) return rc < 0 ? rc : ZC_E_TIMEOUT;
+        rc = zc__bus_hear(cache, now, end > now ? end - now : 0);
     }
 }
 

@@ -1,0 +1,845 @@
+/* >>bus and >>store with several nodes: caches that share a log in memory. */
+#define ZOOCACHE_WITH_BUS
+#define ZOOCACHE_IMPLEMENTATION
+#include "zoocache.h"
+#include "zc_test.h"
+#include "fault_store.h"
+#include "log_bus.h"
+
+#define NODES 3
+#define T (1000 * ZC_MILLISECOND)
+
+/* Nodes without threads: time moves, and the log is read, when the test says so. */
+typedef struct fleet {
+    zct_mem mem;
+    zct_time time;
+    log_hub hub;
+    fault_store store;
+    log_node node[NODES];
+    zc_cache *c[NODES];
+    unsigned n;
+} fleet;
+
+static zc_desc desc_of(fleet *f, unsigned i, const zc_desc *base) {
+    zc_desc d = *base;
+    d.allocator = zct_allocator(&f->mem);
+    d.clock = zct_clock(&f->time);
+    d.no_thread = true;
+    d.bus = lb_hook(&f->node[i], base->bus.version == 99);
+    if (base->store.version == 99) d.store = fs_hook(&f->store, false);
+    else memset(&d.store, 0, sizeof d.store);
+    return d;
+}
+
+static bool join(fleet *f, unsigned i, const zc_desc *base) {
+    zc_desc d = desc_of(f, i, base);
+    f->node[i].hub = &f->hub;
+    return CHECK_EQ(zc_open(&d, &f->c[i]), ZC_OK);
+}
+
+static bool start(fleet *f, unsigned n, zc_desc base) {
+    memset(f, 0, sizeof *f);
+    f->time.mono = 5 * ZC_SECOND;
+    f->time.wall = UINT64_C(1700000000) * ZC_SECOND;
+    lb_init(&f->hub);
+    fs_init(&f->store);
+    f->n = n;
+    for (unsigned i = 0; i < n; i++)
+        if (!join(f, i, &base)) return false;
+    return true;
+}
+
+static void stop(fleet *f) {
+    for (unsigned i = 0; i < f->n; i++) {
+        if (!f->c[i]) continue;
+        CHECK_EQ(zc_check(f->c[i]), ZC_OK);
+        zc_close(f->c[i]);
+        CHECK_EQ(f->node[i].closes, 1);
+    }
+    fs_destroy(&f->store);
+    lb_destroy(&f->hub);
+}
+
+static void poll_all(fleet *f) {
+    for (unsigned i = 0; i < f->n; i++)
+        if (f->c[i])
+            while (zc_poll(f->c[i], 1000) == ZC_MORE) {}
+}
+
+static int put(zc_cache *c, const char *key, const char *value, const char *dep) {
+    zc_bytes tag = zc_str(dep ? dep : "");
+    zc_put_opts o = {.deps = &tag, .ndeps = dep != NULL};
+    return zc_put(c, zc_str(key), zc_str(value), &o);
+}
+
+/* Reads; if there is a value, it must be this one. */
+static int get(zc_cache *c, const char *key, const char *value) {
+    zc_view v;
+    int rc = zc_get(c, zc_str(key), &v);
+    if (rc == ZC_OK || rc == ZC_STALE) {
+        CHECK_EQ(v.size, strlen(value));
+        CHECK(v.size == strlen(value) && memcmp(v.data, value, v.size) == 0);
+        zc_release(c, &v);
+    } else {
+        CHECK(!v.pin && !v.data);
+    }
+    return rc;
+}
+
+static zc_stats stats(zc_cache *c) {
+    zc_stats s;
+    zc_stats_read(c, &s);
+    return s;
+}
+
+TEST(an_invalidation_reaches_the_others) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){0})) return;
+    CHECK_EQ(put(f.c[0], "k", "0", "org:1:team"), ZC_OK);
+    CHECK_EQ(put(f.c[1], "k", "1", "org:1:team"), ZC_OK);
+    CHECK_EQ(put(f.c[1], "other", "1", "org:2"), ZC_OK);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("org:1")), ZC_OK);
+    CHECK_EQ(get(f.c[0], "k", "0"), ZC_MISS); /* here at once */
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_OK);   /* there when it is heard */
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+    CHECK_EQ(get(f.c[1], "other", "1"), ZC_OK);
+    CHECK_EQ(stats(f.c[1]).bus_entries, 1);
+    CHECK_EQ(stats(f.c[0]).bus_entries, 1); /* its own, with the answer */
+    zc_bytes two[] = {zc_str("org:2"), zc_str("a:b")};
+    CHECK_EQ(zc_invalidate_many(f.c[0], two, 2), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "other", "1"), ZC_MISS);
+    CHECK_EQ(put(f.c[1], "all", "1", NULL), ZC_OK);
+    CHECK_EQ(zc_clear(f.c[0]), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "all", "1"), ZC_MISS);
+    stop(&f);
+}
+
+TEST(a_fill_after_ones_own_invalidation_stays) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){0})) return;
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    CHECK_EQ(put(f.c[0], "k", "new", "t"), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[0], "k", "new"), ZC_OK);
+    stop(&f);
+}
+
+TEST(the_lease_bounds_what_is_served) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){.max_staleness = T})) return;
+    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    poll_all(&f);
+    f.node[1].down = true;
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    zct_step(&f.time, T);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_OK); /* T, to the nanosecond */
+    zct_step(&f.time, 1);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+    char buf[8];
+    CHECK_EQ(zc_get_copy(f.c[1], zc_str("k"), buf, sizeof buf, NULL), ZC_MISS);
+    zc_bytes key = zc_str("k");
+    zc_view view;
+    int result;
+    CHECK_EQ(zc_get_many(f.c[1], &key, 1, &view, &result), 0);
+    CHECK_EQ(result, ZC_MISS);
+    CHECK(stats(f.c[1]).bus_silent >= 3);
+    CHECK(stats(f.c[1]).bus_errors >= 1);
+    CHECK(stats(f.c[1]).bus_age > T);
+    f.node[1].down = false;
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS); /* now it is invalidated */
+    CHECK_EQ(stats(f.c[1]).bus_breaks, 0);    /* nothing was lost: no flush */
+    stop(&f);
+}
+
+TEST(what_was_not_invalidated_survives_an_outage) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){.max_staleness = T})) return;
+    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    f.node[1].down = true;
+    zct_step(&f.time, 10 * T);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+    f.node[1].down = false;
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_OK);
+    stop(&f);
+}
+
+static int load_text(zc_fill *fill, void *user) {
+    CHECK_EQ(zc_fill_dep(fill, zc_str("t")), ZC_OK);
+    return zc_fill_value(fill, zc_str((const char *)user));
+}
+
+TEST(silence_by_policy) {
+    fleet f;
+    zc_view v;
+    char text[] = "loaded";
+    zc_fetch_opts error = {.silence = ZC_SILENCE_ERROR}, serve = {.silence = ZC_SILENCE_SERVE},
+                  bypass = {.silence = ZC_SILENCE_BYPASS};
+    if (!start(&f, 1, (zc_desc){.max_staleness = T, .max_stale = 5 * T,
+                                .silence = ZC_SILENCE_SERVE}))
+        return;
+    CHECK_EQ(put(f.c[0], "k", "1", "t"), ZC_OK);
+    f.node[0].down = true;
+    zct_step(&f.time, 6 * T);
+    CHECK_EQ(get(f.c[0], "k", "1"), ZC_STALE);
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), load_text, text, &error, &v), ZC_E_BUS);
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), load_text, text, &serve, &v), ZC_STALE);
+    CHECK_EQ(v.size, 1);
+    zc_release(f.c[0], &v);
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), load_text, text, &bypass, &v), ZC_OK);
+    CHECK_EQ(v.size, 6);
+    zc_release(f.c[0], &v);
+    zct_step(&f.time, 1); /* beyond max_stale */
+    CHECK_EQ(get(f.c[0], "k", "loaded"), ZC_MISS);
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), load_text, text, &serve, &v), ZC_OK);
+    CHECK_EQ(v.size, 6);
+    zc_release(f.c[0], &v);
+    stop(&f);
+}
+
+TEST(what_was_killed_is_not_served_stale_in_silence) {
+    fleet f;
+    zc_view v;
+    char text[] = "loaded";
+    if (!start(&f, 1, (zc_desc){.max_staleness = T, .max_stale = 5 * T,
+                                .silence = ZC_SILENCE_SERVE}))
+        return;
+    CHECK_EQ(put(f.c[0], "k", "1", "t"), ZC_OK);
+    f.node[0].down = true;
+    zct_step(&f.time, 2 * T);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_E_BUS);
+    CHECK_EQ(get(f.c[0], "k", "1"), ZC_MISS);
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), load_text, text, NULL, &v), ZC_OK);
+    CHECK_EQ(v.size, 6);
+    zc_release(f.c[0], &v);
+    stop(&f);
+}
+
+TEST(an_invalidation_that_cannot_be_told_is_kept) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){.max_staleness = T})) return;
+    CHECK_EQ(put(f.c[1], "k", "1", "t:a"), ZC_OK);
+    CHECK_EQ(put(f.c[1], "l", "1", "u"), ZC_OK);
+    f.node[0].down = true;
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t:a")), ZC_E_BUS);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t:a")), ZC_E_BUS);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("v")), ZC_E_BUS);
+    CHECK_EQ(stats(f.c[0]).bus_pending, 2);
+    uint64_t appends = f.node[0].appends;
+    CHECK_EQ(appends, 1); /* the others did not even try: the time-out is paid once */
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_OK);
+    f.node[0].down = false;
+    poll_all(&f);
+    poll_all(&f);
+    CHECK_EQ(stats(f.c[0]).bus_pending, 0);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+    CHECK_EQ(get(f.c[1], "l", "1"), ZC_OK);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("u")), ZC_OK); /* and the bus is up again */
+    stop(&f);
+}
+
+TEST(the_outbox_is_bounded) {
+    fleet f;
+    char tag[200];
+    if (!start(&f, 2, (zc_desc){.max_staleness = T})) return;
+    CHECK_EQ(put(f.c[1], "k", "1", "a:0"), ZC_OK);
+    CHECK_EQ(put(f.c[1], "l", "1", "b:0"), ZC_OK);
+    f.node[0].down = true;
+    for (int i = 0; i < 2000; i++) {
+        snprintf(tag, sizeof tag, "a:%0100d", i);
+        CHECK_EQ(zc_invalidate(f.c[0], zc_str(tag)), ZC_E_BUS);
+        CHECK(f.c[0]->bus.outbox.size <= ZC__OUTBOX_BYTES);
+    }
+    CHECK(stats(f.c[0]).bus_pending < 700); /* collapsed to "a", at least once */
+    f.node[0].down = false;
+    poll_all(&f);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+    /* Many first segments: everything. */
+    f.node[0].down = true;
+    for (int i = 0; i < 2000; i++) {
+        snprintf(tag, sizeof tag, "%0100d", i);
+        CHECK_EQ(zc_invalidate(f.c[0], zc_str(tag)), ZC_E_BUS);
+    }
+    CHECK_EQ(stats(f.c[0]).bus_pending, 1);
+    f.node[0].down = false;
+    poll_all(&f);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "l", "1"), ZC_MISS);
+    stop(&f);
+}
+
+TEST(the_outbox_without_memory_is_everything) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){.max_staleness = T})) return;
+    CHECK_EQ(put(f.c[1], "k", "1", "a"), ZC_OK);
+    f.node[0].down = true;
+    f.mem.count = 0;
+    f.mem.fail_from = 1;
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("z")), ZC_E_BUS);
+    f.mem.fail_from = 0;
+    CHECK_EQ(stats(f.c[0]).bus_pending, 1);
+    f.node[0].down = false;
+    poll_all(&f);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+    stop(&f);
+}
+
+TEST(async_writers_do_not_wait) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){.ack = ZC_ASYNC})) return;
+    CHECK_EQ(put(f.c[0], "k", "0", "t"), ZC_OK);
+    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    for (int i = 0; i < 10; i++) CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    CHECK_EQ(f.node[0].appends, 0);
+    CHECK_EQ(get(f.c[0], "k", "0"), ZC_MISS);
+    poll_all(&f);
+    poll_all(&f);
+    CHECK_EQ(f.node[0].appends, 1); /* coalesced */
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("u")), ZC_OK);
+    zc_close(f.c[0]); /* sends what is left */
+    f.c[0] = NULL;
+    CHECK_EQ(f.node[0].appends, 2);
+    stop(&f);
+}
+
+TEST(a_gap_is_a_flush) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){0})) return;
+    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    for (int i = 0; i < 5; i++) CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    lb_forget(&f.hub, 3); /* the ones that would have killed it */
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(stats(f.c[1]).bus_breaks, 1);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+    CHECK_EQ(put(f.c[1], "k", "2", "t"), ZC_OK);
+    CHECK_EQ(get(f.c[1], "k", "2"), ZC_OK);
+    stop(&f);
+}
+
+TEST(another_log_is_a_flush_and_positions_may_come_again) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){0})) return;
+    for (int i = 0; i < 7; i++) CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    lb_restart(&f.hub, 2);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+    CHECK_EQ(put(f.c[1], "k", "2", "t"), ZC_OK);
+    CHECK_EQ(get(f.c[1], "k", "2"), ZC_OK);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK); /* attaches anew by itself */
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "2"), ZC_MISS);
+    stop(&f);
+}
+
+TEST(an_invalidation_finds_another_log) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){0})) return;
+    CHECK_EQ(put(f.c[0], "k", "1", "t"), ZC_OK);
+    lb_restart(&f.hub, 0);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    CHECK_EQ(f.hub.tail, 1);
+    CHECK_EQ(get(f.c[0], "k", "1"), ZC_MISS);
+    stop(&f);
+}
+
+TEST(entries_in_pieces_and_twice) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){0})) return;
+    f.node[1].most = 2;
+    f.node[1].repeat = 3;
+    for (int i = 0; i < 9; i++) CHECK_EQ(zc_invalidate(f.c[0], zc_str(i == 8 ? "t" : "x")), ZC_OK);
+    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(stats(f.c[1]).bus_entries, 9); /* each once */
+    CHECK_EQ(stats(f.c[1]).bus_breaks, 0);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+    stop(&f);
+}
+
+TEST(a_fill_is_fenced_by_what_is_heard_meanwhile) {
+    fleet f;
+    zc_view v;
+    zc_fill *lead;
+    if (!start(&f, 2, (zc_desc){0})) return;
+    CHECK_EQ(zc_flight_begin(f.c[1], zc_str("k"), NULL, &v, &lead), ZC_LEAD);
+    CHECK_EQ(zc_fill_dep(lead, zc_str("t")), ZC_OK);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(zc_fill_value(lead, zc_str("old")), ZC_OK);
+    CHECK_EQ(zc_flight_commit(lead, NULL), ZC_REFUSED);
+    CHECK_EQ(zc_flight_begin(f.c[1], zc_str("k"), NULL, &v, &lead), ZC_LEAD);
+    CHECK_EQ(zc_fill_dep(lead, zc_str("t")), ZC_OK);
+    lb_restart(&f.hub, 0); /* an epoch break fences as well */
+    poll_all(&f);
+    CHECK_EQ(zc_fill_value(lead, zc_str("old")), ZC_OK);
+    CHECK_EQ(zc_flight_commit(lead, NULL), ZC_REFUSED);
+    stop(&f);
+}
+
+TEST(starts_without_the_log_and_joins_later) {
+    fleet f;
+    if (!start(&f, 0, (zc_desc){0})) return;
+    f.n = 1;
+    f.node[0].down = true;
+    if (!join(&f, 0, &(zc_desc){0})) return;
+    CHECK_EQ(put(f.c[0], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(get(f.c[0], "k", "1"), ZC_MISS); /* nothing is proven */
+    CHECK_EQ(stats(f.c[0]).bus_age, ZC_NEVER);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("u")), ZC_E_BUS);
+    f.node[0].down = false;
+    poll_all(&f);
+    CHECK_EQ(f.hub.tail, 1);
+    CHECK_EQ(put(f.c[0], "k", "2", "t"), ZC_OK);
+    CHECK_EQ(get(f.c[0], "k", "2"), ZC_OK);
+    stop(&f);
+}
+
+TEST(reads_look_at_a_log_that_can_be_peeked_at) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){.bus = {.version = 99}})) return;
+    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_OK);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS); /* at once, nobody has polled */
+    CHECK_EQ(put(f.c[1], "k", "2", "t"), ZC_OK);
+    zct_step(&f.time, 3600 * ZC_SECOND);
+    CHECK_EQ(get(f.c[1], "k", "2"), ZC_OK);
+    f.node[1].down = true;
+    CHECK_EQ(get(f.c[1], "k", "2"), ZC_MISS);
+    f.node[1].down = false;
+    CHECK_EQ(get(f.c[1], "k", "2"), ZC_OK);
+    lb_restart(&f.hub, 0);
+    CHECK_EQ(get(f.c[1], "k", "2"), ZC_MISS);
+    CHECK_EQ(put(f.c[1], "k", "3", "t"), ZC_OK);
+    CHECK_EQ(get(f.c[1], "k", "3"), ZC_OK);
+    stop(&f);
+}
+
+/* ---- records ---- */
+
+static const zc_desc shared = {.store = {.version = 99}, .max_entries = 64};
+
+TEST(another_nodes_record_is_used) {
+    fleet f;
+    if (!start(&f, 2, shared)) return;
+    CHECK_EQ(put(f.c[0], "k", "v", "org:1:team"), ZC_OK);
+    CHECK_EQ(get(f.c[1], "k", "v"), ZC_OK);
+    CHECK_EQ(stats(f.c[1]).hits_store, 1);
+    CHECK_EQ(f.node[1].versions, 0); /* begun since it attached: known without asking */
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("org:1")), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "v"), ZC_MISS);
+    CHECK_EQ(stats(f.c[1]).store_stale, 1);
+    CHECK_EQ(put(f.c[1], "k", "w", "org:1:team"), ZC_OK);
+    zc_view v;
+    CHECK_EQ(zc_get(f.c[0], zc_str("k"), &v), ZC_OK); /* and back */
+    zc_release(f.c[0], &v);
+    stop(&f);
+}
+
+TEST(who_joins_late_learns_what_was_invalidated) {
+    fleet f;
+    if (!start(&f, 1, shared)) return;
+    CHECK_EQ(put(f.c[0], "dead", "v", "org:1:team"), ZC_OK);
+    CHECK_EQ(put(f.c[0], "alive", "v", "org:2"), ZC_OK);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("org:1")), ZC_OK);
+    f.n = 2;
+    if (!join(&f, 1, &shared)) return;
+    CHECK_EQ(get(f.c[1], "dead", "v"), ZC_MISS);
+    CHECK_EQ(get(f.c[1], "alive", "v"), ZC_OK);
+    CHECK_EQ(f.node[1].versions, 2);
+    CHECK_EQ(get(f.c[1], "alive", "v"), ZC_OK); /* from the table */
+    CHECK_EQ(f.node[1].versions, 2);
+    CHECK_EQ(zc_clear(f.c[0]), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "alive", "v"), ZC_MISS);
+    stop(&f);
+}
+
+TEST(records_of_another_log_are_misses) {
+    fleet f;
+    if (!start(&f, 2, shared)) return;
+    CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+    lb_restart(&f.hub, 0);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "v"), ZC_MISS);
+    CHECK_EQ(put(f.c[1], "k", "w", "t"), ZC_OK);
+    CHECK_EQ(get(f.c[0], "k", "w"), ZC_OK);
+    stop(&f);
+}
+
+TEST(what_was_killed_here_and_not_told_is_not_read_from_the_storage) {
+    for (int broken = 0; broken < 2; broken++) {
+        fleet f;
+        if (!start(&f, 2, shared)) return;
+        CHECK_EQ(put(f.c[1], "k", "v", "t"), ZC_OK);
+        f.node[0].down = true;
+        CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_E_BUS);
+        CHECK_EQ(zc_invalidate(f.c[1], zc_str("x")), ZC_OK);
+        CHECK_EQ(put(f.c[1], "k", "v", "t"), ZC_OK); /* begun later, but has not heard */
+        f.node[0].down = false;
+        if (broken) { /* attaches anew, to a log that does not know of it either */
+            lb_forget(&f.hub, 1);
+            zc__bus *b = &f.c[0]->bus;
+            CHECK_EQ(zc__bus_listen(f.c[0], 0), ZC_OK);
+            CHECK(b->attached && !zc__outbox_empty(b));
+        }
+        CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
+        poll_all(&f);
+        poll_all(&f);
+        CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
+        CHECK_EQ(get(f.c[1], "k", "v"), ZC_MISS);
+        stop(&f);
+    }
+}
+
+TEST(a_record_from_beyond_ones_cursor_is_no_newer_than_the_cursor) {
+    fleet f;
+    if (!start(&f, 2, shared)) return;
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
+    CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK); /* at position 1 */
+    CHECK_EQ(get(f.c[1], "k", "v"), ZC_OK);      /* whose cursor is 0 */
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "v"), ZC_OK);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "v"), ZC_MISS);
+    stop(&f);
+}
+
+TEST(nothing_is_read_from_the_storage_in_silence) {
+    fleet f;
+    if (!start(&f, 2, shared)) return;
+    CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+    f.node[1].down = true;
+    zct_step(&f.time, 2 * T);
+    uint64_t gets = f.store.op_calls[FS_GET];
+    CHECK_EQ(get(f.c[1], "k", "v"), ZC_MISS);
+    CHECK_EQ(f.store.op_calls[FS_GET], gets);
+    stop(&f);
+}
+
+TEST(two_lifetimes) {
+    fleet f;
+    zc_desc d = shared;
+    d.ttl = 5 * ZC_SECOND;
+    d.store_ttl = 100 * ZC_SECOND;
+    if (!start(&f, 2, d)) return;
+    CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+    for (int i = 0; i < 9; i++) {
+        zct_step(&f.time, 10 * ZC_SECOND);
+        poll_all(&f);
+        CHECK_EQ(get(f.c[0], "k", "v"), ZC_OK);
+    }
+    CHECK_EQ(stats(f.c[0]).hits_store, 9);
+    zct_step(&f.time, 11 * ZC_SECOND);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
+    stop(&f);
+}
+
+/* ---- the breaker, write-behind, batches, the fleet's flights ---- */
+
+TEST(the_breaker_opens_at_once_when_a_call_times_out) {
+    fleet f;
+    if (!start(&f, 1, shared)) return;
+    f.store.fail_rc = ZC_E_TIMEOUT;
+    fs_fail(&f.store, 0, 0, 1);
+    CHECK_EQ(get(f.c[0], "a", ""), ZC_MISS);
+    uint64_t failed = f.store.failed;
+    CHECK_EQ(failed, 1);
+    for (int i = 0; i < 50; i++) {
+        CHECK_EQ(get(f.c[0], "a", ""), ZC_MISS);
+        CHECK_EQ(put(f.c[0], "b", "1", NULL), ZC_OK);
+    }
+    CHECK_EQ(f.store.failed, failed);
+    CHECK(stats(f.c[0]).store_open);
+    CHECK(stats(f.c[0]).store_skipped >= 50);
+    zct_step(&f.time, 200 * ZC_MILLISECOND); /* housekeeping tries, in nobody's way */
+    poll_all(&f);
+    CHECK_EQ(f.store.failed, failed + 1);
+    poll_all(&f);
+    CHECK_EQ(f.store.failed, failed + 1); /* and not at once again */
+    fs_fail(&f.store, 0, 0, 0);
+    zct_step(&f.time, ZC_SECOND);
+    poll_all(&f);
+    CHECK(!stats(f.c[0]).store_open);
+    stop(&f);
+}
+
+TEST(a_put_that_the_breaker_spared_is_not_undone) {
+    fleet f;
+    zc_desc d = shared;
+    d.max_entries = 1;
+    if (!start(&f, 1, d)) return;
+    CHECK_EQ(put(f.c[0], "k", "old", NULL), ZC_OK);
+    f.store.fail_rc = ZC_E_TIMEOUT;
+    fs_fail(&f.store, 0, 0, 1);
+    CHECK_EQ(get(f.c[0], "x", ""), ZC_MISS);
+    CHECK_EQ(put(f.c[0], "k", "new", NULL), ZC_OK);
+    CHECK_EQ(put(f.c[0], "other", "1", NULL), ZC_OK); /* evicts it */
+    fs_fail(&f.store, 0, 0, 0);
+    zct_step(&f.time, 10 * ZC_SECOND);
+    poll_all(&f);
+    CHECK(!stats(f.c[0]).store_open);
+    CHECK_EQ(get(f.c[0], "k", "old"), ZC_MISS);
+    stop(&f);
+}
+
+TEST(write_behind_writes_later_and_brings_nothing_back) {
+    fleet f;
+    zc_desc d = shared;
+    d.write_behind = true;
+    if (!start(&f, 1, d)) return;
+    CHECK_EQ(put(f.c[0], "a", "1", "t"), ZC_OK);
+    CHECK_EQ(put(f.c[0], "a", "2", "t"), ZC_OK);
+    CHECK_EQ(put(f.c[0], "b", "1", "t"), ZC_OK);
+    CHECK_EQ(f.store.nrecords, 0);
+    CHECK_EQ(zc_del(f.c[0], zc_str("b")), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(f.store.nrecords, 1);
+    CHECK(fs_find(&f.store, zc_str("a")) && !fs_find(&f.store, zc_str("b")));
+    CHECK_EQ(put(f.c[0], "c", "1", "t"), ZC_OK);
+    CHECK_EQ(zc_clear(f.c[0]), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(f.store.nrecords, 0);
+    for (int i = 0; i < 3000; i++) { /* more than may wait: writers write themselves */
+        char key[16];
+        snprintf(key, sizeof key, "%d", i);
+        CHECK_EQ(put(f.c[0], key, "1", "t"), ZC_OK);
+    }
+    CHECK(f.store.nrecords >= 3000 - 1024);
+    CHECK_EQ(put(f.c[0], "last", "1", "t"), ZC_OK);
+    zc_close(f.c[0]); /* writes what is left */
+    f.c[0] = NULL;
+    CHECK(fs_find(&f.store, zc_str("last")) != NULL);
+    stop(&f);
+}
+
+/* fault_store with get_many and locks, which all nodes share. */
+typedef struct locks {
+    uint64_t owner, next, calls, many;
+} locks;
+static locks the_locks;
+static fault_store *the_store;
+
+static int try_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *token) {
+    (void)user;
+    (void)key;
+    CHECK(lease > 0);
+    the_locks.calls++;
+    if (the_locks.owner && the_locks.owner != *token) return ZC_MISS;
+    if (*token && !the_locks.owner) return ZC_MISS;
+    if (!*token) *token = ++the_locks.next;
+    the_locks.owner = *token;
+    return ZC_OK;
+}
+static int unlock(void *user, zc_bytes key, uint64_t token) {
+    (void)user;
+    (void)key;
+    if (the_locks.owner != token) return ZC_MISS;
+    the_locks.owner = 0;
+    return ZC_OK;
+}
+static int get_many(void *user, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
+                    int *results) {
+    zc_store plain = fs_hook((fault_store *)user, false);
+    the_locks.many++;
+    if (the_store->fail_from == 1) return ZC_E_STORE;
+    for (size_t i = 0; i < n; i++) results[i] = plain.get(user, keys[i], sinks[i]);
+    return ZC_OK;
+}
+
+static bool start_locks(fleet *f, unsigned n) {
+    memset(&the_locks, 0, sizeof the_locks);
+    if (!start(f, 0, shared)) return false;
+    the_store = &f->store;
+    f->n = n;
+    for (unsigned i = 0; i < n; i++) {
+        zc_desc d = desc_of(f, i, &shared);
+        d.store.lock = try_lock;
+        d.store.unlock = unlock;
+        d.store.get_many = get_many;
+        f->node[i].hub = &f->hub;
+        if (!CHECK_EQ(zc_open(&d, &f->c[i]), ZC_OK)) return false;
+    }
+    return true;
+}
+
+TEST(many_keys_in_one_call) {
+    fleet f;
+    zc_bytes keys[20];
+    char text[20][8];
+    zc_view views[20];
+    int results[20];
+    if (!start_locks(&f, 2)) return;
+    for (int i = 0; i < 20; i++) {
+        snprintf(text[i], sizeof text[i], "%d", i);
+        keys[i] = zc_str(text[i]);
+        if (i != 7) CHECK_EQ(put(f.c[0], text[i], text[i], "t"), ZC_OK);
+    }
+    keys[9] = keys[8]; /* twice the same */
+    CHECK_EQ(zc_get_many(f.c[1], keys, 20, views, results), 19);
+    CHECK_EQ(results[7], ZC_MISS);
+    for (int i = 0; i < 20; i++) {
+        if (i == 7) continue;
+        CHECK_EQ(results[i], ZC_OK);
+        CHECK_EQ(views[i].size, keys[i].len);
+        CHECK(views[i].data && memcmp(views[i].data, keys[i].ptr, keys[i].len) == 0);
+        zc_release(f.c[1], &views[i]);
+    }
+    CHECK_EQ(the_locks.many, 2); /* batches of 16 */
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(zc_get_many(f.c[1], keys, 20, views, results), 0);
+    fs_fail(&f.store, 0, 0, 1);
+    CHECK_EQ(zc_get_many(f.c[1], keys, 3, views, results), 0);
+    CHECK_EQ(stats(f.c[1]).flights, 0);
+    stop(&f);
+}
+
+typedef struct other {
+    zc_cache *cache;
+    int loads;
+} other;
+
+static int load_slowly(zc_fill *fill, void *user) {
+    other *o = (other *)user;
+    o->loads++;
+    CHECK_EQ(zc_fill_dep(fill, zc_str("t")), ZC_OK);
+    return zc_fill_value(fill, zc_str("v"));
+}
+
+TEST(one_loader_in_the_fleet) {
+    fleet f;
+    zc_view v;
+    other o = {0};
+    zc_fetch_opts fleetwide = {.fleet = true};
+    if (!start_locks(&f, 2)) return;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), load_slowly, &o, &fleetwide, &v), ZC_OK);
+    zc_release(f.c[0], &v);
+    CHECK_EQ(the_locks.owner, 0); /* given back */
+    CHECK_EQ(zc_fetch(f.c[1], zc_str("k"), load_slowly, &o, &fleetwide, &v), ZC_OK);
+    zc_release(f.c[1], &v);
+    CHECK_EQ(o.loads, 1);
+    stop(&f);
+}
+
+static int lose_the_lock(zc_fill *fill, void *user) {
+    the_locks.owner = 999; /* its lease was over, and another node has it now */
+    return load_slowly(fill, user);
+}
+
+TEST(who_lost_the_lock_does_not_write_over_the_other) {
+    fleet f;
+    zc_view v;
+    other o = {0};
+    zc_fetch_opts fleetwide = {.fleet = true};
+    if (!start_locks(&f, 1)) return;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), lose_the_lock, &o, &fleetwide, &v), ZC_OK);
+    zc_release(f.c[0], &v);
+    CHECK_EQ(f.store.nrecords, 0);
+    CHECK_EQ(the_locks.owner, 999);
+    CHECK_EQ(get(f.c[0], "k", "v"), ZC_OK); /* its own value is as good as any */
+    stop(&f);
+}
+
+/* ---- tokens ---- */
+
+TEST(a_token_is_waited_for) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){0})) return;
+    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    uint64_t token = zc_token(f.c[0]);
+    CHECK_EQ(zc_catch_up(f.c[1], token, 0), ZC_OK); /* reads the log itself */
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+    f.node[1].down = true;
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    CHECK(zc_catch_up(f.c[1], zc_token(f.c[0]), 0) < 0);
+    f.node[1].down = false;
+    lb_restart(&f.hub, 0);
+    zct_step(&f.time, 1);
+    poll_all(&f);
+    zct_step(&f.time, 1);
+    CHECK_EQ(zc_catch_up(f.c[1], token, ZC_SECOND), ZC_OK); /* of a log that is gone */
+    CHECK_EQ(zc_catch_up(f.c[1], 0, 0), ZC_OK);
+    stop(&f);
+}
+
+/* ---- with threads ---- */
+
+TEST(threads_hear_by_themselves) {
+    log_hub hub;
+    log_node node[2] = {{.hub = &hub}, {.hub = &hub}};
+    zc_cache *c[2];
+    zc_view v;
+    zc_bytes tag = zc_str("t");
+    zc_put_opts o = {.deps = &tag, .ndeps = 1};
+    lb_init(&hub);
+    for (int i = 0; i < 2; i++) {
+        zc_desc d = {.bus = lb_hook(&node[i], false), .bus_pause = 1, .max_staleness = T,
+                     .ack = i == 0 ? ZC_ACKED : ZC_ASYNC};
+        if (!CHECK_EQ(zc_open(&d, &c[i]), ZC_OK)) return;
+    }
+    for (int round = 0; round < 200; round++) {
+        int to = round & 1, from = !to;
+        CHECK_EQ(zc_put(c[to], zc_str("k"), zc_str("v"), &o), ZC_OK);
+        CHECK_EQ(zc_invalidate(c[from], tag), ZC_OK);
+        while (zc_get(c[to], zc_str("k"), &v) == ZC_OK) zc_release(c[to], &v);
+    }
+    lb_down(&node[0], true);
+    CHECK_EQ(zc_invalidate(c[0], tag), ZC_E_BUS);
+    CHECK_EQ(zc_put(c[1], zc_str("k"), zc_str("v"), &o), ZC_OK);
+    lb_down(&node[0], false);
+    while (zc_get(c[1], zc_str("k"), &v) == ZC_OK) zc_release(c[1], &v);
+    zc_stats s;
+    do zc_stats_read(c[0], &s);
+    while (s.bus_pending);
+    for (int i = 0; i < 2; i++) zc_close(c[i]);
+    lb_destroy(&hub);
+}
+
+TEST(strict_writers_wait_until_nobody_can_serve_it) {
+    log_hub hub;
+    log_node node = {.hub = &hub};
+    zc_cache *c;
+    lb_init(&hub);
+    zc_desc d = {.bus = lb_hook(&node, false), .max_staleness = 50 * ZC_MILLISECOND,
+                 .ack = ZC_STRICT};
+    if (!CHECK_EQ(zc_open(&d, &c), ZC_OK)) return;
+    uint64_t before = zc__sys_mono();
+    CHECK_EQ(zc_invalidate(c, zc_str("t")), ZC_OK);
+    CHECK(zc__sys_mono() - before >= 50 * ZC_MILLISECOND);
+    zc_close(c);
+    lb_destroy(&hub);
+}
+
+TEST(descriptions_that_make_no_sense) {
+    log_hub hub;
+    log_node node = {.hub = &hub};
+    zc_cache *c;
+    lb_init(&hub);
+    zc_desc d = {.bus = lb_hook(&node, false), .max_staleness = ZC_MILLISECOND};
+    CHECK_EQ(zc_open(&d, &c), ZC_E_INVAL);
+    d.max_staleness = 0;
+    d.bus.read = NULL;
+    CHECK_EQ(zc_open(&d, &c), ZC_E_INVAL);
+    d.bus = lb_hook(&node, false);
+    d.bus.version = 2;
+    CHECK_EQ(zc_open(&d, &c), ZC_E_INVAL);
+    lb_destroy(&hub);
+}
