@@ -235,7 +235,7 @@ TEST(any_bytes_are_a_key) {
     zc_bytes keys[] = {zc_slice("a\0b", 3), zc_slice("a\0c", 3), zc_slice("\r\n{}*", 5),
                        zc_slice(large, sizeof large), zc_slice(large, sizeof large - 1)};
     for (size_t i = 0; i < 5; i++)
-        CHECK_EQ(n.st.put(n.st.user, keys[i], zc_slice("01234" + i, 1), 0), ZC_OK);
+        CHECK_EQ(n.st.put(n.st.user, keys[i], zc_slice(&"01234"[i], 1), 0), ZC_OK);
     for (size_t i = 0; i < 5; i++) {
         char want[2] = {"01234"[i], '\0'};
         CHECK_STR(get_bytes(&n, keys[i], &rc), want);
