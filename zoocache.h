@@ -63,6 +63,8 @@
  *   >>cache            the public functions
  *   >>metrics          numbers, texts, explanations
  *   >>check            validators
+ *   >>lmdb             LMDB as storage and bus of the processes that share it
+ *   >>redis            Redis as storage and bus
  *
  * WHAT IT IS
  *   A concurrent hash table from byte keys to byte values or objects, with a limit and an eviction
@@ -894,6 +896,65 @@ ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_all
 /* ---- storage and bus: LMDB ------------------------------------------------------------------ */
 
 /* ---- storage and bus: Redis ----------------------------------------------------------------- */
+
+/* Compiled in with ZOOCACHE_WITH_REDIS, over hiredis; see >>redis for keys, protocol and costs. */
+struct redisReply; /* hiredis */
+
+/* Everything that the Redis part does with the outside: sockets, sleeping, chance. Times come from
+ * zc_redis_desc.clock. version 0: hiredis over TCP, unix sockets, TLS. A simulator fills its own;
+ * its replies must be made by hiredis' redisReader: they are freed with freeReplyObject().
+ * A connection is used by one thread at a time, but for `wake`. */
+typedef struct zc_redis_io {
+    uint32_t version;
+    /* Connects within `timeout`; port 0: `host` is the path of a unix socket. ZC_OK, ZC_E_TIMEOUT,
+     * or another negative code. */
+    int (*open)(void *user, const char *host, int port, bool tls, uint64_t timeout, void **conn);
+    /* Puts one command behind those that wait to be sent. The bytes are borrowed until the replies
+     * to all commands appended so far have been taken. Negative: the connection is of no use. */
+    int (*append)(void *user, void *conn, int argc, const char **argv, const size_t *argvlen);
+    /* Sends what waits, then gives the next whole reply, transferred. ZC_E_TIMEOUT: not whole
+     * within `timeout`. After any failure the connection is only closed. */
+    int (*reply)(void *user, void *conn, uint64_t timeout, struct redisReply **reply);
+    /* From any thread: makes a `reply` that waits, and every later one, fail at once. */
+    void (*wake)(void *user, void *conn);
+    /* `forked`: in the child of a fork, a thread that no longer exists may have been in the middle
+     * of using it: let go of the descriptor alone. */
+    void (*close)(void *user, void *conn, bool forked);
+    void (*sleep)(void *user, uint64_t ns);
+    uint64_t (*random)(void *user); /* 64 bits that no other process draws */
+    void *user;
+} zc_redis_io;
+
+/* Zero means the default in every field. */
+typedef struct zc_redis_desc {
+    /* default: "redis://127.0.0.1". In user and password, %XX stands for a byte.
+     *   redis://[[user]:password@]host[:port][/database]       rediss://...: over TLS
+     *   unix://[[user]:password@]/path/to/socket[?db=database]
+     *   redis+sentinel://[[user]:password@]host[:port],.../name-of-master[/database] */
+    const char *url;
+    const char *prefix;   /* default: "zoocache". Keys are "{prefix}:..."; no brace in it */
+    uint64_t timeout;     /* default: 250 ms. For a call, and for connecting; see >>redis */
+    unsigned connections; /* default: 8. The pool; the bus's reading has one more */
+    unsigned replicas;    /* default: 0. That many must have an entry for ZC_DURABLE; and if not 0,
+                             every proof includes a write that a master cut off from its replicas
+                             refuses: the server must have min-replicas-to-write */
+    uint64_t log_length;  /* default: 100000 entries, about. A node that is further behind flushes */
+    uint64_t max_tags;    /* default: 200000. Tags whose last position is remembered */
+    uint64_t max_ttl;     /* default: 30 days. A record's life in Redis at most */
+    const char *tls_ca, *tls_cert, *tls_key; /* default: the system's CAs, no certificate. Files */
+    zc_redis_io io;          /* default: hiredis */
+    zc_allocator allocator;  /* default: malloc and free */
+    zc_clock clock;          /* default: the system's clocks */
+} zc_redis_desc;
+
+#ifdef ZOOCACHE_WITH_REDIS
+/* Fills *store, *bus, or both (NULL: not wanted), for zc_desc; one pool of connections serves both.
+ * `desc` and its texts are copied; NULL: all defaults. Nothing is connected yet, and the server
+ * need not be up. Each table is freed by its `close`, which zc_close() calls.
+ * Fails: ZC_E_INVAL (the URL or the prefix), ZC_E_BUILD (rediss:// in a build without TLS),
+ * ZC_E_NOMEM, ZC_E_THREAD. */
+ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bus *bus);
+#endif
 
 #ifdef __cplusplus
 }
@@ -6777,7 +6838,1805 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
 #ifdef ZOOCACHE_WITH_REDIS
 /* ============================================================================================
  * >>redis   Redis as storage and bus
+ *   Idea        The storage is plain keys with an expiry. The bus is one stream with dense ids,
+ *               which is read with a proof that nothing was missed.
+ *   Keys        all in one hash slot, "{prefix}:" and then
+ *                 <era>:<key>   a record (string, PX). <era>: 16 hex digits
+ *                 era           the present one; clearing puts another one there, in O(1), and the
+ *                               records of the old end by their expiry, max_ttl at the latest
+ *                 lock:<key>    a fleet lock: the holder's token (string, PX)
+ *                 log           the stream. Ids <gen>-<position>; entry 0 is the genesis. Fields:
+ *                               n nonce <node>.<count>, h wall clock in ms, t the tags, each a
+ *                               length (2 bytes, little-endian) and its bytes; none: everything
+ *                 tags, tags2   hashes, tag -> position of the last entry that named it; "" stands
+ *                               for everything. Fields of ours begin with NUL: "\0g" the gen, "\0f"
+ *                               the floor (of tags in neither hash), "\0s" the position when `tags`
+ *                               was begun. When `tags` is full it becomes tags2, and the tags2
+ *                               before it is forgotten: the floor is then its "\0s", in O(1)
+ *                 fence         written by whoever needs to know that it asks the true master
+ *                 nodes         sorted set: node -> wall clock in ms of its last beat
+ *                 node:<id>     what the node tells about itself (string, PX 5 s)
+ *                 inspect:<id>  list: a monitor pushes a token of its own, and the node answers
+ *                               within a beat: the text is pushed to the list reply:<token>
+ *   Storage     A hit is one command, MGET era record: so a node learns that another has cleared
+ *               without a second round trip. Every write carries GET era and is done again if that
+ *               was not ours.
+ *   Bus         attach   one script: the log's generation and last entry, or a new log if there is
+ *                        none, or if its hashes or its last entry are gone. Identity: a hash of the
+ *                        generation, a random number, and of the server's run id
+ *               append   one script (entry, positions) and XRANGE from the cursor, in one pipeline
+ *               read     XREAD BLOCK and XRANGE of the cursor, in one pipeline. ZC_OK only if the
+ *                        entry at the cursor has the nonce that was seen there, the next has the
+ *                        next id, the connection's run id is the attached one, the fence was taken,
+ *                        and the reply was not full
+ *               versions both hashes in one MULTI
+ *   Invariants  R1 an entry given as read is the next one, or the answer is ZC_RETRY
+ *               R2 a position told by `versions` is never below the true one
+ *               R3 a connection that failed in any way is closed: replies never shift
+ *   Time-outs   A call has one deadline: 16 times the smoothed latency, at least 50 ms, at most
+ *               desc.timeout, which is also that for connecting. Each time-out doubles the
+ *               estimate. A dropped connection is replaced once, after a random pause of up to
+ *               2 ms; one that cannot be made is not tried again for a time that grows from 20 ms
+ *               to a second. Looking up a host's name takes what the system takes.
+ *   Not done    A cluster's other slots; Sentinels with a password of their own; RESP3. The log is
+ *               one shard. ZC_DURABLE without replicas asks for appendfsync always or WAITAOF.
+ *   Locking     pool (monitor; never held during I/O) > state (spin; a few instructions). A slot
+ *               of the pool belongs to who took it.
+ *   Cost        get, put, del, touch, lock, append, versions: one round trip each
  * ========================================================================================== */
+
+#include <errno.h>
+#include <fcntl.h>
+#include <hiredis/hiredis.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+#  include <hiredis/hiredis_ssl.h>
+#endif
+
+#define ZC__REDIS_HOST 256      /* bytes of a host's name or a socket's path */
+#define ZC__REDIS_SENTINELS 16
+#define ZC__REDIS_CMDS 12       /* commands of one request */
+#define ZC__REDIS_BATCH 1000    /* entries asked for at once */
+#define ZC__REDIS_SEEN 256      /* nonces remembered; a power of two */
+#define ZC__REDIS_FLOOR (50 * ZC_MILLISECOND)
+#define ZC__REDIS_BACKOFF (20 * ZC_MILLISECOND)
+#define ZC__REDIS_REPLY_MAX ((size_t)512 << 20) /* bytes of a string of Redis */
+
+typedef struct zc__redis_addr {
+    char host[ZC__REDIS_HOST];
+    int port; /* 0: a unix socket */
+} zc__redis_addr;
+
+typedef enum zc__redis_script {
+    ZC__GENESIS,
+    ZC__APPEND,
+    ZC__RENEW,
+    ZC__UNLOCK,
+    ZC__REDIS_SCRIPTS,
+    ZC__NO_SCRIPT
+} zc__redis_script;
+
+typedef struct zc__redis_conn {
+    void *link;    /* of the io; NULL: closed */
+    uint64_t run;  /* hash of the server's run id; 0: not told */
+    bool taken;    /* by a caller; the pool's monitor */
+    bool master, fenced; /* as the server said: it is one; it has min-replicas-to-write */
+    bool asking;         /* at a node that only a redirection has named */
+    char sha[ZC__REDIS_SCRIPTS][41]; /* "": not loaded, send the text */
+} zc__redis_conn;
+
+typedef struct zc__redis {
+    zc__mem mem;
+    zc_clock clock;
+    zc_redis_io io;
+    uint64_t timeout, log_length, max_tags, max_ttl;
+    unsigned replicas;
+    uint32_t refs; /* tables that are open; atomic */
+    /* Of the URL. */
+    char *text; /* a copy of it, cut in pieces */
+    size_t text_size;
+    const char *user, *password, *master; /* NULL: none. master: what the Sentinels call it */
+    uint32_t db;
+    bool tls;
+    zc__redis_addr addrs[ZC__REDIS_SENTINELS]; /* the server, or the Sentinels */
+    unsigned naddrs;
+    char *prefix; /* "{prefix}:" */
+    size_t prefix_len;
+    /* Shared; pool. */
+    zc__monitor pool;
+    zc__redis_addr moved; /* where a cluster has sent us; host "": nowhere */
+    uint64_t down_until;  /* no connecting before */
+    unsigned fails;       /* to connect, in a row */
+    unsigned nconns;
+    zc__redis_conn *conns;
+    zc_shared64 latency; /* smoothed, ns; 0: unknown */
+    zc_shared64 era;
+    zc_shared64 count; /* of nonces */
+    uint64_t node;     /* who we are: random */
+    /* Of the bus; state. */
+    zc__spin state;
+    zc__redis_conn reader;
+    uint64_t gen, run; /* as attached; gen 0: not */
+    uint32_t woken;
+    uint64_t seen_at[ZC__REDIS_SEEN], seen[ZC__REDIS_SEEN]; /* position + 1 (0: none), nonce */
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+    redisSSLContext *ssl;
+#endif
+} zc__redis;
+
+/* ---- scripts */
+
+/* KEYS log tags tags2, ARGV gen nonce ms. The last entry of a log that is whole, or of a new one. */
+static const char zc__redis_genesis[] =
+    "local function whole()"
+    " local info = redis.pcall('XINFO', 'STREAM', KEYS[1])"
+    " if info.err then return end"
+    " local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]"
+    " if not last then return end"
+    " for i = 1, #info, 2 do"
+    "  if info[i] == 'last-generated-id' and info[i + 1] ~= last[1] then return end"
+    " end"
+    " local g = redis.pcall('HGET', KEYS[2], '\\0g')"
+    " if type(g) ~= 'string' or last[1]:sub(1, #g + 1) ~= g .. '-' then return end"
+    " return last "
+    "end "
+    "local last = whole() "
+    "if last then return last end "
+    "redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) "
+    "redis.call('XADD', KEYS[1], ARGV[1] .. '-0', 'n', ARGV[2], 'h', ARGV[3], 't', '') "
+    "redis.call('HSET', KEYS[2], '\\0g', ARGV[1], '\\0f', '0', '\\0s', '0') "
+    "return {ARGV[1] .. '-0', {'n', ARGV[2]}}";
+
+/* KEYS log tags tags2, ARGV gen nonce ms packed log_length max_tags tag... The entry's position, or
+ * 0: another log. */
+static const char zc__redis_append[] =
+    "local g = ARGV[1] "
+    "if redis.call('HGET', KEYS[2], '\\0g') ~= g then return 0 end "
+    "local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1] "
+    "if not last or last[1]:sub(1, #g + 1) ~= g .. '-' then return 0 end "
+    "local seq = string.format('%.0f', tonumber(last[1]:sub(#g + 2)) + 1) "
+    "redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], g .. '-' .. seq,"
+    " 'n', ARGV[2], 'h', ARGV[3], 't', ARGV[4]) "
+    "if #ARGV < 7 then redis.call('HSET', KEYS[2], '', seq) end "
+    "for i = 7, #ARGV do redis.call('HSET', KEYS[2], ARGV[i], seq) end "
+    "if redis.call('HLEN', KEYS[2]) > tonumber(ARGV[6]) then"
+    " local all = redis.call('HGET', KEYS[2], '')"
+    " local floor = redis.call('HGET', KEYS[2], '\\0s')"
+    " redis.call('DEL', KEYS[3])"
+    " redis.call('RENAME', KEYS[2], KEYS[3])"
+    " redis.call('HSET', KEYS[2], '\\0g', g, '\\0f', floor, '\\0s', seq)"
+    " if all then redis.call('HSET', KEYS[2], '', all) end "
+    "end "
+    "return seq";
+
+/* KEYS lock, ARGV token ms. 1: renewed. */
+static const char zc__redis_renew[] =
+    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
+    "return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
+
+/* KEYS lock, ARGV token. */
+static const char zc__redis_unlock[] =
+    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
+    "return redis.call('DEL', KEYS[1])";
+
+static const char *zc__redis_script_text(zc__redis_script s) {
+    static const char *const texts[] = {zc__redis_genesis, zc__redis_append, zc__redis_renew,
+                                        zc__redis_unlock};
+    return texts[s];
+}
+
+/* ---- texts */
+
+static bool zc__redis_number(const char *s, size_t n, uint64_t *v) {
+    *v = 0;
+    if (n == 0 || n > 20) return false;
+    for (size_t i = 0; i < n; i++) {
+        unsigned digit = (unsigned)(unsigned char)s[i] - '0';
+        if (digit > 9 || *v > (UINT64_MAX - digit) / 10) return false;
+        *v = *v * 10 + digit;
+    }
+    return true;
+}
+
+static void zc__redis_hex(char *to, uint64_t v) {
+    for (unsigned i = 0; i < 16; i++) to[i] = "0123456789abcdef"[v >> (60 - 4 * i) & 15];
+}
+
+static bool zc__redis_unhex(const char *s, size_t n, uint64_t *v) {
+    *v = 0;
+    for (size_t i = 0; i < n; i++) {
+        const char *digit = (const char *)memchr("0123456789abcdef", s[i], 16);
+        if (!digit) return false;
+        *v = *v << 4 | (uint64_t)(digit - &"0123456789abcdef"[0]);
+    }
+    return n == 16;
+}
+
+static bool zc__redis_is(const redisReply *reply, int type) { return reply && reply->type == type; }
+static bool zc__redis_starts(const redisReply *reply, const char *s) {
+    size_t n = strlen(s);
+    return reply->len >= n && memcmp(reply->str, s, n) == 0;
+}
+/* A string that is there. */
+static bool zc__redis_string(const redisReply *reply) {
+    return zc__redis_is(reply, REDIS_REPLY_STRING) && reply->str;
+}
+
+/* What an error of the server means for the caller. */
+static int zc__redis_error(const redisReply *reply) {
+    if (!zc__redis_is(reply, REDIS_REPLY_ERROR)) return ZC_OK;
+    if (strstr(reply->str, "OOM ")) return ZC_E_FULL;
+    return ZC_E_STORE;
+}
+
+/* ---- the default io: hiredis' parser and connecting; our own waiting, so that a deadline holds for
+ * a whole reply, however slowly it trickles, and a vanished peer raises no SIGPIPE. */
+
+typedef struct zc__redis_link {
+    redisContext *ctx;
+    zc__buf out;
+    size_t sent; /* bytes of `out` */
+} zc__redis_link;
+
+static struct timeval zc__redis_timeval(uint64_t ns) {
+    struct timeval t;
+    t.tv_sec = (time_t)(ns / ZC_SECOND);
+    t.tv_usec = (suseconds_t)(ns % ZC_SECOND / 1000);
+    if (t.tv_sec == 0 && t.tv_usec == 0) t.tv_usec = 1; /* 0 would be for ever */
+    return t;
+}
+
+static void zc__redis_io_close(void *user, void *conn, bool forked) {
+    zc__redis *r = (zc__redis *)user;
+    zc__redis_link *l = (zc__redis_link *)conn;
+    if (forked) {
+        close(l->ctx->fd);
+        return;
+    }
+    if (l->ctx) redisFree(l->ctx);
+    zc__buf_free(&r->mem, &l->out);
+    zc__free(&r->mem, l, sizeof *l);
+}
+
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+/* Still blocking: hiredis shakes hands within the socket's time-outs. */
+static bool zc__redis_io_secure(zc__redis *r, redisContext *ctx, struct timeval t) {
+    return redisSetTimeout(ctx, t) == REDIS_OK &&
+           redisInitiateSSLWithContext(ctx, r->ssl) == REDIS_OK;
+}
+#else
+static bool zc__redis_io_secure(zc__redis *r, redisContext *ctx, struct timeval t) {
+    (void)r, (void)ctx, (void)t;
+    return false;
+}
+#endif
+
+static int zc__redis_io_open(void *user, const char *host, int port, bool tls, uint64_t timeout,
+                             void **conn) {
+    zc__redis *r = (zc__redis *)user;
+    struct timeval t = zc__redis_timeval(timeout);
+    zc__redis_link *l = (zc__redis_link *)zc__alloc_zero(&r->mem, sizeof *l);
+    if (!l) return ZC_E_NOMEM;
+    uint64_t begin = zc__mono(&r->clock);
+    l->ctx = port ? redisConnectWithTimeout(host, port, t) : redisConnectUnixWithTimeout(host, t);
+    int rc = !l->ctx ? ZC_E_NOMEM : l->ctx->err ? ZC_E_STORE : ZC_OK;
+    if (rc == ZC_E_STORE && zc__mono(&r->clock) - begin >= timeout) rc = ZC_E_TIMEOUT;
+    if (rc == ZC_OK && tls && !zc__redis_io_secure(r, l->ctx, t)) rc = ZC_E_STORE;
+    if (rc == ZC_OK) {
+        int flags = fcntl(l->ctx->fd, F_GETFL);
+        if (flags < 0 || fcntl(l->ctx->fd, F_SETFL, flags | O_NONBLOCK) < 0) rc = ZC_E_STORE;
+        (void)fcntl(l->ctx->fd, F_SETFD, FD_CLOEXEC);
+        l->ctx->flags &= ~REDIS_BLOCK;
+    }
+    if (rc == ZC_OK) *conn = l;
+    else zc__redis_io_close(user, l, false);
+    return rc;
+}
+
+static int zc__redis_io_append(void *user, void *conn, int argc, const char **argv,
+                               const size_t *argvlen) {
+    zc__redis *r = (zc__redis *)user;
+    zc__redis_link *l = (zc__redis_link *)conn;
+    char *cmd = NULL;
+    long long len = redisFormatCommandArgv(&cmd, argc, argv, argvlen);
+    if (len < 0) return ZC_E_NOMEM;
+    bool room = zc__buf_reserve(&r->mem, &l->out, (size_t)len);
+    if (room) {
+        memcpy(l->out.ptr + l->out.size, cmd, (size_t)len);
+        l->out.size += (size_t)len;
+    }
+    redisFreeCommand(cmd);
+    return room ? ZC_OK : ZC_E_NOMEM;
+}
+
+/* Sends what the socket takes now. */
+static int zc__redis_io_send(zc__redis_link *l) {
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+    if (l->ctx->privctx) { /* what is encrypted waits in hiredis */
+        int done = 0;
+        if (l->sent == 0 && redisAppendFormattedCommand(l->ctx, (const char *)l->out.ptr,
+                                                        l->out.size) != REDIS_OK)
+            return ZC_E_NOMEM;
+        l->sent = 1;
+        if (redisBufferWrite(l->ctx, &done) != REDIS_OK) return ZC_E_STORE;
+        if (done) l->out.size = l->sent = 0;
+        return ZC_OK;
+    }
+#endif
+    ssize_t n = send(l->ctx->fd, l->out.ptr + l->sent, l->out.size - l->sent, MSG_NOSIGNAL);
+    if (n < 0) return errno == EAGAIN || errno == EINTR ? ZC_OK : ZC_E_STORE;
+    l->sent += (size_t)n;
+    if (l->sent == l->out.size) l->out.size = l->sent = 0;
+    return ZC_OK;
+}
+
+/* Waits until the socket has something to read, or takes something to write, then does that. */
+static int zc__redis_io_pump(zc__redis_link *l, uint64_t left) {
+    struct pollfd p;
+    p.fd = l->ctx->fd;
+    p.events = (short)(l->out.size ? POLLIN | POLLOUT : POLLIN);
+    p.revents = 0;
+    uint64_t ms = left / ZC_MILLISECOND + (left % ZC_MILLISECOND != 0);
+    int n = poll(&p, 1, ms > 3600000 ? 3600000 : (int)ms);
+    if (n == 0) return ZC_E_TIMEOUT;
+    if (n < 0) return errno == EINTR ? ZC_OK : ZC_E_STORE;
+    if (p.revents & POLLOUT) return zc__redis_io_send(l);
+    if (redisBufferRead(l->ctx) != REDIS_OK) return ZC_E_STORE;
+    return l->ctx->reader->len > ZC__REDIS_REPLY_MAX ? ZC_E_CORRUPT : ZC_OK;
+}
+
+static int zc__redis_io_reply(void *user, void *conn, uint64_t timeout, redisReply **reply) {
+    zc__redis *r = (zc__redis *)user;
+    zc__redis_link *l = (zc__redis_link *)conn;
+    uint64_t deadline = 0; /* read the clock only when the first wait was not enough */
+    int rc = l->out.size ? zc__redis_io_send(l) : ZC_OK;
+    while (rc == ZC_OK) {
+        void *got = NULL;
+        if (redisReaderGetReply(l->ctx->reader, &got) != REDIS_OK) return ZC_E_CORRUPT;
+        *reply = (redisReply *)got;
+        if (got) return ZC_OK;
+        uint64_t now = zc__mono(&r->clock);
+        if (!deadline) deadline = zc__add_sat(now, timeout);
+        rc = now < deadline ? zc__redis_io_pump(l, deadline - now) : ZC_E_TIMEOUT;
+    }
+    return rc;
+}
+
+static void zc__redis_io_wake(void *user, void *conn) {
+    (void)user;
+    shutdown(((zc__redis_link *)conn)->ctx->fd, SHUT_RDWR);
+}
+
+static void zc__redis_io_sleep(void *user, uint64_t ns) {
+    (void)user;
+    (void)poll(NULL, 0, (int)(ns / ZC_MILLISECOND));
+}
+
+static uint64_t zc__redis_io_random(void *user) {
+    uint64_t v = 0;
+    int fd = open("/dev/urandom", O_RDONLY);
+    bool good = fd >= 0 && read(fd, &v, sizeof v) == (ssize_t)sizeof v;
+    if (fd >= 0) close(fd);
+    if (good) return v;
+    v = zc__sys_mono() ^ zc__sys_wall() << 20 ^ (uint64_t)getpid() << 40 ^ (uintptr_t)user;
+    return zc__random(&v);
+}
+
+/* ---- requests: one pipeline, kept until it is answered, so that it can be sent again */
+
+typedef struct zc__redis_req {
+    zc__redis *r;
+    const char **argv;
+    size_t *len;
+    size_t argc, cap;
+    size_t end[ZC__REDIS_CMDS]; /* of each command, in argv */
+    unsigned ncmds;
+    unsigned script_at; /* the command that is a script; its first two arguments come at sending */
+    zc__redis_script script;
+    bool eval;   /* the server has forgotten the script: send its text */
+    bool failed; /* out of memory */
+    redisReply *reply[ZC__REDIS_CMDS];
+    zc__text text; /* numbers and short keys */
+    const char *argv_fixed[40];
+    size_t len_fixed[40];
+    char text_fixed[768];
+} zc__redis_req;
+
+static void zc__req_init(zc__redis *r, zc__redis_req *q) {
+    memset(q, 0, offsetof(zc__redis_req, argv_fixed));
+    q->r = r;
+    q->argv = q->argv_fixed;
+    q->len = q->len_fixed;
+    q->cap = sizeof q->argv_fixed / sizeof q->argv_fixed[0];
+    q->text.buf = q->text_fixed;
+    q->text.cap = sizeof q->text_fixed;
+    q->script = ZC__NO_SCRIPT;
+}
+
+static void zc__req_forget(zc__redis_req *q) {
+    for (unsigned i = 0; i < q->ncmds; i++) {
+        if (q->reply[i]) freeReplyObject(q->reply[i]);
+        q->reply[i] = NULL;
+    }
+}
+
+static void zc__req_free(zc__redis_req *q) {
+    zc__req_forget(q);
+    if (q->argv == q->argv_fixed) return;
+    zc__free(&q->r->mem, (void *)q->argv, q->cap * sizeof *q->argv);
+    zc__free(&q->r->mem, q->len, q->cap * sizeof *q->len);
+}
+
+static bool zc__req_grow(zc__redis_req *q) {
+    const zc__mem *m = &q->r->mem;
+    size_t cap = q->cap * 4;
+    const char **argv = (const char **)zc__alloc(m, cap * sizeof *argv);
+    size_t *len = (size_t *)zc__alloc(m, cap * sizeof *len);
+    if (!argv || !len) {
+        zc__free(m, (void *)argv, cap * sizeof *argv);
+        zc__free(m, len, cap * sizeof *len);
+        return false;
+    }
+    memcpy((void *)argv, (const void *)q->argv, q->argc * sizeof *argv);
+    memcpy(len, q->len, q->argc * sizeof *len);
+    if (q->argv != q->argv_fixed) {
+        zc__free(m, (void *)q->argv, q->cap * sizeof *q->argv);
+        zc__free(m, q->len, q->cap * sizeof *q->len);
+    }
+    q->argv = argv;
+    q->len = len;
+    q->cap = cap;
+    return true;
+}
+
+static void zc__req_arg(zc__redis_req *q, const void *ptr, size_t n) {
+    if (q->argc == q->cap && !zc__req_grow(q)) q->failed = true;
+    if (q->failed) return;
+    q->argv[q->argc] = ptr ? (const char *)ptr : "";
+    q->len[q->argc++] = n;
+}
+static void zc__req_str(zc__redis_req *q, const char *s) { zc__req_arg(q, s, strlen(s)); }
+
+/* What was written to q->text since `from` becomes an argument. */
+static void zc__req_text(zc__redis_req *q, size_t from) {
+    ZC__ASSERT(q->text.len <= q->text.cap);
+    zc__req_arg(q, q->text.buf + from, q->text.len - from);
+}
+static void zc__req_num(zc__redis_req *q, uint64_t v) {
+    size_t from = q->text.len;
+    zc__text_num(&q->text, v, 1);
+    zc__req_text(q, from);
+}
+static void zc__req_hex(zc__redis_req *q, uint64_t v) {
+    char digits[16];
+    size_t from = q->text.len;
+    zc__redis_hex(digits, v);
+    zc__text_bytes(&q->text, digits, 16);
+    zc__req_text(q, from);
+}
+/* A key of ours with a short name. */
+static void zc__req_key(zc__redis_req *q, const char *name) {
+    size_t from = q->text.len;
+    zc__text_bytes(&q->text, q->r->prefix, q->r->prefix_len);
+    zc__text_str(&q->text, name);
+    zc__req_text(q, from);
+}
+/* <name><16 hex digits> */
+static void zc__req_key_hex(zc__redis_req *q, const char *name, uint64_t id) {
+    char digits[16];
+    size_t from = q->text.len;
+    zc__redis_hex(digits, id);
+    zc__text_bytes(&q->text, q->r->prefix, q->r->prefix_len);
+    zc__text_str(&q->text, name);
+    zc__text_bytes(&q->text, digits, 16);
+    zc__req_text(q, from);
+}
+/* <gen>-<position> */
+static void zc__req_id(zc__redis_req *q, uint64_t gen, uint64_t position) {
+    size_t from = q->text.len;
+    zc__text_num(&q->text, gen, 1);
+    zc__text_str(&q->text, "-");
+    zc__text_num(&q->text, position, 1);
+    zc__req_text(q, from);
+}
+static void zc__req_end(zc__redis_req *q) {
+    ZC__ASSERT(q->ncmds < ZC__REDIS_CMDS);
+    q->end[q->ncmds++] = q->argc;
+}
+/* Begins a command that runs a script over `nkeys` keys, which follow. */
+static void zc__req_script(zc__redis_req *q, zc__redis_script s, unsigned nkeys) {
+    q->script = s;
+    q->script_at = q->ncmds;
+    zc__req_str(q, "");
+    zc__req_str(q, "");
+    zc__req_num(q, nkeys);
+}
+
+/* ---- connections */
+
+static uint64_t zc__redis_now(const zc__redis *r) { return zc__mono(&r->clock); }
+
+static void zc__redis_drop(zc__redis *r, zc__redis_conn *c) {
+    zc__spin_lock(&r->state); /* zc__bus_wake() */
+    void *link = c->link;
+    c->link = NULL;
+    zc__spin_unlock(&r->state);
+    if (link) r->io.close(r->io.user, link, false);
+}
+
+/* One command of a request, with what a script needs in front. */
+static int zc__redis_append_cmd(zc__redis *r, const zc__redis_conn *c, zc__redis_req *q,
+                                unsigned i) {
+    size_t from = i ? q->end[i - 1] : 0;
+    if (q->script != ZC__NO_SCRIPT && i == q->script_at) {
+        bool eval = q->eval || !c->sha[q->script][0];
+        q->argv[from] = eval ? "EVAL" : "EVALSHA";
+        q->argv[from + 1] = eval ? zc__redis_script_text(q->script) : c->sha[q->script];
+        q->len[from] = strlen(q->argv[from]);
+        q->len[from + 1] = strlen(q->argv[from + 1]);
+    }
+    int argc = (int)(q->end[i] - from);
+    return r->io.append(r->io.user, c->link, argc, q->argv + from, q->len + from);
+}
+
+/* Sends a request and takes all its replies. On failure the connection is dropped (R3). */
+static int zc__redis_exchange(zc__redis *r, zc__redis_conn *c, zc__redis_req *q,
+                              uint64_t deadline) {
+    static const char *asking[] = {"ASKING"};
+    static const size_t asking_len[] = {6};
+    int rc = q->failed ? ZC_E_NOMEM : ZC_OK;
+    zc__req_forget(q);
+    for (unsigned i = 0; i < q->ncmds && rc == ZC_OK; i++) {
+        if (c->asking) rc = r->io.append(r->io.user, c->link, 1, asking, asking_len);
+        if (rc == ZC_OK) rc = zc__redis_append_cmd(r, c, q, i);
+    }
+    for (unsigned i = 0; i < q->ncmds && rc == ZC_OK; i++) {
+        for (int skip = c->asking; skip >= 0 && rc == ZC_OK; skip--) {
+            uint64_t now = zc__redis_now(r), left = deadline > now ? deadline - now : 0;
+            if (q->reply[i]) freeReplyObject(q->reply[i]);
+            q->reply[i] = NULL;
+            rc = r->io.reply(r->io.user, c->link, left, &q->reply[i]);
+        }
+    }
+    if (rc != ZC_OK) zc__redis_drop(r, c);
+    return rc;
+}
+
+/* The value of a line "name:value" of what INFO says; "" if there is none. */
+static zc_bytes zc__redis_info(const redisReply *info, const char *name) {
+    size_t n = strlen(name), i = 0;
+    if (!zc__redis_string(info)) return zc_slice("", 0);
+    while (i < info->len) {
+        const char *line = info->str + i;
+        const char *end = (const char *)memchr(line, '\n', info->len - i);
+        size_t len = end ? (size_t)(end - line) : info->len - i;
+        i += len + 1;
+        if (len && line[len - 1] == '\r') len--;
+        if (len > n && memcmp(line, name, n) == 0 && line[n] == ':')
+            return zc_slice(line + n + 1, len - n - 1);
+    }
+    return zc_slice("", 0);
+}
+
+static void zc__req_cmd2(zc__redis_req *q, const char *a, const char *b) {
+    zc__req_str(q, a);
+    zc__req_str(q, b);
+    zc__req_end(q);
+}
+
+/* Who are we, which database, who is the server, and the scripts: one round trip. */
+static int zc__redis_greet(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
+    zc__redis_req q;
+    zc__req_init(r, &q);
+    if (r->password) {
+        zc__req_str(&q, "AUTH");
+        if (r->user) zc__req_str(&q, r->user);
+        zc__req_str(&q, r->password);
+        zc__req_end(&q);
+    }
+    if (r->db) {
+        zc__req_str(&q, "SELECT");
+        zc__req_num(&q, r->db);
+        zc__req_end(&q);
+    }
+    unsigned info = q.ncmds;
+    zc__req_cmd2(&q, "INFO", "server");
+    zc__req_cmd2(&q, "INFO", "replication");
+    for (unsigned i = 0; i < ZC__REDIS_SCRIPTS; i++) {
+        zc__req_str(&q, "SCRIPT");
+        zc__req_cmd2(&q, "LOAD", zc__redis_script_text((zc__redis_script)i));
+    }
+    int rc = zc__redis_exchange(r, c, &q, deadline);
+    for (unsigned i = 0; i < info && rc == ZC_OK; i++) rc = zc__redis_error(q.reply[i]);
+    if (rc == ZC_OK) {
+        zc_bytes run = zc__redis_info(q.reply[info], "run_id");
+        zc_bytes role = zc__redis_info(q.reply[info + 1], "role");
+        c->run = run.len ? XXH3_64bits(run.ptr, run.len) | 1 : 0;
+        c->master = role.len == 6 && memcmp(role.ptr, "master", 6) == 0;
+        c->fenced = zc__redis_info(q.reply[info + 1], "min_slaves_good_slaves").len != 0;
+        for (unsigned i = 0; i < ZC__REDIS_SCRIPTS; i++) {
+            const redisReply *sha = q.reply[info + 2 + i];
+            bool good = zc__redis_string(sha) && sha->len == 40;
+            memcpy(c->sha[i], good ? sha->str : "", good ? 41 : 1);
+        }
+        if (zc__redis_is(q.reply[info], REDIS_REPLY_ERROR) &&
+            zc__redis_starts(q.reply[info], "NOAUTH"))
+            rc = ZC_E_STORE;
+        if (r->master && !c->master) rc = ZC_E_STORE; /* the Sentinel's news is old */
+    }
+    zc__req_free(&q);
+    if (rc != ZC_OK) zc__redis_drop(r, c);
+    return rc;
+}
+
+static int zc__redis_link_to(zc__redis *r, zc__redis_conn *c, const zc__redis_addr *a,
+                             uint64_t deadline) {
+    uint64_t now = zc__redis_now(r);
+    void *link = NULL;
+    if (now >= deadline) return ZC_E_TIMEOUT;
+    int rc = r->io.open(r->io.user, a->host, a->port, r->tls, deadline - now, &link);
+    zc__spin_lock(&r->state);
+    c->link = rc == ZC_OK ? link : NULL;
+    zc__spin_unlock(&r->state);
+    return rc;
+}
+
+static bool zc__redis_addr_set(zc__redis_addr *a, const char *host, size_t n, uint64_t port) {
+    if (n == 0 || n >= sizeof a->host || memchr(host, 0, n) || port == 0 || port > 65535)
+        return false;
+    memcpy(a->host, host, n);
+    a->host[n] = '\0';
+    a->port = (int)port;
+    return true;
+}
+
+/* Asks one Sentinel where the master is. */
+static int zc__redis_ask_sentinel(zc__redis *r, const zc__redis_addr *sentinel, zc__redis_addr *at,
+                                  uint64_t deadline) {
+    zc__redis_conn c;
+    zc__redis_req q;
+    memset(&c, 0, sizeof c);
+    int rc = zc__redis_link_to(r, &c, sentinel, deadline);
+    if (rc != ZC_OK) return rc;
+    zc__req_init(r, &q);
+    zc__req_str(&q, "SENTINEL");
+    zc__req_cmd2(&q, "GET-MASTER-ADDR-BY-NAME", r->master);
+    rc = zc__redis_exchange(r, &c, &q, deadline);
+    const redisReply *got = q.reply[0];
+    uint64_t port;
+    if (rc == ZC_OK &&
+        (!zc__redis_is(got, REDIS_REPLY_ARRAY) || got->elements != 2 ||
+         !zc__redis_string(got->element[0]) || !zc__redis_string(got->element[1]) ||
+         !zc__redis_number(got->element[1]->str, got->element[1]->len, &port) ||
+         !zc__redis_addr_set(at, got->element[0]->str, got->element[0]->len, port)))
+        rc = ZC_E_STORE;
+    zc__req_free(&q);
+    zc__redis_drop(r, &c);
+    return rc;
+}
+
+static int zc__redis_find(zc__redis *r, zc__redis_addr *at, uint64_t deadline) {
+    zc__monitor_lock(&r->pool);
+    *at = r->moved.host[0] ? r->moved : r->addrs[0];
+    bool moved = r->moved.host[0] != '\0';
+    zc__monitor_unlock(&r->pool);
+    if (moved || !r->master) return ZC_OK;
+    int rc = ZC_E_STORE;
+    for (unsigned i = 0; i < r->naddrs && rc != ZC_OK; i++) {
+        /* Each of those left gets its share: a Sentinel that hangs must not cost the others'. */
+        uint64_t now = zc__redis_now(r), left = deadline > now ? deadline - now : 0;
+        rc = zc__redis_ask_sentinel(r, &r->addrs[i], at, now + left / (r->naddrs - i + 1));
+    }
+    return rc;
+}
+
+/* After a try to connect. */
+static void zc__redis_tried(zc__redis *r, bool good) {
+    uint64_t now = zc__redis_now(r), dice = good ? 0 : r->io.random(r->io.user);
+    zc__monitor_lock(&r->pool);
+    if (good) {
+        r->fails = 0;
+        r->down_until = 0;
+    } else {
+        uint64_t pause = ZC__REDIS_BACKOFF << (r->fails < 6 ? r->fails : 6);
+        if (pause > ZC_SECOND) pause = ZC_SECOND;
+        r->down_until = now + pause / 2 + dice % (pause / 2);
+        r->fails++;
+        r->moved.host[0] = '\0';
+    }
+    zc__monitor_unlock(&r->pool);
+}
+
+static int zc__redis_connect(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
+    zc__redis_addr at;
+    zc__monitor_lock(&r->pool);
+    bool wait = zc__redis_now(r) < r->down_until;
+    zc__monitor_unlock(&r->pool);
+    if (wait) return ZC_E_STORE;
+    int rc = zc__redis_find(r, &at, deadline);
+    c->asking = false;
+    if (rc == ZC_OK) rc = zc__redis_link_to(r, c, &at, deadline);
+    if (rc == ZC_OK) rc = zc__redis_greet(r, c, deadline);
+    zc__redis_tried(r, rc == ZC_OK);
+    return rc;
+}
+
+/* "MOVED 1234 host:port", "ASK 1234 host:port": where to go instead. */
+static bool zc__redis_redirect(const redisReply *reply, zc__redis_addr *to) {
+    if (!zc__redis_is(reply, REDIS_REPLY_ERROR)) return false;
+    if (!zc__redis_starts(reply, "MOVED ") && !zc__redis_starts(reply, "ASK ")) return false;
+    const char *host = strrchr(reply->str, ' ') + 1, *colon = strrchr(host, ':');
+    uint64_t port;
+    return colon && zc__redis_number(colon + 1, strlen(colon + 1), &port) &&
+           zc__redis_addr_set(to, host, (size_t)(colon - host), port);
+}
+
+/* Looks for errors that mean "elsewhere" or "again"; true: the request must be sent again. */
+static bool zc__redis_follow(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uint64_t deadline) {
+    zc__redis_addr to;
+    for (unsigned i = 0; i < q->ncmds; i++) {
+        const redisReply *e = q->reply[i];
+        if (!zc__redis_is(e, REDIS_REPLY_ERROR)) continue;
+        if (zc__redis_starts(e, "NOSCRIPT") && !q->eval) return q->eval = true;
+        if (zc__redis_redirect(e, &to)) {
+            bool ask = zc__redis_starts(e, "ASK ");
+            zc__redis_drop(r, c);
+            if (!ask) {
+                zc__monitor_lock(&r->pool);
+                r->moved = to;
+                zc__monitor_unlock(&r->pool);
+                return true;
+            }
+            c->asking = false;
+            if (zc__redis_link_to(r, c, &to, deadline) != ZC_OK) return false;
+            if (zc__redis_greet(r, c, deadline) != ZC_OK) return false;
+            return c->asking = true;
+        }
+        /* No longer who it was: the next call finds out anew. */
+        if (zc__redis_starts(e, "READONLY") || zc__redis_starts(e, "NOAUTH")) zc__redis_drop(r, c);
+    }
+    return false;
+}
+
+static uint64_t zc__redis_patience(const zc__redis *r) {
+    uint64_t t = zc__mul_sat(zc__load_rlx(&r->latency), 16);
+    if (t == 0 || t > r->timeout) return r->timeout;
+    return t < ZC__REDIS_FLOOR && ZC__REDIS_FLOOR < r->timeout ? ZC__REDIS_FLOOR : t;
+}
+
+static void zc__redis_learn(zc__redis *r, uint64_t took, int rc) {
+    uint64_t old = zc__load_rlx(&r->latency);
+    if (rc == ZC_E_TIMEOUT && old) zc__store_rlx(&r->latency, zc__redis_patience(r) / 8);
+    if (rc == ZC_OK) zc__store_rlx(&r->latency, old ? old - old / 8 + took / 8 : took);
+}
+
+static bool zc__redis_woken(zc__redis *r, const zc__redis_conn *c) {
+    return c == &r->reader && zc__load_acq(&r->woken);
+}
+
+/* Sends a request over a connection of the caller's, connecting first if need be. `extra`: how much
+ * longer than usual the server may take on purpose. ZC_OK: every command has its reply, which may
+ * be an error. */
+static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uint64_t extra) {
+    uint64_t begin = zc__redis_now(r);
+    uint64_t most = zc__add_sat(begin, zc__add_sat(r->timeout, extra));
+    bool again = true;
+    int rc = ZC_E_STORE;
+    for (unsigned hops = 0; hops < 5; hops++) {
+        uint64_t now = zc__redis_now(r), deadline = most;
+        bool fresh = !c->link;
+        if (fresh && (rc = zc__redis_connect(r, c, begin + r->timeout)) != ZC_OK) break;
+        if (!fresh && !extra && now + zc__redis_patience(r) < most)
+            deadline = now + zc__redis_patience(r);
+        rc = zc__redis_exchange(r, c, q, deadline);
+        if (!extra && !fresh) zc__redis_learn(r, zc__redis_now(r) - now, rc);
+        if (rc == ZC_OK && zc__redis_follow(r, c, q, most)) continue;
+        if (rc != ZC_E_STORE || !again || zc__redis_woken(r, c)) break;
+        again = false; /* dropped by the server, perhaps long ago: once more */
+        r->io.sleep(r->io.user, r->io.random(r->io.user) % (2 * ZC_MILLISECOND));
+        if (zc__redis_now(r) >= most) break;
+    }
+    if (c->asking) zc__redis_drop(r, c);
+    if (rc != ZC_OK) zc__req_forget(q);
+    return rc;
+}
+
+/* ---- the pool: a thread finds the connection that it used before, unless somebody has it */
+
+static size_t zc__redis_affinity(void) {
+#ifdef ZOOCACHE_NO_THREADS
+    return 0;
+#else
+    pthread_t self = pthread_self();
+    return (size_t)XXH3_64bits(&self, sizeof self);
+#endif
+}
+
+static zc__redis_conn *zc__redis_free_conn(zc__redis *r, size_t first) {
+    for (unsigned i = 0; i < r->nconns; i++) {
+        zc__redis_conn *c = &r->conns[(first + i) % r->nconns];
+        if (!c->taken) return c;
+    }
+    return NULL;
+}
+
+/* NULL: all are taken, and stay so for the time of a call. */
+static zc__redis_conn *zc__redis_take(zc__redis *r) {
+    size_t first = zc__redis_affinity() % r->nconns;
+    zc__monitor_lock(&r->pool);
+    zc__redis_conn *c = zc__redis_free_conn(r, first);
+#ifndef ZOOCACHE_NO_THREADS
+    uint64_t begin = c ? 0 : zc__redis_now(r), now = begin;
+    while (!c && now - begin < r->timeout) {
+        zc__monitor_sleep(&r->pool, r->timeout - (now - begin));
+        c = zc__redis_free_conn(r, first);
+        now = zc__redis_now(r);
+    }
+#endif
+    if (c) c->taken = true;
+    zc__monitor_unlock(&r->pool);
+    return c;
+}
+
+static void zc__redis_give_back(zc__redis *r, zc__redis_conn *c) {
+    zc__monitor_lock(&r->pool);
+    c->taken = false;
+    zc__monitor_wake(&r->pool);
+    zc__monitor_unlock(&r->pool);
+}
+
+/* A request over a connection of the pool. *run (may be NULL): of the server that answered; 0: it
+ * is no master, or no replica fences it although one should. */
+static int zc__redis_call(zc__redis *r, zc__redis_req *q, uint64_t extra, uint64_t *run) {
+    zc__redis_conn *c = zc__redis_take(r);
+    if (!c) return ZC_E_TIMEOUT;
+    int rc = zc__redis_send(r, c, q, extra);
+    if (run) *run = c->master && (c->fenced || !r->replicas) ? c->run : 0;
+    zc__redis_give_back(r, c);
+    return rc;
+}
+
+/* ---- the storage */
+
+/* {prefix}:<middle><key>, to be freed with zc__buf_free(). */
+static bool zc__redis_key(zc__redis *r, zc__buf *b, const char *middle, size_t n, zc_bytes key) {
+    if (!zc__buf_reserve(&r->mem, b, r->prefix_len + n + key.len)) return false;
+    memcpy(b->ptr + b->size, r->prefix, r->prefix_len);
+    memcpy(b->ptr + b->size + r->prefix_len, middle, n);
+    if (key.len) memcpy(b->ptr + b->size + r->prefix_len + n, key.ptr, key.len);
+    b->size += r->prefix_len + n + key.len;
+    return true;
+}
+
+static bool zc__redis_record_key(zc__redis *r, zc__buf *b, uint64_t era, zc_bytes key) {
+    char middle[17];
+    zc__redis_hex(middle, era);
+    middle[16] = ':';
+    return zc__redis_key(r, b, middle, sizeof middle, key);
+}
+
+/* Makes an era if there is none, and learns it. */
+static int zc__redis_new_era(zc__redis *r, bool replace) {
+    zc__redis_req q;
+    uint64_t era = 0;
+    zc__req_init(r, &q);
+    zc__req_str(&q, "SET");
+    zc__req_key(&q, "era");
+    zc__req_hex(&q, r->io.random(r->io.user));
+    if (!replace) zc__req_str(&q, "NX");
+    zc__req_end(&q);
+    zc__req_str(&q, "GET");
+    zc__req_key(&q, "era");
+    zc__req_end(&q);
+    int rc = zc__redis_call(r, &q, 0, NULL);
+    if (rc == ZC_OK) rc = zc__redis_error(q.reply[0]);
+    if (rc == ZC_OK && (!zc__redis_string(q.reply[1]) ||
+                        !zc__redis_unhex(q.reply[1]->str, q.reply[1]->len, &era)))
+        rc = ZC_E_STORE;
+    if (rc == ZC_OK) zc__store_rel(&r->era, era);
+    zc__req_free(&q);
+    return rc;
+}
+
+/* What the server says about the era. ZC_OK: it is `era`; ZC_RETRY: the caller's is old, begin
+ * again. */
+static int zc__redis_era(zc__redis *r, const redisReply *said, uint64_t era) {
+    uint64_t now;
+    int rc = zc__redis_error(said);
+    if (rc != ZC_OK) return rc;
+    if (!zc__redis_string(said) || !zc__redis_unhex(said->str, said->len, &now))
+        rc = zc__redis_new_era(r, !zc__redis_is(said, REDIS_REPLY_NIL));
+    else if (now == era) return ZC_OK;
+    else zc__store_rel(&r->era, now);
+    return rc == ZC_OK ? ZC_RETRY : rc;
+}
+
+#define ZC__REDIS_ERAS 4 /* tries while others clear */
+
+static int zc__redis_many(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
+                          int *results) {
+    uint64_t era = zc__load_acq(&r->era);
+    zc__redis_req q;
+    zc__buf text;
+    size_t total = 0;
+    memset(&text, 0, sizeof text);
+    for (size_t i = 0; i < n; i++) total += r->prefix_len + 17 + keys[i].len;
+    if (!zc__buf_reserve(&r->mem, &text, total)) return ZC_E_NOMEM;
+    zc__req_init(r, &q);
+    zc__req_str(&q, "MGET");
+    zc__req_key(&q, "era");
+    for (size_t i = 0; i < n; i++) {
+        size_t from = text.size;
+        (void)zc__redis_record_key(r, &text, era, keys[i]);
+        zc__req_arg(&q, text.ptr + from, text.size - from);
+    }
+    zc__req_end(&q);
+    int rc = zc__redis_call(r, &q, 0, NULL);
+    zc__buf_free(&r->mem, &text);
+    const redisReply *got = q.reply[0];
+    if (rc == ZC_OK) rc = zc__redis_error(got);
+    if (rc == ZC_OK && (!zc__redis_is(got, REDIS_REPLY_ARRAY) || got->elements != n + 1))
+        rc = ZC_E_CORRUPT;
+    if (rc == ZC_OK) rc = zc__redis_era(r, got->element[0], era);
+    for (size_t i = 0; i < n && rc == ZC_OK; i++) {
+        const redisReply *v = got->element[i + 1];
+        results[i] = zc__redis_string(v) ? zc_sink_write(sinks[i], v->str, v->len) : ZC_MISS;
+    }
+    zc__req_free(&q);
+    return rc;
+}
+
+static int zc__redis_get_many(void *user, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
+                              int *results) {
+    int rc = ZC_RETRY;
+    for (int i = 0; i < ZC__REDIS_ERAS && rc == ZC_RETRY; i++)
+        rc = zc__redis_many((zc__redis *)user, keys, n, sinks, results);
+    return rc == ZC_RETRY ? ZC_E_STORE : rc;
+}
+
+static int zc__redis_get(void *user, zc_bytes key, zc_sink *sink) {
+    int result = ZC_MISS, rc = zc__redis_get_many(user, &key, 1, &sink, &result);
+    return rc == ZC_OK ? result : rc;
+}
+
+/* One command on a record's key, with GET era before it. `ms`: PX or PEXPIRE; 0: none. */
+static int zc__redis_write_once(zc__redis *r, const char *cmd, zc_bytes key, const zc_bytes *record,
+                                uint64_t ms) {
+    uint64_t era = zc__load_acq(&r->era);
+    zc__redis_req q;
+    zc__buf name;
+    memset(&name, 0, sizeof name);
+    if (!zc__redis_record_key(r, &name, era, key)) return ZC_E_NOMEM;
+    zc__req_init(r, &q);
+    zc__req_str(&q, "GET");
+    zc__req_key(&q, "era");
+    zc__req_end(&q);
+    zc__req_str(&q, cmd);
+    zc__req_arg(&q, name.ptr, name.size);
+    if (record) {
+        zc__req_arg(&q, record->ptr, record->len);
+        zc__req_str(&q, "PX");
+    }
+    if (ms) zc__req_num(&q, ms);
+    zc__req_end(&q);
+    int rc = zc__redis_call(r, &q, 0, NULL);
+    if (rc == ZC_OK) rc = zc__redis_era(r, q.reply[0], era);
+    if (rc == ZC_OK) rc = zc__redis_error(q.reply[1]);
+    if (rc == ZC_OK && zc__redis_is(q.reply[1], REDIS_REPLY_INTEGER) && q.reply[1]->integer == 0)
+        rc = ZC_MISS;
+    zc__req_free(&q);
+    zc__buf_free(&r->mem, &name);
+    return rc;
+}
+
+static int zc__redis_write(zc__redis *r, const char *cmd, zc_bytes key, const zc_bytes *record,
+                           uint64_t ms) {
+    int rc = ZC_RETRY;
+    for (int i = 0; i < ZC__REDIS_ERAS && rc == ZC_RETRY; i++)
+        rc = zc__redis_write_once(r, cmd, key, record, ms);
+    return rc == ZC_RETRY ? ZC_E_STORE : rc;
+}
+
+/* From now until `expires_ms`, at least 1 and at most max_ttl. */
+static uint64_t zc__redis_life(const zc__redis *r, uint64_t expires_ms) {
+    uint64_t now = zc__wall(&r->clock) / ZC_MILLISECOND, most = r->max_ttl / ZC_MILLISECOND;
+    if (expires_ms == 0) return most;
+    uint64_t ms = expires_ms > now ? expires_ms - now : 1;
+    return ms < most ? ms : most;
+}
+
+static int zc__redis_put(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
+    zc__redis *r = (zc__redis *)user;
+    return zc__redis_write(r, "SET", key, &record, zc__redis_life(r, expires_ms));
+}
+static int zc__redis_del(void *user, zc_bytes key) {
+    return zc__redis_write((zc__redis *)user, "UNLINK", key, NULL, 0);
+}
+static int zc__redis_touch(void *user, zc_bytes key, uint64_t expires_ms) {
+    zc__redis *r = (zc__redis *)user;
+    return zc__redis_write(r, "PEXPIRE", key, NULL, zc__redis_life(r, expires_ms));
+}
+static int zc__redis_clear(void *user) { return zc__redis_new_era((zc__redis *)user, true); }
+
+/* SET NX for a lock that is new, a script for one that is ours: *token (0: new) says whose. */
+static int zc__redis_lock_call(zc__redis *r, zc_bytes key, zc__redis_script script, uint64_t token,
+                               uint64_t ms) {
+    zc__redis_req q;
+    zc__buf name;
+    memset(&name, 0, sizeof name);
+    if (!zc__redis_key(r, &name, "lock:", 5, key)) return ZC_E_NOMEM;
+    zc__req_init(r, &q);
+    if (script == ZC__NO_SCRIPT) zc__req_str(&q, "SET");
+    else zc__req_script(&q, script, 1);
+    zc__req_arg(&q, name.ptr, name.size);
+    zc__req_hex(&q, token);
+    if (script == ZC__NO_SCRIPT) {
+        zc__req_str(&q, "NX");
+        zc__req_str(&q, "PX");
+    }
+    if (ms) zc__req_num(&q, ms);
+    zc__req_end(&q);
+    int rc = zc__redis_call(r, &q, 0, NULL);
+    const redisReply *got = q.reply[0];
+    if (rc == ZC_OK) rc = zc__redis_error(got);
+    if (rc == ZC_OK && !zc__redis_is(got, REDIS_REPLY_STATUS) &&
+        !(zc__redis_is(got, REDIS_REPLY_INTEGER) && got->integer))
+        rc = ZC_MISS;
+    zc__req_free(&q);
+    zc__buf_free(&r->mem, &name);
+    return rc;
+}
+
+static int zc__redis_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *token) {
+    zc__redis *r = (zc__redis *)user;
+    uint64_t ms = lease / ZC_MILLISECOND;
+    if (ms == 0) ms = 1;
+    if (*token) return zc__redis_lock_call(r, key, ZC__RENEW, *token, ms);
+    uint64_t fresh = r->io.random(r->io.user) | 1;
+    int rc = zc__redis_lock_call(r, key, ZC__NO_SCRIPT, fresh, ms);
+    if (rc == ZC_OK) *token = fresh;
+    return rc;
+}
+
+static int zc__redis_unlock_key(void *user, zc_bytes key, uint64_t token) {
+    return zc__redis_lock_call((zc__redis *)user, key, ZC__UNLOCK, token, 0);
+}
+
+/* ---- the log's entries */
+
+/* "<gen>-<position>" */
+static bool zc__redis_id(const redisReply *id, uint64_t *gen, uint64_t *position) {
+    if (!zc__redis_string(id)) return false;
+    const char *dash = (const char *)memchr(id->str, '-', id->len);
+    if (!dash) return false;
+    size_t n = (size_t)(dash - id->str);
+    return zc__redis_number(id->str, n, gen) &&
+           zc__redis_number(dash + 1, id->len - n - 1, position);
+}
+
+/* [id, [field, value, ...]] */
+typedef struct zc__redis_entry {
+    uint64_t gen, position, nonce;
+    zc_bytes tags; /* packed */
+} zc__redis_entry;
+
+static bool zc__redis_entry_read(const redisReply *e, zc__redis_entry *out) {
+    memset(out, 0, sizeof *out);
+    if (!zc__redis_is(e, REDIS_REPLY_ARRAY) || e->elements != 2) return false;
+    if (!zc__redis_id(e->element[0], &out->gen, &out->position)) return false;
+    const redisReply *f = e->element[1];
+    if (!zc__redis_is(f, REDIS_REPLY_ARRAY)) return false;
+    for (size_t i = 0; i + 1 < f->elements; i += 2) {
+        const redisReply *name = f->element[i], *value = f->element[i + 1];
+        if (!zc__redis_string(name) || !zc__redis_string(value) || name->len != 1) continue;
+        if (name->str[0] == 'n') out->nonce = XXH3_64bits(value->str, value->len);
+        if (name->str[0] == 't') out->tags = zc_slice(value->str, value->len);
+    }
+    return true;
+}
+
+/* The number of packed tags; 0: everything, and what cannot be read is taken for that. */
+static size_t zc__redis_tags_count(zc_bytes packed) {
+    const unsigned char *p = (const unsigned char *)packed.ptr;
+    size_t n = 0, i = 0;
+    for (; packed.len - i >= 2; n++) {
+        size_t len = zc__get16(p + i);
+        if (len > packed.len - i - 2 || zc_tag_check(zc_slice(p + i + 2, len)) != ZC_OK) return 0;
+        i += 2 + len;
+    }
+    return i == packed.len ? n : 0;
+}
+
+static int zc__redis_entry_give(zc__redis *r, const zc__redis_entry *e, zc_bus_sink *sink) {
+    const unsigned char *p = (const unsigned char *)e->tags.ptr;
+    zc_bytes few[8], *tags = few;
+    size_t n = zc__redis_tags_count(e->tags);
+    if (n > 8) {
+        tags = (zc_bytes *)zc__alloc(&r->mem, n * sizeof *tags);
+        if (!tags) return ZC_E_NOMEM;
+    }
+    for (size_t i = 0; i < n; i++) {
+        tags[i] = zc_slice(p + 2, zc__get16(p));
+        p += 2 + tags[i].len;
+    }
+    int rc = zc_bus_entry(sink, e->position, tags, n);
+    if (n > 8) zc__free(&r->mem, tags, n * sizeof *tags);
+    return rc;
+}
+
+/* What the bus is attached to; a copy, because another thread may attach anew meanwhile. */
+typedef struct zc__redis_log {
+    uint64_t gen, run;
+} zc__redis_log;
+
+static zc__redis_log zc__redis_attached(zc__redis *r) {
+    zc__redis_log log;
+    zc__spin_lock(&r->state);
+    log.gen = r->gen;
+    log.run = r->run;
+    zc__spin_unlock(&r->state);
+    return log;
+}
+
+static void zc__redis_remember(zc__redis *r, zc__redis_log log, const zc__redis_entry *e) {
+    size_t i = e->position % ZC__REDIS_SEEN;
+    zc__spin_lock(&r->state);
+    if (r->gen == log.gen && r->run == log.run) {
+        r->seen_at[i] = e->position + 1;
+        r->seen[i] = e->nonce;
+    }
+    zc__spin_unlock(&r->state);
+}
+
+/* Is this the entry that was seen at the cursor? ZC_MORE: its nonce is no longer remembered, which
+ * happens only when many were appended since the caller looked at its cursor. */
+static int zc__redis_at_cursor(zc__redis *r, zc__redis_log log, const redisReply *entry,
+                               uint64_t position) {
+    zc__redis_entry e;
+    if (!zc__redis_entry_read(entry, &e)) return ZC_RETRY;
+    if (e.gen != log.gen || e.position != position) return ZC_RETRY;
+    size_t i = position % ZC__REDIS_SEEN;
+    zc__spin_lock(&r->state);
+    bool known = r->seen_at[i] == position + 1 && r->gen == log.gen && r->run == log.run;
+    bool same = r->seen[i] == e.nonce;
+    zc__spin_unlock(&r->state);
+    return !known ? ZC_MORE : same ? ZC_OK : ZC_RETRY;
+}
+
+/* Gives entries, which must be those right after `position` (R1). */
+static int zc__redis_give(zc__redis *r, zc__redis_log log, redisReply *const *entries, size_t n,
+                          uint64_t position, zc_bus_sink *sink) {
+    int rc = ZC_OK;
+    for (size_t i = 0; i < n && rc == ZC_OK; i++) {
+        zc__redis_entry e;
+        if (!zc__redis_entry_read(entries[i], &e)) return ZC_RETRY;
+        if (e.gen != log.gen || e.position != position + 1 + i) return ZC_RETRY;
+        zc__redis_remember(r, log, &e);
+        rc = zc__redis_entry_give(r, &e, sink);
+    }
+    return rc;
+}
+
+/* ---- the bus */
+
+static int zc__bus_rc(int rc) { return rc == ZC_E_STORE ? ZC_E_BUS : rc; }
+
+/* An error of a command on the log or its hashes: is it not ours any more, or can it not be had? */
+static int zc__bus_error(const redisReply *reply) {
+    if (!zc__redis_is(reply, REDIS_REPLY_ERROR)) return ZC_OK;
+    if (zc__redis_starts(reply, "WRONGTYPE") || zc__redis_starts(reply, "ERR The ID"))
+        return ZC_RETRY;
+    return zc__bus_rc(zc__redis_error(reply));
+}
+
+/* A small write: refused by a master that its replicas have left. */
+static void zc__req_fence(zc__redis *r, zc__redis_req *q) {
+    if (!r->replicas) return;
+    zc__req_str(q, "SET");
+    zc__req_key(q, "fence");
+    zc__req_hex(q, r->node);
+    zc__req_str(q, "PX");
+    zc__req_num(q, 60000);
+    zc__req_end(q);
+}
+
+static void zc__req_log_keys(zc__redis_req *q) {
+    zc__req_key(q, "log");
+    zc__req_key(q, "tags");
+    zc__req_key(q, "tags2");
+}
+
+static void zc__req_nonce(zc__redis *r, zc__redis_req *q) {
+    char node[16];
+    size_t from = q->text.len;
+    zc__redis_hex(node, r->node);
+    zc__text_bytes(&q->text, node, 16);
+    zc__text_str(&q->text, ".");
+    zc__text_num(&q->text, zc__add_rlx(&r->count, (uint64_t)1), 1);
+    zc__req_text(q, from);
+    zc__req_num(q, zc__wall(&r->clock) / ZC_MILLISECOND);
+}
+
+static int zc__bus_attach(void *user, uint64_t *identity, uint64_t *position) {
+    zc__redis *r = (zc__redis *)user;
+    zc__redis_req q;
+    zc__redis_entry e;
+    uint64_t both[2] = {0, 0};
+    memset(&e, 0, sizeof e);
+    zc__req_init(r, &q);
+    zc__req_fence(r, &q);
+    zc__req_script(&q, ZC__GENESIS, 3);
+    zc__req_log_keys(&q);
+    zc__req_num(&q, (r->io.random(r->io.user) >> 2) | 1);
+    zc__req_nonce(r, &q);
+    zc__req_end(&q);
+    int rc = zc__bus_rc(zc__redis_call(r, &q, 0, &both[1]));
+    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__bus_error(q.reply[i]);
+    if (rc == ZC_RETRY || (rc == ZC_OK && both[1] == 0)) rc = ZC_E_BUS;
+    if (rc == ZC_OK && !zc__redis_entry_read(q.reply[q.ncmds - 1], &e)) rc = ZC_E_BUS;
+    zc__req_free(&q);
+    if (rc != ZC_OK) return rc;
+    both[0] = e.gen;
+    *identity = XXH3_64bits(both, sizeof both) | 1;
+    *position = e.position;
+    zc__spin_lock(&r->state);
+    r->gen = e.gen;
+    r->run = both[1];
+    memset(r->seen_at, 0, sizeof r->seen_at);
+    zc__spin_unlock(&r->state);
+    zc__redis_log log = {both[0], both[1]};
+    zc__redis_remember(r, log, &e);
+    return ZC_OK;
+}
+
+/* What XREAD and XRANGE say: gives what is new. *n: how many. */
+static int zc__bus_hear(zc__redis *r, zc__redis_log log, const redisReply *news,
+                        const redisReply *cursor, uint64_t position, zc_bus_sink *sink) {
+    if (!zc__redis_is(cursor, REDIS_REPLY_ARRAY) || cursor->elements != 1) return ZC_RETRY;
+    int proof = zc__redis_at_cursor(r, log, cursor->element[0], position);
+    if (proof == ZC_RETRY || zc__redis_is(news, REDIS_REPLY_NIL)) return proof;
+    if (!zc__redis_is(news, REDIS_REPLY_ARRAY) || news->elements != 1) return ZC_E_BUS;
+    const redisReply *stream = news->element[0]; /* [key, entries] */
+    if (!zc__redis_is(stream, REDIS_REPLY_ARRAY) || stream->elements != 2) return ZC_E_BUS;
+    const redisReply *list = stream->element[1];
+    if (!zc__redis_is(list, REDIS_REPLY_ARRAY)) return ZC_E_BUS;
+    int rc = zc__redis_give(r, log, list->element, list->elements, position, sink);
+    if (rc != ZC_OK) return rc;
+    return list->elements >= ZC__REDIS_BATCH ? ZC_MORE : proof;
+}
+
+/* True once for a wake that came before. */
+static bool zc__bus_was_woken(zc__redis *r) {
+    zc__spin_lock(&r->state);
+    bool woken = r->woken != 0;
+    zc__store_rel(&r->woken, 0u);
+    zc__spin_unlock(&r->state);
+    return woken;
+}
+
+static int zc__bus_read(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink) {
+    zc__redis *r = (zc__redis *)user;
+    zc__redis_log log = zc__redis_attached(r);
+    zc__redis_conn *c = &r->reader;
+    zc__redis_req q;
+    if (!log.gen) return ZC_RETRY;
+    if (zc__bus_was_woken(r)) return ZC_MORE;
+    zc__req_init(r, &q);
+    zc__req_fence(r, &q);
+    zc__req_str(&q, "XREAD");
+    zc__req_str(&q, "COUNT");
+    zc__req_num(&q, ZC__REDIS_BATCH);
+    uint64_t ms = wait / ZC_MILLISECOND + (wait % ZC_MILLISECOND != 0);
+    if (ms) {
+        zc__req_str(&q, "BLOCK");
+        zc__req_num(&q, ms);
+    }
+    zc__req_str(&q, "STREAMS");
+    zc__req_key(&q, "log");
+    zc__req_id(&q, log.gen, position);
+    zc__req_end(&q);
+    zc__req_str(&q, "XRANGE");
+    zc__req_key(&q, "log");
+    zc__req_id(&q, log.gen, position);
+    zc__req_id(&q, log.gen, position);
+    zc__req_end(&q);
+    int rc = zc__bus_rc(zc__redis_send(r, c, &q, ms * ZC_MILLISECOND));
+    if (rc != ZC_OK && zc__redis_woken(r, c)) rc = ZC_MORE;
+    else if (rc == ZC_OK && c->run != log.run) rc = ZC_RETRY;
+    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__bus_error(q.reply[i]);
+    if (rc == ZC_OK)
+        rc = zc__bus_hear(r, log, q.reply[q.ncmds - 2], q.reply[q.ncmds - 1], position, sink);
+    zc__req_free(&q);
+    return rc;
+}
+
+/* Is what was appended safe? */
+static bool zc__bus_durable(const zc__redis *r, const redisReply *wait, const redisReply *config) {
+    if (r->replicas)
+        return zc__redis_is(wait, REDIS_REPLY_INTEGER) && wait->integer >= (long long)r->replicas;
+    if (zc__redis_is(wait, REDIS_REPLY_ARRAY) && wait->elements == 2) {
+        const redisReply *local = wait->element[0];
+        return zc__redis_is(local, REDIS_REPLY_INTEGER) && local->integer >= 1;
+    }
+    if (!zc__redis_is(config, REDIS_REPLY_ARRAY)) return false;
+    unsigned good = 0;
+    for (size_t i = 0; i + 1 < config->elements; i += 2) {
+        const redisReply *name = config->element[i], *value = config->element[i + 1];
+        if (!zc__redis_string(name) || !zc__redis_string(value)) return false;
+        if (!strcmp(name->str, "appendonly") && !strcmp(value->str, "yes")) good |= 1;
+        if (!strcmp(name->str, "appendfsync") && !strcmp(value->str, "always")) good |= 2;
+    }
+    return good == 3;
+}
+
+/* WAIT for the replicas; or, without any, WAITAOF (from Redis 7.2) and how the disk is written. */
+static void zc__req_durable(zc__redis *r, zc__redis_req *q) {
+    uint64_t ms = r->timeout / ZC_MILLISECOND + 1;
+    if (r->replicas) {
+        zc__req_str(q, "WAIT");
+        zc__req_num(q, r->replicas);
+        zc__req_num(q, ms);
+        zc__req_end(q);
+        return;
+    }
+    zc__req_str(q, "WAITAOF");
+    zc__req_str(q, "1");
+    zc__req_str(q, "0");
+    zc__req_num(q, ms);
+    zc__req_end(q);
+    zc__req_str(q, "CONFIG");
+    zc__req_cmd2(q, "GET", "append*");
+}
+
+/* What the script and XRANGE from the cursor say. */
+static int zc__bus_appended(zc__redis *r, zc__redis_log log, const redisReply *script,
+                            const redisReply *range, uint64_t position, zc_bus_sink *sink) {
+    if (zc__redis_is(script, REDIS_REPLY_INTEGER)) return ZC_RETRY;
+    if (!zc__redis_string(script) || !zc__redis_is(range, REDIS_REPLY_ARRAY)) return ZC_E_BUS;
+    if (range->elements == 0) return ZC_RETRY;
+    int proof = zc__redis_at_cursor(r, log, range->element[0], position);
+    if (proof == ZC_RETRY) return ZC_RETRY;
+    int rc = zc__redis_give(r, log, range->element + 1, range->elements - 1, position, sink);
+    if (rc != ZC_OK) return rc;
+    return range->elements > ZC__REDIS_BATCH ? ZC_MORE : proof;
+}
+
+static int zc__bus_append(void *user, const zc_bytes *tags, size_t n, bool durable,
+                          uint64_t position, zc_bus_sink *sink) {
+    zc__redis *r = (zc__redis *)user;
+    zc__redis_log log = zc__redis_attached(r);
+    zc__redis_req q;
+    zc__buf packed;
+    uint64_t run = 0;
+    size_t total = 0;
+    if (!log.gen) return ZC_RETRY;
+    memset(&packed, 0, sizeof packed);
+    for (size_t i = 0; i < n; i++) total += 2 + tags[i].len;
+    if (!zc__buf_reserve(&r->mem, &packed, total)) return ZC_E_NOMEM;
+    for (size_t i = 0; i < n; i++) {
+        zc__put_le(packed.ptr + packed.size, tags[i].len, 2);
+        memcpy(packed.ptr + packed.size + 2, tags[i].ptr, tags[i].len);
+        packed.size += 2 + tags[i].len;
+    }
+    zc__req_init(r, &q);
+    zc__req_script(&q, ZC__APPEND, 3);
+    zc__req_log_keys(&q);
+    zc__req_num(&q, log.gen);
+    zc__req_nonce(r, &q);
+    zc__req_arg(&q, packed.ptr, packed.size);
+    zc__req_num(&q, r->log_length);
+    zc__req_num(&q, r->max_tags / 2 + 4);
+    for (size_t i = 0; i < n; i++) zc__req_arg(&q, tags[i].ptr, tags[i].len);
+    zc__req_end(&q);
+    zc__req_str(&q, "XRANGE");
+    zc__req_key(&q, "log");
+    zc__req_id(&q, log.gen, position);
+    zc__req_str(&q, "+");
+    zc__req_str(&q, "COUNT");
+    zc__req_num(&q, ZC__REDIS_BATCH + 1);
+    zc__req_end(&q);
+    if (durable) zc__req_durable(r, &q);
+    int rc = zc__bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, &run));
+    if (rc == ZC_OK && run != log.run) rc = ZC_RETRY;
+    for (unsigned i = 0; i < 2 && rc == ZC_OK; i++) rc = zc__bus_error(q.reply[i]);
+    if (rc == ZC_OK) rc = zc__bus_appended(r, log, q.reply[0], q.reply[1], position, sink);
+    if ((rc == ZC_OK || rc == ZC_MORE) && durable && !zc__bus_durable(r, q.reply[2], q.reply[3]))
+        rc = ZC_E_BUS;
+    zc__req_free(&q);
+    zc__buf_free(&r->mem, &packed);
+    return rc;
+}
+
+static void zc__req_versions(zc__redis_req *q, const char *hash, const zc_bytes *paths, size_t n) {
+    zc__req_str(q, "HMGET");
+    zc__req_key(q, hash);
+    zc__req_arg(q, "\0g", 2);
+    zc__req_arg(q, "\0f", 2);
+    zc__req_arg(q, "\0s", 2);
+    for (size_t i = 0; i < n; i++) zc__req_arg(q, paths[i].ptr, paths[i].len);
+    zc__req_end(q);
+}
+
+/* *v: 0 if it is not there. false: it is there, and no number. */
+static bool zc__redis_field(const redisReply *f, uint64_t *v) {
+    *v = 0;
+    if (zc__redis_is(f, REDIS_REPLY_NIL)) return true;
+    return zc__redis_string(f) && zc__redis_number(f->str, f->len, v);
+}
+
+/* R2. Both are [g, f, s, position...]. */
+static int zc__bus_versions_read(zc__redis_log log, const redisReply *young, const redisReply *old,
+                                 const zc_bytes *paths, size_t n, uint64_t *positions) {
+    uint64_t gen, old_gen, floor, begun, v, w;
+    if (!zc__redis_is(young, REDIS_REPLY_ARRAY) || young->elements != n + 3 ||
+        !zc__redis_is(old, REDIS_REPLY_ARRAY) || old->elements != n + 3)
+        return ZC_RETRY;
+    if (!zc__redis_field(young->element[0], &gen) || gen != log.gen) return ZC_RETRY;
+    if (!zc__redis_field(old->element[0], &old_gen)) return ZC_RETRY;
+    if (!zc__redis_field(young->element[1], &floor) || !zc__redis_field(young->element[2], &begun))
+        return ZC_RETRY;
+    if (old_gen != gen) floor = begun; /* tags2 is lost, or there never was one: begun is 0 */
+    for (size_t i = 0; i < n; i++) {
+        if (!zc__redis_field(young->element[i + 3], &v)) return ZC_RETRY;
+        if (!zc__redis_field(old->element[i + 3], &w)) return ZC_RETRY;
+        if (old_gen == gen && w > v) v = w;
+        positions[i] = v || paths[i].len == 0 ? v : floor;
+    }
+    return ZC_OK;
+}
+
+static int zc__bus_versions(void *user, const zc_bytes *paths, size_t n, uint64_t *positions) {
+    zc__redis *r = (zc__redis *)user;
+    zc__redis_log log = zc__redis_attached(r);
+    zc__redis_req q;
+    uint64_t run = 0;
+    if (!log.gen) return ZC_RETRY;
+    zc__req_init(r, &q);
+    zc__req_fence(r, &q);
+    zc__req_str(&q, "MULTI"); /* between two commands the hashes might change places */
+    zc__req_end(&q);
+    zc__req_versions(&q, "tags", paths, n);
+    zc__req_versions(&q, "tags2", paths, n);
+    zc__req_str(&q, "EXEC");
+    zc__req_end(&q);
+    int rc = zc__bus_rc(zc__redis_call(r, &q, 0, &run));
+    if (rc == ZC_OK && run != log.run) rc = ZC_RETRY;
+    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__bus_error(q.reply[i]);
+    const redisReply *both = q.reply[q.ncmds ? q.ncmds - 1 : 0];
+    if (rc == ZC_OK && (!zc__redis_is(both, REDIS_REPLY_ARRAY) || both->elements != 2))
+        rc = ZC_E_BUS;
+    if (rc == ZC_OK)
+        rc = zc__bus_versions_read(log, both->element[0], both->element[1], paths, n, positions);
+    zc__req_free(&q);
+    return rc;
+}
+
+/* Answers a monitor that asked under `token`. */
+static int zc__bus_answer(zc__redis *r, const redisReply *token, zc_bytes text) {
+    zc__redis_req q;
+    zc__buf name;
+    memset(&name, 0, sizeof name);
+    if (!zc__redis_key(r, &name, "reply:", 6, zc_slice(token->str, token->len))) return ZC_E_NOMEM;
+    zc__req_init(r, &q);
+    zc__req_str(&q, "RPUSH");
+    zc__req_arg(&q, name.ptr, name.size);
+    zc__req_arg(&q, text.ptr, text.len);
+    zc__req_end(&q);
+    zc__req_str(&q, "PEXPIRE");
+    zc__req_arg(&q, name.ptr, name.size);
+    zc__req_num(&q, 5000);
+    zc__req_end(&q);
+    int rc = zc__redis_call(r, &q, 0, NULL);
+    if (rc == ZC_OK) rc = zc__redis_error(q.reply[0]);
+    zc__req_free(&q);
+    zc__buf_free(&r->mem, &name);
+    return zc__bus_rc(rc);
+}
+
+#define ZC__REDIS_ANSWERS 16 /* monitors answered in one beat */
+
+static int zc__bus_beat(void *user, zc_bytes text) {
+    zc__redis *r = (zc__redis *)user;
+    uint64_t ms = zc__wall(&r->clock) / ZC_MILLISECOND;
+    zc__redis_req q;
+    zc__req_init(r, &q);
+    zc__req_str(&q, "SET");
+    zc__req_key_hex(&q, "node:", r->node);
+    zc__req_arg(&q, text.ptr, text.len);
+    zc__req_str(&q, "PX");
+    zc__req_num(&q, 5000);
+    zc__req_end(&q);
+    zc__req_str(&q, "ZADD");
+    zc__req_key(&q, "nodes");
+    zc__req_num(&q, ms);
+    zc__req_hex(&q, r->node);
+    zc__req_end(&q);
+    zc__req_str(&q, "ZREMRANGEBYSCORE");
+    zc__req_key(&q, "nodes");
+    zc__req_str(&q, "-inf");
+    zc__req_num(&q, ms > 60000 ? ms - 60000 : 0);
+    zc__req_end(&q);
+    zc__req_str(&q, "LRANGE");
+    zc__req_key_hex(&q, "inspect:", r->node);
+    zc__req_str(&q, "0");
+    zc__req_num(&q, ZC__REDIS_ANSWERS - 1);
+    zc__req_end(&q);
+    zc__req_str(&q, "LTRIM");
+    zc__req_key_hex(&q, "inspect:", r->node);
+    zc__req_num(&q, ZC__REDIS_ANSWERS);
+    zc__req_str(&q, "-1");
+    zc__req_end(&q);
+    int rc = zc__redis_call(r, &q, 0, NULL);
+    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_error(q.reply[i]);
+    const redisReply *asked = q.reply[3];
+    for (size_t i = 0; rc == ZC_OK && zc__redis_is(asked, REDIS_REPLY_ARRAY) && i < asked->elements;
+         i++)
+        if (zc__redis_string(asked->element[i]) && asked->element[i]->len <= 64)
+            rc = zc__bus_answer(r, asked->element[i], text);
+    zc__req_free(&q);
+    return zc__bus_rc(rc);
+}
+
+/* The waiting read's connection is given up: that works also when the server hangs. */
+static void zc__bus_wake(void *user) {
+    zc__redis *r = (zc__redis *)user;
+    zc__spin_lock(&r->state);
+    zc__store_rel(&r->woken, 1u);
+    if (r->reader.link) r->io.wake(r->io.user, r->reader.link);
+    zc__spin_unlock(&r->state);
+}
+
+/* ---- open, fork, close */
+
+static void zc__redis_forked(void *user) {
+    zc__redis *r = (zc__redis *)user;
+    for (unsigned i = 0; i <= r->nconns; i++) {
+        zc__redis_conn *c = i < r->nconns ? &r->conns[i] : &r->reader;
+        if (c->link) r->io.close(r->io.user, c->link, c->taken || c == &r->reader);
+        memset(c, 0, sizeof *c);
+    }
+    (void)zc__monitor_init(&r->pool);
+    memset(&r->state, 0, sizeof r->state);
+    r->node = r->io.random(r->io.user); /* nonces are one process's own */
+}
+
+static void zc__redis_free(zc__redis *r) {
+    for (unsigned i = 0; r->conns && i < r->nconns; i++) zc__redis_drop(r, &r->conns[i]);
+    zc__redis_drop(r, &r->reader);
+    zc__free(&r->mem, r->conns, r->nconns * sizeof *r->conns);
+    zc__free(&r->mem, r->prefix, r->prefix_len + 1);
+    zc__free(&r->mem, r->text, r->text_size);
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+    if (r->ssl) redisFreeSSLContext(r->ssl);
+#endif
+    zc__monitor_destroy(&r->pool);
+    zc__mem mem = r->mem;
+    zc__free(&mem, r, sizeof *r);
+}
+
+static void zc__redis_close(void *user) {
+    zc__redis *r = (zc__redis *)user;
+    if (zc__sub_acqrel(&r->refs, 1u) == 1) zc__redis_free(r);
+}
+
+/* %XX, in place. */
+static bool zc__redis_unescape(char *s) {
+    char *to = s;
+    for (; *s; s++) {
+        unsigned v = 0;
+        if (*s != '%') {
+            *to++ = *s;
+            continue;
+        }
+        for (int i = 0; i < 2; i++) {
+            unsigned c = (unsigned char)*++s | 32u;
+            unsigned digit = c - '0' <= 25 && c - '0' <= 9 ? c - '0' : c - 'a' + 10;
+            if (!*s || digit > 15) return false;
+            v = v << 4 | digit;
+        }
+        if (v == 0) return false;
+        *to++ = (char)v;
+    }
+    *to = '\0';
+    return true;
+}
+
+/* [[user]:password@], cut off. */
+static bool zc__redis_url_user(zc__redis *r, char **rest) {
+    char *at = strrchr(*rest, '@');
+    if (!at) return true;
+    char *colon = strchr(*rest, ':');
+    if (!colon || colon > at) return false;
+    *colon = *at = '\0';
+    if (colon != *rest) r->user = *rest;
+    r->password = colon + 1;
+    char *user = *rest;
+    *rest = at + 1;
+    return zc__redis_unescape(user) && zc__redis_unescape(colon + 1);
+}
+
+static bool zc__redis_url_db(zc__redis *r, const char *s) {
+    uint64_t db;
+    if (!zc__redis_number(s, strlen(s), &db) || db > INT32_MAX) return false;
+    r->db = (uint32_t)db;
+    return true;
+}
+
+/* host[:port], [v6]:port */
+static bool zc__redis_url_host(zc__redis *r, char *s, uint64_t port) {
+    if (r->naddrs == ZC__REDIS_SENTINELS) return false;
+    char *end = *s == '[' ? strchr(s, ']') : NULL, *colon = strchr(end ? end : s, ':');
+    if (*s == '[' && (!end || (end[1] && end[1] != ':'))) return false;
+    if (colon && !zc__redis_number(colon + 1, strlen(colon + 1), &port)) return false;
+    const char *host = end ? s + 1 : s;
+    size_t n = end ? (size_t)(end - s - 1) : colon ? (size_t)(colon - s) : strlen(s);
+    if (n == 0) return zc__redis_addr_set(&r->addrs[r->naddrs++], "127.0.0.1", 9, port);
+    return zc__redis_addr_set(&r->addrs[r->naddrs++], host, n, port);
+}
+
+static bool zc__redis_url_unix(zc__redis *r, char *s) {
+    char *query = strchr(s, '?');
+    if (query) *query++ = '\0';
+    if (query && (strncmp(query, "db=", 3) != 0 || !zc__redis_url_db(r, query + 3))) return false;
+    size_t n = strlen(s);
+    if (n == 0 || n >= sizeof r->addrs[0].host) return false;
+    memcpy(r->addrs[0].host, s, n + 1);
+    r->naddrs = 1;
+    return true;
+}
+
+/* hosts[/master][/database] */
+static bool zc__redis_url_hosts(zc__redis *r, char *s, bool sentinel) {
+    char *slash = strchr(s, '/'), *second = NULL;
+    if (slash) *slash++ = '\0';
+    if (sentinel) {
+        if (!slash || !*slash || *slash == '/') return false;
+        r->master = slash;
+        second = strchr(slash, '/');
+        if (second) *second++ = '\0';
+        slash = second;
+    }
+    if (slash && *slash && !zc__redis_url_db(r, slash)) return false;
+    while (s) {
+        char *comma = sentinel ? strchr(s, ',') : NULL;
+        if (comma) *comma++ = '\0';
+        if (!zc__redis_url_host(r, s, sentinel ? 26379 : 6379)) return false;
+        s = comma;
+    }
+    return true;
+}
+
+static bool zc__redis_cut(char **s, const char *scheme) {
+    size_t n = strlen(scheme);
+    if (strncmp(*s, scheme, n) != 0) return false;
+    *s += n;
+    return true;
+}
+
+static int zc__redis_url(zc__redis *r) {
+    char *s = r->text;
+    bool local = zc__redis_cut(&s, "unix://"), sentinel = zc__redis_cut(&s, "redis+sentinel://");
+    if (!local && !sentinel) {
+        r->tls = zc__redis_cut(&s, "rediss://");
+        if (!r->tls && !zc__redis_cut(&s, "redis://")) return ZC_E_INVAL;
+    }
+    if (!zc__redis_url_user(r, &s)) return ZC_E_INVAL;
+    bool good = local ? zc__redis_url_unix(r, s) : zc__redis_url_hosts(r, s, sentinel);
+    return good ? ZC_OK : ZC_E_INVAL;
+}
+
+static int zc__redis_tls(zc__redis *r, const zc_redis_desc *d) {
+    if (!r->tls || d->io.version) return ZC_OK;
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+    redisSSLContextError error;
+    redisInitOpenSSL();
+    r->ssl = redisCreateSSLContext(d->tls_ca, NULL, d->tls_cert, d->tls_key, NULL, &error);
+    return r->ssl ? ZC_OK : ZC_E_INVAL;
+#else
+    return ZC_E_BUILD;
+#endif
+}
+
+static void zc__redis_defaults(zc__redis *r, const zc_redis_desc *d) {
+    r->clock = d->clock;
+    r->io = d->io;
+    if (!r->io.version) {
+        zc_redis_io io = {1, zc__redis_io_open, zc__redis_io_append, zc__redis_io_reply,
+                          zc__redis_io_wake, zc__redis_io_close, zc__redis_io_sleep,
+                          zc__redis_io_random, r};
+        r->io = io;
+    }
+    r->timeout = d->timeout ? d->timeout : 250 * ZC_MILLISECOND;
+    r->nconns = d->connections ? d->connections : 8;
+    r->replicas = d->replicas;
+    r->log_length = d->log_length ? d->log_length : 100000;
+    r->max_tags = d->max_tags ? d->max_tags : 200000;
+    r->max_ttl = d->max_ttl ? d->max_ttl : 30 * 86400 * ZC_SECOND;
+    if (r->max_ttl < ZC_MILLISECOND) r->max_ttl = ZC_MILLISECOND;
+    r->node = r->io.random(r->io.user);
+}
+
+static int zc__redis_texts(zc__redis *r, const zc_redis_desc *d) {
+    const char *url = d->url ? d->url : "redis://127.0.0.1";
+    const char *prefix = d->prefix ? d->prefix : "zoocache";
+    size_t n = strlen(prefix);
+    if (n == 0 || n > 64 || strpbrk(prefix, "{}")) return ZC_E_INVAL;
+    r->text_size = strlen(url) + 1;
+    r->text = (char *)zc__alloc(&r->mem, r->text_size);
+    r->prefix_len = n + 3;
+    r->prefix = (char *)zc__alloc(&r->mem, r->prefix_len + 1);
+    r->conns = (zc__redis_conn *)zc__alloc_zero(&r->mem, r->nconns * sizeof *r->conns);
+    if (!r->text || !r->prefix || !r->conns) return ZC_E_NOMEM;
+    memcpy(r->text, url, r->text_size);
+    r->prefix[0] = '{';
+    memcpy(r->prefix + 1, prefix, n);
+    memcpy(r->prefix + 1 + n, "}:", 3);
+    return zc__redis_url(r);
+}
+
+static void zc__redis_tables(zc__redis *r, zc_store *store, zc_bus *bus) {
+    if (store) {
+        memset(store, 0, sizeof *store);
+        store->version = 1;
+        store->get = zc__redis_get;
+        store->put = zc__redis_put;
+        store->del = zc__redis_del;
+        store->touch = zc__redis_touch;
+        store->clear = zc__redis_clear;
+        store->get_many = zc__redis_get_many;
+        store->lock = zc__redis_lock;
+        store->unlock = zc__redis_unlock_key;
+        store->forked = zc__redis_forked;
+        store->close = zc__redis_close;
+        store->user = r;
+    }
+    if (bus) {
+        memset(bus, 0, sizeof *bus);
+        bus->version = 1;
+        bus->attach = zc__bus_attach;
+        bus->read = zc__bus_read;
+        bus->append = zc__bus_append;
+        bus->versions = zc__bus_versions;
+        bus->beat = zc__bus_beat;
+        bus->wake = zc__bus_wake;
+        bus->forked = zc__redis_forked;
+        bus->close = zc__redis_close;
+        bus->user = r;
+    }
+}
+
+ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bus *bus) {
+    zc_redis_desc d;
+    zc__mem mem;
+    if (store) memset(store, 0, sizeof *store);
+    if (bus) memset(bus, 0, sizeof *bus);
+    if (!store && !bus) return ZC_E_INVAL;
+    memset(&mem, 0, sizeof mem);
+    if (desc) d = *desc;
+    else memset(&d, 0, sizeof d);
+    mem.hook = d.allocator;
+    zc__redis *r = (zc__redis *)zc__alloc_zero(&mem, sizeof *r);
+    if (!r) return ZC_E_NOMEM;
+    r->mem = mem;
+    r->refs = (store ? 1u : 0u) + (bus ? 1u : 0u);
+    if (!zc__monitor_init(&r->pool)) {
+        zc__free(&mem, r, sizeof *r);
+        return ZC_E_THREAD;
+    }
+    zc__redis_defaults(r, &d);
+    int rc = zc__redis_texts(r, &d);
+    if (rc == ZC_OK) rc = zc__redis_tls(r, &d);
+    if (rc != ZC_OK) {
+        zc__redis_free(r);
+        return rc;
+    }
+    zc__redis_tables(r, store, bus);
+    return ZC_OK;
+}
 #endif /* ZOOCACHE_WITH_REDIS */
 
 #endif /* ZOOCACHE_IMPLEMENTATION */
