@@ -45,7 +45,7 @@ VALGRIND_TESTS ?= $(filter-out t_fork,$(T))
 EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
-STAGES = check manual unit-gcc unit-clang asan tsan valgrind matrix examples install-check
+STAGES = check manual unit-gcc unit-clang faults asan tsan valgrind matrix examples install-check
 STAGES += test-python fuzz-short
 
 # Commands of compilers are shown with V=1.
@@ -139,6 +139,10 @@ valgrind: ## the section tests under valgrind
 	@$(ALL) $(patsubst %,$(BUILD)/gcc/%,$(VALGRIND_TESTS)) || :
 	@RUN='$(VALGRIND)' \
 	    $(RUNNER) each valgrind $(patsubst %,$(BUILD)/gcc/%,$(VALGRIND_TESTS))
+
+.PHONY: faults
+faults: ## plant faults in copies of the header: the histories of s_linear must show each
+	@CC=$(GCC) $(RUNNER) step faults python3 tests/faults.py $(BUILD)/faults
 
 .PHONY: matrix check manual examples install-check
 matrix: ## compile: compilers x standards x options, exports, static copies, C++, code size

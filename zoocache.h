@@ -4587,11 +4587,12 @@ static int zc__start_serve(zc__start *st, uint64_t seen, zc__state *state) {
 }
 
 /* Makes this caller the leader. False: no memory. */
-static bool zc__start_lead(zc__start *st, uint64_t seen, uint64_t now, bool miss) {
+static bool zc__start_lead(zc__start *st, uint64_t now, bool miss) {
     zc__flight *f = st->spare;
     uint64_t timeout = st->o->flight_timeout ? st->o->flight_timeout : st->c->desc.flight_timeout;
     f->lease = zc__add_sat(now, timeout);
-    f->begin = st->t->begin = seen;
+    /* Seen anew: the look may have met a version that was published after its own `seen`. */
+    f->begin = st->t->begin = zc__seen(&st->c->trie);
     st->t->started = now;
     if (!zc__flight_list(st->c, st->s, f)) return false;
     f->refs = 2; /* the table's, and the ticket's */
@@ -4627,7 +4628,7 @@ static int zc__start_look(zc__start *st) {
         zc__flight_end(s, st->lost, ZC__LOST);
         st->f = NULL;
     }
-    if (ticket && !st->f && !zc__start_lead(st, seen, now, rc == ZC_MISS)) {
+    if (ticket && !st->f && !zc__start_lead(st, now, rc == ZC_MISS)) {
         if (rc == ZC_MISS) return ZC_E_NOMEM;
         st->refresh = false;
     }

@@ -35,8 +35,11 @@ TYPE_CHECKING = False  # typing itself is not imported: it takes longer than all
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
-    from typing import Any, Final, NamedTuple
+    from typing import Any, Final, NamedTuple, overload
 
+    from typing_extensions import Unpack
+
+    from zoocache._functions import Cached, Decorator, Options, P, R
     from zoocache.telemetry.manager import TelemetryManager
 
 __all__ = ["Cache", "CacheInfo", "CacheStats", "Entry", "Fill", "Rules", "Table", "seconds"]
@@ -808,7 +811,8 @@ class Filled(Table):
         """The same; the callable may be a coroutine function."""
         if not callable(self.deps):
             return self.dependencies(fill, args, kwargs)
-        tags = self.deps(*args, **kwargs)
+        deps: Callable[..., Any] = self.deps
+        tags = deps(*args, **kwargs)
         if hasattr(tags, "__await__"):
             tags = await tags
         return fill.cache.deps(_tags.listed(tags))
@@ -1134,6 +1138,13 @@ class Cache:
         return deps
 
     # ---- the public part -------------------------------------------------------------------------
+
+    if TYPE_CHECKING:
+
+        @overload
+        def cacheable(self, func: Callable[P, R], /) -> Cached[P, R]: ...
+        @overload
+        def cacheable(self, func: None = None, **options: Unpack[Options]) -> Decorator: ...
 
     def cacheable(self, func: Any = None, **options: Any) -> Any:
         """As zoocache.cacheable, with this cache."""

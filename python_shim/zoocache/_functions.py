@@ -37,7 +37,9 @@ from zoocache.context import ACTIVE, note
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
-    from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+    from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, overload
+
+    from typing_extensions import Unpack
 
     P = ParamSpec("P")
     Q = ParamSpec("Q")
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
 
         def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
             """The value: cached, or computed."""
+            raise NotImplementedError
 
         @overload
         def __get__(self, instance: None, owner: type | None = None) -> Cached[P, R_co]: ...
@@ -70,18 +73,23 @@ if TYPE_CHECKING:
 
         def cache_info(self) -> CacheInfo:
             """Hits, misses, the limit of the cache, and how many entries there are."""
+            raise NotImplementedError
 
         def cache_clear(self) -> None:
             """Removes every entry of this function; no computation that runs will be stored."""
+            raise NotImplementedError
 
         def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
             """Removes the entry of this call. Returns whether there was one."""
+            raise NotImplementedError
 
         def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
             """The text of this call's key; get() takes it."""
+            raise NotImplementedError
 
         def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
             """Computes the value of this call anew, stores and returns it."""
+            raise NotImplementedError
 
 else:
 
@@ -388,7 +396,28 @@ class Function(Filled):
 if TYPE_CHECKING:
     Tags = Iterable[str]
 
-    class _Decorator(Protocol):
+    class Options(TypedDict, total=False):
+        """What cacheable() may be told."""
+
+        namespace: str | None
+        deps: Tags | Callable[..., Tags] | Callable[..., Awaitable[Tags]] | None
+        ttl: float | None
+        tti: float | None
+        jitter: float
+        soft_ttl: float | None
+        early_refresh: float
+        stale_if_error: float | None
+        negative_ttl: float | None
+        cache_if: Callable[[Any], object] | None
+        cache_errors: type[Exception] | tuple[type[Exception], ...]
+        error_ttl: float | None
+        on_error: str
+        copy: str
+        key: Callable[..., Any] | None
+
+    class Decorator(Protocol):
+        """cacheable() with options, before it has met its function."""
+
         def __call__(self, func: Callable[P, R], /) -> Cached[P, R]: ...
 
 else:
@@ -403,25 +432,8 @@ def cacheable(func: Callable[P, R], /) -> Cached[P, R]: ...
 
 @overload
 def cacheable(  # noqa: F811
-    func: None = None,
-    *,
-    namespace: str | None = None,
-    deps: Tags | Callable[..., Tags] | Callable[..., Awaitable[Tags]] | None = None,
-    ttl: float | None = None,
-    tti: float | None = None,
-    jitter: float = 0.0,
-    soft_ttl: float | None = None,
-    early_refresh: float = 0.0,
-    stale_if_error: float | None = None,
-    negative_ttl: float | None = None,
-    cache_if: Callable[[Any], object] | None = None,
-    cache_errors: type[Exception] | tuple[type[Exception], ...] = (),
-    error_ttl: float | None = None,
-    on_error: str = "raise",
-    copy: str = "share",
-    key: Callable[..., Any] | None = None,
-    cache: Cache | None = None,
-) -> _Decorator: ...
+    func: None = None, *, cache: Cache | None = None, **options: Unpack[Options]
+) -> Decorator: ...
 
 
 def cacheable(  # noqa: F811

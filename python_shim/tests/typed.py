@@ -1,0 +1,110 @@
+"""What a type checker sees of the decorators. It is checked, never run: each `type: ignore` stands at a mistake
+that must be reported, and one that is not needed is an error, too."""
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from zoocache import Cache, add_deps, cacheable
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
+
+
+@cacheable
+def bare(uid: int, name: str = "") -> list[str]:
+    add_deps(f"user:{uid}" for uid in (1, 2))
+    return [name] * uid
+
+
+@cacheable(namespace="users", deps=lambda uid: [f"user:{uid}"], ttl=60)
+def called(uid: int, *, upper: bool = False) -> str:
+    return str(uid)
+
+
+@cacheable(deps=["all"])
+async def coroutine(uid: int) -> bytes:
+    return bytes(uid)
+
+
+async def tags(uid: int) -> list[str]:
+    return [f"user:{uid}"]
+
+
+@cacheable(deps=tags, cache_errors=(KeyError, ValueError), error_ttl=1.0, copy="copy")
+async def with_async_deps(uid: int) -> dict[str, int]:
+    return {"uid": uid}
+
+
+class Users:
+    @cacheable
+    def method(self, uid: int) -> float:
+        return float(uid)
+
+    @cacheable(ttl=1)
+    async def amethod(self, uid: int) -> str:
+        return str(uid)
+
+    @staticmethod
+    @cacheable
+    def static(uid: int) -> str:
+        return str(uid)
+
+    @classmethod
+    @cacheable
+    def klass(cls, uid: int) -> int:
+        return uid
+
+
+cache = Cache()
+
+
+@cache.cacheable(deps=["all"], tti=5)
+def own(uid: int) -> str:
+    return str(uid)
+
+
+@cache.cacheable
+def own_bare(uid: int) -> str:
+    return str(uid)
+
+
+def right() -> None:
+    assert_type(bare(1), list[str])
+    assert_type(bare(uid=1, name="x"), list[str])
+    assert_type(called(1, upper=True), str)
+    assert_type(own(1), str)
+    assert_type(own_bare(1), str)
+    assert_type(Users().method(1), float)
+    assert_type(Users.static(1), str)
+    assert_type(Users().klass(1), int)
+    assert_type(bare.refresh(1), list[str])
+    assert_type(bare.key(1, "x"), str)
+    assert_type(bare.invalidate(uid=1), bool)
+    assert_type(bare.cache_info().hits, int)
+    bare.cache_clear()
+    plain: Callable[[int], str] = own
+    plain(1)
+
+
+async def awaited() -> None:
+    assert_type(await coroutine(1), bytes)
+    assert_type(await with_async_deps(uid=1), dict[str, int])
+    assert_type(await Users().amethod(1), str)
+    started: Coroutine[Any, Any, bytes] = coroutine(1)
+    await started
+
+
+def wrong() -> None:
+    bare("1")  # type: ignore[arg-type]
+    bare()  # type: ignore[call-arg]
+    called(1, True)  # type: ignore[call-arg]
+    bare.key("1")  # type: ignore[arg-type]
+    bare.refresh(1, nme="x")  # type: ignore[call-arg]
+    own("1")  # type: ignore[arg-type]
+    Users().method("1")  # type: ignore[arg-type]
+    cacheable(ttl="soon")  # type: ignore[call-overload]
+    cacheable(lifetime=1)  # type: ignore[call-overload]
+    cacheable(deps=1)  # type: ignore[call-overload]

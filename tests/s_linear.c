@@ -1,0 +1,449 @@
+/* Linearizability: short random histories of several threads on few keys are recorded, and each
+ * must be one that a sequential cache could have given (linear.h). LINEAR_ROUNDS: how many times as
+ * many histories as usual. A history that fails is printed. */
+#define _POSIX_C_SOURCE 200809L
+#define ZOOCACHE_IMPLEMENTATION
+#include "zoocache.h"
+#include "zc_test.h"
+#include "linear.h"
+#include <pthread.h>
+
+/* ---- recording ---- */
+
+enum { KEYS = LIN_KEYS, THREADS = 4, CALLS = 5, STEPS = LIN_STEPS / THREADS };
+
+typedef enum op_set { PURE, DEPENDENT, LOSSY } op_set; /* get, put, del; all; all and pruning */
+
+typedef struct world {
+    zc_cache *c;
+    op_set ops;
+    bool begins_late; /* the usual mistake: zc_begin() after the reading, not before */
+    int rounds;       /* to play; atomic: 0 ends them */
+    uint32_t round;
+    uint64_t moment, fills; /* atomic */
+    uint64_t source[KEYS];  /* atomic: versions */
+    int ready;              /* atomic: threads at the line */
+    pthread_barrier_t start, end;
+} world;
+
+typedef struct worker {
+    world *w;
+    pthread_t thread;
+    uint64_t random;
+    uint8_t number;
+    unsigned n;
+    lin_step step[STEPS];
+} worker;
+
+typedef struct value {
+    uint32_t round;
+    uint16_t key, fill;
+} value;
+
+static uint64_t below(worker *me, uint64_t n) {
+    me->random ^= me->random << 13;
+    me->random ^= me->random >> 7;
+    me->random ^= me->random << 17;
+    return (me->random >> 8) % n;
+}
+static uint64_t moment(world *w) { return __atomic_add_fetch(&w->moment, 1, __ATOMIC_SEQ_CST); }
+static uint64_t peek(uint64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+static uint8_t new_fill(world *w) {
+    return (uint8_t)__atomic_add_fetch(&w->fills, 1, __ATOMIC_SEQ_CST);
+}
+static uint8_t bits(unsigned key) { return (uint8_t)(1u << key); }
+static void dawdle(worker *me) {
+    for (uint64_t n = below(me, 6); n > 3; n--) sched_yield();
+}
+
+/* A step that is under way: its kind and its call are noted, the rest is the caller's. */
+static lin_step *step(worker *me, lin_kind kind, unsigned keys, uint8_t fill) {
+    lin_step *p = &me->step[me->n++];
+    *p = (lin_step){.kind = kind, .thread = me->number, .keys = (uint8_t)keys, .fill = fill};
+    p->good = true;
+    p->call = moment(me->w);
+    return p;
+}
+static void done(worker *me, lin_step *p) { p->ret = moment(me->w); }
+
+static zc_bytes key_of(unsigned key, char text[8]) {
+    snprintf(text, 8, "k%u", key);
+    return zc_str(text);
+}
+/* k0 and k1 are below g0, k2 is below g1. */
+static zc_bytes tag_of(unsigned key, char text[16]) {
+    snprintf(text, 16, "g%u:k%u", key / 2, key);
+    return zc_str(text);
+}
+
+static uint8_t fill_of(world *w, unsigned key, const void *data, size_t size) {
+    value v = {0, 0, 0};
+    if (!CHECK_EQ(size, sizeof v)) return 0;
+    memcpy(&v, data, sizeof v);
+    CHECK_EQ(v.round, w->round);
+    CHECK_EQ(v.key, key);
+    return (uint8_t)v.fill;
+}
+
+/* ---- what a thread does ---- */
+
+static void get(worker *me, unsigned key) {
+    char text[8];
+    value v;
+    size_t len;
+    zc_view view;
+    zc_bytes k = key_of(key, text);
+    bool copy = below(me, 2);
+    lin_step *p = step(me, LIN_GET, bits(key), 0);
+    int rc = copy ? zc_get_copy(me->w->c, k, &v, sizeof v, &len) : zc_get(me->w->c, k, &view);
+    done(me, p);
+    CHECK(rc == ZC_OK || rc == ZC_MISS);
+    if (rc == ZC_OK)
+        p->fill = copy ? fill_of(me->w, key, &v, len) : fill_of(me->w, key, view.data, view.size);
+    if (!copy) zc_release(me->w->c, &view);
+}
+
+static void put(worker *me, unsigned key) {
+    char text[8], tag[16];
+    value v = {me->w->round, (uint16_t)key, new_fill(me->w)};
+    zc_bytes dep = tag_of(key, tag);
+    zc_put_opts o = {.deps = &dep, .ndeps = 1};
+    lin_step *p = step(me, LIN_PUT, bits(key), (uint8_t)v.fill);
+    int rc = zc_put(me->w->c, key_of(key, text), zc_slice(&v, sizeof v), &o);
+    done(me, p);
+    CHECK_EQ(rc, ZC_OK);
+}
+
+static void del(worker *me, unsigned key) {
+    char text[8];
+    lin_step *p = step(me, LIN_DEL, bits(key), 0);
+    int rc = zc_del(me->w->c, key_of(key, text));
+    done(me, p);
+    CHECK(rc == ZC_OK || rc == ZC_MISS);
+    p->good = rc == ZC_OK;
+}
+
+static void read_source(worker *me, unsigned key, uint8_t fill) {
+    lin_step *p = step(me, LIN_READ, bits(key), fill);
+    p->version = (uint8_t)peek(&me->w->source[key]);
+    done(me, p);
+    dawdle(me);
+}
+
+/* Reads the source, then puts. */
+static void put_read(worker *me, unsigned key) {
+    char text[8], tag[16];
+    world *w = me->w;
+    value v = {w->round, (uint16_t)key, new_fill(w)};
+    zc_bytes dep = tag_of(key, tag);
+    zc_put_opts o = {.deps = &dep, .ndeps = 1};
+    lin_step *p = step(me, LIN_BEGIN, bits(key), (uint8_t)v.fill);
+    o.begin = zc_begin(w->c);
+    done(me, p);
+    read_source(me, key, (uint8_t)v.fill);
+    if (w->begins_late) o.begin = zc_begin(w->c);
+    p = step(me, LIN_PUT, bits(key), (uint8_t)v.fill);
+    int rc = zc_put(w->c, key_of(key, text), zc_slice(&v, sizeof v), &o);
+    done(me, p);
+    CHECK(rc == ZC_OK || rc == ZC_REFUSED);
+    p->good = rc == ZC_OK;
+}
+
+typedef struct request {
+    worker *me;
+    unsigned key;
+    lin_step *p; /* what is under way: fetch; then lead, read, end */
+} request;
+
+static int load(zc_fill *fill, void *user) {
+    request *q = (request *)user;
+    worker *me = q->me;
+    char tag[16];
+    value v = {me->w->round, (uint16_t)q->key, new_fill(me->w)};
+    bool early = below(me, 2);
+    q->p->kind = LIN_LEAD;
+    q->p->fill = (uint8_t)v.fill;
+    done(me, q->p);
+    if (early) CHECK_EQ(zc_fill_dep(fill, tag_of(q->key, tag)), ZC_OK);
+    read_source(me, q->key, (uint8_t)v.fill);
+    q->p = step(me, LIN_END, bits(q->key), (uint8_t)v.fill);
+    q->p->good = below(me, 8) > 0;
+    if (!early) CHECK_EQ(zc_fill_dep(fill, tag_of(q->key, tag)), ZC_OK);
+    return q->p->good ? zc_fill_value(fill, zc_slice(&v, sizeof v)) : ZC_E_USER - v.fill;
+}
+
+static void fetch(worker *me, unsigned key) {
+    char text[8];
+    zc_view view;
+    request q = {me, key, step(me, LIN_FETCH, bits(key), 0)};
+    int rc = zc_fetch(me->w->c, key_of(key, text), load, &q, NULL, &view);
+    done(me, q.p);
+    bool led = q.p->kind == LIN_END;
+    uint8_t fill = 0;
+    if (rc == ZC_OK) fill = fill_of(me->w, key, view.data, view.size);
+    else if (CHECK(rc < ZC_E_USER)) fill = (uint8_t)(ZC_E_USER - rc);
+    if (led) CHECK_EQ(fill, q.p->fill); /* who computed a value gets it */
+    if (led) CHECK_EQ(q.p->good, rc == ZC_OK);
+    q.p->fill = fill;
+    q.p->good = rc == ZC_OK;
+    zc_release(me->w->c, &view);
+}
+
+static void write_source(worker *me, unsigned key) {
+    lin_step *p = step(me, LIN_WRITE, bits(key), 0);
+    p->version = (uint8_t)__atomic_add_fetch(&me->w->source[key], 1, __ATOMIC_SEQ_CST);
+    done(me, p);
+}
+
+static void change(worker *me, unsigned key) {
+    char tag[16];
+    write_source(me, key);
+    lin_step *p = step(me, LIN_INVALIDATE, bits(key), 0);
+    CHECK_EQ(zc_invalidate(me->w->c, tag_of(key, tag)), ZC_OK);
+    done(me, p);
+}
+
+/* Two keys at once: both tags in one call, or (k0 and k1) the tag above them. */
+static void change_two(worker *me, unsigned a, unsigned b) {
+    char text[2][16];
+    zc_bytes tags[2] = {tag_of(a, text[0]), tag_of(b, text[1])};
+    bool above = a / 2 == b / 2 && below(me, 2);
+    write_source(me, a);
+    write_source(me, b);
+    lin_step *p = step(me, LIN_INVALIDATE, (unsigned)bits(a) | bits(b), 0);
+    CHECK_EQ(above ? zc_invalidate(me->w->c, zc_str("g0")) : zc_invalidate_many(me->w->c, tags, 2),
+             ZC_OK);
+    done(me, p);
+}
+
+static void clear(worker *me) {
+    lin_step *p = step(me, LIN_INVALIDATE, (1u << KEYS) - 1, 0);
+    CHECK_EQ(zc_clear(me->w->c), ZC_OK);
+    done(me, p);
+}
+
+static void call(worker *me) {
+    unsigned key = (unsigned)below(me, KEYS), dice = (unsigned)below(me, 100);
+    if (me->w->ops == LOSSY && dice % 10 == 0) zc_prune(me->w->c, 0);
+    if (me->w->ops == PURE) dice %= 50;
+    if (dice < 25) get(me, key);
+    else if (dice < 40) put(me, key);
+    else if (dice < 50) del(me, key);
+    else if (dice < 70) fetch(me, key);
+    else if (dice < 80) put_read(me, key);
+    else if (dice < 92) change(me, key);
+    else if (dice < 98) change_two(me, key, (key + 1) % KEYS);
+    else clear(me);
+}
+
+static void *work(void *user) {
+    worker *me = (worker *)user;
+    world *w = me->w;
+    for (;;) {
+        pthread_barrier_wait(&w->start);
+        if (!w->rounds) return NULL;
+        me->n = 0;
+        __atomic_add_fetch(&w->ready, 1, __ATOMIC_ACQ_REL);
+        while (__atomic_load_n(&w->ready, __ATOMIC_ACQUIRE) < THREADS) sched_yield();
+        for (int i = 0; i < CALLS; i++) {
+            call(me);
+            dawdle(me);
+        }
+        pthread_barrier_wait(&w->end);
+    }
+}
+
+/* ---- many histories ---- */
+
+/* Yields at random: what lies between two steps of one call is there for the others to see. */
+static void *slow_alloc(void *user, size_t size) {
+    uint64_t n = __atomic_add_fetch((uint64_t *)user, 1, __ATOMIC_RELAXED);
+    if ((n * UINT64_C(0x9e3779b97f4a7c15)) >> 62 == 0) sched_yield();
+    return malloc(size);
+}
+static void slow_free(void *user, void *ptr, size_t size) {
+    (void)user;
+    (void)size;
+    free(ptr);
+}
+
+static void play(world *w, worker *workers, zc_desc d, lin_history *h) {
+    d.seed = zct_rand() | 1;
+    REQUIRE(zc_open(&d, &w->c) == ZC_OK);
+    w->round++;
+    w->moment = w->fills = 0;
+    w->ready = 0;
+    memset(w->source, 0, sizeof w->source);
+    pthread_barrier_wait(&w->start);
+    pthread_barrier_wait(&w->end);
+    h->n = 0;
+    h->lossy = w->ops == LOSSY;
+    for (int i = 0; i < THREADS; i++) {
+        memcpy(&h->step[h->n], workers[i].step, workers[i].n * sizeof(lin_step));
+        h->n += workers[i].n;
+    }
+    zc_close(w->c);
+}
+
+/* A read at the end of what was invalidated before it: of any fill that was over by then. */
+static bool add_stale_read(lin_history *h) {
+    for (unsigned i = 0; i < h->n && h->n < LIN_STEPS; i++) {
+        const lin_step *p = &h->step[i];
+        if (p->kind != LIN_PUT && p->kind != LIN_END) continue;
+        for (unsigned j = 0; j < h->n; j++) {
+            const lin_step *q = &h->step[j];
+            if (q->kind != LIN_INVALIDATE || !(q->keys & p->keys) || q->call < p->ret) continue;
+            h->step[h->n++] = (lin_step){1000000, 1000001, LIN_GET, 9, p->keys, p->fill, 0, true};
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Plays until a history is bad; returns how many were good. In passing, that the checker finds a
+ * stale read that is added to a good history. */
+static int histories(world *w, zc_desc d, int rounds) {
+    worker workers[THREADS];
+    lin_history h;
+    uint64_t allocations = 0;
+    int good = 0, mutants = 0, steps = 0;
+    d.allocator = (zc_allocator){1, slow_alloc, slow_free, &allocations};
+    w->rounds = 1;
+    pthread_barrier_init(&w->start, NULL, THREADS + 1);
+    pthread_barrier_init(&w->end, NULL, THREADS + 1);
+    for (int i = 0; i < THREADS; i++) {
+        workers[i] = (worker){.w = w, .random = zct_rand() | 1, .number = (uint8_t)(i + 1)};
+        CHECK_EQ(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+    }
+    for (; good < rounds; good++) {
+        play(w, workers, d, &h);
+        lin_verdict v = lin_check(&h, true);
+        CHECK(v != LIN_UNDECIDED);
+        if (v != LIN_GOOD) break;
+        steps += (int)h.n;
+        if (!add_stale_read(&h)) continue;
+        mutants++;
+        CHECK_EQ(lin_check(&h, false), LIN_BAD);
+    }
+    w->rounds = 0;
+    pthread_barrier_wait(&w->start);
+    for (int i = 0; i < THREADS; i++) pthread_join(workers[i].thread, NULL);
+    pthread_barrier_destroy(&w->start);
+    pthread_barrier_destroy(&w->end);
+    printf("    %d histories, %d steps; %d stale reads planted\n", good, steps, mutants);
+    return good;
+}
+
+static void all_good(op_set ops, zc_desc d, int rounds) {
+    world w = {.ops = ops};
+    const char *times = getenv("LINEAR_ROUNDS");
+    if (times) rounds *= atoi(times);
+    CHECK_EQ(histories(&w, d, rounds), rounds);
+}
+
+/* ---- the checker ---- */
+
+/* Histories written by hand. */
+typedef struct line {
+    char kind; /* the kinds of linear.h in their order: W R I B P D G F L E; small: not good */
+    uint8_t keys, fill, version;
+    uint64_t call, ret;
+} line;
+
+static lin_verdict verdict(const line *lines) {
+    static const char kinds[] = "WRIBPDGFLE";
+    lin_history h;
+    h.n = 0;
+    h.lossy = false;
+    for (; lines->kind; lines++) {
+        bool good = lines->kind < 'a';
+        char kind = (char)(good ? lines->kind : lines->kind - 'a' + 'A');
+        h.step[h.n++] = (lin_step){.call = lines->call,
+                                   .ret = lines->ret,
+                                   .kind = (lin_kind)(strchr(kinds, kind) - kinds),
+                                   .keys = lines->keys,
+                                   .fill = lines->fill,
+                                   .version = lines->version,
+                                   .good = good};
+    }
+    return lin_check(&h, false);
+}
+
+#define GOOD(...) CHECK_EQ(verdict((const line[]){__VA_ARGS__, {0}}), LIN_GOOD)
+#define BAD(...) CHECK_EQ(verdict((const line[]){__VA_ARGS__, {0}}), LIN_BAD)
+
+/* clang-format off */
+#define TWO_PUTS {'P', 1, 1, 0, 1, 2}, {'P', 1, 2, 0, 3, 4}
+#define AT_ONCE {'P', 1, 1, 0, 1, 4}, {'P', 1, 2, 0, 2, 3}
+#define FILL {'B', 1, 1, 0, 1, 2}, {'R', 1, 1, 0, 3, 4}
+#define CHANGE {'W', 1, 0, 1, 5, 6}, {'I', 1, 0, 0, 7, 8}
+#define BESIDE {'I', 1, 0, 0, 5, 8}, {'P', 1, 1, 0, 6, 7}
+#define BOTH {'P', 1, 1, 0, 1, 2}, {'P', 2, 2, 0, 3, 4}, {'I', 3, 0, 0, 5, 20}
+#define LEAD {'L', 1, 1, 0, 1, 2}, {'R', 1, 1, 0, 3, 4}
+#define END {'E', 1, 1, 0, 30, 31}
+/* clang-format on */
+
+TEST(the_checker_knows_a_map) {
+    GOOD(TWO_PUTS, {'G', 1, 2, 0, 5, 6});
+    BAD(TWO_PUTS, {'G', 1, 1, 0, 5, 6});
+    BAD(TWO_PUTS, {'G', 1, 0, 0, 5, 6});
+    GOOD(AT_ONCE, {'G', 1, 1, 0, 5, 6});
+    GOOD(AT_ONCE, {'G', 1, 2, 0, 5, 6});
+    BAD(AT_ONCE, {'G', 1, 1, 0, 5, 6}, {'G', 1, 2, 0, 7, 8});
+    BAD(TWO_PUTS, {'d', 1, 0, 0, 5, 6});
+    BAD({'D', 1, 0, 0, 1, 2});
+    GOOD(TWO_PUTS, {'D', 1, 0, 0, 5, 6}, {'d', 1, 0, 0, 7, 8}, {'G', 1, 0, 0, 9, 10});
+    BAD(TWO_PUTS, {'D', 1, 0, 0, 5, 6}, {'G', 1, 2, 0, 7, 8});
+    BAD({'P', 2, 1, 0, 1, 2}, {'G', 1, 1, 0, 3, 4}); /* another key's */
+}
+
+TEST(the_checker_knows_invalidations) {
+    GOOD(FILL, CHANGE, {'p', 1, 1, 0, 9, 10});
+    BAD(FILL, CHANGE, {'P', 1, 1, 0, 9, 10});
+    BAD(FILL, {'p', 1, 1, 0, 9, 10}); /* refused without cause */
+    GOOD(FILL, {'W', 1, 0, 1, 5, 6}, {'P', 1, 1, 0, 9, 10}, {'G', 1, 1, 0, 11, 12});
+    BAD({'W', 1, 0, 2, 5, 6});
+    BAD({'W', 1, 0, 1, 1, 2}, {'R', 1, 1, 0, 3, 4});
+    /* One that runs beside a put may kill it or not, but once for all; what had begun before, it
+     * does kill. */
+    GOOD(BESIDE, {'G', 1, 1, 0, 9, 10});
+    GOOD(BESIDE, {'G', 1, 0, 0, 9, 10});
+    BAD(BESIDE, {'G', 1, 0, 0, 9, 10}, {'G', 1, 1, 0, 11, 12});
+    GOOD(FILL, BESIDE, {'G', 1, 0, 0, 9, 10});
+    BAD(FILL, BESIDE, {'G', 1, 1, 0, 9, 10});
+    /* Two tags in one step. */
+    GOOD(BOTH, {'G', 1, 1, 0, 6, 7}, {'G', 2, 0, 0, 8, 9});
+    BAD(BOTH, {'G', 1, 0, 0, 6, 7}, {'G', 2, 2, 0, 8, 9});
+}
+
+TEST(the_checker_knows_flights) {
+    GOOD(LEAD, {'F', 1, 1, 0, 5, 32}, END, {'G', 1, 1, 0, 33, 34});
+    BAD(LEAD, END, {'G', 1, 0, 0, 33, 34});
+    BAD(LEAD, {'L', 1, 2, 0, 5, 6}, END); /* two leaders */
+    BAD(LEAD, {'G', 1, 1, 0, 5, 6}, END); /* a get does not wait */
+    GOOD(LEAD, {'P', 1, 2, 0, 5, 6}, END, {'G', 1, 2, 0, 33, 34});
+    BAD(LEAD, {'P', 1, 2, 0, 5, 6}, END, {'G', 1, 1, 0, 33, 34}); /* the late value undid it */
+    BAD(LEAD, {'D', 1, 0, 0, 5, 6}, END, {'G', 1, 1, 0, 33, 34});
+    BAD(LEAD, CHANGE, {'F', 1, 1, 0, 9, 32}, END); /* joined after the invalidation */
+    GOOD(LEAD, {'F', 1, 1, 0, 5, 32}, {'I', 1, 0, 0, 7, 8}, END);
+    BAD(LEAD, {'I', 1, 0, 0, 7, 8}, END, {'G', 1, 1, 0, 33, 34});
+    GOOD(LEAD, {'f', 1, 1, 0, 5, 32}, {'e', 1, 1, 0, 30, 31}, {'L', 1, 2, 0, 33, 34});
+    BAD(LEAD, {'e', 1, 1, 0, 30, 31}, {'f', 1, 1, 0, 32, 33}); /* an error is not kept */
+}
+
+/* ---- the cache ---- */
+
+TEST(a_map) { all_good(PURE, (zc_desc){.shards = 1, .no_thread = true}, 8000); }
+TEST(a_map_of_many_shards) { all_good(PURE, (zc_desc){.shards = 8, .no_thread = true}, 8000); }
+TEST(with_dependencies) { all_good(DEPENDENT, (zc_desc){.shards = 1, .no_thread = true}, 12000); }
+TEST(with_dependencies_in_many_shards) {
+    all_good(DEPENDENT, (zc_desc){.shards = 8, .no_thread = true}, 12000);
+}
+TEST(with_a_background_thread) { all_good(DEPENDENT, (zc_desc){.shards = 2}, 4000); }
+TEST(with_evictions_and_pruning) {
+    all_good(LOSSY, (zc_desc){.shards = 2, .max_entries = 2, .no_thread = true}, 8000);
+}
+TEST(a_begin_after_the_reading_is_found_out) {
+    world w = {.ops = DEPENDENT, .begins_late = true};
+    CHECK(histories(&w, (zc_desc){.no_thread = true}, 1000000) < 1000000);
+}
