@@ -6923,7 +6923,8 @@ typedef struct zc__lmdb_note {
 typedef struct zc__lmdb_slot {
     zc__spin lock;
     MDB_txn *txn; /* reset, or NULL */
-} ZC__ALIGNED(ZC__LINE) zc__lmdb_slot;
+    char pad[ZC__LINE - 2 * sizeof(void *)];
+} zc__lmdb_slot;
 
 typedef struct zc__lmdb {
     MDB_env *env;  /* NULL: the child of a fork could not open it again */
