@@ -63,7 +63,7 @@
  *   >>cache            the public functions
  *   >>metrics          numbers, texts, explanations
  *   >>check            validators
- *   >>lmdb             LMDB as storage and bus of the processes that share it
+ *   >>lmdb             LMDB as storage and bus of the processes of one machine
  *   >>redis            Redis as storage and bus
  *
  * WHAT IT IS
@@ -894,6 +894,36 @@ ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_all
                                   zc_record *record, zc_bytes *memory);
 
 /* ---- storage and bus: LMDB ------------------------------------------------------------------ */
+
+#ifdef ZOOCACHE_WITH_LMDB
+
+/* One LMDB environment, shared by the processes of one machine that open the same directory. Zero
+ * means the default in every field but `path`. Borrowed until zc_lmdb_open() returns. */
+typedef struct zc_lmdb_desc {
+    const char *path; /* a directory of a local file system, for this alone; made if need be */
+    size_t map_size;  /* default: 1 GiB; at least 8 MiB. The most that the file may occupy. If it is
+                         there already, it is made larger if no other process has it open, and
+                         never smaller */
+    bool sync;        /* default: false, the cache survives kill -9 but begins empty after a reboot.
+                         True: each write waits for the disk, and the cache survives that, too */
+    zc_allocator allocator; /* default: malloc and free. LMDB itself uses malloc all the same */
+    zc_clock clock;         /* default: the system's clocks */
+    zc_log log;             /* default: silent. Says why an open has failed */
+} zc_lmdb_desc;
+
+/* Fills *store and *bus for zc_desc, both of one environment: its records, and its log of
+ * invalidations. zc_open() takes them over; close each of them yourself (store->close(store->user),
+ * bus->close(bus->user)) if it was not called, or has failed. The last of the two lets go.
+ * A process may have a directory open once: ZC_E_INVAL if it is already (told on Linux; elsewhere
+ * it is for you to see to). A directory that a program on another machine, or in another pid
+ * namespace, has open must not be opened.
+ * Fails: ZC_E_INVAL, ZC_E_NOMEM, ZC_E_THREAD; ZC_E_CORRUPT: the file is damaged, of another version
+ * or not of this library, and is left as it is; ZC_E_FULL: no space; ZC_E_STORE: anything else that
+ * the system has against it. Both tables are then zeroed.
+ * Threads: any. Cost: some milliseconds. */
+ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus *bus);
+
+#endif
 
 /* ---- storage and bus: Redis ----------------------------------------------------------------- */
 
@@ -6833,7 +6863,1324 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
 #ifdef ZOOCACHE_WITH_LMDB
 /* ============================================================================================
  * >>lmdb   One LMDB environment as storage and bus of the processes that share it
+ *   Idea        Records, tag versions and the log of invalidations are in one file, and each change
+ *               is one transaction of it: whoever reads sees all of an invalidation or nothing. A
+ *               write ends when it is visible to all, so nobody needs a lease: `peek` compares one
+ *               number in shared memory, the id of the last transaction.
+ *   Files       path/zoocache   who may open, and under which boot of the system: see "Boot"
+ *               path/data.mdb, path/lock.mdb   LMDB's
+ *   Databases   numbers in values are little-endian, in keys big-endian, so that they sort
+ *                 (main)   "zoocache" -> 9 numbers of 8 bytes: format, identity, tail (position of
+ *                          the last entry), floor, swapped, root (position of the last entry that
+ *                          named everything), stamp, token, young; and the names of the others
+ *                 records  H -> end 8 | length of the key 2 | key | record
+ *                 uses     H -> stamp 8 | end 8          of each record: its places in:
+ *                 lru      stamp 8 -> H                  ascending: the longest unused first
+ *                 ends     end 8 | H ->                  ascending: what ends first
+ *                 log      position 8 -> tags, each a length of 2 bytes and its text; none: all
+ *                 tags0,1  XXH3-64 of the path -> position 8
+ *                 locks    H -> token 8 | end 8
+ *               H: XXH3-128 of the key, 16 bytes, seeded with the identity: any key, empty or long,
+ *               is the same to LMDB. A record's key is compared. `end`: wall clock, ms; 0: never.
+ *   Versions    Two generations of tags. Writes go to the young one; when that has its share, the
+ *               old one is emptied and takes its place. A path that is in neither was last named at
+ *               `floor` or before: the last position that the emptied one could hold. Paths that
+ *               hash alike share the higher position. Either costs misses, never staleness.
+ *   Use         A hit writes nothing: it notes H in a small table in memory, which later writes, or
+ *               `beat`, or `close`, bring to the file, some at a time. Ends that `touch` moves go
+ *               the same way, but are never dropped; moved is only to later.
+ *   Room        What is live stays below 7/8 of the map: each write deletes a few that have ended
+ *               and, above that, the longest unused. The rest is for pages that were freed, but not
+ *               yet for all readers: those of the last two transactions at the least.
+ *               If LMDB is out of pages all the same, the transaction is aborted, dead readers are
+ *               cleared, more and more is evicted, and it is tried again; then ZC_E_FULL.
+ *   Boot        Without `sync` the system may write pages in any order, so after its crash the file
+ *               is worth nothing. path/zoocache has the id of the boot under which it was written,
+ *               on disk before the first byte of data is; under another one the data is deleted,
+ *               and what takes its place has another identity. Where a system tells no such id,
+ *               `sync` is always on. kill -9 harms nothing: what was written is the system's.
+ *   Invariants  L1 records, uses and lru have the same H; ends has those that end
+ *               L2 the log has all positions from its first to the tail
+ *               L3 every tag of an entry has a position >= that entry's, or the floor is
+ *               L4 `seen` is never above the transaction that `tail` was read in, or after
+ *   Locking     LMDB's writer lock, across processes; robust, so that a killed writer's goes on. A
+ *               writer that is stopped (SIGSTOP) makes the others wait. Readers wait for nobody:
+ *               one of a few pooled read transactions, each under its own spin lock, or a new one.
+ *               No transaction is open in two threads. `notes` (spin) is a leaf. Sinks are called
+ *               with a read transaction and its slot held.
+ *   fork        An environment may not cross it: `forked` makes the child open its own, and leaves
+ *               the parent's alone: closing it would give the parent's slots of readers away.
+ *   Cost        get: 1 renewal, 2 descents of a tree, 1 copy; a put or an append: some 10 descents,
+ *               some 10 pages written, no wait for the disk
+ *   Fails       whatever fails is aborted: nothing has changed
  * ========================================================================================== */
+
+#ifdef ZOOCACHE_NO_STDLIB
+#  error "zoocache: ZOOCACHE_WITH_LMDB needs the standard library"
+#endif
+#if defined(__STRICT_ANSI__) && !defined(_POSIX_C_SOURCE)
+#  error "zoocache: ZOOCACHE_WITH_LMDB needs -D_POSIX_C_SOURCE=200809L, or gnu11"
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <lmdb.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define ZC__LMDB_MAP ((size_t)1 << 30)
+#define ZC__LMDB_MAP_MIN ((size_t)8 << 20)
+#define ZC__LMDB_READERS 2048 /* slots in the lock file, all processes together */
+#define ZC__LMDB_SLOTS 16     /* pooled read transactions */
+#define ZC__LMDB_LOG 4096     /* entries kept */
+#define ZC__LMDB_GIVE 1024    /* entries given by one call */
+#define ZC__LMDB_NOTES 512    /* uses noted in memory */
+#define ZC__LMDB_PROBES 8
+#define ZC__LMDB_FLUSH 16  /* notes that one write brings to the file, */
+#define ZC__LMDB_EXPIRE 2  /*   records that have ended that it deletes, */
+#define ZC__LMDB_EVICT 16  /*   and records that it evicts */
+#define ZC__LMDB_SPARE 512 /* pages that three such writes may need, at the least */
+#define ZC__LMDB_PAUSE ZC_MILLISECOND /* between looks of a waiting `read` */
+#define ZC__LMDB_H 16
+#define ZC__LMDB_PATH 4096 /* bytes of the longest name of a file */
+
+enum { /* the numbers of the row "zoocache" */
+    ZC__LMDB_FORMAT,
+    ZC__LMDB_IDENTITY,
+    ZC__LMDB_TAIL,
+    ZC__LMDB_FLOOR,
+    ZC__LMDB_SWAPPED,
+    ZC__LMDB_ROOT,
+    ZC__LMDB_STAMP,
+    ZC__LMDB_TOKEN,
+    ZC__LMDB_YOUNG,
+    ZC__LMDB_META
+};
+#define ZC__LMDB_FORMAT_1 UINT64_C(0x31656863616f6f7a) /* "zoocache" abbreviated, and '1' */
+
+enum {
+    ZC__LMDB_RECORDS,
+    ZC__LMDB_USES,
+    ZC__LMDB_LRU,
+    ZC__LMDB_ENDS,
+    ZC__LMDB_ENTRIES,
+    ZC__LMDB_TAGS0,
+    ZC__LMDB_TAGS1,
+    ZC__LMDB_LOCKS,
+    ZC__LMDB_DBS
+};
+
+typedef struct zc__lmdb_h {
+    unsigned char b[ZC__LMDB_H];
+} zc__lmdb_h;
+
+/* A record that was read; `end`: not 0, it lives until then. All zero: an empty place. */
+typedef struct zc__lmdb_note {
+    uint64_t h[2];
+    uint64_t end;
+} zc__lmdb_note;
+
+typedef struct zc__lmdb_slot {
+    zc__spin lock;
+    MDB_txn *txn; /* reset, or NULL */
+    char pad[ZC__LINE - 2 * sizeof(void *)];
+} zc__lmdb_slot;
+
+typedef struct zc__lmdb {
+    MDB_env *env;  /* NULL: the child of a fork could not open it again */
+    uint32_t lost; /* data.mdb is no longer this file: nothing is to be believed any more */
+    MDB_dbi dbi[ZC__LMDB_DBS];
+    uint64_t identity;
+    zc_shared64 seen, tail; /* a transaction, and the tail that it or a later one has seen */
+    size_t limit, most;     /* pages that may be live; bytes of a record */
+    size_t tags, log_pages; /* paths of one generation; pages of the log */
+    uint32_t refs;          /* 2, then 1 */
+    uint32_t wakes;         /* reads that are not to wait [wake] */
+    zc__spin notes;
+    zc__lmdb_note note[ZC__LMDB_NOTES]; /* [notes] */
+    zc__lmdb_slot slot[ZC__LMDB_SLOTS];
+    zc__monitor wake;
+    zc__mem mem;
+    zc_clock clock;
+    zc_log log;
+    size_t map_size, path_len;
+    bool sync;
+    int claim; /* path/zoocache: open, and locked at this process's byte */
+    pid_t pid;
+    dev_t dev; /* of data.mdb */
+    ino_t ino;
+    char path[ZC__LMDB_PATH];
+} zc__lmdb;
+
+static void zc__lmdb_say(const zc__lmdb *db, const char *what, const char *detail) {
+    char line[256];
+    zc__text t = {line, sizeof line, 0};
+    if (!db->log.version) return;
+    zc__text_str(&t, "zoocache: lmdb: ");
+    zc__text_bytes(&t, db->path, db->path_len);
+    zc__text_str(&t, ": ");
+    zc__text_str(&t, what);
+    zc__text_str(&t, detail ? ": " : "");
+    zc__text_str(&t, detail ? detail : "");
+    zc__text_end(&t);
+    db->log.write(db->log.user, ZC_LOG_ERROR, line);
+}
+
+/* What LMDB or the system says, as a result of ours. */
+static int zc__lmdb_result(int rc) {
+    switch (rc) {
+    case MDB_SUCCESS: return ZC_OK;
+    case MDB_NOTFOUND: return ZC_MISS;
+    case MDB_MAP_FULL:
+    case MDB_TXN_FULL:
+    case EDQUOT:
+    case ENOSPC: return ZC_E_FULL;
+    case ENOMEM: return ZC_E_NOMEM;
+    case MDB_CORRUPTED:
+    case MDB_PAGE_NOTFOUND:
+    case MDB_INVALID:
+    case MDB_VERSION_MISMATCH:
+    case MDB_INCOMPATIBLE:
+    case MDB_BAD_VALSIZE:
+    case MDB_KEYEXIST: return ZC_E_CORRUPT;
+    default: return ZC_E_STORE;
+    }
+}
+
+static inline bool zc__lmdb_usable(zc__lmdb *db) { return db->env && !zc__load_rlx(&db->lost); }
+
+static inline MDB_val zc__lmdb_val(const void *p, size_t n) {
+    MDB_val v;
+    v.mv_data = (void *)(uintptr_t)p;
+    v.mv_size = n;
+    return v;
+}
+static inline const unsigned char *zc__lmdb_at(const MDB_val *v, size_t i) {
+    return (const unsigned char *)v->mv_data + i;
+}
+
+static inline void zc__put_be64(unsigned char *p, uint64_t v) {
+    for (unsigned i = 8; i-- > 0; v >>= 8) p[i] = (unsigned char)v;
+}
+static inline uint64_t zc__get_be64(const unsigned char *p) {
+    uint64_t v = 0;
+    for (unsigned i = 0; i < 8; i++) v = v << 8 | p[i];
+    return v;
+}
+
+static inline zc__lmdb_h zc__lmdb_hash(const zc__lmdb *db, zc_bytes key) {
+    zc__lmdb_h h;
+    XXH128_hash_t x = XXH3_128bits_withSeed(key.ptr, key.len, db->identity);
+    zc__put_le(h.b, x.low64, 8);
+    zc__put_le(h.b + 8, x.high64, 8);
+    return h;
+}
+
+static inline uint64_t zc__lmdb_ms(const zc__lmdb *db) {
+    return zc__wall(&db->clock) / ZC_MILLISECOND;
+}
+static inline bool zc__lmdb_over(uint64_t end, uint64_t now_ms) { return end && end <= now_ms; }
+
+/* ---- reading: pooled transactions ---- */
+
+typedef struct zc__lmdb_rd {
+    zc__lmdb *db;
+    MDB_txn *txn;
+    zc__lmdb_slot *slot; /* NULL: a transaction of its own */
+} zc__lmdb_rd;
+
+/* A thread begins to look for a free slot where its stack says, so that it mostly gets the same. */
+static int zc__lmdb_begin(zc__lmdb *db, zc__lmdb_rd *r) {
+    size_t at = (size_t)((uint64_t)((uintptr_t)r >> 16) * UINT64_C(0x9e3779b97f4a7c15) >> 60);
+    int rc = MDB_READERS_FULL, dead;
+    r->db = db;
+    if (!zc__lmdb_usable(db)) return ZC_E_STORE;
+    for (size_t i = 0; i < ZC__LMDB_SLOTS; i++) {
+        zc__lmdb_slot *s = &db->slot[(at + i) % ZC__LMDB_SLOTS];
+        if (!zc__spin_trylock(&s->lock)) continue;
+        rc = s->txn ? mdb_txn_renew(s->txn) : mdb_txn_begin(db->env, NULL, MDB_RDONLY, &s->txn);
+        if (rc == MDB_SUCCESS) {
+            r->slot = s;
+            r->txn = s->txn;
+            return ZC_OK;
+        }
+        zc__spin_unlock(&s->lock);
+        if (rc != MDB_READERS_FULL) return zc__lmdb_result(rc);
+    }
+    if (rc == MDB_READERS_FULL) (void)mdb_reader_check(db->env, &dead);
+    r->slot = NULL;
+    return zc__lmdb_result(mdb_txn_begin(db->env, NULL, MDB_RDONLY, &r->txn));
+}
+
+static void zc__lmdb_end(zc__lmdb_rd *r) {
+    if (!r->slot) {
+        mdb_txn_abort(r->txn);
+        return;
+    }
+    mdb_txn_reset(r->txn);
+    zc__spin_unlock(&r->slot->lock);
+}
+
+/* The value of `key`, which must have at least `size` bytes. ZC_MISS: none. */
+static inline int zc__lmdb_get(MDB_txn *txn, MDB_dbi dbi, MDB_val key, MDB_val *value,
+                               size_t size) {
+    int rc = mdb_get(txn, dbi, &key, value);
+    if (ZC__UNLIKELY(rc != MDB_SUCCESS)) return zc__lmdb_result(rc);
+    return ZC__LIKELY(value->mv_size >= size) ? ZC_OK : ZC_E_CORRUPT;
+}
+
+#define ZC__LMDB_MAIN 1 /* LMDB's handle of the unnamed database */
+
+static int zc__lmdb_load(MDB_txn *txn, uint64_t meta[ZC__LMDB_META]) {
+    MDB_val v;
+    int rc = zc__lmdb_get(txn, ZC__LMDB_MAIN, zc__lmdb_val("zoocache", 8), &v, ZC__LMDB_META * 8);
+    for (size_t i = 0; i < ZC__LMDB_META && rc == ZC_OK; i++)
+        meta[i] = zc__get64(zc__lmdb_at(&v, i * 8));
+    if (rc == ZC_OK && (meta[ZC__LMDB_FORMAT] != ZC__LMDB_FORMAT_1 || meta[ZC__LMDB_YOUNG] > 1))
+        rc = ZC_E_CORRUPT;
+    return rc;
+}
+
+/* Remembers the tail as this transaction sees it. The transaction is named by its own id: the
+ * file's last may be ahead of what a reader gets. The tail first: L4. */
+static void zc__lmdb_saw(zc__lmdb *db, MDB_txn *txn, uint64_t tail) {
+    zc__raise64(&db->tail, tail);
+    zc__raise64(&db->seen, mdb_txn_id(txn));
+}
+
+/* A read transaction and the numbers as it sees them. */
+static int zc__lmdb_begin_meta(zc__lmdb *db, zc__lmdb_rd *r, uint64_t meta[ZC__LMDB_META]) {
+    int rc = zc__lmdb_begin(db, r);
+    if (rc != ZC_OK) return rc;
+    rc = zc__lmdb_load(r->txn, meta);
+    if (rc == ZC_OK) zc__lmdb_saw(db, r->txn, meta[ZC__LMDB_TAIL]);
+    else zc__lmdb_end(r);
+    return rc == ZC_MISS ? ZC_E_CORRUPT : rc;
+}
+
+/* ---- notes of use ---- */
+
+static inline zc__lmdb_note zc__lmdb_note_of(const zc__lmdb_h *h, uint64_t end) {
+    zc__lmdb_note n;
+    memcpy(n.h, h->b, sizeof n.h);
+    n.end = end;
+    return n;
+}
+static inline bool zc__lmdb_note_is(const zc__lmdb_note *n, const zc__lmdb_note *of) {
+    return n->h[0] == of->h[0] && n->h[1] == of->h[1];
+}
+static inline zc__lmdb_note *zc__lmdb_place(zc__lmdb *db, const zc__lmdb_note *n, size_t i) {
+    return &db->note[((size_t)n->h[0] + i) % ZC__LMDB_NOTES];
+}
+
+/* The note of the same key, or NULL. */
+static zc__lmdb_note *zc__lmdb_noted(zc__lmdb *db, const zc__lmdb_note *n) {
+    ZC__ASSERT_HELD(&db->notes);
+    for (size_t i = 0; i < ZC__LMDB_PROBES; i++)
+        if (zc__lmdb_note_is(zc__lmdb_place(db, n, i), n)) return zc__lmdb_place(db, n, i);
+    return NULL;
+}
+
+/* Notes a use. One without an end takes an empty place, or that of another without an end; one with
+ * an end likewise, but says false if there is neither. */
+static bool zc__lmdb_note_use(zc__lmdb *db, const zc__lmdb_note *n) {
+    zc__spin_lock(&db->notes);
+    zc__lmdb_note *to = zc__lmdb_noted(db, n);
+    for (size_t i = 0; i < ZC__LMDB_PROBES && !to; i++)
+        if (!zc__lmdb_place(db, n, i)->end) to = zc__lmdb_place(db, n, i);
+    if (to && !(zc__lmdb_note_is(to, n) && to->end >= n->end)) {
+        zc__store_rlx(&to->h[0], n->h[0]);
+        to->h[1] = n->h[1];
+        to->end = n->end;
+    }
+    zc__spin_unlock(&db->notes);
+    return to != NULL;
+}
+
+/* The end that a note has for this record; 0: none. */
+static uint64_t zc__lmdb_noted_end(zc__lmdb *db, const zc__lmdb_h *h) {
+    zc__lmdb_note n = zc__lmdb_note_of(h, 0);
+    zc__spin_lock(&db->notes);
+    const zc__lmdb_note *at = zc__lmdb_noted(db, &n);
+    uint64_t end = at ? at->end : 0;
+    zc__spin_unlock(&db->notes);
+    return end;
+}
+
+/* Forgets the notes that are in the file now, unless they have changed since. */
+static void zc__lmdb_forget(zc__lmdb *db, const zc__lmdb_note *n, size_t count) {
+    zc__spin_lock(&db->notes);
+    for (size_t i = 0; i < count; i++) {
+        zc__lmdb_note *at = zc__lmdb_noted(db, &n[i]);
+        if (!at || at->end > n[i].end) continue;
+        zc__store_rlx(&at->h[0], (uint64_t)0);
+        at->h[1] = at->end = 0;
+    }
+    zc__spin_unlock(&db->notes);
+}
+
+/* ---- writing: one transaction, again with more room if there is none ---- */
+
+typedef struct zc__lmdb_tx {
+    zc__lmdb *db;
+    MDB_txn *txn;
+    uint64_t meta[ZC__LMDB_META];
+    zc__lmdb_note flushed[ZC__LMDB_NOTES]; /* to be forgotten once this is committed */
+    size_t nflushed;
+} zc__lmdb_tx;
+
+static inline MDB_dbi zc__lmdb_db(const zc__lmdb_tx *t, unsigned which) {
+    return t->db->dbi[which];
+}
+
+static int zc__lmdb_put(zc__lmdb_tx *t, unsigned which, MDB_val key, MDB_val value) {
+    return zc__lmdb_result(mdb_put(t->txn, zc__lmdb_db(t, which), &key, &value, 0));
+}
+/* ZC_OK as well if there is none. */
+static int zc__lmdb_rm(zc__lmdb_tx *t, unsigned which, MDB_val key) {
+    int rc = mdb_del(t->txn, zc__lmdb_db(t, which), &key, NULL);
+    return rc == MDB_NOTFOUND ? ZC_OK : zc__lmdb_result(rc);
+}
+
+static size_t zc__lmdb_pages(const zc__lmdb_tx *t, MDB_dbi dbi) {
+    MDB_stat s;
+    if (mdb_stat(t->txn, dbi, &s) != MDB_SUCCESS) return 0;
+    return s.ms_branch_pages + s.ms_leaf_pages + s.ms_overflow_pages;
+}
+
+/* The first pair of a database. ZC_MISS: it is empty. */
+static int zc__lmdb_first(MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *value) {
+    MDB_cursor *c;
+    int rc = mdb_cursor_open(txn, dbi, &c);
+    if (rc != MDB_SUCCESS) return zc__lmdb_result(rc);
+    rc = mdb_cursor_get(c, key, value, MDB_FIRST);
+    mdb_cursor_close(c);
+    return zc__lmdb_result(rc);
+}
+
+typedef int (*zc__lmdb_step)(zc__lmdb_tx *t, void *arg);
+
+/* Runs `step` in one transaction: committed if it returns ZC_OK, aborted if it returns anything
+ * else. */
+static int zc__lmdb_try(zc__lmdb *db, zc__lmdb_step step, void *arg) {
+    zc__lmdb_tx t;
+    unsigned char row[ZC__LMDB_META * 8];
+    MDB_val key = zc__lmdb_val("zoocache", 8), value = zc__lmdb_val(row, sizeof row);
+    if (!zc__lmdb_usable(db)) return ZC_E_STORE;
+    t.db = db;
+    t.nflushed = 0;
+    int rc = zc__lmdb_result(mdb_txn_begin(db->env, NULL, 0, &t.txn));
+    if (rc != ZC_OK) return rc;
+    rc = zc__lmdb_load(t.txn, t.meta);
+    rc = rc == ZC_OK ? step(&t, arg) : rc == ZC_MISS ? ZC_E_CORRUPT : rc;
+    for (size_t i = 0; i < ZC__LMDB_META; i++) zc__put_le(row + i * 8, t.meta[i], 8);
+    if (rc == ZC_OK) rc = zc__lmdb_result(mdb_put(t.txn, ZC__LMDB_MAIN, &key, &value, 0));
+    if (rc != ZC_OK) {
+        mdb_txn_abort(t.txn);
+        return rc;
+    }
+    rc = zc__lmdb_result(mdb_txn_commit(t.txn));
+    if (rc == ZC_OK) zc__lmdb_forget(db, t.flushed, t.nflushed);
+    return rc;
+}
+
+/* Deletes a record and its places (L1). ZC_MISS: there is none. */
+static int zc__lmdb_drop(zc__lmdb_tx *t, const zc__lmdb_h *h) {
+    unsigned char at[8 + ZC__LMDB_H];
+    MDB_val hv = zc__lmdb_val(h->b, ZC__LMDB_H), uses;
+    int rc = zc__lmdb_get(t->txn, zc__lmdb_db(t, ZC__LMDB_USES), hv, &uses, 16);
+    if (rc != ZC_OK) return rc;
+    uint64_t stamp = zc__get64(zc__lmdb_at(&uses, 0)), end = zc__get64(zc__lmdb_at(&uses, 8));
+    zc__put_be64(at, stamp);
+    rc = zc__lmdb_rm(t, ZC__LMDB_LRU, zc__lmdb_val(at, 8));
+    zc__put_be64(at, end);
+    memcpy(at + 8, h->b, ZC__LMDB_H);
+    if (rc == ZC_OK && end) rc = zc__lmdb_rm(t, ZC__LMDB_ENDS, zc__lmdb_val(at, sizeof at));
+    if (rc == ZC_OK) rc = zc__lmdb_rm(t, ZC__LMDB_USES, hv);
+    return rc == ZC_OK ? zc__lmdb_rm(t, ZC__LMDB_RECORDS, hv) : rc;
+}
+
+/* Gives a record that has none its places: the last of all to be evicted. */
+static int zc__lmdb_place_in(zc__lmdb_tx *t, const zc__lmdb_h *h, uint64_t end) {
+    unsigned char at[8 + ZC__LMDB_H], uses[16];
+    MDB_val hv = zc__lmdb_val(h->b, ZC__LMDB_H);
+    uint64_t stamp = ++t->meta[ZC__LMDB_STAMP];
+    zc__put_le(uses, stamp, 8);
+    zc__put_le(uses + 8, end, 8);
+    zc__put_be64(at, stamp);
+    int rc = zc__lmdb_put(t, ZC__LMDB_USES, hv, zc__lmdb_val(uses, 16));
+    if (rc == ZC_OK) rc = zc__lmdb_put(t, ZC__LMDB_LRU, zc__lmdb_val(at, 8), hv);
+    zc__put_be64(at, end);
+    memcpy(at + 8, h->b, ZC__LMDB_H);
+    if (rc == ZC_OK && end)
+        rc = zc__lmdb_put(t, ZC__LMDB_ENDS, zc__lmdb_val(at, sizeof at), zc__lmdb_val("", 0));
+    return rc;
+}
+
+/* Deletes up to n records that have ended. */
+static int zc__lmdb_expire(zc__lmdb_tx *t, size_t n) {
+    MDB_val key, value;
+    zc__lmdb_h h;
+    uint64_t now = zc__lmdb_ms(t->db);
+    for (; n > 0; n--) {
+        int rc = zc__lmdb_first(t->txn, zc__lmdb_db(t, ZC__LMDB_ENDS), &key, &value);
+        if (rc != ZC_OK) return rc == ZC_MISS ? ZC_OK : rc;
+        if (key.mv_size != 8 + ZC__LMDB_H) return ZC_E_CORRUPT;
+        if (!zc__lmdb_over(zc__get_be64(zc__lmdb_at(&key, 0)), now)) return ZC_OK;
+        memcpy(h.b, zc__lmdb_at(&key, 8), ZC__LMDB_H);
+        rc = zc__lmdb_drop(t, &h);
+        if (rc != ZC_OK) return rc == ZC_MISS ? ZC_E_CORRUPT : rc;
+    }
+    return ZC_OK;
+}
+
+/* Deletes the record that was not used for longest. ZC_MISS: there is none. */
+static int zc__lmdb_evict(zc__lmdb_tx *t) {
+    MDB_val key, value;
+    zc__lmdb_h h;
+    int rc = zc__lmdb_first(t->txn, zc__lmdb_db(t, ZC__LMDB_LRU), &key, &value);
+    if (rc != ZC_OK) return rc;
+    if (value.mv_size != ZC__LMDB_H) return ZC_E_CORRUPT;
+    memcpy(h.b, value.mv_data, ZC__LMDB_H);
+    rc = zc__lmdb_drop(t, &h);
+    return rc == ZC_MISS ? ZC_E_CORRUPT : rc;
+}
+
+/* Evicts while more is live than may be, up to n. */
+static int zc__lmdb_shrink(zc__lmdb_tx *t, size_t n) {
+    MDB_envinfo info;
+    (void)mdb_env_info(t->db->env, &info);
+    if (info.me_last_pgno < t->db->limit) return ZC_OK; /* never has been */
+    for (; n > 0; n--) {
+        size_t live = zc__lmdb_pages(t, ZC__LMDB_MAIN);
+        for (unsigned i = 0; i < ZC__LMDB_DBS; i++) live += zc__lmdb_pages(t, t->db->dbi[i]);
+        if (live <= t->db->limit) return ZC_OK;
+        int rc = zc__lmdb_evict(t);
+        if (rc != ZC_OK) return rc == ZC_MISS ? ZC_OK : rc;
+    }
+    return ZC_OK;
+}
+
+/* Brings one note to the file. A use that is recent already, as uses go, is let be. */
+static int zc__lmdb_apply(zc__lmdb_tx *t, const zc__lmdb_note *n, uint64_t recent) {
+    unsigned char at[8 + ZC__LMDB_H];
+    zc__lmdb_h h;
+    MDB_val uses;
+    memcpy(h.b, n->h, ZC__LMDB_H);
+    MDB_val hv = zc__lmdb_val(h.b, ZC__LMDB_H);
+    int rc = zc__lmdb_get(t->txn, zc__lmdb_db(t, ZC__LMDB_USES), hv, &uses, 16);
+    if (rc != ZC_OK) return rc == ZC_MISS ? ZC_OK : rc;
+    uint64_t stamp = zc__get64(zc__lmdb_at(&uses, 0)), end = zc__get64(zc__lmdb_at(&uses, 8));
+    uint64_t later = end && n->end > end ? n->end : end;
+    if (later == end && stamp > recent) return ZC_OK;
+    zc__put_be64(at, stamp);
+    rc = zc__lmdb_rm(t, ZC__LMDB_LRU, zc__lmdb_val(at, 8));
+    zc__put_be64(at, end);
+    memcpy(at + 8, h.b, ZC__LMDB_H);
+    if (rc == ZC_OK && end) rc = zc__lmdb_rm(t, ZC__LMDB_ENDS, zc__lmdb_val(at, sizeof at));
+    return rc == ZC_OK ? zc__lmdb_place_in(t, &h, later) : rc;
+}
+
+/* Brings up to n notes to the file. */
+static int zc__lmdb_flush(zc__lmdb_tx *t, size_t n) {
+    zc__lmdb *db = t->db;
+    MDB_stat lru;
+    if (mdb_stat(t->txn, zc__lmdb_db(t, ZC__LMDB_LRU), &lru) != MDB_SUCCESS) return ZC_OK;
+    uint64_t spare = lru.ms_entries / 4, now = t->meta[ZC__LMDB_STAMP];
+    zc__spin_lock(&db->notes);
+    size_t from = (size_t)now; /* anywhere: writes take turns */
+    for (size_t i = 0; i < ZC__LMDB_NOTES && t->nflushed < n; i++) {
+        const zc__lmdb_note *at = &db->note[(from + i) % ZC__LMDB_NOTES];
+        if (at->h[0] || at->h[1]) t->flushed[t->nflushed++] = *at;
+    }
+    zc__spin_unlock(&db->notes);
+    int rc = ZC_OK;
+    for (size_t i = 0; i < t->nflushed && rc == ZC_OK; i++)
+        rc = zc__lmdb_apply(t, &t->flushed[i], now > spare ? now - spare : 0);
+    return rc;
+}
+
+/* What every write does beside its own. */
+static int zc__lmdb_tidy(zc__lmdb_tx *t) {
+    int rc = zc__lmdb_flush(t, ZC__LMDB_FLUSH);
+    if (rc == ZC_OK) rc = zc__lmdb_expire(t, ZC__LMDB_EXPIRE);
+    return rc == ZC_OK ? zc__lmdb_shrink(t, ZC__LMDB_EVICT) : rc;
+}
+
+/* All that has been put off. */
+static int zc__lmdb_tidy_all(zc__lmdb_tx *t, void *arg) {
+    (void)arg;
+    int rc = zc__lmdb_flush(t, ZC__LMDB_NOTES);
+    if (rc == ZC_OK) rc = zc__lmdb_expire(t, ZC__LMDB_NOTES);
+    return rc == ZC_OK ? zc__lmdb_shrink(t, ZC__LMDB_NOTES) : rc;
+}
+
+/* Evicts *(size_t *)arg records, as many as there are; says how many. */
+static int zc__lmdb_make_room(zc__lmdb_tx *t, void *arg) {
+    size_t *n = (size_t *)arg, done = 0;
+    int rc = ZC_OK;
+    while (done < *n && (rc = zc__lmdb_evict(t)) == ZC_OK) done++;
+    *n = done;
+    return rc == ZC_MISS ? ZC_OK : rc;
+}
+
+/* Runs `step` until there is room for it. Pages that a transaction frees can be used in the next
+ * but one, so a round that finds nothing more to evict still helps. */
+static int zc__lmdb_write(zc__lmdb *db, zc__lmdb_step step, void *arg) {
+    int rc, dead;
+    size_t batch = 16, in_vain = 0;
+    while ((rc = zc__lmdb_try(db, step, arg)) == ZC_E_FULL && in_vain < 3) {
+        size_t n = batch;
+        (void)mdb_reader_check(db->env, &dead);
+        int room = zc__lmdb_try(db, zc__lmdb_make_room, &n);
+        /* Deleting takes pages, too: the fewer, the better; to delete nothing helps, see above. */
+        for (size_t fewer = 2; room == ZC_E_FULL && fewer-- > 0;) {
+            n = fewer;
+            room = zc__lmdb_try(db, zc__lmdb_make_room, &n);
+        }
+        if (room != ZC_OK || n == 0) in_vain++;
+        else in_vain = 0;
+        batch *= 2;
+    }
+    return rc;
+}
+
+/* ---- the storage ---- */
+
+static int zc__lmdb_read_record(zc__lmdb_rd *r, zc_bytes key, zc_sink *sink) {
+    zc__lmdb *db = r->db;
+    zc__lmdb_h h = zc__lmdb_hash(db, key);
+    MDB_val hv = zc__lmdb_val(h.b, ZC__LMDB_H), row, uses;
+    int rc = zc__lmdb_get(r->txn, db->dbi[ZC__LMDB_RECORDS], hv, &row, 10);
+    if (rc != ZC_OK) return rc;
+    size_t len = zc__get16(zc__lmdb_at(&row, 8));
+    if (row.mv_size < 10 + len) return ZC_E_CORRUPT;
+    if (len != key.len || !zc__equal(zc__lmdb_at(&row, 10), (const unsigned char *)key.ptr, len))
+        return ZC_MISS;
+    uint64_t end = zc__get64(zc__lmdb_at(&row, 0)), now = end ? zc__lmdb_ms(db) : 0;
+    if (ZC__UNLIKELY(zc__lmdb_over(end, now))) { /* unless a later end was noted meanwhile */
+        rc = zc__lmdb_get(r->txn, db->dbi[ZC__LMDB_USES], hv, &uses, 16);
+        if (rc != ZC_OK) return rc;
+        end = zc__get64(zc__lmdb_at(&uses, 8));
+        if (zc__lmdb_over(end, now) && zc__lmdb_noted_end(db, &h) <= now) return ZC_MISS;
+    }
+    zc__lmdb_note n = zc__lmdb_note_of(&h, 0);
+    if (zc__load_rlx(&zc__lmdb_place(db, &n, 0)->h[0]) != n.h[0]) (void)zc__lmdb_note_use(db, &n);
+    return zc_sink_write(sink, zc__lmdb_at(&row, 10 + len), row.mv_size - 10 - len);
+}
+
+static int zc__lmdb_store_get(void *user, zc_bytes key, zc_sink *sink) {
+    zc__lmdb_rd r;
+    int rc = zc__lmdb_begin((zc__lmdb *)user, &r);
+    if (rc != ZC_OK) return rc;
+    rc = zc__lmdb_read_record(&r, key, sink);
+    zc__lmdb_end(&r);
+    return rc;
+}
+
+static int zc__lmdb_store_get_many(void *user, const zc_bytes *keys, size_t n,
+                                   zc_sink *const *sinks, int *results) {
+    zc__lmdb_rd r;
+    int rc = zc__lmdb_begin((zc__lmdb *)user, &r);
+    if (rc != ZC_OK) return rc;
+    for (size_t i = 0; i < n; i++) results[i] = zc__lmdb_read_record(&r, keys[i], sinks[i]);
+    zc__lmdb_end(&r);
+    return ZC_OK;
+}
+
+typedef struct zc__lmdb_row {
+    zc__lmdb_h h;
+    zc_bytes key, record;
+    uint64_t end;
+} zc__lmdb_row;
+
+static int zc__lmdb_put_step(zc__lmdb_tx *t, void *arg) {
+    const zc__lmdb_row *row = (const zc__lmdb_row *)arg;
+    MDB_val key = zc__lmdb_val(row->h.b, ZC__LMDB_H), value;
+    int rc = zc__lmdb_drop(t, &row->h);
+    if (rc < 0) return rc;
+    value = zc__lmdb_val(NULL, 10 + row->key.len + row->record.len);
+    rc = zc__lmdb_result(
+        mdb_put(t->txn, zc__lmdb_db(t, ZC__LMDB_RECORDS), &key, &value, MDB_RESERVE));
+    if (rc != ZC_OK) return rc;
+    unsigned char *p = (unsigned char *)value.mv_data;
+    zc__put_le(p, row->end, 8);
+    zc__put_le(p + 8, row->key.len, 2);
+    if (row->key.len) memcpy(p + 10, row->key.ptr, row->key.len);
+    if (row->record.len) memcpy(p + 10 + row->key.len, row->record.ptr, row->record.len);
+    rc = zc__lmdb_place_in(t, &row->h, row->end);
+    return rc == ZC_OK ? zc__lmdb_tidy(t) : rc;
+}
+
+/* What was noted of a record that is replaced or deleted is of no use to the next. */
+static void zc__lmdb_unnote(zc__lmdb *db, const zc__lmdb_h *h) {
+    zc__lmdb_note n = zc__lmdb_note_of(h, UINT64_MAX);
+    zc__lmdb_forget(db, &n, 1);
+}
+
+static int zc__lmdb_store_put(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
+    zc__lmdb *db = (zc__lmdb *)user;
+    zc__lmdb_row row;
+    if (key.len > ZC_KEY_MAX) return ZC_E_KEY;
+    if (record.len > db->most) return ZC_E_FULL;
+    row.h = zc__lmdb_hash(db, key);
+    row.key = key;
+    row.record = record;
+    row.end = expires_ms;
+    zc__lmdb_unnote(db, &row.h);
+    return zc__lmdb_write(db, zc__lmdb_put_step, &row);
+}
+
+static int zc__lmdb_del_step(zc__lmdb_tx *t, void *arg) {
+    return zc__lmdb_drop(t, (const zc__lmdb_h *)arg);
+}
+
+static int zc__lmdb_store_del(void *user, zc_bytes key) {
+    zc__lmdb *db = (zc__lmdb *)user;
+    zc__lmdb_h h = zc__lmdb_hash(db, key);
+    zc__lmdb_unnote(db, &h);
+    return zc__lmdb_write(db, zc__lmdb_del_step, &h);
+}
+
+static int zc__lmdb_store_touch(void *user, zc_bytes key, uint64_t expires_ms) {
+    zc__lmdb *db = (zc__lmdb *)user;
+    zc__lmdb_h h = zc__lmdb_hash(db, key);
+    zc__lmdb_note n = zc__lmdb_note_of(&h, expires_ms ? expires_ms : UINT64_MAX);
+    if (zc__lmdb_note_use(db, &n)) return ZC_OK;
+    int rc = zc__lmdb_write(db, zc__lmdb_tidy_all, NULL);
+    return rc != ZC_OK || zc__lmdb_note_use(db, &n) ? rc : ZC_E_FULL;
+}
+
+static int zc__lmdb_clear_step(zc__lmdb_tx *t, void *arg) {
+    (void)arg;
+    for (unsigned i = ZC__LMDB_RECORDS; i <= ZC__LMDB_ENDS; i++) {
+        int rc = zc__lmdb_result(mdb_drop(t->txn, zc__lmdb_db(t, i), 0));
+        if (rc != ZC_OK) return rc;
+    }
+    return ZC_OK;
+}
+
+static int zc__lmdb_store_clear(void *user) {
+    return zc__lmdb_write((zc__lmdb *)user, zc__lmdb_clear_step, NULL);
+}
+
+/* ---- flights of the fleet ---- */
+
+typedef struct zc__lmdb_lock {
+    zc__lmdb_h h;
+    uint64_t lease_ms, token;
+} zc__lmdb_lock;
+
+/* Deletes the first lock at or after `h` if it has ended: holders that die leave theirs, and so
+ * they do not add up. */
+static int zc__lmdb_sweep_lock(zc__lmdb_tx *t, const zc__lmdb_h *h, uint64_t now) {
+    MDB_cursor *c;
+    MDB_val key = zc__lmdb_val(h->b, ZC__LMDB_H), row;
+    int rc = mdb_cursor_open(t->txn, zc__lmdb_db(t, ZC__LMDB_LOCKS), &c);
+    if (rc != MDB_SUCCESS) return zc__lmdb_result(rc);
+    rc = mdb_cursor_get(c, &key, &row, MDB_SET_RANGE);
+    if (rc == MDB_NOTFOUND) rc = mdb_cursor_get(c, &key, &row, MDB_FIRST);
+    if (rc == MDB_SUCCESS && (row.mv_size != 16 || zc__get64(zc__lmdb_at(&row, 8)) <= now))
+        rc = mdb_cursor_del(c, 0);
+    mdb_cursor_close(c);
+    return rc == MDB_NOTFOUND ? ZC_OK : zc__lmdb_result(rc);
+}
+
+static int zc__lmdb_lock_step(zc__lmdb_tx *t, void *arg) {
+    zc__lmdb_lock *l = (zc__lmdb_lock *)arg;
+    unsigned char row[16];
+    MDB_val key = zc__lmdb_val(l->h.b, ZC__LMDB_H), old;
+    uint64_t now = zc__lmdb_ms(t->db), token = 0, end = 0;
+    int rc = zc__lmdb_get(t->txn, zc__lmdb_db(t, ZC__LMDB_LOCKS), key, &old, 16);
+    if (rc < 0) return rc;
+    if (rc == ZC_OK) {
+        token = zc__get64(zc__lmdb_at(&old, 0));
+        end = zc__get64(zc__lmdb_at(&old, 8));
+    }
+    if (l->token ? l->token != token : end > now) return ZC_MISS;
+    if (!l->token) rc = zc__lmdb_sweep_lock(t, &l->h, now);
+    if (rc < 0) return rc;
+    token = l->token ? l->token : ++t->meta[ZC__LMDB_TOKEN];
+    zc__put_le(row, token, 8);
+    zc__put_le(row + 8, zc__add_sat(now, l->lease_ms), 8);
+    rc = zc__lmdb_put(t, ZC__LMDB_LOCKS, key, zc__lmdb_val(row, 16));
+    if (rc == ZC_OK) l->token = token;
+    return rc;
+}
+
+static int zc__lmdb_store_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *token) {
+    zc__lmdb *db = (zc__lmdb *)user;
+    zc__lmdb_lock l;
+    l.h = zc__lmdb_hash(db, key);
+    l.lease_ms = lease / ZC_MILLISECOND + 1;
+    l.token = *token;
+    int rc = zc__lmdb_write(db, zc__lmdb_lock_step, &l);
+    if (rc == ZC_OK) *token = l.token;
+    return rc;
+}
+
+static int zc__lmdb_unlock_step(zc__lmdb_tx *t, void *arg) {
+    const zc__lmdb_lock *l = (const zc__lmdb_lock *)arg;
+    MDB_val key = zc__lmdb_val(l->h.b, ZC__LMDB_H), row;
+    int rc = zc__lmdb_get(t->txn, zc__lmdb_db(t, ZC__LMDB_LOCKS), key, &row, 16);
+    if (rc != ZC_OK) return rc;
+    if (zc__get64(zc__lmdb_at(&row, 0)) != l->token) return ZC_MISS;
+    return zc__lmdb_rm(t, ZC__LMDB_LOCKS, key);
+}
+
+static int zc__lmdb_store_unlock(void *user, zc_bytes key, uint64_t token) {
+    zc__lmdb *db = (zc__lmdb *)user;
+    zc__lmdb_lock l;
+    l.h = zc__lmdb_hash(db, key);
+    l.token = token;
+    return zc__lmdb_write(db, zc__lmdb_unlock_step, &l);
+}
+
+/* ---- the bus ---- */
+
+static int zc__lmdb_bus_attach(void *user, uint64_t *identity, uint64_t *position) {
+    zc__lmdb_rd r;
+    uint64_t meta[ZC__LMDB_META];
+    int rc = zc__lmdb_begin_meta((zc__lmdb *)user, &r, meta);
+    if (rc != ZC_OK) return rc;
+    zc__lmdb_end(&r);
+    *identity = meta[ZC__LMDB_IDENTITY];
+    *position = meta[ZC__LMDB_TAIL];
+    return ZC_OK;
+}
+
+static int zc__lmdb_bus_peek(void *user, uint64_t *position) {
+    zc__lmdb *db = (zc__lmdb *)user;
+    MDB_envinfo info;
+    uint64_t identity;
+    if (ZC__UNLIKELY(!zc__lmdb_usable(db))) return ZC_E_STORE;
+    (void)mdb_env_info(db->env, &info);
+    if (ZC__UNLIKELY(zc__load_acq(&db->seen) < info.me_last_txnid))
+        return zc__lmdb_bus_attach(user, &identity, position);
+    *position = zc__load_acq(&db->tail);
+    return ZC_OK;
+}
+
+/* Gives one entry of the log. */
+static int zc__lmdb_give(zc__lmdb *db, uint64_t position, const MDB_val *entry, zc_bus_sink *sink) {
+    zc_bytes few[16], *tags = few;
+    size_t n = 0, at = 0, i = 0;
+    while (at + 2 <= entry->mv_size) {
+        at += 2 + zc__get16(zc__lmdb_at(entry, at));
+        n++;
+    }
+    if (at != entry->mv_size) return ZC_E_CORRUPT;
+    if (n > 16 && !(tags = (zc_bytes *)zc__alloc(&db->mem, n * sizeof *tags))) return ZC_E_NOMEM;
+    for (at = 0; i < n; at += 2 + tags[i].len, i++)
+        tags[i] = zc_slice(zc__lmdb_at(entry, at + 2), zc__get16(zc__lmdb_at(entry, at)));
+    int rc = zc_bus_entry(sink, position, tags, n);
+    if (tags != few) zc__free(&db->mem, tags, n * sizeof *tags);
+    return rc;
+}
+
+/* Gives the entries after `position` that this transaction sees. ZC_MORE: as many as one call may;
+ * ZC_RETRY: some of them are gone, or never were. */
+static int zc__lmdb_give_after(zc__lmdb_rd *r, uint64_t position, uint64_t tail,
+                               zc_bus_sink *sink) {
+    unsigned char at[8];
+    MDB_cursor *c;
+    MDB_val key = zc__lmdb_val(at, sizeof at), entry;
+    MDB_cursor_op op = MDB_SET_RANGE;
+    if (position >= tail) return position == tail ? ZC_OK : ZC_RETRY;
+    int rc = zc__lmdb_result(mdb_cursor_open(r->txn, r->db->dbi[ZC__LMDB_ENTRIES], &c));
+    if (rc != ZC_OK) return rc;
+    zc__put_be64(at, position + 1);
+    for (size_t n = 0; rc == ZC_OK && position < tail; n++, op = MDB_NEXT) {
+        if (n == ZC__LMDB_GIVE) {
+            rc = ZC_MORE;
+            break;
+        }
+        rc = zc__lmdb_result(mdb_cursor_get(c, &key, &entry, op));
+        if (rc == ZC_OK && (key.mv_size != 8 || zc__get_be64(zc__lmdb_at(&key, 0)) != ++position))
+            rc = ZC_RETRY; /* trimmed: L2 */
+        if (rc == ZC_MISS) rc = ZC_E_CORRUPT;
+        if (rc == ZC_OK) rc = zc__lmdb_give(r->db, position, &entry, sink);
+    }
+    mdb_cursor_close(c);
+    return rc;
+}
+
+/* Sleeps a little, unless it is past `until` or somebody has called wake(): then false. */
+static bool zc__lmdb_sleep(zc__lmdb *db, uint64_t until) {
+    uint64_t now = zc__mono(&db->clock);
+    bool wait = now < until;
+    zc__monitor_lock(&db->wake);
+    if (wait && db->wakes) {
+        db->wakes--;
+        wait = false;
+    }
+    if (wait) {
+        uint64_t left = until - now;
+        zc__monitor_sleep(&db->wake, left < ZC__LMDB_PAUSE ? left : ZC__LMDB_PAUSE);
+    }
+    zc__monitor_unlock(&db->wake);
+    return wait;
+}
+
+static int zc__lmdb_bus_read(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink) {
+    zc__lmdb *db = (zc__lmdb *)user;
+    zc__lmdb_rd r;
+    uint64_t meta[ZC__LMDB_META], tail;
+    uint64_t until = zc__add_sat(zc__mono(&db->clock), wait);
+    int rc;
+    while ((rc = zc__lmdb_bus_peek(db, &tail)) == ZC_OK && tail == position)
+        if (!zc__lmdb_sleep(db, until)) return ZC_OK;
+    if (rc == ZC_OK) rc = zc__lmdb_begin_meta(db, &r, meta);
+    if (rc != ZC_OK) return rc;
+    rc = zc__lmdb_give_after(&r, position, meta[ZC__LMDB_TAIL], sink);
+    zc__lmdb_end(&r);
+    return rc;
+}
+
+typedef struct zc__lmdb_append {
+    const zc_bytes *tags;
+    size_t n;
+} zc__lmdb_append;
+
+/* Records the position of a path (L3). */
+static int zc__lmdb_put_tag(zc__lmdb_tx *t, zc_bytes path, uint64_t position) {
+    unsigned char key[8], value[8];
+    unsigned young = (unsigned)t->meta[ZC__LMDB_YOUNG];
+    zc__put_le(key, XXH3_64bits_withSeed(path.ptr, path.len, t->db->identity), 8);
+    zc__put_le(value, position, 8);
+    return zc__lmdb_put(t, ZC__LMDB_TAGS0 + young, zc__lmdb_val(key, 8), zc__lmdb_val(value, 8));
+}
+
+/* Swaps the generations of tags if the young one has its share. */
+static int zc__lmdb_age_tags(zc__lmdb_tx *t) {
+    unsigned young = (unsigned)t->meta[ZC__LMDB_YOUNG];
+    MDB_stat s;
+    int rc = zc__lmdb_result(mdb_stat(t->txn, zc__lmdb_db(t, ZC__LMDB_TAGS0 + young), &s));
+    if (rc != ZC_OK || s.ms_entries < t->db->tags) return rc;
+    t->meta[ZC__LMDB_FLOOR] = t->meta[ZC__LMDB_SWAPPED];
+    t->meta[ZC__LMDB_SWAPPED] = t->meta[ZC__LMDB_TAIL];
+    t->meta[ZC__LMDB_YOUNG] = young ^ 1;
+    return zc__lmdb_result(mdb_drop(t->txn, zc__lmdb_db(t, ZC__LMDB_TAGS0 + (young ^ 1)), 0));
+}
+
+/* Forgets the oldest entries: those too many, and, if the log has grown too large, some more. */
+static int zc__lmdb_trim(zc__lmdb_tx *t) {
+    MDB_dbi log = zc__lmdb_db(t, ZC__LMDB_ENTRIES);
+    MDB_val key, entry;
+    MDB_stat s;
+    for (;;) {
+        int rc = zc__lmdb_result(mdb_stat(t->txn, log, &s));
+        if (rc != ZC_OK || s.ms_entries <= 1) return rc;
+        bool many = s.ms_entries > ZC__LMDB_LOG;
+        if (!many && zc__lmdb_pages(t, log) <= t->db->log_pages) return ZC_OK;
+        rc = zc__lmdb_first(t->txn, log, &key, &entry);
+        if (rc == ZC_OK) rc = zc__lmdb_result(mdb_del(t->txn, log, &key, NULL));
+        if (rc != ZC_OK) return rc;
+    }
+}
+
+static int zc__lmdb_append_step(zc__lmdb_tx *t, void *arg) {
+    const zc__lmdb_append *a = (const zc__lmdb_append *)arg;
+    unsigned char at[8];
+    MDB_val key = zc__lmdb_val(at, sizeof at), value = zc__lmdb_val(NULL, 0);
+    int rc = zc__lmdb_age_tags(t);
+    if (rc != ZC_OK) return rc;
+    uint64_t position = ++t->meta[ZC__LMDB_TAIL];
+    zc__put_be64(at, position);
+    for (size_t i = 0; i < a->n; i++) value.mv_size += 2 + a->tags[i].len;
+    rc = zc__lmdb_result(mdb_put(t->txn, zc__lmdb_db(t, ZC__LMDB_ENTRIES), &key, &value,
+                                 MDB_APPEND | MDB_RESERVE));
+    unsigned char *p = (unsigned char *)value.mv_data;
+    for (size_t i = 0; i < a->n && rc == ZC_OK; i++) {
+        zc__put_le(p, a->tags[i].len, 2);
+        memcpy(p + 2, a->tags[i].ptr, a->tags[i].len);
+        p += 2 + a->tags[i].len;
+    }
+    for (size_t i = 0; i < a->n && rc == ZC_OK; i++) rc = zc__lmdb_put_tag(t, a->tags[i], position);
+    if (a->n == 0) t->meta[ZC__LMDB_ROOT] = position;
+    if (rc == ZC_OK) rc = zc__lmdb_trim(t);
+    return rc == ZC_OK ? zc__lmdb_tidy(t) : rc;
+}
+
+/* `durable` asks for nothing more: with `sync` each write is on the disk, and without it what a
+ * crash of the system may have lost is never believed again. */
+static int zc__lmdb_bus_append(void *user, const zc_bytes *tags, size_t n, bool durable,
+                               uint64_t position, zc_bus_sink *sink) {
+    zc__lmdb_append a;
+    (void)durable;
+    a.tags = tags;
+    a.n = n;
+    for (size_t i = 0; i < n; i++)
+        if (tags[i].len == 0 || tags[i].len > ZC_TAG_MAX) return ZC_E_INVAL;
+    int rc = zc__lmdb_write((zc__lmdb *)user, zc__lmdb_append_step, &a);
+    return rc == ZC_OK ? zc__lmdb_bus_read(user, position, 0, sink) : rc;
+}
+
+static int zc__lmdb_bus_versions(void *user, const zc_bytes *paths, size_t n,
+                                 uint64_t *positions) {
+    zc__lmdb *db = (zc__lmdb *)user;
+    zc__lmdb_rd r;
+    uint64_t meta[ZC__LMDB_META];
+    unsigned char key[8];
+    MDB_val value;
+    int rc = zc__lmdb_begin_meta(db, &r, meta);
+    if (rc != ZC_OK) return rc;
+    for (size_t i = 0; i < n && rc >= 0; i++) {
+        positions[i] = meta[ZC__LMDB_ROOT];
+        if (paths[i].len == 0) continue;
+        zc__put_le(key, XXH3_64bits_withSeed(paths[i].ptr, paths[i].len, db->identity), 8);
+        unsigned young = (unsigned)meta[ZC__LMDB_YOUNG];
+        MDB_val k = zc__lmdb_val(key, 8);
+        rc = zc__lmdb_get(r.txn, db->dbi[ZC__LMDB_TAGS0 + young], k, &value, 8);
+        if (rc == ZC_MISS)
+            rc = zc__lmdb_get(r.txn, db->dbi[ZC__LMDB_TAGS0 + (young ^ 1)], k, &value, 8);
+        positions[i] = rc == ZC_OK ? zc__get64(zc__lmdb_at(&value, 0)) : meta[ZC__LMDB_FLOOR];
+    }
+    zc__lmdb_end(&r);
+    return rc < 0 ? rc : ZC_OK;
+}
+
+/* Something to bring to the file, or to delete. */
+static bool zc__lmdb_untidy(zc__lmdb *db) {
+    zc__lmdb_rd r;
+    MDB_val key, value;
+    bool any = false;
+    zc__spin_lock(&db->notes);
+    for (size_t i = 0; i < ZC__LMDB_NOTES && !any; i++) any = db->note[i].h[0] || db->note[i].h[1];
+    zc__spin_unlock(&db->notes);
+    if (any || zc__lmdb_begin(db, &r) != ZC_OK) return any;
+    any = zc__lmdb_first(r.txn, db->dbi[ZC__LMDB_ENDS], &key, &value) == ZC_OK &&
+          key.mv_size >= 8 && zc__lmdb_over(zc__get_be64(zc__lmdb_at(&key, 0)), zc__lmdb_ms(db));
+    zc__lmdb_end(&r);
+    return any;
+}
+
+/* Writes the name of a file in the directory. */
+static char *zc__lmdb_file(const zc__lmdb *db, const char *name, char *out, size_t cap) {
+    zc__text t = {out, cap, 0};
+    zc__text_bytes(&t, db->path, db->path_len);
+    zc__text_str(&t, name);
+    zc__text_end(&t);
+    return out;
+}
+
+/* Processes of one machine need not tell each other anything; it is time to keep house. */
+static int zc__lmdb_bus_beat(void *user, zc_bytes text) {
+    zc__lmdb *db = (zc__lmdb *)user;
+    char name[ZC__LMDB_PATH];
+    struct stat st;
+    int dead;
+    (void)text;
+    if (!zc__lmdb_usable(db)) return ZC_E_STORE;
+    zc__lmdb_file(db, "/data.mdb", name, sizeof name);
+    if (stat(name, &st) != 0 || st.st_dev != db->dev || st.st_ino != db->ino) {
+        zc__store_rlx(&db->lost, 1u);
+        zc__lmdb_say(db, "the file was removed or replaced while it was open", NULL);
+        return ZC_E_STORE;
+    }
+    (void)mdb_reader_check(db->env, &dead);
+    return zc__lmdb_untidy(db) ? zc__lmdb_write(db, zc__lmdb_tidy_all, NULL) : ZC_OK;
+}
+
+/* The read that waits, and the next. */
+static void zc__lmdb_bus_wake(void *user) {
+    zc__lmdb *db = (zc__lmdb *)user;
+    zc__monitor_lock(&db->wake);
+    db->wakes = 2;
+    zc__monitor_wake(&db->wake);
+    zc__monitor_unlock(&db->wake);
+}
+
+/* ---- open, fork, close ---- */
+
+#define ZC__LMDB_CLAIM 48 /* bytes of path/zoocache: "zoocache ", the boot's id, how written */
+
+/* The id of this boot of the system, 36 bytes. False: it does not tell. */
+static bool zc__lmdb_boot(char id[36]) {
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    bool good = read(fd, id, 36) == 36;
+    close(fd);
+    return good;
+}
+
+static uint64_t zc__lmdb_identity(const zc__lmdb *db) {
+    uint64_t id = 0, mix = zc__mono(&db->clock) ^ zc__wall(&db->clock) << 20 ^ (uint64_t)db->pid;
+    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        if (read(fd, &id, sizeof id) != (ssize_t)sizeof id) id = 0;
+        close(fd);
+    }
+    while (id == 0) id = zc__random(&mix);
+    return id;
+}
+
+#if defined(__linux__) && !defined(F_OFD_SETLK) /* hidden without _GNU_SOURCE */
+#  define ZC__LMDB_GETLK 36
+#  define ZC__LMDB_SETLK 37
+#elif defined(F_OFD_SETLK)
+#  define ZC__LMDB_GETLK F_OFD_GETLK
+#  define ZC__LMDB_SETLK F_OFD_SETLK
+#endif
+
+/* Every process that has the directory open holds a lock on one byte of path/zoocache, at its pid:
+ * a lock of the open file, so a second open in the same process meets it, and kill -9 releases it.
+ * *alone: nobody else holds any. ZC_E_INVAL: this process has the directory open. */
+static int zc__lmdb_take_byte(zc__lmdb *db, bool *alone) {
+    *alone = false;
+#ifdef ZC__LMDB_SETLK
+    struct flock all, mine;
+    memset(&all, 0, sizeof all);
+    all.l_type = F_WRLCK;
+    all.l_whence = SEEK_SET;
+    mine = all;
+    mine.l_start = ZC__LMDB_CLAIM + (off_t)db->pid;
+    mine.l_len = 1;
+    if (fcntl(db->claim, ZC__LMDB_GETLK, &all) == 0) *alone = all.l_type == F_UNLCK;
+    if (fcntl(db->claim, ZC__LMDB_SETLK, &mine) == 0) return ZC_OK;
+    if (errno != EAGAIN && errno != EACCES) return ZC_OK; /* a file system without such locks */
+    zc__lmdb_say(db, "is open in this process already (or in another pid namespace)", NULL);
+    return ZC_E_INVAL;
+#else
+    return ZC_OK;
+#endif
+}
+
+static bool zc__lmdb_sync_dir(const zc__lmdb *db) {
+    int fd = open(db->path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    bool good = fsync(fd) == 0;
+    close(fd);
+    return good;
+}
+
+/* Sees to it that data.mdb can be believed: deletes what another boot has written without `sync`,
+ * and says in path/zoocache, on disk, how it is written from now on. */
+static int zc__lmdb_settle(zc__lmdb *db) {
+    char now[ZC__LMDB_CLAIM], was[ZC__LMDB_CLAIM], name[ZC__LMDB_PATH];
+    memset(now, ' ', sizeof now);
+    memcpy(now, "zoocache", 8);
+    if (!zc__lmdb_boot(now + 9)) db->sync = true;
+    now[46] = db->sync ? 's' : 'n';
+    now[47] = '\n';
+    ssize_t got = pread(db->claim, was, sizeof was, 0);
+    bool known = got == (ssize_t)sizeof was && memcmp(was, now, 9) == 0;
+    bool same_boot = known && memcmp(was + 9, now + 9, 36) == 0;
+    zc__lmdb_file(db, "/data.mdb", name, sizeof name);
+    if (!known && access(name, F_OK) == 0) {
+        zc__lmdb_say(db, "data.mdb is there, but not of this library", NULL);
+        return ZC_E_CORRUPT;
+    }
+    if (known && was[46] != 's' && (!same_boot || now[9] == ' ')) {
+        if (unlink(name) != 0 && errno != ENOENT) return ZC_E_STORE;
+        zc__lmdb_file(db, "/lock.mdb", name, sizeof name);
+        if (unlink(name) != 0 && errno != ENOENT) return ZC_E_STORE;
+    } else if (known && was[46] != 's') {
+        now[46] = 'n'; /* some of it is not on disk */
+    }
+    if (known && memcmp(was, now, sizeof now) == 0) return ZC_OK;
+    if (pwrite(db->claim, now, sizeof now, 0) != (ssize_t)sizeof now || fsync(db->claim) != 0 ||
+        !zc__lmdb_sync_dir(db))
+        return errno == ENOSPC || errno == EDQUOT ? ZC_E_FULL : ZC_E_STORE;
+    return ZC_OK;
+}
+
+/* Opens the databases, and makes the row "zoocache" of a new file. */
+static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn) {
+    static const char *const names[ZC__LMDB_DBS] = {"zc.records", "zc.uses",  "zc.lru",
+                                                    "zc.ends",    "zc.log",   "zc.tags0",
+                                                    "zc.tags1",   "zc.locks"};
+    uint64_t meta[ZC__LMDB_META] = {ZC__LMDB_FORMAT_1};
+    unsigned char row[ZC__LMDB_META * 8];
+    MDB_val key = zc__lmdb_val("zoocache", 8), value = zc__lmdb_val(row, sizeof row);
+    MDB_dbi unnamed;
+    MDB_stat s;
+    int rc = mdb_dbi_open(txn, NULL, 0, &unnamed);
+    if (rc == MDB_SUCCESS) rc = mdb_stat(txn, unnamed, &s);
+    if (rc != MDB_SUCCESS) return zc__lmdb_result(rc);
+    rc = zc__lmdb_load(txn, meta);
+    if (rc == ZC_MISS && s.ms_entries > 0) rc = ZC_E_CORRUPT;
+    if (rc < 0) return rc;
+    if (rc == ZC_MISS) meta[ZC__LMDB_IDENTITY] = zc__lmdb_identity(db);
+    db->identity = meta[ZC__LMDB_IDENTITY];
+    for (size_t i = 0; i < ZC__LMDB_META; i++) zc__put_le(row + i * 8, meta[i], 8);
+    rc = zc__lmdb_result(mdb_put(txn, unnamed, &key, &value, 0));
+    for (size_t i = 0; i < ZC__LMDB_DBS && rc == ZC_OK; i++)
+        rc = zc__lmdb_result(mdb_dbi_open(txn, names[i], MDB_CREATE, &db->dbi[i]));
+    return rc;
+}
+
+/* A file that is shorter than LMDB thinks, because it was cut or copied while it was written, would
+ * end the process with SIGBUS. With zeros at its end it is a corrupt one, which LMDB tells. */
+static int zc__lmdb_lengthen(zc__lmdb *db, bool alone) {
+    MDB_envinfo info;
+    MDB_stat s;
+    mdb_filehandle_t fd;
+    struct stat st;
+    (void)mdb_env_info(db->env, &info);
+    (void)mdb_env_stat(db->env, &s);
+    if (mdb_env_get_fd(db->env, &fd) != MDB_SUCCESS || fstat(fd, &st) != 0) return ZC_E_STORE;
+    off_t whole = (off_t)(info.me_last_pgno + 1) * (off_t)s.ms_psize;
+    db->dev = st.st_dev;
+    db->ino = st.st_ino;
+    return alone && st.st_size < whole && ftruncate(fd, whole) != 0 ? ZC_E_STORE : ZC_OK;
+}
+
+static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
+    char name[ZC__LMDB_PATH];
+    struct stat st;
+    unsigned flags = MDB_NOTLS | (db->sync ? 0u : (unsigned)MDB_NOSYNC);
+    MDB_envinfo info;
+    MDB_stat s;
+    MDB_txn *txn;
+    int rc = mdb_env_create(&db->env), dead;
+    if (rc != MDB_SUCCESS) return zc__lmdb_result(rc);
+    zc__lmdb_file(db, "/data.mdb", name, sizeof name);
+    bool fresh = stat(name, &st) != 0 || st.st_size == 0;
+    /* An existing file tells its own size; the alone may change it. */
+    if (fresh || (alone && (uint64_t)st.st_size < db->map_size))
+        (void)mdb_env_set_mapsize(db->env, db->map_size);
+    (void)mdb_env_set_maxdbs(db->env, ZC__LMDB_DBS);
+    (void)mdb_env_set_maxreaders(db->env, ZC__LMDB_READERS);
+    rc = mdb_env_open(db->env, db->path, flags, 0600);
+    if (rc != MDB_SUCCESS) {
+        zc__lmdb_say(db, "cannot be opened", mdb_strerror(rc));
+        return zc__lmdb_result(rc);
+    }
+    (void)mdb_reader_check(db->env, &dead);
+    rc = zc__lmdb_lengthen(db, alone);
+    if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_begin(db->env, NULL, 0, &txn));
+    if (rc != ZC_OK) return rc;
+    rc = zc__lmdb_setup(db, txn);
+    if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_commit(txn));
+    else mdb_txn_abort(txn);
+    if (rc == ZC_E_CORRUPT)
+        zc__lmdb_say(db, "data.mdb is damaged, of another version or not of this library", NULL);
+    (void)mdb_env_info(db->env, &info);
+    (void)mdb_env_stat(db->env, &s);
+    size_t pages = info.me_mapsize / s.ms_psize;
+    db->limit = pages - (pages / 8 > ZC__LMDB_SPARE ? pages / 8 : ZC__LMDB_SPARE);
+    db->most = info.me_mapsize / 8;
+    db->log_pages = pages / 16;
+    db->tags = info.me_mapsize / 4096;
+    return rc;
+}
+
+static void zc__lmdb_close_env(zc__lmdb *db) {
+    for (size_t i = 0; i < ZC__LMDB_SLOTS; i++) {
+        if (db->slot[i].txn) mdb_txn_abort(db->slot[i].txn);
+        db->slot[i].txn = NULL;
+    }
+    if (db->env) mdb_env_close(db->env);
+    db->env = NULL;
+    if (db->claim >= 0) close(db->claim);
+    db->claim = -1;
+}
+
+/* Opens everything, one process at a time. Nothing is left open on failure. */
+static int zc__lmdb_start(zc__lmdb *db) {
+    char name[ZC__LMDB_PATH];
+    bool alone;
+    int locked, rc = ZC_E_STORE;
+    db->pid = getpid();
+    if (mkdir(db->path, 0700) != 0 && errno != EEXIST) {
+        zc__lmdb_say(db, "the directory cannot be made", NULL);
+        return errno == ENOSPC ? ZC_E_FULL : ZC_E_STORE;
+    }
+    zc__lmdb_file(db, "/zoocache", name, sizeof name);
+    db->claim = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (db->claim < 0) {
+        zc__lmdb_say(db, "path/zoocache cannot be opened", NULL);
+        return ZC_E_STORE;
+    }
+    do locked = flock(db->claim, LOCK_EX);
+    while (locked != 0 && errno == EINTR);
+    if (locked == 0) rc = zc__lmdb_take_byte(db, &alone);
+    if (rc == ZC_OK) rc = zc__lmdb_settle(db);
+    if (rc == ZC_OK) rc = zc__lmdb_open_env(db, alone);
+    if (rc == ZC_OK) (void)flock(db->claim, LOCK_UN);
+    else zc__lmdb_close_env(db);
+    return rc;
+}
+
+/* The first of the two hooks that comes here opens the environment again; the parent's is left
+ * open, unused: its slots of readers and its locks are the parent's. */
+static void zc__lmdb_forked(void *user) {
+    zc__lmdb *db = (zc__lmdb *)user;
+    if (db->pid == getpid()) return;
+    memset(db->slot, 0, sizeof db->slot);
+    memset(&db->notes, 0, sizeof db->notes);
+    memset(db->note, 0, sizeof db->note);
+    db->wakes = 0;
+    db->seen = db->tail = 0;
+    db->env = NULL;
+    if (db->claim >= 0) close(db->claim);
+    if (!zc__monitor_init(&db->wake)) return;
+    (void)zc__lmdb_start(db);
+}
+
+static void zc__lmdb_close(void *user) {
+    zc__lmdb *db = (zc__lmdb *)user;
+    if (zc__sub_acqrel(&db->refs, 1u) != 1) return;
+    if (db->pid == getpid()) {
+        if (zc__lmdb_usable(db) && zc__lmdb_untidy(db))
+            (void)zc__lmdb_write(db, zc__lmdb_tidy_all, NULL);
+        zc__lmdb_close_env(db);
+    }
+    zc__monitor_destroy(&db->wake);
+    zc__mem mem = db->mem;
+    zc__free(&mem, db, sizeof *db);
+}
+
+static void zc__lmdb_hooks(zc__lmdb *db, zc_store *store, zc_bus *bus) {
+    store->version = bus->version = 1;
+    store->user = bus->user = db;
+    store->forked = bus->forked = zc__lmdb_forked;
+    store->close = bus->close = zc__lmdb_close;
+    store->get = zc__lmdb_store_get;
+    store->put = zc__lmdb_store_put;
+    store->del = zc__lmdb_store_del;
+    store->touch = zc__lmdb_store_touch;
+    store->clear = zc__lmdb_store_clear;
+    store->get_many = zc__lmdb_store_get_many;
+    store->lock = zc__lmdb_store_lock;
+    store->unlock = zc__lmdb_store_unlock;
+    bus->attach = zc__lmdb_bus_attach;
+    bus->read = zc__lmdb_bus_read;
+    bus->append = zc__lmdb_bus_append;
+    bus->versions = zc__lmdb_bus_versions;
+    bus->peek = zc__lmdb_bus_peek;
+    bus->beat = zc__lmdb_bus_beat;
+    bus->wake = zc__lmdb_bus_wake;
+}
+
+ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus *bus) {
+    zc__mem mem;
+    if (store) memset(store, 0, sizeof *store);
+    if (bus) memset(bus, 0, sizeof *bus);
+    if (!desc || !desc->path || !desc->path[0] || !store || !bus) return ZC_E_INVAL;
+    size_t len = strlen(desc->path);
+    if (len + 16 > ZC__LMDB_PATH) return ZC_E_INVAL;
+    if (desc->map_size && desc->map_size < ZC__LMDB_MAP_MIN) return ZC_E_INVAL;
+    memset(&mem, 0, sizeof mem);
+    mem.hook = desc->allocator;
+    zc__lmdb *db = (zc__lmdb *)zc__alloc_zero(&mem, sizeof *db);
+    if (!db) return ZC_E_NOMEM;
+    db->mem = mem;
+    db->clock = desc->clock;
+    db->log = desc->log;
+    db->sync = desc->sync;
+    db->map_size = desc->map_size ? desc->map_size : ZC__LMDB_MAP;
+    db->map_size -= db->map_size % 65536; /* whole pages */
+    db->path_len = len;
+    memcpy(db->path, desc->path, len + 1);
+    db->refs = 2;
+    int rc = zc__monitor_init(&db->wake) ? ZC_OK : ZC_E_THREAD;
+    if (rc == ZC_OK && (rc = zc__lmdb_start(db)) != ZC_OK) zc__monitor_destroy(&db->wake);
+    if (rc == ZC_OK) zc__lmdb_hooks(db, store, bus);
+    else zc__free(&mem, db, sizeof *db);
+    return rc;
+}
 #endif /* ZOOCACHE_WITH_LMDB */
 
 #ifdef ZOOCACHE_WITH_REDIS

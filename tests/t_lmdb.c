@@ -1,0 +1,972 @@
+/* The LMDB part, through its hooks: records, room, log, versions, locks, restarts, processes. */
+#define _POSIX_C_SOURCE 200809L
+#define ZOOCACHE_WITH_LMDB
+#define ZOOCACHE_IMPLEMENTATION
+#include "zoocache.h"
+#include "zc_test.h"
+#include "lmdb_dir.h"
+
+#include <signal.h>
+
+#define MS 1700000000000u
+#define MIB ((size_t)1 << 20)
+
+typedef struct fixture {
+    lmdb_dir dir;
+    zct_mem mem;
+    zct_time time;
+    zc_lmdb_desc d;
+    zc_store s;
+    zc_bus b;
+    char said[256]; /* the last message */
+} fixture;
+
+static void note(void *user, zc_log_level level, const char *message) {
+    (void)level;
+    snprintf(((fixture *)user)->said, 256, "%s", message);
+}
+
+static int again(fixture *f) {
+    f->said[0] = '\0';
+    f->d.path = f->dir.path;
+    f->d.allocator = zct_allocator(&f->mem);
+    f->d.clock = zct_clock(&f->time);
+    f->d.log.version = 1;
+    f->d.log.write = note;
+    f->d.log.user = f;
+    return zc_lmdb_open(&f->d, &f->s, &f->b);
+}
+static bool start(fixture *f, size_t map_size) {
+    memset(f, 0, sizeof *f);
+    f->time.mono = 1000 * ZC_SECOND;
+    f->time.wall = MS * ZC_MILLISECOND;
+    f->d.map_size = map_size;
+    return CHECK(ld_make(&f->dir)) && CHECK_EQ(again(f), ZC_OK);
+}
+static void shut(fixture *f) {
+    f->s.close(f->s.user);
+    f->b.close(f->b.user);
+    CHECK_EQ(f->mem.blocks, 0);
+}
+static void stop(fixture *f) {
+    shut(f);
+    ld_remove(&f->dir);
+}
+
+static int put(fixture *f, const char *key, const char *value, uint64_t end) {
+    return f->s.put(f->s.user, zc_str(key), zc_str(value), end);
+}
+static int get(fixture *f, const char *key, const char *want) {
+    return ld_expect(&f->s, zc_str(key), zc_str(want));
+}
+static int put_n(fixture *f, unsigned i, size_t len) {
+    char key[16];
+    char *value = (char *)malloc(len + 1);
+    snprintf(key, sizeof key, "k%u", i);
+    memset(value, (int)('a' + i % 26), len);
+    int rc = f->s.put(f->s.user, zc_str(key), zc_slice(value, len), 0);
+    free(value);
+    return rc;
+}
+static int has_n(fixture *f, unsigned i, size_t len) {
+    char key[16];
+    got g;
+    snprintf(key, sizeof key, "k%u", i);
+    int rc = ld_get(&f->s, zc_str(key), &g);
+    if (rc == ZC_OK && (g.len != len || (len && g.data[len - 1] != (char)('a' + i % 26))))
+        rc = ZC_E_USER;
+    free(g.data);
+    return rc;
+}
+static uint64_t tail(fixture *f) {
+    uint64_t id, at = 0;
+    CHECK_EQ(f->b.attach(f->b.user, &id, &at), ZC_OK);
+    return at;
+}
+static uint64_t identity(fixture *f) {
+    uint64_t id = 0, at;
+    CHECK_EQ(f->b.attach(f->b.user, &id, &at), ZC_OK);
+    return id;
+}
+static zc__lmdb *db(fixture *f) { return (zc__lmdb *)f->s.user; }
+
+static size_t entries(fixture *f, unsigned which) {
+    zc__lmdb_rd r;
+    MDB_stat s;
+    memset(&s, 0, sizeof s);
+    if (CHECK_EQ(zc__lmdb_begin(db(f), &r), ZC_OK)) {
+        CHECK_EQ(mdb_stat(r.txn, db(f)->dbi[which], &s), 0);
+        zc__lmdb_end(&r);
+    }
+    return s.ms_entries;
+}
+
+/* L1 and L2. */
+static void check_whole(fixture *f) {
+    zc__lmdb_rd r;
+    uint64_t meta[ZC__LMDB_META], ended = 0, before = 0;
+    MDB_cursor *c;
+    MDB_val key, row, other;
+    if (!CHECK_EQ(zc__lmdb_begin_meta(db(f), &r, meta), ZC_OK)) return;
+    CHECK_EQ(mdb_cursor_open(r.txn, db(f)->dbi[ZC__LMDB_RECORDS], &c), 0);
+    while (mdb_cursor_get(c, &key, &row, MDB_NEXT) == 0) {
+        unsigned char at[24];
+        if (!CHECK_EQ(mdb_get(r.txn, db(f)->dbi[ZC__LMDB_USES], &key, &other), 0)) continue;
+        const unsigned char *uses = (const unsigned char *)other.mv_data;
+        uint64_t end = zc__get64(uses + 8);
+        zc__put_be64(at, zc__get64(uses));
+        MDB_val lru = zc__lmdb_val(at, 8);
+        CHECK_EQ(mdb_get(r.txn, db(f)->dbi[ZC__LMDB_LRU], &lru, &other), 0);
+        CHECK(other.mv_size == 16 && memcmp(other.mv_data, key.mv_data, 16) == 0);
+        ended += end != 0;
+        zc__put_be64(at, end);
+        memcpy(at + 8, key.mv_data, 16);
+        MDB_val ends = zc__lmdb_val(at, 24);
+        CHECK_EQ(mdb_get(r.txn, db(f)->dbi[ZC__LMDB_ENDS], &ends, &other),
+                 end ? 0 : MDB_NOTFOUND);
+    }
+    mdb_cursor_close(c);
+    CHECK_EQ(mdb_cursor_open(r.txn, db(f)->dbi[ZC__LMDB_ENTRIES], &c), 0);
+    while (mdb_cursor_get(c, &key, &row, MDB_NEXT) == 0) {
+        uint64_t at = zc__get_be64((const unsigned char *)key.mv_data);
+        CHECK(!before || at == before + 1);
+        before = at;
+    }
+    mdb_cursor_close(c);
+    zc__lmdb_end(&r);
+    CHECK_EQ(before, meta[ZC__LMDB_TAIL]);
+    CHECK_EQ(entries(f, ZC__LMDB_RECORDS), entries(f, ZC__LMDB_USES));
+    CHECK_EQ(entries(f, ZC__LMDB_RECORDS), entries(f, ZC__LMDB_LRU));
+    CHECK_EQ(entries(f, ZC__LMDB_ENDS), ended);
+}
+
+/* ---- records ---- */
+
+TEST(put_get_del_clear) {
+    fixture f;
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(get(&f, "a", ""), ZC_MISS);
+    CHECK_EQ(put(&f, "a", "one", 0), ZC_OK);
+    CHECK_EQ(get(&f, "a", "one"), ZC_OK);
+    CHECK_EQ(put(&f, "a", "", 0), ZC_OK);
+    CHECK_EQ(get(&f, "a", ""), ZC_OK);
+    CHECK_EQ(put(&f, "a", "three", 0), ZC_OK);
+    CHECK_EQ(put(&f, "b", "x", MS + 5), ZC_OK);
+    check_whole(&f);
+    CHECK_EQ(entries(&f, ZC__LMDB_RECORDS), 2);
+    CHECK_EQ(f.s.del(f.s.user, zc_str("a")), ZC_OK);
+    CHECK_EQ(f.s.del(f.s.user, zc_str("a")), ZC_MISS);
+    CHECK_EQ(get(&f, "a", ""), ZC_MISS);
+    CHECK_EQ(get(&f, "b", "x"), ZC_OK);
+    check_whole(&f);
+    CHECK_EQ(f.s.clear(f.s.user), ZC_OK);
+    CHECK_EQ(get(&f, "b", ""), ZC_MISS);
+    check_whole(&f);
+    stop(&f);
+}
+
+TEST(keys_of_any_length) {
+    static const size_t lens[] = {0, 1, 8, 510, 511, 512, 2000, ZC_KEY_MAX};
+    static unsigned char key[ZC_KEY_MAX];
+    fixture f;
+    REQUIRE(start(&f, 0));
+    for (size_t i = 0; i < sizeof key; i++) key[i] = (unsigned char)(i * 7);
+    for (size_t i = 0; i < 8; i++) {
+        char value[8];
+        snprintf(value, sizeof value, "%zu", lens[i]);
+        CHECK_EQ(f.s.put(f.s.user, zc_slice(key, lens[i]), zc_str(value), 0), ZC_OK);
+    }
+    for (size_t i = 0; i < 8; i++) {
+        char value[8];
+        snprintf(value, sizeof value, "%zu", lens[i]);
+        CHECK_EQ(ld_expect(&f.s, zc_slice(key, lens[i]), zc_str(value)), ZC_OK);
+    }
+    CHECK_EQ(f.s.put(f.s.user, zc_slice(key, (size_t)ZC_KEY_MAX + 1), zc_str(""), 0), ZC_E_KEY);
+    check_whole(&f);
+    stop(&f);
+}
+
+/* Two keys of one hash cannot be found; so the row is given another key's text. */
+TEST(another_key_of_the_same_hash_is_a_miss) {
+    fixture f;
+    REQUIRE(start(&f, 0));
+    zc__lmdb_row row;
+    row.h = zc__lmdb_hash(db(&f), zc_str("wanted"));
+    row.key = zc_str("other!");
+    row.record = zc_str("value");
+    row.end = 0;
+    CHECK_EQ(zc__lmdb_write(db(&f), zc__lmdb_put_step, &row), ZC_OK);
+    CHECK_EQ(get(&f, "wanted", ""), ZC_MISS);
+    CHECK_EQ(put(&f, "wanted", "mine", 0), ZC_OK);
+    CHECK_EQ(get(&f, "wanted", "mine"), ZC_OK);
+    stop(&f);
+}
+
+TEST(get_many_in_one_step) {
+    fixture f;
+    static zc__mem mem;
+    zc_sink sinks[3];
+    zc_sink *at[3];
+    int results[3];
+    zc_bytes keys[3] = {zc_str("a"), zc_str("none"), zc_str("b")};
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(put(&f, "a", "1", 0), ZC_OK);
+    CHECK_EQ(put(&f, "b", "22", 0), ZC_OK);
+    memset(sinks, 0, sizeof sinks);
+    for (size_t i = 0; i < 3; i++) {
+        at[i] = &sinks[i];
+        sinks[i].mem = &mem;
+        sinks[i].most = 100;
+    }
+    sinks[2].most = 1; /* refuses */
+    CHECK_EQ(f.s.get_many(f.s.user, keys, 3, at, results), ZC_OK);
+    CHECK_EQ(results[0], ZC_OK);
+    CHECK(sinks[0].buf.size == 1 && sinks[0].buf.ptr[0] == '1');
+    CHECK_EQ(results[1], ZC_MISS);
+    CHECK_EQ(results[2], ZC_E_CORRUPT);
+    for (size_t i = 0; i < 3; i++) free(sinks[i].buf.ptr);
+    stop(&f);
+}
+
+TEST(records_end) {
+    fixture f;
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(put(&f, "a", "x", MS + 100), ZC_OK);
+    CHECK_EQ(put(&f, "b", "y", 0), ZC_OK);
+    zct_step(&f.time, 99 * ZC_MILLISECOND);
+    CHECK_EQ(get(&f, "a", "x"), ZC_OK);
+    zct_step(&f.time, ZC_MILLISECOND);
+    CHECK_EQ(get(&f, "a", "x"), ZC_MISS);
+    CHECK_EQ(entries(&f, ZC__LMDB_RECORDS), 2);
+    CHECK_EQ(put(&f, "c", "z", 0), ZC_OK); /* a write takes some of the dead along */
+    CHECK_EQ(entries(&f, ZC__LMDB_RECORDS), 2);
+    CHECK_EQ(put(&f, "d", "z", MS + 200), ZC_OK);
+    zct_step(&f.time, ZC_SECOND);
+    CHECK_EQ(f.b.beat(f.b.user, zc_str("")), ZC_OK); /* and so does the beat */
+    CHECK_EQ(entries(&f, ZC__LMDB_RECORDS), 2);
+    CHECK_EQ(get(&f, "b", "y"), ZC_OK);
+    check_whole(&f);
+    stop(&f);
+}
+
+TEST(touch_moves_the_end_and_is_flushed_in_batches) {
+    fixture f;
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(put(&f, "a", "x", MS + 100), ZC_OK);
+    CHECK_EQ(put(&f, "b", "y", MS + 100), ZC_OK);
+    uint64_t before = db(&f)->seen;
+    uint64_t now;
+    CHECK_EQ(f.b.peek(f.b.user, &now), ZC_OK);
+    before = db(&f)->seen;
+    CHECK_EQ(f.s.touch(f.s.user, zc_str("a"), MS + 300), ZC_OK);
+    CHECK_EQ(f.s.touch(f.s.user, zc_str("a"), MS + 200), ZC_OK); /* not to earlier */
+    CHECK_EQ(f.s.touch(f.s.user, zc_str("none"), MS + 300), ZC_OK);
+    CHECK_EQ(f.b.peek(f.b.user, &now), ZC_OK);
+    CHECK_EQ(db(&f)->seen, before); /* nothing was written */
+    zct_step(&f.time, 150 * ZC_MILLISECOND);
+    CHECK_EQ(get(&f, "a", "x"), ZC_OK); /* known from memory */
+    CHECK_EQ(get(&f, "b", "y"), ZC_MISS);
+    CHECK_EQ(put(&f, "c", "z", 0), ZC_OK); /* brings it along, and deletes b */
+    check_whole(&f);
+    CHECK_EQ(entries(&f, ZC__LMDB_RECORDS), 2);
+    shut(&f);
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    CHECK_EQ(get(&f, "a", "x"), ZC_OK); /* known from the file */
+    CHECK_EQ(f.s.touch(f.s.user, zc_str("a"), 0), ZC_OK); /* never */
+    zct_step(&f.time, ZC_SECOND);
+    CHECK_EQ(get(&f, "a", "x"), ZC_OK);
+    shut(&f); /* flushes */
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    CHECK_EQ(get(&f, "a", "x"), ZC_OK);
+    check_whole(&f);
+    stop(&f);
+}
+
+TEST(many_touches_overflow_into_the_file) {
+    enum { N = 2000 };
+    fixture f;
+    char key[16];
+    REQUIRE(start(&f, 0));
+    for (unsigned i = 0; i < N; i++) {
+        snprintf(key, sizeof key, "k%u", i);
+        CHECK_EQ(put(&f, key, "v", MS + 100), ZC_OK);
+    }
+    for (unsigned i = 0; i < N; i++) {
+        snprintf(key, sizeof key, "k%u", i);
+        CHECK_EQ(f.s.touch(f.s.user, zc_str(key), MS + 1000), ZC_OK);
+    }
+    zct_step(&f.time, 500 * ZC_MILLISECOND);
+    for (unsigned i = 0; i < N; i++) {
+        snprintf(key, sizeof key, "k%u", i);
+        CHECK_EQ(get(&f, key, "v"), ZC_OK);
+    }
+    check_whole(&f);
+    stop(&f);
+}
+
+TEST(a_replaced_record_does_not_inherit_a_touch) {
+    fixture f;
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(put(&f, "a", "x", MS + 100), ZC_OK);
+    CHECK_EQ(f.s.touch(f.s.user, zc_str("a"), MS + 9000), ZC_OK);
+    CHECK_EQ(put(&f, "a", "y", MS + 200), ZC_OK);
+    zct_step(&f.time, 300 * ZC_MILLISECOND);
+    CHECK_EQ(get(&f, "a", "y"), ZC_MISS);
+    stop(&f);
+}
+
+/* ---- room ---- */
+
+TEST(a_full_map_evicts_the_longest_unused) {
+    enum { N = 9000, LEN = 1000, HOT = 10 };
+    fixture f;
+    unsigned left = 0, newest = 0;
+    REQUIRE(start(&f, 8 * MIB));
+    for (unsigned i = 0; i < N; i++) {
+        if (!CHECK_EQ(put_n(&f, i, LEN), ZC_OK)) break;
+        for (unsigned k = 0; k < HOT; k++) (void)has_n(&f, k, LEN);
+    }
+    for (unsigned k = 0; k < HOT; k++) CHECK_EQ(has_n(&f, k, LEN), ZC_OK);
+    for (unsigned i = 0; i < N; i++) left += has_n(&f, i, LEN) == ZC_OK;
+    for (unsigned i = N - left / 2; i < N; i++) newest += has_n(&f, i, LEN) == ZC_OK;
+    CHECK(left > 2000 && left < 6000);
+    CHECK_EQ(newest, left / 2);
+    check_whole(&f);
+    stop(&f);
+}
+
+TEST(a_full_map_evicts_what_has_ended_first) {
+    enum { N = 2500, LEN = 1000 };
+    fixture f;
+    char value[LEN + 1], key[16];
+    REQUIRE(start(&f, 8 * MIB));
+    memset(value, 'x', LEN);
+    value[LEN] = '\0';
+    CHECK_EQ(put_n(&f, 0, LEN), ZC_OK); /* the longest unused */
+    for (unsigned i = 0; i < N; i++) {
+        snprintf(key, sizeof key, "t%u", i);
+        CHECK_EQ(put(&f, key, value, MS + 10), ZC_OK);
+    }
+    zct_step(&f.time, ZC_SECOND);
+    for (unsigned i = 1; i < N; i++) CHECK_EQ(put_n(&f, i, LEN), ZC_OK);
+    CHECK_EQ(has_n(&f, 0, LEN), ZC_OK);
+    check_whole(&f);
+    stop(&f);
+}
+
+TEST(large_records_come_and_go) {
+    fixture f;
+    REQUIRE(start(&f, 16 * MIB));
+    for (unsigned i = 0; i < 300; i++) {
+        size_t len = 1 + (size_t)zct_below(2 * MIB - 1000);
+        if (!CHECK_EQ(put_n(&f, i, len), ZC_OK)) break;
+        CHECK_EQ(has_n(&f, i, len), ZC_OK);
+    }
+    check_whole(&f);
+    CHECK_EQ(put_n(&f, 1000, 2 * MIB + 1), ZC_E_FULL); /* more than an eighth: nothing changes for it */
+    CHECK_EQ(put(&f, "a", "x", 0), ZC_OK);
+    CHECK_EQ(f.s.clear(f.s.user), ZC_OK);
+    check_whole(&f);
+    stop(&f);
+}
+
+/* A reader that stands still keeps every page that it sees; the map fills up whatever is deleted. */
+TEST(a_map_that_a_reader_keeps_full_says_so_and_loses_nothing) {
+    fixture f;
+    zc__lmdb_rd r;
+    unsigned i = 0;
+    uint64_t at;
+    int rc = ZC_OK;
+    REQUIRE(start(&f, 8 * MIB));
+    CHECK_EQ(ld_append(&f.b, "t", &at), ZC_OK);
+    CHECK_EQ(put(&f, "first", "x", 0), ZC_OK);
+    REQUIRE(CHECK_EQ(zc__lmdb_begin(db(&f), &r), ZC_OK));
+    while (i < 100000 && (rc = put_n(&f, i, 3000)) == ZC_OK) i++;
+    CHECK_EQ(rc, ZC_E_FULL);
+    CHECK_EQ(ld_version(&f.b, "t"), at);
+    CHECK_EQ(tail(&f), at);
+    check_whole(&f);
+    zc__lmdb_end(&r);
+    CHECK_EQ(put_n(&f, i, 3000), ZC_OK); /* and all is well again */
+    CHECK_EQ(has_n(&f, i, 3000), ZC_OK);
+    CHECK_EQ(ld_append(&f.b, "u", &at), ZC_OK);
+    check_whole(&f);
+    stop(&f);
+}
+
+/* ---- the log ---- */
+
+TEST(append_read_peek_versions) {
+    fixture f;
+    heard h;
+    uint64_t at, p = 9;
+    zc_bytes two[2] = {zc_str("x:y"), zc_str("z")};
+    zc_bus_sink sink = {ld_entry, &h};
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(tail(&f), 0);
+    CHECK_EQ(f.b.peek(f.b.user, &p), ZC_OK);
+    CHECK_EQ(p, 0);
+    CHECK_EQ(ld_read(&f.b, 0, &h), ZC_OK);
+    CHECK_EQ(h.entries, 0);
+    CHECK_EQ(ld_append(&f.b, "a", &at), ZC_OK);
+    CHECK_EQ(at, 1);
+    memset(&h, 0, sizeof h);
+    CHECK_EQ(f.b.append(f.b.user, two, 2, true, 0, &sink), ZC_OK);
+    CHECK_EQ(h.entries, 2); /* the other's and its own */
+    CHECK_EQ(h.tags, 3);
+    CHECK_STR(h.text, "z");
+    CHECK_EQ(f.b.peek(f.b.user, &p), ZC_OK);
+    CHECK_EQ(p, 2);
+    CHECK_EQ(ld_append(&f.b, NULL, &at), ZC_OK);
+    CHECK_EQ(ld_read(&f.b, 0, &h), ZC_OK);
+    CHECK_EQ(h.first, 1);
+    CHECK_EQ(h.last, 3);
+    CHECK_EQ(h.all, 1);
+    CHECK_EQ(h.sum, XXH3_64bits("a", 1) + XXH3_64bits("x:y", 3) + XXH3_64bits("z", 1));
+    CHECK_EQ(ld_read(&f.b, 2, &h), ZC_OK);
+    CHECK_EQ(h.entries, 1);
+    CHECK_EQ(ld_read(&f.b, 3, &h), ZC_OK);
+    CHECK_EQ(h.entries, 0);
+    CHECK_EQ(ld_read(&f.b, 4, &h), ZC_RETRY); /* from a log that has gone */
+    CHECK_EQ(ld_version(&f.b, "a"), 1);
+    CHECK_EQ(ld_version(&f.b, "x:y"), 2);
+    CHECK_EQ(ld_version(&f.b, "x"), 0);
+    CHECK_EQ(ld_version(&f.b, ""), 3);
+    h.answer = ZC_E_NOMEM; /* the sink's answer is passed on */
+    memset(&h, 0, sizeof h);
+    h.answer = ZC_E_NOMEM;
+    CHECK_EQ(f.b.read(f.b.user, 0, 0, &sink), ZC_E_NOMEM);
+    CHECK_EQ(h.entries, 1);
+    CHECK(identity(&f) != 0);
+    check_whole(&f);
+    stop(&f);
+}
+
+TEST(tags_of_every_length) {
+    fixture f;
+    heard h;
+    char tag[ZC_TAG_MAX + 2];
+    zc_bytes many[100], t;
+    zc_bus_sink sink = {ld_entry, &h};
+    uint64_t sum = 0, versions[100];
+    REQUIRE(start(&f, 0));
+    memset(tag, 'q', sizeof tag);
+    memset(&h, 0, sizeof h);
+    for (size_t len = 1; len <= ZC_TAG_MAX; len++) {
+        t = zc_slice(tag, len);
+        sum += XXH3_64bits(tag, len);
+        CHECK_EQ(f.b.append(f.b.user, &t, 1, false, len - 1, &sink), ZC_OK);
+    }
+    CHECK_EQ(h.entries, ZC_TAG_MAX);
+    CHECK_EQ(h.sum, sum);
+    CHECK_EQ(ld_read(&f.b, 0, &h), ZC_OK);
+    CHECK_EQ(h.sum, sum);
+    for (size_t len = 1; len <= ZC_TAG_MAX; len++) {
+        t = zc_slice(tag, len);
+        CHECK_EQ(f.b.versions(f.b.user, &t, 1, versions), ZC_OK);
+        CHECK_EQ(versions[0], len);
+    }
+    t = zc_slice(tag, ZC_TAG_MAX + 1);
+    CHECK_EQ(f.b.append(f.b.user, &t, 1, false, 0, &sink), ZC_E_INVAL);
+    for (size_t i = 0; i < 100; i++) many[i] = zc_slice(tag, i + 1);
+    memset(&h, 0, sizeof h);
+    CHECK_EQ(f.b.append(f.b.user, many, 100, false, ZC_TAG_MAX, &sink), ZC_OK);
+    CHECK_EQ(h.tags, 100);
+    CHECK_EQ(f.b.versions(f.b.user, many, 100, versions), ZC_OK);
+    for (size_t i = 0; i < 100; i++) CHECK_EQ(versions[i], ZC_TAG_MAX + 1);
+    stop(&f);
+}
+
+TEST(a_reader_behind_the_trim_begins_anew) {
+    enum { N = ZC__LMDB_LOG + 500 };
+    fixture f;
+    heard h, all;
+    zc_bytes t = zc_str("t");
+    zc_bus_sink sink = {ld_entry, &all};
+    REQUIRE(start(&f, 0));
+    memset(&all, 0, sizeof all);
+    for (uint64_t i = 0; i < N; i++)
+        CHECK_EQ(f.b.append(f.b.user, &t, 1, false, i, &sink), ZC_OK);
+    CHECK_EQ(all.entries, N);
+    CHECK_EQ(entries(&f, ZC__LMDB_ENTRIES), ZC__LMDB_LOG);
+    CHECK_EQ(ld_read(&f.b, 0, &h), ZC_RETRY);
+    CHECK_EQ(h.entries, 0);
+    CHECK_EQ(ld_read(&f.b, N - ZC__LMDB_LOG - 1, &h), ZC_RETRY);
+    CHECK_EQ(ld_read(&f.b, N - ZC__LMDB_LOG, &h), ZC_MORE);
+    CHECK_EQ(h.entries, ZC__LMDB_GIVE);
+    uint64_t at = h.last;
+    size_t n = h.entries;
+    int rc = ZC_MORE;
+    while (rc == ZC_MORE) {
+        rc = ld_read(&f.b, at, &h);
+        CHECK_EQ(h.first, at + 1);
+        at = h.last;
+        n += h.entries;
+    }
+    CHECK_EQ(rc, ZC_OK);
+    CHECK_EQ(n, ZC__LMDB_LOG);
+    check_whole(&f);
+    stop(&f);
+}
+
+TEST(large_entries_trim_the_log_sooner) {
+    enum { TAGS = 60 };
+    fixture f;
+    heard h;
+    static char text[TAGS][ZC_TAG_MAX];
+    zc_bytes tags[TAGS];
+    zc_bus_sink sink = {ld_entry, &h};
+    REQUIRE(start(&f, 8 * MIB));
+    memset(text, 'l', sizeof text);
+    for (size_t i = 0; i < TAGS; i++) {
+        text[i][0] = (char)('0' + i);
+        tags[i] = zc_slice(text[i], ZC_TAG_MAX);
+    }
+    for (uint64_t i = 0; i < 200; i++) {
+        memset(&h, 0, sizeof h);
+        CHECK_EQ(f.b.append(f.b.user, tags, TAGS, false, i, &sink), ZC_OK);
+        CHECK_EQ(h.entries, 1);
+    }
+    CHECK(entries(&f, ZC__LMDB_ENTRIES) < 10);
+    check_whole(&f);
+    stop(&f);
+}
+
+/* A version may be too high, never too low; and no more paths are kept than two generations. */
+TEST(versions_have_a_floor) {
+    enum { N = 6000 };
+    fixture f;
+    static uint64_t at[N];
+    char tag[16];
+    uint64_t root;
+    size_t exact = 0;
+    REQUIRE(start(&f, 8 * MIB)); /* 2048 paths a generation */
+    CHECK_EQ(db(&f)->tags, 2048);
+    CHECK_EQ(ld_append(&f.b, NULL, &root), ZC_OK);
+    for (unsigned i = 0; i < N; i++) {
+        snprintf(tag, sizeof tag, "t:%u", i);
+        CHECK_EQ(ld_append(&f.b, tag, &at[i]), ZC_OK);
+        if (i % 100 == 0) CHECK_EQ(ld_append(&f.b, "hot", &at[0]), ZC_OK);
+    }
+    CHECK(entries(&f, ZC__LMDB_TAGS0) + entries(&f, ZC__LMDB_TAGS1) <= 2 * 2048);
+    for (unsigned i = 1; i < N; i++) {
+        snprintf(tag, sizeof tag, "t:%u", i);
+        CHECK(ld_version(&f.b, tag) >= at[i]);
+        exact += ld_version(&f.b, tag) == at[i];
+    }
+    CHECK(exact >= 2048);
+    CHECK_EQ(ld_version(&f.b, "hot"), at[0]);
+    CHECK_EQ(ld_version(&f.b, ""), root);
+    CHECK(ld_version(&f.b, "never") > 0 && ld_version(&f.b, "never") < at[N - 2048]);
+    shut(&f);
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    for (unsigned i = 1; i < N; i++) {
+        snprintf(tag, sizeof tag, "t:%u", i);
+        CHECK(ld_version(&f.b, tag) >= at[i]);
+    }
+    stop(&f);
+}
+
+TEST(read_waits_and_wakes) {
+    fixture f;
+    heard h;
+    zc_bus_sink sink = {ld_entry, &h};
+    REQUIRE(start(&f, 0));
+    memset(&h, 0, sizeof h);
+    f.b.wake(f.b.user);
+    CHECK_EQ(f.b.read(f.b.user, 0, ZC_NEVER, &sink), ZC_OK); /* the clock stands still */
+    CHECK_EQ(f.b.read(f.b.user, 0, ZC_NEVER, &sink), ZC_OK);
+    CHECK_EQ(f.b.read(f.b.user, 0, 0, &sink), ZC_OK);
+    pid_t child = fork();
+    if (child == 0) {
+        uint64_t at;
+        f.b.forked(f.b.user);
+        _exit(ld_append(&f.b, "late", &at) == ZC_OK ? 0 : 1);
+    }
+    CHECK_EQ(f.b.read(f.b.user, 0, ZC_NEVER, &sink), ZC_OK);
+    CHECK_EQ(h.entries, 1);
+    CHECK_STR(h.text, "late");
+    int status = 1;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+    stop(&f);
+}
+
+/* ---- locks of the fleet ---- */
+
+TEST(locks_are_held_renewed_lost_and_swept) {
+    fixture f;
+    uint64_t a = 0, b = 0, c = 0;
+    zc_bytes key = zc_str("k");
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(f.s.lock(f.s.user, key, ZC_SECOND, &a), ZC_OK);
+    CHECK(a != 0);
+    CHECK_EQ(f.s.lock(f.s.user, key, ZC_SECOND, &b), ZC_MISS);
+    CHECK_EQ(b, 0);
+    CHECK_EQ(f.s.lock(f.s.user, zc_str(""), ZC_SECOND, &b), ZC_OK); /* another key */
+    zct_step(&f.time, 900 * ZC_MILLISECOND);
+    c = a;
+    CHECK_EQ(f.s.lock(f.s.user, key, ZC_SECOND, &c), ZC_OK); /* renewed */
+    CHECK_EQ(c, a);
+    zct_step(&f.time, 900 * ZC_MILLISECOND);
+    c = 0;
+    CHECK_EQ(f.s.lock(f.s.user, key, ZC_SECOND, &c), ZC_MISS);
+    zct_step(&f.time, 200 * ZC_MILLISECOND);
+    CHECK_EQ(f.s.lock(f.s.user, key, ZC_SECOND, &c), ZC_OK); /* it has ended */
+    CHECK(c > a && c > b);
+    CHECK_EQ(f.s.lock(f.s.user, key, ZC_SECOND, &a), ZC_MISS); /* lost */
+    CHECK_EQ(f.s.unlock(f.s.user, key, a), ZC_MISS);
+    CHECK_EQ(f.s.unlock(f.s.user, key, c), ZC_OK);
+    CHECK_EQ(f.s.unlock(f.s.user, key, c), ZC_MISS);
+    a = 0;
+    CHECK_EQ(f.s.lock(f.s.user, key, ZC_SECOND, &a), ZC_OK);
+    for (unsigned i = 0; i < 1000; i++) { /* holders that never unlock */
+        char name[16];
+        snprintf(name, sizeof name, "dead%u", i);
+        a = 0;
+        CHECK_EQ(f.s.lock(f.s.user, zc_str(name), ZC_MILLISECOND, &a), ZC_OK);
+        zct_step(&f.time, 10 * ZC_MILLISECOND);
+    }
+    CHECK(entries(&f, ZC__LMDB_LOCKS) < 200);
+    stop(&f);
+}
+
+/* ---- restarts, processes ---- */
+
+TEST(a_restart_is_warm_and_knows_what_was_invalidated) {
+    fixture f;
+    uint64_t at;
+    heard h;
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(put(&f, "a", "x", 0), ZC_OK);
+    CHECK_EQ(ld_append(&f.b, "t", &at), ZC_OK);
+    uint64_t id = identity(&f);
+    shut(&f);
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    CHECK_EQ(identity(&f), id);
+    CHECK_EQ(get(&f, "a", "x"), ZC_OK);
+    CHECK_EQ(tail(&f), at);
+    CHECK_EQ(ld_version(&f.b, "t"), at);
+    CHECK_EQ(ld_read(&f.b, 0, &h), ZC_OK);
+    CHECK_EQ(h.entries, 1);
+    CHECK_EQ(ld_append(&f.b, "t", &at), ZC_OK);
+    CHECK_EQ(at, 2);
+    stop(&f);
+}
+
+static void set_claim(fixture *f, size_t i, char c) {
+    char name[128];
+    FILE *file = fopen(ld_file(&f->dir, "zoocache", name), "r+b");
+    if (!CHECK(file)) return;
+    fseek(file, (long)i, SEEK_SET);
+    fputc(c, file);
+    fclose(file);
+}
+
+TEST(another_boot_begins_empty_unless_synced) {
+    fixture f;
+    REQUIRE(start(&f, 0));
+    uint64_t id = identity(&f);
+    CHECK_EQ(put(&f, "a", "x", 0), ZC_OK);
+    shut(&f);
+    set_claim(&f, 9, '?'); /* the boot's id */
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    CHECK(identity(&f) != id);
+    CHECK_EQ(get(&f, "a", ""), ZC_MISS);
+    CHECK_EQ(put(&f, "a", "x", 0), ZC_OK);
+    id = identity(&f);
+    shut(&f);
+    f.d.sync = true;
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK)); /* too late: some of it is not on disk */
+    CHECK_EQ(get(&f, "a", "x"), ZC_OK);
+    shut(&f);
+    set_claim(&f, 9, '?');
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    CHECK(identity(&f) != id);
+    CHECK_EQ(put(&f, "a", "y", 0), ZC_OK);
+    id = identity(&f);
+    shut(&f);
+    set_claim(&f, 9, '?');
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK)); /* synced from its first byte on */
+    CHECK_EQ(identity(&f), id);
+    CHECK_EQ(get(&f, "a", "y"), ZC_OK);
+    stop(&f);
+}
+
+TEST(a_process_opens_a_directory_once) {
+    fixture f;
+    zc_store s;
+    zc_bus b;
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(zc_lmdb_open(&f.d, &s, &b), ZC_E_INVAL);
+    CHECK_EQ(s.version, 0);
+    CHECK_EQ(b.version, 0);
+    CHECK(strstr(f.said, "already") != NULL);
+    CHECK_EQ(put(&f, "a", "x", 0), ZC_OK); /* and harms nothing */
+    pid_t child = fork();
+    if (child == 0) {
+        f.s.forked(f.s.user);
+        f.b.forked(f.b.user);
+        bool good = get(&f, "a", "x") == ZC_OK && put(&f, "a", "child", 0) == ZC_OK;
+        good = good && zc_lmdb_open(&f.d, &s, &b) == ZC_E_INVAL;
+        f.s.close(f.s.user);
+        f.b.close(f.b.user);
+        _exit(good ? 0 : 1);
+    }
+    int status = 1;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+    CHECK_EQ(get(&f, "a", "child"), ZC_OK); /* the parent's slots are still its own */
+    CHECK_EQ(zc_lmdb_open(&f.d, &s, &b), ZC_E_INVAL);
+    check_whole(&f);
+    stop(&f);
+}
+
+TEST(processes_agree_at_once) {
+    enum { N = 300 };
+    fixture f;
+    int to[2], from[2], status = 1;
+    char c = 0;
+    REQUIRE(start(&f, 0));
+    shut(&f);
+    REQUIRE(pipe(to) == 0 && pipe(from) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        bool good = again(&f) == ZC_OK;
+        for (unsigned i = 0; i < N && read(to[0], &c, 1) == 1; i++) {
+            uint64_t at = 0, p = 0;
+            good = good && has_n(&f, i, 100) == ZC_OK;
+            good = good && ld_append(&f.b, "t", &at) == ZC_OK && at == i + 1;
+            good = good && f.b.peek(f.b.user, &p) == ZC_OK && p == at;
+            if (write(from[1], &c, 1) != 1) break;
+        }
+        f.s.close(f.s.user);
+        f.b.close(f.b.user);
+        _exit(good ? 0 : 1);
+    }
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    for (unsigned i = 0; i < N; i++) {
+        uint64_t p = 0;
+        CHECK_EQ(put_n(&f, i, 100), ZC_OK);
+        REQUIRE(write(to[1], &c, 1) == 1 && read(from[0], &c, 1) == 1);
+        CHECK_EQ(f.b.peek(f.b.user, &p), ZC_OK);
+        CHECK_EQ(p, i + 1);
+        CHECK_EQ(ld_version(&f.b, "t"), i + 1);
+    }
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+    for (size_t i = 0; i < 2; i++) {
+        close(to[i]);
+        close(from[i]);
+    }
+    check_whole(&f);
+    stop(&f);
+}
+
+/* A process that dies while it reads leaves its slot, and with it every page that it saw. */
+TEST(readers_that_died_are_cleared) {
+    fixture f;
+    int ready[2], status;
+    char c = 0;
+    REQUIRE(start(&f, 8 * MIB));
+    for (unsigned i = 0; i < 500; i++) CHECK_EQ(put_n(&f, i, 3000), ZC_OK);
+    REQUIRE(pipe(ready) == 0);
+    pid_t child = fork();
+    if (child == 0) {
+        zc__lmdb_rd r;
+        f.s.forked(f.s.user);
+        if (zc__lmdb_begin(db(&f), &r) != ZC_OK || write(ready[1], &c, 1) != 1) _exit(1);
+        for (;;) pause();
+    }
+    REQUIRE(read(ready[0], &c, 1) == 1);
+    kill(child, SIGKILL);
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    for (unsigned i = 0; i < 2000; i++)
+        if (!CHECK_EQ(put_n(&f, i, 3000), ZC_OK)) break;
+    check_whole(&f);
+    close(ready[0]);
+    close(ready[1]);
+    stop(&f);
+}
+
+TEST(more_readers_at_once_than_slots) {
+    fixture f;
+    zc__lmdb_rd r[ZC__LMDB_SLOTS + 5];
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(put(&f, "a", "x", 0), ZC_OK);
+    for (size_t i = 0; i < ZC__LMDB_SLOTS + 5; i++)
+        CHECK_EQ(zc__lmdb_begin(db(&f), &r[i]), ZC_OK);
+    CHECK_EQ(get(&f, "a", "x"), ZC_OK);
+    for (size_t i = 0; i < ZC__LMDB_SLOTS + 5; i++) zc__lmdb_end(&r[i]);
+    CHECK_EQ(get(&f, "a", "x"), ZC_OK);
+    stop(&f);
+}
+
+TEST(a_file_that_was_replaced_is_not_believed) {
+    fixture f;
+    char name[128], other[128];
+    uint64_t p;
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(put(&f, "a", "x", 0), ZC_OK);
+    CHECK_EQ(f.b.beat(f.b.user, zc_str("")), ZC_OK);
+    CHECK_EQ(rename(ld_file(&f.dir, "data.mdb", name), ld_file(&f.dir, "moved", other)), 0);
+    CHECK_EQ(f.b.beat(f.b.user, zc_str("")), ZC_E_STORE);
+    CHECK(strstr(f.said, "removed or replaced") != NULL);
+    CHECK_EQ(get(&f, "a", "x"), ZC_E_STORE);
+    CHECK_EQ(put(&f, "a", "x", 0), ZC_E_STORE);
+    CHECK_EQ(f.b.peek(f.b.user, &p), ZC_E_STORE);
+    unlink(other);
+    stop(&f);
+}
+
+/* ---- what cannot be opened ---- */
+
+static void write_file(fixture *f, const char *file, const void *data, size_t len) {
+    char name[128];
+    FILE *out = fopen(ld_file(&f->dir, file, name), "wb");
+    if (!CHECK(out)) return;
+    CHECK_EQ(fwrite(data, 1, len, out), len);
+    fclose(out);
+}
+
+TEST(hostile_files_are_told_and_left) {
+    fixture f;
+    static unsigned char noise[65536];
+    char name[128];
+    REQUIRE(start(&f, 0));
+    shut(&f);
+    for (size_t i = 0; i < sizeof noise; i++) noise[i] = (unsigned char)zct_rand();
+    write_file(&f, "data.mdb", noise, sizeof noise);
+    CHECK_EQ(again(&f), ZC_E_CORRUPT);
+    CHECK_EQ(f.s.version, 0);
+    CHECK(f.said[0] != '\0');
+    CHECK_EQ(access(ld_file(&f.dir, "data.mdb", name), F_OK), 0);
+    write_file(&f, "data.mdb", noise, 100);
+    CHECK_EQ(again(&f), ZC_E_CORRUPT);
+    ld_remove(&f.dir); /* LMDB's file, but somebody else's: there is no path/zoocache */
+    REQUIRE(ld_make(&f.dir));
+    write_file(&f, "data.mdb", "x", 1);
+    CHECK_EQ(again(&f), ZC_E_CORRUPT);
+    CHECK(strstr(f.said, "not of this library") != NULL);
+    CHECK_EQ(f.mem.blocks, 0);
+    ld_remove(&f.dir);
+}
+
+static int spoil(zc__lmdb_tx *t, void *arg) {
+    t->meta[ZC__LMDB_FORMAT] ^= *(uint64_t *)arg;
+    return ZC_OK;
+}
+
+TEST(another_format_is_told) {
+    fixture f;
+    uint64_t bit = 2;
+    uint64_t p;
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(put(&f, "a", "x", 0), ZC_OK);
+    CHECK_EQ(zc__lmdb_write(db(&f), spoil, &bit), ZC_OK);
+    CHECK_EQ(put(&f, "a", "y", 0), ZC_E_CORRUPT);
+    CHECK_EQ(f.b.peek(f.b.user, &p), ZC_E_CORRUPT);
+    shut(&f);
+    CHECK_EQ(again(&f), ZC_E_CORRUPT);
+    CHECK(strstr(f.said, "another version") != NULL);
+    CHECK_EQ(f.mem.blocks, 0);
+    ld_remove(&f.dir);
+}
+
+TEST(somebody_elses_environment_is_left_alone) {
+    fixture f;
+    MDB_env *env;
+    MDB_txn *txn;
+    MDB_dbi dbi;
+    MDB_val key = zc__lmdb_val("theirs", 6), value = zc__lmdb_val("1", 1);
+    char name[128];
+    REQUIRE(start(&f, 0));
+    shut(&f);
+    unlink(ld_file(&f.dir, "data.mdb", name));
+    CHECK_EQ(mdb_env_create(&env), 0);
+    CHECK_EQ(mdb_env_open(env, f.dir.path, 0, 0600), 0);
+    CHECK_EQ(mdb_txn_begin(env, NULL, 0, &txn), 0);
+    CHECK_EQ(mdb_dbi_open(txn, NULL, 0, &dbi), 0);
+    CHECK_EQ(mdb_put(txn, dbi, &key, &value, 0), 0);
+    CHECK_EQ(mdb_txn_commit(txn), 0);
+    mdb_env_close(env);
+    CHECK_EQ(again(&f), ZC_E_CORRUPT);
+    ld_remove(&f.dir);
+}
+
+/* A file that lost its end: LMDB would map what is not there. */
+TEST(a_file_cut_short_is_corrupt_not_a_crash) {
+    for (unsigned pages = 2; pages < 200; pages += 9) {
+        fixture f;
+        char name[128];
+        REQUIRE(start(&f, 8 * MIB));
+        for (unsigned i = 0; i < 500; i++) CHECK_EQ(put_n(&f, i, 1000), ZC_OK);
+        shut(&f);
+        CHECK_EQ(truncate(ld_file(&f.dir, "data.mdb", name), (off_t)pages * 4096), 0);
+        int rc = again(&f);
+        CHECK(rc == ZC_OK || rc == ZC_E_CORRUPT);
+        if (rc == ZC_OK) {
+            for (unsigned i = 0; i < 500; i++) {
+                rc = has_n(&f, i, 1000);
+                CHECK(rc == ZC_OK || rc == ZC_MISS || rc == ZC_E_CORRUPT);
+            }
+            shut(&f);
+        }
+        CHECK_EQ(f.mem.blocks, 0);
+        ld_remove(&f.dir);
+    }
+}
+
+TEST(bad_arguments_and_places) {
+    fixture f;
+    zc_store s;
+    zc_bus b;
+    zc_lmdb_desc d;
+    memset(&f, 0, sizeof f);
+    memset(&d, 0, sizeof d);
+    CHECK_EQ(zc_lmdb_open(NULL, &s, &b), ZC_E_INVAL);
+    CHECK_EQ(zc_lmdb_open(&d, &s, &b), ZC_E_INVAL);
+    d.path = "";
+    CHECK_EQ(zc_lmdb_open(&d, &s, &b), ZC_E_INVAL);
+    d.path = "/nonexistent/directory";
+    CHECK_EQ(zc_lmdb_open(&d, &s, NULL), ZC_E_INVAL);
+    CHECK_EQ(zc_lmdb_open(&d, NULL, &b), ZC_E_INVAL);
+    CHECK_EQ(zc_lmdb_open(&d, &s, &b), ZC_E_STORE);
+    CHECK_EQ(s.version + b.version, 0);
+    d.path = "/dev/null";
+    CHECK_EQ(zc_lmdb_open(&d, &s, &b), ZC_E_STORE);
+    d.map_size = 4096;
+    CHECK_EQ(zc_lmdb_open(&d, &s, &b), ZC_E_INVAL);
+    REQUIRE(ld_make(&f.dir));
+    f.mem.fail_at = 1;
+    CHECK_EQ(again(&f), ZC_E_NOMEM);
+    f.mem.fail_at = 0;
+    strcat(f.dir.path, "/deep"); /* made */
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    shut(&f);
+    CHECK_EQ(again(&f), ZC_OK);
+    stop(&f);
+    f.dir.path[strlen(f.dir.path) - 5] = '\0';
+    ld_remove(&f.dir);
+}
+
+TEST(an_existing_file_is_made_larger) {
+    fixture f;
+    MDB_envinfo info;
+    REQUIRE(start(&f, 8 * MIB));
+    CHECK_EQ(put(&f, "a", "x", 0), ZC_OK);
+    shut(&f);
+    f.d.map_size = 16 * MIB;
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    mdb_env_info(db(&f)->env, &info);
+    CHECK_EQ(info.me_mapsize, 16 * MIB);
+    for (unsigned i = 0; i < 3000; i++) CHECK_EQ(put_n(&f, i, 3000), ZC_OK);
+    shut(&f);
+    f.d.map_size = 8 * MIB; /* never smaller */
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    mdb_env_info(db(&f)->env, &info);
+    CHECK_EQ(info.me_mapsize, 16 * MIB);
+    for (unsigned i = 0; i < 3000; i++) CHECK_EQ(put_n(&f, i, 3000), ZC_OK);
+    check_whole(&f);
+    stop(&f);
+}
