@@ -2659,6 +2659,7 @@ typedef struct zc__bus {
     zc__buf outbox;     /* [out] of tags: length, 2 bytes; text */
     size_t outbox_tags; /* [out] */
     bool everything;    /* [out] the outbox is the root */
+    uint64_t untold;    /* [out] N3; 0: the log has all */
     zc_shared64 entries, breaks, errors, silent;
 #  ifndef ZOOCACHE_NO_THREADS
     zc__thread thread;
@@ -3508,10 +3509,12 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *               it was put there, and again after each attach.
  *   Invariants  N1 every entry up to `cursor` has been applied since `base` was set
  *               N2 lease: everything acknowledged before it has been applied
- *               N3 a tag in the outbox has a version above base + (cursor << 16) as it was then
+ *               N3 while an invalidation of one's own has not come back from the log, its tags'
+ *                  versions are above `untold`, and no record is believed to be newer than that:
+ *                  other entries may move the cursor past it
  *   Locking     `reading` (mutex): one reader, one attach at a time. `apply` (mutex): identity,
  *               epoch, base, cursor move together, entries are applied in order. `out` (spin): the
- *               outbox. Order: reading > apply > the trie's writer; out alone.
+ *               outbox. Order: reading > apply > out, the trie's writer.
  *   Cost        a hit: the coarse clock and two loads, twice. An invalidation: one round trip.
  *   Source      zoocache's log-and-lease protocol: the manual, "Several nodes"
  *   Without     ZOOCACHE_WITH_BUS, a part of it alone is compiled: what invalidates here.
@@ -3711,36 +3714,42 @@ static int zc__bus_listen(zc_cache *c, uint64_t wait) {
 
 /* ---- serving ---- */
 
-/* Is the lease young enough? To be asked once more when the value is in hand: the process may have
- * slept in between. */
-static inline bool zc__bus_holds(zc_cache *c) {
-    uint64_t lease = zc__load_acq(&c->bus.lease), now = zc__coarse(&c->clock);
+/* Is this lease young enough? To be asked once more when the value is in hand, for the process may
+ * have slept in between; and of the lease as it was before: the one of now may have been renewed by
+ * the very read that killed the value. */
+static inline bool zc__bus_holds(zc_cache *c, uint64_t lease) {
+    uint64_t now = zc__coarse(&c->clock);
     return c->bus.peeks || (lease && (now <= lease || now - lease <= c->bus.serve_for));
 }
 
-static bool zc__bus_is_current(zc_cache *c) {
+static inline uint64_t zc__bus_lease(const zc_cache *c) { return zc__load_acq(&c->bus.lease); }
+
+static bool zc__bus_is_current(zc_cache *c, uint64_t *lease) {
     zc__bus *b = &c->bus;
     uint64_t tail;
-    if (!b->peeks) return zc__bus_holds(c);
+    *lease = zc__load_acq(&b->lease);
+    if (!b->peeks) return zc__bus_holds(c, *lease);
     return zc__load_acq(&b->attached) && c->desc.bus.peek(c->desc.bus.user, &tail) == ZC_OK &&
            tail == zc__load_acq(&b->cursor);
 }
 
-/* May the table be served? ZC_OK; ZC_STALE: as stale; ZC_MISS: no; ZC_E_BUS. */
-static int zc__bus_gate(zc_cache *c, zc_silence silence) {
+/* May the table be served? ZC_OK, as long as *lease holds; ZC_STALE: as stale; ZC_MISS: no;
+ * ZC_E_BUS. */
+static int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
     zc__bus *b = &c->bus;
-    if (!b->on || ZC__LIKELY(zc__bus_is_current(c))) return ZC_OK;
+    *lease = 0;
+    if (!b->on || ZC__LIKELY(zc__bus_is_current(c, lease))) return ZC_OK;
     if (b->peeks) {
         zc__monitor_lock(&b->reading);
-        int rc = zc__bus_is_current(c) ? ZC_OK : zc__bus_listen(c, 0);
+        int rc = zc__bus_is_current(c, lease) ? ZC_OK : zc__bus_listen(c, 0);
         zc__monitor_unlock(&b->reading);
         if (rc == ZC_OK) return ZC_OK;
     }
     zc__count(&b->silent, 1);
     if (silence == ZC_SILENCE_DEFAULT) silence = c->desc.silence;
     if (silence == ZC_SILENCE_ERROR) return ZC_E_BUS;
-    uint64_t lease = zc__load_acq(&b->lease), now = zc__coarse(&c->clock);
-    bool soon = lease && now <= zc__add_sat(lease, zc__add_sat(b->serve_for, c->desc.max_stale));
+    uint64_t end = zc__add_sat(*lease, zc__add_sat(b->serve_for, c->desc.max_stale));
+    bool soon = *lease && zc__coarse(&c->clock) <= end;
     return silence == ZC_SILENCE_SERVE && soon ? ZC_STALE : ZC_MISS;
 }
 
@@ -3789,6 +3798,7 @@ static void zc__outbox_collapse(zc_cache *c) {
 static void zc__outbox_add(zc_cache *c, const zc_bytes *tags, size_t n) {
     zc__bus *b = &c->bus;
     zc__spin_lock(&b->out);
+    if (!b->untold) b->untold = zc__seen(&c->trie);
     if (n == 0) zc__outbox_everything(b);
     for (size_t i = 0; i < n && !b->everything; i++) {
         if (zc__outbox_put(c, tags[i])) continue;
@@ -3843,10 +3853,20 @@ static bool zc__outbox_take(zc_cache *c, zc__letter *l) {
 /* After an attach: what is in the outbox is dead here, whatever the new base. */
 static void zc__outbox_stamp(zc_cache *c) {
     zc__letter l;
+    zc__spin_lock(&c->bus.out);
+    if (c->bus.untold) c->bus.untold = 1; /* no record, until all has been told */
+    zc__spin_unlock(&c->bus.out);
     if (!zc__outbox_take(c, &l)) return;
     zc__outbox_add(c, l.tags, l.n);
     (void)zc__invalidate_text(c, l.tags, l.n);
     zc__letter_free(c, &l);
+}
+
+/* The log has been read to its end after the outbox was sent: what has been told came back. */
+static void zc__outbox_told(zc__bus *b) {
+    zc__spin_lock(&b->out);
+    if (!b->everything && b->outbox.size == 0) b->untold = 0;
+    zc__spin_unlock(&b->out);
 }
 
 /* Waits until the log has been read to its end after `since`, or attached. */
@@ -3965,7 +3985,9 @@ static int zc__bus_round(zc_cache *c, uint64_t wait) {
     zc__monitor_lock(&b->reading);
     if (!zc__load_acq(&b->attached)) rc = zc__bus_attach(c);
     if (rc == ZC_OK) rc = zc__bus_flush(c);
-    if (rc == ZC_OK) rc = zc__bus_listen(c, zc__outbox_empty(b) ? wait : 0);
+    bool sent = rc == ZC_OK && zc__outbox_empty(b);
+    if (rc == ZC_OK) rc = zc__bus_listen(c, sent ? wait : 0);
+    if (rc == ZC_OK && sent) zc__outbox_told(b);
     zc__monitor_unlock(&b->reading);
     if (rc != ZC_OK) return rc;
     uint64_t now = zc__mono(&c->clock);
@@ -4097,6 +4119,7 @@ static void zc__bus_stats(zc_cache *c, zc_stats *st) {
 }
 
 static inline bool zc__bus_on(const zc_cache *c) { return c->bus.on; }
+static inline bool zc__bus_runs(const zc_cache *c) { return c->bus.runs; }
 
 /* A token: where the log was when this cache had been heard, and which log. */
 ZOOCACHE_API uint64_t zc_token(zc_cache *cache) {
@@ -4134,8 +4157,14 @@ ZOOCACHE_API int zc_catch_up(zc_cache *cache, uint64_t token, uint64_t timeout) 
     return cache ? ZC_OK : ZC_E_INVAL;
 }
 static inline bool zc__bus_on(const zc_cache *c) { (void)c; return false; }
-static inline bool zc__bus_holds(zc_cache *c) { (void)c; return true; }
-static inline int zc__bus_gate(zc_cache *c, zc_silence s) { (void)c; (void)s; return ZC_OK; }
+static inline bool zc__bus_runs(const zc_cache *c) { (void)c; return false; }
+static inline uint64_t zc__bus_lease(const zc_cache *c) { (void)c; return 0; }
+static inline bool zc__bus_holds(zc_cache *c, uint64_t lease) { (void)c; (void)lease; return true; }
+static inline int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
+    (void)c; (void)silence;
+    *lease = 0;
+    return ZC_OK;
+}
 static inline int zc__bus_open(zc_cache *c) { (void)c; return ZC_E_BUILD; }
 static inline void zc__bus_end(zc_cache *c) { (void)c; }
 static inline int zc__bus_round(zc_cache *c, uint64_t wait) { (void)c; (void)wait; return ZC_OK; }
@@ -4705,7 +4734,8 @@ static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view 
     st.o = o;
     *fill = NULL;
     if (o->parent && zc__is_recursive(c, o->parent, st.hash, key)) return ZC_E_DEADLOCK;
-    st.gate = zc__bus_gate(c, o->silence);
+    uint64_t lease;
+    st.gate = zc__bus_gate(c, o->silence, &lease);
     if (st.gate < 0) return st.gate;
     zc__spin_lock(&st.s->lock);
     int rc = zc__start_look(&st);
@@ -4736,7 +4766,7 @@ static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view 
     }
     if (rc != ZC_OK && rc != ZC_STALE) return rc;
     rc = zc__deliver(c, st.e, o->parent, rc, view);
-    if (st.gate != ZC_OK || zc__bus_holds(c)) return rc;
+    if (st.gate != ZC_OK || !zc__bus_on(c) || zc__bus_holds(c, lease)) return rc;
     /* The lease ran out with the value in hand: perhaps this process slept. */
     zc_release(c, view);
     if (*fill) zc_flight_abandon(*fill, 0);
@@ -4825,7 +4855,7 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               after a crash it might otherwise outlive an invalidation that gets a lower version.
  *   Faults      are counted and told (ZC_EVENT_STORE_FAULT); the caller never sees one, but for an
  *               invalidation that the storage could not keep (ZC_E_STORE).
- *   Breaker     A call that timed out, or three that failed in a row, open it: then the storage is
+ *   Breaker     (this and the next two: with ZOOCACHE_WITH_BUS) A call that timed out, or three that failed in a row, open it: then the storage is
  *               spared, and reads are misses. Housekeeping tries it again, after a time that
  *               doubles, so no caller waits for that. A write that was spared counts as failed.
  *   Behind      With write_behind, what is stored is written by housekeeping, in order, from a
@@ -4853,6 +4883,12 @@ ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len) {
     return ZC_OK;
 }
 
+static void zc__sink_init(zc_sink *sink, zc_cache *c) {
+    memset(sink, 0, sizeof *sink);
+    sink->mem = &c->mem;
+    sink->most = UINT32_MAX / 2;
+}
+
 static inline bool zc__has_store(const zc_cache *c) { return c->desc.store.version != 0; }
 
 /* Versions of tags are kept by the storage itself. */
@@ -4860,6 +4896,7 @@ static inline bool zc__keeps_versions(const zc_cache *c) {
     return c->desc.store.tag_put && !zc__bus_on(c);
 }
 
+#ifdef ZOOCACHE_WITH_BUS
 #define ZC__BREAKER_FAILURES 3u
 #define ZC__BREAKER_LEAST (100 * ZC_MILLISECOND)
 #define ZC__BREAKER_MOST (5 * ZC_SECOND)
@@ -4886,12 +4923,33 @@ static int zc__store_told(zc_cache *c, int rc) {
     return rc;
 }
 
+static inline bool zc__store_is_open(zc_cache *c) { return zc__load_acq(&c->store_open) != 0; }
+
 /* False: the storage is to be spared. */
 static inline bool zc__store_up(zc_cache *c) {
-    if (ZC__LIKELY(!zc__load_acq(&c->store_open))) return true;
+    if (ZC__LIKELY(!zc__store_is_open(c))) return true;
     zc__count(&c->store_skipped, 1);
     return false;
 }
+
+/* Tries a storage that was spared. */
+static void zc__store_try(zc_cache *c) {
+    zc_sink sink;
+    uint64_t retry = zc__load_rlx(&c->store_retry);
+    if (!zc__store_is_open(c) || zc__mono(&c->clock) < retry) return;
+    zc__sink_init(&sink, c);
+    int rc = c->desc.store.get(c->desc.store.user, zc_slice("", 0), &sink);
+    zc__buf_free(&c->mem, &sink.buf);
+    if (zc__store_told(c, rc) < 0) return;
+    zc__store_rlx(&c->store_pause, 0);
+    zc__store_rel(&c->store_open, 0u);
+}
+#else
+static inline int zc__store_told(zc_cache *c, int rc) { (void)c; return rc; }
+static inline bool zc__store_up(zc_cache *c) { (void)c; return true; }
+static inline bool zc__store_is_open(zc_cache *c) { (void)c; return false; }
+static inline void zc__store_try(zc_cache *c) { (void)c; }
+#endif
 
 static void zc__store_fault(zc_cache *c, zc_bytes key, int rc) {
     zc_event ev;
@@ -4948,6 +5006,9 @@ static int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
     uint64_t cursor = b->cursor, position = r->begin < cursor ? r->begin : cursor;
     bool known = r->begin >= b->attached_at;
     *begin = zc__bus_local(b, known ? position : cursor);
+    zc__spin_lock(&b->out);
+    if (b->untold && b->untold < *begin) *begin = b->untold; /* N3 */
+    zc__spin_unlock(&b->out);
     zc__monitor_unlock(&b->apply);
     if (!ours) return ZC_MISS;
     if (known) return ZC_OK;
@@ -5068,15 +5129,10 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink) {
     return ZC_MISS;
 }
 
-static void zc__sink_init(zc_sink *sink, zc_cache *c) {
-    memset(sink, 0, sizeof *sink);
-    sink->mem = &c->mem;
-    sink->most = UINT32_MAX / 2;
-}
-
 /* The storage is asked only while its records can be judged. */
 static bool zc__store_readable(zc_cache *c) {
-    return zc__bus_gate(c, ZC_SILENCE_BYPASS) == ZC_OK && zc__store_up(c);
+    uint64_t lease;
+    return zc__bus_gate(c, ZC_SILENCE_BYPASS, &lease) == ZC_OK && zc__store_up(c);
 }
 
 /* Looks the ticket's key up in the storage. ZC_OK: the ticket has its value. ZC_MISS: else. */
@@ -5117,7 +5173,7 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     size_t ndeps = e->ndeps, text_len = 0;
     zc__buf record;
     zc_record r;
-    if (e->flags & ZC__OBJECT || zc__load_acq(&c->store_open))
+    if (e->flags & ZC__OBJECT || zc__store_is_open(c))
         return replaces ? zc__store_del(c, key) : ZC_OK;
     memset(&record, 0, sizeof record);
     memset(&r, 0, sizeof r);
@@ -5180,6 +5236,7 @@ static int zc__store_stamp(zc_cache *c, const zc_bytes *tags, size_t n, uint64_t
     return ZC_E_STORE;
 }
 
+#ifdef ZOOCACHE_WITH_BUS
 /* ---- write-behind ---- */
 
 #define ZC__BEHIND 1024u /* entries that may wait; then writers write themselves */
@@ -5219,9 +5276,15 @@ static void zc__behind_forget(zc_cache *c, const zc_bytes *key) {
     }
 }
 
+static void zc__behind_end(zc_cache *c) {
+    zc__behind_forget(c, NULL);
+    zc__free(&c->mem, c->behind, ZC__BEHIND * sizeof *c->behind);
+    c->behind = NULL;
+}
+
 /* Writes what waits, until `deadline`. True: there is more. */
 static bool zc__behind_flush(zc_cache *c, uint64_t deadline) {
-    while (c->behind && !zc__load_acq(&c->store_open)) {
+    while (c->behind && !zc__store_is_open(c)) {
         zc__spin_lock(&c->behind_lock);
         zc__entry *head = c->behind_count ? c->behind[c->behind_at] : NULL;
         bool empty = c->behind_count == 0;
@@ -5252,27 +5315,6 @@ static bool zc__behind_flush(zc_cache *c, uint64_t deadline) {
     return false;
 }
 
-/* Housekeeping: tries a storage that was spared, and writes what waits. True: there is more. */
-static bool zc__store_keep(zc_cache *c, uint64_t deadline) {
-    if (zc__load_acq(&c->store_open) && zc__mono(&c->clock) >= zc__load_rlx(&c->store_retry)) {
-        zc_sink sink;
-        zc__sink_init(&sink, c);
-        int rc = c->desc.store.get(c->desc.store.user, zc_slice("", 0), &sink);
-        zc__buf_free(&c->mem, &sink.buf);
-        if (zc__store_told(c, rc) >= 0) {
-            zc__store_rlx(&c->store_pause, 0);
-            zc__store_rel(&c->store_open, 0u);
-        }
-    }
-    return zc__behind_flush(c, deadline);
-}
-
-/* Writes an entry through, now or later, its order monitor held. Returns a failure of the
- * storage. */
-static int zc__store_through(zc_cache *c, zc__entry *e, bool replaces) {
-    return zc__behind_add(c, e) ? ZC_OK : zc__store_save(c, e, replaces);
-}
-
 /* ---- one loader in the fleet ---- */
 
 /* Locks the ticket's key in the storage, or waits until the other's record is there: true, and the
@@ -5283,13 +5325,19 @@ static bool zc__fleet_lock(zc_fill *t, uint64_t *token) {
     zc_bytes key = zc__flight_key(t->flight);
     uint64_t pause = 2 * ZC_MILLISECOND, random = c->seed ^ t->started;
     *token = 0;
+    if (!zc__has_store(c) || !st->lock) return false;
     while (zc__store_up(c)) {
         uint64_t now = zc__mono(&c->clock);
         if (now >= t->flight->lease) return false;
         int rc = zc__store_told(c, st->lock(st->user, key, t->flight->lease - now, token));
+        if (rc != ZC_OK) *token = 0;
         if (rc < 0) zc__store_fault(c, key, rc);
+        if (rc == ZC_OK) { /* the flight outlives its ticket: it has the key */
+            zc__spin_lock(&t->flight->shard->lock);
+            t->flight->refs++;
+            zc__spin_unlock(&t->flight->shard->lock);
+        }
         if (rc != ZC_MISS || !ZC__CAN_SLEEP) return false;
-        *token = 0;
         zc__monitor_lock(&t->flight->monitor);
         zc__monitor_sleep(&t->flight->monitor, pause / 2 + zc__random(&random) % (pause / 2));
         zc__monitor_unlock(&t->flight->monitor);
@@ -5305,6 +5353,44 @@ static void zc__fleet_check(zc_fill *t, uint64_t token) {
     if (!token || !zc__store_up(c)) return;
     int rc = c->desc.store.lock(c->desc.store.user, zc__flight_key(t->flight), ZC_SECOND, &token);
     if (zc__store_told(c, rc) == ZC_MISS) t->outdone = true;
+}
+
+static void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
+    if (zc__store_up(c))
+        (void)zc__store_told(c, c->desc.store.unlock(c->desc.store.user, zc__flight_key(f), token));
+    zc__flight_let_go(c, f);
+}
+
+#else
+static inline bool zc__behind_make(zc_cache *c) { (void)c; return true; }
+static inline void zc__behind_end(zc_cache *c) { (void)c; }
+static inline bool zc__behind_add(zc_cache *c, zc__entry *e) { (void)c; (void)e; return false; }
+static inline void zc__behind_forget(zc_cache *c, const zc_bytes *key) { (void)c; (void)key; }
+static inline bool zc__behind_flush(zc_cache *c, uint64_t deadline) {
+    (void)c; (void)deadline;
+    return false;
+}
+static inline bool zc__fleet_lock(zc_fill *t, uint64_t *token) {
+    (void)t;
+    *token = 0;
+    return false;
+}
+static inline void zc__fleet_check(zc_fill *t, uint64_t token) { (void)t; (void)token; }
+static inline void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
+    (void)c; (void)f; (void)token;
+}
+#endif
+
+/* Housekeeping. True: there is more. */
+static bool zc__store_keep(zc_cache *c, uint64_t deadline) {
+    zc__store_try(c);
+    return zc__behind_flush(c, deadline);
+}
+
+/* Writes an entry through, now or later, its order monitor held. Returns a failure of the
+ * storage. */
+static int zc__store_through(zc_cache *c, zc__entry *e, bool replaces) {
+    return zc__behind_add(c, e) ? ZC_OK : zc__store_save(c, e, replaces);
 }
 
 /* ============================================================================================
@@ -5549,14 +5635,14 @@ static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_vi
 }
 
 /* The same with a bus: only while it is proven that everything was heard. Asked again when the value
- * is in hand, for the process may have slept in between. */
+ * is in hand. */
 static ZC__NOINLINE int zc__get_heard(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view) {
-    for (;;) {
-        int gate = zc__bus_gate(c, ZC_SILENCE_DEFAULT);
+    for (uint64_t lease;;) {
+        int gate = zc__bus_gate(c, ZC_SILENCE_DEFAULT, &lease);
         if (gate == ZC_MISS || gate < 0) return gate;
         int rc = zc__get_hashed(c, key, hash, view);
         if (gate == ZC_STALE) return rc == ZC_OK ? ZC_STALE : rc;
-        if (rc == ZC_MISS || rc < 0 || zc__bus_holds(c)) return rc;
+        if (rc == ZC_MISS || rc < 0 || zc__bus_holds(c, lease)) return rc;
         zc_release(c, view);
     }
 }
@@ -5592,15 +5678,17 @@ static int zc__copy_view(zc_cache *c, zc_view *view, int rc, void *buf, size_t c
     return rc;
 }
 
+/* With a bus; the lease is asked for again after the copy. */
 static ZC__NOINLINE int zc__copy_heard(zc_cache *c, zc_bytes key, uint64_t hash, void *buf,
                                        size_t cap, size_t *len) {
     for (;;) {
         zc_view view;
         memset(&view, 0, sizeof view);
         if (len) *len = 0;
+        uint64_t lease = zc__bus_lease(c); /* no younger than the one that the read goes by */
         int rc = zc__get_heard(c, key, hash, &view);
         rc = zc__copy_view(c, &view, rc, buf, cap, len);
-        if (rc != ZC_OK || zc__bus_holds(c)) return rc;
+        if (rc != ZC_OK || zc__bus_holds(c, lease)) return rc;
     }
 }
 
@@ -5648,6 +5736,7 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
 
 #define ZC__BATCH 16u
 
+#ifdef ZOOCACHE_WITH_BUS
 /* Asks the storage for several keys at once; tickets[i], if not NULL, leads keys[i]'s flight. */
 static void zc__load_many(zc_cache *c, zc_fill **tickets, const zc_bytes *keys, size_t n,
                           zc_view *views, int *results) {
@@ -5702,6 +5791,13 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
     }
     if (many) zc__load_many(c, tickets, keys, n, views, results);
 }
+#else
+static inline void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *hash, size_t n,
+                                 zc_view *views, int *results) {
+    for (size_t k = 0; k < n; k++)
+        if (results[k] == ZC_OK) results[k] = zc__get_hashed(c, keys[k], hash[k], &views[k]);
+}
+#endif
 
 ZOOCACHE_API int zc_get_many(zc_cache *cache, const zc_bytes *keys, size_t n, zc_view *views,
                              int *results) {
@@ -5838,6 +5934,9 @@ static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *
     if (rc != ZC_OK) return rc;
     if ((o->put.ndeps && !o->put.deps) || (o->put.ntags && !o->put.tags)) return ZC_E_INVAL;
     if (o->parent && o->parent->cache != c) return ZC_E_INVAL; /* its tags are of another trie */
+#ifndef ZOOCACHE_WITH_BUS
+    if (o->fleet) return ZC_E_BUILD;
+#endif
     return o->put.drop || o->put.absent || o->put.begin ? ZC_E_INVAL : ZC_OK;
 }
 
@@ -5847,16 +5946,10 @@ static int zc__lead(zc_fill *t, zc_loader loader, void *user, bool refresh, zc_v
     zc_cache *c = t->cache;
     t->asked = !refresh && zc__has_store(c);
     bool loaded = t->asked && zc__store_load(t) == ZC_OK;
-    bool fleet = !loaded && t->fleet && zc__has_store(c) && c->desc.store.lock;
     zc__flight *f = t->flight;
     uint64_t token = 0;
-    if (fleet) loaded = zc__fleet_lock(t, &token);
+    if (!loaded && t->fleet) loaded = zc__fleet_lock(t, &token);
     int rc = ZC_OK;
-    if (token) { /* the ticket goes before the lock does */
-        zc__spin_lock(&f->shard->lock);
-        f->refs++;
-        zc__spin_unlock(&f->shard->lock);
-    }
     if (!loaded) {
         (void)zc__wait_for(t, true); /* a new flight waits for nobody: no circle */
         rc = loader(t, user);
@@ -5868,12 +5961,7 @@ static int zc__lead(zc_fill *t, zc_loader loader, void *user, bool refresh, zc_v
     } else {
         rc = zc__fail(t, rc < 0 ? rc : ZC_E_LOADER, view);
     }
-    if (token) {
-        if (zc__store_up(c))
-            (void)zc__store_told(c, c->desc.store.unlock(c->desc.store.user, zc__flight_key(f),
-                                                         token));
-        zc__flight_let_go(c, f);
-    }
+    if (token) zc__fleet_unlock(c, f, token);
     return rc;
 }
 
@@ -6223,7 +6311,7 @@ ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
         if (zc__mono(&cache->clock) >= deadline) return ZC_MORE;
     }
     if (!zc__spin_trylock(&cache->house)) return ZC_OK; /* somebody is at it */
-    if (cache->desc.no_thread && zc__bus_on(cache)) (void)zc__bus_round(cache, 0);
+    if (zc__bus_on(cache) && !zc__bus_runs(cache)) (void)zc__bus_round(cache, 0);
     bool more = zc__has_store(cache) && zc__store_keep(cache, deadline);
     more = zc__sweep(cache, deadline) || more;
     zc__prune_some(cache);
@@ -6424,9 +6512,7 @@ static bool zc__shards_make(zc_cache *c) {
 static void zc__close(zc_cache *c) {
     zc__worker_end(c);
     (void)zc__behind_flush(c, ZC_NEVER);
-    zc__behind_forget(c, NULL);
-    zc__free(&c->mem, c->behind, ZC__BEHIND * sizeof *c->behind);
-    c->behind = NULL;
+    zc__behind_end(c);
     zc__bus_end(c);
     for (zc_fill *t; (t = zc__next_refresh(c)) != NULL;) (void)zc__fail(t, ZC_E_CLOSED, NULL);
     for (uint32_t i = 0; c->shards && i < c->nshards; i++) {
@@ -6494,6 +6580,9 @@ static int zc__setup(zc_cache *c) {
         return ZC_E_THREAD;
     }
     if (c->desc.write_behind && st->version && !zc__behind_make(c)) return ZC_E_NOMEM;
+#ifndef ZOOCACHE_WITH_BUS
+    if (c->desc.write_behind) return ZC_E_BUILD;
+#endif
     int rc = c->desc.bus.version ? zc__bus_open(c) : ZC_OK;
     return rc != ZC_OK || c->desc.no_thread ? rc : zc__worker_start(c);
 }
@@ -6593,7 +6682,7 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
     out->store_errors = zc__load_rlx(&cache->store_errors);
     out->store_corrupt = zc__load_rlx(&cache->store_corrupt);
     out->store_skipped = zc__load_rlx(&cache->store_skipped);
-    out->store_open = zc__load_acq(&cache->store_open) != 0;
+    out->store_open = zc__store_is_open(cache);
     zc__bus_stats(cache, out);
     out->store_stale = zc__load_rlx(&cache->store_stale);
 }
@@ -6696,6 +6785,7 @@ ZOOCACHE_API size_t zc_stats_prometheus(const zc_stats *stats, const char *name,
         {"store_errors_total", "counter", stats->store_errors},
         {"store_corrupt_total", "counter", stats->store_corrupt},
         {"store_stale_total", "counter", stats->store_stale},
+#ifdef ZOOCACHE_WITH_BUS
         {"store_skipped_total", "counter", stats->store_skipped},
         {"store_open", "gauge", stats->store_open},
         {"bus_entries_total", "counter", stats->bus_entries},
@@ -6703,6 +6793,7 @@ ZOOCACHE_API size_t zc_stats_prometheus(const zc_stats *stats, const char *name,
         {"bus_errors_total", "counter", stats->bus_errors},
         {"bus_silent_total", "counter", stats->bus_silent},
         {"bus_pending", "gauge", stats->bus_pending},
+#endif
         {"entries", "gauge", stats->entries},
         {"bytes", "gauge", stats->bytes},
         {"flights", "gauge", stats->flights},
