@@ -39,11 +39,10 @@
  *                          entry was read there (after a restart positions come again)
  *   STAMP_POSITION         an entry is stamped with its position, be it below `seen` or not
  *   NO_ROOT_STAMP          an epoch break does not stamp the root
- *   NOT_SENT_AGAIN         after an epoch break the pending ones are dropped, not sent again
  */
 
 #ifndef WRITES
-#define WRITES 2
+#define WRITES 1
 #endif
 #ifndef FILLERS
 #define FILLERS 1
@@ -89,7 +88,7 @@ inline attach() {
 
 inline end_fill() { fill = 0; begin = 0; at = 0; loaded = 0; by = 0 }
 
-#ifdef BOTH_WRITE
+#ifdef BOTH_WRITE /* else node 0 alone invalidates */
 #define MAY_WRITE true
 #else
 #define MAY_WRITE !late
@@ -174,11 +173,7 @@ proctype Node(bool late) {
 #else
            stamp(root_v, cursor);
 #endif
-#ifdef NOT_SENT_AGAIN
-           if :: inv >= 2 -> inv = 0; sent = 0; changed = 0 :: else fi
-#else
-           if :: inv == 3 -> inv = 2; sent = 0 :: else fi
-#endif
+           if :: inv == 3 -> inv = 2; sent = 0 :: else fi /* sent again */
        }
 
     /* ---- fill ---- */
@@ -190,22 +185,24 @@ proctype Node(bool late) {
     :: d_step { attached && fill == 0 && val == NONE -> begin = seen; at = cursor; by = known_ident; fill = 1 }
     :: d_step { fill == 1 -> loaded = db; fill = 2 }
 #endif
-    :: d_step { fill == 2 && NEWEST <= begin -> val = loaded; val_begin = begin; fill = 3 }
+    :: d_step {
+           fill == 2 && NEWEST <= begin ->
+           val = loaded; val_begin = begin;
+#ifndef LOCAL_BEGIN
+           begin = at * K; /* of the record */
+#endif
+           at = 0; fill = 3
+       }
     :: d_step { fill == 2 && NEWEST > begin -> end_fill() }
     :: d_step {
            fill == 3 ->
-           r_val = loaded; r_ident = by;
-#ifdef LOCAL_BEGIN
-           r_begin = begin;
-#else
-           r_begin = at * K;
-#endif
+           r_val = loaded; r_begin = begin; r_ident = by;
            end_fill()
        }
 
     /* ---- record ---- */
     :: d_step {
-           attached && !learned && SAME_HISTORY ->
+           attached && fill == 0 && val == NONE && r_val != NONE && !IS_KNOWN && SAME_HISTORY ->
 #ifdef FLOOR_FORGOTTEN
            tag_v = MAX(tag_v, tag_pos * K);
 #else
@@ -215,7 +212,8 @@ proctype Node(bool late) {
            learned = true
        }
     :: d_step {
-           attached && val == NONE && r_val != NONE && IS_OURS && IS_KNOWN && !IS_PENDING && NEWEST <= CLAMPED ->
+           attached && fill == 0 && val == NONE && r_val != NONE &&
+           IS_OURS && IS_KNOWN && !IS_PENDING && NEWEST <= CLAMPED ->
            val = r_val; val_begin = CLAMPED
        }
 
