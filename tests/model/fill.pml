@@ -38,6 +38,7 @@
  *   READ_BACK_BY_POSITION  pending ends when the cursor is at the append's position or past it, whoever's
  *                          entry was read there (after a restart positions come again)
  *   STAMP_POSITION         an entry is stamped with its position, be it below `seen` or not
+ *   WITNESS                not an ablation: a value is served after all writes, a fault and a learning
  *   NO_ROOT_STAMP          an epoch break does not stamp the root
  */
 
@@ -121,6 +122,12 @@ inline end_fill() { fill = 0; begin = 0; at = 0; loaded = 0; by = 0 }
 #define IS_PENDING (inv == 2)
 #else
 #define IS_PENDING (inv >= 2)
+#endif
+
+#ifdef WITNESS
+#define GOOD (!(known == WRITES && faults == 0 && learned))
+#else
+#define GOOD (val >= known)
 #endif
 
 proctype Node(bool late) {
@@ -220,7 +227,7 @@ proctype Node(bool late) {
     /* ---- serve; evict ---- */
     :: d_step {
            val != NONE ->
-           if :: NEWEST <= val_begin -> assert(val >= known) :: else fi;
+           if :: NEWEST <= val_begin -> assert(GOOD) :: else fi;
            val = NONE; val_begin = 0
        }
     od
