@@ -18,7 +18,7 @@ VERSION := $(shell sed -n 's/^\#define ZOOCACHE_VERSION "\(.*\)"/\1/p' zoocache.
 # Debian packages that the targets need. gcc-multilib is for -m32.
 DEPS = gcc g++ clang llvm libclang-rt-14-dev binutils make pkg-config python3 python3-venv \
        libxxhash-dev liblz4-dev libsqlite3-dev liblmdb-dev libhiredis-dev redis-server \
-       iso-codes iproute2 valgrind xz-utils
+       iso-codes iproute2 valgrind xz-utils spin
 ifeq ($(shell uname -m),x86_64)
 DEPS += gcc-multilib
 endif
@@ -46,7 +46,7 @@ EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
 STAGES = check manual unit-gcc unit-clang faults asan tsan valgrind matrix examples install-check
-STAGES += test-python fuzz-short
+STAGES += test-python model-short fuzz-short
 
 # Commands of compilers are shown with V=1.
 Q = $(if $(V),,@)
@@ -169,6 +169,12 @@ fuzz-short:
 fuzz: ## fuzz each target for FUZZ_SECONDS (600)
 	@$(ALL) $(patsubst %,$(BUILD)/fuzz/%,$(F)) || :
 	@RUN='tests/fuzz.sh $(FUZZ_SECONDS)' $(RUNNER) each fuzz $(patsubst %,$(BUILD)/fuzz/%,$(F))
+
+.PHONY: model model-short
+model-short:
+	@$(RUNNER) step model python3 tests/model/model.py short
+model: deps ## search the Spin models of tests/model/ exhaustively; each ablation must fail
+	@VERBOSE=1 $(RUNNER) step model python3 tests/model/model.py full
 
 # ---- run ---------------------------------------------------------------------------------------
 
