@@ -8221,9 +8221,9 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *   Invariants  R1 an entry given as read is the next one, or the answer is ZC_RETRY
  *               R2 a position told by `versions` is never below the true one
  *               R3 a connection that failed in any way is closed: replies never shift
- *   Time-outs   A call has one deadline: 16 times the smoothed latency, at least 50 ms, at most
- *               desc.timeout, which is also that for connecting. Each time-out doubles the
- *               estimate. A dropped connection is replaced once, after a random pause of up to
+ *   Time-outs   A call has one deadline: 16 times the smoothed latency, at least a quarter of
+ *               desc.timeout, at most that; that is also what connecting, and a request of more
+ *               than 64 KiB, may take. Each time-out doubles the estimate. A dropped connection is replaced once, after a random pause of up to
  *               2 ms; one that cannot be made is not tried again for a time that grows from 20 ms
  *               to a second. Looking up a host's name takes what the system takes.
  *   Not done    A cluster's other slots; Sentinels with a password of their own; RESP3. The log is
@@ -8250,7 +8250,6 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
 #define ZC__REDIS_CMDS 12       /* commands of one request */
 #define ZC__REDIS_BATCH 1000    /* entries asked for at once */
 #define ZC__REDIS_SEEN 256      /* nonces remembered; a power of two */
-#define ZC__REDIS_FLOOR (50 * ZC_MILLISECOND)
 #define ZC__REDIS_BACKOFF (20 * ZC_MILLISECOND)
 #define ZC__REDIS_REPLY_MAX ((size_t)512 << 20) /* bytes of a string of Redis */
 
@@ -8350,7 +8349,14 @@ static const char zc__redis_lua_append[] =
     "redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], g .. '-' .. seq,"
     " 'n', ARGV[2], 'h', ARGV[3], 't', ARGV[4]) "
     "if #ARGV < 7 then redis.call('HSET', KEYS[2], '', seq) end "
-    "for i = 7, #ARGV do redis.call('HSET', KEYS[2], ARGV[i], seq) end "
+    "for i = 7, #ARGV, 500 do"
+    " local set = {}"
+    " for j = i, math.min(i + 499, #ARGV) do"
+    "  set[#set + 1] = ARGV[j]"
+    "  set[#set + 1] = seq"
+    " end"
+    " redis.call('HSET', KEYS[2], unpack(set)) "
+    "end "
     "if redis.call('HLEN', KEYS[2]) > tonumber(ARGV[6]) then"
     " local all = redis.call('HGET', KEYS[2], '')"
     " local floor = redis.call('HGET', KEYS[2], '\\0s')"
@@ -8953,13 +8959,19 @@ static bool zc__redis_follow(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, 
 static uint64_t zc__redis_patience(const zc__redis *r) {
     uint64_t t = zc__mul_sat(zc__load_rlx(&r->latency), 16);
     if (t == 0 || t > r->timeout) return r->timeout;
-    return t < ZC__REDIS_FLOOR && ZC__REDIS_FLOOR < r->timeout ? ZC__REDIS_FLOOR : t;
+    return t < r->timeout / 4 ? r->timeout / 4 : t;
 }
 
 static void zc__redis_learn(zc__redis *r, uint64_t took, int rc) {
     uint64_t old = zc__load_rlx(&r->latency);
     if (rc == ZC_E_TIMEOUT && old) zc__store_rlx(&r->latency, zc__redis_patience(r) / 8);
     if (rc == ZC_OK) zc__store_rlx(&r->latency, old ? old - old / 8 + took / 8 : took);
+}
+
+static bool zc__req_is_large(const zc__redis_req *q) {
+    size_t size = 0;
+    for (size_t i = 0; i < q->argc; i++) size += q->len[i] + 16;
+    return size > 65536;
 }
 
 static bool zc__redis_woken(zc__redis *r, const zc__redis_conn *c) {
@@ -8978,8 +8990,8 @@ static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uin
         uint64_t now = zc__redis_now(r), deadline = most;
         bool fresh = !c->link;
         if (fresh && (rc = zc__redis_connect(r, c, begin + r->timeout)) != ZC_OK) break;
-        if (!fresh && !extra && now + zc__redis_patience(r) < most)
-            deadline = now + zc__redis_patience(r);
+        uint64_t usual = now + zc__redis_patience(r);
+        if (!fresh && !extra && usual < most && !zc__req_is_large(q)) deadline = usual;
         rc = zc__redis_exchange(r, c, q, deadline);
         if (!extra && !fresh) zc__redis_learn(r, zc__redis_now(r) - now, rc);
         if (rc == ZC_OK && zc__redis_follow(r, c, q, most)) continue;
