@@ -15,8 +15,8 @@ typedef struct node {
     zc_bus bus;
     uint64_t identity, at; /* as attached; the last position heard */
     /* what the last call has given */
-    size_t given, all;     /* entries; of them: everything */
-    char tags[4096];       /* their tags, each entry ended by ';'; cut where it is full */
+    size_t given, all; /* entries; of them: everything */
+    char tags[4096];   /* their tags, each entry ended by ';'; cut where it is full */
     int sink_rc;
 } node;
 
@@ -155,12 +155,28 @@ TEST(urls_are_read) {
 }
 
 TEST(bad_urls_are_refused) {
-    static const char *const bad[] = {
-        "",       "http://x",          "redis:/x",          "redis://h:0",      "redis://h:99999",
-        "redis://h:x", "redis://h/x",  "redis://h/1/2",     "redis://u@h",      "redis://u:%zz@h",
-        "redis://u:%00@h", "redis://u:%4@h", "redis://[::1", "redis://[::1]x",  "unix://",
-        "unix:///x?db=", "unix:///x?a=1", "redis+sentinel://h", "redis+sentinel://h//1",
-        "redis+sentinel://h/m/x", "redis://h:1:2", "redis://h/4294967296"};
+    static const char *const bad[] = {"",
+                                      "http://x",
+                                      "redis:/x",
+                                      "redis://h:0",
+                                      "redis://h:99999",
+                                      "redis://h:x",
+                                      "redis://h/x",
+                                      "redis://h/1/2",
+                                      "redis://u@h",
+                                      "redis://u:%zz@h",
+                                      "redis://u:%00@h",
+                                      "redis://u:%4@h",
+                                      "redis://[::1",
+                                      "redis://[::1]x",
+                                      "unix://",
+                                      "unix:///x?db=",
+                                      "unix:///x?a=1",
+                                      "redis+sentinel://h",
+                                      "redis+sentinel://h//1",
+                                      "redis+sentinel://h/m/x",
+                                      "redis://h:1:2",
+                                      "redis://h/4294967296"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         if (!CHECK_EQ(opens(bad[i]), ZC_E_INVAL)) printf("    %s\n", bad[i]);
     char longest[400] = "redis://";
@@ -473,7 +489,8 @@ static void breaks(void (*harm)(redis_server *s)) {
     uint64_t identity = a.identity;
     harm(&s);
     int rc;
-    while ((rc = listen_for(&b, 10 * ZC_MILLISECOND)) == ZC_E_BUS || rc == ZC_E_TIMEOUT) usleep(10000);
+    while ((rc = listen_for(&b, 10 * ZC_MILLISECOND)) == ZC_E_BUS || rc == ZC_E_TIMEOUT)
+        usleep(10000);
     CHECK_EQ(rc, ZC_RETRY);
     while ((rc = append(&a, "y")) == ZC_E_BUS || rc == ZC_E_TIMEOUT) usleep(10000);
     CHECK_EQ(rc, ZC_RETRY);
@@ -510,7 +527,8 @@ static void flush_and_refill(redis_server *s) {
 /* As after a failover with a lost tail: the same ids again, of others. */
 static void reuse_ids(redis_server *s) {
     char id[64];
-    snprintf(id, sizeof id, "%s", rs_say(s, "XREVRANGE", "{zoocache}:log", "+", "-", "COUNT", "1", NULL));
+    snprintf(id, sizeof id, "%s",
+             rs_say(s, "XREVRANGE", "{zoocache}:log", "+", "-", "COUNT", "1", NULL));
     *strchr(id, ' ') = '\0';
     rs_say(s, "XDEL", "{zoocache}:log", id, NULL);
     char before[64];
@@ -762,7 +780,8 @@ TEST(passwords_users_databases_sockets) {
     CHECK_EQ(attach(&n), ZC_OK);
     CHECK_EQ(listen_for(&n, ZC_MILLISECOND), ZC_OK);
     rs_say(&s, "AUTH", "p@ss", NULL);
-    CHECK_STR(rs_say(&s, "ACL", "SETUSER", "zoo", "on", ">pw", "~{zoocache}:*", "+@all", NULL), "OK");
+    CHECK_STR(rs_say(&s, "ACL", "SETUSER", "zoo", "on", ">pw", "~{zoocache}:*", "+@all", NULL),
+              "OK");
     node_close(&n);
     snprintf(url, sizeof url, "redis://zoo:pw@127.0.0.1:%d", s.port);
     REQUIRE(node_open(&n, url));
