@@ -968,7 +968,7 @@ typedef struct zc_redis_desc {
     unsigned replicas;    /* default: 0. That many must have an entry for ZC_DURABLE; and if not 0,
                              every proof includes a write that a master cut off from its replicas
                              refuses: the server must have min-replicas-to-write */
-    uint64_t log_length;  /* default: 100000 entries, about. A node that is further behind flushes */
+    uint64_t log_length;  /* default: 100000 entries or more. Who is further behind, flushes */
     uint64_t max_tags;    /* default: 200000. Tags whose last position is remembered */
     uint64_t max_ttl;     /* default: 30 days. A record's life in Redis at most */
     const char *tls_ca, *tls_cert, *tls_key; /* default: the system's CAs, no certificate. Files */
@@ -8312,9 +8312,9 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *   Invariants  R1 an entry given as read is the next one, or the answer is ZC_RETRY
  *               R2 a position told by `versions` is never below the true one
  *               R3 a connection that failed in any way is closed: replies never shift
- *   Time-outs   A call has one deadline: 16 times the smoothed latency, at least 50 ms, at most
- *               desc.timeout, which is also that for connecting. Each time-out doubles the
- *               estimate. A dropped connection is replaced once, after a random pause of up to
+ *   Time-outs   A call has one deadline: 16 times the smoothed latency, at least a quarter of
+ *               desc.timeout, at most that; that is also what connecting, and a request of more
+ *               than 64 KiB, may take. Each time-out doubles the estimate. A dropped connection is replaced once, after a random pause of up to
  *               2 ms; one that cannot be made is not tried again for a time that grows from 20 ms
  *               to a second. Looking up a host's name takes what the system takes.
  *   Not done    A cluster's other slots; Sentinels with a password of their own; RESP3. The log is
@@ -8341,7 +8341,6 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
 #define ZC__REDIS_CMDS 12       /* commands of one request */
 #define ZC__REDIS_BATCH 1000    /* entries asked for at once */
 #define ZC__REDIS_SEEN 256      /* nonces remembered; a power of two */
-#define ZC__REDIS_FLOOR (50 * ZC_MILLISECOND)
 #define ZC__REDIS_BACKOFF (20 * ZC_MILLISECOND)
 #define ZC__REDIS_REPLY_MAX ((size_t)512 << 20) /* bytes of a string of Redis */
 
@@ -8409,8 +8408,8 @@ typedef struct zc__redis {
 
 /* ---- scripts */
 
-/* KEYS log tags tags2, ARGV gen nonce ms. The last entry of a log that is whole, or of a new one. */
-static const char zc__redis_genesis[] =
+/* KEYS log tags tags2, ARGV gen nonce ms. The last entry of a log that is whole, or a new one's. */
+static const char zc__redis_lua_genesis[] =
     "local function whole()"
     " local info = redis.pcall('XINFO', 'STREAM', KEYS[1])"
     " if info.err then return end"
@@ -8432,7 +8431,7 @@ static const char zc__redis_genesis[] =
 
 /* KEYS log tags tags2, ARGV gen nonce ms packed log_length max_tags tag... The entry's position, or
  * 0: another log. */
-static const char zc__redis_append[] =
+static const char zc__redis_lua_append[] =
     "local g = ARGV[1] "
     "if redis.call('HGET', KEYS[2], '\\0g') ~= g then return 0 end "
     "local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1] "
@@ -8441,7 +8440,14 @@ static const char zc__redis_append[] =
     "redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], g .. '-' .. seq,"
     " 'n', ARGV[2], 'h', ARGV[3], 't', ARGV[4]) "
     "if #ARGV < 7 then redis.call('HSET', KEYS[2], '', seq) end "
-    "for i = 7, #ARGV do redis.call('HSET', KEYS[2], ARGV[i], seq) end "
+    "for i = 7, #ARGV, 500 do"
+    " local set = {}"
+    " for j = i, math.min(i + 499, #ARGV) do"
+    "  set[#set + 1] = ARGV[j]"
+    "  set[#set + 1] = seq"
+    " end"
+    " redis.call('HSET', KEYS[2], unpack(set)) "
+    "end "
     "if redis.call('HLEN', KEYS[2]) > tonumber(ARGV[6]) then"
     " local all = redis.call('HGET', KEYS[2], '')"
     " local floor = redis.call('HGET', KEYS[2], '\\0s')"
@@ -8453,18 +8459,18 @@ static const char zc__redis_append[] =
     "return seq";
 
 /* KEYS lock, ARGV token ms. 1: renewed. */
-static const char zc__redis_renew[] =
+static const char zc__redis_lua_renew[] =
     "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
     "return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
 
 /* KEYS lock, ARGV token. */
-static const char zc__redis_unlock[] =
+static const char zc__redis_lua_unlock[] =
     "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
     "return redis.call('DEL', KEYS[1])";
 
 static const char *zc__redis_script_text(zc__redis_script s) {
-    static const char *const texts[] = {zc__redis_genesis, zc__redis_append, zc__redis_renew,
-                                        zc__redis_unlock};
+    static const char *const texts[] = {zc__redis_lua_genesis, zc__redis_lua_append,
+                                        zc__redis_lua_renew, zc__redis_lua_unlock};
     return texts[s];
 }
 
@@ -8512,8 +8518,8 @@ static int zc__redis_error(const redisReply *reply) {
     return ZC_E_STORE;
 }
 
-/* ---- the default io: hiredis' parser and connecting; our own waiting, so that a deadline holds for
- * a whole reply, however slowly it trickles, and a vanished peer raises no SIGPIPE. */
+/* ---- the default io: hiredis connects, formats and parses; waiting is our own, so that a deadline
+ * holds for a whole reply, however slowly it trickles, and a vanished peer raises no SIGPIPE. */
 
 typedef struct zc__redis_link {
     redisContext *ctx;
@@ -8800,7 +8806,7 @@ static void zc__req_script(zc__redis_req *q, zc__redis_script s, unsigned nkeys)
 static uint64_t zc__redis_now(const zc__redis *r) { return zc__mono(&r->clock); }
 
 static void zc__redis_drop(zc__redis *r, zc__redis_conn *c) {
-    zc__spin_lock(&r->state); /* zc__bus_wake() */
+    zc__spin_lock(&r->state); /* zc__redis_wake() */
     void *link = c->link;
     c->link = NULL;
     zc__spin_unlock(&r->state);
@@ -9044,13 +9050,19 @@ static bool zc__redis_follow(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, 
 static uint64_t zc__redis_patience(const zc__redis *r) {
     uint64_t t = zc__mul_sat(zc__load_rlx(&r->latency), 16);
     if (t == 0 || t > r->timeout) return r->timeout;
-    return t < ZC__REDIS_FLOOR && ZC__REDIS_FLOOR < r->timeout ? ZC__REDIS_FLOOR : t;
+    return t < r->timeout / 4 ? r->timeout / 4 : t;
 }
 
 static void zc__redis_learn(zc__redis *r, uint64_t took, int rc) {
     uint64_t old = zc__load_rlx(&r->latency);
     if (rc == ZC_E_TIMEOUT && old) zc__store_rlx(&r->latency, zc__redis_patience(r) / 8);
     if (rc == ZC_OK) zc__store_rlx(&r->latency, old ? old - old / 8 + took / 8 : took);
+}
+
+static bool zc__req_is_large(const zc__redis_req *q) {
+    size_t size = 0;
+    for (size_t i = 0; i < q->argc; i++) size += q->len[i] + 16;
+    return size > 65536;
 }
 
 static bool zc__redis_woken(zc__redis *r, const zc__redis_conn *c) {
@@ -9069,8 +9081,8 @@ static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uin
         uint64_t now = zc__redis_now(r), deadline = most;
         bool fresh = !c->link;
         if (fresh && (rc = zc__redis_connect(r, c, begin + r->timeout)) != ZC_OK) break;
-        if (!fresh && !extra && now + zc__redis_patience(r) < most)
-            deadline = now + zc__redis_patience(r);
+        uint64_t usual = now + zc__redis_patience(r);
+        if (!fresh && !extra && usual < most && !zc__req_is_large(q)) deadline = usual;
         rc = zc__redis_exchange(r, c, q, deadline);
         if (!extra && !fresh) zc__redis_learn(r, zc__redis_now(r) - now, rc);
         if (rc == ZC_OK && zc__redis_follow(r, c, q, most)) continue;
@@ -9462,14 +9474,14 @@ static int zc__redis_give(zc__redis *r, zc__redis_log log, redisReply *const *en
 
 /* ---- the bus */
 
-static int zc__bus_rc(int rc) { return rc == ZC_E_STORE ? ZC_E_BUS : rc; }
+static int zc__redis_bus_rc(int rc) { return rc == ZC_E_STORE ? ZC_E_BUS : rc; }
 
 /* An error of a command on the log or its hashes: is it not ours any more, or can it not be had? */
-static int zc__bus_error(const redisReply *reply) {
+static int zc__redis_log_error(const redisReply *reply) {
     if (!zc__redis_is(reply, REDIS_REPLY_ERROR)) return ZC_OK;
     if (zc__redis_starts(reply, "WRONGTYPE") || zc__redis_starts(reply, "ERR The ID"))
         return ZC_RETRY;
-    return zc__bus_rc(zc__redis_error(reply));
+    return zc__redis_bus_rc(zc__redis_error(reply));
 }
 
 /* A small write: refused by a master that its replicas have left. */
@@ -9500,7 +9512,7 @@ static void zc__req_nonce(zc__redis *r, zc__redis_req *q) {
     zc__req_num(q, zc__wall(&r->clock) / ZC_MILLISECOND);
 }
 
-static int zc__bus_attach(void *user, uint64_t *identity, uint64_t *position) {
+static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) {
     zc__redis *r = (zc__redis *)user;
     zc__redis_req q;
     zc__redis_entry e;
@@ -9513,8 +9525,8 @@ static int zc__bus_attach(void *user, uint64_t *identity, uint64_t *position) {
     zc__req_num(&q, (r->io.random(r->io.user) >> 2) | 1);
     zc__req_nonce(r, &q);
     zc__req_end(&q);
-    int rc = zc__bus_rc(zc__redis_call(r, &q, 0, &both[1]));
-    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__bus_error(q.reply[i]);
+    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, &both[1]));
+    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_RETRY || (rc == ZC_OK && both[1] == 0)) rc = ZC_E_BUS;
     if (rc == ZC_OK && !zc__redis_entry_read(q.reply[q.ncmds - 1], &e)) rc = ZC_E_BUS;
     zc__req_free(&q);
@@ -9533,7 +9545,7 @@ static int zc__bus_attach(void *user, uint64_t *identity, uint64_t *position) {
 }
 
 /* What XREAD and XRANGE say: gives what is new. *n: how many. */
-static int zc__bus_hear(zc__redis *r, zc__redis_log log, const redisReply *news,
+static int zc__redis_hear(zc__redis *r, zc__redis_log log, const redisReply *news,
                         const redisReply *cursor, uint64_t position, zc_bus_sink *sink) {
     if (!zc__redis_is(cursor, REDIS_REPLY_ARRAY) || cursor->elements != 1) return ZC_RETRY;
     int proof = zc__redis_at_cursor(r, log, cursor->element[0], position);
@@ -9549,7 +9561,7 @@ static int zc__bus_hear(zc__redis *r, zc__redis_log log, const redisReply *news,
 }
 
 /* True once for a wake that came before. */
-static bool zc__bus_was_woken(zc__redis *r) {
+static bool zc__redis_was_woken(zc__redis *r) {
     zc__spin_lock(&r->state);
     bool woken = r->woken != 0;
     zc__store_rel(&r->woken, 0u);
@@ -9557,13 +9569,13 @@ static bool zc__bus_was_woken(zc__redis *r) {
     return woken;
 }
 
-static int zc__bus_read(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink) {
+static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink) {
     zc__redis *r = (zc__redis *)user;
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_conn *c = &r->reader;
     zc__redis_req q;
     if (!log.gen) return ZC_RETRY;
-    if (zc__bus_was_woken(r)) return ZC_MORE;
+    if (zc__redis_was_woken(r)) return ZC_MORE;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
     zc__req_str(&q, "XREAD");
@@ -9583,18 +9595,19 @@ static int zc__bus_read(void *user, uint64_t position, uint64_t wait, zc_bus_sin
     zc__req_id(&q, log.gen, position);
     zc__req_id(&q, log.gen, position);
     zc__req_end(&q);
-    int rc = zc__bus_rc(zc__redis_send(r, c, &q, ms * ZC_MILLISECOND));
+    int rc = zc__redis_bus_rc(zc__redis_send(r, c, &q, ms * ZC_MILLISECOND));
     if (rc != ZC_OK && zc__redis_woken(r, c)) rc = ZC_MORE;
     else if (rc == ZC_OK && c->run != log.run) rc = ZC_RETRY;
-    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__bus_error(q.reply[i]);
+    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_OK)
-        rc = zc__bus_hear(r, log, q.reply[q.ncmds - 2], q.reply[q.ncmds - 1], position, sink);
+        rc = zc__redis_hear(r, log, q.reply[q.ncmds - 2], q.reply[q.ncmds - 1], position, sink);
     zc__req_free(&q);
     return rc;
 }
 
 /* Is what was appended safe? */
-static bool zc__bus_durable(const zc__redis *r, const redisReply *wait, const redisReply *config) {
+static bool zc__redis_is_durable(const zc__redis *r, const redisReply *wait,
+                                 const redisReply *config) {
     if (r->replicas)
         return zc__redis_is(wait, REDIS_REPLY_INTEGER) && wait->integer >= (long long)r->replicas;
     if (zc__redis_is(wait, REDIS_REPLY_ARRAY) && wait->elements == 2) {
@@ -9632,7 +9645,7 @@ static void zc__req_durable(zc__redis *r, zc__redis_req *q) {
 }
 
 /* What the script and XRANGE from the cursor say. */
-static int zc__bus_appended(zc__redis *r, zc__redis_log log, const redisReply *script,
+static int zc__redis_appended(zc__redis *r, zc__redis_log log, const redisReply *script,
                             const redisReply *range, uint64_t position, zc_bus_sink *sink) {
     if (zc__redis_is(script, REDIS_REPLY_INTEGER)) return ZC_RETRY;
     if (!zc__redis_string(script) || !zc__redis_is(range, REDIS_REPLY_ARRAY)) return ZC_E_BUS;
@@ -9644,7 +9657,7 @@ static int zc__bus_appended(zc__redis *r, zc__redis_log log, const redisReply *s
     return range->elements > ZC__REDIS_BATCH ? ZC_MORE : proof;
 }
 
-static int zc__bus_append(void *user, const zc_bytes *tags, size_t n, bool durable,
+static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool durable,
                           uint64_t position, zc_bus_sink *sink) {
     zc__redis *r = (zc__redis *)user;
     zc__redis_log log = zc__redis_attached(r);
@@ -9679,12 +9692,12 @@ static int zc__bus_append(void *user, const zc_bytes *tags, size_t n, bool durab
     zc__req_num(&q, ZC__REDIS_BATCH + 1);
     zc__req_end(&q);
     if (durable) zc__req_durable(r, &q);
-    int rc = zc__bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, &run));
+    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, &run));
     if (rc == ZC_OK && run != log.run) rc = ZC_RETRY;
-    for (unsigned i = 0; i < 2 && rc == ZC_OK; i++) rc = zc__bus_error(q.reply[i]);
-    if (rc == ZC_OK) rc = zc__bus_appended(r, log, q.reply[0], q.reply[1], position, sink);
-    if ((rc == ZC_OK || rc == ZC_MORE) && durable && !zc__bus_durable(r, q.reply[2], q.reply[3]))
-        rc = ZC_E_BUS;
+    for (unsigned i = 0; i < 2 && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
+    if (rc == ZC_OK) rc = zc__redis_appended(r, log, q.reply[0], q.reply[1], position, sink);
+    bool done = rc == ZC_OK || rc == ZC_MORE;
+    if (done && durable && !zc__redis_is_durable(r, q.reply[2], q.reply[3])) rc = ZC_E_BUS;
     zc__req_free(&q);
     zc__buf_free(&r->mem, &packed);
     return rc;
@@ -9708,8 +9721,9 @@ static bool zc__redis_field(const redisReply *f, uint64_t *v) {
 }
 
 /* R2. Both are [g, f, s, position...]. */
-static int zc__bus_versions_read(zc__redis_log log, const redisReply *young, const redisReply *old,
-                                 const zc_bytes *paths, size_t n, uint64_t *positions) {
+static int zc__redis_versions_read(zc__redis_log log, const redisReply *young,
+                                   const redisReply *old, const zc_bytes *paths, size_t n,
+                                   uint64_t *positions) {
     uint64_t gen, old_gen, floor, begun, v, w;
     if (!zc__redis_is(young, REDIS_REPLY_ARRAY) || young->elements != n + 3 ||
         !zc__redis_is(old, REDIS_REPLY_ARRAY) || old->elements != n + 3)
@@ -9728,7 +9742,7 @@ static int zc__bus_versions_read(zc__redis_log log, const redisReply *young, con
     return ZC_OK;
 }
 
-static int zc__bus_versions(void *user, const zc_bytes *paths, size_t n, uint64_t *positions) {
+static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint64_t *positions) {
     zc__redis *r = (zc__redis *)user;
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_req q;
@@ -9742,20 +9756,20 @@ static int zc__bus_versions(void *user, const zc_bytes *paths, size_t n, uint64_
     zc__req_versions(&q, "tags2", paths, n);
     zc__req_str(&q, "EXEC");
     zc__req_end(&q);
-    int rc = zc__bus_rc(zc__redis_call(r, &q, 0, &run));
+    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, &run));
     if (rc == ZC_OK && run != log.run) rc = ZC_RETRY;
-    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__bus_error(q.reply[i]);
+    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     const redisReply *both = q.reply[q.ncmds ? q.ncmds - 1 : 0];
     if (rc == ZC_OK && (!zc__redis_is(both, REDIS_REPLY_ARRAY) || both->elements != 2))
         rc = ZC_E_BUS;
     if (rc == ZC_OK)
-        rc = zc__bus_versions_read(log, both->element[0], both->element[1], paths, n, positions);
+        rc = zc__redis_versions_read(log, both->element[0], both->element[1], paths, n, positions);
     zc__req_free(&q);
     return rc;
 }
 
 /* Answers a monitor that asked under `token`. */
-static int zc__bus_answer(zc__redis *r, const redisReply *token, zc_bytes text) {
+static int zc__redis_answer(zc__redis *r, const redisReply *token, zc_bytes text) {
     zc__redis_req q;
     zc__buf name;
     memset(&name, 0, sizeof name);
@@ -9773,12 +9787,12 @@ static int zc__bus_answer(zc__redis *r, const redisReply *token, zc_bytes text) 
     if (rc == ZC_OK) rc = zc__redis_error(q.reply[0]);
     zc__req_free(&q);
     zc__buf_free(&r->mem, &name);
-    return zc__bus_rc(rc);
+    return zc__redis_bus_rc(rc);
 }
 
 #define ZC__REDIS_ANSWERS 16 /* monitors answered in one beat */
 
-static int zc__bus_beat(void *user, zc_bytes text) {
+static int zc__redis_beat(void *user, zc_bytes text) {
     zc__redis *r = (zc__redis *)user;
     uint64_t ms = zc__wall(&r->clock) / ZC_MILLISECOND;
     zc__redis_req q;
@@ -9815,13 +9829,13 @@ static int zc__bus_beat(void *user, zc_bytes text) {
     for (size_t i = 0; rc == ZC_OK && zc__redis_is(asked, REDIS_REPLY_ARRAY) && i < asked->elements;
          i++)
         if (zc__redis_string(asked->element[i]) && asked->element[i]->len <= 64)
-            rc = zc__bus_answer(r, asked->element[i], text);
+            rc = zc__redis_answer(r, asked->element[i], text);
     zc__req_free(&q);
-    return zc__bus_rc(rc);
+    return zc__redis_bus_rc(rc);
 }
 
 /* The waiting read's connection is given up: that works also when the server hangs. */
-static void zc__bus_wake(void *user) {
+static void zc__redis_wake(void *user) {
     zc__redis *r = (zc__redis *)user;
     zc__spin_lock(&r->state);
     zc__store_rel(&r->woken, 1u);
@@ -10036,12 +10050,12 @@ static void zc__redis_tables(zc__redis *r, zc_store *store, zc_bus *bus) {
     if (bus) {
         memset(bus, 0, sizeof *bus);
         bus->version = 1;
-        bus->attach = zc__bus_attach;
-        bus->read = zc__bus_read;
-        bus->append = zc__bus_append;
-        bus->versions = zc__bus_versions;
-        bus->beat = zc__bus_beat;
-        bus->wake = zc__bus_wake;
+        bus->attach = zc__redis_attach;
+        bus->read = zc__redis_read;
+        bus->append = zc__redis_append;
+        bus->versions = zc__redis_versions;
+        bus->beat = zc__redis_beat;
+        bus->wake = zc__redis_wake;
         bus->forked = zc__redis_forked;
         bus->close = zc__redis_close;
         bus->user = r;
