@@ -11,6 +11,7 @@ CLANG ?= clang
 JOBS ?= 2
 FUZZ_SECONDS ?= 600
 SEED ?= random
+CRASH_RUNS ?= 200
 COVER_LINES ?= 95
 COVER_BRANCHES ?= 85
 VERSION := $(shell sed -n 's/^\#define ZOOCACHE_VERSION "\(.*\)"/\1/p' zoocache.h)
@@ -46,7 +47,7 @@ EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
 STAGES = check manual unit-gcc unit-clang faults asan tsan valgrind matrix examples install-check
-STAGES += test-python fuzz-short
+STAGES += test-python fuzz-short crash
 
 # Commands of compilers are shown with V=1.
 Q = $(if $(V),,@)
@@ -169,6 +170,12 @@ fuzz-short:
 fuzz: ## fuzz each target for FUZZ_SECONDS (600)
 	@$(ALL) $(patsubst %,$(BUILD)/fuzz/%,$(F)) || :
 	@RUN='tests/fuzz.sh $(FUZZ_SECONDS)' $(RUNNER) each fuzz $(patsubst %,$(BUILD)/fuzz/%,$(F))
+
+.PHONY: crash
+crash: ## kill -9 writers to one LMDB file, CRASH_RUNS times (200): it stays whole, never stale
+	@$(ALL) $(BUILD)/gcc/x_lmdb_crash || :
+	@CRASH_RUNS=$(CRASH_RUNS) ARGS='--seed $(SEED)' \
+	    $(RUNNER) each crash $(BUILD)/gcc/x_lmdb_crash
 
 # ---- run ---------------------------------------------------------------------------------------
 
