@@ -7175,19 +7175,22 @@ static inline zc__lmdb_note *zc__lmdb_place(zc__lmdb *db, const zc__lmdb_note *n
     return &db->note[((size_t)n->h[0] + i) % ZC__LMDB_NOTES];
 }
 
-/* The note of the same key, or NULL. */
-static zc__lmdb_note *zc__lmdb_noted(zc__lmdb *db, const zc__lmdb_note *n) {
+/* The place near that of `n` where there is `of`, which may be the empty note; or NULL. */
+static zc__lmdb_note *zc__lmdb_noted(zc__lmdb *db, const zc__lmdb_note *n,
+                                     const zc__lmdb_note *of) {
     ZC__ASSERT_HELD(&db->notes);
     for (size_t i = 0; i < ZC__LMDB_PROBES; i++)
-        if (zc__lmdb_note_is(zc__lmdb_place(db, n, i), n)) return zc__lmdb_place(db, n, i);
+        if (zc__lmdb_note_is(zc__lmdb_place(db, n, i), of)) return zc__lmdb_place(db, n, i);
     return NULL;
 }
 
 /* Notes a use. One without an end takes an empty place, or that of another without an end; one with
  * an end likewise, but says false if there is neither. */
 static bool zc__lmdb_note_use(zc__lmdb *db, const zc__lmdb_note *n) {
+    static const zc__lmdb_note none = {{0, 0}, 0};
     zc__spin_lock(&db->notes);
-    zc__lmdb_note *to = zc__lmdb_noted(db, n);
+    zc__lmdb_note *to = zc__lmdb_noted(db, n, n);
+    if (!to) to = zc__lmdb_noted(db, n, &none);
     for (size_t i = 0; i < ZC__LMDB_PROBES && !to; i++)
         if (!zc__lmdb_place(db, n, i)->end) to = zc__lmdb_place(db, n, i);
     if (to && !(zc__lmdb_note_is(to, n) && to->end >= n->end)) {
@@ -7203,7 +7206,7 @@ static bool zc__lmdb_note_use(zc__lmdb *db, const zc__lmdb_note *n) {
 static uint64_t zc__lmdb_noted_end(zc__lmdb *db, const zc__lmdb_h *h) {
     zc__lmdb_note n = zc__lmdb_note_of(h, 0);
     zc__spin_lock(&db->notes);
-    const zc__lmdb_note *at = zc__lmdb_noted(db, &n);
+    const zc__lmdb_note *at = zc__lmdb_noted(db, &n, &n);
     uint64_t end = at ? at->end : 0;
     zc__spin_unlock(&db->notes);
     return end;
@@ -7213,7 +7216,7 @@ static uint64_t zc__lmdb_noted_end(zc__lmdb *db, const zc__lmdb_h *h) {
 static void zc__lmdb_forget(zc__lmdb *db, const zc__lmdb_note *n, size_t count) {
     zc__spin_lock(&db->notes);
     for (size_t i = 0; i < count; i++) {
-        zc__lmdb_note *at = zc__lmdb_noted(db, &n[i]);
+        zc__lmdb_note *at = zc__lmdb_noted(db, &n[i], &n[i]);
         if (!at || at->end > n[i].end) continue;
         zc__store_rlx(&at->h[0], (uint64_t)0);
         at->h[1] = at->end = 0;
