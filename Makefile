@@ -11,6 +11,7 @@ CLANG ?= clang
 JOBS ?= 2
 FUZZ_SECONDS ?= 600
 SEED ?= random
+CRASH_RUNS ?= 200
 COVER_LINES ?= 95
 COVER_BRANCHES ?= 85
 VERSION := $(shell sed -n 's/^\#define ZOOCACHE_VERSION "\(.*\)"/\1/p' zoocache.h)
@@ -46,7 +47,7 @@ EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
 STAGES = check manual unit-gcc unit-clang faults asan tsan valgrind matrix examples install-check
-STAGES += test-python model-short fuzz-short
+STAGES += test-python model-short crash fuzz-short
 
 # Commands of compilers are shown with V=1.
 Q = $(if $(V),,@)
@@ -175,6 +176,12 @@ model-short:
 	@$(RUNNER) step model python3 tests/model/model.py short
 model: deps ## search the Spin models of tests/model/ exhaustively; each ablation must fail
 	@VERBOSE=1 $(RUNNER) step model python3 tests/model/model.py full
+
+.PHONY: crash
+crash: ## kill -9 writers to one LMDB file, CRASH_RUNS times (200): it stays whole, never stale
+	@$(ALL) $(BUILD)/gcc/x_lmdb_crash || :
+	@CRASH_RUNS=$(CRASH_RUNS) ARGS='--seed $(SEED)' \
+	    $(RUNNER) each crash $(BUILD)/gcc/x_lmdb_crash
 
 # ---- run ---------------------------------------------------------------------------------------
 

@@ -6984,7 +6984,8 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *               and, above that, the longest unused. The rest is for pages that were freed, but not
  *               yet for all readers: those of the last two transactions at the least.
  *               If LMDB is out of pages all the same, the transaction is aborted, dead readers are
- *               cleared, more and more is evicted, and it is tried again; then ZC_E_FULL.
+ *               cleared, others given time, more and more is evicted, and it is tried again, for
+ *               half a second; then ZC_E_FULL.
  *   Boot        Without `sync` the system may write pages in any order, so after its crash the file
  *               is worth nothing. path/zoocache has the id of the boot under which it was written,
  *               on disk before the first byte of data is; under another one the data is deleted,
@@ -7027,9 +7028,10 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
 #define ZC__LMDB_GIVE 1024    /* entries given by one call */
 #define ZC__LMDB_NOTES 512    /* uses noted in memory */
 #define ZC__LMDB_PROBES 8
-#define ZC__LMDB_FLUSH 16  /* notes that one write brings to the file, */
+#define ZC__LMDB_TRIES 8  /* of a write that finds no room: half a second */
+#define ZC__LMDB_FLUSH 8   /* notes that one write brings to the file, */
 #define ZC__LMDB_EXPIRE 2  /*   records that have ended that it deletes, */
-#define ZC__LMDB_EVICT 16  /*   and records that it evicts */
+#define ZC__LMDB_EVICT 8   /*   and records that it evicts */
 #define ZC__LMDB_SPARE 512 /* pages that three such writes may need, at the least */
 #define ZC__LMDB_PAUSE ZC_MILLISECOND /* between looks of a waiting `read` */
 #define ZC__LMDB_H 16
@@ -7264,19 +7266,22 @@ static inline zc__lmdb_note *zc__lmdb_place(zc__lmdb *db, const zc__lmdb_note *n
     return &db->note[((size_t)n->h[0] + i) % ZC__LMDB_NOTES];
 }
 
-/* The note of the same key, or NULL. */
-static zc__lmdb_note *zc__lmdb_noted(zc__lmdb *db, const zc__lmdb_note *n) {
+/* The place near that of `n` where there is `of`, which may be the empty note; or NULL. */
+static zc__lmdb_note *zc__lmdb_noted(zc__lmdb *db, const zc__lmdb_note *n,
+                                     const zc__lmdb_note *of) {
     ZC__ASSERT_HELD(&db->notes);
     for (size_t i = 0; i < ZC__LMDB_PROBES; i++)
-        if (zc__lmdb_note_is(zc__lmdb_place(db, n, i), n)) return zc__lmdb_place(db, n, i);
+        if (zc__lmdb_note_is(zc__lmdb_place(db, n, i), of)) return zc__lmdb_place(db, n, i);
     return NULL;
 }
 
 /* Notes a use. One without an end takes an empty place, or that of another without an end; one with
  * an end likewise, but says false if there is neither. */
 static bool zc__lmdb_note_use(zc__lmdb *db, const zc__lmdb_note *n) {
+    static const zc__lmdb_note none = {{0, 0}, 0};
     zc__spin_lock(&db->notes);
-    zc__lmdb_note *to = zc__lmdb_noted(db, n);
+    zc__lmdb_note *to = zc__lmdb_noted(db, n, n);
+    if (!to) to = zc__lmdb_noted(db, n, &none);
     for (size_t i = 0; i < ZC__LMDB_PROBES && !to; i++)
         if (!zc__lmdb_place(db, n, i)->end) to = zc__lmdb_place(db, n, i);
     if (to && !(zc__lmdb_note_is(to, n) && to->end >= n->end)) {
@@ -7292,7 +7297,7 @@ static bool zc__lmdb_note_use(zc__lmdb *db, const zc__lmdb_note *n) {
 static uint64_t zc__lmdb_noted_end(zc__lmdb *db, const zc__lmdb_h *h) {
     zc__lmdb_note n = zc__lmdb_note_of(h, 0);
     zc__spin_lock(&db->notes);
-    const zc__lmdb_note *at = zc__lmdb_noted(db, &n);
+    const zc__lmdb_note *at = zc__lmdb_noted(db, &n, &n);
     uint64_t end = at ? at->end : 0;
     zc__spin_unlock(&db->notes);
     return end;
@@ -7302,7 +7307,7 @@ static uint64_t zc__lmdb_noted_end(zc__lmdb *db, const zc__lmdb_h *h) {
 static void zc__lmdb_forget(zc__lmdb *db, const zc__lmdb_note *n, size_t count) {
     zc__spin_lock(&db->notes);
     for (size_t i = 0; i < count; i++) {
-        zc__lmdb_note *at = zc__lmdb_noted(db, &n[i]);
+        zc__lmdb_note *at = zc__lmdb_noted(db, &n[i], &n[i]);
         if (!at || at->end > n[i].end) continue;
         zc__store_rlx(&at->h[0], (uint64_t)0);
         at->h[1] = at->end = 0;
@@ -7491,11 +7496,11 @@ static int zc__lmdb_flush(zc__lmdb_tx *t, size_t n) {
     return rc;
 }
 
-/* What every write does beside its own. */
-static int zc__lmdb_tidy(zc__lmdb_tx *t) {
+/* What every write, of so many bytes, does beside its own. */
+static int zc__lmdb_tidy(zc__lmdb_tx *t, size_t size) {
     int rc = zc__lmdb_flush(t, ZC__LMDB_FLUSH);
     if (rc == ZC_OK) rc = zc__lmdb_expire(t, ZC__LMDB_EXPIRE);
-    return rc == ZC_OK ? zc__lmdb_shrink(t, ZC__LMDB_EVICT) : rc;
+    return rc == ZC_OK ? zc__lmdb_shrink(t, ZC__LMDB_EVICT + size / 1024) : rc;
 }
 
 /* All that has been put off. */
@@ -7515,25 +7520,30 @@ static int zc__lmdb_make_room(zc__lmdb_tx *t, void *arg) {
     return rc == ZC_MISS ? ZC_OK : rc;
 }
 
-/* Runs `step` until there is room for it. Pages that a transaction frees can be used in the next
- * but one, so a round that finds nothing more to evict still helps. */
+static void zc__lmdb_pause(uint64_t ns) {
+    struct timespec t;
+    t.tv_sec = (time_t)(ns / ZC_SECOND);
+    t.tv_nsec = (long)(ns % ZC_SECOND);
+    (void)nanosleep(&t, NULL);
+}
+
+/* Runs `step`, with patience if there is no room for it. Mostly there are pages enough that have been
+ * freed, but a reader that was interrupted may still see them: so wait, a little and then longer.
+ * Where only runs of pages are missing, for a large record, evicting helps; then more and more. */
 static int zc__lmdb_write(zc__lmdb *db, zc__lmdb_step step, void *arg) {
     int rc, dead;
-    size_t batch = 16, in_vain = 0;
-    while ((rc = zc__lmdb_try(db, step, arg)) == ZC_E_FULL && in_vain < 3) {
-        size_t n = batch;
+    for (unsigned tries = 0;; tries++) {
+        rc = zc__lmdb_try(db, step, arg);
+        if (rc != ZC_E_FULL || tries == ZC__LMDB_TRIES) return rc;
         (void)mdb_reader_check(db->env, &dead);
-        int room = zc__lmdb_try(db, zc__lmdb_make_room, &n);
-        /* Deleting takes pages, too: the fewer, the better; to delete nothing helps, see above. */
-        for (size_t fewer = 2; room == ZC_E_FULL && fewer-- > 0;) {
-            n = fewer;
-            room = zc__lmdb_try(db, zc__lmdb_make_room, &n);
-        }
-        if (room != ZC_OK || n == 0) in_vain++;
-        else in_vain = 0;
-        batch *= 2;
+        if (tries > 0) zc__lmdb_pause(ZC_MILLISECOND << tries);
+        /* Deleting takes pages, too: the fewer, the better. A transaction that deletes nothing helps
+         * as well: what one has freed can be used by the next but one. */
+        size_t many = (size_t)16 << tries, few = 1, none = 0;
+        if (zc__lmdb_try(db, zc__lmdb_make_room, &many) == ZC_E_FULL &&
+            zc__lmdb_try(db, zc__lmdb_make_room, &few) == ZC_E_FULL)
+            (void)zc__lmdb_try(db, zc__lmdb_make_room, &none);
     }
-    return rc;
 }
 
 /* ---- the storage ---- */
@@ -7600,7 +7610,7 @@ static int zc__lmdb_put_step(zc__lmdb_tx *t, void *arg) {
     if (row->key.len) memcpy(p + 10, row->key.ptr, row->key.len);
     if (row->record.len) memcpy(p + 10 + row->key.len, row->record.ptr, row->record.len);
     rc = zc__lmdb_place_in(t, &row->h, row->end);
-    return rc == ZC_OK ? zc__lmdb_tidy(t) : rc;
+    return rc == ZC_OK ? zc__lmdb_tidy(t, row->record.len) : rc;
 }
 
 /* What was noted of a record that is replaced or deleted is of no use to the next. */
@@ -7890,7 +7900,7 @@ static int zc__lmdb_append_step(zc__lmdb_tx *t, void *arg) {
     for (size_t i = 0; i < a->n && rc == ZC_OK; i++) rc = zc__lmdb_put_tag(t, a->tags[i], position);
     if (a->n == 0) t->meta[ZC__LMDB_ROOT] = position;
     if (rc == ZC_OK) rc = zc__lmdb_trim(t);
-    return rc == ZC_OK ? zc__lmdb_tidy(t) : rc;
+    return rc == ZC_OK ? zc__lmdb_tidy(t, 0) : rc;
 }
 
 /* `durable` asks for nothing more: with `sync` each write is on the disk, and without it what a
@@ -8076,8 +8086,10 @@ static int zc__lmdb_settle(zc__lmdb *db) {
     return ZC_OK;
 }
 
-/* Opens the databases, and makes the row "zoocache" of a new file. */
-static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn) {
+/* Opens the databases, and makes the row "zoocache" of a new file. With `grown` it is written again,
+ * so that LMDB tells the map's size to those who open it later. Else nothing is written, for which
+ * there might be no room. */
+static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn, bool grown) {
     static const char *const names[ZC__LMDB_DBS] = {"zc.records", "zc.uses",  "zc.lru",
                                                     "zc.ends",    "zc.log",   "zc.tags0",
                                                     "zc.tags1",   "zc.locks"};
@@ -8095,7 +8107,7 @@ static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn) {
     if (rc == ZC_MISS) meta[ZC__LMDB_IDENTITY] = zc__lmdb_identity(db);
     db->identity = meta[ZC__LMDB_IDENTITY];
     for (size_t i = 0; i < ZC__LMDB_META; i++) zc__put_le(row + i * 8, meta[i], 8);
-    rc = zc__lmdb_result(mdb_put(txn, unnamed, &key, &value, 0));
+    rc = rc == ZC_OK && !grown ? ZC_OK : zc__lmdb_result(mdb_put(txn, unnamed, &key, &value, 0));
     for (size_t i = 0; i < ZC__LMDB_DBS && rc == ZC_OK; i++)
         rc = zc__lmdb_result(mdb_dbi_open(txn, names[i], MDB_CREATE, &db->dbi[i]));
     return rc;
@@ -8127,9 +8139,8 @@ static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
     int rc = mdb_env_create(&db->env), dead;
     if (rc != MDB_SUCCESS) return zc__lmdb_result(rc);
     zc__lmdb_file(db, "/data.mdb", name, sizeof name);
-    bool fresh = stat(name, &st) != 0 || st.st_size == 0;
-    /* An existing file tells its own size; the alone may change it. */
-    if (fresh || (alone && (uint64_t)st.st_size < db->map_size))
+    /* An existing file says itself how large its map is; all processes must have the same. */
+    if (stat(name, &st) != 0 || st.st_size == 0)
         (void)mdb_env_set_mapsize(db->env, db->map_size);
     (void)mdb_env_set_maxdbs(db->env, ZC__LMDB_DBS);
     (void)mdb_env_set_maxreaders(db->env, ZC__LMDB_READERS);
@@ -8139,10 +8150,13 @@ static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
         return zc__lmdb_result(rc);
     }
     (void)mdb_reader_check(db->env, &dead);
+    (void)mdb_env_info(db->env, &info);
+    bool grow = alone && info.me_mapsize < db->map_size;
+    if (grow) (void)mdb_env_set_mapsize(db->env, db->map_size);
     rc = zc__lmdb_lengthen(db, alone);
     if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_begin(db->env, NULL, 0, &txn));
     if (rc != ZC_OK) return rc;
-    rc = zc__lmdb_setup(db, txn);
+    rc = zc__lmdb_setup(db, txn, grow);
     if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_commit(txn));
     else mdb_txn_abort(txn);
     if (rc == ZC_E_CORRUPT)
