@@ -58,6 +58,7 @@
  *   >>table            entries, buckets, shards
  *   >>policy           eviction
  *   >>expiry           deadlines, what a read makes of an entry, inserting, sweeping
+ *   >>bus              several nodes: the log, the lease
  *   >>flight           singleflight
  *   >>store            the second tier
  *   >>cache            the public functions
@@ -73,13 +74,18 @@
  *   All state is in the cache that zc_open() makes. There are no globals.
  *
  * WHAT IT DOES NOT DO
- *   It is no server and opens no socket. It does not serialize: a value is bytes, or an object of
- *   yours that never leaves the process. It does not know your database: you say what changed.
- *   It does not store what was read before an invalidation, whoever asks.
+ *   It is no server, and opens no socket but to the Redis that you name. It does not serialize: a
+ *   value is bytes, or an object of yours that never leaves the process. It does not know your
+ *   database: you say what changed. It does not store what was read before an invalidation, whoever
+ *   asks.
  *
  * MACROS
  *   in the file with the implementation alone
  *     ZOOCACHE_IMPLEMENTATION   compile the implementation here
+ *     ZOOCACHE_WITH_LMDB        zc_lmdb_open(): an LMDB file as storage and bus; -llmdb
+ *     ZOOCACHE_WITH_REDIS       zc_redis_open(): Redis as storage and bus; -lhiredis
+ *     ZOOCACHE_WITH_BUS         what both need, for a bus or a shared storage of your own:
+ *                               zc_desc.bus, the storage's breaker, write_behind, fleet, get_many
  *     ZOOCACHE_NO_LZ4           no compression of stored records; <lz4.h> and -llz4 are not needed
  *     ZOOCACHE_PTHREADS         pthreads instead of C11 threads (for TSan; chosen by itself in C++
  *                               and where <threads.h> is missing)
@@ -139,12 +145,12 @@
  *   zc_check(). A ticket (zc_fill) belongs to one thread at a time. Call-backs: see "hooks";
  *   loaders, destructors, events and completions are called with no lock held and may call the
  *   cache.
- *   Lock order, left before right:  storage order (mutex, one a shard) > invalidation writer >
- *   shard > stripe of the trie, refresh queue, arena (all spin locks of a few instructions).
- *   One background thread, unless no_thread: it runs refreshes, removes what is dead, prunes, and
- *   ends overdue flights; at most a fifth of a core. With no_thread call zc_poll(), say every 100
- *   ms or each frame. Ages for pruning are as exact as polling is.
- *   fork(): wrap it in zc_fork_prepare(), zc_fork_parent() and zc_fork_child().
+ *   Lock order, left before right:  storage order (mutex, one a shard) > bus: reading, apply
+ *   (mutexes) > invalidation writer > shard > stripe of the trie, queues, arena (all spin locks of
+ *   a few instructions). One background thread, unless no_thread: it runs refreshes, removes what
+ *   is dead, prunes, and ends overdue flights; at most a fifth of a core. With no_thread call
+ *   zc_poll(), say every 100 ms or each frame. Ages for pruning are as exact as polling is. fork():
+ *   wrap it in zc_fork_prepare(), zc_fork_parent() and zc_fork_child().
  *
  * OWNERSHIP
  *   what                      who owns it                   until
@@ -189,16 +195,51 @@
  *   misses. The functions may be called from several threads at once. examples/06_own_storage.c is
  *   one. The record's format: >>codec. Objects are not stored.
  *
+ * SEVERAL NODES (with ZOOCACHE_WITH_LMDB, _REDIS or _BUS)
+ *   Nodes, be they processes or machines, share a log of invalidations (zc_desc.bus) and, if they
+ *   like, a storage (zc_desc.store). zc_lmdb_open() and zc_redis_open() fill both.
+ *
+ *       zc_desc d = {.max_entries = 100000};
+ *       zc_redis_desc r = {.url = "redis://cache.internal", .prefix = "shop"};
+ *       if (zc_redis_open(&r, &d.store, &d.bus) == ZC_OK) rc = zc_open(&d, &cache);
+ *
+ *   The promise  A value served at time x reflects every invalidation that was acknowledged before
+ *                x - T, where T is max_staleness (1 s): whatever is lost, delayed, restarted, or
+ *                wrong about the time. Each node has, on every read of the log, proof that it has
+ *                heard everything; while the proof is younger than T it serves its table. Lost
+ *                connections, trimming, FLUSHALL, restarts and failovers end in a replay or in an
+ *                O(1) flush, never in silence. With replicas the bound is T and the lag that they
+ *                allow. With LMDB each read looks at the file: T is 0.
+ *   Silence      If the log cannot be reached for T, each function chooses: zc_desc.silence, or
+ *                zc_fetch_opts.silence. Bypass: the loader runs, still once for all who wait;
+ *                serve: as ZC_STALE, up to max_stale longer; error: ZC_E_BUS. What was invalidated
+ *                here is never served.
+ *   Writers      zc_invalidate() takes effect here at once, and then, by zc_desc.ack, waits for
+ *                nothing, for the log, for its replicas, or until no node can serve the old value.
+ *                What the log did not take (ZC_E_BUS) is kept, bounded, and sent as soon as it can
+ *                be. zc_token() and zc_catch_up() let another node wait until it has heard.
+ *   Records      are judged by the same rule: positions of the log take the place of versions. A
+ *                node that joins late learns what it lacks in one round trip. Puts and deletes do
+ *                not cross the bus: another node's table may hold what zc_put() has replaced, until
+ *                its ttl. Invalidate what others may have.
+ *   Storage down A call that times out opens the storage's breaker: nobody waits a second time, and
+ *                housekeeping looks when it is back.
+ *   fleet        (zc_fetch_opts) one loader in all nodes: the key is locked in the storage.
+ *   write_behind The storage is written by the background thread. What has not been written when
+ *                the process dies is lost, which costs misses.
+ *   Threads      The bus has a thread of its own, and none with LMDB. With no_thread, zc_poll()
+ *                reads the log: call it several times in T.
+ *   A bus of your own needs four functions: see zc_bus. Versions are then counted, not HLC stamps.
+ *
  * CAVEATS
  *   - zc_put() after reading takes zc_put_opts.begin = zc_begin() from BEFORE the reading; without
- *   it
- *     an invalidation in between goes unseen. zc_fetch() does this by itself: prefer it.
+ *     it an invalidation in between goes unseen. zc_fetch() does this by itself: prefer it.
  *   - A loader that holds a snapshot of a database open must not fetch inside it: the inner fill
- *   begins
- *     after the snapshot, and would pass for newer than what it reads. Fetch the parts before, or
- *     let the inner loader read outside the snapshot.
+ *     begins after the snapshot, and would pass for newer than what it reads. Fetch the parts
+ *     before, or let the inner loader read outside the snapshot.
  *   - Invalidate after the change is committed, not before: else a fill may read the old row and
- *     begin after the invalidation.
+ *     begin after the invalidation. The same holds for a loader that reads from a replica of the
+ *     database that lags.
  *   - Deadlines use a coarse clock: up to 4 ms late on Linux.
  *   - A key is bytes: whoever builds one from parts must make different parts differ ("a", "bc" and
  *     "ab", "c"). Only lookups of equal bytes meet.
@@ -210,7 +251,8 @@
  *   - The hash is seeded, which keeps strangers from guessing collisions; it is not cryptographic.
  *   - zc_tag_version() of a tag that was pruned may be later than its own last invalidation.
  *   - Short of memory, zc_invalidate() stamps the deepest tag above that exists: more than was
- *   asked. - Compiling the implementation as C++ is supported (C++17); MSVC is not.
+ *     asked.
+ *   - Compiling the implementation as C++ is supported (C++17); MSVC is not.
  *
  * CHANGES
  *   0.1.0   the first version: see CHANGELOG.md
@@ -464,7 +506,8 @@ typedef struct zc_store {
                     int *results);
     /* One loader in the whole fleet (zc_fetch_opts.fleet), both or none. `lock`: ZC_OK, the key is
      * locked for `lease` ns and *token says by whom; ZC_MISS: somebody else has it. With a *token
-     * that is not 0: renews that lock; ZC_MISS: it is lost. `unlock`: ends it, if it is still ours. */
+     * that is not 0: renews that lock; ZC_MISS: it is lost. `unlock`: ends it, if it is still ours.
+     * */
     int (*lock)(void *user, zc_bytes key, uint64_t lease, uint64_t *token);
     int (*unlock)(void *user, zc_bytes key, uint64_t token);
     void (*forked)(void *user); /* in the child of a fork: lets go of what it shares */
@@ -499,12 +542,12 @@ typedef struct zc_bus {
     /* The positions of the last entries that named these paths; 0: none. The empty path: the last
      * that named everything. Too high is a miss, too low is not allowed. */
     int (*versions)(void *user, const zc_bytes *paths, size_t n, uint64_t *positions);
-    /* NULL, or the position of the last entry, in a few nanoseconds. With it there is no lease: each
-     * read of the cache looks at it, and is never stale. */
+    /* NULL, or the position of the last entry, in a few nanoseconds. With it there is no lease:
+     * each read of the cache looks at it, and is never stale. */
     int (*peek)(void *user, uint64_t *position);
     /* NULL, or called every second with what the node may tell about itself, as Prometheus text. */
     int (*beat)(void *user, zc_bytes text);
-    void (*wake)(void *user);   /* makes a `read` that waits return at once, this one and the next */
+    void (*wake)(void *user);   /* makes a `read` that waits, or the next one, return at once */
     void (*forked)(void *user); /* in the child of a fork: lets go of what it shares */
     void (*close)(void *user);
     void *user;
@@ -3602,158 +3645,7 @@ static inline uint64_t zc__bus_local(const zc__bus *b, uint64_t position) {
     return b->base + (position << 16); /* modulo 2^64: base may be "negative" */
 }
 
-/* ---- hearing ---- */
-
-static int zc__bus_fault(zc_cache *c, int rc) {
-    zc__count(&c->bus.errors, 1);
-    if (!zc__load_rlx(&c->bus.down)) zc__say(c, ZC_LOG_WARN, "the bus has failed", zc_strerror(rc));
-    zc__store_rlx(&c->bus.down, 1);
-    return rc;
-}
-
-/* Who hears, and since when: what belongs to an epoch that is over is not heard any more. */
-typedef struct zc__ear {
-    zc_cache *cache;
-    uint64_t epoch;
-    zc_bus_sink sink;
-} zc__ear;
-
-static int zc__bus_hear_entry(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
-    const zc__ear *ear = (const zc__ear *)user;
-    zc_cache *c = ear->cache;
-    zc__bus *b = &c->bus;
-    uint64_t v = 0;
-    int rc = ZC_OK;
-    if (zc__tags_check(tags, n) != ZC_OK) n = 0; /* no tag of ours: too much rather than nothing */
-    zc__nodes nodes;
-    zc__nodes_acquire(c, tags, n, &nodes);
-    zc__monitor_lock(&b->apply);
-    if (ear->epoch != b->epoch || position > b->cursor + 1) {
-        rc = ZC_RETRY;
-    } else if (position == b->cursor + 1) {
-        v = zc__trie_stamp(&c->trie, nodes.list, nodes.n, zc__bus_local(b, position));
-        zc__store_rel(&b->cursor, position);
-    }
-    zc__monitor_unlock(&b->apply);
-    zc__nodes_release(c, &nodes);
-    if (!v) return rc;
-    zc__count(&b->entries, 1);
-    for (size_t i = 0; i < n; i++) zc__told_invalidated(c, tags[i], v);
-    if (n == 0) zc__told_invalidated(c, zc_slice("", 0), v);
-    return ZC_OK;
-}
-
-/* Forgets the log that it was attached to: nothing is served from now on. */
-static void zc__bus_detach(zc_cache *c) {
-    zc__bus *b = &c->bus;
-    zc__monitor_lock(&b->apply);
-    if (b->attached) zc__count(&b->breaks, 1);
-    zc__store_rel(&b->attached, 0u);
-    zc__store_rel(&b->lease, 0);
-    b->epoch++;
-    zc__monitor_unlock(&b->apply);
-}
-
-static void zc__outbox_stamp(zc_cache *c);
-
-/* Attaches: what was missed is taken for everything. `reading` is held. */
-static int zc__bus_attach(zc_cache *c) {
-    zc__bus *b = &c->bus;
-    zc_tag *root = &c->trie.root;
-    uint64_t identity = 0, position = 0, before = zc__mono(&c->clock);
-    int rc = c->desc.bus.attach(c->desc.bus.user, &identity, &position);
-    if (rc != ZC_OK) return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
-    zc__monitor_lock(&b->apply);
-    b->epoch++;
-    b->identity = identity;
-    b->cursor = b->attached_at = position;
-    uint64_t v = zc__trie_stamp(&c->trie, &root, 1, 0);
-    /* Room below the root's version, for positions that are rounded down to it. */
-    b->base = v - (position << 16);
-    zc__store_rel(&b->attached, 1u);
-    zc__store_rel(&b->lease, before ? before : 1);
-    zc__store_rlx(&b->down, 0);
-    zc__monitor_unlock(&b->apply);
-    zc__outbox_stamp(c);
-    return ZC_OK;
-}
-
-static void zc__ear_open(zc__ear *ear, zc_cache *c) {
-    ear->cache = c;
-    ear->sink.entry = zc__bus_hear_entry;
-    ear->sink.user = ear;
-    zc__monitor_lock(&c->bus.apply);
-    ear->epoch = c->bus.epoch;
-    zc__monitor_unlock(&c->bus.apply);
-}
-
-/* Reads the log to its end, or to the end of `wait`; `reading` is held. ZC_OK: the lease is
- * renewed. */
-static int zc__bus_listen(zc_cache *c, uint64_t wait) {
-    zc__bus *b = &c->bus;
-    int rc = ZC_MORE;
-    if (!zc__load_acq(&b->attached)) return zc__bus_attach(c);
-    zc__ear ear;
-    zc__ear_open(&ear, c);
-    for (; rc == ZC_MORE; wait = 0) {
-        uint64_t before = zc__mono(&c->clock), cursor = zc__load_acq(&b->cursor);
-        rc = c->desc.bus.read(c->desc.bus.user, cursor, wait, &ear.sink);
-        bool further = zc__load_acq(&b->cursor) != cursor;
-        if (rc == ZC_MORE && !further) return ZC_RETRY; /* it was woken */
-        if (rc != ZC_OK) continue;
-        zc__monitor_lock(&b->apply);
-        if (ear.epoch == b->epoch) zc__store_rel(&b->lease, before ? before : 1);
-        zc__store_rlx(&b->down, 0);
-        zc__monitor_unlock(&b->apply);
-    }
-    if (rc == ZC_OK) return ZC_OK;
-    if (rc < 0) return zc__bus_fault(c, rc);
-    zc__bus_detach(c);
-    return zc__bus_attach(c);
-}
-
-/* ---- serving ---- */
-
-/* Is this lease young enough? To be asked once more when the value is in hand, for the process may
- * have slept in between; and of the lease as it was before: the one of now may have been renewed by
- * the very read that killed the value. */
-static inline bool zc__bus_holds(zc_cache *c, uint64_t lease) {
-    uint64_t now = zc__coarse(&c->clock);
-    return c->bus.peeks || (lease && (now <= lease || now - lease <= c->bus.serve_for));
-}
-
-static inline uint64_t zc__bus_lease(const zc_cache *c) { return zc__load_acq(&c->bus.lease); }
-
-static bool zc__bus_is_current(zc_cache *c, uint64_t *lease) {
-    zc__bus *b = &c->bus;
-    uint64_t tail;
-    *lease = zc__load_acq(&b->lease);
-    if (!b->peeks) return zc__bus_holds(c, *lease);
-    return zc__load_acq(&b->attached) && c->desc.bus.peek(c->desc.bus.user, &tail) == ZC_OK &&
-           tail == zc__load_acq(&b->cursor);
-}
-
-/* May the table be served? ZC_OK, as long as *lease holds; ZC_STALE: as stale; ZC_MISS: no;
- * ZC_E_BUS. */
-static int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
-    zc__bus *b = &c->bus;
-    *lease = 0;
-    if (!b->on || ZC__LIKELY(zc__bus_is_current(c, lease))) return ZC_OK;
-    if (b->peeks) {
-        zc__monitor_lock(&b->reading);
-        int rc = zc__bus_is_current(c, lease) ? ZC_OK : zc__bus_listen(c, 0);
-        zc__monitor_unlock(&b->reading);
-        if (rc == ZC_OK) return ZC_OK;
-    }
-    zc__count(&b->silent, 1);
-    if (silence == ZC_SILENCE_DEFAULT) silence = c->desc.silence;
-    if (silence == ZC_SILENCE_ERROR) return ZC_E_BUS;
-    uint64_t end = zc__add_sat(*lease, zc__add_sat(b->serve_for, c->desc.max_stale));
-    bool soon = *lease && zc__coarse(&c->clock) <= end;
-    return silence == ZC_SILENCE_SERVE && soon ? ZC_STALE : ZC_MISS;
-}
-
-/* ---- telling ---- */
+/* ---- the outbox ---- */
 
 static void zc__outbox_everything(zc__bus *b) {
     b->outbox.size = b->outbox_tags = 0;
@@ -3868,6 +3760,157 @@ static void zc__outbox_told(zc__bus *b) {
     if (!b->everything && b->outbox.size == 0) b->untold = 0;
     zc__spin_unlock(&b->out);
 }
+
+/* ---- hearing ---- */
+
+static int zc__bus_fault(zc_cache *c, int rc) {
+    zc__count(&c->bus.errors, 1);
+    if (!zc__load_rlx(&c->bus.down)) zc__say(c, ZC_LOG_WARN, "the bus has failed", zc_strerror(rc));
+    zc__store_rlx(&c->bus.down, 1);
+    return rc;
+}
+
+/* Who hears, and since when: what belongs to an epoch that is over is not heard any more. */
+typedef struct zc__ear {
+    zc_cache *cache;
+    uint64_t epoch;
+    zc_bus_sink sink;
+} zc__ear;
+
+static int zc__bus_hear_entry(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
+    const zc__ear *ear = (const zc__ear *)user;
+    zc_cache *c = ear->cache;
+    zc__bus *b = &c->bus;
+    uint64_t v = 0;
+    int rc = ZC_OK;
+    if (zc__tags_check(tags, n) != ZC_OK) n = 0; /* no tag of ours: too much rather than nothing */
+    zc__nodes nodes;
+    zc__nodes_acquire(c, tags, n, &nodes);
+    zc__monitor_lock(&b->apply);
+    if (ear->epoch != b->epoch || position > b->cursor + 1) {
+        rc = ZC_RETRY;
+    } else if (position == b->cursor + 1) {
+        v = zc__trie_stamp(&c->trie, nodes.list, nodes.n, zc__bus_local(b, position));
+        zc__store_rel(&b->cursor, position);
+    }
+    zc__monitor_unlock(&b->apply);
+    zc__nodes_release(c, &nodes);
+    if (!v) return rc;
+    zc__count(&b->entries, 1);
+    for (size_t i = 0; i < n; i++) zc__told_invalidated(c, tags[i], v);
+    if (n == 0) zc__told_invalidated(c, zc_slice("", 0), v);
+    return ZC_OK;
+}
+
+/* Forgets the log that it was attached to: nothing is served from now on. */
+static void zc__bus_detach(zc_cache *c) {
+    zc__bus *b = &c->bus;
+    zc__monitor_lock(&b->apply);
+    if (b->attached) zc__count(&b->breaks, 1);
+    zc__store_rel(&b->attached, 0u);
+    zc__store_rel(&b->lease, 0);
+    b->epoch++;
+    zc__monitor_unlock(&b->apply);
+}
+
+/* Attaches: what was missed is taken for everything. `reading` is held. */
+static int zc__bus_attach(zc_cache *c) {
+    zc__bus *b = &c->bus;
+    zc_tag *root = &c->trie.root;
+    uint64_t identity = 0, position = 0, before = zc__mono(&c->clock);
+    int rc = c->desc.bus.attach(c->desc.bus.user, &identity, &position);
+    if (rc != ZC_OK) return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
+    zc__monitor_lock(&b->apply);
+    b->epoch++;
+    b->identity = identity;
+    b->cursor = b->attached_at = position;
+    uint64_t v = zc__trie_stamp(&c->trie, &root, 1, 0);
+    /* Room below the root's version, for positions that are rounded down to it. */
+    b->base = v - (position << 16);
+    zc__store_rel(&b->attached, 1u);
+    zc__store_rel(&b->lease, before ? before : 1);
+    zc__store_rlx(&b->down, 0);
+    zc__monitor_unlock(&b->apply);
+    zc__outbox_stamp(c);
+    return ZC_OK;
+}
+
+static void zc__ear_open(zc__ear *ear, zc_cache *c) {
+    ear->cache = c;
+    ear->sink.entry = zc__bus_hear_entry;
+    ear->sink.user = ear;
+    zc__monitor_lock(&c->bus.apply);
+    ear->epoch = c->bus.epoch;
+    zc__monitor_unlock(&c->bus.apply);
+}
+
+/* Reads the log to its end, or to the end of `wait`; `reading` is held. ZC_OK: the lease is
+ * renewed. */
+static int zc__bus_listen(zc_cache *c, uint64_t wait) {
+    zc__bus *b = &c->bus;
+    int rc = ZC_MORE;
+    if (!zc__load_acq(&b->attached)) return zc__bus_attach(c);
+    zc__ear ear;
+    zc__ear_open(&ear, c);
+    for (; rc == ZC_MORE; wait = 0) {
+        uint64_t before = zc__mono(&c->clock), cursor = zc__load_acq(&b->cursor);
+        rc = c->desc.bus.read(c->desc.bus.user, cursor, wait, &ear.sink);
+        bool further = zc__load_acq(&b->cursor) != cursor;
+        if (rc == ZC_MORE && !further) return ZC_RETRY; /* it was woken */
+        if (rc != ZC_OK) continue;
+        zc__monitor_lock(&b->apply);
+        if (ear.epoch == b->epoch) zc__store_rel(&b->lease, before ? before : 1);
+        zc__store_rlx(&b->down, 0);
+        zc__monitor_unlock(&b->apply);
+    }
+    if (rc == ZC_OK) return ZC_OK;
+    if (rc < 0) return zc__bus_fault(c, rc);
+    zc__bus_detach(c);
+    return zc__bus_attach(c);
+}
+
+/* ---- serving ---- */
+
+/* Is this lease young enough? To be asked once more when the value is in hand, for the process may
+ * have slept in between; and of the lease as it was before: the one of now may have been renewed by
+ * the very read that killed the value. */
+static inline bool zc__bus_holds(zc_cache *c, uint64_t lease) {
+    uint64_t now = zc__coarse(&c->clock);
+    return c->bus.peeks || (lease && (now <= lease || now - lease <= c->bus.serve_for));
+}
+
+static inline uint64_t zc__bus_lease(const zc_cache *c) { return zc__load_acq(&c->bus.lease); }
+
+static bool zc__bus_is_current(zc_cache *c, uint64_t *lease) {
+    zc__bus *b = &c->bus;
+    uint64_t tail;
+    *lease = zc__load_acq(&b->lease);
+    if (!b->peeks) return zc__bus_holds(c, *lease);
+    return zc__load_acq(&b->attached) && c->desc.bus.peek(c->desc.bus.user, &tail) == ZC_OK &&
+           tail == zc__load_acq(&b->cursor);
+}
+
+/* May the table be served? ZC_OK, as long as *lease holds; ZC_STALE: as stale; ZC_MISS: no;
+ * ZC_E_BUS. */
+static int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
+    zc__bus *b = &c->bus;
+    *lease = 0;
+    if (!b->on || ZC__LIKELY(zc__bus_is_current(c, lease))) return ZC_OK;
+    if (b->peeks) {
+        zc__monitor_lock(&b->reading);
+        int rc = zc__bus_is_current(c, lease) ? ZC_OK : zc__bus_listen(c, 0);
+        zc__monitor_unlock(&b->reading);
+        if (rc == ZC_OK) return ZC_OK;
+    }
+    zc__count(&b->silent, 1);
+    if (silence == ZC_SILENCE_DEFAULT) silence = c->desc.silence;
+    if (silence == ZC_SILENCE_ERROR) return ZC_E_BUS;
+    uint64_t end = zc__add_sat(*lease, zc__add_sat(b->serve_for, c->desc.max_stale));
+    bool soon = *lease && zc__coarse(&c->clock) <= end;
+    return silence == ZC_SILENCE_SERVE && soon ? ZC_STALE : ZC_MISS;
+}
+
+/* ---- telling ---- */
 
 /* Waits until the log has been read to its end after `since`, or attached. */
 static int zc__bus_hear(zc_cache *c, uint64_t since, uint64_t timeout) {
@@ -4084,7 +4127,8 @@ static void zc__bus_end(zc_cache *c) {
     b->on = false;
 }
 
-/* Round fork(): nothing is being applied meanwhile; the child has no thread, and its own sockets. */
+/* Round fork(): nothing is being applied meanwhile; the child has no thread, and its own sockets.
+ * */
 static void zc__bus_fork_prepare(zc__bus *b) {
     if (!b->on) return;
     zc__monitor_lock(&b->apply);
@@ -4855,9 +4899,10 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               after a crash it might otherwise outlive an invalidation that gets a lower version.
  *   Faults      are counted and told (ZC_EVENT_STORE_FAULT); the caller never sees one, but for an
  *               invalidation that the storage could not keep (ZC_E_STORE).
- *   Breaker     (this and the next two: with ZOOCACHE_WITH_BUS) A call that timed out, or three that failed in a row, open it: then the storage is
- *               spared, and reads are misses. Housekeeping tries it again, after a time that
- *               doubles, so no caller waits for that. A write that was spared counts as failed.
+ *   Breaker     (this and the next two: with ZOOCACHE_WITH_BUS) A call that timed out, or three
+ *               that failed in a row, open it: then the storage is spared, and reads are misses.
+ *               Housekeeping tries it again, after a time that doubles, so no caller waits for
+ *               that. A write that was spared counts as failed.
  *   Behind      With write_behind, what is stored is written by housekeeping, in order, from a
  *               queue of pinned entries; it takes an entry out of the queue with the shard's order
  *               monitor held, and zc_del() does so before it deletes: nothing comes back.
@@ -5151,8 +5196,8 @@ static uint64_t zc__until_ms(uint64_t at, uint64_t now, uint64_t now_ms) {
     return zc__add_sat(now_ms, at > now ? (at - now) / ZC_MILLISECOND : 0);
 }
 
-/* Deletes a record. ZC_PENDING: the storage was spared. Then, or if it fails, trusts none of those that there are, in the next life neither.
- * The order monitor is held. */
+/* Deletes a record. ZC_PENDING: the storage was spared. Then, or if it fails, trusts none of those
+ * that there are, in the next life neither. The order monitor is held. */
 static int zc__store_del(zc_cache *c, zc_bytes key) {
     const zc_store *st = &c->desc.store;
     int rc = zc__store_up(c) ? zc__store_told(c, st->del(st->user, key)) : ZC_PENDING;
@@ -5634,8 +5679,8 @@ static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_vi
     return ZC__UNLIKELY(zc__has_store(c)) ? zc__get_through(c, key, view) : ZC_MISS;
 }
 
-/* The same with a bus: only while it is proven that everything was heard. Asked again when the value
- * is in hand. */
+/* The same with a bus: only while it is proven that everything was heard. Asked again when the
+ * value is in hand. */
 static ZC__NOINLINE int zc__get_heard(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view) {
     for (uint64_t lease;;) {
         int gate = zc__bus_gate(c, ZC_SILENCE_DEFAULT, &lease);
@@ -7527,9 +7572,10 @@ static void zc__lmdb_pause(uint64_t ns) {
     (void)nanosleep(&t, NULL);
 }
 
-/* Runs `step`, with patience if there is no room for it. Mostly there are pages enough that have been
- * freed, but a reader that was interrupted may still see them: so wait, a little and then longer.
- * Where only runs of pages are missing, for a large record, evicting helps; then more and more. */
+/* Runs `step`, with patience if there is no room for it. Mostly there are pages enough that have
+ * been freed, but a reader that was interrupted may still see them: so wait, a little and then
+ * longer. Where only runs of pages are missing, for a large record, evicting helps; then more and
+ * more. */
 static int zc__lmdb_write(zc__lmdb *db, zc__lmdb_step step, void *arg) {
     int rc, dead;
     for (unsigned tries = 0;; tries++) {
@@ -7537,8 +7583,8 @@ static int zc__lmdb_write(zc__lmdb *db, zc__lmdb_step step, void *arg) {
         if (rc != ZC_E_FULL || tries == ZC__LMDB_TRIES) return rc;
         (void)mdb_reader_check(db->env, &dead);
         if (tries > 0) zc__lmdb_pause(ZC_MILLISECOND << tries);
-        /* Deleting takes pages, too: the fewer, the better. A transaction that deletes nothing helps
-         * as well: what one has freed can be used by the next but one. */
+        /* Deleting takes pages, too: the fewer, the better. A transaction that deletes nothing
+         * helps as well: what one has freed can be used by the next but one. */
         size_t many = (size_t)16 << tries, few = 1, none = 0;
         if (zc__lmdb_try(db, zc__lmdb_make_room, &many) == ZC_E_FULL &&
             zc__lmdb_try(db, zc__lmdb_make_room, &few) == ZC_E_FULL)
@@ -8086,9 +8132,9 @@ static int zc__lmdb_settle(zc__lmdb *db) {
     return ZC_OK;
 }
 
-/* Opens the databases, and makes the row "zoocache" of a new file. With `grown` it is written again,
- * so that LMDB tells the map's size to those who open it later. Else nothing is written, for which
- * there might be no room. */
+/* Opens the databases, and makes the row "zoocache" of a new file. With `grown` it is written
+ * again, so that LMDB tells the map's size to those who open it later. Else nothing is written, for
+ * which there might be no room. */
 static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn, bool grown) {
     static const char *const names[ZC__LMDB_DBS] = {"zc.records", "zc.uses",  "zc.lru",
                                                     "zc.ends",    "zc.log",   "zc.tags0",
@@ -8328,9 +8374,10 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *               R3 a connection that failed in any way is closed: replies never shift
  *   Time-outs   A call has one deadline: 16 times the smoothed latency, at least a quarter of
  *               desc.timeout, at most that; that is also what connecting, and a request of more
- *               than 64 KiB, may take. Each time-out doubles the estimate. A dropped connection is replaced once, after a random pause of up to
- *               2 ms; one that cannot be made is not tried again for a time that grows from 20 ms
- *               to a second. Looking up a host's name takes what the system takes.
+ *               than 64 KiB, may take. Each time-out doubles the estimate. A dropped connection is
+ *               replaced once, after a random pause of up to 2 ms; one that cannot be made is not
+ *               tried again for a time that grows from 20 ms to a second. Looking up a host's name
+ *               takes what the system takes.
  *   Not done    A cluster's other slots; Sentinels with a password of their own; RESP3. The log is
  *               one shard. ZC_DURABLE without replicas asks for appendfsync always or WAITAOF.
  *   Locking     pool (monitor; never held during I/O) > state (spin; a few instructions). A slot
