@@ -7394,8 +7394,20 @@ static zc__lmdb_note *zc__lmdb_noted(zc__lmdb *db, const zc__lmdb_note *n,
     return NULL;
 }
 
-/* Notes a use. One without an end takes an empty place, or that of another without an end; one with
- * an end likewise, but says false if there is neither. */
+/* Without the lock: is there a place for it, and is it not there yet? Notes that find none are
+ * lost: what is read often comes again. */
+static bool zc__lmdb_worth_noting(zc__lmdb *db, const zc__lmdb_note *n) {
+    bool room = false;
+    for (size_t i = 0; i < ZC__LMDB_PROBES; i++) {
+        uint64_t at = zc__load_rlx(&zc__lmdb_place(db, n, i)->h[0]);
+        if (at == n->h[0]) return false;
+        room |= at == 0;
+    }
+    return room;
+}
+
+/* Notes a use in its place, an empty one, or that of another without an end. False: all are taken
+ * by such as have one. */
 static bool zc__lmdb_note_use(zc__lmdb *db, const zc__lmdb_note *n) {
     static const zc__lmdb_note none = {{0, 0}, 0};
     zc__spin_lock(&db->notes);
@@ -7680,7 +7692,7 @@ static int zc__lmdb_read_record(zc__lmdb_rd *r, zc_bytes key, zc_sink *sink) {
         if (zc__lmdb_over(end, now) && zc__lmdb_noted_end(db, &h) <= now) return ZC_MISS;
     }
     zc__lmdb_note n = zc__lmdb_note_of(&h, 0);
-    if (zc__load_rlx(&zc__lmdb_place(db, &n, 0)->h[0]) != n.h[0]) (void)zc__lmdb_note_use(db, &n);
+    if (zc__lmdb_worth_noting(db, &n)) (void)zc__lmdb_note_use(db, &n);
     return zc_sink_write(sink, zc__lmdb_at(&row, 10 + len), row.mv_size - 10 - len);
 }
 
@@ -8047,7 +8059,7 @@ static int zc__lmdb_bus_versions(void *user, const zc_bytes *paths, size_t n,
         unsigned young = (unsigned)meta[ZC__LMDB_YOUNG];
         MDB_val k = zc__lmdb_val(key, 8);
         rc = zc__lmdb_get(r.txn, db->dbi[ZC__LMDB_TAGS0 + young], k, &value, 8);
-        if (rc == ZC_MISS)
+        if (rc == ZC_MISS && meta[ZC__LMDB_SWAPPED]) /* else the old one is empty */
             rc = zc__lmdb_get(r.txn, db->dbi[ZC__LMDB_TAGS0 + (young ^ 1)], k, &value, 8);
         positions[i] = rc == ZC_OK ? zc__get64(zc__lmdb_at(&value, 0)) : meta[ZC__LMDB_FLOOR];
     }

@@ -241,7 +241,8 @@ static void options(int argc, char **argv) {
     for (int i = 1; i + 1 < argc; i += 2) {
         if (strcmp(argv[i], "--keys") == 0) keys = (unsigned)strtoul(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--size") == 0) size = strtoul(argv[i + 1], NULL, 10);
-        else if (strcmp(argv[i], "--rounds") == 0) rounds = (unsigned)strtoul(argv[i + 1], NULL, 10);
+        else if (strcmp(argv[i], "--rounds") == 0)
+            rounds = (unsigned)strtoul(argv[i + 1], NULL, 10);
         else if (strcmp(argv[i], "--dir") == 0) base = argv[i + 1];
         else must(false, "unknown option");
     }

@@ -225,7 +225,7 @@ TEST(touch_moves_the_end_and_is_flushed_in_batches) {
     CHECK_EQ(entries(&f, ZC__LMDB_RECORDS), 2);
     shut(&f);
     REQUIRE(CHECK_EQ(again(&f), ZC_OK));
-    CHECK_EQ(get(&f, "a", "x"), ZC_OK); /* known from the file */
+    CHECK_EQ(get(&f, "a", "x"), ZC_OK);                   /* known from the file */
     CHECK_EQ(f.s.touch(f.s.user, zc_str("a"), 0), ZC_OK); /* never */
     zct_step(&f.time, ZC_SECOND);
     CHECK_EQ(get(&f, "a", "x"), ZC_OK);
@@ -317,7 +317,8 @@ TEST(large_records_come_and_go) {
         CHECK_EQ(has_n(&f, i, len), ZC_OK);
     }
     check_whole(&f);
-    CHECK_EQ(put_n(&f, 1000, 2 * MIB + 1), ZC_E_FULL); /* more than an eighth: nothing changes for it */
+    CHECK_EQ(put_n(&f, 1000, 2 * MIB + 1),
+             ZC_E_FULL); /* more than an eighth: nothing changes for it */
     CHECK_EQ(put(&f, "a", "x", 0), ZC_OK);
     CHECK_EQ(f.s.clear(f.s.user), ZC_OK);
     check_whole(&f);
@@ -439,8 +440,7 @@ TEST(a_reader_behind_the_trim_begins_anew) {
     zc_bus_sink sink = {ld_entry, &all};
     REQUIRE(start(&f, 0));
     memset(&all, 0, sizeof all);
-    for (uint64_t i = 0; i < N; i++)
-        CHECK_EQ(f.b.append(f.b.user, &t, 1, false, i, &sink), ZC_OK);
+    for (uint64_t i = 0; i < N; i++) CHECK_EQ(f.b.append(f.b.user, &t, 1, false, i, &sink), ZC_OK);
     CHECK_EQ(all.entries, N);
     CHECK_EQ(entries(&f, ZC__LMDB_ENTRIES), ZC__LMDB_LOG);
     CHECK_EQ(ld_read(&f.b, 0, &h), ZC_RETRY);
@@ -748,8 +748,7 @@ TEST(more_readers_at_once_than_slots) {
     zc__lmdb_rd r[ZC__LMDB_SLOTS + 5];
     REQUIRE(start(&f, 0));
     CHECK_EQ(put(&f, "a", "x", 0), ZC_OK);
-    for (size_t i = 0; i < ZC__LMDB_SLOTS + 5; i++)
-        CHECK_EQ(zc__lmdb_begin(db(&f), &r[i]), ZC_OK);
+    for (size_t i = 0; i < ZC__LMDB_SLOTS + 5; i++) CHECK_EQ(zc__lmdb_begin(db(&f), &r[i]), ZC_OK);
     CHECK_EQ(get(&f, "a", "x"), ZC_OK);
     for (size_t i = 0; i < ZC__LMDB_SLOTS + 5; i++) zc__lmdb_end(&r[i]);
     CHECK_EQ(get(&f, "a", "x"), ZC_OK);
