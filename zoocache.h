@@ -7043,9 +7043,9 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *   Locking     One writer at a time: `gate` in a process, byte 0 after the text of path/zoocache
  *               among processes (Linux; elsewhere LMDB's own lock does it alone). A killed holder's
  *               is released by the system; behind one that is stopped (SIGSTOP) the others get
- *               ZC_E_TIMEOUT after a second. Readers wait for nobody, but for their first slot: one
- *               of a few pooled read transactions, each under its own spin lock, or a new one. No
- *               transaction is open in two threads. `notes` (spin) is a leaf. Sinks are called with
+ *               ZC_E_TIMEOUT after a second. Readers wait for nobody: one of a few pooled read
+ *               transactions, each under its own spin lock; or, beyond those, a new one, for which
+ *               the writer's lock is taken a moment. No transaction is open in two threads. `notes` (spin) is a leaf. Sinks are called with
  *               a read transaction and its slot held, and may come back to read.
  *   fork        An environment may not cross it: `forked` makes the child open its own, and leaves
  *               the parent's alone: closing it would give the parent's slots of readers away.
@@ -7069,7 +7069,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
 
 #define ZC__LMDB_MAP ((size_t)1 << 30)
 #define ZC__LMDB_MAP_MIN ((size_t)8 << 20)
-#define ZC__LMDB_READERS 2048 /* slots in the lock file, all processes together */
+#define ZC__LMDB_READERS 4096 /* slots in the lock file, all processes together */
 #define ZC__LMDB_SLOTS 16     /* pooled read transactions */
 #define ZC__LMDB_LOG 4096     /* entries kept */
 #define ZC__LMDB_GIVE 1024    /* entries given by one call */
@@ -8270,6 +8270,12 @@ static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
         rc = zc__lmdb_setup(db, txn, grow);
         if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_commit(txn));
         else mdb_txn_abort(txn);
+    }
+    for (size_t i = 0; i < ZC__LMDB_SLOTS && rc == ZC_OK; i++) {
+        zc__lmdb_slot *slot = &db->slot[i];
+        if (mdb_txn_begin(db->env, NULL, MDB_RDONLY, &slot->txn) == MDB_SUCCESS)
+            mdb_txn_reset(slot->txn);
+        else slot->txn = NULL; /* all are taken: it is tried again when it is needed */
     }
     zc__lmdb_leave(db);
     if (rc == ZC_E_CORRUPT)
