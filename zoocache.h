@@ -7040,11 +7040,13 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *               L2 the log has all positions from its first to the tail
  *               L3 every tag of an entry has a position >= that entry's, or the floor is
  *               L4 `seen` is never above the transaction that `tail` was read in, or after
- *   Locking     LMDB's writer lock, across processes; robust, so that a killed writer's goes on. A
- *               writer that is stopped (SIGSTOP) makes the others wait. Readers wait for nobody:
- *               one of a few pooled read transactions, each under its own spin lock, or a new one.
- *               No transaction is open in two threads. `notes` (spin) is a leaf. Sinks are called
- *               with a read transaction and its slot held.
+ *   Locking     One writer at a time: `gate` in a process, byte 0 after the text of path/zoocache
+ *               among processes (Linux; elsewhere LMDB's own lock does it alone). A killed holder's
+ *               is released by the system; behind one that is stopped (SIGSTOP) the others get
+ *               ZC_E_TIMEOUT after a second. Readers wait for nobody: one of a few pooled read
+ *               transactions, each under its own spin lock; or, beyond those, a new one, for which
+ *               the writer's lock is taken a moment. No transaction is open in two threads. `notes` (spin) is a leaf. Sinks are called with
+ *               a read transaction and its slot held, and may come back to read.
  *   fork        An environment may not cross it: `forked` makes the child open its own, and leaves
  *               the parent's alone: closing it would give the parent's slots of readers away.
  *   Cost        get: 1 renewal, 2 descents of a tree, 1 copy; a put or an append: some 10 descents,
@@ -7067,12 +7069,13 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
 
 #define ZC__LMDB_MAP ((size_t)1 << 30)
 #define ZC__LMDB_MAP_MIN ((size_t)8 << 20)
-#define ZC__LMDB_READERS 2048 /* slots in the lock file, all processes together */
+#define ZC__LMDB_READERS 4096 /* slots in the lock file, all processes together */
 #define ZC__LMDB_SLOTS 16     /* pooled read transactions */
 #define ZC__LMDB_LOG 4096     /* entries kept */
 #define ZC__LMDB_GIVE 1024    /* entries given by one call */
 #define ZC__LMDB_NOTES 512    /* uses noted in memory */
 #define ZC__LMDB_PROBES 8
+#define ZC__LMDB_WAIT ZC_SECOND /* for another writer */
 #define ZC__LMDB_TRIES 8  /* of a write that finds no room: half a second */
 #define ZC__LMDB_FLUSH 8   /* notes that one write brings to the file, */
 #define ZC__LMDB_EXPIRE 2  /*   records that have ended that it deletes, */
@@ -7137,7 +7140,7 @@ typedef struct zc__lmdb {
     zc__spin notes;
     zc__lmdb_note note[ZC__LMDB_NOTES]; /* [notes] */
     zc__lmdb_slot slot[ZC__LMDB_SLOTS];
-    zc__monitor wake;
+    zc__monitor wake, gate; /* gate: held by who writes here */
     zc__mem mem;
     zc_clock clock;
     zc_log log;
@@ -7219,6 +7222,70 @@ static inline uint64_t zc__lmdb_ms(const zc__lmdb *db) {
 }
 static inline bool zc__lmdb_over(uint64_t end, uint64_t now_ms) { return end && end <= now_ms; }
 
+/* ---- one writer ---- */
+
+#if defined(__linux__) && !defined(F_OFD_SETLK) /* hidden without _GNU_SOURCE */
+#  define ZC__LMDB_GETLK 36
+#  define ZC__LMDB_SETLK 37
+#elif defined(F_OFD_SETLK)
+#  define ZC__LMDB_GETLK F_OFD_GETLK
+#  define ZC__LMDB_SETLK F_OFD_SETLK
+#endif
+
+#define ZC__LMDB_CLAIM 48 /* bytes of path/zoocache: "zoocache ", the boot's id, how written */
+
+static void zc__lmdb_pause(uint64_t ns) {
+    struct timespec t;
+    t.tv_sec = (time_t)(ns / ZC_SECOND);
+    t.tv_nsec = (long)(ns % ZC_SECOND);
+    (void)nanosleep(&t, NULL);
+}
+
+/* A lock of one byte of path/zoocache, of this open of it, by F_WRLCK or F_UNLCK. */
+static bool zc__lmdb_lock_byte(const zc__lmdb *db, uint64_t at, short type) {
+#ifdef ZC__LMDB_SETLK
+    struct flock l;
+    memset(&l, 0, sizeof l);
+    l.l_type = type;
+    l.l_whence = SEEK_SET;
+    l.l_start = ZC__LMDB_CLAIM + (off_t)at;
+    l.l_len = 1;
+    return fcntl(db->claim, ZC__LMDB_SETLK, &l) == 0 || (errno != EAGAIN && errno != EACCES);
+#else
+    (void)db, (void)at, (void)type;
+    return true;
+#endif
+}
+
+/* Before LMDB's own locks, so that nobody ever waits for those: a process that is killed just when
+ * it is woken for one takes the wake-up of all others with it. ZC_E_TIMEOUT: somebody keeps it. */
+static int zc__lmdb_enter(zc__lmdb *db) {
+    uint64_t pause = 20000, waited = 0;
+    zc__monitor_lock(&db->gate);
+    while (!zc__lmdb_lock_byte(db, 0, F_WRLCK)) {
+        if (waited >= ZC__LMDB_WAIT) {
+            zc__monitor_unlock(&db->gate);
+            return ZC_E_TIMEOUT;
+        }
+        zc__lmdb_pause(pause);
+        waited += pause;
+        if (pause < ZC_MILLISECOND) pause *= 2;
+    }
+    return ZC_OK;
+}
+static void zc__lmdb_leave(zc__lmdb *db) {
+    (void)zc__lmdb_lock_byte(db, 0, F_UNLCK);
+    zc__monitor_unlock(&db->gate);
+}
+
+/* Frees the slots of readers that have died. */
+static void zc__lmdb_bury(zc__lmdb *db) {
+    int dead;
+    if (zc__lmdb_enter(db) != ZC_OK) return;
+    (void)mdb_reader_check(db->env, &dead);
+    zc__lmdb_leave(db);
+}
+
 /* ---- reading: pooled transactions ---- */
 
 typedef struct zc__lmdb_rd {
@@ -7227,27 +7294,34 @@ typedef struct zc__lmdb_rd {
     zc__lmdb_slot *slot; /* NULL: a transaction of its own */
 } zc__lmdb_rd;
 
+/* A transaction with a new slot of the file. */
+static int zc__lmdb_new_reader(zc__lmdb *db, MDB_txn **txn) {
+    int dead, rc = zc__lmdb_enter(db);
+    if (rc != ZC_OK) return rc;
+    rc = mdb_txn_begin(db->env, NULL, MDB_RDONLY, txn);
+    if (rc == MDB_READERS_FULL && mdb_reader_check(db->env, &dead) == MDB_SUCCESS && dead > 0)
+        rc = mdb_txn_begin(db->env, NULL, MDB_RDONLY, txn);
+    zc__lmdb_leave(db);
+    return zc__lmdb_result(rc);
+}
+
 /* A thread begins to look for a free slot where its stack says, so that it mostly gets the same. */
 static int zc__lmdb_begin(zc__lmdb *db, zc__lmdb_rd *r) {
     size_t at = (size_t)((uint64_t)((uintptr_t)r >> 16) * UINT64_C(0x9e3779b97f4a7c15) >> 60);
-    int rc = MDB_READERS_FULL, dead;
     r->db = db;
+    r->slot = NULL;
     if (!zc__lmdb_usable(db)) return ZC_E_STORE;
     for (size_t i = 0; i < ZC__LMDB_SLOTS; i++) {
         zc__lmdb_slot *s = &db->slot[(at + i) % ZC__LMDB_SLOTS];
         if (!zc__spin_trylock(&s->lock)) continue;
-        rc = s->txn ? mdb_txn_renew(s->txn) : mdb_txn_begin(db->env, NULL, MDB_RDONLY, &s->txn);
-        if (rc == MDB_SUCCESS) {
-            r->slot = s;
-            r->txn = s->txn;
-            return ZC_OK;
-        }
-        zc__spin_unlock(&s->lock);
-        if (rc != MDB_READERS_FULL) return zc__lmdb_result(rc);
+        int rc = s->txn ? zc__lmdb_result(mdb_txn_renew(s->txn))
+                        : zc__lmdb_new_reader(db, &s->txn);
+        r->slot = s;
+        r->txn = s->txn;
+        if (rc != ZC_OK) zc__spin_unlock(&s->lock);
+        return rc;
     }
-    if (rc == MDB_READERS_FULL) (void)mdb_reader_check(db->env, &dead);
-    r->slot = NULL;
-    return zc__lmdb_result(mdb_txn_begin(db->env, NULL, MDB_RDONLY, &r->txn));
+    return zc__lmdb_new_reader(db, &r->txn);
 }
 
 static void zc__lmdb_end(zc__lmdb_rd *r) {
@@ -7320,8 +7394,20 @@ static zc__lmdb_note *zc__lmdb_noted(zc__lmdb *db, const zc__lmdb_note *n,
     return NULL;
 }
 
-/* Notes a use. One without an end takes an empty place, or that of another without an end; one with
- * an end likewise, but says false if there is neither. */
+/* Without the lock: is there a place for it, and is it not there yet? Notes that find none are
+ * lost: what is read often comes again. */
+static bool zc__lmdb_worth_noting(zc__lmdb *db, const zc__lmdb_note *n) {
+    bool room = false;
+    for (size_t i = 0; i < ZC__LMDB_PROBES; i++) {
+        uint64_t at = zc__load_rlx(&zc__lmdb_place(db, n, i)->h[0]);
+        if (at == n->h[0]) return false;
+        room |= at == 0;
+    }
+    return room;
+}
+
+/* Notes a use in its place, an empty one, or that of another without an end. False: all are taken
+ * by such as have one. */
 static bool zc__lmdb_note_use(zc__lmdb *db, const zc__lmdb_note *n) {
     static const zc__lmdb_note none = {{0, 0}, 0};
     zc__spin_lock(&db->notes);
@@ -7410,17 +7496,20 @@ static int zc__lmdb_try(zc__lmdb *db, zc__lmdb_step step, void *arg) {
     if (!zc__lmdb_usable(db)) return ZC_E_STORE;
     t.db = db;
     t.nflushed = 0;
-    int rc = zc__lmdb_result(mdb_txn_begin(db->env, NULL, 0, &t.txn));
+    int rc = zc__lmdb_enter(db);
     if (rc != ZC_OK) return rc;
+    rc = zc__lmdb_result(mdb_txn_begin(db->env, NULL, 0, &t.txn));
+    if (rc != ZC_OK) {
+        zc__lmdb_leave(db);
+        return rc;
+    }
     rc = zc__lmdb_load(t.txn, t.meta);
     rc = rc == ZC_OK ? step(&t, arg) : rc == ZC_MISS ? ZC_E_CORRUPT : rc;
     for (size_t i = 0; i < ZC__LMDB_META; i++) zc__put_le(row + i * 8, t.meta[i], 8);
     if (rc == ZC_OK) rc = zc__lmdb_result(mdb_put(t.txn, ZC__LMDB_MAIN, &key, &value, 0));
-    if (rc != ZC_OK) {
-        mdb_txn_abort(t.txn);
-        return rc;
-    }
-    rc = zc__lmdb_result(mdb_txn_commit(t.txn));
+    if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_commit(t.txn));
+    else mdb_txn_abort(t.txn);
+    zc__lmdb_leave(db);
     if (rc == ZC_OK) zc__lmdb_forget(db, t.flushed, t.nflushed);
     return rc;
 }
@@ -7565,23 +7654,14 @@ static int zc__lmdb_make_room(zc__lmdb_tx *t, void *arg) {
     return rc == ZC_MISS ? ZC_OK : rc;
 }
 
-static void zc__lmdb_pause(uint64_t ns) {
-    struct timespec t;
-    t.tv_sec = (time_t)(ns / ZC_SECOND);
-    t.tv_nsec = (long)(ns % ZC_SECOND);
-    (void)nanosleep(&t, NULL);
-}
-
 /* Runs `step`, with patience if there is no room for it. Mostly there are pages enough that have
  * been freed, but a reader that was interrupted may still see them: so wait, a little and then
- * longer. Where only runs of pages are missing, for a large record, evicting helps; then more and
- * more. */
+ * longer. Where runs of pages are missing, for a large record, evicting helps; more and more. */
 static int zc__lmdb_write(zc__lmdb *db, zc__lmdb_step step, void *arg) {
-    int rc, dead;
     for (unsigned tries = 0;; tries++) {
-        rc = zc__lmdb_try(db, step, arg);
+        int rc = zc__lmdb_try(db, step, arg);
         if (rc != ZC_E_FULL || tries == ZC__LMDB_TRIES) return rc;
-        (void)mdb_reader_check(db->env, &dead);
+        zc__lmdb_bury(db);
         if (tries > 0) zc__lmdb_pause(ZC_MILLISECOND << tries);
         /* Deleting takes pages, too: the fewer, the better. A transaction that deletes nothing
          * helps as well: what one has freed can be used by the next but one. */
@@ -7612,7 +7692,7 @@ static int zc__lmdb_read_record(zc__lmdb_rd *r, zc_bytes key, zc_sink *sink) {
         if (zc__lmdb_over(end, now) && zc__lmdb_noted_end(db, &h) <= now) return ZC_MISS;
     }
     zc__lmdb_note n = zc__lmdb_note_of(&h, 0);
-    if (zc__load_rlx(&zc__lmdb_place(db, &n, 0)->h[0]) != n.h[0]) (void)zc__lmdb_note_use(db, &n);
+    if (zc__lmdb_worth_noting(db, &n)) (void)zc__lmdb_note_use(db, &n);
     return zc_sink_write(sink, zc__lmdb_at(&row, 10 + len), row.mv_size - 10 - len);
 }
 
@@ -7979,7 +8059,7 @@ static int zc__lmdb_bus_versions(void *user, const zc_bytes *paths, size_t n,
         unsigned young = (unsigned)meta[ZC__LMDB_YOUNG];
         MDB_val k = zc__lmdb_val(key, 8);
         rc = zc__lmdb_get(r.txn, db->dbi[ZC__LMDB_TAGS0 + young], k, &value, 8);
-        if (rc == ZC_MISS)
+        if (rc == ZC_MISS && meta[ZC__LMDB_SWAPPED]) /* else the old one is empty */
             rc = zc__lmdb_get(r.txn, db->dbi[ZC__LMDB_TAGS0 + (young ^ 1)], k, &value, 8);
         positions[i] = rc == ZC_OK ? zc__get64(zc__lmdb_at(&value, 0)) : meta[ZC__LMDB_FLOOR];
     }
@@ -8016,7 +8096,6 @@ static int zc__lmdb_bus_beat(void *user, zc_bytes text) {
     zc__lmdb *db = (zc__lmdb *)user;
     char name[ZC__LMDB_PATH];
     struct stat st;
-    int dead;
     (void)text;
     if (!zc__lmdb_usable(db)) return ZC_E_STORE;
     zc__lmdb_file(db, "/data.mdb", name, sizeof name);
@@ -8025,7 +8104,7 @@ static int zc__lmdb_bus_beat(void *user, zc_bytes text) {
         zc__lmdb_say(db, "the file was removed or replaced while it was open", NULL);
         return ZC_E_STORE;
     }
-    (void)mdb_reader_check(db->env, &dead);
+    zc__lmdb_bury(db);
     return zc__lmdb_untidy(db) ? zc__lmdb_write(db, zc__lmdb_tidy_all, NULL) : ZC_OK;
 }
 
@@ -8039,8 +8118,6 @@ static void zc__lmdb_bus_wake(void *user) {
 }
 
 /* ---- open, fork, close ---- */
-
-#define ZC__LMDB_CLAIM 48 /* bytes of path/zoocache: "zoocache ", the boot's id, how written */
 
 /* The id of this boot of the system, 36 bytes. False: it does not tell. */
 static bool zc__lmdb_boot(char id[36]) {
@@ -8062,35 +8139,21 @@ static uint64_t zc__lmdb_identity(const zc__lmdb *db) {
     return id;
 }
 
-#if defined(__linux__) && !defined(F_OFD_SETLK) /* hidden without _GNU_SOURCE */
-#  define ZC__LMDB_GETLK 36
-#  define ZC__LMDB_SETLK 37
-#elif defined(F_OFD_SETLK)
-#  define ZC__LMDB_GETLK F_OFD_GETLK
-#  define ZC__LMDB_SETLK F_OFD_SETLK
-#endif
-
 /* Every process that has the directory open holds a lock on one byte of path/zoocache, at its pid:
  * a lock of the open file, so a second open in the same process meets it, and kill -9 releases it.
  * *alone: nobody else holds any. ZC_E_INVAL: this process has the directory open. */
 static int zc__lmdb_take_byte(zc__lmdb *db, bool *alone) {
     *alone = false;
 #ifdef ZC__LMDB_SETLK
-    struct flock all, mine;
+    struct flock all;
     memset(&all, 0, sizeof all);
     all.l_type = F_WRLCK;
     all.l_whence = SEEK_SET;
-    mine = all;
-    mine.l_start = ZC__LMDB_CLAIM + (off_t)db->pid;
-    mine.l_len = 1;
     if (fcntl(db->claim, ZC__LMDB_GETLK, &all) == 0) *alone = all.l_type == F_UNLCK;
-    if (fcntl(db->claim, ZC__LMDB_SETLK, &mine) == 0) return ZC_OK;
-    if (errno != EAGAIN && errno != EACCES) return ZC_OK; /* a file system without such locks */
+#endif
+    if (zc__lmdb_lock_byte(db, (uint64_t)db->pid, F_WRLCK)) return ZC_OK;
     zc__lmdb_say(db, "is open in this process already (or in another pid namespace)", NULL);
     return ZC_E_INVAL;
-#else
-    return ZC_OK;
-#endif
 }
 
 static bool zc__lmdb_sync_dir(const zc__lmdb *db) {
@@ -8195,16 +8258,26 @@ static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
         zc__lmdb_say(db, "cannot be opened", mdb_strerror(rc));
         return zc__lmdb_result(rc);
     }
-    (void)mdb_reader_check(db->env, &dead);
     (void)mdb_env_info(db->env, &info);
     bool grow = alone && info.me_mapsize < db->map_size;
     if (grow) (void)mdb_env_set_mapsize(db->env, db->map_size);
     rc = zc__lmdb_lengthen(db, alone);
-    if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_begin(db->env, NULL, 0, &txn));
+    if (rc == ZC_OK) rc = zc__lmdb_enter(db);
     if (rc != ZC_OK) return rc;
-    rc = zc__lmdb_setup(db, txn, grow);
-    if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_commit(txn));
-    else mdb_txn_abort(txn);
+    (void)mdb_reader_check(db->env, &dead);
+    rc = zc__lmdb_result(mdb_txn_begin(db->env, NULL, 0, &txn));
+    if (rc == ZC_OK) {
+        rc = zc__lmdb_setup(db, txn, grow);
+        if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_commit(txn));
+        else mdb_txn_abort(txn);
+    }
+    for (size_t i = 0; i < ZC__LMDB_SLOTS && rc == ZC_OK; i++) {
+        zc__lmdb_slot *slot = &db->slot[i];
+        if (mdb_txn_begin(db->env, NULL, MDB_RDONLY, &slot->txn) == MDB_SUCCESS)
+            mdb_txn_reset(slot->txn);
+        else slot->txn = NULL; /* all are taken: it is tried again when it is needed */
+    }
+    zc__lmdb_leave(db);
     if (rc == ZC_E_CORRUPT)
         zc__lmdb_say(db, "data.mdb is damaged, of another version or not of this library", NULL);
     (void)mdb_env_info(db->env, &info);
@@ -8266,7 +8339,7 @@ static void zc__lmdb_forked(void *user) {
     db->seen = db->tail = 0;
     db->env = NULL;
     if (db->claim >= 0) close(db->claim);
-    if (!zc__monitor_init(&db->wake)) return;
+    if (!zc__monitor_init(&db->wake) || !zc__monitor_init(&db->gate)) return;
     (void)zc__lmdb_start(db);
 }
 
@@ -8278,6 +8351,7 @@ static void zc__lmdb_close(void *user) {
             (void)zc__lmdb_write(db, zc__lmdb_tidy_all, NULL);
         zc__lmdb_close_env(db);
     }
+    zc__monitor_destroy(&db->gate);
     zc__monitor_destroy(&db->wake);
     zc__mem mem = db->mem;
     zc__free(&mem, db, sizeof *db);
@@ -8326,10 +8400,15 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
     db->path_len = len;
     memcpy(db->path, desc->path, len + 1);
     db->refs = 2;
-    int rc = zc__monitor_init(&db->wake) ? ZC_OK : ZC_E_THREAD;
-    if (rc == ZC_OK && (rc = zc__lmdb_start(db)) != ZC_OK) zc__monitor_destroy(&db->wake);
-    if (rc == ZC_OK) zc__lmdb_hooks(db, store, bus);
-    else zc__free(&mem, db, sizeof *db);
+    bool wake = zc__monitor_init(&db->wake), gate = zc__monitor_init(&db->gate);
+    int rc = wake && gate ? zc__lmdb_start(db) : ZC_E_THREAD;
+    if (rc == ZC_OK) {
+        zc__lmdb_hooks(db, store, bus);
+        return ZC_OK;
+    }
+    if (wake) zc__monitor_destroy(&db->wake);
+    if (gate) zc__monitor_destroy(&db->gate);
+    zc__free(&mem, db, sizeof *db);
     return rc;
 }
 #endif /* ZOOCACHE_WITH_LMDB */
