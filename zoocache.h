@@ -1014,7 +1014,8 @@ typedef struct zc_redis_desc {
     uint64_t log_length;  /* default: 100000 entries or more. Who is further behind, flushes */
     uint64_t max_tags;    /* default: 200000. Tags whose last position is remembered */
     uint64_t max_ttl;     /* default: 30 days. A record's life in Redis at most */
-    const char *tls_ca, *tls_cert, *tls_key; /* default: the system's CAs, no certificate. Files */
+    /* Files; default: the system's CAs, no certificate. hiredis checks the chain, not the name. */
+    const char *tls_ca, *tls_cert, *tls_key;
     zc_redis_io io;          /* default: hiredis */
     zc_allocator allocator;  /* default: malloc and free */
     zc_clock clock;          /* default: the system's clocks */

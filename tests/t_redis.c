@@ -801,6 +801,49 @@ TEST(passwords_users_databases_sockets) {
     rs_stop(&s);
 }
 
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+TEST(tls) {
+    redis_server s;
+    node n;
+    char url[64], port[16], make[400], ca[128];
+    snprintf(port, sizeof port, "%d", rs_free_port());
+    REQUIRE(rs_start(&s, NULL));
+    snprintf(make, sizeof make,
+             "cd %s && openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem "
+             "-subj /CN=127.0.0.1 -days 2 2>/dev/null",
+             s.dir);
+    REQUIRE(CHECK_EQ(system(make), 0));
+    rs_say(&s, "CONFIG", "SET", "tls-auth-clients", "no", "tls-cert-file", "cert.pem",
+           "tls-key-file", "key.pem", "tls-ca-cert-file", "cert.pem", NULL);
+    CHECK_STR(rs_say(&s, "CONFIG", "SET", "tls-port", port, NULL), "OK");
+    snprintf(url, sizeof url, "rediss://127.0.0.1:%s", port);
+    snprintf(ca, sizeof ca, "%s/cert.pem", s.dir);
+    zc_redis_desc d = {.url = url, .tls_ca = ca};
+    REQUIRE(node_open_with(&n, d));
+    CHECK_EQ(put(&n, "k", "over TLS", 0), ZC_OK);
+    CHECK_STR(get(&n, "k"), "over TLS");
+    static char large[1 << 20];
+    CHECK_EQ(n.st.put(n.st.user, zc_str("l"), zc_slice(large, sizeof large), 0), ZC_OK);
+    CHECK_EQ(get_rc(&n, "l"), ZC_OK);
+    CHECK_EQ(attach(&n), ZC_OK);
+    CHECK_EQ(append(&n, "x"), ZC_OK);
+    CHECK_EQ(listen_for(&n, 0), ZC_OK);
+    CHECK_EQ(listen_for(&n, 20 * ZC_MILLISECOND), ZC_OK);
+    rs_hang(&s);
+    CHECK_EQ(get_rc(&n, "k"), ZC_E_TIMEOUT);
+    rs_go_on(&s);
+    node_close(&n);
+    d.tls_ca = NULL; /* nobody vouches for it */
+    REQUIRE(node_open_with(&n, d));
+    CHECK_EQ(put(&n, "k", "x", 0), ZC_E_STORE);
+    node_close(&n);
+    d.tls_ca = "/nowhere";
+    zc_store st;
+    CHECK_EQ(zc_redis_open(&d, &st, NULL), ZC_E_INVAL);
+    rs_stop(&s);
+}
+#endif
+
 TEST(a_user_without_scripts_still_stores) {
     redis_server s;
     node n;
@@ -950,7 +993,7 @@ TEST(a_waiting_read_can_be_woken) {
     CHECK_EQ(listen_for(&n, 600 * ZC_SECOND), ZC_OK); /* the next one does not wait */
     n.bus.wake(n.bus.user);
     CHECK_EQ(listen_for(&n, 600 * ZC_SECOND), ZC_OK); /* nor one that had not begun */
-    for (int i = 0; i < 100; i++) { /* what does not wait is not interrupted */
+    for (int i = 0; i < 100; i++) {                   /* what does not wait is not interrupted */
         n.bus.wake(n.bus.user);
         CHECK_EQ(listen_for(&n, 0), ZC_OK);
     }
