@@ -9951,6 +9951,7 @@ static void zc__redis_forked(void *user) {
     }
     (void)zc__monitor_init(&r->pool);
     memset(&r->state, 0, sizeof r->state);
+    r->waits = r->woken = false;
     r->node = r->io.random(r->io.user); /* nonces are one process's own */
 }
 
