@@ -174,8 +174,8 @@ static const char *const lies[] = {
     "*1\r\n*2\r\n$1\r\n-\r\n*0\r\n",
     "*1\r\n*2\r\n$3\r\n7-3\r\n*3\r\n$1\r\nn\r\n:5\r\n$1\r\nt\r\n",
     "*2\r\n*3\r\n$1\r\n7\r\n$1\r\n0\r\n$1\r\n0\r\n*3\r\n$-1\r\n$-1\r\n$-1\r\n",
-    "*2\r\n*5\r\n$1\r\n7\r\n$1\r\n0\r\n$1\r\n0\r\n$1\r\nx\r\n$1\r\n-\r\n"
-    "*5\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n",
+    "*2\r\n*4\r\n$1\r\n7\r\n$1\r\n0\r\n$1\r\n0\r\n$1\r\nx\r\n*4\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n",
+    "*2\r\n*5\r\n$1\r\n7\r\n:0\r\n:0\r\n:1\r\n:1\r\n*5\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n",
     "$9999999999999\r\nx",
     "*99999\r\n",
     "?what\r\n",
