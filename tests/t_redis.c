@@ -621,9 +621,9 @@ TEST(with_replicas_the_fence_must_be_taken) {
     CHECK_EQ(attach(&a), ZC_E_BUS); /* no replica yet */
     REQUIRE(replica_of(&r, &s));
     while (attach(&a) != ZC_OK) usleep(20000);
-    CHECK_EQ(append_as(&a, "x", true), ZC_OK);
+    while (append_as(&a, "x", true) != ZC_OK) usleep(20000); /* the replica may be slow */
     CHECK_EQ(listen_for(&a, 0), ZC_OK);
-    CHECK_EQ(version(&a, "x"), 1);
+    CHECK_EQ(version(&a, "x"), a.at);
     /* A node that asks the replica: it may hear, it cannot prove. */
     REQUIRE(node_open(&plain, r.url));
     CHECK_EQ(attach(&plain), ZC_E_BUS);
@@ -948,10 +948,13 @@ TEST(a_waiting_read_can_be_woken) {
     pthread_join(t, NULL);
     CHECK_EQ(w.rc, ZC_MORE);
     CHECK_EQ(n.given, 0);
-    CHECK_EQ(listen_for(&n, 600 * ZC_SECOND), ZC_MORE); /* and the next one */
-    CHECK_EQ(listen_for(&n, 0), ZC_OK);
+    CHECK_EQ(listen_for(&n, 600 * ZC_SECOND), ZC_OK); /* the next one does not wait */
     n.bus.wake(n.bus.user);
-    CHECK_EQ(listen_for(&n, 600 * ZC_SECOND), ZC_MORE); /* one that has not begun */
+    CHECK_EQ(listen_for(&n, 600 * ZC_SECOND), ZC_OK); /* nor one that had not begun */
+    for (int i = 0; i < 100; i++) { /* what does not wait is not interrupted */
+        n.bus.wake(n.bus.user);
+        CHECK_EQ(listen_for(&n, 0), ZC_OK);
+    }
     /* Also if the server hangs. */
     w.done = 0;
     pthread_create(&t, NULL, wait_long, &w);
