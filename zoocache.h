@@ -8460,8 +8460,8 @@ typedef struct zc__redis {
     zc__spin state;
     zc__redis_conn reader;
     uint64_t gen, run; /* as attached; gen 0: not */
-    bool waits;       /* the reader may be interrupted */
-    uint32_t woken;   /* the next read does not wait */
+    bool waits; /* the reader does, and may be interrupted */
+    bool woken; /* the next read does not wait */
     uint64_t seen_at[ZC__REDIS_SEEN], seen[ZC__REDIS_SEEN]; /* position + 1 (0: none), nonce */
 #ifdef ZOOCACHE_WITH_REDIS_TLS
     redisSSLContext *ssl;
@@ -9147,17 +9147,13 @@ static bool zc__req_is_large(const zc__redis_req *q) {
     return size > 65536;
 }
 
-static bool zc__redis_woken(zc__redis *r, const zc__redis_conn *c) {
-    return c == &r->reader && r->waits && zc__load_acq(&r->woken);
-}
-
 /* Sends a request over a connection of the caller's, connecting first if need be. `extra`: how much
  * longer than usual the server may take on purpose. ZC_OK: every command has its reply, which may
  * be an error. */
 static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uint64_t extra) {
     uint64_t begin = zc__redis_now(r);
     uint64_t most = zc__add_sat(begin, zc__add_sat(r->timeout, extra));
-    bool again = true;
+    bool again = c != &r->reader || !r->waits;
     int rc = ZC_E_STORE;
     for (unsigned hops = 0; hops < 5; hops++) {
         uint64_t now = zc__redis_now(r), deadline = most;
@@ -9168,7 +9164,7 @@ static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uin
         rc = zc__redis_exchange(r, c, q, deadline);
         if (!extra && !fresh) zc__redis_learn(r, zc__redis_now(r) - now, rc);
         if (rc == ZC_OK && zc__redis_follow(r, c, q, most)) continue;
-        if (rc != ZC_E_STORE || !again || zc__redis_woken(r, c)) break;
+        if (rc != ZC_E_STORE || !again) break;
         again = false; /* dropped by the server, perhaps long ago: once more */
         r->io.sleep(r->io.user, r->io.random(r->io.user) % (2 * ZC_MILLISECOND));
         if (zc__redis_now(r) >= most) break;
@@ -9642,30 +9638,15 @@ static int zc__redis_hear(zc__redis *r, zc__redis_log log, const redisReply *new
     return list->elements >= ZC__REDIS_BATCH ? ZC_MORE : proof;
 }
 
-/* May this read wait? Not the first after a wake. What does not wait is never interrupted, so that
- * many wakes cannot keep a node from its proof. */
-static bool zc__redis_may_wait(zc__redis *r, uint64_t wait) {
-    zc__spin_lock(&r->state);
-    bool may = wait && !r->woken;
-    zc__store_rel(&r->woken, 0u);
-    r->waits = may;
-    zc__spin_unlock(&r->state);
-    return may;
-}
-
-static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink) {
-    zc__redis *r = (zc__redis *)user;
-    zc__redis_log log = zc__redis_attached(r);
-    zc__redis_conn *c = &r->reader;
+/* XREAD, for at most `ms`, and the cursor's own entry. */
+static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t position, uint64_t ms,
+                               zc_bus_sink *sink) {
     zc__redis_req q;
-    if (!log.gen) return ZC_RETRY;
-    if (!zc__redis_may_wait(r, wait)) wait = 0;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
     zc__req_str(&q, "XREAD");
     zc__req_str(&q, "COUNT");
     zc__req_num(&q, ZC__REDIS_BATCH);
-    uint64_t ms = wait / ZC_MILLISECOND + (wait % ZC_MILLISECOND != 0);
     if (ms) {
         zc__req_str(&q, "BLOCK");
         zc__req_num(&q, ms);
@@ -9679,14 +9660,45 @@ static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
     zc__req_id(&q, log.gen, position);
     zc__req_id(&q, log.gen, position);
     zc__req_end(&q);
-    int rc = zc__redis_bus_rc(zc__redis_send(r, c, &q, ms * ZC_MILLISECOND));
-    if (rc != ZC_OK && zc__redis_woken(r, c)) rc = ZC_MORE;
-    else if (rc == ZC_OK && c->run != log.run) rc = ZC_RETRY;
+    int rc = zc__redis_bus_rc(zc__redis_send(r, &r->reader, &q, ms * ZC_MILLISECOND));
+    if (rc == ZC_OK && r->reader.run != log.run) rc = ZC_RETRY;
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_OK)
         rc = zc__redis_hear(r, log, q.reply[q.ncmds - 2], q.reply[q.ncmds - 1], position, sink);
     zc__req_free(&q);
     return rc;
+}
+
+/* May this read wait? Not the first after a wake, nor one that has to connect. What does not wait
+ * is never interrupted, so that many wakes cannot keep a node from its proof. */
+static bool zc__redis_may_wait(zc__redis *r, uint64_t wait) {
+    zc__spin_lock(&r->state);
+    bool may = wait && !r->woken && r->reader.link;
+    r->woken = false;
+    r->waits = may;
+    zc__spin_unlock(&r->state);
+    return may;
+}
+
+/* It does not wait any more. Was it woken? */
+static bool zc__redis_waited(zc__redis *r) {
+    zc__spin_lock(&r->state);
+    bool woken = r->woken;
+    r->waits = false;
+    zc__spin_unlock(&r->state);
+    return woken;
+}
+
+static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink) {
+    zc__redis *r = (zc__redis *)user;
+    zc__redis_log log = zc__redis_attached(r);
+    uint64_t ms = wait / ZC_MILLISECOND + (wait % ZC_MILLISECOND != 0);
+    if (!log.gen) return ZC_RETRY;
+    if (!zc__redis_may_wait(r, ms)) return zc__redis_read_once(r, log, position, 0, sink);
+    int rc = zc__redis_read_once(r, log, position, ms, sink);
+    bool woken = zc__redis_waited(r);
+    if (woken && rc < 0) return ZC_MORE;
+    return rc == ZC_E_BUS ? zc__redis_read_once(r, log, position, 0, sink) : rc;
 }
 
 /* Is what was appended safe? */
@@ -9922,7 +9934,7 @@ static int zc__redis_beat(void *user, zc_bytes text) {
 static void zc__redis_wake(void *user) {
     zc__redis *r = (zc__redis *)user;
     zc__spin_lock(&r->state);
-    zc__store_rel(&r->woken, 1u);
+    r->woken = true;
     if (r->reader.link && r->waits) r->io.wake(r->io.user, r->reader.link);
     zc__spin_unlock(&r->state);
 }

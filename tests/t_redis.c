@@ -926,13 +926,11 @@ TEST(nobody_there) {
 typedef struct waiter {
     node *n;
     int rc;
-    uint32_t done;
 } waiter;
 
 static void *wait_long(void *user) {
     waiter *w = (waiter *)user;
     w->rc = listen_for(w->n, 600 * ZC_SECOND);
-    __atomic_store_n(&w->done, 1, __ATOMIC_RELEASE);
     return NULL;
 }
 
@@ -941,7 +939,8 @@ TEST(a_waiting_read_can_be_woken) {
     node n;
     pthread_t t;
     REQUIRE(rs_start(&s, NULL) && node_open(&n, s.url) && CHECK_EQ(attach(&n), ZC_OK));
-    waiter w = {&n, -1, 0};
+    CHECK_EQ(listen_for(&n, 600 * ZC_SECOND), ZC_OK); /* it had to connect */
+    waiter w = {&n, -1};
     pthread_create(&t, NULL, wait_long, &w);
     CHECK(rs_until(&s, "blocked_clients:1", "INFO", "clients"));
     n.bus.wake(n.bus.user);
@@ -955,8 +954,13 @@ TEST(a_waiting_read_can_be_woken) {
         n.bus.wake(n.bus.user);
         CHECK_EQ(listen_for(&n, 0), ZC_OK);
     }
+    /* Dropped while it waits: it looks again by itself. */
+    pthread_create(&t, NULL, wait_long, &w);
+    CHECK(rs_until(&s, "blocked_clients:1", "INFO", "clients"));
+    rs_say(&s, "CLIENT", "KILL", "TYPE", "normal", NULL);
+    pthread_join(t, NULL);
+    CHECK_EQ(w.rc, ZC_OK);
     /* Also if the server hangs. */
-    w.done = 0;
     pthread_create(&t, NULL, wait_long, &w);
     CHECK(rs_until(&s, "blocked_clients:1", "INFO", "clients"));
     rs_hang(&s);
@@ -974,7 +978,8 @@ TEST(an_append_ends_the_waiting) {
     pthread_t t;
     REQUIRE(rs_start(&s, NULL) && node_open(&a, s.url) && node_open(&b, s.url));
     REQUIRE(CHECK_EQ(attach(&a), ZC_OK) && CHECK_EQ(attach(&b), ZC_OK));
-    waiter w = {&b, -1, 0};
+    CHECK_EQ(listen_for(&b, 0), ZC_OK);
+    waiter w = {&b, -1};
     pthread_create(&t, NULL, wait_long, &w);
     CHECK(rs_until(&s, "blocked_clients:1", "INFO", "clients"));
     CHECK_EQ(append(&a, "x"), ZC_OK);
