@@ -1,4 +1,4 @@
-/* sim_redis.h: a model of a Redis server, for tests/simulate.c: the commands that >>redis sends,
+/* sim_redis.h: a model of a Redis server, for tests/x_simulate.c: the commands that >>redis sends,
  * its scripts natively. Include it after the implementation of zoocache.h.
  *
  *   sr_db         what a server holds: strings, the stream "log", the hashes "tags" and "tags2"

@@ -7,7 +7,7 @@
  *   - no call fails, other than as its options say; every flight ends
  *   - when the faults end, all nodes serve hits again and every invalidation has arrived
  *
- * simulate [--seeds N] [--first N] [--jobs N] [--seed N [--verbose]]
+ * x_simulate [--seeds N] [--first N] [--jobs N] [--seed N [--verbose]]
  *
  * Each node is a coroutine; it gives way wherever the code looks at the clock, talks to the server
  * or runs a loader. Faults: requests and replies lost or late, connections cut, partitions, slow and
@@ -84,7 +84,7 @@ typedef struct conn {
 
 typedef struct server {
     sr_db db;
-    uint64_t run, incarnation, up_at, hung_until;
+    uint64_t run, line, incarnation, hung_until; /* line: its replication id */
     bool up, master, superseded; /* superseded: another one was promoted, and it does not know */
     bool scripts[ZC__REDIS_SCRIPTS];
     uint64_t offset, applied; /* writes executed; writes of the master applied */
@@ -348,6 +348,7 @@ static void resync(void) {
     repl_forget();
     sr_copy(&f->db, &m->db);
     f->applied = m->offset;
+    f->line = m->line;
     w->linked = w->follows = true;
 }
 
@@ -421,8 +422,9 @@ static void exec_info(const server *s, const sr_cmd *cmd, sr_out *o) {
     if (sr_is(cmd, 1, "server"))
         snprintf(text, sizeof text, "# Server\r\nrun_id:%040" PRIx64 "\r\n", s->run);
     else
-        snprintf(text, sizeof text, "# Replication\r\nrole:%s\r\n%s", s->master ? "master" : "slave",
-                 w->replicas && s->master ? "min_slaves_good_slaves:1\r\n" : "");
+        snprintf(text, sizeof text, "# Replication\r\nrole:%s\r\n%smaster_replid:%040" PRIx64 "\r\n",
+                 s->master ? "master" : "slave",
+                 w->replicas && s->master ? "min_slaves_good_slaves:1\r\n" : "", s->line);
     sr_bulk_text(o, text);
 }
 
@@ -465,7 +467,7 @@ static void exec_one(server *s, conn *c, sr_cmd *cmd, sr_out *o) {
 
 static uint64_t delay(const node *n) {
     uint64_t d = between(20, 400) * US;
-    if (chance(30)) d += between(1, 20) * MS;
+    if (w->faults && chance(30)) d += between(1, 20) * MS;
     if (n->slow_until > w->now) d += between(1, 80) * MS;
     return d;
 }
@@ -1254,6 +1256,7 @@ static void server_up(int at) {
     trace(NULL, "server %d is up", at);
     s->up = true;
     s->run = rnd();
+    s->line = rnd();
     memset(s->scripts, 0, sizeof s->scripts);
     if (at == w->master && w->follows) resync();
 }
@@ -1283,6 +1286,7 @@ static void promote(int old) {
     m->superseded = true;
     w->master = 1 - old;
     f->master = true;
+    f->line = rnd();
     f->superseded = false;
     f->offset = f->applied;
     w->linked = true; /* to another replica: it may write */
@@ -1320,6 +1324,7 @@ static void failback(int from) {
     trace(NULL, "servers %d and %d change places", from, 1 - from);
     m->master = m->superseded = false;
     f->master = true;
+    f->line = rnd();
     f->superseded = false;
     f->offset = f->applied;
     w->master = 1 - from;
@@ -1457,6 +1462,7 @@ static void profile(void) {
     for (int i = 0; i < 2; i++) {
         w->servers[i].up = true;
         w->servers[i].run = rnd();
+        w->servers[i].line = rnd();
     }
     w->servers[0].master = true;
     w->linked = w->follows = true;
@@ -1592,7 +1598,7 @@ static int many(uint64_t first, uint64_t seeds, uint64_t jobs) {
         uint64_t bad = t->failed ? t->failed - 1 : t->current;
         if (bad != UINT64_MAX) {
             failed++;
-            printf("failed: simulate --seed %" PRIu64 " --verbose\n", bad);
+            printf("failed: x_simulate --seed %" PRIu64 " --verbose\n", bad);
         }
         sum.seeds += t->seeds;
         sum.ops += t->ops;
