@@ -11,6 +11,8 @@ CLANG ?= clang
 JOBS ?= 2
 FUZZ_SECONDS ?= 600
 SEED ?= random
+SEEDS ?= 100000
+FIRST ?= 1
 CRASH_RUNS ?= 200
 COVER_LINES ?= 95
 COVER_BRANCHES ?= 85
@@ -47,7 +49,7 @@ EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
 STAGES = check manual unit-gcc unit-clang faults asan tsan valgrind matrix examples install-check
-STAGES += test-python model-short crash fuzz-short
+STAGES += test-python model-short simulate-short crash fuzz-short
 
 # Commands of compilers are shown with V=1.
 Q = $(if $(V),,@)
@@ -176,6 +178,14 @@ model-short:
 	@$(RUNNER) step model python3 tests/model/model.py short
 model: deps ## search the Spin models of tests/model/ exhaustively; each ablation must fail
 	@VERBOSE=1 $(RUNNER) step model python3 tests/model/model.py full
+
+.PHONY: simulate simulate-short
+simulate-short:
+	@$(MAKE) --no-print-directory simulate SEEDS=10000
+simulate: ## simulate several nodes, the network and Redis: SEEDS (100000) runs, from FIRST (1) on
+	@$(ALL) $(BUILD)/clang/x_simulate || :
+	@VERBOSE=1 $(RUNNER) step simulate $(BUILD)/clang/x_simulate --first $(FIRST) \
+	    --seeds $(SEEDS) --jobs $(JOBS)
 
 .PHONY: crash
 crash: ## kill -9 writers to one LMDB file, CRASH_RUNS times (200): it stays whole, never stale

@@ -8539,7 +8539,7 @@ typedef struct zc__redis {
     /* Of the bus; state. */
     zc__spin state;
     zc__redis_conn reader;
-    uint64_t gen, run; /* as attached; gen 0: not */
+    uint64_t gen, run, line; /* as attached; gen 0: not. line: see zc__req_line() */
     bool waits; /* the reader does, and may be interrupted */
     bool woken; /* the next read does not wait */
     uint64_t seen_at[ZC__REDIS_SEEN], seen[ZC__REDIS_SEEN]; /* position + 1 (0: none), nonce */
@@ -9579,7 +9579,7 @@ static int zc__redis_entry_give(zc__redis *r, const zc__redis_entry *e, zc_bus_s
 
 /* What the bus is attached to; a copy, because another thread may attach anew meanwhile. */
 typedef struct zc__redis_log {
-    uint64_t gen, run;
+    uint64_t gen, run, line;
 } zc__redis_log;
 
 static zc__redis_log zc__redis_attached(zc__redis *r) {
@@ -9587,6 +9587,7 @@ static zc__redis_log zc__redis_attached(zc__redis *r) {
     zc__spin_lock(&r->state);
     log.gen = r->gen;
     log.run = r->run;
+    log.line = r->line;
     zc__spin_unlock(&r->state);
     return log;
 }
@@ -9594,7 +9595,7 @@ static zc__redis_log zc__redis_attached(zc__redis *r) {
 static void zc__redis_remember(zc__redis *r, zc__redis_log log, const zc__redis_entry *e) {
     size_t i = e->position % ZC__REDIS_SEEN;
     zc__spin_lock(&r->state);
-    if (r->gen == log.gen && r->run == log.run) {
+    if (r->gen == log.gen && r->run == log.run && r->line == log.line) {
         r->seen_at[i] = e->position + 1;
         r->seen[i] = e->nonce;
     }
@@ -9610,7 +9611,7 @@ static int zc__redis_at_cursor(zc__redis *r, zc__redis_log log, const redisReply
     if (e.gen != log.gen || e.position != position) return ZC_RETRY;
     size_t i = position % ZC__REDIS_SEEN;
     zc__spin_lock(&r->state);
-    bool known = r->seen_at[i] == position + 1 && r->gen == log.gen && r->run == log.run;
+    bool known = r->seen_at[i] == position + 1 && r->gen == log.gen && r->run == log.run && r->line == log.line;
     bool same = r->seen[i] == e.nonce;
     zc__spin_unlock(&r->state);
     return !known ? ZC_MORE : same ? ZC_OK : ZC_RETRY;
@@ -9653,6 +9654,19 @@ static void zc__req_fence(zc__redis *r, zc__redis_req *q) {
     zc__req_end(q);
 }
 
+/* With replicas a server may be a master twice, with the same run id, and have lost entries in
+ * between. Its replication id is another one then; a connection that outlived that does not know. */
+static void zc__req_line(zc__redis *r, zc__redis_req *q) {
+    if (r->replicas) zc__req_cmd2(q, "INFO", "replication");
+}
+
+/* What it says, as the i-th reply; 0: not asked, or not told. */
+static uint64_t zc__redis_line(const zc__redis *r, const zc__redis_req *q, unsigned i) {
+    if (!r->replicas) return 0;
+    zc_bytes id = zc__redis_info(q->reply[i], "master_replid");
+    return id.len ? XXH3_64bits(id.ptr, id.len) | 1 : 0;
+}
+
 static void zc__req_log_keys(zc__redis_req *q) {
     zc__req_key(q, "log");
     zc__req_key(q, "tags");
@@ -9674,30 +9688,32 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     zc__redis *r = (zc__redis *)user;
     zc__redis_req q;
     zc__redis_entry e;
-    uint64_t both[2] = {0, 0};
+    zc__redis_log log = {0, 0, 0};
     memset(&e, 0, sizeof e);
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
+    zc__req_line(r, &q); /* first: a record must not seem to be of a later line than it is */
     zc__req_script(&q, ZC__GENESIS, 3);
     zc__req_log_keys(&q);
     zc__req_num(&q, (r->io.random(r->io.user) >> 2) | 1);
     zc__req_nonce(r, &q);
     zc__req_end(&q);
-    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, &both[1]));
+    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, &log.run));
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
-    if (rc == ZC_RETRY || (rc == ZC_OK && both[1] == 0)) rc = ZC_E_BUS;
+    if (rc == ZC_RETRY || (rc == ZC_OK && log.run == 0)) rc = ZC_E_BUS;
     if (rc == ZC_OK && !zc__redis_entry_read(q.reply[q.ncmds - 1], &e)) rc = ZC_E_BUS;
+    if (rc == ZC_OK) log.line = zc__redis_line(r, &q, 1);
     zc__req_free(&q);
     if (rc != ZC_OK) return rc;
-    both[0] = e.gen;
-    *identity = XXH3_64bits(both, sizeof both) | 1;
+    log.gen = e.gen;
+    *identity = XXH3_64bits(&log, sizeof log) | 1;
     *position = e.position;
     zc__spin_lock(&r->state);
-    r->gen = e.gen;
-    r->run = both[1];
+    r->gen = log.gen;
+    r->run = log.run;
+    r->line = log.line;
     memset(r->seen_at, 0, sizeof r->seen_at);
     zc__spin_unlock(&r->state);
-    zc__redis_log log = {both[0], both[1]};
     zc__redis_remember(r, log, &e);
     return ZC_OK;
 }
@@ -9740,11 +9756,14 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
     zc__req_id(&q, log.gen, position);
     zc__req_id(&q, log.gen, position);
     zc__req_end(&q);
+    unsigned cursor = q.ncmds - 1;
+    zc__req_line(r, &q); /* last: so what was read is of that line */
     int rc = zc__redis_bus_rc(zc__redis_send(r, &r->reader, &q, ms * ZC_MILLISECOND));
     if (rc == ZC_OK && r->reader.run != log.run) rc = ZC_RETRY;
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
+    if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;
     if (rc == ZC_OK)
-        rc = zc__redis_hear(r, log, q.reply[q.ncmds - 2], q.reply[q.ncmds - 1], position, sink);
+        rc = zc__redis_hear(r, log, q.reply[cursor - 1], q.reply[cursor], position, sink);
     zc__req_free(&q);
     return rc;
 }

@@ -998,7 +998,7 @@ TEST(a_waiting_read_can_be_woken) {
     CHECK_EQ(listen_for(&n, 600 * ZC_SECOND), ZC_OK); /* the next one does not wait */
     n.bus.wake(n.bus.user);
     CHECK_EQ(listen_for(&n, 600 * ZC_SECOND), ZC_OK); /* nor one that had not begun */
-    for (int i = 0; i < 100; i++) {                   /* what does not wait is not interrupted */
+    for (int i = 0; i < 100; i++) { /* what does not wait is not interrupted */
         n.bus.wake(n.bus.user);
         CHECK_EQ(listen_for(&n, 0), ZC_OK);
     }
