@@ -968,7 +968,7 @@ typedef struct zc_redis_desc {
     unsigned replicas;    /* default: 0. That many must have an entry for ZC_DURABLE; and if not 0,
                              every proof includes a write that a master cut off from its replicas
                              refuses: the server must have min-replicas-to-write */
-    uint64_t log_length;  /* default: 100000 entries, about. A node that is further behind flushes */
+    uint64_t log_length;  /* default: 100000 entries or more. Who is further behind, flushes */
     uint64_t max_tags;    /* default: 200000. Tags whose last position is remembered */
     uint64_t max_ttl;     /* default: 30 days. A record's life in Redis at most */
     const char *tls_ca, *tls_cert, *tls_key; /* default: the system's CAs, no certificate. Files */
@@ -8318,8 +8318,8 @@ typedef struct zc__redis {
 
 /* ---- scripts */
 
-/* KEYS log tags tags2, ARGV gen nonce ms. The last entry of a log that is whole, or of a new one. */
-static const char zc__redis_genesis[] =
+/* KEYS log tags tags2, ARGV gen nonce ms. The last entry of a log that is whole, or a new one's. */
+static const char zc__redis_lua_genesis[] =
     "local function whole()"
     " local info = redis.pcall('XINFO', 'STREAM', KEYS[1])"
     " if info.err then return end"
@@ -8341,7 +8341,7 @@ static const char zc__redis_genesis[] =
 
 /* KEYS log tags tags2, ARGV gen nonce ms packed log_length max_tags tag... The entry's position, or
  * 0: another log. */
-static const char zc__redis_append[] =
+static const char zc__redis_lua_append[] =
     "local g = ARGV[1] "
     "if redis.call('HGET', KEYS[2], '\\0g') ~= g then return 0 end "
     "local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1] "
@@ -8362,18 +8362,18 @@ static const char zc__redis_append[] =
     "return seq";
 
 /* KEYS lock, ARGV token ms. 1: renewed. */
-static const char zc__redis_renew[] =
+static const char zc__redis_lua_renew[] =
     "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
     "return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
 
 /* KEYS lock, ARGV token. */
-static const char zc__redis_unlock[] =
+static const char zc__redis_lua_unlock[] =
     "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
     "return redis.call('DEL', KEYS[1])";
 
 static const char *zc__redis_script_text(zc__redis_script s) {
-    static const char *const texts[] = {zc__redis_genesis, zc__redis_append, zc__redis_renew,
-                                        zc__redis_unlock};
+    static const char *const texts[] = {zc__redis_lua_genesis, zc__redis_lua_append,
+                                        zc__redis_lua_renew, zc__redis_lua_unlock};
     return texts[s];
 }
 
@@ -8421,8 +8421,8 @@ static int zc__redis_error(const redisReply *reply) {
     return ZC_E_STORE;
 }
 
-/* ---- the default io: hiredis' parser and connecting; our own waiting, so that a deadline holds for
- * a whole reply, however slowly it trickles, and a vanished peer raises no SIGPIPE. */
+/* ---- the default io: hiredis connects, formats and parses; waiting is our own, so that a deadline
+ * holds for a whole reply, however slowly it trickles, and a vanished peer raises no SIGPIPE. */
 
 typedef struct zc__redis_link {
     redisContext *ctx;
@@ -8709,7 +8709,7 @@ static void zc__req_script(zc__redis_req *q, zc__redis_script s, unsigned nkeys)
 static uint64_t zc__redis_now(const zc__redis *r) { return zc__mono(&r->clock); }
 
 static void zc__redis_drop(zc__redis *r, zc__redis_conn *c) {
-    zc__spin_lock(&r->state); /* zc__bus_wake() */
+    zc__spin_lock(&r->state); /* zc__redis_wake() */
     void *link = c->link;
     c->link = NULL;
     zc__spin_unlock(&r->state);
@@ -9371,14 +9371,14 @@ static int zc__redis_give(zc__redis *r, zc__redis_log log, redisReply *const *en
 
 /* ---- the bus */
 
-static int zc__bus_rc(int rc) { return rc == ZC_E_STORE ? ZC_E_BUS : rc; }
+static int zc__redis_bus_rc(int rc) { return rc == ZC_E_STORE ? ZC_E_BUS : rc; }
 
 /* An error of a command on the log or its hashes: is it not ours any more, or can it not be had? */
-static int zc__bus_error(const redisReply *reply) {
+static int zc__redis_log_error(const redisReply *reply) {
     if (!zc__redis_is(reply, REDIS_REPLY_ERROR)) return ZC_OK;
     if (zc__redis_starts(reply, "WRONGTYPE") || zc__redis_starts(reply, "ERR The ID"))
         return ZC_RETRY;
-    return zc__bus_rc(zc__redis_error(reply));
+    return zc__redis_bus_rc(zc__redis_error(reply));
 }
 
 /* A small write: refused by a master that its replicas have left. */
@@ -9409,7 +9409,7 @@ static void zc__req_nonce(zc__redis *r, zc__redis_req *q) {
     zc__req_num(q, zc__wall(&r->clock) / ZC_MILLISECOND);
 }
 
-static int zc__bus_attach(void *user, uint64_t *identity, uint64_t *position) {
+static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) {
     zc__redis *r = (zc__redis *)user;
     zc__redis_req q;
     zc__redis_entry e;
@@ -9422,8 +9422,8 @@ static int zc__bus_attach(void *user, uint64_t *identity, uint64_t *position) {
     zc__req_num(&q, (r->io.random(r->io.user) >> 2) | 1);
     zc__req_nonce(r, &q);
     zc__req_end(&q);
-    int rc = zc__bus_rc(zc__redis_call(r, &q, 0, &both[1]));
-    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__bus_error(q.reply[i]);
+    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, &both[1]));
+    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_RETRY || (rc == ZC_OK && both[1] == 0)) rc = ZC_E_BUS;
     if (rc == ZC_OK && !zc__redis_entry_read(q.reply[q.ncmds - 1], &e)) rc = ZC_E_BUS;
     zc__req_free(&q);
@@ -9442,7 +9442,7 @@ static int zc__bus_attach(void *user, uint64_t *identity, uint64_t *position) {
 }
 
 /* What XREAD and XRANGE say: gives what is new. *n: how many. */
-static int zc__bus_hear(zc__redis *r, zc__redis_log log, const redisReply *news,
+static int zc__redis_hear(zc__redis *r, zc__redis_log log, const redisReply *news,
                         const redisReply *cursor, uint64_t position, zc_bus_sink *sink) {
     if (!zc__redis_is(cursor, REDIS_REPLY_ARRAY) || cursor->elements != 1) return ZC_RETRY;
     int proof = zc__redis_at_cursor(r, log, cursor->element[0], position);
@@ -9458,7 +9458,7 @@ static int zc__bus_hear(zc__redis *r, zc__redis_log log, const redisReply *news,
 }
 
 /* True once for a wake that came before. */
-static bool zc__bus_was_woken(zc__redis *r) {
+static bool zc__redis_was_woken(zc__redis *r) {
     zc__spin_lock(&r->state);
     bool woken = r->woken != 0;
     zc__store_rel(&r->woken, 0u);
@@ -9466,13 +9466,13 @@ static bool zc__bus_was_woken(zc__redis *r) {
     return woken;
 }
 
-static int zc__bus_read(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink) {
+static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink) {
     zc__redis *r = (zc__redis *)user;
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_conn *c = &r->reader;
     zc__redis_req q;
     if (!log.gen) return ZC_RETRY;
-    if (zc__bus_was_woken(r)) return ZC_MORE;
+    if (zc__redis_was_woken(r)) return ZC_MORE;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
     zc__req_str(&q, "XREAD");
@@ -9492,18 +9492,19 @@ static int zc__bus_read(void *user, uint64_t position, uint64_t wait, zc_bus_sin
     zc__req_id(&q, log.gen, position);
     zc__req_id(&q, log.gen, position);
     zc__req_end(&q);
-    int rc = zc__bus_rc(zc__redis_send(r, c, &q, ms * ZC_MILLISECOND));
+    int rc = zc__redis_bus_rc(zc__redis_send(r, c, &q, ms * ZC_MILLISECOND));
     if (rc != ZC_OK && zc__redis_woken(r, c)) rc = ZC_MORE;
     else if (rc == ZC_OK && c->run != log.run) rc = ZC_RETRY;
-    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__bus_error(q.reply[i]);
+    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_OK)
-        rc = zc__bus_hear(r, log, q.reply[q.ncmds - 2], q.reply[q.ncmds - 1], position, sink);
+        rc = zc__redis_hear(r, log, q.reply[q.ncmds - 2], q.reply[q.ncmds - 1], position, sink);
     zc__req_free(&q);
     return rc;
 }
 
 /* Is what was appended safe? */
-static bool zc__bus_durable(const zc__redis *r, const redisReply *wait, const redisReply *config) {
+static bool zc__redis_is_durable(const zc__redis *r, const redisReply *wait,
+                                 const redisReply *config) {
     if (r->replicas)
         return zc__redis_is(wait, REDIS_REPLY_INTEGER) && wait->integer >= (long long)r->replicas;
     if (zc__redis_is(wait, REDIS_REPLY_ARRAY) && wait->elements == 2) {
@@ -9541,7 +9542,7 @@ static void zc__req_durable(zc__redis *r, zc__redis_req *q) {
 }
 
 /* What the script and XRANGE from the cursor say. */
-static int zc__bus_appended(zc__redis *r, zc__redis_log log, const redisReply *script,
+static int zc__redis_appended(zc__redis *r, zc__redis_log log, const redisReply *script,
                             const redisReply *range, uint64_t position, zc_bus_sink *sink) {
     if (zc__redis_is(script, REDIS_REPLY_INTEGER)) return ZC_RETRY;
     if (!zc__redis_string(script) || !zc__redis_is(range, REDIS_REPLY_ARRAY)) return ZC_E_BUS;
@@ -9553,7 +9554,7 @@ static int zc__bus_appended(zc__redis *r, zc__redis_log log, const redisReply *s
     return range->elements > ZC__REDIS_BATCH ? ZC_MORE : proof;
 }
 
-static int zc__bus_append(void *user, const zc_bytes *tags, size_t n, bool durable,
+static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool durable,
                           uint64_t position, zc_bus_sink *sink) {
     zc__redis *r = (zc__redis *)user;
     zc__redis_log log = zc__redis_attached(r);
@@ -9588,12 +9589,12 @@ static int zc__bus_append(void *user, const zc_bytes *tags, size_t n, bool durab
     zc__req_num(&q, ZC__REDIS_BATCH + 1);
     zc__req_end(&q);
     if (durable) zc__req_durable(r, &q);
-    int rc = zc__bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, &run));
+    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, &run));
     if (rc == ZC_OK && run != log.run) rc = ZC_RETRY;
-    for (unsigned i = 0; i < 2 && rc == ZC_OK; i++) rc = zc__bus_error(q.reply[i]);
-    if (rc == ZC_OK) rc = zc__bus_appended(r, log, q.reply[0], q.reply[1], position, sink);
-    if ((rc == ZC_OK || rc == ZC_MORE) && durable && !zc__bus_durable(r, q.reply[2], q.reply[3]))
-        rc = ZC_E_BUS;
+    for (unsigned i = 0; i < 2 && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
+    if (rc == ZC_OK) rc = zc__redis_appended(r, log, q.reply[0], q.reply[1], position, sink);
+    bool done = rc == ZC_OK || rc == ZC_MORE;
+    if (done && durable && !zc__redis_is_durable(r, q.reply[2], q.reply[3])) rc = ZC_E_BUS;
     zc__req_free(&q);
     zc__buf_free(&r->mem, &packed);
     return rc;
@@ -9617,8 +9618,9 @@ static bool zc__redis_field(const redisReply *f, uint64_t *v) {
 }
 
 /* R2. Both are [g, f, s, position...]. */
-static int zc__bus_versions_read(zc__redis_log log, const redisReply *young, const redisReply *old,
-                                 const zc_bytes *paths, size_t n, uint64_t *positions) {
+static int zc__redis_versions_read(zc__redis_log log, const redisReply *young,
+                                   const redisReply *old, const zc_bytes *paths, size_t n,
+                                   uint64_t *positions) {
     uint64_t gen, old_gen, floor, begun, v, w;
     if (!zc__redis_is(young, REDIS_REPLY_ARRAY) || young->elements != n + 3 ||
         !zc__redis_is(old, REDIS_REPLY_ARRAY) || old->elements != n + 3)
@@ -9637,7 +9639,7 @@ static int zc__bus_versions_read(zc__redis_log log, const redisReply *young, con
     return ZC_OK;
 }
 
-static int zc__bus_versions(void *user, const zc_bytes *paths, size_t n, uint64_t *positions) {
+static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint64_t *positions) {
     zc__redis *r = (zc__redis *)user;
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_req q;
@@ -9651,20 +9653,20 @@ static int zc__bus_versions(void *user, const zc_bytes *paths, size_t n, uint64_
     zc__req_versions(&q, "tags2", paths, n);
     zc__req_str(&q, "EXEC");
     zc__req_end(&q);
-    int rc = zc__bus_rc(zc__redis_call(r, &q, 0, &run));
+    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, &run));
     if (rc == ZC_OK && run != log.run) rc = ZC_RETRY;
-    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__bus_error(q.reply[i]);
+    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     const redisReply *both = q.reply[q.ncmds ? q.ncmds - 1 : 0];
     if (rc == ZC_OK && (!zc__redis_is(both, REDIS_REPLY_ARRAY) || both->elements != 2))
         rc = ZC_E_BUS;
     if (rc == ZC_OK)
-        rc = zc__bus_versions_read(log, both->element[0], both->element[1], paths, n, positions);
+        rc = zc__redis_versions_read(log, both->element[0], both->element[1], paths, n, positions);
     zc__req_free(&q);
     return rc;
 }
 
 /* Answers a monitor that asked under `token`. */
-static int zc__bus_answer(zc__redis *r, const redisReply *token, zc_bytes text) {
+static int zc__redis_answer(zc__redis *r, const redisReply *token, zc_bytes text) {
     zc__redis_req q;
     zc__buf name;
     memset(&name, 0, sizeof name);
@@ -9682,12 +9684,12 @@ static int zc__bus_answer(zc__redis *r, const redisReply *token, zc_bytes text) 
     if (rc == ZC_OK) rc = zc__redis_error(q.reply[0]);
     zc__req_free(&q);
     zc__buf_free(&r->mem, &name);
-    return zc__bus_rc(rc);
+    return zc__redis_bus_rc(rc);
 }
 
 #define ZC__REDIS_ANSWERS 16 /* monitors answered in one beat */
 
-static int zc__bus_beat(void *user, zc_bytes text) {
+static int zc__redis_beat(void *user, zc_bytes text) {
     zc__redis *r = (zc__redis *)user;
     uint64_t ms = zc__wall(&r->clock) / ZC_MILLISECOND;
     zc__redis_req q;
@@ -9724,13 +9726,13 @@ static int zc__bus_beat(void *user, zc_bytes text) {
     for (size_t i = 0; rc == ZC_OK && zc__redis_is(asked, REDIS_REPLY_ARRAY) && i < asked->elements;
          i++)
         if (zc__redis_string(asked->element[i]) && asked->element[i]->len <= 64)
-            rc = zc__bus_answer(r, asked->element[i], text);
+            rc = zc__redis_answer(r, asked->element[i], text);
     zc__req_free(&q);
-    return zc__bus_rc(rc);
+    return zc__redis_bus_rc(rc);
 }
 
 /* The waiting read's connection is given up: that works also when the server hangs. */
-static void zc__bus_wake(void *user) {
+static void zc__redis_wake(void *user) {
     zc__redis *r = (zc__redis *)user;
     zc__spin_lock(&r->state);
     zc__store_rel(&r->woken, 1u);
@@ -9945,12 +9947,12 @@ static void zc__redis_tables(zc__redis *r, zc_store *store, zc_bus *bus) {
     if (bus) {
         memset(bus, 0, sizeof *bus);
         bus->version = 1;
-        bus->attach = zc__bus_attach;
-        bus->read = zc__bus_read;
-        bus->append = zc__bus_append;
-        bus->versions = zc__bus_versions;
-        bus->beat = zc__bus_beat;
-        bus->wake = zc__bus_wake;
+        bus->attach = zc__redis_attach;
+        bus->read = zc__redis_read;
+        bus->append = zc__redis_append;
+        bus->versions = zc__redis_versions;
+        bus->beat = zc__redis_beat;
+        bus->wake = zc__redis_wake;
         bus->forked = zc__redis_forked;
         bus->close = zc__redis_close;
         bus->user = r;
