@@ -11,6 +11,7 @@ CLANG ?= clang
 JOBS ?= 2
 FUZZ_SECONDS ?= 600
 SEED ?= random
+CRASH_RUNS ?= 200
 COVER_LINES ?= 95
 COVER_BRANCHES ?= 85
 VERSION := $(shell sed -n 's/^\#define ZOOCACHE_VERSION "\(.*\)"/\1/p' zoocache.h)
@@ -18,7 +19,7 @@ VERSION := $(shell sed -n 's/^\#define ZOOCACHE_VERSION "\(.*\)"/\1/p' zoocache.
 # Debian packages that the targets need. gcc-multilib is for -m32.
 DEPS = gcc g++ clang llvm libclang-rt-14-dev binutils make pkg-config python3 python3-venv \
        libxxhash-dev liblz4-dev libsqlite3-dev liblmdb-dev libhiredis-dev redis-server \
-       iso-codes iproute2 valgrind xz-utils
+       iso-codes iproute2 valgrind xz-utils spin
 ifeq ($(shell uname -m),x86_64)
 DEPS += gcc-multilib
 endif
@@ -39,14 +40,14 @@ M = $(patsubst tests/%.c,%,$(sort $(wildcard tests/m_*.c)))
 S = $(patsubst tests/%.c,%,$(sort $(wildcard tests/s_*.c)))
 F = $(patsubst tests/%.c,%,$(sort $(wildcard tests/f_*.c)))
 TESTS = $(T) $(M) $(S)
-TSAN_TESTS = $(filter t_flight t_fetch,$(T)) $(S)
+TSAN_TESTS = $(filter t_flight t_fetch t_bus,$(T)) $(S)
 # Not t_fork: what the parent's other threads held is lost in the child, which valgrind calls a leak.
 VALGRIND_TESTS ?= $(filter-out t_fork,$(T))
 EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
 STAGES = check manual unit-gcc unit-clang faults asan tsan valgrind matrix examples install-check
-STAGES += test-python fuzz-short
+STAGES += test-python model-short crash fuzz-short
 
 # Commands of compilers are shown with V=1.
 Q = $(if $(V),,@)
@@ -169,6 +170,18 @@ fuzz-short:
 fuzz: ## fuzz each target for FUZZ_SECONDS (600)
 	@$(ALL) $(patsubst %,$(BUILD)/fuzz/%,$(F)) || :
 	@RUN='tests/fuzz.sh $(FUZZ_SECONDS)' $(RUNNER) each fuzz $(patsubst %,$(BUILD)/fuzz/%,$(F))
+
+.PHONY: model model-short
+model-short:
+	@$(RUNNER) step model python3 tests/model/model.py short
+model: deps ## search the Spin models of tests/model/ exhaustively; each ablation must fail
+	@VERBOSE=1 $(RUNNER) step model python3 tests/model/model.py full
+
+.PHONY: crash
+crash: ## kill -9 writers to one LMDB file, CRASH_RUNS times (200): it stays whole, never stale
+	@$(ALL) $(BUILD)/gcc/x_lmdb_crash || :
+	@CRASH_RUNS=$(CRASH_RUNS) ARGS='--seed $(SEED)' \
+	    $(RUNNER) each crash $(BUILD)/gcc/x_lmdb_crash
 
 # ---- run ---------------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@
  *   >>table            entries, buckets, shards
  *   >>policy           eviction
  *   >>expiry           deadlines, what a read makes of an entry, inserting, sweeping
+ *   >>bus              several nodes: the log, the lease
  *   >>flight           singleflight
  *   >>store            the second tier
  *   >>cache            the public functions
@@ -73,13 +74,18 @@
  *   All state is in the cache that zc_open() makes. There are no globals.
  *
  * WHAT IT DOES NOT DO
- *   It is no server and opens no socket. It does not serialize: a value is bytes, or an object of
- *   yours that never leaves the process. It does not know your database: you say what changed.
- *   It does not store what was read before an invalidation, whoever asks.
+ *   It is no server, and opens no socket but to the Redis that you name. It does not serialize: a
+ *   value is bytes, or an object of yours that never leaves the process. It does not know your
+ *   database: you say what changed. It does not store what was read before an invalidation, whoever
+ *   asks.
  *
  * MACROS
  *   in the file with the implementation alone
  *     ZOOCACHE_IMPLEMENTATION   compile the implementation here
+ *     ZOOCACHE_WITH_LMDB        zc_lmdb_open(): an LMDB file as storage and bus; -llmdb
+ *     ZOOCACHE_WITH_REDIS       zc_redis_open(): Redis as storage and bus; -lhiredis
+ *     ZOOCACHE_WITH_BUS         what both need, for a bus or a shared storage of your own:
+ *                               zc_desc.bus, the storage's breaker, write_behind, fleet, get_many
  *     ZOOCACHE_NO_LZ4           no compression of stored records; <lz4.h> and -llz4 are not needed
  *     ZOOCACHE_PTHREADS         pthreads instead of C11 threads (for TSan; chosen by itself in C++
  *                               and where <threads.h> is missing)
@@ -139,12 +145,12 @@
  *   zc_check(). A ticket (zc_fill) belongs to one thread at a time. Call-backs: see "hooks";
  *   loaders, destructors, events and completions are called with no lock held and may call the
  *   cache.
- *   Lock order, left before right:  storage order (mutex, one a shard) > invalidation writer >
- *   shard > stripe of the trie, refresh queue, arena (all spin locks of a few instructions).
- *   One background thread, unless no_thread: it runs refreshes, removes what is dead, prunes, and
- *   ends overdue flights; at most a fifth of a core. With no_thread call zc_poll(), say every 100
- *   ms or each frame. Ages for pruning are as exact as polling is.
- *   fork(): wrap it in zc_fork_prepare(), zc_fork_parent() and zc_fork_child().
+ *   Lock order, left before right:  storage order (mutex, one a shard) > bus: reading, apply
+ *   (mutexes) > invalidation writer > shard > stripe of the trie, queues, arena (all spin locks of
+ *   a few instructions). One background thread, unless no_thread: it runs refreshes, removes what
+ *   is dead, prunes, and ends overdue flights; at most a fifth of a core. With no_thread call
+ *   zc_poll(), say every 100 ms or each frame. Ages for pruning are as exact as polling is. fork():
+ *   wrap it in zc_fork_prepare(), zc_fork_parent() and zc_fork_child().
  *
  * OWNERSHIP
  *   what                      who owns it                   until
@@ -189,16 +195,51 @@
  *   misses. The functions may be called from several threads at once. examples/06_own_storage.c is
  *   one. The record's format: >>codec. Objects are not stored.
  *
+ * SEVERAL NODES (with ZOOCACHE_WITH_LMDB, _REDIS or _BUS)
+ *   Nodes, be they processes or machines, share a log of invalidations (zc_desc.bus) and, if they
+ *   like, a storage (zc_desc.store). zc_lmdb_open() and zc_redis_open() fill both.
+ *
+ *       zc_desc d = {.max_entries = 100000};
+ *       zc_redis_desc r = {.url = "redis://cache.internal", .prefix = "shop"};
+ *       if (zc_redis_open(&r, &d.store, &d.bus) == ZC_OK) rc = zc_open(&d, &cache);
+ *
+ *   The promise  A value served at time x reflects every invalidation that was acknowledged before
+ *                x - T, where T is max_staleness (1 s): whatever is lost, delayed, restarted, or
+ *                wrong about the time. Each node has, on every read of the log, proof that it has
+ *                heard everything; while the proof is younger than T it serves its table. Lost
+ *                connections, trimming, FLUSHALL, restarts and failovers end in a replay or in an
+ *                O(1) flush, never in silence. With replicas the bound is T and the lag that they
+ *                allow. With LMDB each read looks at the file: T is 0.
+ *   Silence      If the log cannot be reached for T, each function chooses: zc_desc.silence, or
+ *                zc_fetch_opts.silence. Bypass: the loader runs, still once for all who wait;
+ *                serve: as ZC_STALE, up to max_stale longer; error: ZC_E_BUS. What was invalidated
+ *                here is never served.
+ *   Writers      zc_invalidate() takes effect here at once, and then, by zc_desc.ack, waits for
+ *                nothing, for the log, for its replicas, or until no node can serve the old value.
+ *                What the log did not take (ZC_E_BUS) is kept, bounded, and sent as soon as it can
+ *                be. zc_token() and zc_catch_up() let another node wait until it has heard.
+ *   Records      are judged by the same rule: positions of the log take the place of versions. A
+ *                node that joins late learns what it lacks in one round trip. Puts and deletes do
+ *                not cross the bus: another node's table may hold what zc_put() has replaced, until
+ *                its ttl. Invalidate what others may have.
+ *   Storage down A call that times out opens the storage's breaker: nobody waits a second time, and
+ *                housekeeping looks when it is back.
+ *   fleet        (zc_fetch_opts) one loader in all nodes: the key is locked in the storage.
+ *   write_behind The storage is written by the background thread. What has not been written when
+ *                the process dies is lost, which costs misses.
+ *   Threads      The bus has a thread of its own, and none with LMDB. With no_thread, zc_poll()
+ *                reads the log: call it several times in T.
+ *   A bus of your own needs four functions: see zc_bus. Versions are then counted, not HLC stamps.
+ *
  * CAVEATS
  *   - zc_put() after reading takes zc_put_opts.begin = zc_begin() from BEFORE the reading; without
- *   it
- *     an invalidation in between goes unseen. zc_fetch() does this by itself: prefer it.
+ *     it an invalidation in between goes unseen. zc_fetch() does this by itself: prefer it.
  *   - A loader that holds a snapshot of a database open must not fetch inside it: the inner fill
- *   begins
- *     after the snapshot, and would pass for newer than what it reads. Fetch the parts before, or
- *     let the inner loader read outside the snapshot.
+ *     begins after the snapshot, and would pass for newer than what it reads. Fetch the parts
+ *     before, or let the inner loader read outside the snapshot.
  *   - Invalidate after the change is committed, not before: else a fill may read the old row and
- *     begin after the invalidation.
+ *     begin after the invalidation. The same holds for a loader that reads from a replica of the
+ *     database that lags.
  *   - Deadlines use a coarse clock: up to 4 ms late on Linux.
  *   - A key is bytes: whoever builds one from parts must make different parts differ ("a", "bc" and
  *     "ab", "c"). Only lookups of equal bytes meet.
@@ -210,7 +251,8 @@
  *   - The hash is seeded, which keeps strangers from guessing collisions; it is not cryptographic.
  *   - zc_tag_version() of a tag that was pruned may be later than its own last invalidation.
  *   - Short of memory, zc_invalidate() stamps the deepest tag above that exists: more than was
- *   asked. - Compiling the implementation as C++ is supported (C++17); MSVC is not.
+ *     asked.
+ *   - Compiling the implementation as C++ is supported (C++17); MSVC is not.
  *
  * CHANGES
  *   0.1.0   the first version: see CHANGELOG.md
@@ -464,7 +506,8 @@ typedef struct zc_store {
                     int *results);
     /* One loader in the whole fleet (zc_fetch_opts.fleet), both or none. `lock`: ZC_OK, the key is
      * locked for `lease` ns and *token says by whom; ZC_MISS: somebody else has it. With a *token
-     * that is not 0: renews that lock; ZC_MISS: it is lost. `unlock`: ends it, if it is still ours. */
+     * that is not 0: renews that lock; ZC_MISS: it is lost. `unlock`: ends it, if it is still ours.
+     * */
     int (*lock)(void *user, zc_bytes key, uint64_t lease, uint64_t *token);
     int (*unlock)(void *user, zc_bytes key, uint64_t token);
     void (*forked)(void *user); /* in the child of a fork: lets go of what it shares */
@@ -499,12 +542,12 @@ typedef struct zc_bus {
     /* The positions of the last entries that named these paths; 0: none. The empty path: the last
      * that named everything. Too high is a miss, too low is not allowed. */
     int (*versions)(void *user, const zc_bytes *paths, size_t n, uint64_t *positions);
-    /* NULL, or the position of the last entry, in a few nanoseconds. With it there is no lease: each
-     * read of the cache looks at it, and is never stale. */
+    /* NULL, or the position of the last entry, in a few nanoseconds. With it there is no lease:
+     * each read of the cache looks at it, and is never stale. */
     int (*peek)(void *user, uint64_t *position);
     /* NULL, or called every second with what the node may tell about itself, as Prometheus text. */
     int (*beat)(void *user, zc_bytes text);
-    void (*wake)(void *user);   /* makes a `read` that waits return at once, this one and the next */
+    void (*wake)(void *user);   /* makes a `read` that waits, or the next one, return at once */
     void (*forked)(void *user); /* in the child of a fork: lets go of what it shares */
     void (*close)(void *user);
     void *user;
@@ -2659,6 +2702,7 @@ typedef struct zc__bus {
     zc__buf outbox;     /* [out] of tags: length, 2 bytes; text */
     size_t outbox_tags; /* [out] */
     bool everything;    /* [out] the outbox is the root */
+    uint64_t untold;    /* [out] N3; 0: the log has all */
     zc_shared64 entries, breaks, errors, silent;
 #  ifndef ZOOCACHE_NO_THREADS
     zc__thread thread;
@@ -3508,10 +3552,12 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *               it was put there, and again after each attach.
  *   Invariants  N1 every entry up to `cursor` has been applied since `base` was set
  *               N2 lease: everything acknowledged before it has been applied
- *               N3 a tag in the outbox has a version above base + (cursor << 16) as it was then
+ *               N3 while an invalidation of one's own has not come back from the log, its tags'
+ *                  versions are above `untold`, and no record is believed to be newer than that:
+ *                  other entries may move the cursor past it
  *   Locking     `reading` (mutex): one reader, one attach at a time. `apply` (mutex): identity,
  *               epoch, base, cursor move together, entries are applied in order. `out` (spin): the
- *               outbox. Order: reading > apply > the trie's writer; out alone.
+ *               outbox. Order: reading > apply > out, the trie's writer.
  *   Cost        a hit: the coarse clock and two loads, twice. An invalidation: one round trip.
  *   Source      zoocache's log-and-lease protocol: the manual, "Several nodes"
  *   Without     ZOOCACHE_WITH_BUS, a part of it alone is compiled: what invalidates here.
@@ -3599,6 +3645,122 @@ static inline uint64_t zc__bus_local(const zc__bus *b, uint64_t position) {
     return b->base + (position << 16); /* modulo 2^64: base may be "negative" */
 }
 
+/* ---- the outbox ---- */
+
+static void zc__outbox_everything(zc__bus *b) {
+    b->outbox.size = b->outbox_tags = 0;
+    b->everything = true;
+}
+
+/* Puts a tag into the outbox, if it is not there; false: no room. `out` is held. */
+static bool zc__outbox_put(zc_cache *c, zc_bytes tag) {
+    zc__bus *b = &c->bus;
+    size_t at = 0, len;
+    for (; at < b->outbox.size; at += 2 + len) {
+        len = zc__get16(b->outbox.ptr + at);
+        if (len == tag.len && memcmp(b->outbox.ptr + at + 2, tag.ptr, len) == 0) return true;
+    }
+    if (at + 2 + tag.len > ZC__OUTBOX_BYTES) return false;
+    if (!zc__buf_reserve(&c->mem, &b->outbox, 2 + tag.len)) return false;
+    b->outbox.ptr[at] = (unsigned char)tag.len;
+    b->outbox.ptr[at + 1] = (unsigned char)(tag.len >> 8);
+    memcpy(b->outbox.ptr + at + 2, tag.ptr, tag.len);
+    b->outbox.size = at + 2 + tag.len;
+    b->outbox_tags++;
+    return true;
+}
+
+/* Puts first segments in the place of tags. `out` is held. */
+static void zc__outbox_collapse(zc_cache *c) {
+    zc__bus *b = &c->bus;
+    size_t end = b->outbox.size, len;
+    b->outbox.size = b->outbox_tags = 0;
+    /* In place: what is written never gets ahead of what is read. */
+    for (size_t at = 0; at < end; at += 2 + len) {
+        unsigned char segment[ZC_TAG_MAX];
+        len = zc__get16(b->outbox.ptr + at);
+        const void *colon = memchr(b->outbox.ptr + at + 2, ':', len);
+        size_t n = colon ? (size_t)((const unsigned char *)colon - (b->outbox.ptr + at + 2)) : len;
+        memcpy(segment, b->outbox.ptr + at + 2, n);
+        (void)zc__outbox_put(c, zc_slice(segment, n));
+    }
+    if (b->outbox.size > ZC__OUTBOX_BYTES / 2) zc__outbox_everything(b);
+}
+
+static void zc__outbox_add(zc_cache *c, const zc_bytes *tags, size_t n) {
+    zc__bus *b = &c->bus;
+    zc__spin_lock(&b->out);
+    if (!b->untold) b->untold = zc__seen(&c->trie);
+    if (n == 0) zc__outbox_everything(b);
+    for (size_t i = 0; i < n && !b->everything; i++) {
+        if (zc__outbox_put(c, tags[i])) continue;
+        zc__outbox_collapse(c);
+        if (!b->everything && !zc__outbox_put(c, tags[i])) zc__outbox_everything(b);
+    }
+    zc__spin_unlock(&b->out);
+}
+
+static bool zc__outbox_empty(zc__bus *b) {
+    zc__spin_lock(&b->out);
+    bool empty = !b->everything && b->outbox.size == 0;
+    zc__spin_unlock(&b->out);
+    return empty;
+}
+
+/* The outbox as an array of tags, to be freed with zc__letter_free(). */
+typedef struct zc__letter {
+    zc__buf text;
+    zc_bytes *tags; /* NULL, n == 0: everything */
+    size_t n, size;
+} zc__letter;
+
+static void zc__letter_free(zc_cache *c, zc__letter *l) {
+    zc__free(&c->mem, l->tags, l->size);
+    zc__buf_free(&c->mem, &l->text);
+}
+
+/* Takes everything out of the outbox; false: it was empty. */
+static bool zc__outbox_take(zc_cache *c, zc__letter *l) {
+    zc__bus *b = &c->bus;
+    size_t at = 0;
+    memset(l, 0, sizeof *l);
+    zc__spin_lock(&b->out);
+    bool any = b->everything || b->outbox.size, everything = b->everything;
+    l->text = b->outbox;
+    l->n = b->outbox_tags;
+    memset(&b->outbox, 0, sizeof b->outbox);
+    b->outbox_tags = 0;
+    b->everything = false;
+    zc__spin_unlock(&b->out);
+    if (everything) l->n = 0;
+    l->size = l->n * sizeof *l->tags;
+    if (l->n && !(l->tags = (zc_bytes *)zc__alloc(&c->mem, l->size))) l->n = l->size = 0;
+    for (size_t i = 0; i < l->n; i++) {
+        l->tags[i] = zc_slice(l->text.ptr + at + 2, zc__get16(l->text.ptr + at));
+        at += 2 + l->tags[i].len;
+    }
+    return any;
+}
+
+/* After an attach: what is in the outbox is dead here, whatever the new base. */
+static void zc__outbox_stamp(zc_cache *c) {
+    zc__letter l;
+    zc__spin_lock(&c->bus.out);
+    if (c->bus.untold) c->bus.untold = 1; /* no record, until all has been told */
+    zc__spin_unlock(&c->bus.out);
+    if (!zc__outbox_take(c, &l)) return;
+    zc__outbox_add(c, l.tags, l.n);
+    (void)zc__invalidate_text(c, l.tags, l.n);
+    zc__letter_free(c, &l);
+}
+
+/* The log has been read to its end after the outbox was sent: what has been told came back. */
+static void zc__outbox_told(zc__bus *b) {
+    zc__spin_lock(&b->out);
+    if (!b->everything && b->outbox.size == 0) b->untold = 0;
+    zc__spin_unlock(&b->out);
+}
+
 /* ---- hearing ---- */
 
 static int zc__bus_fault(zc_cache *c, int rc) {
@@ -3650,8 +3812,6 @@ static void zc__bus_detach(zc_cache *c) {
     b->epoch++;
     zc__monitor_unlock(&b->apply);
 }
-
-static void zc__outbox_stamp(zc_cache *c);
 
 /* Attaches: what was missed is taken for everything. `reading` is held. */
 static int zc__bus_attach(zc_cache *c) {
@@ -3711,143 +3871,46 @@ static int zc__bus_listen(zc_cache *c, uint64_t wait) {
 
 /* ---- serving ---- */
 
-/* Is the lease young enough? To be asked once more when the value is in hand: the process may have
- * slept in between. */
-static inline bool zc__bus_holds(zc_cache *c) {
-    uint64_t lease = zc__load_acq(&c->bus.lease), now = zc__coarse(&c->clock);
+/* Is this lease young enough? To be asked once more when the value is in hand, for the process may
+ * have slept in between; and of the lease as it was before: the one of now may have been renewed by
+ * the very read that killed the value. */
+static inline bool zc__bus_holds(zc_cache *c, uint64_t lease) {
+    uint64_t now = zc__coarse(&c->clock);
     return c->bus.peeks || (lease && (now <= lease || now - lease <= c->bus.serve_for));
 }
 
-static bool zc__bus_is_current(zc_cache *c) {
+static inline uint64_t zc__bus_lease(const zc_cache *c) { return zc__load_acq(&c->bus.lease); }
+
+static bool zc__bus_is_current(zc_cache *c, uint64_t *lease) {
     zc__bus *b = &c->bus;
     uint64_t tail;
-    if (!b->peeks) return zc__bus_holds(c);
+    *lease = zc__load_acq(&b->lease);
+    if (!b->peeks) return zc__bus_holds(c, *lease);
     return zc__load_acq(&b->attached) && c->desc.bus.peek(c->desc.bus.user, &tail) == ZC_OK &&
            tail == zc__load_acq(&b->cursor);
 }
 
-/* May the table be served? ZC_OK; ZC_STALE: as stale; ZC_MISS: no; ZC_E_BUS. */
-static int zc__bus_gate(zc_cache *c, zc_silence silence) {
+/* May the table be served? ZC_OK, as long as *lease holds; ZC_STALE: as stale; ZC_MISS: no;
+ * ZC_E_BUS. */
+static int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
     zc__bus *b = &c->bus;
-    if (!b->on || ZC__LIKELY(zc__bus_is_current(c))) return ZC_OK;
+    *lease = 0;
+    if (!b->on || ZC__LIKELY(zc__bus_is_current(c, lease))) return ZC_OK;
     if (b->peeks) {
         zc__monitor_lock(&b->reading);
-        int rc = zc__bus_is_current(c) ? ZC_OK : zc__bus_listen(c, 0);
+        int rc = zc__bus_is_current(c, lease) ? ZC_OK : zc__bus_listen(c, 0);
         zc__monitor_unlock(&b->reading);
         if (rc == ZC_OK) return ZC_OK;
     }
     zc__count(&b->silent, 1);
     if (silence == ZC_SILENCE_DEFAULT) silence = c->desc.silence;
     if (silence == ZC_SILENCE_ERROR) return ZC_E_BUS;
-    uint64_t lease = zc__load_acq(&b->lease), now = zc__coarse(&c->clock);
-    bool soon = lease && now <= zc__add_sat(lease, zc__add_sat(b->serve_for, c->desc.max_stale));
+    uint64_t end = zc__add_sat(*lease, zc__add_sat(b->serve_for, c->desc.max_stale));
+    bool soon = *lease && zc__coarse(&c->clock) <= end;
     return silence == ZC_SILENCE_SERVE && soon ? ZC_STALE : ZC_MISS;
 }
 
 /* ---- telling ---- */
-
-static void zc__outbox_everything(zc__bus *b) {
-    b->outbox.size = b->outbox_tags = 0;
-    b->everything = true;
-}
-
-/* Puts a tag into the outbox, if it is not there; false: no room. `out` is held. */
-static bool zc__outbox_put(zc_cache *c, zc_bytes tag) {
-    zc__bus *b = &c->bus;
-    size_t at = 0, len;
-    for (; at < b->outbox.size; at += 2 + len) {
-        len = zc__get16(b->outbox.ptr + at);
-        if (len == tag.len && memcmp(b->outbox.ptr + at + 2, tag.ptr, len) == 0) return true;
-    }
-    if (at + 2 + tag.len > ZC__OUTBOX_BYTES) return false;
-    if (!zc__buf_reserve(&c->mem, &b->outbox, 2 + tag.len)) return false;
-    b->outbox.ptr[at] = (unsigned char)tag.len;
-    b->outbox.ptr[at + 1] = (unsigned char)(tag.len >> 8);
-    memcpy(b->outbox.ptr + at + 2, tag.ptr, tag.len);
-    b->outbox.size = at + 2 + tag.len;
-    b->outbox_tags++;
-    return true;
-}
-
-/* Puts first segments in the place of tags. `out` is held. */
-static void zc__outbox_collapse(zc_cache *c) {
-    zc__bus *b = &c->bus;
-    size_t end = b->outbox.size, len;
-    b->outbox.size = b->outbox_tags = 0;
-    /* In place: what is written never gets ahead of what is read. */
-    for (size_t at = 0; at < end; at += 2 + len) {
-        unsigned char segment[ZC_TAG_MAX];
-        len = zc__get16(b->outbox.ptr + at);
-        const void *colon = memchr(b->outbox.ptr + at + 2, ':', len);
-        size_t n = colon ? (size_t)((const unsigned char *)colon - (b->outbox.ptr + at + 2)) : len;
-        memcpy(segment, b->outbox.ptr + at + 2, n);
-        (void)zc__outbox_put(c, zc_slice(segment, n));
-    }
-    if (b->outbox.size > ZC__OUTBOX_BYTES / 2) zc__outbox_everything(b);
-}
-
-static void zc__outbox_add(zc_cache *c, const zc_bytes *tags, size_t n) {
-    zc__bus *b = &c->bus;
-    zc__spin_lock(&b->out);
-    if (n == 0) zc__outbox_everything(b);
-    for (size_t i = 0; i < n && !b->everything; i++) {
-        if (zc__outbox_put(c, tags[i])) continue;
-        zc__outbox_collapse(c);
-        if (!b->everything && !zc__outbox_put(c, tags[i])) zc__outbox_everything(b);
-    }
-    zc__spin_unlock(&b->out);
-}
-
-static bool zc__outbox_empty(zc__bus *b) {
-    zc__spin_lock(&b->out);
-    bool empty = !b->everything && b->outbox.size == 0;
-    zc__spin_unlock(&b->out);
-    return empty;
-}
-
-/* The outbox as an array of tags, to be freed with zc__letter_free(). */
-typedef struct zc__letter {
-    zc__buf text;
-    zc_bytes *tags; /* NULL, n == 0: everything */
-    size_t n, size;
-} zc__letter;
-
-static void zc__letter_free(zc_cache *c, zc__letter *l) {
-    zc__free(&c->mem, l->tags, l->size);
-    zc__buf_free(&c->mem, &l->text);
-}
-
-/* Takes everything out of the outbox; false: it was empty. */
-static bool zc__outbox_take(zc_cache *c, zc__letter *l) {
-    zc__bus *b = &c->bus;
-    size_t at = 0;
-    memset(l, 0, sizeof *l);
-    zc__spin_lock(&b->out);
-    bool any = b->everything || b->outbox.size, everything = b->everything;
-    l->text = b->outbox;
-    l->n = b->outbox_tags;
-    memset(&b->outbox, 0, sizeof b->outbox);
-    b->outbox_tags = 0;
-    b->everything = false;
-    zc__spin_unlock(&b->out);
-    if (everything) l->n = 0;
-    l->size = l->n * sizeof *l->tags;
-    if (l->n && !(l->tags = (zc_bytes *)zc__alloc(&c->mem, l->size))) l->n = l->size = 0;
-    for (size_t i = 0; i < l->n; i++) {
-        l->tags[i] = zc_slice(l->text.ptr + at + 2, zc__get16(l->text.ptr + at));
-        at += 2 + l->tags[i].len;
-    }
-    return any;
-}
-
-/* After an attach: what is in the outbox is dead here, whatever the new base. */
-static void zc__outbox_stamp(zc_cache *c) {
-    zc__letter l;
-    if (!zc__outbox_take(c, &l)) return;
-    zc__outbox_add(c, l.tags, l.n);
-    (void)zc__invalidate_text(c, l.tags, l.n);
-    zc__letter_free(c, &l);
-}
 
 /* Waits until the log has been read to its end after `since`, or attached. */
 static int zc__bus_hear(zc_cache *c, uint64_t since, uint64_t timeout) {
@@ -3965,7 +4028,9 @@ static int zc__bus_round(zc_cache *c, uint64_t wait) {
     zc__monitor_lock(&b->reading);
     if (!zc__load_acq(&b->attached)) rc = zc__bus_attach(c);
     if (rc == ZC_OK) rc = zc__bus_flush(c);
-    if (rc == ZC_OK) rc = zc__bus_listen(c, zc__outbox_empty(b) ? wait : 0);
+    bool sent = rc == ZC_OK && zc__outbox_empty(b);
+    if (rc == ZC_OK) rc = zc__bus_listen(c, sent ? wait : 0);
+    if (rc == ZC_OK && sent) zc__outbox_told(b);
     zc__monitor_unlock(&b->reading);
     if (rc != ZC_OK) return rc;
     uint64_t now = zc__mono(&c->clock);
@@ -4062,7 +4127,8 @@ static void zc__bus_end(zc_cache *c) {
     b->on = false;
 }
 
-/* Round fork(): nothing is being applied meanwhile; the child has no thread, and its own sockets. */
+/* Round fork(): nothing is being applied meanwhile; the child has no thread, and its own sockets.
+ * */
 static void zc__bus_fork_prepare(zc__bus *b) {
     if (!b->on) return;
     zc__monitor_lock(&b->apply);
@@ -4097,6 +4163,7 @@ static void zc__bus_stats(zc_cache *c, zc_stats *st) {
 }
 
 static inline bool zc__bus_on(const zc_cache *c) { return c->bus.on; }
+static inline bool zc__bus_runs(const zc_cache *c) { return c->bus.runs; }
 
 /* A token: where the log was when this cache had been heard, and which log. */
 ZOOCACHE_API uint64_t zc_token(zc_cache *cache) {
@@ -4134,8 +4201,14 @@ ZOOCACHE_API int zc_catch_up(zc_cache *cache, uint64_t token, uint64_t timeout) 
     return cache ? ZC_OK : ZC_E_INVAL;
 }
 static inline bool zc__bus_on(const zc_cache *c) { (void)c; return false; }
-static inline bool zc__bus_holds(zc_cache *c) { (void)c; return true; }
-static inline int zc__bus_gate(zc_cache *c, zc_silence s) { (void)c; (void)s; return ZC_OK; }
+static inline bool zc__bus_runs(const zc_cache *c) { (void)c; return false; }
+static inline uint64_t zc__bus_lease(const zc_cache *c) { (void)c; return 0; }
+static inline bool zc__bus_holds(zc_cache *c, uint64_t lease) { (void)c; (void)lease; return true; }
+static inline int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
+    (void)c; (void)silence;
+    *lease = 0;
+    return ZC_OK;
+}
 static inline int zc__bus_open(zc_cache *c) { (void)c; return ZC_E_BUILD; }
 static inline void zc__bus_end(zc_cache *c) { (void)c; }
 static inline int zc__bus_round(zc_cache *c, uint64_t wait) { (void)c; (void)wait; return ZC_OK; }
@@ -4705,7 +4778,8 @@ static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view 
     st.o = o;
     *fill = NULL;
     if (o->parent && zc__is_recursive(c, o->parent, st.hash, key)) return ZC_E_DEADLOCK;
-    st.gate = zc__bus_gate(c, o->silence);
+    uint64_t lease;
+    st.gate = zc__bus_gate(c, o->silence, &lease);
     if (st.gate < 0) return st.gate;
     zc__spin_lock(&st.s->lock);
     int rc = zc__start_look(&st);
@@ -4736,7 +4810,7 @@ static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view 
     }
     if (rc != ZC_OK && rc != ZC_STALE) return rc;
     rc = zc__deliver(c, st.e, o->parent, rc, view);
-    if (st.gate != ZC_OK || zc__bus_holds(c)) return rc;
+    if (st.gate != ZC_OK || !zc__bus_on(c) || zc__bus_holds(c, lease)) return rc;
     /* The lease ran out with the value in hand: perhaps this process slept. */
     zc_release(c, view);
     if (*fill) zc_flight_abandon(*fill, 0);
@@ -4825,9 +4899,10 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               after a crash it might otherwise outlive an invalidation that gets a lower version.
  *   Faults      are counted and told (ZC_EVENT_STORE_FAULT); the caller never sees one, but for an
  *               invalidation that the storage could not keep (ZC_E_STORE).
- *   Breaker     A call that timed out, or three that failed in a row, open it: then the storage is
- *               spared, and reads are misses. Housekeeping tries it again, after a time that
- *               doubles, so no caller waits for that. A write that was spared counts as failed.
+ *   Breaker     (this and the next two: with ZOOCACHE_WITH_BUS) A call that timed out, or three
+ *               that failed in a row, open it: then the storage is spared, and reads are misses.
+ *               Housekeeping tries it again, after a time that doubles, so no caller waits for
+ *               that. A write that was spared counts as failed.
  *   Behind      With write_behind, what is stored is written by housekeeping, in order, from a
  *               queue of pinned entries; it takes an entry out of the queue with the shard's order
  *               monitor held, and zc_del() does so before it deletes: nothing comes back.
@@ -4853,6 +4928,12 @@ ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len) {
     return ZC_OK;
 }
 
+static void zc__sink_init(zc_sink *sink, zc_cache *c) {
+    memset(sink, 0, sizeof *sink);
+    sink->mem = &c->mem;
+    sink->most = UINT32_MAX / 2;
+}
+
 static inline bool zc__has_store(const zc_cache *c) { return c->desc.store.version != 0; }
 
 /* Versions of tags are kept by the storage itself. */
@@ -4860,6 +4941,7 @@ static inline bool zc__keeps_versions(const zc_cache *c) {
     return c->desc.store.tag_put && !zc__bus_on(c);
 }
 
+#ifdef ZOOCACHE_WITH_BUS
 #define ZC__BREAKER_FAILURES 3u
 #define ZC__BREAKER_LEAST (100 * ZC_MILLISECOND)
 #define ZC__BREAKER_MOST (5 * ZC_SECOND)
@@ -4886,12 +4968,33 @@ static int zc__store_told(zc_cache *c, int rc) {
     return rc;
 }
 
+static inline bool zc__store_is_open(zc_cache *c) { return zc__load_acq(&c->store_open) != 0; }
+
 /* False: the storage is to be spared. */
 static inline bool zc__store_up(zc_cache *c) {
-    if (ZC__LIKELY(!zc__load_acq(&c->store_open))) return true;
+    if (ZC__LIKELY(!zc__store_is_open(c))) return true;
     zc__count(&c->store_skipped, 1);
     return false;
 }
+
+/* Tries a storage that was spared. */
+static void zc__store_try(zc_cache *c) {
+    zc_sink sink;
+    uint64_t retry = zc__load_rlx(&c->store_retry);
+    if (!zc__store_is_open(c) || zc__mono(&c->clock) < retry) return;
+    zc__sink_init(&sink, c);
+    int rc = c->desc.store.get(c->desc.store.user, zc_slice("", 0), &sink);
+    zc__buf_free(&c->mem, &sink.buf);
+    if (zc__store_told(c, rc) < 0) return;
+    zc__store_rlx(&c->store_pause, 0);
+    zc__store_rel(&c->store_open, 0u);
+}
+#else
+static inline int zc__store_told(zc_cache *c, int rc) { (void)c; return rc; }
+static inline bool zc__store_up(zc_cache *c) { (void)c; return true; }
+static inline bool zc__store_is_open(zc_cache *c) { (void)c; return false; }
+static inline void zc__store_try(zc_cache *c) { (void)c; }
+#endif
 
 static void zc__store_fault(zc_cache *c, zc_bytes key, int rc) {
     zc_event ev;
@@ -4948,6 +5051,9 @@ static int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
     uint64_t cursor = b->cursor, position = r->begin < cursor ? r->begin : cursor;
     bool known = r->begin >= b->attached_at;
     *begin = zc__bus_local(b, known ? position : cursor);
+    zc__spin_lock(&b->out);
+    if (b->untold && b->untold < *begin) *begin = b->untold; /* N3 */
+    zc__spin_unlock(&b->out);
     zc__monitor_unlock(&b->apply);
     if (!ours) return ZC_MISS;
     if (known) return ZC_OK;
@@ -5068,15 +5174,10 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink) {
     return ZC_MISS;
 }
 
-static void zc__sink_init(zc_sink *sink, zc_cache *c) {
-    memset(sink, 0, sizeof *sink);
-    sink->mem = &c->mem;
-    sink->most = UINT32_MAX / 2;
-}
-
 /* The storage is asked only while its records can be judged. */
 static bool zc__store_readable(zc_cache *c) {
-    return zc__bus_gate(c, ZC_SILENCE_BYPASS) == ZC_OK && zc__store_up(c);
+    uint64_t lease;
+    return zc__bus_gate(c, ZC_SILENCE_BYPASS, &lease) == ZC_OK && zc__store_up(c);
 }
 
 /* Looks the ticket's key up in the storage. ZC_OK: the ticket has its value. ZC_MISS: else. */
@@ -5095,8 +5196,8 @@ static uint64_t zc__until_ms(uint64_t at, uint64_t now, uint64_t now_ms) {
     return zc__add_sat(now_ms, at > now ? (at - now) / ZC_MILLISECOND : 0);
 }
 
-/* Deletes a record. ZC_PENDING: the storage was spared. Then, or if it fails, trusts none of those that there are, in the next life neither.
- * The order monitor is held. */
+/* Deletes a record. ZC_PENDING: the storage was spared. Then, or if it fails, trusts none of those
+ * that there are, in the next life neither. The order monitor is held. */
 static int zc__store_del(zc_cache *c, zc_bytes key) {
     const zc_store *st = &c->desc.store;
     int rc = zc__store_up(c) ? zc__store_told(c, st->del(st->user, key)) : ZC_PENDING;
@@ -5117,7 +5218,7 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     size_t ndeps = e->ndeps, text_len = 0;
     zc__buf record;
     zc_record r;
-    if (e->flags & ZC__OBJECT || zc__load_acq(&c->store_open))
+    if (e->flags & ZC__OBJECT || zc__store_is_open(c))
         return replaces ? zc__store_del(c, key) : ZC_OK;
     memset(&record, 0, sizeof record);
     memset(&r, 0, sizeof r);
@@ -5180,6 +5281,7 @@ static int zc__store_stamp(zc_cache *c, const zc_bytes *tags, size_t n, uint64_t
     return ZC_E_STORE;
 }
 
+#ifdef ZOOCACHE_WITH_BUS
 /* ---- write-behind ---- */
 
 #define ZC__BEHIND 1024u /* entries that may wait; then writers write themselves */
@@ -5219,9 +5321,15 @@ static void zc__behind_forget(zc_cache *c, const zc_bytes *key) {
     }
 }
 
+static void zc__behind_end(zc_cache *c) {
+    zc__behind_forget(c, NULL);
+    zc__free(&c->mem, c->behind, ZC__BEHIND * sizeof *c->behind);
+    c->behind = NULL;
+}
+
 /* Writes what waits, until `deadline`. True: there is more. */
 static bool zc__behind_flush(zc_cache *c, uint64_t deadline) {
-    while (c->behind && !zc__load_acq(&c->store_open)) {
+    while (c->behind && !zc__store_is_open(c)) {
         zc__spin_lock(&c->behind_lock);
         zc__entry *head = c->behind_count ? c->behind[c->behind_at] : NULL;
         bool empty = c->behind_count == 0;
@@ -5252,27 +5360,6 @@ static bool zc__behind_flush(zc_cache *c, uint64_t deadline) {
     return false;
 }
 
-/* Housekeeping: tries a storage that was spared, and writes what waits. True: there is more. */
-static bool zc__store_keep(zc_cache *c, uint64_t deadline) {
-    if (zc__load_acq(&c->store_open) && zc__mono(&c->clock) >= zc__load_rlx(&c->store_retry)) {
-        zc_sink sink;
-        zc__sink_init(&sink, c);
-        int rc = c->desc.store.get(c->desc.store.user, zc_slice("", 0), &sink);
-        zc__buf_free(&c->mem, &sink.buf);
-        if (zc__store_told(c, rc) >= 0) {
-            zc__store_rlx(&c->store_pause, 0);
-            zc__store_rel(&c->store_open, 0u);
-        }
-    }
-    return zc__behind_flush(c, deadline);
-}
-
-/* Writes an entry through, now or later, its order monitor held. Returns a failure of the
- * storage. */
-static int zc__store_through(zc_cache *c, zc__entry *e, bool replaces) {
-    return zc__behind_add(c, e) ? ZC_OK : zc__store_save(c, e, replaces);
-}
-
 /* ---- one loader in the fleet ---- */
 
 /* Locks the ticket's key in the storage, or waits until the other's record is there: true, and the
@@ -5283,13 +5370,19 @@ static bool zc__fleet_lock(zc_fill *t, uint64_t *token) {
     zc_bytes key = zc__flight_key(t->flight);
     uint64_t pause = 2 * ZC_MILLISECOND, random = c->seed ^ t->started;
     *token = 0;
+    if (!zc__has_store(c) || !st->lock) return false;
     while (zc__store_up(c)) {
         uint64_t now = zc__mono(&c->clock);
         if (now >= t->flight->lease) return false;
         int rc = zc__store_told(c, st->lock(st->user, key, t->flight->lease - now, token));
+        if (rc != ZC_OK) *token = 0;
         if (rc < 0) zc__store_fault(c, key, rc);
+        if (rc == ZC_OK) { /* the flight outlives its ticket: it has the key */
+            zc__spin_lock(&t->flight->shard->lock);
+            t->flight->refs++;
+            zc__spin_unlock(&t->flight->shard->lock);
+        }
         if (rc != ZC_MISS || !ZC__CAN_SLEEP) return false;
-        *token = 0;
         zc__monitor_lock(&t->flight->monitor);
         zc__monitor_sleep(&t->flight->monitor, pause / 2 + zc__random(&random) % (pause / 2));
         zc__monitor_unlock(&t->flight->monitor);
@@ -5305,6 +5398,44 @@ static void zc__fleet_check(zc_fill *t, uint64_t token) {
     if (!token || !zc__store_up(c)) return;
     int rc = c->desc.store.lock(c->desc.store.user, zc__flight_key(t->flight), ZC_SECOND, &token);
     if (zc__store_told(c, rc) == ZC_MISS) t->outdone = true;
+}
+
+static void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
+    if (zc__store_up(c))
+        (void)zc__store_told(c, c->desc.store.unlock(c->desc.store.user, zc__flight_key(f), token));
+    zc__flight_let_go(c, f);
+}
+
+#else
+static inline bool zc__behind_make(zc_cache *c) { (void)c; return true; }
+static inline void zc__behind_end(zc_cache *c) { (void)c; }
+static inline bool zc__behind_add(zc_cache *c, zc__entry *e) { (void)c; (void)e; return false; }
+static inline void zc__behind_forget(zc_cache *c, const zc_bytes *key) { (void)c; (void)key; }
+static inline bool zc__behind_flush(zc_cache *c, uint64_t deadline) {
+    (void)c; (void)deadline;
+    return false;
+}
+static inline bool zc__fleet_lock(zc_fill *t, uint64_t *token) {
+    (void)t;
+    *token = 0;
+    return false;
+}
+static inline void zc__fleet_check(zc_fill *t, uint64_t token) { (void)t; (void)token; }
+static inline void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
+    (void)c; (void)f; (void)token;
+}
+#endif
+
+/* Housekeeping. True: there is more. */
+static bool zc__store_keep(zc_cache *c, uint64_t deadline) {
+    zc__store_try(c);
+    return zc__behind_flush(c, deadline);
+}
+
+/* Writes an entry through, now or later, its order monitor held. Returns a failure of the
+ * storage. */
+static int zc__store_through(zc_cache *c, zc__entry *e, bool replaces) {
+    return zc__behind_add(c, e) ? ZC_OK : zc__store_save(c, e, replaces);
 }
 
 /* ============================================================================================
@@ -5548,15 +5679,15 @@ static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_vi
     return ZC__UNLIKELY(zc__has_store(c)) ? zc__get_through(c, key, view) : ZC_MISS;
 }
 
-/* The same with a bus: only while it is proven that everything was heard. Asked again when the value
- * is in hand, for the process may have slept in between. */
+/* The same with a bus: only while it is proven that everything was heard. Asked again when the
+ * value is in hand. */
 static ZC__NOINLINE int zc__get_heard(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view) {
-    for (;;) {
-        int gate = zc__bus_gate(c, ZC_SILENCE_DEFAULT);
+    for (uint64_t lease;;) {
+        int gate = zc__bus_gate(c, ZC_SILENCE_DEFAULT, &lease);
         if (gate == ZC_MISS || gate < 0) return gate;
         int rc = zc__get_hashed(c, key, hash, view);
         if (gate == ZC_STALE) return rc == ZC_OK ? ZC_STALE : rc;
-        if (rc == ZC_MISS || rc < 0 || zc__bus_holds(c)) return rc;
+        if (rc == ZC_MISS || rc < 0 || zc__bus_holds(c, lease)) return rc;
         zc_release(c, view);
     }
 }
@@ -5592,15 +5723,17 @@ static int zc__copy_view(zc_cache *c, zc_view *view, int rc, void *buf, size_t c
     return rc;
 }
 
+/* With a bus; the lease is asked for again after the copy. */
 static ZC__NOINLINE int zc__copy_heard(zc_cache *c, zc_bytes key, uint64_t hash, void *buf,
                                        size_t cap, size_t *len) {
     for (;;) {
         zc_view view;
         memset(&view, 0, sizeof view);
         if (len) *len = 0;
+        uint64_t lease = zc__bus_lease(c); /* no younger than the one that the read goes by */
         int rc = zc__get_heard(c, key, hash, &view);
         rc = zc__copy_view(c, &view, rc, buf, cap, len);
-        if (rc != ZC_OK || zc__bus_holds(c)) return rc;
+        if (rc != ZC_OK || zc__bus_holds(c, lease)) return rc;
     }
 }
 
@@ -5648,6 +5781,7 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
 
 #define ZC__BATCH 16u
 
+#ifdef ZOOCACHE_WITH_BUS
 /* Asks the storage for several keys at once; tickets[i], if not NULL, leads keys[i]'s flight. */
 static void zc__load_many(zc_cache *c, zc_fill **tickets, const zc_bytes *keys, size_t n,
                           zc_view *views, int *results) {
@@ -5702,6 +5836,13 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
     }
     if (many) zc__load_many(c, tickets, keys, n, views, results);
 }
+#else
+static inline void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *hash, size_t n,
+                                 zc_view *views, int *results) {
+    for (size_t k = 0; k < n; k++)
+        if (results[k] == ZC_OK) results[k] = zc__get_hashed(c, keys[k], hash[k], &views[k]);
+}
+#endif
 
 ZOOCACHE_API int zc_get_many(zc_cache *cache, const zc_bytes *keys, size_t n, zc_view *views,
                              int *results) {
@@ -5838,6 +5979,9 @@ static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *
     if (rc != ZC_OK) return rc;
     if ((o->put.ndeps && !o->put.deps) || (o->put.ntags && !o->put.tags)) return ZC_E_INVAL;
     if (o->parent && o->parent->cache != c) return ZC_E_INVAL; /* its tags are of another trie */
+#ifndef ZOOCACHE_WITH_BUS
+    if (o->fleet) return ZC_E_BUILD;
+#endif
     return o->put.drop || o->put.absent || o->put.begin ? ZC_E_INVAL : ZC_OK;
 }
 
@@ -5847,16 +5991,10 @@ static int zc__lead(zc_fill *t, zc_loader loader, void *user, bool refresh, zc_v
     zc_cache *c = t->cache;
     t->asked = !refresh && zc__has_store(c);
     bool loaded = t->asked && zc__store_load(t) == ZC_OK;
-    bool fleet = !loaded && t->fleet && zc__has_store(c) && c->desc.store.lock;
     zc__flight *f = t->flight;
     uint64_t token = 0;
-    if (fleet) loaded = zc__fleet_lock(t, &token);
+    if (!loaded && t->fleet) loaded = zc__fleet_lock(t, &token);
     int rc = ZC_OK;
-    if (token) { /* the ticket goes before the lock does */
-        zc__spin_lock(&f->shard->lock);
-        f->refs++;
-        zc__spin_unlock(&f->shard->lock);
-    }
     if (!loaded) {
         (void)zc__wait_for(t, true); /* a new flight waits for nobody: no circle */
         rc = loader(t, user);
@@ -5868,12 +6006,7 @@ static int zc__lead(zc_fill *t, zc_loader loader, void *user, bool refresh, zc_v
     } else {
         rc = zc__fail(t, rc < 0 ? rc : ZC_E_LOADER, view);
     }
-    if (token) {
-        if (zc__store_up(c))
-            (void)zc__store_told(c, c->desc.store.unlock(c->desc.store.user, zc__flight_key(f),
-                                                         token));
-        zc__flight_let_go(c, f);
-    }
+    if (token) zc__fleet_unlock(c, f, token);
     return rc;
 }
 
@@ -6223,7 +6356,7 @@ ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
         if (zc__mono(&cache->clock) >= deadline) return ZC_MORE;
     }
     if (!zc__spin_trylock(&cache->house)) return ZC_OK; /* somebody is at it */
-    if (cache->desc.no_thread && zc__bus_on(cache)) (void)zc__bus_round(cache, 0);
+    if (zc__bus_on(cache) && !zc__bus_runs(cache)) (void)zc__bus_round(cache, 0);
     bool more = zc__has_store(cache) && zc__store_keep(cache, deadline);
     more = zc__sweep(cache, deadline) || more;
     zc__prune_some(cache);
@@ -6424,9 +6557,7 @@ static bool zc__shards_make(zc_cache *c) {
 static void zc__close(zc_cache *c) {
     zc__worker_end(c);
     (void)zc__behind_flush(c, ZC_NEVER);
-    zc__behind_forget(c, NULL);
-    zc__free(&c->mem, c->behind, ZC__BEHIND * sizeof *c->behind);
-    c->behind = NULL;
+    zc__behind_end(c);
     zc__bus_end(c);
     for (zc_fill *t; (t = zc__next_refresh(c)) != NULL;) (void)zc__fail(t, ZC_E_CLOSED, NULL);
     for (uint32_t i = 0; c->shards && i < c->nshards; i++) {
@@ -6494,6 +6625,9 @@ static int zc__setup(zc_cache *c) {
         return ZC_E_THREAD;
     }
     if (c->desc.write_behind && st->version && !zc__behind_make(c)) return ZC_E_NOMEM;
+#ifndef ZOOCACHE_WITH_BUS
+    if (c->desc.write_behind) return ZC_E_BUILD;
+#endif
     int rc = c->desc.bus.version ? zc__bus_open(c) : ZC_OK;
     return rc != ZC_OK || c->desc.no_thread ? rc : zc__worker_start(c);
 }
@@ -6593,7 +6727,7 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
     out->store_errors = zc__load_rlx(&cache->store_errors);
     out->store_corrupt = zc__load_rlx(&cache->store_corrupt);
     out->store_skipped = zc__load_rlx(&cache->store_skipped);
-    out->store_open = zc__load_acq(&cache->store_open) != 0;
+    out->store_open = zc__store_is_open(cache);
     zc__bus_stats(cache, out);
     out->store_stale = zc__load_rlx(&cache->store_stale);
 }
@@ -6696,6 +6830,7 @@ ZOOCACHE_API size_t zc_stats_prometheus(const zc_stats *stats, const char *name,
         {"store_errors_total", "counter", stats->store_errors},
         {"store_corrupt_total", "counter", stats->store_corrupt},
         {"store_stale_total", "counter", stats->store_stale},
+#ifdef ZOOCACHE_WITH_BUS
         {"store_skipped_total", "counter", stats->store_skipped},
         {"store_open", "gauge", stats->store_open},
         {"bus_entries_total", "counter", stats->bus_entries},
@@ -6703,6 +6838,7 @@ ZOOCACHE_API size_t zc_stats_prometheus(const zc_stats *stats, const char *name,
         {"bus_errors_total", "counter", stats->bus_errors},
         {"bus_silent_total", "counter", stats->bus_silent},
         {"bus_pending", "gauge", stats->bus_pending},
+#endif
         {"entries", "gauge", stats->entries},
         {"bytes", "gauge", stats->bytes},
         {"flights", "gauge", stats->flights},
@@ -6893,7 +7029,8 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *               and, above that, the longest unused. The rest is for pages that were freed, but not
  *               yet for all readers: those of the last two transactions at the least.
  *               If LMDB is out of pages all the same, the transaction is aborted, dead readers are
- *               cleared, more and more is evicted, and it is tried again; then ZC_E_FULL.
+ *               cleared, others given time, more and more is evicted, and it is tried again, for
+ *               half a second; then ZC_E_FULL.
  *   Boot        Without `sync` the system may write pages in any order, so after its crash the file
  *               is worth nothing. path/zoocache has the id of the boot under which it was written,
  *               on disk before the first byte of data is; under another one the data is deleted,
@@ -6936,9 +7073,10 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
 #define ZC__LMDB_GIVE 1024    /* entries given by one call */
 #define ZC__LMDB_NOTES 512    /* uses noted in memory */
 #define ZC__LMDB_PROBES 8
-#define ZC__LMDB_FLUSH 16  /* notes that one write brings to the file, */
+#define ZC__LMDB_TRIES 8  /* of a write that finds no room: half a second */
+#define ZC__LMDB_FLUSH 8   /* notes that one write brings to the file, */
 #define ZC__LMDB_EXPIRE 2  /*   records that have ended that it deletes, */
-#define ZC__LMDB_EVICT 16  /*   and records that it evicts */
+#define ZC__LMDB_EVICT 8   /*   and records that it evicts */
 #define ZC__LMDB_SPARE 512 /* pages that three such writes may need, at the least */
 #define ZC__LMDB_PAUSE ZC_MILLISECOND /* between looks of a waiting `read` */
 #define ZC__LMDB_H 16
@@ -7173,19 +7311,22 @@ static inline zc__lmdb_note *zc__lmdb_place(zc__lmdb *db, const zc__lmdb_note *n
     return &db->note[((size_t)n->h[0] + i) % ZC__LMDB_NOTES];
 }
 
-/* The note of the same key, or NULL. */
-static zc__lmdb_note *zc__lmdb_noted(zc__lmdb *db, const zc__lmdb_note *n) {
+/* The place near that of `n` where there is `of`, which may be the empty note; or NULL. */
+static zc__lmdb_note *zc__lmdb_noted(zc__lmdb *db, const zc__lmdb_note *n,
+                                     const zc__lmdb_note *of) {
     ZC__ASSERT_HELD(&db->notes);
     for (size_t i = 0; i < ZC__LMDB_PROBES; i++)
-        if (zc__lmdb_note_is(zc__lmdb_place(db, n, i), n)) return zc__lmdb_place(db, n, i);
+        if (zc__lmdb_note_is(zc__lmdb_place(db, n, i), of)) return zc__lmdb_place(db, n, i);
     return NULL;
 }
 
 /* Notes a use. One without an end takes an empty place, or that of another without an end; one with
  * an end likewise, but says false if there is neither. */
 static bool zc__lmdb_note_use(zc__lmdb *db, const zc__lmdb_note *n) {
+    static const zc__lmdb_note none = {{0, 0}, 0};
     zc__spin_lock(&db->notes);
-    zc__lmdb_note *to = zc__lmdb_noted(db, n);
+    zc__lmdb_note *to = zc__lmdb_noted(db, n, n);
+    if (!to) to = zc__lmdb_noted(db, n, &none);
     for (size_t i = 0; i < ZC__LMDB_PROBES && !to; i++)
         if (!zc__lmdb_place(db, n, i)->end) to = zc__lmdb_place(db, n, i);
     if (to && !(zc__lmdb_note_is(to, n) && to->end >= n->end)) {
@@ -7201,7 +7342,7 @@ static bool zc__lmdb_note_use(zc__lmdb *db, const zc__lmdb_note *n) {
 static uint64_t zc__lmdb_noted_end(zc__lmdb *db, const zc__lmdb_h *h) {
     zc__lmdb_note n = zc__lmdb_note_of(h, 0);
     zc__spin_lock(&db->notes);
-    const zc__lmdb_note *at = zc__lmdb_noted(db, &n);
+    const zc__lmdb_note *at = zc__lmdb_noted(db, &n, &n);
     uint64_t end = at ? at->end : 0;
     zc__spin_unlock(&db->notes);
     return end;
@@ -7211,7 +7352,7 @@ static uint64_t zc__lmdb_noted_end(zc__lmdb *db, const zc__lmdb_h *h) {
 static void zc__lmdb_forget(zc__lmdb *db, const zc__lmdb_note *n, size_t count) {
     zc__spin_lock(&db->notes);
     for (size_t i = 0; i < count; i++) {
-        zc__lmdb_note *at = zc__lmdb_noted(db, &n[i]);
+        zc__lmdb_note *at = zc__lmdb_noted(db, &n[i], &n[i]);
         if (!at || at->end > n[i].end) continue;
         zc__store_rlx(&at->h[0], (uint64_t)0);
         at->h[1] = at->end = 0;
@@ -7400,11 +7541,11 @@ static int zc__lmdb_flush(zc__lmdb_tx *t, size_t n) {
     return rc;
 }
 
-/* What every write does beside its own. */
-static int zc__lmdb_tidy(zc__lmdb_tx *t) {
+/* What every write, of so many bytes, does beside its own. */
+static int zc__lmdb_tidy(zc__lmdb_tx *t, size_t size) {
     int rc = zc__lmdb_flush(t, ZC__LMDB_FLUSH);
     if (rc == ZC_OK) rc = zc__lmdb_expire(t, ZC__LMDB_EXPIRE);
-    return rc == ZC_OK ? zc__lmdb_shrink(t, ZC__LMDB_EVICT) : rc;
+    return rc == ZC_OK ? zc__lmdb_shrink(t, ZC__LMDB_EVICT + size / 1024) : rc;
 }
 
 /* All that has been put off. */
@@ -7424,25 +7565,31 @@ static int zc__lmdb_make_room(zc__lmdb_tx *t, void *arg) {
     return rc == ZC_MISS ? ZC_OK : rc;
 }
 
-/* Runs `step` until there is room for it. Pages that a transaction frees can be used in the next
- * but one, so a round that finds nothing more to evict still helps. */
+static void zc__lmdb_pause(uint64_t ns) {
+    struct timespec t;
+    t.tv_sec = (time_t)(ns / ZC_SECOND);
+    t.tv_nsec = (long)(ns % ZC_SECOND);
+    (void)nanosleep(&t, NULL);
+}
+
+/* Runs `step`, with patience if there is no room for it. Mostly there are pages enough that have
+ * been freed, but a reader that was interrupted may still see them: so wait, a little and then
+ * longer. Where only runs of pages are missing, for a large record, evicting helps; then more and
+ * more. */
 static int zc__lmdb_write(zc__lmdb *db, zc__lmdb_step step, void *arg) {
     int rc, dead;
-    size_t batch = 16, in_vain = 0;
-    while ((rc = zc__lmdb_try(db, step, arg)) == ZC_E_FULL && in_vain < 3) {
-        size_t n = batch;
+    for (unsigned tries = 0;; tries++) {
+        rc = zc__lmdb_try(db, step, arg);
+        if (rc != ZC_E_FULL || tries == ZC__LMDB_TRIES) return rc;
         (void)mdb_reader_check(db->env, &dead);
-        int room = zc__lmdb_try(db, zc__lmdb_make_room, &n);
-        /* Deleting takes pages, too: the fewer, the better; to delete nothing helps, see above. */
-        for (size_t fewer = 2; room == ZC_E_FULL && fewer-- > 0;) {
-            n = fewer;
-            room = zc__lmdb_try(db, zc__lmdb_make_room, &n);
-        }
-        if (room != ZC_OK || n == 0) in_vain++;
-        else in_vain = 0;
-        batch *= 2;
+        if (tries > 0) zc__lmdb_pause(ZC_MILLISECOND << tries);
+        /* Deleting takes pages, too: the fewer, the better. A transaction that deletes nothing
+         * helps as well: what one has freed can be used by the next but one. */
+        size_t many = (size_t)16 << tries, few = 1, none = 0;
+        if (zc__lmdb_try(db, zc__lmdb_make_room, &many) == ZC_E_FULL &&
+            zc__lmdb_try(db, zc__lmdb_make_room, &few) == ZC_E_FULL)
+            (void)zc__lmdb_try(db, zc__lmdb_make_room, &none);
     }
-    return rc;
 }
 
 /* ---- the storage ---- */
@@ -7509,7 +7656,7 @@ static int zc__lmdb_put_step(zc__lmdb_tx *t, void *arg) {
     if (row->key.len) memcpy(p + 10, row->key.ptr, row->key.len);
     if (row->record.len) memcpy(p + 10 + row->key.len, row->record.ptr, row->record.len);
     rc = zc__lmdb_place_in(t, &row->h, row->end);
-    return rc == ZC_OK ? zc__lmdb_tidy(t) : rc;
+    return rc == ZC_OK ? zc__lmdb_tidy(t, row->record.len) : rc;
 }
 
 /* What was noted of a record that is replaced or deleted is of no use to the next. */
@@ -7799,7 +7946,7 @@ static int zc__lmdb_append_step(zc__lmdb_tx *t, void *arg) {
     for (size_t i = 0; i < a->n && rc == ZC_OK; i++) rc = zc__lmdb_put_tag(t, a->tags[i], position);
     if (a->n == 0) t->meta[ZC__LMDB_ROOT] = position;
     if (rc == ZC_OK) rc = zc__lmdb_trim(t);
-    return rc == ZC_OK ? zc__lmdb_tidy(t) : rc;
+    return rc == ZC_OK ? zc__lmdb_tidy(t, 0) : rc;
 }
 
 /* `durable` asks for nothing more: with `sync` each write is on the disk, and without it what a
@@ -7985,8 +8132,10 @@ static int zc__lmdb_settle(zc__lmdb *db) {
     return ZC_OK;
 }
 
-/* Opens the databases, and makes the row "zoocache" of a new file. */
-static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn) {
+/* Opens the databases, and makes the row "zoocache" of a new file. With `grown` it is written
+ * again, so that LMDB tells the map's size to those who open it later. Else nothing is written, for
+ * which there might be no room. */
+static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn, bool grown) {
     static const char *const names[ZC__LMDB_DBS] = {"zc.records", "zc.uses",  "zc.lru",
                                                     "zc.ends",    "zc.log",   "zc.tags0",
                                                     "zc.tags1",   "zc.locks"};
@@ -8004,7 +8153,7 @@ static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn) {
     if (rc == ZC_MISS) meta[ZC__LMDB_IDENTITY] = zc__lmdb_identity(db);
     db->identity = meta[ZC__LMDB_IDENTITY];
     for (size_t i = 0; i < ZC__LMDB_META; i++) zc__put_le(row + i * 8, meta[i], 8);
-    rc = zc__lmdb_result(mdb_put(txn, unnamed, &key, &value, 0));
+    rc = rc == ZC_OK && !grown ? ZC_OK : zc__lmdb_result(mdb_put(txn, unnamed, &key, &value, 0));
     for (size_t i = 0; i < ZC__LMDB_DBS && rc == ZC_OK; i++)
         rc = zc__lmdb_result(mdb_dbi_open(txn, names[i], MDB_CREATE, &db->dbi[i]));
     return rc;
@@ -8036,9 +8185,8 @@ static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
     int rc = mdb_env_create(&db->env), dead;
     if (rc != MDB_SUCCESS) return zc__lmdb_result(rc);
     zc__lmdb_file(db, "/data.mdb", name, sizeof name);
-    bool fresh = stat(name, &st) != 0 || st.st_size == 0;
-    /* An existing file tells its own size; the alone may change it. */
-    if (fresh || (alone && (uint64_t)st.st_size < db->map_size))
+    /* An existing file says itself how large its map is; all processes must have the same. */
+    if (stat(name, &st) != 0 || st.st_size == 0)
         (void)mdb_env_set_mapsize(db->env, db->map_size);
     (void)mdb_env_set_maxdbs(db->env, ZC__LMDB_DBS);
     (void)mdb_env_set_maxreaders(db->env, ZC__LMDB_READERS);
@@ -8048,10 +8196,13 @@ static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
         return zc__lmdb_result(rc);
     }
     (void)mdb_reader_check(db->env, &dead);
+    (void)mdb_env_info(db->env, &info);
+    bool grow = alone && info.me_mapsize < db->map_size;
+    if (grow) (void)mdb_env_set_mapsize(db->env, db->map_size);
     rc = zc__lmdb_lengthen(db, alone);
     if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_begin(db->env, NULL, 0, &txn));
     if (rc != ZC_OK) return rc;
-    rc = zc__lmdb_setup(db, txn);
+    rc = zc__lmdb_setup(db, txn, grow);
     if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_commit(txn));
     else mdb_txn_abort(txn);
     if (rc == ZC_E_CORRUPT)
@@ -8221,11 +8372,12 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *   Invariants  R1 an entry given as read is the next one, or the answer is ZC_RETRY
  *               R2 a position told by `versions` is never below the true one
  *               R3 a connection that failed in any way is closed: replies never shift
- *   Time-outs   A call has one deadline: 16 times the smoothed latency, at least 50 ms, at most
- *               desc.timeout, which is also that for connecting. Each time-out doubles the
- *               estimate. A dropped connection is replaced once, after a random pause of up to
- *               2 ms; one that cannot be made is not tried again for a time that grows from 20 ms
- *               to a second. Looking up a host's name takes what the system takes.
+ *   Time-outs   A call has one deadline: 16 times the smoothed latency, at least a quarter of
+ *               desc.timeout, at most that; that is also what connecting, and a request of more
+ *               than 64 KiB, may take. Each time-out doubles the estimate. A dropped connection is
+ *               replaced once, after a random pause of up to 2 ms; one that cannot be made is not
+ *               tried again for a time that grows from 20 ms to a second. Looking up a host's name
+ *               takes what the system takes.
  *   Not done    A cluster's other slots; Sentinels with a password of their own; RESP3. The log is
  *               one shard. ZC_DURABLE without replicas asks for appendfsync always or WAITAOF.
  *   Locking     pool (monitor; never held during I/O) > state (spin; a few instructions). A slot
@@ -8250,7 +8402,6 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
 #define ZC__REDIS_CMDS 12       /* commands of one request */
 #define ZC__REDIS_BATCH 1000    /* entries asked for at once */
 #define ZC__REDIS_SEEN 256      /* nonces remembered; a power of two */
-#define ZC__REDIS_FLOOR (50 * ZC_MILLISECOND)
 #define ZC__REDIS_BACKOFF (20 * ZC_MILLISECOND)
 #define ZC__REDIS_REPLY_MAX ((size_t)512 << 20) /* bytes of a string of Redis */
 
@@ -8350,7 +8501,14 @@ static const char zc__redis_lua_append[] =
     "redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], g .. '-' .. seq,"
     " 'n', ARGV[2], 'h', ARGV[3], 't', ARGV[4]) "
     "if #ARGV < 7 then redis.call('HSET', KEYS[2], '', seq) end "
-    "for i = 7, #ARGV do redis.call('HSET', KEYS[2], ARGV[i], seq) end "
+    "for i = 7, #ARGV, 500 do"
+    " local set = {}"
+    " for j = i, math.min(i + 499, #ARGV) do"
+    "  set[#set + 1] = ARGV[j]"
+    "  set[#set + 1] = seq"
+    " end"
+    " redis.call('HSET', KEYS[2], unpack(set)) "
+    "end "
     "if redis.call('HLEN', KEYS[2]) > tonumber(ARGV[6]) then"
     " local all = redis.call('HGET', KEYS[2], '')"
     " local floor = redis.call('HGET', KEYS[2], '\\0s')"
@@ -8953,13 +9111,19 @@ static bool zc__redis_follow(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, 
 static uint64_t zc__redis_patience(const zc__redis *r) {
     uint64_t t = zc__mul_sat(zc__load_rlx(&r->latency), 16);
     if (t == 0 || t > r->timeout) return r->timeout;
-    return t < ZC__REDIS_FLOOR && ZC__REDIS_FLOOR < r->timeout ? ZC__REDIS_FLOOR : t;
+    return t < r->timeout / 4 ? r->timeout / 4 : t;
 }
 
 static void zc__redis_learn(zc__redis *r, uint64_t took, int rc) {
     uint64_t old = zc__load_rlx(&r->latency);
     if (rc == ZC_E_TIMEOUT && old) zc__store_rlx(&r->latency, zc__redis_patience(r) / 8);
     if (rc == ZC_OK) zc__store_rlx(&r->latency, old ? old - old / 8 + took / 8 : took);
+}
+
+static bool zc__req_is_large(const zc__redis_req *q) {
+    size_t size = 0;
+    for (size_t i = 0; i < q->argc; i++) size += q->len[i] + 16;
+    return size > 65536;
 }
 
 static bool zc__redis_woken(zc__redis *r, const zc__redis_conn *c) {
@@ -8978,8 +9142,8 @@ static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uin
         uint64_t now = zc__redis_now(r), deadline = most;
         bool fresh = !c->link;
         if (fresh && (rc = zc__redis_connect(r, c, begin + r->timeout)) != ZC_OK) break;
-        if (!fresh && !extra && now + zc__redis_patience(r) < most)
-            deadline = now + zc__redis_patience(r);
+        uint64_t usual = now + zc__redis_patience(r);
+        if (!fresh && !extra && usual < most && !zc__req_is_large(q)) deadline = usual;
         rc = zc__redis_exchange(r, c, q, deadline);
         if (!extra && !fresh) zc__redis_learn(r, zc__redis_now(r) - now, rc);
         if (rc == ZC_OK && zc__redis_follow(r, c, q, most)) continue;

@@ -1,4 +1,5 @@
-/* A directory for one test of the LMDB part, and the sinks that its hooks ask for. */
+/* A directory for one test of the LMDB part, the sinks that its hooks ask for, and a look at every
+ * row of its file. Include it after zc_test.h. */
 #ifndef LMDB_DIR_H
 #define LMDB_DIR_H
 
@@ -99,6 +100,63 @@ static inline uint64_t ld_version(const zc_bus *b, const char *path) {
     uint64_t v = 0;
     zc_bytes p = zc_str(path);
     return b->versions(b->user, &p, 1, &v) == ZC_OK ? v : UINT64_MAX;
+}
+
+static inline size_t ld_stat(MDB_txn *txn, MDB_dbi dbi) {
+    MDB_stat s;
+    memset(&s, 0, sizeof s);
+    CHECK_EQ(mdb_stat(txn, dbi, &s), 0);
+    return s.ms_entries;
+}
+static inline size_t ld_count(zc__lmdb *db, unsigned which) {
+    zc__lmdb_rd r;
+    if (!CHECK_EQ(zc__lmdb_begin(db, &r), ZC_OK)) return 0;
+    size_t n = ld_stat(r.txn, db->dbi[which]);
+    zc__lmdb_end(&r);
+    return n;
+}
+
+/* L1, L2, and that every record's key has the hash under which it is. */
+static inline void ld_check(zc__lmdb *db) {
+    zc__lmdb_rd r;
+    uint64_t meta[ZC__LMDB_META], ended = 0, before = 0;
+    MDB_cursor *c;
+    MDB_val key, row, other;
+    if (!CHECK_EQ(zc__lmdb_begin_meta(db, &r, meta), ZC_OK)) return;
+    CHECK_EQ(mdb_cursor_open(r.txn, db->dbi[ZC__LMDB_RECORDS], &c), 0);
+    while (mdb_cursor_get(c, &key, &row, MDB_NEXT) == 0) {
+        unsigned char at[24];
+        const unsigned char *p = (const unsigned char *)row.mv_data;
+        zc__lmdb_h h = zc__lmdb_hash(db, zc_slice(p + 10, zc__get16(p + 8)));
+        CHECK(key.mv_size == 16 && memcmp(key.mv_data, h.b, 16) == 0);
+        if (!CHECK_EQ(mdb_get(r.txn, db->dbi[ZC__LMDB_USES], &key, &other), 0)) continue;
+        const unsigned char *uses = (const unsigned char *)other.mv_data;
+        uint64_t end = zc__get64(uses + 8);
+        zc__put_be64(at, zc__get64(uses));
+        MDB_val lru = zc__lmdb_val(at, 8);
+        CHECK_EQ(mdb_get(r.txn, db->dbi[ZC__LMDB_LRU], &lru, &other), 0);
+        CHECK(other.mv_size == 16 && memcmp(other.mv_data, key.mv_data, 16) == 0);
+        ended += end != 0;
+        zc__put_be64(at, end);
+        memcpy(at + 8, key.mv_data, 16);
+        MDB_val ends = zc__lmdb_val(at, 24);
+        CHECK_EQ(mdb_get(r.txn, db->dbi[ZC__LMDB_ENDS], &ends, &other),
+                 end ? 0 : MDB_NOTFOUND);
+    }
+    mdb_cursor_close(c);
+    CHECK_EQ(mdb_cursor_open(r.txn, db->dbi[ZC__LMDB_ENTRIES], &c), 0);
+    while (mdb_cursor_get(c, &key, &row, MDB_NEXT) == 0) {
+        uint64_t at = zc__get_be64((const unsigned char *)key.mv_data);
+        CHECK(!before || at == before + 1);
+        before = at;
+    }
+    mdb_cursor_close(c);
+    CHECK_EQ(before, meta[ZC__LMDB_TAIL]);
+    size_t records = ld_stat(r.txn, db->dbi[ZC__LMDB_RECORDS]);
+    CHECK_EQ(ld_stat(r.txn, db->dbi[ZC__LMDB_USES]), records);
+    CHECK_EQ(ld_stat(r.txn, db->dbi[ZC__LMDB_LRU]), records);
+    CHECK_EQ(ld_stat(r.txn, db->dbi[ZC__LMDB_ENDS]), ended);
+    zc__lmdb_end(&r);
 }
 
 #endif

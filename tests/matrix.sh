@@ -25,7 +25,7 @@ objects() { # one job a line, for xargs: everything that is only compiled
     local n=0 cc std option bits
     for cc in "$GCC" "$CLANG"; do
         for std in c11 c17 c2x; do
-            for option in "" NO_THREADS NO_LZ4 PTHREADS STATIC DEBUG; do
+            for option in "" NO_THREADS NO_LZ4 PTHREADS STATIC DEBUG WITH_BUS WITH_LMDB WITH_REDIS; do
                 echo "$cc -std=$std $warn $posix ${option:+-DZOOCACHE_$option} -O2 -c tests/c_impl.c -o $out/$((n++)).o"
             done
             echo "$cc -std=$std $warn -O2 -c tests/c_impl.c -o $out/$((n++)).o"
@@ -33,6 +33,9 @@ objects() { # one job a line, for xargs: everything that is only compiled
             echo "$cc -std=$std $warn -O2 -c tests/c_freestanding.c -o $out/$((n++)).o"
         done
         echo "$cc -std=gnu11 $warn -O2 -c tests/c_impl.c -o $out/$((n++)).o"
+        for option in WITH_BUS WITH_LMDB WITH_REDIS; do
+            echo "$cc -std=c11 $warn $posix -DZOOCACHE_NO_THREADS -DZOOCACHE_$option -O2 -c tests/c_impl.c -o $out/$((n++)).o"
+        done
         echo "$cc -std=c11 $warn $posix -O0 -c tests/c_impl.c -o $out/$((n++)).o"
         echo "$cc -std=c11 $warn $posix -O3 -c tests/c_impl.c -o $out/$((n++)).o"
         if [ -e /usr/include/x86_64-linux-gnu/gnu/stubs-32.h ] || [ -e /usr/include/gnu/stubs-32.h ]; then
@@ -42,7 +45,7 @@ objects() { # one job a line, for xargs: everything that is only compiled
         fi
     done
     for cc in "$GXX" "$CLANGXX"; do
-        for option in "" NO_THREADS NO_LZ4 STATIC DEBUG; do
+        for option in "" NO_THREADS NO_LZ4 STATIC DEBUG WITH_BUS WITH_LMDB WITH_REDIS; do
             echo "$cc -std=c++17 -x c++ $warn_cxx ${option:+-DZOOCACHE_$option} -O2 -c tests/c_impl.c -o $out/$((n++)).o"
         done
         echo "$cc -std=c++17 -x c++ $warn_cxx -O2 -c tests/c_decl.c -o $out/$((n++)).o"
@@ -60,7 +63,7 @@ export -f compile
 
 exports() {
     # What is declared, against what is exported.
-    sed '/^#endif \/\* ZOOCACHE_H/q' zoocache.h | grep '^ZOOCACHE_API' |
+    sed '/^#endif \/\* ZOOCACHE_H/q; /^#ifdef ZOOCACHE_WITH_/,/^#endif/d' zoocache.h | grep '^ZOOCACHE_API' |
         sed -E 's/^[^(]*[ *](zc_[a-z0-9_]+)\(.*/\1/' | sort >"$out/declared"
     nm -g --defined-only "$out/multi_a.o" | awk '{print $3}' | sort >"$out/exported"
     try "exports are the $(wc -l <"$out/declared") declared functions" \

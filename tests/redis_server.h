@@ -61,15 +61,15 @@ static inline void rs_exec(redis_server *s, pid_t parent) {
     dup2(log, 1);
     dup2(log, 2);
     snprintf(port, sizeof port, "%d", s->port);
-    argv[n++] = (char *)(uintptr_t)"redis-server";
-    if (s->sentinel) argv[n++] = (char *)(uintptr_t)"sentinel.conf";
+    argv[n++] = (char *)(uintptr_t) "redis-server";
+    if (s->sentinel) argv[n++] = (char *)(uintptr_t) "sentinel.conf";
     static const char *const fixed[] = {"--bind", "127.0.0.1", "--save", "", "--unixsocket"};
     for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++)
         if (!s->sentinel || i < 2) argv[n++] = (char *)(uintptr_t)fixed[i];
     if (!s->sentinel) argv[n++] = s->path;
-    argv[n++] = (char *)(uintptr_t)"--port";
+    argv[n++] = (char *)(uintptr_t) "--port";
     argv[n++] = port;
-    if (s->sentinel) argv[n++] = (char *)(uintptr_t)"--sentinel";
+    if (s->sentinel) argv[n++] = (char *)(uintptr_t) "--sentinel";
     for (int i = 0; i < s->nargs; i++) argv[n++] = s->args[i];
     argv[n] = NULL;
     execvp(argv[0], argv);

@@ -506,6 +506,69 @@ TEST(what_was_killed_here_and_not_told_is_not_read_from_the_storage) {
     }
 }
 
+TEST(other_entries_do_not_revive_what_was_killed_here) {
+    fleet f;
+    if (!start(&f, 2, shared)) return;
+    f.node[0].down = true;
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_E_BUS);
+    CHECK_EQ(zc_invalidate(f.c[1], zc_str("x")), ZC_OK);
+    CHECK_EQ(put(f.c[1], "k", "v", "t"), ZC_OK); /* at position 1, and has not heard */
+    f.node[0].down = false;
+    CHECK_EQ(zc__bus_listen(f.c[0], 0), ZC_OK); /* heard of x, has not told of t */
+    CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
+    lb_forget(&f.hub, 1);
+    f.hub.identity++;
+    poll_all(&f);
+    CHECK_EQ(put(f.c[1], "k", "w", "t"), ZC_OK);
+    CHECK_EQ(get(f.c[0], "k", "w"), ZC_OK); /* told, and come back: records count again */
+    stop(&f);
+}
+
+/* A clock that does something when it has been asked so many times. */
+static zct_time the_time;
+static int the_countdown;
+static void (*the_doing)(void);
+static uint64_t busy_mono(void *user) {
+    if (the_countdown && --the_countdown == 0) the_doing();
+    return zct_mono(user);
+}
+
+static fleet *the_fleet;
+static void sleep_and_hear(void) {
+    CHECK_EQ(zc_invalidate(the_fleet->c[0], zc_str("t")), ZC_OK);
+    zct_step(&the_time, 2 * T); /* acknowledged long ago, when the reader wakes up */
+    CHECK_EQ(zc__bus_listen(the_fleet->c[1], 0), ZC_OK);
+}
+
+TEST(a_reader_that_slept_looks_at_the_lease_that_it_had) {
+    int slept = 0;
+    for (int copy = 0; copy < 2; copy++) {
+        for (int at = 1; at < 8; at++) {
+            fleet f;
+            zc_desc d = {.max_staleness = T};
+            if (!start(&f, 1, d)) return;
+            the_fleet = &f;
+            the_time = f.time;
+            the_doing = sleep_and_hear;
+            f.n = 2;
+            f.node[1].hub = &f.hub;
+            d = desc_of(&f, 1, &d);
+            d.clock = (zc_clock){1, busy_mono, zct_wall, &the_time};
+            if (!CHECK_EQ(zc_open(&d, &f.c[1]), ZC_OK)) return;
+            CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+            char buf[8];
+            zc_bytes key = zc_str("k");
+            the_countdown = at;
+            int rc = copy ? zc_get_copy(f.c[1], key, buf, sizeof buf, NULL) : get(f.c[1], "k", "1");
+            CHECK_EQ(rc, the_countdown ? ZC_OK : ZC_MISS);
+            slept += !the_countdown;
+            the_countdown = 0;
+            stop(&f);
+        }
+    }
+    CHECK(slept >= 4); /* before and after the value was found, both ways of reading */
+}
+
 TEST(a_record_from_beyond_ones_cursor_is_no_newer_than_the_cursor) {
     fleet f;
     if (!start(&f, 2, shared)) return;

@@ -526,8 +526,7 @@ TEST(invariant_10_a_dead_storage_is_not_noticed) {
     }
     CHECK_EQ(loads, 100);
     zc_stats_read(f.c, &s);
-    CHECK(s.store_open);
-    CHECK(s.store_errors + s.store_skipped >= 100);
+    CHECK(s.store_errors >= 100);
     CHECK_EQ(zc_invalidate(f.c, zc_str("t")), ZC_E_STORE); /* this one is told: it must be kept */
     stop(&f);
     fs_destroy(&store);

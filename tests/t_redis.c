@@ -15,8 +15,8 @@ typedef struct node {
     zc_bus bus;
     uint64_t identity, at; /* as attached; the last position heard */
     /* what the last call has given */
-    size_t given, all;     /* entries; of them: everything */
-    char tags[4096];       /* their tags, each entry ended by ';' */
+    size_t given, all; /* entries; of them: everything */
+    char tags[4096];   /* their tags, each entry ended by ';'; cut where it is full */
     int sink_rc;
 } node;
 
@@ -44,7 +44,7 @@ static int hear(void *user, uint64_t position, const zc_bytes *tags, size_t coun
     n->at = position;
     n->given++;
     n->all += count == 0;
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count && used + tags[i].len + 3 < sizeof n->tags; i++)
         used += (size_t)snprintf(n->tags + used, sizeof n->tags - used, "%s%.*s", i ? "," : "",
                                  (int)tags[i].len, (const char *)tags[i].ptr);
     snprintf(n->tags + used, sizeof n->tags - used, ";");
@@ -97,7 +97,7 @@ static const char *get(node *n, const char *key) {
     if (!text) CHECK_EQ(rc, ZC_MISS);
     return text;
 }
-__attribute__((unused)) static int get_rc(node *n, const char *key) {
+static int get_rc(node *n, const char *key) {
     int rc;
     get_bytes(n, zc_str(key), &rc);
     return rc;
@@ -155,12 +155,28 @@ TEST(urls_are_read) {
 }
 
 TEST(bad_urls_are_refused) {
-    static const char *const bad[] = {
-        "",       "http://x",          "redis:/x",          "redis://h:0",      "redis://h:99999",
-        "redis://h:x", "redis://h/x",  "redis://h/1/2",     "redis://u@h",      "redis://u:%zz@h",
-        "redis://u:%00@h", "redis://u:%4@h", "redis://[::1", "redis://[::1]x",  "unix://",
-        "unix:///x?db=", "unix:///x?a=1", "redis+sentinel://h", "redis+sentinel://h//1",
-        "redis+sentinel://h/m/x", "redis://h:1:2", "redis://h/4294967296"};
+    static const char *const bad[] = {"",
+                                      "http://x",
+                                      "redis:/x",
+                                      "redis://h:0",
+                                      "redis://h:99999",
+                                      "redis://h:x",
+                                      "redis://h/x",
+                                      "redis://h/1/2",
+                                      "redis://u@h",
+                                      "redis://u:%zz@h",
+                                      "redis://u:%00@h",
+                                      "redis://u:%4@h",
+                                      "redis://[::1",
+                                      "redis://[::1]x",
+                                      "unix://",
+                                      "unix:///x?db=",
+                                      "unix:///x?a=1",
+                                      "redis+sentinel://h",
+                                      "redis+sentinel://h//1",
+                                      "redis+sentinel://h/m/x",
+                                      "redis://h:1:2",
+                                      "redis://h/4294967296"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         if (!CHECK_EQ(opens(bad[i]), ZC_E_INVAL)) printf("    %s\n", bad[i]);
     char longest[400] = "redis://";
@@ -473,7 +489,8 @@ static void breaks(void (*harm)(redis_server *s)) {
     uint64_t identity = a.identity;
     harm(&s);
     int rc;
-    while ((rc = listen_for(&b, 10 * ZC_MILLISECOND)) == ZC_E_BUS || rc == ZC_E_TIMEOUT) usleep(10000);
+    while ((rc = listen_for(&b, 10 * ZC_MILLISECOND)) == ZC_E_BUS || rc == ZC_E_TIMEOUT)
+        usleep(10000);
     CHECK_EQ(rc, ZC_RETRY);
     while ((rc = append(&a, "y")) == ZC_E_BUS || rc == ZC_E_TIMEOUT) usleep(10000);
     CHECK_EQ(rc, ZC_RETRY);
@@ -510,7 +527,8 @@ static void flush_and_refill(redis_server *s) {
 /* As after a failover with a lost tail: the same ids again, of others. */
 static void reuse_ids(redis_server *s) {
     char id[64];
-    snprintf(id, sizeof id, "%s", rs_say(s, "XREVRANGE", "{zoocache}:log", "+", "-", "COUNT", "1", NULL));
+    snprintf(id, sizeof id, "%s",
+             rs_say(s, "XREVRANGE", "{zoocache}:log", "+", "-", "COUNT", "1", NULL));
     *strchr(id, ' ') = '\0';
     rs_say(s, "XDEL", "{zoocache}:log", id, NULL);
     char before[64];
@@ -562,5 +580,606 @@ TEST(a_gap_is_noticed) {
     CHECK_EQ(listen_for(&b, 0), ZC_RETRY);
     node_close(&a);
     node_close(&b);
+    rs_stop(&s);
+}
+
+TEST(durable_needs_replicas_or_the_disk) {
+    redis_server s, t;
+    node a, b;
+    REQUIRE(rs_start(&s, NULL) && node_open(&a, s.url) && CHECK_EQ(attach(&a), ZC_OK));
+    CHECK_EQ(append_as(&a, "x", true), ZC_E_BUS); /* memory alone */
+    node_close(&a);
+    rs_stop(&s);
+    REQUIRE(rs_start(&t, "--appendonly", "yes", "--appendfsync", "always", NULL));
+    REQUIRE(node_open(&b, t.url) && CHECK_EQ(attach(&b), ZC_OK));
+    CHECK_EQ(append_as(&b, "x", true), ZC_OK);
+    CHECK_STR(b.tags, "x;");
+    node_close(&b);
+    rs_stop(&t);
+}
+
+/* ---- replicas: a master that is cut off proves nothing */
+
+static bool replica_of(redis_server *r, redis_server *master) {
+    char port[16];
+    snprintf(port, sizeof port, "%d", master->port);
+    return rs_start(r, "--replicaof", "127.0.0.1", port, "--repl-diskless-sync-delay", "0", NULL) &&
+           CHECK(rs_until(r, "master_link_status:up", "INFO", "replication"));
+}
+
+TEST(with_replicas_the_fence_must_be_taken) {
+    redis_server s, r;
+    node a, plain;
+    REQUIRE(rs_start(&s, NULL));
+    zc_redis_desc d = {.url = s.url, .replicas = 1};
+    REQUIRE(node_open_with(&a, d));
+    CHECK_EQ(attach(&a), ZC_E_BUS); /* without min-replicas-to-write a fence is none */
+    node_close(&a);
+    rs_say(&s, "CONFIG", "SET", "min-replicas-to-write", "1", NULL);
+    rs_say(&s, "CONFIG", "SET", "min-replicas-max-lag", "2", NULL);
+    REQUIRE(node_open_with(&a, d));
+    CHECK_EQ(attach(&a), ZC_E_BUS); /* no replica yet */
+    REQUIRE(replica_of(&r, &s));
+    while (attach(&a) != ZC_OK) usleep(20000);
+    CHECK_EQ(append_as(&a, "x", true), ZC_OK);
+    CHECK_EQ(listen_for(&a, 0), ZC_OK);
+    CHECK_EQ(version(&a, "x"), 1);
+    /* A node that asks the replica: it may hear, it cannot prove. */
+    REQUIRE(node_open(&plain, r.url));
+    CHECK_EQ(attach(&plain), ZC_E_BUS);
+    node_close(&plain);
+    /* The replica is gone: what is heard proves nothing any more, and nothing is durable. */
+    rs_hang(&r);
+    CHECK_EQ(append_as(&a, "y", true), ZC_E_BUS);
+    while (listen_for(&a, 0) == ZC_OK) usleep(20000);
+    CHECK_EQ(listen_for(&a, 0), ZC_E_BUS);
+    zc_bytes p = zc_str("x");
+    uint64_t v;
+    CHECK_EQ(a.bus.versions(a.bus.user, &p, 1, &v), ZC_E_BUS);
+    rs_go_on(&r);
+    int rc;
+    while ((rc = listen_for(&a, 0)) == ZC_E_BUS) usleep(20000);
+    CHECK_EQ(rc, ZC_OK);
+    node_close(&a);
+    rs_stop(&r);
+    rs_stop(&s);
+}
+
+TEST(a_master_that_became_a_replica_is_noticed) {
+    redis_server s, r;
+    node a;
+    char port[16];
+    REQUIRE(rs_start(&s, NULL) && replica_of(&r, &s));
+    rs_say(&s, "CONFIG", "SET", "min-replicas-to-write", "1", NULL);
+    zc_redis_desc d = {.url = s.url, .replicas = 1};
+    REQUIRE(node_open_with(&a, d));
+    while (attach(&a) != ZC_OK) usleep(20000);
+    CHECK_EQ(append(&a, "x"), ZC_OK);
+    CHECK_STR(rs_say(&r, "REPLICAOF", "NO", "ONE", NULL), "OK");
+    snprintf(port, sizeof port, "%d", r.port);
+    CHECK_STR(rs_say(&s, "REPLICAOF", "127.0.0.1", port, NULL), "OK");
+    CHECK_EQ(listen_for(&a, 0), ZC_E_BUS);
+    CHECK_EQ(append(&a, "y"), ZC_E_BUS);
+    CHECK_EQ(put(&a, "k", "v", 0), ZC_E_STORE);
+    node_close(&a);
+    rs_stop(&r);
+    rs_stop(&s);
+}
+
+TEST(sentinels_tell_the_master) {
+    redis_server s, r, w;
+    node a;
+    char url[128];
+    REQUIRE(rs_start(&s, NULL) && replica_of(&r, &s) && rs_start_sentinel(&w, s.port));
+    /* The first Sentinel is not there. */
+    snprintf(url, sizeof url, "redis+sentinel://127.0.0.1:%d,127.0.0.1:%d/zoo", rs_free_port(),
+             w.port);
+    REQUIRE(node_open(&a, url));
+    CHECK_EQ(attach(&a), ZC_OK);
+    CHECK_EQ(put(&a, "k", "before", 0), ZC_OK);
+    CHECK_EQ(append(&a, "x"), ZC_OK);
+    uint64_t identity = a.identity;
+    CHECK(rs_until(&w, "slaves=1", "INFO", "sentinel"));
+    rs_kill(&s);
+    int rc;
+    for (int i = 0; i < 1500 && (rc = attach(&a)) != ZC_OK; i++) usleep(20000);
+    CHECK_EQ(rc, ZC_OK);
+    CHECK(a.identity != identity);
+    CHECK_STR(get(&a, "k"), "before");
+    CHECK_EQ(append(&a, "y"), ZC_OK);
+    node_close(&a);
+    rs_stop(&w);
+    rs_stop(&r);
+    rs_stop(&s);
+    REQUIRE(node_open(&a, url)); /* nobody is left */
+    CHECK_EQ(put(&a, "k", "x", 0), ZC_E_STORE);
+    node_close(&a);
+}
+
+/* ---- a cluster: one slot, which moves */
+
+static bool cluster_node(redis_server *s, char bus[16]) {
+    snprintf(bus, 16, "%d", rs_free_port());
+    return rs_start(s, "--cluster-enabled", "yes", "--cluster-require-full-coverage", "no",
+                    "--cluster-port", bus, NULL);
+}
+static void words(char *out, size_t cap, const char *text) { /* the first word */
+    snprintf(out, cap, "%.*s", (int)strcspn(text, " \n"), text);
+}
+
+TEST(a_cluster_is_followed) {
+    redis_server s, t;
+    node a;
+    char port[16], bus[16], slot[16], id_s[64], id_t[64];
+    REQUIRE(cluster_node(&s, bus) && cluster_node(&t, bus));
+    snprintf(slot, sizeof slot, "%s", rs_say(&s, "CLUSTER", "KEYSLOT", "{zoocache}:log", NULL));
+    snprintf(port, sizeof port, "%d", t.port);
+    rs_say(&s, "CLUSTER", "MEET", "127.0.0.1", port, bus, NULL);
+    CHECK(rs_until(&s, "cluster_known_nodes:2", "CLUSTER", "INFO"));
+    words(id_s, sizeof id_s, rs_say(&s, "CLUSTER", "MYID", NULL));
+    words(id_t, sizeof id_t, rs_say(&t, "CLUSTER", "MYID", NULL));
+    CHECK_STR(rs_say(&t, "CLUSTER", "ADDSLOTS", slot, NULL), "OK");
+    CHECK(rs_until(&s, "cluster_slots_assigned:1", "CLUSTER", "INFO"));
+    CHECK(rs_until(&s, "cluster_state:ok", "CLUSTER", "INFO"));
+    CHECK(rs_until(&t, "cluster_state:ok", "CLUSTER", "INFO"));
+    REQUIRE(node_open(&a, s.url)); /* the one that does not have it: MOVED */
+    CHECK_EQ(put(&a, "k", "v", 0), ZC_OK);
+    CHECK_STR(get(&a, "k"), "v");
+    CHECK_EQ(attach(&a), ZC_OK);
+    CHECK_EQ(append(&a, "x"), ZC_OK);
+    CHECK_EQ(listen_for(&a, 0), ZC_OK);
+    CHECK_EQ(version(&a, "x"), 1);
+    /* The slot is on its way from t to s. What t has not got any more is asked of s. */
+    char era[64], key[64];
+    snprintf(era, sizeof era, "%s", rs_say(&t, "GET", "{zoocache}:era", NULL));
+    snprintf(key, sizeof key, "{zoocache}:lock:k");
+    CHECK_STR(rs_say(&s, "CLUSTER", "SETSLOT", slot, "IMPORTING", id_t, NULL), "OK");
+    CHECK_STR(rs_say(&t, "CLUSTER", "SETSLOT", slot, "MIGRATING", id_s, NULL), "OK");
+    uint64_t token = 0;
+    CHECK_EQ(a.st.lock(a.st.user, zc_str("k"), 60 * ZC_SECOND, &token), ZC_OK);
+    rs_say(&s, "ASKING", NULL);
+    CHECK(strstr(rs_say(&s, "EXISTS", key, NULL), "1")); /* made there */
+    /* It has arrived. */
+    CHECK_STR(rs_say(&s, "CLUSTER", "SETSLOT", slot, "NODE", id_s, NULL), "OK");
+    CHECK(strstr(rs_say(&t, "DEL", "{zoocache}:era", "{zoocache}:log", NULL), "2"));
+    rs_say(&t, "FLUSHALL", NULL);
+    rs_say(&t, "CLUSTER", "SETSLOT", slot, "NODE", id_s, NULL);
+    CHECK_EQ(put(&a, "k", "moved", 0), ZC_OK);
+    CHECK_STR(get(&a, "k"), "moved");
+    CHECK_EQ(listen_for(&a, 0), ZC_RETRY); /* another server */
+    CHECK_EQ(attach(&a), ZC_OK);
+    CHECK_EQ(append(&a, "x"), ZC_OK);
+    node_close(&a);
+    rs_stop(&s);
+    rs_stop(&t);
+}
+
+/* ---- who may, where */
+
+TEST(passwords_users_databases_sockets) {
+    redis_server s;
+    node n;
+    char url[200];
+    REQUIRE(rs_start(&s, "--requirepass", "p@ss", NULL));
+    REQUIRE(node_open(&n, s.url));
+    CHECK_EQ(put(&n, "k", "v", 0), ZC_E_STORE);
+    CHECK_EQ(attach(&n), ZC_E_BUS);
+    node_close(&n);
+    snprintf(url, sizeof url, "redis://:p%%40ss@127.0.0.1:%d/3", s.port);
+    REQUIRE(node_open(&n, url));
+    CHECK_EQ(put(&n, "k", "in 3", 0), ZC_OK);
+    CHECK_EQ(attach(&n), ZC_OK);
+    node_close(&n);
+    snprintf(url, sizeof url, "redis://:wrong@127.0.0.1:%d", s.port);
+    REQUIRE(node_open(&n, url));
+    CHECK_EQ(put(&n, "k", "v", 0), ZC_E_STORE);
+    node_close(&n);
+    snprintf(url, sizeof url, "unix://:p%%40ss@%s?db=3", s.path);
+    REQUIRE(node_open(&n, url));
+    CHECK_STR(get(&n, "k"), "in 3");
+    CHECK_EQ(attach(&n), ZC_OK);
+    CHECK_EQ(listen_for(&n, ZC_MILLISECOND), ZC_OK);
+    rs_say(&s, "AUTH", "p@ss", NULL);
+    CHECK_STR(rs_say(&s, "ACL", "SETUSER", "zoo", "on", ">pw", "~{zoocache}:*", "+@all", NULL),
+              "OK");
+    node_close(&n);
+    snprintf(url, sizeof url, "redis://zoo:pw@127.0.0.1:%d", s.port);
+    REQUIRE(node_open(&n, url));
+    CHECK(get(&n, "k") == NULL); /* database 0 */
+    CHECK_EQ(attach(&n), ZC_OK);
+    CHECK_EQ(append(&n, "x"), ZC_OK);
+    node_close(&n);
+    zc_redis_desc d = {.url = url, .prefix = "forbidden"};
+    REQUIRE(node_open_with(&n, d));
+    CHECK_EQ(put(&n, "k", "v", 0), ZC_E_STORE);
+    CHECK_EQ(attach(&n), ZC_E_BUS);
+    node_close(&n);
+    snprintf(url, sizeof url, "redis://:p%%40ss@127.0.0.1:%d/99", s.port);
+    REQUIRE(node_open(&n, url));
+    CHECK_EQ(put(&n, "k", "v", 0), ZC_E_STORE); /* no such database */
+    node_close(&n);
+    rs_stop(&s);
+}
+
+TEST(a_user_without_scripts_still_stores) {
+    redis_server s;
+    node n;
+    char url[128];
+    REQUIRE(rs_start(&s, NULL));
+    rs_say(&s, "ACL", "SETUSER", "zoo", "on", ">pw", "~*", "+@all", "-@scripting", "-info", NULL);
+    snprintf(url, sizeof url, "redis://zoo:pw@127.0.0.1:%d", s.port);
+    REQUIRE(node_open(&n, url));
+    CHECK_EQ(put(&n, "k", "v", 0), ZC_OK);
+    CHECK_STR(get(&n, "k"), "v");
+    CHECK_EQ(attach(&n), ZC_E_BUS);
+    node_close(&n);
+    rs_stop(&s);
+}
+
+/* ---- failures */
+
+TEST(a_full_server_says_so) {
+    redis_server s;
+    node n;
+    REQUIRE(rs_start(&s, "--maxmemory", "3mb", NULL) && node_open(&n, s.url));
+    static char large[100000];
+    int rc = ZC_OK;
+    CHECK_EQ(attach(&n), ZC_OK);
+    for (int i = 0; i < 1000 && rc == ZC_OK; i++) {
+        char key[16];
+        snprintf(key, sizeof key, "%d", i);
+        rc = n.st.put(n.st.user, zc_str(key), zc_slice(large, sizeof large), 0);
+    }
+    CHECK_EQ(rc, ZC_E_FULL);
+    rs_say(&s, "CONFIG", "SET", "maxmemory", "1", NULL);
+    CHECK_EQ(append(&n, "x"), ZC_E_FULL);
+    CHECK_EQ(listen_for(&n, 0), ZC_OK); /* and nothing was lost by it */
+    CHECK_EQ(n.st.del(n.st.user, zc_str("0")), ZC_OK);
+    rs_say(&s, "CONFIG", "SET", "maxmemory", "0", NULL);
+    CHECK_EQ(append(&n, "x"), ZC_OK);
+    node_close(&n);
+    rs_stop(&s);
+}
+
+TEST(a_hung_server_costs_one_timeout) {
+    redis_server s;
+    node n;
+    REQUIRE(rs_start(&s, NULL) && node_open(&n, s.url));
+    CHECK_EQ(put(&n, "k", "v", 0), ZC_OK);
+    CHECK_EQ(attach(&n), ZC_OK);
+    CHECK_STR(get(&n, "k"), "v");
+    const zc__redis *r = (const zc__redis *)n.st.user;
+    rs_hang(&s);
+    uint64_t begin = zc__sys_mono();
+    CHECK_EQ(get_rc(&n, "k"), ZC_E_TIMEOUT);
+    CHECK(zc__sys_mono() - begin >= r->timeout / 4);
+    CHECK(r->conns[0].link == NULL); /* its reply will never be taken for another's */
+    CHECK_EQ(listen_for(&n, 10 * ZC_MILLISECOND), ZC_E_TIMEOUT);
+    CHECK_EQ(append(&n, "x"), ZC_E_BUS); /* at once: to connect has just failed */
+    rs_go_on(&s);
+    while (get_rc(&n, "k") != ZC_OK) usleep(1000);
+    CHECK_STR(get(&n, "k"), "v");
+    int rc;
+    while ((rc = listen_for(&n, 0)) < 0) usleep(1000);
+    CHECK_EQ(rc, ZC_OK); /* the same server: nothing was lost */
+    node_close(&n);
+    rs_stop(&s);
+}
+
+TEST(patience_grows_with_a_slow_server) {
+    node n;
+    REQUIRE(node_open(&n, "redis://127.0.0.1"));
+    zc__redis *r = (zc__redis *)n.st.user;
+    CHECK_EQ(zc__redis_patience(r), r->timeout);
+    zc__redis_learn(r, 30000, ZC_OK);
+    CHECK_EQ(zc__redis_patience(r), r->timeout / 4);
+    uint64_t before = zc__redis_patience(r);
+    for (int i = 0; i < 3; i++) zc__redis_learn(r, 0, ZC_E_TIMEOUT);
+    CHECK(zc__redis_patience(r) == r->timeout && before < r->timeout);
+    for (int i = 0; i < 200; i++) zc__redis_learn(r, 30000, ZC_OK);
+    CHECK_EQ(zc__redis_patience(r), r->timeout / 4);
+    node_close(&n);
+}
+
+TEST(a_dropped_connection_is_replaced_once) {
+    redis_server s;
+    node n;
+    REQUIRE(rs_start(&s, NULL) && node_open(&n, s.url));
+    CHECK_EQ(put(&n, "k", "v", 0), ZC_OK);
+    CHECK_EQ(attach(&n), ZC_OK);
+    CHECK_EQ(listen_for(&n, 0), ZC_OK);
+    for (int i = 0; i < 20; i++) {
+        rs_say(&s, "CLIENT", "KILL", "TYPE", "normal", NULL);
+        CHECK_STR(get(&n, "k"), "v");
+        CHECK_EQ(append(&n, "x"), ZC_OK);
+        CHECK_EQ(listen_for(&n, 0), ZC_OK); /* the same server, the same entry: nothing lost */
+    }
+    rs_kill(&s);
+    CHECK_EQ(get_rc(&n, "k"), ZC_E_STORE);
+    uint64_t begin = zc__sys_mono(), calls = 0;
+    while (zc__sys_mono() - begin < 50 * ZC_MILLISECOND) {
+        CHECK_EQ(get_rc(&n, "k"), ZC_E_STORE); /* not one connection each */
+        calls++;
+    }
+    CHECK(calls > 1000 && ((zc__redis *)n.st.user)->fails < 10);
+    CHECK(rs_again(&s) && rs_up(&s));
+    while (get_rc(&n, "k") != ZC_MISS) usleep(1000);
+    node_close(&n);
+    rs_stop(&s);
+}
+
+TEST(nobody_there) {
+    node n;
+    char url[64];
+    snprintf(url, sizeof url, "redis://127.0.0.1:%d", rs_free_port());
+    REQUIRE(node_open(&n, url));
+    CHECK_EQ(get_rc(&n, "k"), ZC_E_STORE);
+    CHECK_EQ(attach(&n), ZC_E_BUS);
+    node_close(&n);
+    REQUIRE(node_open(&n, "unix:///nowhere/at/all"));
+    CHECK_EQ(get_rc(&n, "k"), ZC_E_STORE);
+    node_close(&n);
+}
+
+/* ---- waiting, telling */
+
+typedef struct waiter {
+    node *n;
+    int rc;
+    uint32_t done;
+} waiter;
+
+static void *wait_long(void *user) {
+    waiter *w = (waiter *)user;
+    w->rc = listen_for(w->n, 600 * ZC_SECOND);
+    __atomic_store_n(&w->done, 1, __ATOMIC_RELEASE);
+    return NULL;
+}
+
+TEST(a_waiting_read_can_be_woken) {
+    redis_server s;
+    node n;
+    pthread_t t;
+    REQUIRE(rs_start(&s, NULL) && node_open(&n, s.url) && CHECK_EQ(attach(&n), ZC_OK));
+    waiter w = {&n, -1, 0};
+    pthread_create(&t, NULL, wait_long, &w);
+    CHECK(rs_until(&s, "blocked_clients:1", "INFO", "clients"));
+    n.bus.wake(n.bus.user);
+    pthread_join(t, NULL);
+    CHECK_EQ(w.rc, ZC_MORE);
+    CHECK_EQ(n.given, 0);
+    CHECK_EQ(listen_for(&n, 600 * ZC_SECOND), ZC_MORE); /* and the next one */
+    CHECK_EQ(listen_for(&n, 0), ZC_OK);
+    n.bus.wake(n.bus.user);
+    CHECK_EQ(listen_for(&n, 600 * ZC_SECOND), ZC_MORE); /* one that has not begun */
+    /* Also if the server hangs. */
+    w.done = 0;
+    pthread_create(&t, NULL, wait_long, &w);
+    CHECK(rs_until(&s, "blocked_clients:1", "INFO", "clients"));
+    rs_hang(&s);
+    n.bus.wake(n.bus.user);
+    pthread_join(t, NULL);
+    CHECK_EQ(w.rc, ZC_MORE);
+    rs_go_on(&s);
+    node_close(&n);
+    rs_stop(&s);
+}
+
+TEST(an_append_ends_the_waiting) {
+    redis_server s;
+    node a, b;
+    pthread_t t;
+    REQUIRE(rs_start(&s, NULL) && node_open(&a, s.url) && node_open(&b, s.url));
+    REQUIRE(CHECK_EQ(attach(&a), ZC_OK) && CHECK_EQ(attach(&b), ZC_OK));
+    waiter w = {&b, -1, 0};
+    pthread_create(&t, NULL, wait_long, &w);
+    CHECK(rs_until(&s, "blocked_clients:1", "INFO", "clients"));
+    CHECK_EQ(append(&a, "x"), ZC_OK);
+    pthread_join(t, NULL);
+    CHECK_EQ(w.rc, ZC_OK);
+    CHECK_STR(b.tags, "x;");
+    node_close(&a);
+    node_close(&b);
+    rs_stop(&s);
+}
+
+TEST(a_long_backlog_comes_in_parts) {
+    redis_server s;
+    node a, b;
+    REQUIRE(rs_start(&s, NULL) && node_open(&a, s.url) && node_open(&b, s.url));
+    REQUIRE(CHECK_EQ(attach(&a), ZC_OK) && CHECK_EQ(attach(&b), ZC_OK));
+    for (int i = 0; i < 2500; i++) append(&a, NULL);
+    CHECK_EQ(a.at, 2500);
+    CHECK_EQ(append(&b, NULL), ZC_MORE);
+    CHECK_EQ(b.given, 1000);
+    CHECK_EQ(listen_for(&b, 0), ZC_MORE);
+    CHECK_EQ(b.given, 1000);
+    CHECK_EQ(listen_for(&b, 0), ZC_OK);
+    CHECK_EQ(b.at, 2501);
+    node_close(&a);
+    node_close(&b);
+    rs_stop(&s);
+}
+
+TEST(many_and_long_tags_in_one_entry) {
+    redis_server s;
+    node a, b;
+    enum { N = 20000 };
+    REQUIRE(rs_start(&s, NULL) && node_open(&a, s.url) && node_open(&b, s.url));
+    REQUIRE(CHECK_EQ(attach(&a), ZC_OK) && CHECK_EQ(attach(&b), ZC_OK));
+    static char text[N][12];
+    static zc_bytes tags[N];
+    for (int i = 0; i < N; i++) {
+        snprintf(text[i], sizeof text[i], "t:%d", i);
+        tags[i] = zc_str(text[i]);
+    }
+    static char longest[ZC_TAG_MAX];
+    memset(longest, '*', sizeof longest);
+    tags[7] = zc_slice(longest, sizeof longest);
+    zc_bus_sink k = sink_of(&a);
+    CHECK_EQ(a.bus.append(a.bus.user, tags, 20, false, a.at, &k), ZC_OK);
+    CHECK_EQ(listen_for(&b, 0), ZC_OK);
+    CHECK(strstr(b.tags, "t:6,*******") && strstr(b.tags, "*,t:8,"));
+    CHECK_EQ(a.bus.append(a.bus.user, tags, N, false, a.at, &k), ZC_OK);
+    static uint64_t positions[N];
+    CHECK_EQ(a.bus.versions(a.bus.user, tags, N, positions), ZC_OK);
+    for (int i = 0; i < N; i++) CHECK_EQ(positions[i], 2);
+    node_close(&a);
+    node_close(&b);
+    rs_stop(&s);
+}
+
+TEST(an_entry_that_cannot_be_read_is_everything) {
+    redis_server s;
+    node a;
+    char id[64];
+    static const char *const bad[] = {"x", "\5", "\1\1x", "a:b", "\3", "\2"};
+    REQUIRE(rs_start(&s, NULL) && node_open(&a, s.url) && CHECK_EQ(attach(&a), ZC_OK));
+    uint64_t gen = ((const zc__redis *)a.bus.user)->gen;
+    for (unsigned i = 0; i < 6; i++) {
+        snprintf(id, sizeof id, "%" PRIu64 "-%u", gen, i + 1);
+        rs_say(&s, "XADD", "{zoocache}:log", id, i == 4 ? "z" : "t", bad[i], NULL);
+        CHECK_EQ(listen_for(&a, 0), ZC_OK);
+        CHECK(a.given == 1 && a.all == 1);
+    }
+    node_close(&a);
+    rs_stop(&s);
+}
+
+TEST(a_node_tells_about_itself_and_answers) {
+    redis_server s;
+    node a;
+    char id[32], key[64];
+    REQUIRE(rs_start(&s, NULL) && node_open(&a, s.url));
+    CHECK_EQ(a.bus.beat(a.bus.user, zc_str("hits 1\n")), ZC_OK);
+    snprintf(id, sizeof id, "%s", rs_say(&s, "ZRANGE", "{zoocache}:nodes", "0", "-1", NULL));
+    CHECK_EQ(strlen(id), 16);
+    snprintf(key, sizeof key, "{zoocache}:node:%.16s", id);
+    CHECK_STR(rs_say(&s, "GET", key, NULL), "hits 1\n");
+    CHECK(atoll(rs_say(&s, "PTTL", key, NULL)) > 1000);
+    snprintf(key, sizeof key, "{zoocache}:inspect:%.16s", id);
+    rs_say(&s, "RPUSH", key, "monitor-1", "monitor-2", NULL);
+    CHECK_EQ(a.bus.beat(a.bus.user, zc_str("hits 2\n")), ZC_OK);
+    CHECK_STR(rs_say(&s, "LPOP", "{zoocache}:reply:monitor-1", NULL), "hits 2\n");
+    CHECK_STR(rs_say(&s, "LPOP", "{zoocache}:reply:monitor-2", NULL), "hits 2\n");
+    CHECK_STR(rs_say(&s, "EXISTS", key, NULL), "0");
+    rs_say(&s, "ZADD", "{zoocache}:nodes", "5", "long gone", NULL);
+    CHECK_EQ(a.bus.beat(a.bus.user, zc_str("")), ZC_OK);
+    CHECK_STR(rs_say(&s, "ZRANGE", "{zoocache}:nodes", "0", "-1", NULL), id);
+    node_close(&a);
+    rs_stop(&s);
+}
+
+/* ---- threads, forks, memory */
+
+typedef struct crowd {
+    node *n;
+    unsigned id;
+} crowd;
+
+static void *one_of_crowd(void *user) {
+    crowd *w = (crowd *)user;
+    zc_allocator all = zct_allocator(&w->n->mem);
+    zc__mem mem = {.hook = all};
+    for (int i = 0; i < 300; i++) {
+        char key[32], value[32];
+        snprintf(key, sizeof key, "%u/%d", w->id, i % 10);
+        snprintf(value, sizeof value, "%u/%d", w->id, i);
+        CHECK_EQ(w->n->st.put(w->n->st.user, zc_str(key), zc_str(value), 0), ZC_OK);
+        zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX};
+        CHECK_EQ(w->n->st.get(w->n->st.user, zc_str(key), &sink), ZC_OK);
+        CHECK(sink.buf.size == strlen(value) && memcmp(sink.buf.ptr, value, sink.buf.size) == 0);
+        zc__buf_free(&mem, &sink.buf);
+    }
+    return NULL;
+}
+
+TEST(threads_share_the_pool) {
+    redis_server s;
+    node n;
+    enum { N = 12 };
+    pthread_t t[N];
+    crowd w[N];
+    REQUIRE(rs_start(&s, NULL));
+    zc_redis_desc d = {.url = s.url, .connections = 3, .timeout = 20 * ZC_SECOND};
+    REQUIRE(node_open_with(&n, d));
+    for (unsigned i = 0; i < N; i++) {
+        w[i] = (crowd){&n, i};
+        pthread_create(&t[i], NULL, one_of_crowd, &w[i]);
+    }
+    for (unsigned i = 0; i < N; i++) pthread_join(t[i], NULL);
+    CHECK(atoi(strstr(rs_say(&s, "INFO", "clients", NULL), "connected_clients:") + 18) <= 4);
+    node_close(&n);
+    rs_stop(&s);
+}
+
+TEST(a_child_has_its_own_connections) {
+    redis_server s;
+    node n;
+    REQUIRE(rs_start(&s, NULL) && node_open(&n, s.url) && CHECK_EQ(attach(&n), ZC_OK));
+    CHECK_EQ(put(&n, "k", "v", 0), ZC_OK);
+    CHECK_EQ(listen_for(&n, 0), ZC_OK);
+    uint64_t node_id = ((zc__redis *)n.st.user)->node;
+    pid_t pid = fork();
+    if (pid == 0) {
+        n.st.forked(n.st.user);
+        n.bus.forked(n.bus.user);
+        bool good = ((zc__redis *)n.st.user)->node != node_id;
+        for (int i = 0; i < 200 && good; i++) good = get_rc(&n, "k") == ZC_OK;
+        good = good && append(&n, "from the child") == ZC_OK && listen_for(&n, 0) == ZC_OK;
+        _exit(good ? 0 : 1);
+    }
+    for (int i = 0; i < 200; i++) CHECK_STR(get(&n, "k"), "v");
+    int status = 1;
+    waitpid(pid, &status, 0);
+    CHECK_EQ(status, 0);
+    CHECK_EQ(listen_for(&n, 0), ZC_OK);
+    CHECK_STR(n.tags, "from the child;");
+    node_close(&n);
+    rs_stop(&s);
+}
+
+/* Everything once; the first failure. */
+static int everything(node *n, uint64_t lock) {
+    int results[2], rc = attach(n);
+    zc_bytes keys[2] = {zc_str("a"), zc_str("b")}, many[60];
+    zc_bytes locked = zc_slice(&lock, sizeof lock);
+    uint64_t token = 0, positions[60];
+    zc_allocator all = zct_allocator(&n->mem);
+    zc__mem mem = {.hook = {1, all.alloc, all.free, all.user}};
+    zc_sink sinks[2] = {{&mem, {NULL, 0, 0}, SIZE_MAX}, {&mem, {NULL, 0, 0}, SIZE_MAX}};
+    zc_sink *at[2] = {&sinks[0], &sinks[1]};
+    for (int i = 0; i < 60; i++) many[i] = zc_str("t:1");
+    if (rc == ZC_OK) rc = put(n, "a", "v", 0);
+    if (rc == ZC_OK) rc = n->st.touch(n->st.user, keys[0], 0);
+    if (rc == ZC_OK) rc = n->st.get_many(n->st.user, keys, 2, at, results);
+    if (rc == ZC_OK && results[0] < 0) rc = results[0];
+    for (int i = 0; i < 2; i++) zc__buf_free(&mem, &sinks[i].buf);
+    if (rc == ZC_OK) rc = n->st.lock(n->st.user, locked, ZC_SECOND, &token);
+    if (rc == ZC_OK) rc = n->st.unlock(n->st.user, locked, token);
+    zc_bus_sink k = sink_of(n);
+    if (rc == ZC_OK) rc = n->bus.append(n->bus.user, many, 60, false, n->at, &k);
+    if (rc == ZC_OK) rc = listen_for(n, 0);
+    if (rc == ZC_OK) rc = n->bus.versions(n->bus.user, many, 60, positions);
+    if (rc == ZC_OK) rc = n->bus.beat(n->bus.user, zc_str("text"));
+    return rc;
+}
+
+TEST(without_memory_every_call_fails_cleanly) {
+    redis_server s;
+    node n;
+    int rc = ZC_E_NOMEM;
+    REQUIRE(rs_start(&s, NULL));
+    for (uint64_t i = 1; rc != ZC_OK && CHECK(i < 500); i++) {
+        REQUIRE(node_open(&n, s.url));
+        n.mem.count = 0;
+        n.mem.fail_at = i;
+        rc = everything(&n, i);
+        if (rc != ZC_OK && !CHECK_EQ(rc, ZC_E_NOMEM)) break;
+        n.mem.fail_at = 0;
+        ((zc__redis *)n.st.user)->down_until = 0;
+        CHECK_EQ(everything(&n, i + 1000), ZC_OK);
+        node_close(&n);
+    }
     rs_stop(&s);
 }

@@ -656,8 +656,6 @@ TEST(a_failed_write_does_not_bring_the_older_value_back) {
         evict(&f, "k");
         fs_fail(&f.store, 0, 0, 0);
         CHECK_EQ(get(&f, "k", "older"), ZC_MISS);
-        zct_step(&f.time, 10 * ZC_SECOND); /* the storage was spared: its breaker is open */
-        while (zc_poll(f.c, 1000) == ZC_MORE) {}
         CHECK_EQ(put_dep(&f, "k", "newest", NULL), ZC_OK);
         evict(&f, "k");
         CHECK_EQ(get(&f, "k", "newest"), ZC_OK); /* the key is good again */

@@ -1,0 +1,168 @@
+/* bench_redis.c - what a hit in Redis costs beside a raw GET by hiredis, and what the bus costs.
+ *
+ *   build/bench_redis [--samples N] [--unix]
+ *
+ * Starts a redis-server of its own on a free port and ends it. Values of 1 KiB, 1000 keys. The raw
+ * GET and ours take turns, a batch each; shown are medians of the batches' wall time for a call,
+ * and their ratio. "cache" is zc_get_copy() of a cache on the bus whose table has room for one
+ * entry: table, breaker, record, checksum, dependencies and all. Exit status 1: a storage hit took
+ * more than 1.15 times a raw GET. */
+#define _GNU_SOURCE
+#define ZOOCACHE_WITH_REDIS
+#define ZOOCACHE_IMPLEMENTATION
+#include "zoocache.h"
+
+#include <stdio.h>
+#define CHECK(x) (x)
+#include "../tests/redis_server.h"
+
+#define KEYS 1000
+#define BATCH 500
+#define BAR 1.15
+
+static redis_server server;
+
+static void must(bool good, const char *what) {
+    if (good) return;
+    fprintf(stderr, "bench_redis: %s\n", what);
+    rs_stop(&server);
+    exit(1);
+}
+
+/* Noise without zeros, so that nothing is compressed. */
+static void value_of(unsigned key, unsigned char value[1024]) {
+    uint64_t state = key;
+    for (int i = 0; i < 1024; i++) value[i] = (unsigned char)(zc__random(&state) | 1);
+}
+
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+typedef struct what {
+    redisContext *raw;
+    zc_store store;
+    zc_cache *cache, *other;
+    zc_bytes keys[KEYS];
+    char names[KEYS][16];
+    unsigned char value[1024];
+} what;
+
+static void raw_get(what *w, unsigned i) {
+    const char *argv[] = {"GET", w->names[i]};
+    redisReply *r = (redisReply *)redisCommandArgv(w->raw, 2, argv, NULL);
+    must(r && r->type == REDIS_REPLY_STRING && r->len >= 1024, "raw GET");
+    memcpy(w->value, r->str, 1024);
+    freeReplyObject(r);
+}
+
+static void store_get(what *w, unsigned i) {
+    static zc__mem mem;
+    zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX};
+    must(w->store.get(w->store.user, w->keys[i], &sink) == ZC_OK && sink.buf.size >= 1024, "get");
+    zc__buf_free(&mem, &sink.buf);
+}
+
+static void cache_get(what *w, unsigned i) {
+    size_t len;
+    int rc = zc_get_copy(w->cache, w->keys[i], w->value, sizeof w->value, &len);
+    must(rc == ZC_OK && len == 1024, zc_strerror(rc));
+}
+
+static void raw_xadd(what *w, unsigned i) {
+    const char *argv[] = {"XADD", "raw", "MAXLEN", "~", "100000", "*", "t", w->names[i]};
+    redisReply *r = (redisReply *)redisCommandArgv(w->raw, 8, argv, NULL);
+    must(r && r->type == REDIS_REPLY_STRING, "raw XADD");
+    freeReplyObject(r);
+}
+
+static void invalidate(what *w, unsigned i) {
+    must(zc_invalidate(w->other, w->keys[i]) == ZC_OK, "zc_invalidate");
+}
+
+static double batch(what *w, void (*fn)(what *w, unsigned i)) {
+    uint64_t begin = zc__sys_mono();
+    for (unsigned i = 0; i < BATCH; i++) fn(w, i * 7 % KEYS);
+    return (double)(zc__sys_mono() - begin) / BATCH / 1000;
+}
+
+/* The medians, in microseconds. */
+static void compare(what *w, unsigned n, unsigned kinds, void (*const *fns)(what *w, unsigned i),
+                    double *medians) {
+    double *t = (double *)calloc((size_t)n * kinds, sizeof *t);
+    must(t != NULL, "no memory");
+    for (unsigned s = 0; s < n; s++)
+        for (unsigned k = 0; k < kinds; k++) t[k * n + s] = batch(w, fns[k]);
+    for (unsigned k = 0; k < kinds; k++) {
+        qsort(t + (size_t)k * n, n, sizeof *t, by_size);
+        medians[k] = t[k * n + n / 2];
+    }
+    free(t);
+}
+
+static zc_cache *open_cache(const char *url, size_t entries) {
+    zc_redis_desc d = {.url = url};
+    zc_desc desc = {.max_entries = entries, .shards = 1};
+    zc_cache *c = NULL;
+    must(zc_redis_open(&d, &desc.store, &desc.bus) == ZC_OK, "zc_redis_open");
+    must(zc_open(&desc, &c) == ZC_OK, "zc_open");
+    return c;
+}
+
+static void prepare(what *w, bool local) {
+    char url[128];
+    struct timeval t = {5, 0};
+    must(rs_start(&server, NULL), "redis-server does not start");
+    snprintf(url, sizeof url, "unix://%s", server.path);
+    if (!local) snprintf(url, sizeof url, "%s", server.url);
+    w->raw = local ? redisConnectUnixWithTimeout(server.path, t)
+                   : redisConnectWithTimeout("127.0.0.1", server.port, t);
+    must(w->raw && !w->raw->err, "hiredis");
+    zc_redis_desc d = {.url = url, .prefix = "plain"};
+    must(zc_redis_open(&d, &w->store, NULL) == ZC_OK, "zc_redis_open");
+    w->cache = open_cache(url, 1);
+    w->other = open_cache(url, 100);
+    zc_bytes dep = zc_str("user:42");
+    zc_put_opts o = {.deps = &dep, .ndeps = 1};
+    for (unsigned i = 0; i < KEYS; i++) {
+        snprintf(w->names[i], sizeof w->names[i], "key:%07u", i);
+        w->keys[i] = zc_str(w->names[i]);
+        value_of(i, w->value);
+        zc_bytes v = zc_slice(w->value, sizeof w->value);
+        const char *argv[] = {"SET", w->names[i], (const char *)w->value};
+        size_t len[] = {3, strlen(w->names[i]), sizeof w->value};
+        freeReplyObject(redisCommandArgv(w->raw, 3, argv, len));
+        must(w->store.put(w->store.user, w->keys[i], v, 0) == ZC_OK, "put");
+        must(zc_put(w->cache, w->keys[i], v, &o) == ZC_OK, "zc_put");
+    }
+}
+
+int main(int argc, char **argv) {
+    static what w;
+    static void (*const gets[])(what *, unsigned) = {raw_get, store_get, cache_get};
+    static void (*const adds[])(what *, unsigned) = {raw_xadd, invalidate};
+    unsigned samples = 41;
+    bool local = false;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--unix") == 0) local = true;
+        else if (strcmp(argv[i], "--samples") == 0 && i + 1 < argc)
+            samples = (unsigned)strtoul(argv[++i], NULL, 10);
+    }
+    double us[3];
+    prepare(&w, local);
+    compare(&w, samples ? samples : 1, 3, gets, us);
+    printf("raw GET, hiredis          %8.2f us\n", us[0]);
+    printf("store hit                 %8.2f us   %.3f times\n", us[1], us[1] / us[0]);
+    printf("cache, hit in the store   %8.2f us   %.3f times\n", us[2], us[2] / us[0]);
+    bool good = us[1] <= BAR * us[0];
+    compare(&w, samples ? samples : 1, 2, adds, us);
+    printf("raw XADD, hiredis         %8.2f us\n", us[0]);
+    printf("zc_invalidate, acked      %8.2f us   %.3f times\n", us[1], us[1] / us[0]);
+    zc_close(w.cache);
+    zc_close(w.other);
+    w.store.close(w.store.user);
+    redisFree(w.raw);
+    rs_stop(&server);
+    return good ? 0 : 1;
+}
