@@ -8460,7 +8460,8 @@ typedef struct zc__redis {
     zc__spin state;
     zc__redis_conn reader;
     uint64_t gen, run; /* as attached; gen 0: not */
-    uint32_t woken;
+    bool waits; /* the reader does, and may be interrupted */
+    bool woken; /* the next read does not wait */
     uint64_t seen_at[ZC__REDIS_SEEN], seen[ZC__REDIS_SEEN]; /* position + 1 (0: none), nonce */
 #ifdef ZOOCACHE_WITH_REDIS_TLS
     redisSSLContext *ssl;
@@ -8585,7 +8586,8 @@ static int zc__redis_error(const redisReply *reply) {
 typedef struct zc__redis_link {
     redisContext *ctx;
     zc__buf out;
-    size_t sent; /* bytes of `out` */
+    size_t sent;       /* bytes of `out` */
+    uint64_t patience; /* the socket's own time-out for reading */
 } zc__redis_link;
 
 static struct timeval zc__redis_timeval(uint64_t ns) {
@@ -8633,10 +8635,8 @@ static int zc__redis_io_open(void *user, const char *host, int port, bool tls, u
     if (rc == ZC_E_STORE && zc__mono(&r->clock) - begin >= timeout) rc = ZC_E_TIMEOUT;
     if (rc == ZC_OK && tls && !zc__redis_io_secure(r, l->ctx, t)) rc = ZC_E_STORE;
     if (rc == ZC_OK) {
-        int flags = fcntl(l->ctx->fd, F_GETFL);
-        if (flags < 0 || fcntl(l->ctx->fd, F_SETFL, flags | O_NONBLOCK) < 0) rc = ZC_E_STORE;
         (void)fcntl(l->ctx->fd, F_SETFD, FD_CLOEXEC);
-        l->ctx->flags &= ~REDIS_BLOCK;
+        l->ctx->flags &= ~REDIS_BLOCK; /* hiredis: a read that times out is no error */
     }
     if (rc == ZC_OK) *conn = l;
     else zc__redis_io_close(user, l, false);
@@ -8673,11 +8673,29 @@ static int zc__redis_io_send(zc__redis_link *l) {
         return ZC_OK;
     }
 #endif
-    ssize_t n = send(l->ctx->fd, l->out.ptr + l->sent, l->out.size - l->sent, MSG_NOSIGNAL);
+    ssize_t n = send(l->ctx->fd, l->out.ptr + l->sent, l->out.size - l->sent,
+                     MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n < 0) return errno == EAGAIN || errno == EINTR ? ZC_OK : ZC_E_STORE;
     l->sent += (size_t)n;
     if (l->sent == l->out.size) l->out.size = l->sent = 0;
     return ZC_OK;
+}
+
+static int zc__redis_io_recv(zc__redis_link *l) {
+    if (redisBufferRead(l->ctx) != REDIS_OK) return ZC_E_STORE;
+    return l->ctx->reader->len > ZC__REDIS_REPLY_MAX ? ZC_E_CORRUPT : ZC_OK;
+}
+
+/* The usual case, a small request and a small reply: waits in the read itself, which saves a call
+ * of the system. Its time-out is set anew only when it is no longer about right. */
+static int zc__redis_io_await(zc__redis_link *l, uint64_t left) {
+    uint64_t off = left > l->patience ? left - l->patience : l->patience - left;
+    if (off > left / 16) {
+        struct timeval t = zc__redis_timeval(left);
+        if (setsockopt(l->ctx->fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t) != 0) return ZC_E_STORE;
+        l->patience = left;
+    }
+    return zc__redis_io_recv(l);
 }
 
 /* Waits until the socket has something to read, or takes something to write, then does that. */
@@ -8691,14 +8709,13 @@ static int zc__redis_io_pump(zc__redis_link *l, uint64_t left) {
     if (n == 0) return ZC_E_TIMEOUT;
     if (n < 0) return errno == EINTR ? ZC_OK : ZC_E_STORE;
     if (p.revents & POLLOUT) return zc__redis_io_send(l);
-    if (redisBufferRead(l->ctx) != REDIS_OK) return ZC_E_STORE;
-    return l->ctx->reader->len > ZC__REDIS_REPLY_MAX ? ZC_E_CORRUPT : ZC_OK;
+    return zc__redis_io_recv(l);
 }
 
 static int zc__redis_io_reply(void *user, void *conn, uint64_t timeout, redisReply **reply) {
     zc__redis *r = (zc__redis *)user;
     zc__redis_link *l = (zc__redis_link *)conn;
-    uint64_t deadline = 0; /* read the clock only when the first wait was not enough */
+    uint64_t deadline = 0;
     int rc = l->out.size ? zc__redis_io_send(l) : ZC_OK;
     while (rc == ZC_OK) {
         void *got = NULL;
@@ -8706,8 +8723,11 @@ static int zc__redis_io_reply(void *user, void *conn, uint64_t timeout, redisRep
         *reply = (redisReply *)got;
         if (got) return ZC_OK;
         uint64_t now = zc__mono(&r->clock);
-        if (!deadline) deadline = zc__add_sat(now, timeout);
-        rc = now < deadline ? zc__redis_io_pump(l, deadline - now) : ZC_E_TIMEOUT;
+        bool first = !deadline;
+        if (first) deadline = zc__add_sat(now, timeout);
+        if (now >= deadline) return ZC_E_TIMEOUT;
+        rc = first && !l->out.size ? zc__redis_io_await(l, deadline - now)
+                                   : zc__redis_io_pump(l, deadline - now);
     }
     return rc;
 }
@@ -8952,7 +8972,8 @@ static int zc__redis_greet(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
     unsigned info = q.ncmds;
     zc__req_cmd2(&q, "INFO", "server");
     zc__req_cmd2(&q, "INFO", "replication");
-    for (unsigned i = 0; i < ZC__REDIS_SCRIPTS; i++) {
+    unsigned scripts = c == &r->reader ? 0 : ZC__REDIS_SCRIPTS;
+    for (unsigned i = 0; i < scripts; i++) {
         zc__req_str(&q, "SCRIPT");
         zc__req_cmd2(&q, "LOAD", zc__redis_script_text((zc__redis_script)i));
     }
@@ -8964,7 +8985,7 @@ static int zc__redis_greet(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
         c->run = run.len ? XXH3_64bits(run.ptr, run.len) | 1 : 0;
         c->master = role.len == 6 && memcmp(role.ptr, "master", 6) == 0;
         c->fenced = zc__redis_info(q.reply[info + 1], "min_slaves_good_slaves").len != 0;
-        for (unsigned i = 0; i < ZC__REDIS_SCRIPTS; i++) {
+        for (unsigned i = 0; i < scripts; i++) {
             const redisReply *sha = q.reply[info + 2 + i];
             bool good = zc__redis_string(sha) && sha->len == 40;
             memcpy(c->sha[i], good ? sha->str : "", good ? 41 : 1);
@@ -9126,17 +9147,13 @@ static bool zc__req_is_large(const zc__redis_req *q) {
     return size > 65536;
 }
 
-static bool zc__redis_woken(zc__redis *r, const zc__redis_conn *c) {
-    return c == &r->reader && zc__load_acq(&r->woken);
-}
-
 /* Sends a request over a connection of the caller's, connecting first if need be. `extra`: how much
  * longer than usual the server may take on purpose. ZC_OK: every command has its reply, which may
  * be an error. */
 static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uint64_t extra) {
     uint64_t begin = zc__redis_now(r);
     uint64_t most = zc__add_sat(begin, zc__add_sat(r->timeout, extra));
-    bool again = true;
+    bool again = c != &r->reader || !r->waits;
     int rc = ZC_E_STORE;
     for (unsigned hops = 0; hops < 5; hops++) {
         uint64_t now = zc__redis_now(r), deadline = most;
@@ -9147,7 +9164,7 @@ static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uin
         rc = zc__redis_exchange(r, c, q, deadline);
         if (!extra && !fresh) zc__redis_learn(r, zc__redis_now(r) - now, rc);
         if (rc == ZC_OK && zc__redis_follow(r, c, q, most)) continue;
-        if (rc != ZC_E_STORE || !again || zc__redis_woken(r, c)) break;
+        if (rc != ZC_E_STORE || !again) break;
         again = false; /* dropped by the server, perhaps long ago: once more */
         r->io.sleep(r->io.user, r->io.random(r->io.user) % (2 * ZC_MILLISECOND));
         if (zc__redis_now(r) >= most) break;
@@ -9621,28 +9638,15 @@ static int zc__redis_hear(zc__redis *r, zc__redis_log log, const redisReply *new
     return list->elements >= ZC__REDIS_BATCH ? ZC_MORE : proof;
 }
 
-/* True once for a wake that came before. */
-static bool zc__redis_was_woken(zc__redis *r) {
-    zc__spin_lock(&r->state);
-    bool woken = r->woken != 0;
-    zc__store_rel(&r->woken, 0u);
-    zc__spin_unlock(&r->state);
-    return woken;
-}
-
-static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink) {
-    zc__redis *r = (zc__redis *)user;
-    zc__redis_log log = zc__redis_attached(r);
-    zc__redis_conn *c = &r->reader;
+/* XREAD, for at most `ms`, and the cursor's own entry. */
+static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t position, uint64_t ms,
+                               zc_bus_sink *sink) {
     zc__redis_req q;
-    if (!log.gen) return ZC_RETRY;
-    if (zc__redis_was_woken(r)) return ZC_MORE;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
     zc__req_str(&q, "XREAD");
     zc__req_str(&q, "COUNT");
     zc__req_num(&q, ZC__REDIS_BATCH);
-    uint64_t ms = wait / ZC_MILLISECOND + (wait % ZC_MILLISECOND != 0);
     if (ms) {
         zc__req_str(&q, "BLOCK");
         zc__req_num(&q, ms);
@@ -9656,14 +9660,45 @@ static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
     zc__req_id(&q, log.gen, position);
     zc__req_id(&q, log.gen, position);
     zc__req_end(&q);
-    int rc = zc__redis_bus_rc(zc__redis_send(r, c, &q, ms * ZC_MILLISECOND));
-    if (rc != ZC_OK && zc__redis_woken(r, c)) rc = ZC_MORE;
-    else if (rc == ZC_OK && c->run != log.run) rc = ZC_RETRY;
+    int rc = zc__redis_bus_rc(zc__redis_send(r, &r->reader, &q, ms * ZC_MILLISECOND));
+    if (rc == ZC_OK && r->reader.run != log.run) rc = ZC_RETRY;
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_OK)
         rc = zc__redis_hear(r, log, q.reply[q.ncmds - 2], q.reply[q.ncmds - 1], position, sink);
     zc__req_free(&q);
     return rc;
+}
+
+/* May this read wait? Not the first after a wake, nor one that has to connect. What does not wait
+ * is never interrupted, so that many wakes cannot keep a node from its proof. */
+static bool zc__redis_may_wait(zc__redis *r, uint64_t wait) {
+    zc__spin_lock(&r->state);
+    bool may = wait && !r->woken && r->reader.link;
+    r->woken = false;
+    r->waits = may;
+    zc__spin_unlock(&r->state);
+    return may;
+}
+
+/* It does not wait any more. Was it woken? */
+static bool zc__redis_waited(zc__redis *r) {
+    zc__spin_lock(&r->state);
+    bool woken = r->woken;
+    r->waits = false;
+    zc__spin_unlock(&r->state);
+    return woken;
+}
+
+static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink) {
+    zc__redis *r = (zc__redis *)user;
+    zc__redis_log log = zc__redis_attached(r);
+    uint64_t ms = wait / ZC_MILLISECOND + (wait % ZC_MILLISECOND != 0);
+    if (!log.gen) return ZC_RETRY;
+    if (!zc__redis_may_wait(r, ms)) return zc__redis_read_once(r, log, position, 0, sink);
+    int rc = zc__redis_read_once(r, log, position, ms, sink);
+    bool woken = zc__redis_waited(r);
+    if (woken && rc < 0) return ZC_MORE;
+    return rc == ZC_E_BUS ? zc__redis_read_once(r, log, position, 0, sink) : rc;
 }
 
 /* Is what was appended safe? */
@@ -9895,12 +9930,12 @@ static int zc__redis_beat(void *user, zc_bytes text) {
     return zc__redis_bus_rc(rc);
 }
 
-/* The waiting read's connection is given up: that works also when the server hangs. */
+/* A read that waits gives its connection up: that works also when the server hangs. */
 static void zc__redis_wake(void *user) {
     zc__redis *r = (zc__redis *)user;
     zc__spin_lock(&r->state);
-    zc__store_rel(&r->woken, 1u);
-    if (r->reader.link) r->io.wake(r->io.user, r->reader.link);
+    r->woken = true;
+    if (r->reader.link && r->waits) r->io.wake(r->io.user, r->reader.link);
     zc__spin_unlock(&r->state);
 }
 
