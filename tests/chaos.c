@@ -358,6 +358,7 @@ static int node_main(int i) {
     d.timeout = 200 * ZC_MILLISECOND;
     d.replicas = w->replicas ? 1 : 0;
     d.log_length = 2000;
+    d.connections = i == 0 ? 1 : 0;
     d.max_tags = i == 3 ? 64 : 0; /* forgets often: the floor is used */
     cd.max_staleness = T;
     cd.ack = ack_of(i);
@@ -930,7 +931,7 @@ int main(int argc, char **argv) {
         else if (strcmp(argv[i], "--list") == 0)
             for (size_t j = 0; j < FAULTS; j++) puts(faults[j].name);
         else if (i + 1 < argc && strcmp(argv[i], "--seconds") == 0) seconds = strtoull(argv[++i], NULL, 0);
-        else if (i + 1 < argc && strcmp(argv[i], "--seed") == 0) seed = strtoull(argv[++i], NULL, 0);
+        else if (i + 1 < argc && strcmp(argv[i], "--seed") == 0) seed = strtoull(argv[++i], NULL, 0); /* random: 0 */
         else if (i + 1 < argc && strcmp(argv[i], "--only") == 0) only = argv[++i];
         else return fprintf(stderr, "chaos [--replicas] [--seconds N] [--seed N] [--only NAME]\n"), 2;
         if (strcmp(argv[i], "--list") == 0) return 0;
