@@ -49,7 +49,7 @@ EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
 STAGES = check manual unit-gcc unit-clang faults asan tsan valgrind matrix examples install-check
-STAGES += test-python model-short simulate-short crash fuzz-short
+STAGES += test-python model-short simulate-short crash chaos-short fuzz-short
 
 # Commands of compilers are shown with V=1.
 Q = $(if $(V),,@)
@@ -146,6 +146,17 @@ valgrind: ## the section tests under valgrind
 .PHONY: faults
 faults: ## plant faults in copies of the header: the histories of s_linear must show each
 	@CC=$(GCC) $(RUNNER) step faults python3 tests/faults.py $(BUILD)/faults
+
+.PHONY: chaos chaos-short
+CHAOS = $(BUILD)/clang/chaos --seed $(SEED)
+chaos: $(BUILD)/clang/chaos ## nodes on real Redis servers under faults, for SECONDS (600), SEED=
+	@$(CHAOS) --seconds $$(($(or $(SECONDS),600) / 2))
+	@$(CHAOS) --seconds $$(($(or $(SECONDS),600) / 2)) --replicas
+chaos-short: # two minutes; then the same with checks taken out of the header: it must find them
+	@$(ALL) $(BUILD)/clang/chaos || :
+	@bad=; $(RUNNER) step chaos/one-server $(CHAOS) --seconds 40 || bad=1; \
+	$(RUNNER) step chaos/replicas $(CHAOS) --seconds 50 --replicas || bad=1; \
+	CC=$(GCC) $(RUNNER) step chaos/without tests/chaos.sh $(BUILD)/chaos || bad=1; test -z "$$bad"
 
 .PHONY: matrix check manual examples install-check
 matrix: ## compile: compilers x standards x options, exports, static copies, C++, code size
