@@ -549,29 +549,39 @@ class Filled(Table):
 
     def serve(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that was not a plain hit."""
-        cache = self.bind()
-        cache.check_open()
-        if cache.telemetry_enabled:
-            with cache.telemetry.time_operation("cache_get_duration_seconds"):
-                entry = self.find(key)
-        else:
+        cache = self.cache
+        if cache is None or cache.special:
+            cache = self.open_cache()
+            entry = self.find_timed(cache, key)
+        elif key in self.entries:
             entry = self.find(key)
+        else:
+            self.absent += 1
+            entry = None
         if entry is not None:
             return self.hit(cache, entry, args, kwargs)
         return self.fill(cache, key, args, kwargs)
 
     async def aserve(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The same, for a coroutine function."""
-        cache = self.bind()
-        cache.check_open()
-        if cache.telemetry_enabled:
-            with cache.telemetry.time_operation("cache_get_duration_seconds"):
-                entry = self.find(key)
-        else:
-            entry = self.find(key)
+        cache = self.open_cache()
+        entry = self.find_timed(cache, key)
         if entry is not None:
             return self.hit(cache, entry, args, kwargs)
         return await self.afill(cache, key, args, kwargs)
+
+    def open_cache(self) -> Cache:
+        """The cache; raises if it is closed."""
+        cache = self.bind()
+        cache.check_open()
+        return cache
+
+    def find_timed(self, cache: Cache, key: Any) -> Entry | None:
+        """As find(), and how long it took is told to the telemetry."""
+        if not cache.telemetry_enabled:
+            return self.find(key)
+        with cache.telemetry.time_operation("cache_get_duration_seconds"):
+            return self.find(key)
 
     def find(self, key: Any) -> Entry | None:
         """The entry, if it may be served."""
@@ -654,9 +664,10 @@ class Filled(Table):
         while True:
             fill = Fill(self, cache, key)
             if self.flights.setdefault(key, fill) is fill or self.take_over(fill):
-                entry = self.arrived(fill) if key in self.entries else None
-                if entry is not None:
-                    return self.hit(cache, entry, args, kwargs)
+                if key in self.entries:
+                    entry = self.arrived(fill)
+                    if entry is not None:
+                        return self.hit(cache, entry, args, kwargs)
                 return self.lead(fill, args, kwargs)
             other = self.flights.get(key)
             if other is None:
@@ -700,8 +711,13 @@ class Filled(Table):
         token = CURRENT.set(fill)
         ACTIVE[fill] = None
         try:
-            fill.static = self.dependencies(fill, args, kwargs)
-            return self.commit(fill, self.func(*args, **kwargs))
+            fill.static = fill.cache.core.nothing if self.deps is None else self.dependencies(fill, args, kwargs)
+            value = self.func(*args, **kwargs)
+            if self.rules.special or self.rules.copy:
+                self.commit(fill, value)
+            else:
+                self.settle(fill, value, fill.ttl, None)
+            return value
         except BaseException as error:
             stale = self.failed(fill, error)
             if stale is None:
@@ -778,7 +794,9 @@ class Filled(Table):
         ACTIVE[fill] = None
         try:
             fill.static = await self.adependencies(fill, args, kwargs)
-            return self.commit(fill, await self.func(*args, **kwargs))
+            value = await self.func(*args, **kwargs)
+            self.commit(fill, value)
+            return value
         except BaseException as error:
             stale = self.failed(fill, error)
             if stale is None:
@@ -805,7 +823,12 @@ class Filled(Table):
             if fixed is None or fixed[0] is not fill.cache:
                 self.fixed = fixed = (fill.cache, fill.cache.deps(deps, shared=True))
             return fixed[1]
-        return fill.cache.deps(_tags.listed(deps(*args, **kwargs)))
+        tags = deps(*args, **kwargs)
+        if type(tags) is list and len(tags) == 1:
+            found = fill.cache.core.dep(tags[0])
+            if found is not None:
+                return found
+        return fill.cache.deps(_tags.listed(tags))
 
     async def adependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps:
         """The same; the callable may be a coroutine function."""
@@ -835,7 +858,7 @@ class Filled(Table):
 
     # ---- end -------------------------------------------------------------------------------------
 
-    def commit(self, fill: Fill, value: Any) -> Any:
+    def commit(self, fill: Fill, value: Any) -> None:
         """The function has returned: stores the value, if that is allowed, and ends the flight."""
         rules = self.rules
         ttl = fill.ttl
@@ -845,13 +868,12 @@ class Filled(Table):
             if ttl is None and value is None:
                 ttl = rules.negative_ttl
         self.settle(fill, _deepcopy(value) if rules.copy and fill.store else value, ttl, None)
-        self.fills += 1
-        return value
 
     def settle(self, fill: Fill, value: Any, ttl: float | None, error: BaseException | None) -> None:
         """Stores what came out, and ends the flight with it."""
         cache = fill.cache
-        started = time.perf_counter() if cache.telemetry_enabled else 0.0
+        told = cache.telemetry_enabled
+        started = time.perf_counter() if told else 0.0
         final = fill.static
         if fill.deps or final is None:
             final = self.gathered(fill)
@@ -865,8 +887,12 @@ class Filled(Table):
                 more.delta = _monotonic() - fill.started
         fill.result = value
         fill.error = error
-        self.end(fill, DONE if error is None else FAILED, entry)
-        if cache.telemetry_enabled:
+        if error is None:
+            self.fills += 1
+            self.end(fill, DONE, entry)
+        else:
+            self.end(fill, FAILED, entry)
+        if told:
             cache.telemetry.observe("cache_set_duration_seconds", time.perf_counter() - started)
             if error is None:
                 cache.telemetry.increment("cache_misses_total")
@@ -878,13 +904,17 @@ class Filled(Table):
         """Ends the flight, and wakes who waits for it."""
         leaving: Any = None
         cache = fill.cache
+        key = fill.key
         with cache.lock:
-            if self.flights.get(fill.key) is fill:
-                del self.flights[fill.key]
+            if self.flights.get(key) is fill:
+                del self.flights[key]
             else:
                 entry = None  # cleared, invalidated by key, written, or its lease was lost
             if entry is not None:
-                leaving = self.store(cache, entry)
+                if cache.policy is None and key not in self.entries:
+                    self.entries[key] = entry
+                else:
+                    leaving = self.store(cache, entry)
             elif state == DONE:
                 self.refused += 1
             fill.state = state
@@ -1067,6 +1097,7 @@ class Cache:
         self.lock = threading.RLock()
         self.policy = None if max_entries is None else Policy(max_entries)
         self.closed = False
+        self.special = self.telemetry_enabled  # a miss is more than a miss
         self.tasks: Any = _builtin_set()
         self._tables: list[ref[Table]] = []
         self.debt = 0
@@ -1130,11 +1161,10 @@ class Cache:
         """Tags as the library holds them. Raises InvalidTag."""
         if not tags:
             return self.core.nothing
-        deps = self.core.deps(_tags.pack(tags))
+        names = _tags.pack(tags)
+        deps = self.core.shared(names) if shared else self.core.deps(names)
         if deps is None:
             _tags.refuse(tags)
-        if shared:
-            deps.names = tags
         return deps
 
     # ---- the public part -------------------------------------------------------------------------
@@ -1294,7 +1324,7 @@ class Cache:
         """Lets go of everything; whoever uses it afterwards gets a RuntimeError."""
         if self.closed:
             return
-        self.closed = True
+        self.closed = self.special = True
         self.detach()
         if self._telemetry is not None:
             self._telemetry.close()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-__all__ = ["CHANGES", "PERIOD", "WANTED", "Core", "Deps", "words"]
+__all__ = ["CHANGES", "PERIOD", "WANTED", "Core", "Deps", "KnownDeps", "words"]
 
 CHANGES: Final = 0  # differs from what an entry remembers: check the entry again
 PERIOD: Final = 1  # nanoseconds between two ticks; 0: the ticker is asleep
@@ -111,41 +111,48 @@ def library_version() -> str:
     return str(_library_version().decode())
 
 
-class Deps:
-    """What an entry depends on, as the library holds it. Freed with the last entry that uses it."""
+class Deps(int):
+    """What an entry depends on, as the library holds it: its handle, which keeps its core open.
 
-    __slots__ = ("_handle", "names")
+    A number, because the garbage collector does not look at those. Freed with the last entry that uses it.
+    """
 
-    def __init__(self, handle: int, names: tuple[str, ...] | None = None) -> None:
-        self._handle = handle  # keeps its core open
-        self.names = names
+    __slots__ = ()
 
     def __del__(self, _release: Callable[..., Any] = _release) -> None:
-        _release(self._handle)
+        _release(self)
 
     def newest(self, _newest: Callable[..., int] = _newest) -> int:
         """The version of the latest invalidation of any tag on the path of any dependency.
 
         The one rule: what began at that version or later is fresh.
         """
-        return _newest(self._handle)
+        return _newest(self)
 
     def tags(self) -> tuple[str, ...]:
         """The tags, as text."""
-        if self.names is not None:
-            return self.names
         size = 256
         while True:
             buffer = ctypes.create_string_buffer(size)
-            size = _tags_text(self._handle, buffer, size)
+            size = _tags_text(self, buffer, size)
             if size <= len(buffer):
                 return tuple(buffer.raw[:size].decode().split("\0"))
+
+
+class KnownDeps(Deps):
+    """Dependencies of many entries, which know their text."""
+
+    names: tuple[str, ...]
+
+    def tags(self) -> tuple[str, ...]:
+        """The tags, as text."""
+        return self.names
 
 
 class Core:
     """One cache of the library: tags and their versions. Closed with the last ``Deps`` made of it."""
 
-    __slots__ = ("__weakref__", "_last", "nothing", "pointer", "seen", "void")
+    __slots__ = ("__weakref__", "_last", "_one", "nothing", "pointer", "seen", "void")
 
     def __init__(self) -> None:
         self.pointer: int | None = None
@@ -154,25 +161,58 @@ class Core:
             raise MemoryError("zoocache: no memory for a cache")
         self.void = ctypes.c_void_p(self.pointer)
         self.seen = _u64.from_address(_seen(self.pointer))
-        self.nothing = Deps(_nothing(self.pointer), ())
-        self._last = (b"", self.nothing)
+        self.nothing = KnownDeps(_nothing(self.pointer))
+        self.nothing.names = ()
+        self._last: tuple[bytes, Deps] = (b"", self.nothing)
+        self._one: tuple[str, Deps] = ("", self.nothing)
 
     def __del__(self, _close: Callable[..., Any] = _close) -> None:
         if self.pointer:
             _close(self.pointer)
+
+    def _set(self, names: bytes) -> int | None:
+        handle: int = _set(self.void, names, len(names))
+        if -2 <= handle < 0:
+            if handle == -2:  # pragma: no cover - no memory
+                raise MemoryError("zoocache: no memory for a tag")
+            return None
+        return handle
 
     def deps(self, names: bytes) -> Deps | None:
         """The tags in ``names``, separated by NUL. None: one of them is no good."""
         known, deps = self._last
         if names == known:
             return deps
-        handle = _set(self.void, names, len(names))
-        if -2 <= handle < 0:
-            if handle == -2:  # pragma: no cover - no memory
-                raise MemoryError("zoocache: no memory for a tag")
+        handle = self._set(names)
+        if handle is None:
             return None
         deps = Deps(handle)
         self._last = (names, deps)  # one reference: never the names of one call with the set of another
+        return deps
+
+    def shared(self, names: bytes) -> KnownDeps | None:
+        """As deps(), for what many entries will have."""
+        handle = self._set(names)
+        if handle is None:
+            return None
+        deps = KnownDeps(handle)
+        deps.names = tuple(names.decode().split("\0"))
+        return deps
+
+    def dep(self, tag: str) -> Deps | None:
+        """As deps(), for one tag, quicker. None: something is wrong with it, and deps() says what."""
+        known, deps = self._one
+        if tag == known and tag:
+            return deps
+        try:
+            names = tag.encode()
+            handle = -1 if not names or "\0" in tag else _set(self.void, names, len(names))
+        except (AttributeError, TypeError, UnicodeEncodeError):
+            return None
+        if -2 <= handle < 0:
+            return None
+        deps = Deps(handle)
+        self._one = (tag, deps)
         return deps
 
     def invalidate(self, names: bytes) -> bool:

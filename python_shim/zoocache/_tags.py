@@ -51,6 +51,8 @@ def fine(tag: object) -> bool:
 
 def listed(tags: object) -> tuple[str, ...]:
     """The tags of an argument as a tuple. A single string is one tag, not a list of letters."""
+    if type(tags) is list:
+        return tuple(tags)
     if isinstance(tags, str):
         return (tags,)
     if tags is None:
