@@ -28,7 +28,15 @@ from zoocache._default import (
     stats,
     version,
 )
-from zoocache._errors import BuiltWithout, FlightTimeout, InvalidTag, RecursiveFill, StorageIsFull, UnkeyableArgument
+from zoocache._errors import (
+    BuiltWithout,
+    FlightTimeout,
+    InvalidTag,
+    RecursiveFill,
+    StorageIsFull,
+    UnkeyableArgument,
+    Unserializable,
+)
 from zoocache._functions import Cached, cacheable
 from zoocache.context import add_deps
 
@@ -43,6 +51,7 @@ __all__ = [
     "RecursiveFill",
     "StorageIsFull",
     "UnkeyableArgument",
+    "Unserializable",
     "add_deps",
     "cacheable",
     "clear",

@@ -9,6 +9,7 @@ __all__ = [
     "RecursiveFill",
     "StorageIsFull",
     "UnkeyableArgument",
+    "Unserializable",
 ]
 
 
@@ -34,3 +35,7 @@ class FlightTimeout(RuntimeError):
 
 class BuiltWithout(RuntimeError):
     """The storage or bus of this URL is known, but not part of this build."""
+
+
+class Unserializable(TypeError):
+    """A value that the serializer cannot turn into bytes and back: it is not stored, only returned."""
