@@ -1227,7 +1227,7 @@ class Cache:
         self.check_open()
         if not tags:
             return
-        if not self.core.invalidate(_tags.pack(tags)):
+        if self.core.invalidate(_tags.pack(tags)) == _ffi.E_INVAL:
             _tags.refuse(tags)
         if self.telemetry_enabled:
             for tag in tags:
@@ -1237,7 +1237,7 @@ class Cache:
     def invalidate_one(self, tag: str) -> None:
         """The quick way for one tag, without metrics."""
         try:
-            if "\0" not in tag and self.core.invalidate(tag.encode()):
+            if "\0" not in tag and self.core.invalidate(tag.encode()) != _ffi.E_INVAL:
                 return
         except (AttributeError, TypeError, UnicodeEncodeError):
             pass
