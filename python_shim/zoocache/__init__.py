@@ -10,12 +10,16 @@ invalidate("user:42")  # profile(42) is computed anew, and whatever was computed
 
 from zoocache._cache import Cache, CacheInfo, CacheStats
 from zoocache._default import (
+    catch_up,
+    catch_up_async,
     clear,
     clear_async,
     configure,
     delete,
     get,
     get_async,
+    get_many,
+    get_many_async,
     get_tag_version,
     invalidate,
     invalidate_async,
@@ -26,10 +30,12 @@ from zoocache._default import (
     set_async,
     set_ttl,
     stats,
+    token,
     version,
 )
 from zoocache._errors import (
     BuiltWithout,
+    BusSilent,
     FlightTimeout,
     InvalidTag,
     RecursiveFill,
@@ -42,6 +48,7 @@ from zoocache.context import add_deps
 
 __all__ = [
     "BuiltWithout",
+    "BusSilent",
     "Cache",
     "CacheInfo",
     "CacheStats",
@@ -54,12 +61,16 @@ __all__ = [
     "Unserializable",
     "add_deps",
     "cacheable",
+    "catch_up",
+    "catch_up_async",
     "clear",
     "clear_async",
     "configure",
     "delete",
     "get",
     "get_async",
+    "get_many",
+    "get_many_async",
     "get_tag_version",
     "invalidate",
     "invalidate_async",
@@ -70,5 +81,6 @@ __all__ = [
     "set_async",
     "set_ttl",
     "stats",
+    "token",
     "version",
 ]

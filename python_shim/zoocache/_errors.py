@@ -4,6 +4,7 @@ from __future__ import annotations
 
 __all__ = [
     "BuiltWithout",
+    "BusSilent",
     "FlightTimeout",
     "InvalidTag",
     "RecursiveFill",
@@ -39,3 +40,9 @@ class BuiltWithout(RuntimeError):
 
 class Unserializable(TypeError):
     """A value that the serializer cannot turn into bytes and back: it is not stored, only returned."""
+
+
+class BusSilent(RuntimeError):
+    """The bus has been silent for too long, and ``silence="error"`` was chosen; or, with ``ack="durable"`` or
+    ``"strict"``, the log has not taken an invalidation yet.
+    """

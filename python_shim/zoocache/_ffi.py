@@ -140,7 +140,8 @@ class Deps(int):
             buffer = ctypes.create_string_buffer(size)
             size = _tags_text(self, buffer, size)
             if size <= len(buffer):
-                return tuple(buffer.raw[:size].decode().split("\0"))
+                names = buffer.raw[:size].decode().split("\0")
+                return tuple([name for name in names if name and name[0] != "|"])  # not the package's own
 
 
 class KnownDeps(Deps):

@@ -220,19 +220,17 @@ ZCPY_API void zcpy_release(uintptr_t handle) {
     close_elsewhere((core *)cache->desc.events.user);
 }
 
-/* The set of the tags in `text`. Free with zcpy_release(). -1: a tag is no good. -2: no memory. */
-ZCPY_API intptr_t zcpy_set(core *c, const char *text, int len) {
-    zc_bytes rest = zc_slice(text, (size_t)len), tag;
-    int64_t n = tags_count(rest);
+/* The set of n tags. Free with zcpy_release(). -2: no memory. */
+static intptr_t set_of_text(core *c, zc_bytes rest, size_t n) {
+    zc_bytes tag;
     zc_tag *node;
     set *s;
-    if (n < 0) return -1;
     if (n == 1) {
         if (zc_tag_intern(c->cache, rest, &node) != ZC_OK) return -2;
         (void)zc__add_rlx(&c->refs, 1u);
         return (intptr_t)node;
     }
-    s = (set *)malloc(sizeof *s + (size_t)n * sizeof s->tags[0]);
+    s = (set *)malloc(sizeof *s + n * sizeof s->tags[0]);
     if (!s) return -2;
     for (s->n = 0; tag_next(&rest, &tag); s->n++) {
         if (zc_tag_intern(c->cache, tag, &s->tags[s->n]) == ZC_OK) continue;
@@ -242,6 +240,21 @@ ZCPY_API intptr_t zcpy_set(core *c, const char *text, int len) {
     }
     (void)zc__add_rlx(&c->refs, 1u);
     return (intptr_t)((uintptr_t)s | 1);
+}
+
+/* The set of the tags in `text`. Free with zcpy_release(). -1: a tag is no good. -2: no memory. */
+ZCPY_API intptr_t zcpy_set(core *c, const char *text, int len) {
+    zc_bytes rest = zc_slice(text, (size_t)len);
+    int64_t n = tags_count(rest);
+    return n < 0 ? -1 : set_of_text(c, rest, (size_t)n);
+}
+
+/* The same for tags that were checked, and some of the package's own: those begin with '|'. */
+ZCPY_API intptr_t zcpy_set_marked(core *c, const char *text, int len) {
+    zc_bytes rest = zc_slice(text, (size_t)len), left = rest, tag;
+    size_t n = 0;
+    while (tag_next(&left, &tag)) n++;
+    return set_of_text(c, rest, n);
 }
 
 /* The empty set: the root, so only clearing everything kills it. Free with zcpy_release(). */
@@ -438,6 +451,11 @@ ZCPY_API int zcpy_invalidate(core *c, const char *text, int len) {
     int rc = zc_invalidate_many(c->cache, tags, (size_t)n);
     free(tags);
     return rc;
+}
+
+/* Invalidates a tag of the package's own. */
+ZCPY_API int zcpy_invalidate_mark(core *c, const char *mark, size_t len) {
+    return zc_invalidate(c->cache, zc_slice(mark, len));
 }
 
 /* Invalidates everything. */

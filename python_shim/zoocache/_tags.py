@@ -77,6 +77,11 @@ def pack(tags: tuple[str, ...]) -> bytes:
         refuse(tags)
 
 
+def join(tags: Iterable[str], mark: str) -> bytes:
+    """Tags that were checked, and the package's own one, as the library takes them."""
+    return "\0".join([*tags, mark] if mark else tags).encode()
+
+
 def refuse(tags: Iterable[object]) -> NoReturn:
     """Raises what is wrong with one of the tags."""
     for tag in tags:
