@@ -29,6 +29,9 @@
 #  define ZOOCACHE_PTHREADS
 #  define ZCPY_API __attribute__((visibility("default")))
 #endif
+#ifndef ZOOCACHE_WITH_BUS
+#  define ZOOCACHE_WITH_BUS /* the breaker, for a storage in Python */
+#endif
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 
@@ -474,17 +477,12 @@ ZCPY_API int zcpy_has(const core *c) {
 /* May what Python has be served? ZC_OK: until the next tick. ZC_PENDING: at this moment. ZC_STALE,
  * ZC_MISS, ZC_E_BUS: the bus is silent, and that is what `silence` makes of it. */
 ZCPY_API int zcpy_gate(core *c, int silence) {
-#ifdef ZOOCACHE_WITH_BUS
     zc__bus *b = &c->cache->bus;
     if (!b->on) return ZC_OK;
     uint64_t lease = zc__load_acq(&b->lease), now = zc__coarse(&c->cache->clock);
     if (!b->peeks && lease && now + c->slack <= lease + b->serve_for) return ZC_OK;
-    int rc = zc__bus_gate(c->cache, (zc_silence)silence);
+    int rc = zc__bus_gate(c->cache, (zc_silence)silence, &lease);
     return rc == ZC_OK ? ZC_PENDING : rc;
-#else
-    (void)c, (void)silence;
-    return ZC_OK;
-#endif
 }
 
 /* What the library has found. Times are what is left of them. */
