@@ -215,7 +215,7 @@ def test_two_modules_know_ctypes():
 
 
 @pytest.mark.skipif(not (ROOT / "examples" / "python").is_dir(), reason="not in the checkout")
-@pytest.mark.parametrize("name", ["shop.py", "shop_async.py", "web.py"])
+@pytest.mark.parametrize("name", ["shop.py", "shop_async.py", "web.py", "file_storage.py"])
 def test_examples(name):
     if name == "web.py":
         pytest.importorskip("fastapi")
