@@ -43,6 +43,8 @@ S = $(patsubst tests/%.c,%,$(sort $(wildcard tests/s_*.c)))
 F = $(patsubst tests/%.c,%,$(sort $(wildcard tests/f_*.c)))
 TESTS = $(T) $(M) $(S)
 TSAN_TESTS = $(filter t_flight t_fetch t_bus,$(T)) $(S)
+# Not t_fork: a child of clang 14's sanitizer may wait for a lock of its allocator for ever.
+ASAN_TESTS = $(filter-out t_fork,$(TESTS))
 # Not t_fork: what the parent's other threads held is lost in the child, which valgrind calls a leak.
 VALGRIND_TESTS ?= $(filter-out t_fork,$(T))
 EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
@@ -127,7 +129,7 @@ unit-clang: ## the tests by clang, optimized
 asan: ## the tests under AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer
 	@$(ALL) build-asan || :
 	@UBSAN_OPTIONS=print_stacktrace=1 \
-	    $(RUNNER) each asan $(patsubst %,$(BUILD)/asan/%,$(TESTS))
+	    $(RUNNER) each asan $(patsubst %,$(BUILD)/asan/%,$(ASAN_TESTS))
 ubsan: asan ## the same
 
 # ThreadSanitizer cannot cope with some kernels' address randomization.
