@@ -833,6 +833,9 @@ ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_all
 #  define XXH_INLINE_ALL
 #endif
 #include <xxhash.h>
+#ifdef __SSE2__
+#  include <emmintrin.h>
+#endif
 #ifndef ZOOCACHE_NO_LZ4
 #  include <lz4.h>
 #endif
@@ -2295,8 +2298,9 @@ typedef struct zc__entry zc__entry;
 
 struct zc__entry {
     zc__entry *next, *prev; /* queue of the policy; next: garbage chain */
-    uint64_t begin;         /* fresh if no version on the paths of its dependencies is above */
     uint64_t expires;       /* its end; moved by reads if it has a tti; ZC_NEVER */
+    /* From here on, what a hit looks at: close to the key and the value. */
+    uint64_t begin; /* fresh if no version on the paths of its dependencies is above */
     uint32_t refs;
     uint32_t value_len;
     uint16_t key_len;
@@ -2531,12 +2535,22 @@ static inline uint32_t zc__home_of(uint64_t hash, uint32_t nbuckets) {
     return (uint32_t)(((hash >> 8 & UINT32_MAX) * nbuckets) >> 32);
 }
 
-/* The high bit of each of the seven bytes that equal fp. A free slot's 0 equals none. */
+/* One bit for each of the seven bytes that equal fp; the slot of the lowest is zc__match_slot(). A
+ * free slot's 0 equals none. */
+#ifdef __SSE2__
+static inline uint64_t zc__bucket_match(const zc__bucket *b, unsigned char fp) {
+    __m128i fps = _mm_loadl_epi64((const __m128i *)(const void *)b->fp);
+    return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(fps, _mm_set1_epi8((char)fp))) & 0x7f;
+}
+static inline unsigned zc__match_slot(uint64_t match) { return zc__ctz64(match); }
+#else
 static inline uint64_t zc__bucket_match(const zc__bucket *b, unsigned char fp) {
     const uint64_t low7 = UINT64_C(0x7f7f7f7f7f7f7f7f);
     uint64_t x = zc__get64(b->fp) ^ UINT64_C(0x0101010101010101) * fp;
     return ~(((x & low7) + low7) | x) & UINT64_C(0x0080808080808080);
 }
+static inline unsigned zc__match_slot(uint64_t match) { return zc__ctz64(match) >> 3; }
+#endif
 
 static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_bytes key) {
     if (ZC__UNLIKELY(!s->nbuckets)) return NULL;
@@ -2545,7 +2559,7 @@ static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_by
     for (uint32_t probes = s->nbuckets; probes; probes--) {
         const zc__bucket *b = &s->buckets[i];
         for (uint64_t m = zc__bucket_match(b, fp); m; m &= m - 1) {
-            zc__entry *e = b->slot[zc__ctz64(m) >> 3];
+            zc__entry *e = b->slot[zc__match_slot(m)];
             ZC__PREFETCH(zc__entry_bytes(e) + ZC__LINE);
             ZC__PREFETCH(zc__entry_bytes(e) + 2 * ZC__LINE);
             if (e->key_len == key.len && zc__equal((const unsigned char *)(e + 1),
@@ -4403,7 +4417,9 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
         if (ZC__UNLIKELY(e->hits < ZC__HITS_MAX)) e->hits++;
         s->hits++;
         if (len) *len = n;
-        zc__copy((unsigned char *)buf, zc__entry_bytes(e) + zc__value_at(key.len), n);
+        const unsigned char *value = zc__entry_bytes(e) + zc__value_at(key.len);
+        if (ZC__LIKELY(n == cap)) zc__copy((unsigned char *)buf, value, cap); /* is known at once */
+        else zc__copy((unsigned char *)buf, value, n);
         zc__spin_unlock(&s->lock);
         return ZC_OK;
     }
