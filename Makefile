@@ -35,7 +35,7 @@ M = $(patsubst tests/%.c,%,$(sort $(wildcard tests/m_*.c)))
 S = $(patsubst tests/%.c,%,$(sort $(wildcard tests/s_*.c)))
 F = $(patsubst tests/%.c,%,$(sort $(wildcard tests/f_*.c)))
 TESTS = $(T) $(M) $(S)
-TSAN_TESTS = $(filter t_flight t_fetch,$(T)) $(S)
+TSAN_TESTS = $(filter t_flight t_fetch t_slab,$(T)) $(S)
 # Not t_fork: what the parent's other threads held is lost in the child, which valgrind calls a leak.
 VALGRIND_TESTS ?= $(filter-out t_fork,$(T))
 EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))

@@ -50,6 +50,7 @@
  *   >>platform         compiler, operating system, clocks
  *   >>thread           atomics, locks, waiting, the worker; the lock order
  *   >>mem              the allocator hook; an arena for the fixed block
+ *   >>slab             small entries close together, on huge pages
  *   >>bytes            little-endian numbers, comparing, text
  *   >>hash             the seeded hash, random numbers
  *   >>codec            the stored record, byte by byte
@@ -125,12 +126,13 @@
  *              set.
  *
  * MEMORY
- *   By default malloc; or zc_desc.allocator; or one block (zc_desc.block), from which everything is
- *   taken, the cache itself included. A full block makes entries give way; if there are none left,
- *   ZC_E_NOMEM. max_entries and max_bytes hold at every instant, over all shards together.
- *   max_bytes counts entries: header, key, value, dependencies. Tables and tags come on top;
- *   zc_stats.memory has it all. Tags that nothing depends on are pruned after prune_after, and
- *   sooner when they are many.
+ *   By default malloc, on Linux with small entries close together on huge pages (>>slab); or
+ *   zc_desc.allocator; or one block (zc_desc.block), from which everything is taken, the cache
+ *   itself included. A full block makes entries give way; if there are none left, ZC_E_NOMEM.
+ *   max_entries and max_bytes hold at every instant, over all shards together. max_bytes
+ *   counts entries: header, key, value, dependencies. Tables and tags come on top; zc_stats.memory
+ *   has it all. Tags that nothing depends on are pruned after prune_after, and sooner when they are
+ *   many.
  *
  * THREADS
  *   Every function may be called from any thread at any time, but for zc_open() and zc_close(), and
@@ -138,7 +140,8 @@
  *   loaders, destructors, events and completions are called with no lock held and may call the
  *   cache.
  *   Lock order, left before right:  storage order (mutex, one a shard) > invalidation writer >
- *   shard > stripe of the trie, refresh queue, arena (all spin locks of a few instructions).
+ *   shard > stripe of the trie, refresh queue, arena, slabs (all spin locks of a few
+ *   instructions).
  *   One background thread, unless no_thread: it runs refreshes, removes what is dead, prunes, and
  *   ends overdue flights; at most a fifth of a core. With no_thread call zc_poll(), say every 100
  *   ms or each frame. Ages for pruning are as exact as polling is.
@@ -846,6 +849,26 @@ ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_all
 #if !defined(ZOOCACHE_MALLOC) && !defined(ZOOCACHE_NO_STDLIB)
 #  define ZOOCACHE_MALLOC(size) malloc(size)
 #  define ZOOCACHE_FREE(ptr) free(ptr)
+#  if defined(__linux__) && !defined(__ANDROID__) && !defined(ZOOCACHE_NO_THREADS)
+#    define ZC__SLABS /* >>slab is compiled */
+#    include <sys/mman.h>
+#    ifndef MADV_HUGEPAGE /* strict -std=c11 hides both */
+#      define MADV_HUGEPAGE 14
+extern int madvise(void *start, size_t size, int advice);
+#    endif
+#  endif
+#endif
+
+/* ZC__WATCHED: a tool may watch each block of malloc. */
+#if defined(ZOOCACHE_DEBUG) || defined(__SANITIZE_ADDRESS__)
+#  define ZC__WATCHED true
+#elif defined(__has_feature)
+#  if __has_feature(address_sanitizer) || __has_feature(memory_sanitizer)
+#    define ZC__WATCHED true
+#  endif
+#endif
+#ifndef ZC__WATCHED
+#  define ZC__WATCHED false
 #endif
 
 /* ZOOCACHE_ASSERT: misuse of the interface. ZC__ASSERT: broken invariants, cheap to see; compiled
@@ -933,7 +956,8 @@ static inline uint64_t zc__wall(const zc_clock *c) {
  *   Spin locks  For short sections without calls out: 4 bytes, one exchange to lock, one store to
  *               unlock. A waiter spins a little and then yields, so a preempted holder can finish.
  *   Lock order  (a thread that holds one may take only those to its right)
- *               store (mutex) > inval writer (spin) > shard (spin) > stripe, jobs, arena (spin)
+ *               store (mutex) > inval writer (spin) > shard (spin) > stripe, jobs, arena, slabs
+ *               (spin)
  *               `house` keeps a second housekeeper away: it is only tried, but by zc_check().
  *               Sleeping happens on a flight's own mutex or the worker's, with nothing else held.
  * ========================================================================================== */
@@ -1194,9 +1218,12 @@ typedef struct zc__arena {
     size_t used; /* bytes in chunks that are taken */
 } zc__arena;
 
+typedef struct zc__slabs zc__slabs; /* >>slab */
+
 typedef struct zc__mem {
     zc_allocator hook; /* version 0: ZOOCACHE_MALLOC */
     zc__arena *arena;  /* not NULL: everything comes from here */
+    zc__slabs *slabs;  /* not NULL: small entries come from here */
 } zc__mem;
 
 static inline zc__chunk *zc__chunk_at(const zc__arena *a, uint32_t g) {
@@ -1403,6 +1430,381 @@ static void zc__buf_free(const zc__mem *m, zc__buf *b) {
     zc__free(m, b->ptr, b->cap);
     memset(b, 0, sizeof *b);
 }
+
+/* ============================================================================================
+ * >>slab   Small entries close together, on huge pages
+ *   Idea        What a hit costs is its misses, of the caches and of the TLB. So where memory is
+ *               libc's malloc, entries of up to 512 bytes do not come from it one by one: they are
+ *               blocks of pages, rounded up to 8 bytes and without headers, and the pages are cut
+ *               from regions of 2 MiB, which Linux backs with huge pages if asked.
+ *
+ *                 region   | zc__region | page | page | page | ...     2 MiB, aligned to that
+ *                 page     | block | block | block | ... | rest        4 KiB, blocks of one size
+ *
+ *   Pools       Up to 16, by the hash of the key: a lock, and a chain of free blocks for each size.
+ *               What was freed last is used first, while it is in the caches.
+ *   Giving back Housekeeping does it. Of a pool that uses less than half of what it has, pages all
+ *               of whose blocks are free go back to their region; a region that has no page in use
+ *               goes back to malloc, but for the last one.
+ *   Small caches  take a page at a time from the first region, which is not on huge pages.
+ *   Where not   An allocator or block of the user's; ZOOCACHE_NO_THREADS, for the sake of its code
+ *               size; ZOOCACHE_DEBUG and AddressSanitizer: there each entry is malloc's, and
+ *               watched.
+ *   Invariants  S1 a free block is in the chain of its size, whole in a page of its pool
+ *               S2 pool: room == used + free blocks   S3 region: each page is in use, free or fresh
+ *               S4 pages in use, of all regions >= pages of all pools; == where no fork lost one
+ *               S5 regions with room are before full ones; found[] is 0 but while trimming
+ *   Locking     pool: its lock. Regions: the lock of zc__slabs; neither is taken with the other
+ *               held. found[]: the housekeeper alone.
+ *   Cost        a block: one lock, no new line. Half a page for each size and pool, half a region
+ * ========================================================================================== */
+
+#ifdef ZC__SLABS
+
+#define ZC__SLAB_MAX 512u
+#define ZC__SLAB_PAGE 4096u
+#define ZC__SLAB_REGION 2097152u
+#define ZC__SLAB_PAGES (ZC__SLAB_REGION / ZC__SLAB_PAGE)
+#define ZC__SLAB_POOLS 16u
+#define ZC__SLAB_FEW 8u /* pages: a pool that has no more is not worth trimming */
+
+typedef struct zc__block {
+    struct zc__block *next;
+} zc__block;
+
+typedef struct zc__region {
+    struct zc__region *next, *prev;
+    zc__block *pages; /* free ones, chained */
+    uint32_t used;    /* pages of pools */
+    uint32_t fresh;   /* the first page that was never used; page 0 is this struct's */
+    bool huge;
+    uint16_t found[ZC__SLAB_PAGES]; /* free blocks of each page */
+} zc__region;
+
+typedef struct zc__pool {
+    zc__spin lock;
+    uint32_t pages;
+    size_t room, used; /* bytes in blocks: all, and those that are taken */
+    size_t trim_below; /* what `used` must come down to before trimming is tried again */
+    zc__block *chain[ZC__SLAB_MAX / 8 + 1];
+} ZC__ALIGNED(ZC__LINE) zc__pool;
+
+struct zc__slabs {
+    zc__spin lock;
+    uint32_t regions;
+    zc__region *first, *last;
+    uint32_t npools; /* a power of two */
+    zc__pool *pools; /* behind this struct */
+} ZC__ALIGNED(ZC__LINE);
+
+static size_t zc__slabs_size(uint32_t npools) {
+    return sizeof(zc__slabs) + npools * sizeof(zc__pool);
+}
+
+static zc__slabs *zc__slabs_make(uint32_t shards) {
+    uint32_t n = shards < ZC__SLAB_POOLS ? shards : ZC__SLAB_POOLS;
+    zc__slabs *s = (zc__slabs *)aligned_alloc(ZC__LINE, zc__slabs_size(n));
+    if (!s) return NULL;
+    memset((void *)s, 0, zc__slabs_size(n));
+    s->npools = n;
+    s->pools = (zc__pool *)(void *)(s + 1);
+    return s;
+}
+
+static void zc__slabs_destroy(zc__slabs *s) {
+    for (zc__region *r = s ? s->first : NULL, *next; r; r = next) {
+        next = r->next;
+        free(r);
+    }
+    free(s);
+}
+
+static inline zc__pool *zc__slab_pool(zc__slabs *s, uint64_t hash) {
+    return &s->pools[hash >> 58 & (s->npools - 1)];
+}
+
+/* ---- regions ---- */
+
+static inline zc__region *zc__region_of(const void *p) {
+    return (zc__region *)((uintptr_t)p & ~(uintptr_t)(ZC__SLAB_REGION - 1));
+}
+static inline uint16_t *zc__region_found(const void *block) {
+    size_t at = (uintptr_t)block & (ZC__SLAB_REGION - 1);
+    return &zc__region_of(block)->found[at / ZC__SLAB_PAGE];
+}
+
+static void zc__region_unlink(zc__slabs *s, zc__region *r) {
+    if (r->next) r->next->prev = r->prev;
+    else s->last = r->prev;
+    if (r->prev) r->prev->next = r->next;
+    else s->first = r->next;
+}
+
+static void zc__region_push_front(zc__slabs *s, zc__region *r) {
+    r->prev = NULL;
+    r->next = s->first;
+    if (r->next) r->next->prev = r;
+    else s->last = r;
+    s->first = r;
+}
+
+static void zc__region_push_back(zc__slabs *s, zc__region *r) {
+    r->next = NULL;
+    r->prev = s->last;
+    if (r->prev) r->prev->next = r;
+    else s->first = r;
+    s->last = r;
+}
+
+static inline bool zc__region_full(const zc__region *r) { return r->used == ZC__SLAB_PAGES - 1; }
+
+/* The lock is held, and let go meanwhile. */
+static bool zc__region_add(zc__slabs *s) {
+    bool huge = s->regions > 0;
+    zc__spin_unlock(&s->lock);
+    zc__region *r = (zc__region *)aligned_alloc(ZC__SLAB_REGION, ZC__SLAB_REGION);
+    if (r && huge) (void)madvise(r, ZC__SLAB_REGION, MADV_HUGEPAGE);
+    if (r) memset(r, 0, sizeof *r);
+    zc__spin_lock(&s->lock);
+    if (!r) return false;
+    r->huge = huge;
+    r->fresh = 1;
+    zc__region_push_front(s, r);
+    s->regions++;
+    return true;
+}
+
+static zc__block *zc__page_take(zc__slabs *s) {
+    bool room = true;
+    zc__spin_lock(&s->lock);
+    while (room && (!s->first || zc__region_full(s->first))) room = zc__region_add(s);
+    zc__block *page = NULL;
+    if (room) {
+        zc__region *r = s->first;
+        page = r->pages;
+        if (page) r->pages = page->next;
+        else page = (zc__block *)(void *)((unsigned char *)r + ZC__SLAB_PAGE * (size_t)r->fresh++);
+        r->used++;
+        if (zc__region_full(r)) { /* S5 */
+            zc__region_unlink(s, r);
+            zc__region_push_back(s, r);
+        }
+    }
+    zc__spin_unlock(&s->lock);
+    return page;
+}
+
+static void zc__page_give(zc__slabs *s, zc__block *page) {
+    zc__region *r = zc__region_of(page);
+    zc__spin_lock(&s->lock);
+    page->next = r->pages;
+    r->pages = page;
+    r->used--;
+    zc__region_unlink(s, r); /* S5 */
+    bool empty = r->used == 0 && s->regions > 1;
+    if (empty) s->regions--;
+    else zc__region_push_front(s, r);
+    zc__spin_unlock(&s->lock);
+    if (empty) free(r);
+}
+
+/* ---- blocks ---- */
+
+/* Cuts a new page into blocks of 8 * cls bytes. The pool's lock is held, and let go meanwhile. */
+static void zc__pool_grow(zc__slabs *s, zc__pool *p, size_t cls) {
+    zc__spin_unlock(&p->lock);
+    zc__block *page = zc__page_take(s), *last = page;
+    size_t n = ZC__SLAB_PAGE / (cls * 8);
+    for (size_t i = 1; page && i < n; i++, last = last->next)
+        last->next = (zc__block *)(void *)((unsigned char *)last + cls * 8);
+    zc__spin_lock(&p->lock);
+    if (!page) return;
+    last->next = p->chain[cls];
+    p->chain[cls] = page;
+    p->room += n * cls * 8;
+    if (++p->pages > ZC__SLAB_FEW) p->trim_below += ZC__SLAB_PAGE / 2;
+}
+
+/* For 1 to ZC__SLAB_MAX bytes, aligned to 8. NULL: no memory. */
+static void *zc__slab_take(zc__slabs *s, uint64_t hash, size_t size) {
+    zc__pool *p = zc__slab_pool(s, hash);
+    size_t cls = (size + 7) / 8;
+    zc__spin_lock(&p->lock);
+    if (ZC__UNLIKELY(!p->chain[cls])) zc__pool_grow(s, p, cls);
+    zc__block *b = p->chain[cls];
+    if (ZC__LIKELY(b != NULL)) {
+        p->chain[cls] = b->next;
+        p->used += cls * 8;
+    }
+    zc__spin_unlock(&p->lock);
+    return b;
+}
+
+static void zc__slab_give(zc__slabs *s, uint64_t hash, void *ptr, size_t size) {
+    zc__pool *p = zc__slab_pool(s, hash);
+    size_t cls = (size + 7) / 8;
+    zc__block *b = (zc__block *)ptr;
+    zc__spin_lock(&p->lock);
+    b->next = p->chain[cls];
+    p->chain[cls] = b;
+    p->used -= cls * 8;
+    zc__spin_unlock(&p->lock);
+}
+
+/* ---- giving back ---- */
+
+/* Takes the pages of which all blocks are free out of a chain of blocks of one size, and chains
+ * them up. *n: how many. */
+static zc__block *zc__chain_sift(zc__block **chain, size_t size, uint32_t *n) {
+    zc__block *empty = NULL, *kept = NULL, *next;
+    for (zc__block *b = *chain; b; b = b->next) ++*zc__region_found(b);
+    *n = 0;
+    for (zc__block *b = *chain; b; b = next) {
+        next = b->next;
+        bool all = *zc__region_found(b) == ZC__SLAB_PAGE / size;
+        if (all && (uintptr_t)b % ZC__SLAB_PAGE != 0) continue;
+        *n += all;
+        b->next = all ? empty : kept;
+        *(all ? &empty : &kept) = b;
+    }
+    for (zc__block *b = kept; b; b = b->next) *zc__region_found(b) = 0;
+    for (zc__block *b = empty; b; b = b->next) *zc__region_found(b) = 0;
+    *chain = kept;
+    return empty;
+}
+
+static void zc__pool_trim(zc__slabs *s, zc__pool *p, size_t cls) {
+    uint32_t n;
+    zc__spin_lock(&p->lock);
+    zc__block *chain = p->chain[cls];
+    p->chain[cls] = NULL;
+    zc__spin_unlock(&p->lock);
+    if (!chain) return;
+    zc__block *empty = zc__chain_sift(&chain, cls * 8, &n), *last = chain, *next;
+    while (last && last->next) last = last->next;
+    zc__spin_lock(&p->lock);
+    if (last) {
+        last->next = p->chain[cls];
+        p->chain[cls] = chain;
+    }
+    p->pages -= n;
+    p->room -= n * (ZC__SLAB_PAGE / (cls * 8) * cls * 8);
+    zc__spin_unlock(&p->lock);
+    for (; empty; empty = next) {
+        next = empty->next;
+        zc__page_give(s, empty);
+    }
+}
+
+/* For the housekeeper: one at a time. */
+static void zc__slabs_trim(zc__slabs *s) {
+    for (uint32_t i = 0; s && i < s->npools; i++) {
+        zc__pool *p = &s->pools[i];
+        zc__spin_lock(&p->lock);
+        bool due = p->used < p->trim_below;
+        zc__spin_unlock(&p->lock);
+        if (!due) continue;
+        for (size_t cls = 1; cls <= ZC__SLAB_MAX / 8; cls++) zc__pool_trim(s, p, cls);
+        zc__spin_lock(&p->lock);
+        p->trim_below = p->pages > ZC__SLAB_FEW ? p->used / 2 : 0;
+        zc__spin_unlock(&p->lock);
+    }
+}
+
+/* ---- everything: figures, fork, check ---- */
+
+/* Memory that is taken, but not by entries. */
+static size_t zc__slabs_slack(zc__slabs *s) {
+    if (!s) return 0;
+    size_t n = zc__slabs_size(s->npools);
+    zc__spin_lock(&s->lock);
+    for (const zc__region *r = s->first; r; r = r->next)
+        n += r->huge ? ZC__SLAB_REGION : ZC__SLAB_PAGE * (size_t)r->fresh;
+    zc__spin_unlock(&s->lock);
+    for (uint32_t i = 0; i < s->npools; i++) {
+        zc__spin_lock(&s->pools[i].lock);
+        n -= s->pools[i].used;
+        zc__spin_unlock(&s->pools[i].lock);
+    }
+    return n;
+}
+
+static void zc__slabs_lock(zc__slabs *s) {
+    for (uint32_t i = 0; s && i < s->npools; i++) zc__spin_lock(&s->pools[i].lock);
+    if (s) zc__spin_lock(&s->lock);
+}
+static void zc__slabs_unlock(zc__slabs *s) {
+    if (s) zc__spin_unlock(&s->lock);
+    for (uint32_t i = 0; s && i < s->npools; i++) zc__spin_unlock(&s->pools[i].lock);
+}
+
+static size_t zc__pool_free(const zc__pool *p) {
+    size_t n = 0;
+    for (size_t cls = 1; cls <= ZC__SLAB_MAX / 8; cls++)
+        for (const zc__block *b = p->chain[cls]; b; b = b->next) n += cls * 8;
+    return n;
+}
+
+/* Counts anew after a fork: blocks and pages that other threads had in hand are lost here. */
+static void zc__slabs_recount(zc__slabs *s) {
+    for (uint32_t i = 0; s && i < s->npools; i++)
+        s->pools[i].used = s->pools[i].room - zc__pool_free(&s->pools[i]);
+    for (zc__region *r = s ? s->first : NULL; r; r = r->next) memset(r->found, 0, sizeof r->found);
+}
+
+/* S1 to S5, with everything locked. */
+static bool zc__slabs_check(const zc__slabs *s) {
+    uint32_t pages = 0, used = 0, regions = 0;
+    bool full = false;
+    for (uint32_t i = 0; s && i < s->npools; i++) {
+        const zc__pool *p = &s->pools[i];
+        if (p->room != p->used + zc__pool_free(p)) return false;
+        for (size_t size = 8; size <= ZC__SLAB_MAX; size += 8) {
+            for (const zc__block *b = p->chain[size / 8]; b; b = b->next) {
+                size_t at = (uintptr_t)b % ZC__SLAB_PAGE;
+                if (at % size != 0 || at + size > ZC__SLAB_PAGE) return false;
+            }
+        }
+        pages += p->pages;
+    }
+    for (const zc__region *r = s ? s->first : NULL; r; r = r->next, regions++) {
+        uint32_t n = 1 + r->used;
+        for (const zc__block *b = r->pages; b && n <= r->fresh; b = b->next) n++;
+        if (n != r->fresh || (full && !zc__region_full(r))) return false;
+        full = zc__region_full(r);
+        used += r->used;
+        for (uint32_t i = 0; i < ZC__SLAB_PAGES; i++)
+            if (r->found[i]) return false;
+    }
+    return !s || (pages <= used && regions == s->regions);
+}
+
+/* Is this what blocks are for? */
+static inline bool zc__slabs_serve(const zc__mem *m, size_t size) {
+    return m->slabs && size <= ZC__SLAB_MAX;
+}
+
+#else
+static inline zc__slabs *zc__slabs_make(uint32_t shards) { (void)shards; return NULL; }
+static inline void zc__slabs_destroy(zc__slabs *s) { (void)s; }
+static inline void *zc__slab_take(zc__slabs *s, uint64_t hash, size_t size) {
+    (void)s, (void)hash, (void)size;
+    return NULL;
+}
+static inline void zc__slab_give(zc__slabs *s, uint64_t hash, void *ptr, size_t size) {
+    (void)s, (void)hash, (void)ptr, (void)size;
+}
+static inline void zc__slabs_trim(zc__slabs *s) { (void)s; }
+static inline size_t zc__slabs_slack(zc__slabs *s) { (void)s; return 0; }
+static inline void zc__slabs_lock(zc__slabs *s) { (void)s; }
+static inline void zc__slabs_unlock(zc__slabs *s) { (void)s; }
+static inline void zc__slabs_recount(zc__slabs *s) { (void)s; }
+static inline bool zc__slabs_check(const zc__slabs *s) { (void)s; return true; }
+static inline bool zc__slabs_serve(const zc__mem *m, size_t size) {
+    (void)m, (void)size;
+    return false;
+}
+#endif
 
 /* ============================================================================================
  * >>bytes   Texts of results, little-endian numbers, comparing, checked sums, decimal text
@@ -2487,6 +2889,7 @@ static void zc__cache_free(zc_cache *c) {
     zc__trie_destroy(&c->trie);
     zc__free(&mem, c->raw_shards, c->raw_shards_size);
     zc__free(&mem, c->raw_cache, sizeof *c + ZC__LINE);
+    zc__slabs_destroy(mem.slabs);
 }
 
 static inline void zc__cache_hold(zc_cache *c) { (void)zc__add_rlx(&c->alive, 1u); }
@@ -2503,7 +2906,9 @@ static void zc__entry_destroy(zc_cache *c, zc__entry *e) {
     }
     zc_tag **deps = zc__entry_deps(e);
     for (unsigned i = 0; i < e->ndeps; i++) zc__tag_unref(&c->trie, deps[i]);
-    zc__free(&c->mem, e, zc__entry_size(e));
+    size_t size = zc__entry_size(e);
+    if (!zc__slabs_serve(&c->mem, size)) zc__free(&c->mem, e, size);
+    else zc__slab_give(c->mem.slabs, zc__hash(zc__entry_key(e), c->seed), e, size);
 }
 
 /* Drops the owner's reference. Pins that are left keep the entry, and the cache, from now on. */
@@ -3025,7 +3430,10 @@ static zc__entry *zc__entry_new(zc_cache *c, zc_bytes key, zc_bytes value, const
     if (object) head.flags |= ZC__OBJECT;
     if (life->keep) head.flags |= ZC__KEEP;
     if (life->extras) head.flags |= ZC__EXTRAS;
-    zc__entry *e = (zc__entry *)zc__alloc(&c->mem, zc__entry_size(&head));
+    size_t size = zc__entry_size(&head);
+    zc__entry *e = (zc__entry *)(zc__slabs_serve(&c->mem, size)
+                                     ? zc__slab_take(c->mem.slabs, zc__hash(key, c->seed), size)
+                                     : zc__alloc(&c->mem, size));
     if (!e) return NULL;
     *e = head;
     if (key.len) memcpy(e + 1, key.ptr, key.len);
@@ -4993,6 +5401,7 @@ ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
     if (!zc__spin_trylock(&cache->house)) return ZC_OK; /* somebody is at it */
     bool more = zc__sweep(cache, deadline);
     zc__prune_some(cache);
+    zc__slabs_trim(cache->mem.slabs);
     zc__spin_unlock(&cache->house);
     return more ? ZC_MORE : ZC_OK;
 }
@@ -5055,9 +5464,11 @@ static void zc__lock_all(zc_cache *c) {
     zc__spin_lock(&c->jobs_lock);
     zc__spin_lock(&c->graph_lock);
     if (c->mem.arena) zc__spin_lock(&c->mem.arena->lock);
+    zc__slabs_lock(c->mem.slabs);
 }
 
 static void zc__unlock_all(zc_cache *c, bool monitors) {
+    zc__slabs_unlock(c->mem.slabs);
     if (c->mem.arena) zc__spin_unlock(&c->mem.arena->lock);
     zc__spin_unlock(&c->graph_lock);
     zc__spin_unlock(&c->jobs_lock);
@@ -5087,6 +5498,7 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
             while (s->flights[b]) zc__flight_end(s, s->flights[b], ZC__LOST);
     }
     zc__trie_recount(&cache->trie);
+    zc__slabs_recount(cache->mem.slabs);
     zc__unlock_all(cache, false);
     zc__store_rel(&cache->house.held, 0u);
     if (cache->worker_runs) rc = zc__worker_start(cache) == ZC_OK ? rc : ZC_E_THREAD;
@@ -5254,6 +5666,7 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
     zc_cache *c = (zc_cache *)(void *)(raw + (size_t)(-(uintptr_t)raw & (ZC__LINE - 1)));
     c->raw_cache = raw;
     c->mem = mem;
+    if (!ZC__WATCHED && !d.block && !d.allocator.version) c->mem.slabs = zc__slabs_make(nshards);
     c->desc = d;
     c->clock = c->hlc.clock = d.clock;
     c->hlc.max_drift = d.max_clock_drift;
@@ -5284,6 +5697,7 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
     memset(out, 0, sizeof *out);
     if (!cache) return;
     out->memory = sizeof *cache + ZC__LINE + cache->raw_shards_size;
+    out->memory += zc__slabs_slack(cache->mem.slabs);
     for (uint32_t i = 0; i < cache->nshards; i++) {
         zc__shard *s = &cache->shards[i];
         zc__spin_lock(&s->lock);
@@ -5568,6 +5982,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     zc__lock_all(cache);
     const char *broken = zc__trie_check(&cache->trie);
     if (!broken && cache->mem.arena && !zc__arena_check(cache->mem.arena)) broken = "M1 to M4";
+    if (!broken && !zc__slabs_check(cache->mem.slabs)) broken = "S1 to S5";
     for (uint32_t i = 0; i < cache->nshards && !broken; i++) {
         const zc__shard *s = &cache->shards[i];
         broken = zc__check_table(cache, s);
