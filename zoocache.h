@@ -3151,8 +3151,8 @@ static inline uint32_t *zc__ghost_bucket(zc__policy *p, uint64_t hash) {
 }
 
 /* A put touches lines all over the memory, so it asks for them as early as it knows them: for its
- * bucket and its ghosts before the entry is made, without the lock; for the entries that will be
- * next at the ends of the queues at the end of the put before. */
+ * bucket and its ghosts before the entry is made, without the lock; for what the next eviction will
+ * change, at the end of the one before. */
 static inline void zc__put_prefetch(const zc__shard *s, uint64_t hash) {
     uintptr_t ghosts = (uintptr_t)zc__load_rlx(&s->policy.ghosts);
     size_t ghost = zc__ghost_at(hash, zc__load_rlx(&s->policy.nghosts));
@@ -3263,7 +3263,7 @@ static void zc__policy_add(zc_cache *c, zc__shard *s, zc__entry *e, unsigned que
         o->hits = 0;
         zc__queue_push(s, o, ZC__PROBATION);
     }
-    if (w->oldest) ZC__PREFETCH(w->oldest);
+    if (w->oldest && w->oldest->next) ZC__PREFETCH(w->oldest->next);
     if (s->count + 1 < p->cap - p->cap / 8) p->full = false;
     for (int n = 0; n < 4 && !p->full && w->count + q->count > (uint64_t)p->target / 256; n++) {
         zc__entry *o = q->oldest ? q->oldest : w->oldest;
@@ -3294,6 +3294,14 @@ static void zc__policy_remove(zc__shard *s, zc__entry *e, uint64_t hash) {
         zc__ghost_add(&s->policy, hash, 0, true);
 }
 
+/* For the next put: who may have to give way then, with its bucket and ghosts, and who is behind it
+ * in the queue, whose link will change. */
+static inline void zc__victim_prefetch(const zc_cache *c, const zc__shard *s, const zc__entry *e) {
+    if (!e) return;
+    zc__put_prefetch(s, zc__entry_hash(c, e));
+    zc__entry_prefetch(e->next);
+}
+
 /* Chooses who gives way, and unlinks it; *hash is its key's. The shard is not empty. */
 static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
     zc__policy *p = &s->policy;
@@ -3302,8 +3310,6 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
     if (!p->cap) zc__policy_resize(c, p, s->count);
     if (!p->ghosts) zc__ghosts_make(c, p);
     p->full = true;
-    if (q->oldest) zc__entry_prefetch(q->oldest->next);
-    if (m->oldest) zc__entry_prefetch(m->oldest->next);
     for (unsigned looks = 1;; looks++) {
         bool last = looks == ZC__LOOKS;
         bool probation = w->count + q->count >= (uint64_t)p->target / 256 || !m->oldest;
@@ -3331,8 +3337,8 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
         ZC__PREFETCH(&s->buckets[zc__home_of(*hash, s->nbuckets)]);
         zc__ghost_add(p, *hash, from_main, e->state & ZC__PROVEN);
         p->gone[from_main]++;
-        zc__entry_prefetch(q->oldest);
-        zc__entry_prefetch(m->oldest);
+        zc__victim_prefetch(c, s, q->oldest);
+        zc__victim_prefetch(c, s, m->oldest);
         return e;
     }
 }
@@ -3966,6 +3972,7 @@ static int zc__fill_add_text(zc_fill *t, zc_bytes tag) {
 static int zc__fill_settle(zc_fill *t) {
     size_t n = t->ndeps, gap = 1, kept = 0;
     zc_tag **d = t->deps;
+    if (n < 2) return ZC_OK;
     while (gap < n / 3) gap = gap * 3 + 1;
     for (; gap; gap /= 3) {
         for (size_t i = gap; i < n; i++) {
