@@ -50,6 +50,7 @@
  *   >>platform         compiler, operating system, clocks
  *   >>thread           atomics, locks, waiting, the worker; the lock order
  *   >>mem              the allocator hook; an arena for the fixed block
+ *   >>slab             small entries close together, on huge pages
  *   >>bytes            little-endian numbers, comparing, text
  *   >>hash             the seeded hash, random numbers
  *   >>codec            the stored record, byte by byte
@@ -133,12 +134,13 @@
  *              set.
  *
  * MEMORY
- *   By default malloc; or zc_desc.allocator; or one block (zc_desc.block), from which everything is
- *   taken, the cache itself included. A full block makes entries give way; if there are none left,
- *   ZC_E_NOMEM. max_entries and max_bytes hold at every instant, over all shards together.
- *   max_bytes counts entries: header, key, value, dependencies. Tables and tags come on top;
- *   zc_stats.memory has it all. Tags that nothing depends on are pruned after prune_after, and
- *   sooner when they are many.
+ *   By default malloc, on Linux with small entries close together on huge pages (>>slab); or
+ *   zc_desc.allocator; or one block (zc_desc.block), from which everything is taken, the cache
+ *   itself included. A full block makes entries give way; if there are none left, ZC_E_NOMEM.
+ *   max_entries and max_bytes hold at every instant, over all shards together. max_bytes
+ *   counts entries: header, key, value, dependencies. Tables and tags come on top; zc_stats.memory
+ *   has it all. Tags that nothing depends on are pruned after prune_after, and sooner when they are
+ *   many.
  *
  * THREADS
  *   Every function may be called from any thread at any time, but for zc_open() and zc_close(), and
@@ -146,11 +148,12 @@
  *   loaders, destructors, events and completions are called with no lock held and may call the
  *   cache.
  *   Lock order, left before right:  storage order (mutex, one a shard) > bus: reading, apply
- *   (mutexes) > invalidation writer > shard > stripe of the trie, queues, arena (all spin locks of
- *   a few instructions). One background thread, unless no_thread: it runs refreshes, removes what
- *   is dead, prunes, and ends overdue flights; at most a fifth of a core. With no_thread call
- *   zc_poll(), say every 100 ms or each frame. Ages for pruning are as exact as polling is. fork():
- *   wrap it in zc_fork_prepare(), zc_fork_parent() and zc_fork_child().
+ *   (mutexes) > invalidation writer > shard > stripe of the trie, queues, arena, slabs (all spin
+ *   locks of a few instructions).
+ *   One background thread, unless no_thread: it runs refreshes, removes what is dead, prunes, and
+ *   ends overdue flights; at most a fifth of a core. With no_thread call zc_poll(), say every 100
+ *   ms or each frame. Ages for pruning are as exact as polling is.
+ *   fork(): wrap it in zc_fork_prepare(), zc_fork_parent() and zc_fork_child().
  *
  * OWNERSHIP
  *   what                      who owns it                   until
@@ -1066,6 +1069,9 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
 #  define XXH_INLINE_ALL
 #endif
 #include <xxhash.h>
+#ifdef __SSE2__
+#  include <emmintrin.h>
+#endif
 #ifndef ZOOCACHE_NO_LZ4
 #  include <lz4.h>
 #endif
@@ -1076,6 +1082,26 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
 #if !defined(ZOOCACHE_MALLOC) && !defined(ZOOCACHE_NO_STDLIB)
 #  define ZOOCACHE_MALLOC(size) malloc(size)
 #  define ZOOCACHE_FREE(ptr) free(ptr)
+#  if defined(__linux__) && !defined(__ANDROID__) && !defined(ZOOCACHE_NO_THREADS)
+#    define ZC__SLABS /* >>slab is compiled */
+#    include <sys/mman.h>
+#    ifndef MADV_HUGEPAGE /* strict -std=c11 hides both */
+#      define MADV_HUGEPAGE 14
+extern int madvise(void *start, size_t size, int advice);
+#    endif
+#  endif
+#endif
+
+/* ZC__WATCHED: a tool may watch each block of malloc. */
+#if defined(ZOOCACHE_DEBUG) || defined(__SANITIZE_ADDRESS__)
+#  define ZC__WATCHED true
+#elif defined(__has_feature)
+#  if __has_feature(address_sanitizer) || __has_feature(memory_sanitizer)
+#    define ZC__WATCHED true
+#  endif
+#endif
+#ifndef ZC__WATCHED
+#  define ZC__WATCHED false
 #endif
 
 /* ZOOCACHE_ASSERT: misuse of the interface. ZC__ASSERT: broken invariants, cheap to see; compiled
@@ -1163,7 +1189,8 @@ static inline uint64_t zc__wall(const zc_clock *c) {
  *   Spin locks  For short sections without calls out: 4 bytes, one exchange to lock, one store to
  *               unlock. A waiter spins a little and then yields, so a preempted holder can finish.
  *   Lock order  (a thread that holds one may take only those to its right)
- *               store (mutex) > inval writer (spin) > shard (spin) > stripe, jobs, arena (spin)
+ *               store (mutex) > inval writer (spin) > shard (spin) > stripe, jobs, arena, slabs
+ *               (spin)
  *               `house` keeps a second housekeeper away: it is only tried, but by zc_check().
  *               Sleeping happens on a flight's own mutex or the worker's, with nothing else held.
  * ========================================================================================== */
@@ -1430,9 +1457,12 @@ typedef struct zc__arena {
     size_t used; /* bytes in chunks that are taken */
 } zc__arena;
 
+typedef struct zc__slabs zc__slabs; /* >>slab */
+
 typedef struct zc__mem {
     zc_allocator hook; /* version 0: ZOOCACHE_MALLOC */
     zc__arena *arena;  /* not NULL: everything comes from here */
+    zc__slabs *slabs;  /* not NULL: small entries come from here */
 } zc__mem;
 
 static inline zc__chunk *zc__chunk_at(const zc__arena *a, uint32_t g) {
@@ -1639,6 +1669,381 @@ static void zc__buf_free(const zc__mem *m, zc__buf *b) {
     zc__free(m, b->ptr, b->cap);
     memset(b, 0, sizeof *b);
 }
+
+/* ============================================================================================
+ * >>slab   Small entries close together, on huge pages
+ *   Idea        What a hit costs is its misses, of the caches and of the TLB. So where memory is
+ *               libc's malloc, entries of up to 512 bytes do not come from it one by one: they are
+ *               blocks of pages, rounded up to 8 bytes and without headers, and the pages are cut
+ *               from regions of 2 MiB, which Linux backs with huge pages if asked.
+ *
+ *                 region   | zc__region | page | page | page | ...     2 MiB, aligned to that
+ *                 page     | block | block | block | ... | rest        4 KiB, blocks of one size
+ *
+ *   Pools       Up to 16, by the hash of the key: a lock, and a chain of free blocks for each size.
+ *               What was freed last is used first, while it is in the caches.
+ *   Giving back Housekeeping does it. Of a pool that uses less than half of what it has, pages all
+ *               of whose blocks are free go back to their region; a region that has no page in use
+ *               goes back to malloc, but for the last one.
+ *   Small caches  take a page at a time from the first region, which is not on huge pages.
+ *   Where not   An allocator or block of the user's; ZOOCACHE_NO_THREADS, for the sake of its code
+ *               size; ZOOCACHE_DEBUG and AddressSanitizer: there each entry is malloc's, and
+ *               watched.
+ *   Invariants  S1 a free block is in the chain of its size, whole in a page of its pool
+ *               S2 pool: room == used + free blocks   S3 region: each page is in use, free or fresh
+ *               S4 pages in use, of all regions >= pages of all pools; == where no fork lost one
+ *               S5 regions with room are before full ones; found[] is 0 but while trimming
+ *   Locking     pool: its lock. Regions: the lock of zc__slabs; neither is taken with the other
+ *               held. found[]: the housekeeper alone.
+ *   Cost        a block: one lock, no new line. Half a page for each size and pool, half a region
+ * ========================================================================================== */
+
+#ifdef ZC__SLABS
+
+#define ZC__SLAB_MAX 512u
+#define ZC__SLAB_PAGE 4096u
+#define ZC__SLAB_REGION 2097152u
+#define ZC__SLAB_PAGES (ZC__SLAB_REGION / ZC__SLAB_PAGE)
+#define ZC__SLAB_POOLS 16u
+#define ZC__SLAB_FEW 8u /* pages: a pool that has no more is not worth trimming */
+
+typedef struct zc__block {
+    struct zc__block *next;
+} zc__block;
+
+typedef struct zc__region {
+    struct zc__region *next, *prev;
+    zc__block *pages; /* free ones, chained */
+    uint32_t used;    /* pages of pools */
+    uint32_t fresh;   /* the first page that was never used; page 0 is this struct's */
+    bool huge;
+    uint16_t found[ZC__SLAB_PAGES]; /* free blocks of each page */
+} zc__region;
+
+typedef struct zc__pool {
+    zc__spin lock;
+    uint32_t pages;
+    size_t room, used; /* bytes in blocks: all, and those that are taken */
+    size_t trim_below; /* what `used` must come down to before trimming is tried again */
+    zc__block *chain[ZC__SLAB_MAX / 8 + 1];
+} ZC__ALIGNED(ZC__LINE) zc__pool;
+
+struct zc__slabs {
+    zc__spin lock;
+    uint32_t regions;
+    zc__region *first, *last;
+    uint32_t npools; /* a power of two */
+    zc__pool *pools; /* behind this struct */
+} ZC__ALIGNED(ZC__LINE);
+
+static size_t zc__slabs_size(uint32_t npools) {
+    return sizeof(zc__slabs) + npools * sizeof(zc__pool);
+}
+
+static zc__slabs *zc__slabs_make(uint32_t shards) {
+    uint32_t n = shards < ZC__SLAB_POOLS ? shards : ZC__SLAB_POOLS;
+    zc__slabs *s = (zc__slabs *)aligned_alloc(ZC__LINE, zc__slabs_size(n));
+    if (!s) return NULL;
+    memset((void *)s, 0, zc__slabs_size(n));
+    s->npools = n;
+    s->pools = (zc__pool *)(void *)(s + 1);
+    return s;
+}
+
+static void zc__slabs_destroy(zc__slabs *s) {
+    for (zc__region *r = s ? s->first : NULL, *next; r; r = next) {
+        next = r->next;
+        free(r);
+    }
+    free(s);
+}
+
+static inline zc__pool *zc__slab_pool(zc__slabs *s, uint64_t hash) {
+    return &s->pools[hash >> 58 & (s->npools - 1)];
+}
+
+/* ---- regions ---- */
+
+static inline zc__region *zc__region_of(const void *p) {
+    return (zc__region *)((uintptr_t)p & ~(uintptr_t)(ZC__SLAB_REGION - 1));
+}
+static inline uint16_t *zc__region_found(const void *block) {
+    size_t at = (uintptr_t)block & (ZC__SLAB_REGION - 1);
+    return &zc__region_of(block)->found[at / ZC__SLAB_PAGE];
+}
+
+static void zc__region_unlink(zc__slabs *s, zc__region *r) {
+    if (r->next) r->next->prev = r->prev;
+    else s->last = r->prev;
+    if (r->prev) r->prev->next = r->next;
+    else s->first = r->next;
+}
+
+static void zc__region_push_front(zc__slabs *s, zc__region *r) {
+    r->prev = NULL;
+    r->next = s->first;
+    if (r->next) r->next->prev = r;
+    else s->last = r;
+    s->first = r;
+}
+
+static void zc__region_push_back(zc__slabs *s, zc__region *r) {
+    r->next = NULL;
+    r->prev = s->last;
+    if (r->prev) r->prev->next = r;
+    else s->first = r;
+    s->last = r;
+}
+
+static inline bool zc__region_full(const zc__region *r) { return r->used == ZC__SLAB_PAGES - 1; }
+
+/* The lock is held, and let go meanwhile. */
+static bool zc__region_add(zc__slabs *s) {
+    bool huge = s->regions > 0;
+    zc__spin_unlock(&s->lock);
+    zc__region *r = (zc__region *)aligned_alloc(ZC__SLAB_REGION, ZC__SLAB_REGION);
+    if (r && huge) (void)madvise(r, ZC__SLAB_REGION, MADV_HUGEPAGE);
+    if (r) memset(r, 0, sizeof *r);
+    zc__spin_lock(&s->lock);
+    if (!r) return false;
+    r->huge = huge;
+    r->fresh = 1;
+    zc__region_push_front(s, r);
+    s->regions++;
+    return true;
+}
+
+static zc__block *zc__page_take(zc__slabs *s) {
+    bool room = true;
+    zc__spin_lock(&s->lock);
+    while (room && (!s->first || zc__region_full(s->first))) room = zc__region_add(s);
+    zc__block *page = NULL;
+    if (room) {
+        zc__region *r = s->first;
+        page = r->pages;
+        if (page) r->pages = page->next;
+        else page = (zc__block *)(void *)((unsigned char *)r + ZC__SLAB_PAGE * (size_t)r->fresh++);
+        r->used++;
+        if (zc__region_full(r)) { /* S5 */
+            zc__region_unlink(s, r);
+            zc__region_push_back(s, r);
+        }
+    }
+    zc__spin_unlock(&s->lock);
+    return page;
+}
+
+static void zc__page_give(zc__slabs *s, zc__block *page) {
+    zc__region *r = zc__region_of(page);
+    zc__spin_lock(&s->lock);
+    page->next = r->pages;
+    r->pages = page;
+    r->used--;
+    zc__region_unlink(s, r); /* S5 */
+    bool empty = r->used == 0 && s->regions > 1;
+    if (empty) s->regions--;
+    else zc__region_push_front(s, r);
+    zc__spin_unlock(&s->lock);
+    if (empty) free(r);
+}
+
+/* ---- blocks ---- */
+
+/* Cuts a new page into blocks of 8 * cls bytes. The pool's lock is held, and let go meanwhile. */
+static void zc__pool_grow(zc__slabs *s, zc__pool *p, size_t cls) {
+    zc__spin_unlock(&p->lock);
+    zc__block *page = zc__page_take(s), *last = page;
+    size_t n = ZC__SLAB_PAGE / (cls * 8);
+    for (size_t i = 1; page && i < n; i++, last = last->next)
+        last->next = (zc__block *)(void *)((unsigned char *)last + cls * 8);
+    zc__spin_lock(&p->lock);
+    if (!page) return;
+    last->next = p->chain[cls];
+    p->chain[cls] = page;
+    p->room += n * cls * 8;
+    if (++p->pages > ZC__SLAB_FEW) p->trim_below += ZC__SLAB_PAGE / 2;
+}
+
+/* For 1 to ZC__SLAB_MAX bytes, aligned to 8. NULL: no memory. */
+static void *zc__slab_take(zc__slabs *s, uint64_t hash, size_t size) {
+    zc__pool *p = zc__slab_pool(s, hash);
+    size_t cls = (size + 7) / 8;
+    zc__spin_lock(&p->lock);
+    if (ZC__UNLIKELY(!p->chain[cls])) zc__pool_grow(s, p, cls);
+    zc__block *b = p->chain[cls];
+    if (ZC__LIKELY(b != NULL)) {
+        p->chain[cls] = b->next;
+        p->used += cls * 8;
+    }
+    zc__spin_unlock(&p->lock);
+    return b;
+}
+
+static void zc__slab_give(zc__slabs *s, uint64_t hash, void *ptr, size_t size) {
+    zc__pool *p = zc__slab_pool(s, hash);
+    size_t cls = (size + 7) / 8;
+    zc__block *b = (zc__block *)ptr;
+    zc__spin_lock(&p->lock);
+    b->next = p->chain[cls];
+    p->chain[cls] = b;
+    p->used -= cls * 8;
+    zc__spin_unlock(&p->lock);
+}
+
+/* ---- giving back ---- */
+
+/* Takes the pages of which all blocks are free out of a chain of blocks of one size, and chains
+ * them up. *n: how many. */
+static zc__block *zc__chain_sift(zc__block **chain, size_t size, uint32_t *n) {
+    zc__block *empty = NULL, *kept = NULL, *next;
+    for (zc__block *b = *chain; b; b = b->next) ++*zc__region_found(b);
+    *n = 0;
+    for (zc__block *b = *chain; b; b = next) {
+        next = b->next;
+        bool all = *zc__region_found(b) == ZC__SLAB_PAGE / size;
+        if (all && (uintptr_t)b % ZC__SLAB_PAGE != 0) continue;
+        *n += all;
+        b->next = all ? empty : kept;
+        *(all ? &empty : &kept) = b;
+    }
+    for (zc__block *b = kept; b; b = b->next) *zc__region_found(b) = 0;
+    for (zc__block *b = empty; b; b = b->next) *zc__region_found(b) = 0;
+    *chain = kept;
+    return empty;
+}
+
+static void zc__pool_trim(zc__slabs *s, zc__pool *p, size_t cls) {
+    uint32_t n;
+    zc__spin_lock(&p->lock);
+    zc__block *chain = p->chain[cls];
+    p->chain[cls] = NULL;
+    zc__spin_unlock(&p->lock);
+    if (!chain) return;
+    zc__block *empty = zc__chain_sift(&chain, cls * 8, &n), *last = chain, *next;
+    while (last && last->next) last = last->next;
+    zc__spin_lock(&p->lock);
+    if (last) {
+        last->next = p->chain[cls];
+        p->chain[cls] = chain;
+    }
+    p->pages -= n;
+    p->room -= n * (ZC__SLAB_PAGE / (cls * 8) * cls * 8);
+    zc__spin_unlock(&p->lock);
+    for (; empty; empty = next) {
+        next = empty->next;
+        zc__page_give(s, empty);
+    }
+}
+
+/* For the housekeeper: one at a time. */
+static void zc__slabs_trim(zc__slabs *s) {
+    for (uint32_t i = 0; s && i < s->npools; i++) {
+        zc__pool *p = &s->pools[i];
+        zc__spin_lock(&p->lock);
+        bool due = p->used < p->trim_below;
+        zc__spin_unlock(&p->lock);
+        if (!due) continue;
+        for (size_t cls = 1; cls <= ZC__SLAB_MAX / 8; cls++) zc__pool_trim(s, p, cls);
+        zc__spin_lock(&p->lock);
+        p->trim_below = p->pages > ZC__SLAB_FEW ? p->used / 2 : 0;
+        zc__spin_unlock(&p->lock);
+    }
+}
+
+/* ---- everything: figures, fork, check ---- */
+
+/* Memory that is taken, but not by entries. */
+static size_t zc__slabs_slack(zc__slabs *s) {
+    if (!s) return 0;
+    size_t n = zc__slabs_size(s->npools);
+    zc__spin_lock(&s->lock);
+    for (const zc__region *r = s->first; r; r = r->next)
+        n += r->huge ? ZC__SLAB_REGION : ZC__SLAB_PAGE * (size_t)r->fresh;
+    zc__spin_unlock(&s->lock);
+    for (uint32_t i = 0; i < s->npools; i++) {
+        zc__spin_lock(&s->pools[i].lock);
+        n -= s->pools[i].used;
+        zc__spin_unlock(&s->pools[i].lock);
+    }
+    return n;
+}
+
+static void zc__slabs_lock(zc__slabs *s) {
+    for (uint32_t i = 0; s && i < s->npools; i++) zc__spin_lock(&s->pools[i].lock);
+    if (s) zc__spin_lock(&s->lock);
+}
+static void zc__slabs_unlock(zc__slabs *s) {
+    if (s) zc__spin_unlock(&s->lock);
+    for (uint32_t i = 0; s && i < s->npools; i++) zc__spin_unlock(&s->pools[i].lock);
+}
+
+static size_t zc__pool_free(const zc__pool *p) {
+    size_t n = 0;
+    for (size_t cls = 1; cls <= ZC__SLAB_MAX / 8; cls++)
+        for (const zc__block *b = p->chain[cls]; b; b = b->next) n += cls * 8;
+    return n;
+}
+
+/* Counts anew after a fork: blocks and pages that other threads had in hand are lost here. */
+static void zc__slabs_recount(zc__slabs *s) {
+    for (uint32_t i = 0; s && i < s->npools; i++)
+        s->pools[i].used = s->pools[i].room - zc__pool_free(&s->pools[i]);
+    for (zc__region *r = s ? s->first : NULL; r; r = r->next) memset(r->found, 0, sizeof r->found);
+}
+
+/* S1 to S5, with everything locked. */
+static bool zc__slabs_check(const zc__slabs *s) {
+    uint32_t pages = 0, used = 0, regions = 0;
+    bool full = false;
+    for (uint32_t i = 0; s && i < s->npools; i++) {
+        const zc__pool *p = &s->pools[i];
+        if (p->room != p->used + zc__pool_free(p)) return false;
+        for (size_t size = 8; size <= ZC__SLAB_MAX; size += 8) {
+            for (const zc__block *b = p->chain[size / 8]; b; b = b->next) {
+                size_t at = (uintptr_t)b % ZC__SLAB_PAGE;
+                if (at % size != 0 || at + size > ZC__SLAB_PAGE) return false;
+            }
+        }
+        pages += p->pages;
+    }
+    for (const zc__region *r = s ? s->first : NULL; r; r = r->next, regions++) {
+        uint32_t n = 1 + r->used;
+        for (const zc__block *b = r->pages; b && n <= r->fresh; b = b->next) n++;
+        if (n != r->fresh || (full && !zc__region_full(r))) return false;
+        full = zc__region_full(r);
+        used += r->used;
+        for (uint32_t i = 0; i < ZC__SLAB_PAGES; i++)
+            if (r->found[i]) return false;
+    }
+    return !s || (pages <= used && regions == s->regions);
+}
+
+/* Is this what blocks are for? */
+static inline bool zc__slabs_serve(const zc__mem *m, size_t size) {
+    return m->slabs && size <= ZC__SLAB_MAX;
+}
+
+#else
+static inline zc__slabs *zc__slabs_make(uint32_t shards) { (void)shards; return NULL; }
+static inline void zc__slabs_destroy(zc__slabs *s) { (void)s; }
+static inline void *zc__slab_take(zc__slabs *s, uint64_t hash, size_t size) {
+    (void)s, (void)hash, (void)size;
+    return NULL;
+}
+static inline void zc__slab_give(zc__slabs *s, uint64_t hash, void *ptr, size_t size) {
+    (void)s, (void)hash, (void)ptr, (void)size;
+}
+static inline void zc__slabs_trim(zc__slabs *s) { (void)s; }
+static inline size_t zc__slabs_slack(zc__slabs *s) { (void)s; return 0; }
+static inline void zc__slabs_lock(zc__slabs *s) { (void)s; }
+static inline void zc__slabs_unlock(zc__slabs *s) { (void)s; }
+static inline void zc__slabs_recount(zc__slabs *s) { (void)s; }
+static inline bool zc__slabs_check(const zc__slabs *s) { (void)s; return true; }
+static inline bool zc__slabs_serve(const zc__mem *m, size_t size) {
+    (void)m, (void)size;
+    return false;
+}
+#endif
 
 /* ============================================================================================
  * >>bytes   Texts of results, little-endian numbers, comparing, checked sums, decimal text
@@ -2536,8 +2941,9 @@ typedef struct zc__entry zc__entry;
 
 struct zc__entry {
     zc__entry *next, *prev; /* queue of the policy; next: garbage chain */
-    uint64_t begin;         /* fresh if no version on the paths of its dependencies is above */
     uint64_t expires;       /* its end; moved by reads if it has a tti; ZC_NEVER */
+    /* From here on, what a hit looks at: close to the key and the value. */
+    uint64_t begin; /* fresh if no version on the paths of its dependencies is above */
     uint32_t refs;
     uint32_t value_len;
     uint16_t key_len;
@@ -2768,6 +3174,7 @@ static void zc__cache_free(zc_cache *c) {
     zc__trie_destroy(&c->trie);
     zc__free(&mem, c->raw_shards, c->raw_shards_size);
     zc__free(&mem, c->raw_cache, sizeof *c + ZC__LINE);
+    zc__slabs_destroy(mem.slabs);
 }
 
 static inline void zc__cache_hold(zc_cache *c) { (void)zc__add_rlx(&c->alive, 1u); }
@@ -2784,7 +3191,9 @@ static void zc__entry_destroy(zc_cache *c, zc__entry *e) {
     }
     zc_tag **deps = zc__entry_deps(e);
     for (unsigned i = 0; i < e->ndeps; i++) zc__tag_unref(&c->trie, deps[i]);
-    zc__free(&c->mem, e, zc__entry_size(e));
+    size_t size = zc__entry_size(e);
+    if (!zc__slabs_serve(&c->mem, size)) zc__free(&c->mem, e, size);
+    else zc__slab_give(c->mem.slabs, zc__hash(zc__entry_key(e), c->seed), e, size);
 }
 
 /* Drops the owner's reference. Pins that are left keep the entry, and the cache, from now on. */
@@ -2816,12 +3225,22 @@ static inline uint32_t zc__home_of(uint64_t hash, uint32_t nbuckets) {
     return (uint32_t)(((hash >> 8 & UINT32_MAX) * nbuckets) >> 32);
 }
 
-/* The high bit of each of the seven bytes that equal fp. A free slot's 0 equals none. */
+/* One bit for each of the seven bytes that equal fp; the slot of the lowest is zc__match_slot(). A
+ * free slot's 0 equals none. */
+#ifdef __SSE2__
+static inline uint64_t zc__bucket_match(const zc__bucket *b, unsigned char fp) {
+    __m128i fps = _mm_loadl_epi64((const __m128i *)(const void *)b->fp);
+    return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(fps, _mm_set1_epi8((char)fp))) & 0x7f;
+}
+static inline unsigned zc__match_slot(uint64_t match) { return zc__ctz64(match); }
+#else
 static inline uint64_t zc__bucket_match(const zc__bucket *b, unsigned char fp) {
     const uint64_t low7 = UINT64_C(0x7f7f7f7f7f7f7f7f);
     uint64_t x = zc__get64(b->fp) ^ UINT64_C(0x0101010101010101) * fp;
     return ~(((x & low7) + low7) | x) & UINT64_C(0x0080808080808080);
 }
+static inline unsigned zc__match_slot(uint64_t match) { return zc__ctz64(match) >> 3; }
+#endif
 
 static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_bytes key) {
     if (ZC__UNLIKELY(!s->nbuckets)) return NULL;
@@ -2830,7 +3249,7 @@ static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_by
     for (uint32_t probes = s->nbuckets; probes; probes--) {
         const zc__bucket *b = &s->buckets[i];
         for (uint64_t m = zc__bucket_match(b, fp); m; m &= m - 1) {
-            zc__entry *e = b->slot[zc__ctz64(m) >> 3];
+            zc__entry *e = b->slot[zc__match_slot(m)];
             ZC__PREFETCH(zc__entry_bytes(e) + ZC__LINE);
             ZC__PREFETCH(zc__entry_bytes(e) + 2 * ZC__LINE);
             if (e->key_len == key.len && zc__equal((const unsigned char *)(e + 1),
@@ -3017,8 +3436,8 @@ static inline uint32_t *zc__ghost_bucket(zc__policy *p, uint64_t hash) {
 }
 
 /* A put touches lines all over the memory, so it asks for them as early as it knows them: for its
- * bucket and its ghosts before the entry is made, without the lock; for the entries that will be
- * next at the ends of the queues at the end of the put before. */
+ * bucket and its ghosts before the entry is made, without the lock; for what the next eviction will
+ * change, at the end of the one before. */
 static inline void zc__put_prefetch(const zc__shard *s, uint64_t hash) {
     uintptr_t ghosts = (uintptr_t)zc__load_rlx(&s->policy.ghosts);
     size_t ghost = zc__ghost_at(hash, zc__load_rlx(&s->policy.nghosts));
@@ -3129,7 +3548,7 @@ static void zc__policy_add(zc_cache *c, zc__shard *s, zc__entry *e, unsigned que
         o->hits = 0;
         zc__queue_push(s, o, ZC__PROBATION);
     }
-    if (w->oldest) ZC__PREFETCH(w->oldest);
+    if (w->oldest && w->oldest->next) ZC__PREFETCH(w->oldest->next);
     if (s->count + 1 < p->cap - p->cap / 8) p->full = false;
     for (int n = 0; n < 4 && !p->full && w->count + q->count > (uint64_t)p->target / 256; n++) {
         zc__entry *o = q->oldest ? q->oldest : w->oldest;
@@ -3160,6 +3579,14 @@ static void zc__policy_remove(zc__shard *s, zc__entry *e, uint64_t hash) {
         zc__ghost_add(&s->policy, hash, 0, true);
 }
 
+/* For the next put: who may have to give way then, with its bucket and ghosts, and who is behind it
+ * in the queue, whose link will change. */
+static inline void zc__victim_prefetch(const zc_cache *c, const zc__shard *s, const zc__entry *e) {
+    if (!e) return;
+    zc__put_prefetch(s, zc__entry_hash(c, e));
+    zc__entry_prefetch(e->next);
+}
+
 /* Chooses who gives way, and unlinks it; *hash is its key's. The shard is not empty. */
 static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
     zc__policy *p = &s->policy;
@@ -3168,8 +3595,6 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
     if (!p->cap) zc__policy_resize(c, p, s->count);
     if (!p->ghosts) zc__ghosts_make(c, p);
     p->full = true;
-    if (q->oldest) zc__entry_prefetch(q->oldest->next);
-    if (m->oldest) zc__entry_prefetch(m->oldest->next);
     for (unsigned looks = 1;; looks++) {
         bool last = looks == ZC__LOOKS;
         bool probation = w->count + q->count >= (uint64_t)p->target / 256 || !m->oldest;
@@ -3197,8 +3622,8 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
         ZC__PREFETCH(&s->buckets[zc__home_of(*hash, s->nbuckets)]);
         zc__ghost_add(p, *hash, from_main, e->state & ZC__PROVEN);
         p->gone[from_main]++;
-        zc__entry_prefetch(q->oldest);
-        zc__entry_prefetch(m->oldest);
+        zc__victim_prefetch(c, s, q->oldest);
+        zc__victim_prefetch(c, s, m->oldest);
         return e;
     }
 }
@@ -3296,7 +3721,10 @@ static zc__entry *zc__entry_new(zc_cache *c, zc_bytes key, zc_bytes value, const
     if (object) head.flags |= ZC__OBJECT;
     if (life->keep) head.flags |= ZC__KEEP;
     if (life->extras) head.flags |= ZC__EXTRAS;
-    zc__entry *e = (zc__entry *)zc__alloc(&c->mem, zc__entry_size(&head));
+    size_t size = zc__entry_size(&head);
+    zc__entry *e = (zc__entry *)(zc__slabs_serve(&c->mem, size)
+                                     ? zc__slab_take(c->mem.slabs, zc__hash(key, c->seed), size)
+                                     : zc__alloc(&c->mem, size));
     if (!e) return NULL;
     *e = head;
     if (key.len) memcpy(e + 1, key.ptr, key.len);
@@ -4526,6 +4954,7 @@ static int zc__fill_add_text(zc_fill *t, zc_bytes tag) {
 static int zc__fill_settle(zc_fill *t) {
     size_t n = t->ndeps, gap = 1, kept = 0;
     zc_tag **d = t->deps;
+    if (n < 2) return ZC_OK;
     while (gap < n / 3) gap = gap * 3 + 1;
     for (; gap; gap /= 3) {
         for (size_t i = gap; i < n; i++) {
@@ -5757,7 +6186,9 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
         if (ZC__UNLIKELY(e->hits < ZC__HITS_MAX)) e->hits++;
         s->hits++;
         if (len) *len = n;
-        zc__copy((unsigned char *)buf, zc__entry_bytes(e) + zc__value_at(key.len), n);
+        const unsigned char *value = zc__entry_bytes(e) + zc__value_at(key.len);
+        if (ZC__LIKELY(n == cap)) zc__copy((unsigned char *)buf, value, cap); /* is known at once */
+        else zc__copy((unsigned char *)buf, value, n);
         zc__spin_unlock(&s->lock);
         return ZC_OK;
     }
@@ -6362,6 +6793,7 @@ ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
     bool more = zc__has_store(cache) && zc__store_keep(cache, deadline);
     more = zc__sweep(cache, deadline) || more;
     zc__prune_some(cache);
+    zc__slabs_trim(cache->mem.slabs);
     zc__spin_unlock(&cache->house);
     return more ? ZC_MORE : ZC_OK;
 }
@@ -6426,9 +6858,11 @@ static void zc__lock_all(zc_cache *c) {
     zc__spin_lock(&c->behind_lock);
     zc__spin_lock(&c->graph_lock);
     if (c->mem.arena) zc__spin_lock(&c->mem.arena->lock);
+    zc__slabs_lock(c->mem.slabs);
 }
 
 static void zc__unlock_all(zc_cache *c, bool monitors) {
+    zc__slabs_unlock(c->mem.slabs);
     if (c->mem.arena) zc__spin_unlock(&c->mem.arena->lock);
     zc__spin_unlock(&c->graph_lock);
     zc__spin_unlock(&c->behind_lock);
@@ -6460,6 +6894,7 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
             while (s->flights[b]) zc__flight_end(s, s->flights[b], ZC__LOST);
     }
     zc__trie_recount(&cache->trie);
+    zc__slabs_recount(cache->mem.slabs);
     zc__unlock_all(cache, false);
     zc__store_rel(&cache->house.held, 0u);
     if (zc__has_store(cache) && cache->desc.store.forked)
@@ -6652,6 +7087,7 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
     zc_cache *c = (zc_cache *)(void *)(raw + (size_t)(-(uintptr_t)raw & (ZC__LINE - 1)));
     c->raw_cache = raw;
     c->mem = mem;
+    if (!ZC__WATCHED && !d.block && !d.allocator.version) c->mem.slabs = zc__slabs_make(nshards);
     c->desc = d;
     c->clock = c->hlc.clock = d.clock;
     c->hlc.max_drift = d.max_clock_drift;
@@ -6682,6 +7118,7 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
     memset(out, 0, sizeof *out);
     if (!cache) return;
     out->memory = sizeof *cache + ZC__LINE + cache->raw_shards_size;
+    out->memory += zc__slabs_slack(cache->mem.slabs);
     for (uint32_t i = 0; i < cache->nshards; i++) {
         zc__shard *s = &cache->shards[i];
         zc__spin_lock(&s->lock);
@@ -6978,6 +7415,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     zc__lock_all(cache);
     const char *broken = zc__trie_check(&cache->trie);
     if (!broken && cache->mem.arena && !zc__arena_check(cache->mem.arena)) broken = "M1 to M4";
+    if (!broken && !zc__slabs_check(cache->mem.slabs)) broken = "S1 to S5";
     for (uint32_t i = 0; i < cache->nshards && !broken; i++) {
         const zc__shard *s = &cache->shards[i];
         broken = zc__check_table(cache, s);
