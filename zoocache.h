@@ -7485,8 +7485,9 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *               is released by the system; behind one that is stopped (SIGSTOP) the others get
  *               ZC_E_TIMEOUT after a second. Readers wait for nobody: one of a few pooled read
  *               transactions, each under its own spin lock; or, beyond those, a new one, for which
- *               the writer's lock is taken a moment. No transaction is open in two threads. `notes` (spin) is a leaf. Sinks are called with
- *               a read transaction and its slot held, and may come back to read.
+ *               the writer's lock is taken a moment. No transaction is open in two threads. `notes`
+ *               (spin) is a leaf. Sinks are called with a read transaction and its slot held, and
+ *               may come back to read.
  *   fork        An environment may not cross it: `forked` makes the child open its own, and leaves
  *               the parent's alone: closing it would give the parent's slots of readers away.
  *   Cost        get: 1 renewal, 2 descents of a tree, 1 copy; a put or an append: some 10 descents,
@@ -10094,7 +10095,8 @@ static void zc__req_fence(zc__redis *r, zc__redis_req *q) {
 }
 
 /* With replicas a server may be a master twice, with the same run id, and have lost entries in
- * between. Its replication id is another one then; a connection that outlived that does not know. */
+ * between. Its replication id is another one then; a connection that outlived that does not know.
+ * */
 static void zc__req_line(zc__redis *r, zc__redis_req *q) {
     if (r->replicas) zc__req_cmd2(q, "INFO", "replication");
 }
