@@ -7048,13 +7048,14 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *               is released by the system; behind one that is stopped (SIGSTOP) the others get
  *               ZC_E_TIMEOUT after a second. Readers wait for nobody: one of a few pooled read
  *               transactions, each under its own spin lock; or, beyond those, a new one, for which
- *               the writer's lock is taken a moment. No transaction is open in two threads. `notes` (spin) is a leaf. Sinks are called with
- *               a read transaction and its slot held, and may come back to read.
+ *               the writer's lock is taken a moment. No transaction is open in two threads.
+ *               `notes` (spin) is a leaf. Sinks are called with a read transaction and its slot
+ *               held, and may come back to read.
  *   fork        An environment may not cross it: `forked` makes the child open its own, and leaves
  *               the parent's alone: closing it would give the parent's slots of readers away.
- *   Cost        get: 1 renewal, 2 descents of a tree (of the names, of the records), 1 copy; put and
- *               append: some 10 descents, some 10 pages written, 2 system calls for the lock; no
- *               wait for the disk without `sync`. `make bench-lmdb` measures them.
+ *   Cost        get: 1 renewal, 2 descents of a tree (of the names, of the records), 1 copy; put
+ *               and append: some 10 descents, some 10 pages written, 2 system calls for the lock;
+ *               no wait for the disk without `sync`. `make bench-lmdb` measures them.
  *   Fails       whatever fails is aborted: nothing has changed
  * ========================================================================================== */
 
