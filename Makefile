@@ -111,6 +111,11 @@ $(BUILD)/bench: bench/bench.c bench/sim.h zoocache.h Makefile
 	@mkdir -p $(@D)
 	$(CC) $(BENCH_FLAGS) $(WARN) -I. -DBENCH_FLAGS='"$(BENCH_FLAGS)"' $< -o $@ $(LIBS) -lm
 
+$(BUILD)/bench_%: bench/bench_%.c zoocache.h Makefile
+	@mkdir -p $(@D)
+	$(CC) $(BENCH_FLAGS) $(WARN) -I. -DBENCH_FLAGS='"$(BENCH_FLAGS)"' $< -o $@ $(LIBS) \
+	    $(call PART_LIBS,$<) -lm
+
 # ---- tests -------------------------------------------------------------------------------------
 
 .PHONY: test
@@ -216,6 +221,11 @@ demo: deps ## the catalogue over SQLite, then its keys replayed, and TRACE=FILE 
 bench: deps ## measure; BENCH_ARGS="--list", "--filter hit", ...; TRACE=FILE replays
 	@$(MAKE) --no-print-directory $(BUILD)/bench
 	$(BUILD)/bench $(BENCH_ARGS) $(if $(TRACE),--trace $(TRACE))
+
+.PHONY: bench-lmdb
+bench-lmdb: deps ## measure hits in an LMDB file beside LMDB's own; BENCH_ARGS="--size 1024", ...
+	@$(MAKE) --no-print-directory $(BUILD)/bench_lmdb
+	$(BUILD)/bench_lmdb $(BENCH_ARGS)
 
 # ---- library, install --------------------------------------------------------------------------
 

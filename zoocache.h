@@ -7462,9 +7462,10 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *               old one is emptied and takes its place. A path that is in neither was last named at
  *               `floor` or before: the last position that the emptied one could hold. Paths that
  *               hash alike share the higher position. Either costs misses, never staleness.
- *   Use         A hit writes nothing: it notes H in a small table in memory, which later writes, or
- *               `beat`, or `close`, bring to the file, some at a time. Ends that `touch` moves go
- *               the same way, but are never dropped; moved is only to later.
+ *   Use         A hit writes nothing: it notes H in a small table in memory, if it has a place,
+ *               which later writes, or `beat`, or `close`, bring to the file, some at a time. Ends
+ *               that `touch` moves go the same way, but are never dropped, as long as the process
+ *               lives; they move to later only.
  *   Room        What is live stays below 7/8 of the map: each write deletes a few that have ended
  *               and, above that, the longest unused. The rest is for pages that were freed, but not
  *               yet for all readers: those of the last two transactions at the least.
@@ -7485,13 +7486,14 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *               is released by the system; behind one that is stopped (SIGSTOP) the others get
  *               ZC_E_TIMEOUT after a second. Readers wait for nobody: one of a few pooled read
  *               transactions, each under its own spin lock; or, beyond those, a new one, for which
- *               the writer's lock is taken a moment. No transaction is open in two threads. `notes`
- *               (spin) is a leaf. Sinks are called with a read transaction and its slot held, and
- *               may come back to read.
+ *               the writer's lock is taken a moment. No transaction is open in two threads.
+ *               `notes` (spin) is a leaf. Sinks are called with a read transaction and its slot
+ *               held, and may come back to read.
  *   fork        An environment may not cross it: `forked` makes the child open its own, and leaves
  *               the parent's alone: closing it would give the parent's slots of readers away.
- *   Cost        get: 1 renewal, 2 descents of a tree, 1 copy; a put or an append: some 10 descents,
- *               some 10 pages written, no wait for the disk
+ *   Cost        get: 1 renewal, 2 descents of a tree (of the names, of the records), 1 copy; put
+ *               and append: some 10 descents, some 10 pages written, 2 system calls for the lock;
+ *               no wait for the disk without `sync`. `make bench-lmdb` measures them.
  *   Fails       whatever fails is aborted: nothing has changed
  * ========================================================================================== */
 
