@@ -5198,8 +5198,9 @@ static void zc__flight_let_go(zc_cache *c, zc__flight *f) {
     if (last) zc__flight_free(c, f);
 }
 
-static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view *view,
-                     zc_fill **fill) {
+/* zc_flight_begin(), with what the bus allows: `gate`. */
+static int zc__begin_gated(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, int gate,
+                           zc_view *view, zc_fill **fill) {
     zc__start st;
     memset(&st, 0, sizeof st);
     st.c = c;
@@ -5209,9 +5210,7 @@ static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view 
     st.o = o;
     *fill = NULL;
     if (o->parent && zc__is_recursive(c, o->parent, st.hash, key)) return ZC_E_DEADLOCK;
-    uint64_t lease;
-    st.gate = zc__bus_gate(c, o->silence, &lease);
-    if (st.gate < 0) return st.gate;
+    st.gate = gate;
     zc__spin_lock(&st.s->lock);
     int rc = zc__start_look(&st);
     zc__spin_unlock(&st.s->lock);
@@ -5239,13 +5238,22 @@ static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view 
             if (st.refresh) st.t->parent = NULL; /* it will not wait for the refresh */
         }
     }
-    if (rc != ZC_OK && rc != ZC_STALE) return rc;
-    rc = zc__deliver(c, st.e, o->parent, rc, view);
-    if (st.gate != ZC_OK || !zc__bus_on(c) || zc__bus_holds(c, lease)) return rc;
-    /* The lease ran out with the value in hand: perhaps this process slept. */
-    zc_release(c, view);
-    if (*fill) zc_flight_abandon(*fill, 0);
-    return zc__begin(c, key, o, view, fill);
+    return rc == ZC_OK || rc == ZC_STALE ? zc__deliver(c, st.e, o->parent, rc, view) : rc;
+}
+
+static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view *view,
+                     zc_fill **fill) {
+    for (uint64_t lease;;) {
+        *fill = NULL;
+        int gate = zc__bus_gate(c, o->silence, &lease);
+        if (gate < 0) return gate;
+        int rc = zc__begin_gated(c, key, o, gate, view, fill);
+        if (gate != ZC_OK || (rc != ZC_OK && rc != ZC_STALE)) return rc;
+        if (!zc__bus_on(c) || zc__bus_holds(c, lease)) return rc;
+        /* The lease ran out with the value in hand: perhaps this process slept. */
+        zc_release(c, view);
+        if (*fill) zc_flight_abandon(*fill, 0);
+    }
 }
 
 /* ---- wait ---- */
@@ -5537,8 +5545,20 @@ static inline bool zc__bus_position(zc_cache *c, uint64_t begin, uint64_t *ident
 }
 #endif
 
+/* A record's value becomes the ticket's, in the buffer that it was read into, if it is there. */
+static int zc__store_value(zc_fill *t, zc_bytes value, zc__buf *read) {
+    uintptr_t at = (uintptr_t)value.ptr - (uintptr_t)read->ptr;
+    if (t->value.ptr || value.len == 0 || at >= read->size) return zc_fill_value(t, value);
+    memmove(read->ptr, value.ptr, value.len);
+    t->value = *read;
+    t->value.size = value.len;
+    t->has_value = true;
+    memset(read, 0, sizeof *read);
+    return ZC_OK;
+}
+
 /* Turns a good record into the value of a leader's ticket. ZC_OK, or ZC_MISS if it is stale. */
-static int zc__store_accept(zc_fill *t, const zc_record *r) {
+static int zc__store_accept(zc_fill *t, const zc_record *r, zc__buf *read) {
     zc_cache *c = t->cache;
     uint64_t now_ms = zc__wall_ms(c), begin = r->begin;
     uint64_t left = zc__left(r->expires_ms, now_ms), soft = zc__left(r->soft_ms, now_ms);
@@ -5553,7 +5573,7 @@ static int zc__store_accept(zc_fill *t, const zc_record *r) {
     if (rc != ZC_OK) return rc == ZC_MISS ? rc : ZC_E_STORE;
     if (begin < zc__load_acq(&c->trusted)) return ZC_MISS;
     if (zc__trie_killer(&c->trie, t->deps, t->ndeps, begin)) return ZC_MISS;
-    rc = r->absent ? zc_fill_absent(t) : zc_fill_value(t, r->value);
+    rc = r->absent ? zc_fill_absent(t) : zc__store_value(t, r->value, read);
     if (rc != ZC_OK) return ZC_MISS;
     if (c->desc.store_ttl && c->desc.ttl < left) left = c->desc.ttl; /* the table's own */
     t->begin = begin;
@@ -5566,8 +5586,8 @@ static int zc__store_accept(zc_fill *t, const zc_record *r) {
 }
 
 /* What the storage has answered, `got`, becomes the ticket's value. ZC_OK; ZC_MISS: as if nothing
- * had been read. Frees the sink. */
-static int zc__store_take(zc_fill *t, int got, zc_sink *sink) {
+ * had been read, also if that took longer than `lease` holds. Frees the sink. */
+static int zc__store_take(zc_fill *t, int got, zc_sink *sink, uint64_t lease) {
     zc_cache *c = t->cache;
     const zc_store *st = &c->desc.store;
     zc_bytes key = zc__flight_key(t->flight), memory;
@@ -5580,7 +5600,8 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink) {
                                &memory);
         if (rc == ZC_OK && (r.key.len != key.len || memcmp(r.key.ptr, key.ptr, key.len) != 0))
             rc = ZC_E_CORRUPT;
-        if (rc == ZC_OK) rc = zc__store_accept(t, &r);
+        if (rc == ZC_OK) rc = zc__store_accept(t, &r, &sink->buf);
+        if (rc == ZC_OK && zc__bus_on(c) && !zc__bus_holds(c, lease)) rc = ZC_MISS;
         if (rc == ZC_MISS) zc__count(&c->store_stale, 1);
         if (rc == ZC_OK && r.tti_ms && st->touch) {
             uint64_t until = zc__add_sat(zc__wall_ms(c), r.tti_ms);
@@ -5606,19 +5627,19 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink) {
 }
 
 /* The storage is asked only while its records can be judged. */
-static bool zc__store_readable(zc_cache *c) {
-    uint64_t lease;
-    return zc__bus_gate(c, ZC_SILENCE_BYPASS, &lease) == ZC_OK && zc__store_up(c);
+static bool zc__store_readable(zc_cache *c, uint64_t *lease) {
+    return zc__bus_gate(c, ZC_SILENCE_BYPASS, lease) == ZC_OK && zc__store_up(c);
 }
 
 /* Looks the ticket's key up in the storage. ZC_OK: the ticket has its value. ZC_MISS: else. */
 static int zc__store_load(zc_fill *t) {
     zc_cache *c = t->cache;
     zc_sink sink;
-    if (!zc__store_readable(c)) return ZC_MISS;
+    uint64_t lease;
+    if (!zc__store_readable(c, &lease)) return ZC_MISS;
     zc__sink_init(&sink, c);
     int got = c->desc.store.get(c->desc.store.user, zc__flight_key(t->flight), &sink);
-    return zc__store_take(t, zc__store_told(c, got), &sink);
+    return zc__store_take(t, zc__store_told(c, got), &sink, lease);
 }
 
 /* The end of a deadline of the monotonic clock, on the wall clock; 0 for ZC_NEVER. */
@@ -6049,12 +6070,12 @@ static int zc__commit_value(zc_fill *t, zc_view *view) {
 
 /* ---- read ---- */
 
-/* A read that the table cannot answer, with a storage behind it. */
+/* A read that the table cannot answer, with a storage behind it. The bus allows it. */
 static int zc__get_through(zc_cache *c, zc_bytes key, zc_view *view) {
     zc_fetch_opts o;
     zc_fill *t;
     memset(&o, 0, sizeof o);
-    int rc = zc__begin(c, key, &o, view, &t);
+    int rc = zc__begin_gated(c, key, &o, ZC_OK, view, &t);
     if (!t) return rc;
     if (rc == ZC_FOLLOW) {
         /* Somebody computes it; what the storage has may do. A flight of our own, which is not
@@ -6232,11 +6253,12 @@ static void zc__load_many(zc_cache *c, zc_fill **tickets, const zc_bytes *keys, 
     }
     int rc = m ? ZC_MISS : ZC_OK;
     for (size_t k = 0; k < m; k++) got[k] = ZC_MISS;
-    if (m && zc__store_readable(c))
+    uint64_t lease = 0;
+    if (m && zc__store_readable(c, &lease))
         rc = zc__store_told(c, st->get_many(st->user, wanted, m, to, got));
     for (size_t k = 0; k < m; k++) {
         zc_fill *t = tickets[at[k]];
-        if (zc__store_take(t, rc < 0 ? rc : got[k], &sinks[k]) == ZC_OK)
+        if (zc__store_take(t, rc < 0 ? rc : got[k], &sinks[k], lease) == ZC_OK)
             results[at[k]] = zc__commit_value(t, &views[at[k]]);
         else
             (void)zc__fail(t, 0, NULL);
