@@ -212,7 +212,7 @@
  *                heard everything; while the proof is younger than T it serves its table. Lost
  *                connections, trimming, FLUSHALL, restarts and failovers end in a replay or in an
  *                O(1) flush, never in silence. With replicas the bound is T and the lag that they
- *                allow. With LMDB each read looks at the file: T is 0.
+ *                allow, for strict writers, too. With LMDB each read looks at the file: T is 0.
  *   Silence      If the log cannot be reached for T, each function chooses: zc_desc.silence, or
  *                zc_fetch_opts.silence. Bypass: the loader runs, still once for all who wait;
  *                serve: as ZC_STALE, up to max_stale longer; error: ZC_E_BUS. What was invalidated
