@@ -9768,7 +9768,9 @@ static int zc__redis_call(zc__redis *r, zc__redis_req *q, uint64_t extra, uint64
     zc__redis_conn *c = zc__redis_take(r);
     if (!c) return ZC_E_TIMEOUT;
     int rc = zc__redis_send(r, c, q, extra);
-    if (run) *run = c->master && (c->fenced || !r->replicas) ? c->run : 0;
+    bool good = c->master && (c->fenced || !r->replicas);
+    if (run) *run = good ? c->run : 0;
+    if (run && !good) zc__redis_drop(r, c); /* it may be a master by now: the next one asks */
     zc__redis_give_back(r, c);
     return rc;
 }

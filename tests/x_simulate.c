@@ -299,7 +299,7 @@ static uint64_t clock_mono(void *user) {
             fail("no end: %d looks at the clock", STEPS);
             _exit(1);
         }
-        if (w->faults && !w->calm && below(6000) == 0) {
+        if (w->faults && !w->calm && below(1500) == 0) {
             uint64_t pause = below(2) ? between(1, 20) * MS : below(3 * w->t);
             trace(n, "sleeps for %.3f ms", (double)pause / 1e6);
             nap(n, pause);
@@ -1279,6 +1279,11 @@ static void failover_begins(void) {
     later(below(2 * w->l), A_PROMOTE, w->master, 0);
 }
 
+/* Each node learns at its own time where the master is now. */
+static void views_follow(void) {
+    for (int i = 0; i < w->nnodes; i++) later(below(w->l), A_VIEW, i, w->master);
+}
+
 static void promote(int old) {
     server *m = &w->servers[old], *f = &w->servers[1 - old];
     if (w->master != old || w->linked || !w->follows) return;
@@ -1291,7 +1296,7 @@ static void promote(int old) {
     f->offset = f->applied;
     w->linked = true; /* to another replica: it may write */
     w->follows = false;
-    for (int i = 0; i < w->nnodes; i++) later(below(w->l), A_VIEW, i, 1 - old);
+    views_follow();
     later(between(1, 4) * w->l, A_REJOIN, old, 0);
 }
 
@@ -1309,7 +1314,7 @@ static void rejoin(int old) {
         break_conns(old, NULL);
     }
     resync();
-    for (int i = 0; i < w->nnodes; i++) w->nodes[i].view = w->master;
+    views_follow();
     if (w->faults && chance(500)) later(between(1, 60) * MS, A_FAILBACK, w->master, 0);
 }
 
@@ -1330,7 +1335,7 @@ static void failback(int from) {
     w->master = 1 - from;
     if (w->kills_on_demotion) break_conns(from, NULL);
     resync();
-    for (int i = 0; i < w->nnodes; i++) w->nodes[i].view = w->master;
+    views_follow();
 }
 
 static void crash(node *n) {
@@ -1386,7 +1391,7 @@ static void fault(void) {
         break;
     case 12:
         snprintf(number, sizeof number, "%d", (int)below(8));
-        server_command("XTRIM", "{sim}:log", number);
+        server_command(chance(700) ? "XTRIM" : "XDEL", "{sim}:log", number);
         break;
     case 13:
         n->wall_off = chance(500) ? below(2 * HOUR) : (uint64_t)0 - below(2 * HOUR);
@@ -1407,7 +1412,6 @@ static void heal(void) {
         n->cut_until[0] = n->cut_until[1] = n->slow_until = 0;
         if (n->paused_until > w->now) n->paused_until = w->now;
     }
-    for (int i = 0; i < 2; i++) w->servers[i].hung_until = 0;
     if (w->replicas && !w->linked) { /* a master whose replica was not promoted */
         promote(w->master);
         rejoin(1 - w->master);
