@@ -50,6 +50,7 @@
  *   >>platform         compiler, operating system, clocks
  *   >>thread           atomics, locks, waiting, the worker; the lock order
  *   >>mem              the allocator hook; an arena for the fixed block
+ *   >>slab             small entries close together, on huge pages
  *   >>bytes            little-endian numbers, comparing, text
  *   >>hash             the seeded hash, random numbers
  *   >>codec            the stored record, byte by byte
@@ -133,12 +134,13 @@
  *              set.
  *
  * MEMORY
- *   By default malloc; or zc_desc.allocator; or one block (zc_desc.block), from which everything is
- *   taken, the cache itself included. A full block makes entries give way; if there are none left,
- *   ZC_E_NOMEM. max_entries and max_bytes hold at every instant, over all shards together.
- *   max_bytes counts entries: header, key, value, dependencies. Tables and tags come on top;
- *   zc_stats.memory has it all. Tags that nothing depends on are pruned after prune_after, and
- *   sooner when they are many.
+ *   By default malloc, on Linux with small entries close together on huge pages (>>slab); or
+ *   zc_desc.allocator; or one block (zc_desc.block), from which everything is taken, the cache
+ *   itself included. A full block makes entries give way; if there are none left, ZC_E_NOMEM.
+ *   max_entries and max_bytes hold at every instant, over all shards together. max_bytes
+ *   counts entries: header, key, value, dependencies. Tables and tags come on top; zc_stats.memory
+ *   has it all. Tags that nothing depends on are pruned after prune_after, and sooner when they are
+ *   many.
  *
  * THREADS
  *   Every function may be called from any thread at any time, but for zc_open() and zc_close(), and
@@ -146,11 +148,12 @@
  *   loaders, destructors, events and completions are called with no lock held and may call the
  *   cache.
  *   Lock order, left before right:  storage order (mutex, one a shard) > bus: reading, apply
- *   (mutexes) > invalidation writer > shard > stripe of the trie, queues, arena (all spin locks of
- *   a few instructions). One background thread, unless no_thread: it runs refreshes, removes what
- *   is dead, prunes, and ends overdue flights; at most a fifth of a core. With no_thread call
- *   zc_poll(), say every 100 ms or each frame. Ages for pruning are as exact as polling is. fork():
- *   wrap it in zc_fork_prepare(), zc_fork_parent() and zc_fork_child().
+ *   (mutexes) > invalidation writer > shard > stripe of the trie, queues, arena, slabs (all spin
+ *   locks of a few instructions).
+ *   One background thread, unless no_thread: it runs refreshes, removes what is dead, prunes, and
+ *   ends overdue flights; at most a fifth of a core. With no_thread call zc_poll(), say every 100
+ *   ms or each frame. Ages for pruning are as exact as polling is.
+ *   fork(): wrap it in zc_fork_prepare(), zc_fork_parent() and zc_fork_child().
  *
  * OWNERSHIP
  *   what                      who owns it                   until
@@ -1014,7 +1017,8 @@ typedef struct zc_redis_desc {
     uint64_t log_length;  /* default: 100000 entries or more. Who is further behind, flushes */
     uint64_t max_tags;    /* default: 200000. Tags whose last position is remembered */
     uint64_t max_ttl;     /* default: 30 days. A record's life in Redis at most */
-    const char *tls_ca, *tls_cert, *tls_key; /* default: the system's CAs, no certificate. Files */
+    /* Files; default: the system's CAs, no certificate. hiredis checks the chain, not the name. */
+    const char *tls_ca, *tls_cert, *tls_key;
     zc_redis_io io;          /* default: hiredis */
     zc_allocator allocator;  /* default: malloc and free */
     zc_clock clock;          /* default: the system's clocks */
@@ -1065,6 +1069,9 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
 #  define XXH_INLINE_ALL
 #endif
 #include <xxhash.h>
+#ifdef __SSE2__
+#  include <emmintrin.h>
+#endif
 #ifndef ZOOCACHE_NO_LZ4
 #  include <lz4.h>
 #endif
@@ -1075,6 +1082,26 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
 #if !defined(ZOOCACHE_MALLOC) && !defined(ZOOCACHE_NO_STDLIB)
 #  define ZOOCACHE_MALLOC(size) malloc(size)
 #  define ZOOCACHE_FREE(ptr) free(ptr)
+#  if defined(__linux__) && !defined(__ANDROID__) && !defined(ZOOCACHE_NO_THREADS)
+#    define ZC__SLABS /* >>slab is compiled */
+#    include <sys/mman.h>
+#    ifndef MADV_HUGEPAGE /* strict -std=c11 hides both */
+#      define MADV_HUGEPAGE 14
+extern int madvise(void *start, size_t size, int advice);
+#    endif
+#  endif
+#endif
+
+/* ZC__WATCHED: a tool may watch each block of malloc. */
+#if defined(ZOOCACHE_DEBUG) || defined(__SANITIZE_ADDRESS__)
+#  define ZC__WATCHED true
+#elif defined(__has_feature)
+#  if __has_feature(address_sanitizer) || __has_feature(memory_sanitizer)
+#    define ZC__WATCHED true
+#  endif
+#endif
+#ifndef ZC__WATCHED
+#  define ZC__WATCHED false
 #endif
 
 /* ZOOCACHE_ASSERT: misuse of the interface. ZC__ASSERT: broken invariants, cheap to see; compiled
@@ -1162,7 +1189,8 @@ static inline uint64_t zc__wall(const zc_clock *c) {
  *   Spin locks  For short sections without calls out: 4 bytes, one exchange to lock, one store to
  *               unlock. A waiter spins a little and then yields, so a preempted holder can finish.
  *   Lock order  (a thread that holds one may take only those to its right)
- *               store (mutex) > inval writer (spin) > shard (spin) > stripe, jobs, arena (spin)
+ *               store (mutex) > inval writer (spin) > shard (spin) > stripe, jobs, arena, slabs
+ *               (spin)
  *               `house` keeps a second housekeeper away: it is only tried, but by zc_check().
  *               Sleeping happens on a flight's own mutex or the worker's, with nothing else held.
  * ========================================================================================== */
@@ -1429,9 +1457,12 @@ typedef struct zc__arena {
     size_t used; /* bytes in chunks that are taken */
 } zc__arena;
 
+typedef struct zc__slabs zc__slabs; /* >>slab */
+
 typedef struct zc__mem {
     zc_allocator hook; /* version 0: ZOOCACHE_MALLOC */
     zc__arena *arena;  /* not NULL: everything comes from here */
+    zc__slabs *slabs;  /* not NULL: small entries come from here */
 } zc__mem;
 
 static inline zc__chunk *zc__chunk_at(const zc__arena *a, uint32_t g) {
@@ -1638,6 +1669,381 @@ static void zc__buf_free(const zc__mem *m, zc__buf *b) {
     zc__free(m, b->ptr, b->cap);
     memset(b, 0, sizeof *b);
 }
+
+/* ============================================================================================
+ * >>slab   Small entries close together, on huge pages
+ *   Idea        What a hit costs is its misses, of the caches and of the TLB. So where memory is
+ *               libc's malloc, entries of up to 512 bytes do not come from it one by one: they are
+ *               blocks of pages, rounded up to 8 bytes and without headers, and the pages are cut
+ *               from regions of 2 MiB, which Linux backs with huge pages if asked.
+ *
+ *                 region   | zc__region | page | page | page | ...     2 MiB, aligned to that
+ *                 page     | block | block | block | ... | rest        4 KiB, blocks of one size
+ *
+ *   Pools       Up to 16, by the hash of the key: a lock, and a chain of free blocks for each size.
+ *               What was freed last is used first, while it is in the caches.
+ *   Giving back Housekeeping does it. Of a pool that uses less than half of what it has, pages all
+ *               of whose blocks are free go back to their region; a region that has no page in use
+ *               goes back to malloc, but for the last one.
+ *   Small caches  take a page at a time from the first region, which is not on huge pages.
+ *   Where not   An allocator or block of the user's; ZOOCACHE_NO_THREADS, for the sake of its code
+ *               size; ZOOCACHE_DEBUG and AddressSanitizer: there each entry is malloc's, and
+ *               watched.
+ *   Invariants  S1 a free block is in the chain of its size, whole in a page of its pool
+ *               S2 pool: room == used + free blocks   S3 region: each page is in use, free or fresh
+ *               S4 pages in use, of all regions >= pages of all pools; == where no fork lost one
+ *               S5 regions with room are before full ones; found[] is 0 but while trimming
+ *   Locking     pool: its lock. Regions: the lock of zc__slabs; neither is taken with the other
+ *               held. found[]: the housekeeper alone.
+ *   Cost        a block: one lock, no new line. Half a page for each size and pool, half a region
+ * ========================================================================================== */
+
+#ifdef ZC__SLABS
+
+#define ZC__SLAB_MAX 512u
+#define ZC__SLAB_PAGE 4096u
+#define ZC__SLAB_REGION 2097152u
+#define ZC__SLAB_PAGES (ZC__SLAB_REGION / ZC__SLAB_PAGE)
+#define ZC__SLAB_POOLS 16u
+#define ZC__SLAB_FEW 8u /* pages: a pool that has no more is not worth trimming */
+
+typedef struct zc__block {
+    struct zc__block *next;
+} zc__block;
+
+typedef struct zc__region {
+    struct zc__region *next, *prev;
+    zc__block *pages; /* free ones, chained */
+    uint32_t used;    /* pages of pools */
+    uint32_t fresh;   /* the first page that was never used; page 0 is this struct's */
+    bool huge;
+    uint16_t found[ZC__SLAB_PAGES]; /* free blocks of each page */
+} zc__region;
+
+typedef struct zc__pool {
+    zc__spin lock;
+    uint32_t pages;
+    size_t room, used; /* bytes in blocks: all, and those that are taken */
+    size_t trim_below; /* what `used` must come down to before trimming is tried again */
+    zc__block *chain[ZC__SLAB_MAX / 8 + 1];
+} ZC__ALIGNED(ZC__LINE) zc__pool;
+
+struct zc__slabs {
+    zc__spin lock;
+    uint32_t regions;
+    zc__region *first, *last;
+    uint32_t npools; /* a power of two */
+    zc__pool *pools; /* behind this struct */
+} ZC__ALIGNED(ZC__LINE);
+
+static size_t zc__slabs_size(uint32_t npools) {
+    return sizeof(zc__slabs) + npools * sizeof(zc__pool);
+}
+
+static zc__slabs *zc__slabs_make(uint32_t shards) {
+    uint32_t n = shards < ZC__SLAB_POOLS ? shards : ZC__SLAB_POOLS;
+    zc__slabs *s = (zc__slabs *)aligned_alloc(ZC__LINE, zc__slabs_size(n));
+    if (!s) return NULL;
+    memset((void *)s, 0, zc__slabs_size(n));
+    s->npools = n;
+    s->pools = (zc__pool *)(void *)(s + 1);
+    return s;
+}
+
+static void zc__slabs_destroy(zc__slabs *s) {
+    for (zc__region *r = s ? s->first : NULL, *next; r; r = next) {
+        next = r->next;
+        free(r);
+    }
+    free(s);
+}
+
+static inline zc__pool *zc__slab_pool(zc__slabs *s, uint64_t hash) {
+    return &s->pools[hash >> 58 & (s->npools - 1)];
+}
+
+/* ---- regions ---- */
+
+static inline zc__region *zc__region_of(const void *p) {
+    return (zc__region *)((uintptr_t)p & ~(uintptr_t)(ZC__SLAB_REGION - 1));
+}
+static inline uint16_t *zc__region_found(const void *block) {
+    size_t at = (uintptr_t)block & (ZC__SLAB_REGION - 1);
+    return &zc__region_of(block)->found[at / ZC__SLAB_PAGE];
+}
+
+static void zc__region_unlink(zc__slabs *s, zc__region *r) {
+    if (r->next) r->next->prev = r->prev;
+    else s->last = r->prev;
+    if (r->prev) r->prev->next = r->next;
+    else s->first = r->next;
+}
+
+static void zc__region_push_front(zc__slabs *s, zc__region *r) {
+    r->prev = NULL;
+    r->next = s->first;
+    if (r->next) r->next->prev = r;
+    else s->last = r;
+    s->first = r;
+}
+
+static void zc__region_push_back(zc__slabs *s, zc__region *r) {
+    r->next = NULL;
+    r->prev = s->last;
+    if (r->prev) r->prev->next = r;
+    else s->first = r;
+    s->last = r;
+}
+
+static inline bool zc__region_full(const zc__region *r) { return r->used == ZC__SLAB_PAGES - 1; }
+
+/* The lock is held, and let go meanwhile. */
+static bool zc__region_add(zc__slabs *s) {
+    bool huge = s->regions > 0;
+    zc__spin_unlock(&s->lock);
+    zc__region *r = (zc__region *)aligned_alloc(ZC__SLAB_REGION, ZC__SLAB_REGION);
+    if (r && huge) (void)madvise(r, ZC__SLAB_REGION, MADV_HUGEPAGE);
+    if (r) memset(r, 0, sizeof *r);
+    zc__spin_lock(&s->lock);
+    if (!r) return false;
+    r->huge = huge;
+    r->fresh = 1;
+    zc__region_push_front(s, r);
+    s->regions++;
+    return true;
+}
+
+static zc__block *zc__page_take(zc__slabs *s) {
+    bool room = true;
+    zc__spin_lock(&s->lock);
+    while (room && (!s->first || zc__region_full(s->first))) room = zc__region_add(s);
+    zc__block *page = NULL;
+    if (room) {
+        zc__region *r = s->first;
+        page = r->pages;
+        if (page) r->pages = page->next;
+        else page = (zc__block *)(void *)((unsigned char *)r + ZC__SLAB_PAGE * (size_t)r->fresh++);
+        r->used++;
+        if (zc__region_full(r)) { /* S5 */
+            zc__region_unlink(s, r);
+            zc__region_push_back(s, r);
+        }
+    }
+    zc__spin_unlock(&s->lock);
+    return page;
+}
+
+static void zc__page_give(zc__slabs *s, zc__block *page) {
+    zc__region *r = zc__region_of(page);
+    zc__spin_lock(&s->lock);
+    page->next = r->pages;
+    r->pages = page;
+    r->used--;
+    zc__region_unlink(s, r); /* S5 */
+    bool empty = r->used == 0 && s->regions > 1;
+    if (empty) s->regions--;
+    else zc__region_push_front(s, r);
+    zc__spin_unlock(&s->lock);
+    if (empty) free(r);
+}
+
+/* ---- blocks ---- */
+
+/* Cuts a new page into blocks of 8 * cls bytes. The pool's lock is held, and let go meanwhile. */
+static void zc__pool_grow(zc__slabs *s, zc__pool *p, size_t cls) {
+    zc__spin_unlock(&p->lock);
+    zc__block *page = zc__page_take(s), *last = page;
+    size_t n = ZC__SLAB_PAGE / (cls * 8);
+    for (size_t i = 1; page && i < n; i++, last = last->next)
+        last->next = (zc__block *)(void *)((unsigned char *)last + cls * 8);
+    zc__spin_lock(&p->lock);
+    if (!page) return;
+    last->next = p->chain[cls];
+    p->chain[cls] = page;
+    p->room += n * cls * 8;
+    if (++p->pages > ZC__SLAB_FEW) p->trim_below += ZC__SLAB_PAGE / 2;
+}
+
+/* For 1 to ZC__SLAB_MAX bytes, aligned to 8. NULL: no memory. */
+static void *zc__slab_take(zc__slabs *s, uint64_t hash, size_t size) {
+    zc__pool *p = zc__slab_pool(s, hash);
+    size_t cls = (size + 7) / 8;
+    zc__spin_lock(&p->lock);
+    if (ZC__UNLIKELY(!p->chain[cls])) zc__pool_grow(s, p, cls);
+    zc__block *b = p->chain[cls];
+    if (ZC__LIKELY(b != NULL)) {
+        p->chain[cls] = b->next;
+        p->used += cls * 8;
+    }
+    zc__spin_unlock(&p->lock);
+    return b;
+}
+
+static void zc__slab_give(zc__slabs *s, uint64_t hash, void *ptr, size_t size) {
+    zc__pool *p = zc__slab_pool(s, hash);
+    size_t cls = (size + 7) / 8;
+    zc__block *b = (zc__block *)ptr;
+    zc__spin_lock(&p->lock);
+    b->next = p->chain[cls];
+    p->chain[cls] = b;
+    p->used -= cls * 8;
+    zc__spin_unlock(&p->lock);
+}
+
+/* ---- giving back ---- */
+
+/* Takes the pages of which all blocks are free out of a chain of blocks of one size, and chains
+ * them up. *n: how many. */
+static zc__block *zc__chain_sift(zc__block **chain, size_t size, uint32_t *n) {
+    zc__block *empty = NULL, *kept = NULL, *next;
+    for (zc__block *b = *chain; b; b = b->next) ++*zc__region_found(b);
+    *n = 0;
+    for (zc__block *b = *chain; b; b = next) {
+        next = b->next;
+        bool all = *zc__region_found(b) == ZC__SLAB_PAGE / size;
+        if (all && (uintptr_t)b % ZC__SLAB_PAGE != 0) continue;
+        *n += all;
+        b->next = all ? empty : kept;
+        *(all ? &empty : &kept) = b;
+    }
+    for (zc__block *b = kept; b; b = b->next) *zc__region_found(b) = 0;
+    for (zc__block *b = empty; b; b = b->next) *zc__region_found(b) = 0;
+    *chain = kept;
+    return empty;
+}
+
+static void zc__pool_trim(zc__slabs *s, zc__pool *p, size_t cls) {
+    uint32_t n;
+    zc__spin_lock(&p->lock);
+    zc__block *chain = p->chain[cls];
+    p->chain[cls] = NULL;
+    zc__spin_unlock(&p->lock);
+    if (!chain) return;
+    zc__block *empty = zc__chain_sift(&chain, cls * 8, &n), *last = chain, *next;
+    while (last && last->next) last = last->next;
+    zc__spin_lock(&p->lock);
+    if (last) {
+        last->next = p->chain[cls];
+        p->chain[cls] = chain;
+    }
+    p->pages -= n;
+    p->room -= n * (ZC__SLAB_PAGE / (cls * 8) * cls * 8);
+    zc__spin_unlock(&p->lock);
+    for (; empty; empty = next) {
+        next = empty->next;
+        zc__page_give(s, empty);
+    }
+}
+
+/* For the housekeeper: one at a time. */
+static void zc__slabs_trim(zc__slabs *s) {
+    for (uint32_t i = 0; s && i < s->npools; i++) {
+        zc__pool *p = &s->pools[i];
+        zc__spin_lock(&p->lock);
+        bool due = p->used < p->trim_below;
+        zc__spin_unlock(&p->lock);
+        if (!due) continue;
+        for (size_t cls = 1; cls <= ZC__SLAB_MAX / 8; cls++) zc__pool_trim(s, p, cls);
+        zc__spin_lock(&p->lock);
+        p->trim_below = p->pages > ZC__SLAB_FEW ? p->used / 2 : 0;
+        zc__spin_unlock(&p->lock);
+    }
+}
+
+/* ---- everything: figures, fork, check ---- */
+
+/* Memory that is taken, but not by entries. */
+static size_t zc__slabs_slack(zc__slabs *s) {
+    if (!s) return 0;
+    size_t n = zc__slabs_size(s->npools);
+    zc__spin_lock(&s->lock);
+    for (const zc__region *r = s->first; r; r = r->next)
+        n += r->huge ? ZC__SLAB_REGION : ZC__SLAB_PAGE * (size_t)r->fresh;
+    zc__spin_unlock(&s->lock);
+    for (uint32_t i = 0; i < s->npools; i++) {
+        zc__spin_lock(&s->pools[i].lock);
+        n -= s->pools[i].used;
+        zc__spin_unlock(&s->pools[i].lock);
+    }
+    return n;
+}
+
+static void zc__slabs_lock(zc__slabs *s) {
+    for (uint32_t i = 0; s && i < s->npools; i++) zc__spin_lock(&s->pools[i].lock);
+    if (s) zc__spin_lock(&s->lock);
+}
+static void zc__slabs_unlock(zc__slabs *s) {
+    if (s) zc__spin_unlock(&s->lock);
+    for (uint32_t i = 0; s && i < s->npools; i++) zc__spin_unlock(&s->pools[i].lock);
+}
+
+static size_t zc__pool_free(const zc__pool *p) {
+    size_t n = 0;
+    for (size_t cls = 1; cls <= ZC__SLAB_MAX / 8; cls++)
+        for (const zc__block *b = p->chain[cls]; b; b = b->next) n += cls * 8;
+    return n;
+}
+
+/* Counts anew after a fork: blocks and pages that other threads had in hand are lost here. */
+static void zc__slabs_recount(zc__slabs *s) {
+    for (uint32_t i = 0; s && i < s->npools; i++)
+        s->pools[i].used = s->pools[i].room - zc__pool_free(&s->pools[i]);
+    for (zc__region *r = s ? s->first : NULL; r; r = r->next) memset(r->found, 0, sizeof r->found);
+}
+
+/* S1 to S5, with everything locked. */
+static bool zc__slabs_check(const zc__slabs *s) {
+    uint32_t pages = 0, used = 0, regions = 0;
+    bool full = false;
+    for (uint32_t i = 0; s && i < s->npools; i++) {
+        const zc__pool *p = &s->pools[i];
+        if (p->room != p->used + zc__pool_free(p)) return false;
+        for (size_t size = 8; size <= ZC__SLAB_MAX; size += 8) {
+            for (const zc__block *b = p->chain[size / 8]; b; b = b->next) {
+                size_t at = (uintptr_t)b % ZC__SLAB_PAGE;
+                if (at % size != 0 || at + size > ZC__SLAB_PAGE) return false;
+            }
+        }
+        pages += p->pages;
+    }
+    for (const zc__region *r = s ? s->first : NULL; r; r = r->next, regions++) {
+        uint32_t n = 1 + r->used;
+        for (const zc__block *b = r->pages; b && n <= r->fresh; b = b->next) n++;
+        if (n != r->fresh || (full && !zc__region_full(r))) return false;
+        full = zc__region_full(r);
+        used += r->used;
+        for (uint32_t i = 0; i < ZC__SLAB_PAGES; i++)
+            if (r->found[i]) return false;
+    }
+    return !s || (pages <= used && regions == s->regions);
+}
+
+/* Is this what blocks are for? */
+static inline bool zc__slabs_serve(const zc__mem *m, size_t size) {
+    return m->slabs && size <= ZC__SLAB_MAX;
+}
+
+#else
+static inline zc__slabs *zc__slabs_make(uint32_t shards) { (void)shards; return NULL; }
+static inline void zc__slabs_destroy(zc__slabs *s) { (void)s; }
+static inline void *zc__slab_take(zc__slabs *s, uint64_t hash, size_t size) {
+    (void)s, (void)hash, (void)size;
+    return NULL;
+}
+static inline void zc__slab_give(zc__slabs *s, uint64_t hash, void *ptr, size_t size) {
+    (void)s, (void)hash, (void)ptr, (void)size;
+}
+static inline void zc__slabs_trim(zc__slabs *s) { (void)s; }
+static inline size_t zc__slabs_slack(zc__slabs *s) { (void)s; return 0; }
+static inline void zc__slabs_lock(zc__slabs *s) { (void)s; }
+static inline void zc__slabs_unlock(zc__slabs *s) { (void)s; }
+static inline void zc__slabs_recount(zc__slabs *s) { (void)s; }
+static inline bool zc__slabs_check(const zc__slabs *s) { (void)s; return true; }
+static inline bool zc__slabs_serve(const zc__mem *m, size_t size) {
+    (void)m, (void)size;
+    return false;
+}
+#endif
 
 /* ============================================================================================
  * >>bytes   Texts of results, little-endian numbers, comparing, checked sums, decimal text
@@ -2535,8 +2941,9 @@ typedef struct zc__entry zc__entry;
 
 struct zc__entry {
     zc__entry *next, *prev; /* queue of the policy; next: garbage chain */
-    uint64_t begin;         /* fresh if no version on the paths of its dependencies is above */
     uint64_t expires;       /* its end; moved by reads if it has a tti; ZC_NEVER */
+    /* From here on, what a hit looks at: close to the key and the value. */
+    uint64_t begin; /* fresh if no version on the paths of its dependencies is above */
     uint32_t refs;
     uint32_t value_len;
     uint16_t key_len;
@@ -2767,6 +3174,7 @@ static void zc__cache_free(zc_cache *c) {
     zc__trie_destroy(&c->trie);
     zc__free(&mem, c->raw_shards, c->raw_shards_size);
     zc__free(&mem, c->raw_cache, sizeof *c + ZC__LINE);
+    zc__slabs_destroy(mem.slabs);
 }
 
 static inline void zc__cache_hold(zc_cache *c) { (void)zc__add_rlx(&c->alive, 1u); }
@@ -2783,7 +3191,9 @@ static void zc__entry_destroy(zc_cache *c, zc__entry *e) {
     }
     zc_tag **deps = zc__entry_deps(e);
     for (unsigned i = 0; i < e->ndeps; i++) zc__tag_unref(&c->trie, deps[i]);
-    zc__free(&c->mem, e, zc__entry_size(e));
+    size_t size = zc__entry_size(e);
+    if (!zc__slabs_serve(&c->mem, size)) zc__free(&c->mem, e, size);
+    else zc__slab_give(c->mem.slabs, zc__hash(zc__entry_key(e), c->seed), e, size);
 }
 
 /* Drops the owner's reference. Pins that are left keep the entry, and the cache, from now on. */
@@ -2815,12 +3225,22 @@ static inline uint32_t zc__home_of(uint64_t hash, uint32_t nbuckets) {
     return (uint32_t)(((hash >> 8 & UINT32_MAX) * nbuckets) >> 32);
 }
 
-/* The high bit of each of the seven bytes that equal fp. A free slot's 0 equals none. */
+/* One bit for each of the seven bytes that equal fp; the slot of the lowest is zc__match_slot(). A
+ * free slot's 0 equals none. */
+#ifdef __SSE2__
+static inline uint64_t zc__bucket_match(const zc__bucket *b, unsigned char fp) {
+    __m128i fps = _mm_loadl_epi64((const __m128i *)(const void *)b->fp);
+    return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(fps, _mm_set1_epi8((char)fp))) & 0x7f;
+}
+static inline unsigned zc__match_slot(uint64_t match) { return zc__ctz64(match); }
+#else
 static inline uint64_t zc__bucket_match(const zc__bucket *b, unsigned char fp) {
     const uint64_t low7 = UINT64_C(0x7f7f7f7f7f7f7f7f);
     uint64_t x = zc__get64(b->fp) ^ UINT64_C(0x0101010101010101) * fp;
     return ~(((x & low7) + low7) | x) & UINT64_C(0x0080808080808080);
 }
+static inline unsigned zc__match_slot(uint64_t match) { return zc__ctz64(match) >> 3; }
+#endif
 
 static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_bytes key) {
     if (ZC__UNLIKELY(!s->nbuckets)) return NULL;
@@ -2829,7 +3249,7 @@ static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_by
     for (uint32_t probes = s->nbuckets; probes; probes--) {
         const zc__bucket *b = &s->buckets[i];
         for (uint64_t m = zc__bucket_match(b, fp); m; m &= m - 1) {
-            zc__entry *e = b->slot[zc__ctz64(m) >> 3];
+            zc__entry *e = b->slot[zc__match_slot(m)];
             ZC__PREFETCH(zc__entry_bytes(e) + ZC__LINE);
             ZC__PREFETCH(zc__entry_bytes(e) + 2 * ZC__LINE);
             if (e->key_len == key.len && zc__equal((const unsigned char *)(e + 1),
@@ -3016,8 +3436,8 @@ static inline uint32_t *zc__ghost_bucket(zc__policy *p, uint64_t hash) {
 }
 
 /* A put touches lines all over the memory, so it asks for them as early as it knows them: for its
- * bucket and its ghosts before the entry is made, without the lock; for the entries that will be
- * next at the ends of the queues at the end of the put before. */
+ * bucket and its ghosts before the entry is made, without the lock; for what the next eviction will
+ * change, at the end of the one before. */
 static inline void zc__put_prefetch(const zc__shard *s, uint64_t hash) {
     uintptr_t ghosts = (uintptr_t)zc__load_rlx(&s->policy.ghosts);
     size_t ghost = zc__ghost_at(hash, zc__load_rlx(&s->policy.nghosts));
@@ -3128,7 +3548,7 @@ static void zc__policy_add(zc_cache *c, zc__shard *s, zc__entry *e, unsigned que
         o->hits = 0;
         zc__queue_push(s, o, ZC__PROBATION);
     }
-    if (w->oldest) ZC__PREFETCH(w->oldest);
+    if (w->oldest && w->oldest->next) ZC__PREFETCH(w->oldest->next);
     if (s->count + 1 < p->cap - p->cap / 8) p->full = false;
     for (int n = 0; n < 4 && !p->full && w->count + q->count > (uint64_t)p->target / 256; n++) {
         zc__entry *o = q->oldest ? q->oldest : w->oldest;
@@ -3159,6 +3579,14 @@ static void zc__policy_remove(zc__shard *s, zc__entry *e, uint64_t hash) {
         zc__ghost_add(&s->policy, hash, 0, true);
 }
 
+/* For the next put: who may have to give way then, with its bucket and ghosts, and who is behind it
+ * in the queue, whose link will change. */
+static inline void zc__victim_prefetch(const zc_cache *c, const zc__shard *s, const zc__entry *e) {
+    if (!e) return;
+    zc__put_prefetch(s, zc__entry_hash(c, e));
+    zc__entry_prefetch(e->next);
+}
+
 /* Chooses who gives way, and unlinks it; *hash is its key's. The shard is not empty. */
 static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
     zc__policy *p = &s->policy;
@@ -3167,8 +3595,6 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
     if (!p->cap) zc__policy_resize(c, p, s->count);
     if (!p->ghosts) zc__ghosts_make(c, p);
     p->full = true;
-    if (q->oldest) zc__entry_prefetch(q->oldest->next);
-    if (m->oldest) zc__entry_prefetch(m->oldest->next);
     for (unsigned looks = 1;; looks++) {
         bool last = looks == ZC__LOOKS;
         bool probation = w->count + q->count >= (uint64_t)p->target / 256 || !m->oldest;
@@ -3196,8 +3622,8 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
         ZC__PREFETCH(&s->buckets[zc__home_of(*hash, s->nbuckets)]);
         zc__ghost_add(p, *hash, from_main, e->state & ZC__PROVEN);
         p->gone[from_main]++;
-        zc__entry_prefetch(q->oldest);
-        zc__entry_prefetch(m->oldest);
+        zc__victim_prefetch(c, s, q->oldest);
+        zc__victim_prefetch(c, s, m->oldest);
         return e;
     }
 }
@@ -3295,7 +3721,10 @@ static zc__entry *zc__entry_new(zc_cache *c, zc_bytes key, zc_bytes value, const
     if (object) head.flags |= ZC__OBJECT;
     if (life->keep) head.flags |= ZC__KEEP;
     if (life->extras) head.flags |= ZC__EXTRAS;
-    zc__entry *e = (zc__entry *)zc__alloc(&c->mem, zc__entry_size(&head));
+    size_t size = zc__entry_size(&head);
+    zc__entry *e = (zc__entry *)(zc__slabs_serve(&c->mem, size)
+                                     ? zc__slab_take(c->mem.slabs, zc__hash(key, c->seed), size)
+                                     : zc__alloc(&c->mem, size));
     if (!e) return NULL;
     *e = head;
     if (key.len) memcpy(e + 1, key.ptr, key.len);
@@ -4045,7 +4474,8 @@ static int zc__bus_round(zc_cache *c, uint64_t wait) {
 ZC__THREAD_FN(zc__bus_main, arg) {
     zc_cache *c = (zc_cache *)arg;
     zc__bus *b = &c->bus;
-    uint64_t t = c->desc.max_staleness, wait = t / 2, backoff = 0, random = c->seed;
+    /* A lease is as old as two waits before it is renewed. */
+    uint64_t t = c->desc.max_staleness, wait = t / 3, backoff = 0, random = c->seed;
     while (!zc__load_acq(&b->stop)) {
         int rc = zc__bus_round(c, wait);
         if (rc < 0) { /* again soon, but not all nodes at once */
@@ -4524,6 +4954,7 @@ static int zc__fill_add_text(zc_fill *t, zc_bytes tag) {
 static int zc__fill_settle(zc_fill *t) {
     size_t n = t->ndeps, gap = 1, kept = 0;
     zc_tag **d = t->deps;
+    if (n < 2) return ZC_OK;
     while (gap < n / 3) gap = gap * 3 + 1;
     for (; gap; gap /= 3) {
         for (size_t i = gap; i < n; i++) {
@@ -4767,8 +5198,9 @@ static void zc__flight_let_go(zc_cache *c, zc__flight *f) {
     if (last) zc__flight_free(c, f);
 }
 
-static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view *view,
-                     zc_fill **fill) {
+/* zc_flight_begin(), with what the bus allows: `gate`. */
+static int zc__begin_gated(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, int gate,
+                           zc_view *view, zc_fill **fill) {
     zc__start st;
     memset(&st, 0, sizeof st);
     st.c = c;
@@ -4778,9 +5210,7 @@ static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view 
     st.o = o;
     *fill = NULL;
     if (o->parent && zc__is_recursive(c, o->parent, st.hash, key)) return ZC_E_DEADLOCK;
-    uint64_t lease;
-    st.gate = zc__bus_gate(c, o->silence, &lease);
-    if (st.gate < 0) return st.gate;
+    st.gate = gate;
     zc__spin_lock(&st.s->lock);
     int rc = zc__start_look(&st);
     zc__spin_unlock(&st.s->lock);
@@ -4808,13 +5238,22 @@ static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view 
             if (st.refresh) st.t->parent = NULL; /* it will not wait for the refresh */
         }
     }
-    if (rc != ZC_OK && rc != ZC_STALE) return rc;
-    rc = zc__deliver(c, st.e, o->parent, rc, view);
-    if (st.gate != ZC_OK || !zc__bus_on(c) || zc__bus_holds(c, lease)) return rc;
-    /* The lease ran out with the value in hand: perhaps this process slept. */
-    zc_release(c, view);
-    if (*fill) zc_flight_abandon(*fill, 0);
-    return zc__begin(c, key, o, view, fill);
+    return rc == ZC_OK || rc == ZC_STALE ? zc__deliver(c, st.e, o->parent, rc, view) : rc;
+}
+
+static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view *view,
+                     zc_fill **fill) {
+    for (uint64_t lease;;) {
+        *fill = NULL;
+        int gate = zc__bus_gate(c, o->silence, &lease);
+        if (gate < 0) return gate;
+        int rc = zc__begin_gated(c, key, o, gate, view, fill);
+        if (gate != ZC_OK || (rc != ZC_OK && rc != ZC_STALE)) return rc;
+        if (!zc__bus_on(c) || zc__bus_holds(c, lease)) return rc;
+        /* The lease ran out with the value in hand: perhaps this process slept. */
+        zc_release(c, view);
+        if (*fill) zc_flight_abandon(*fill, 0);
+    }
 }
 
 /* ---- wait ---- */
@@ -5106,8 +5545,20 @@ static inline bool zc__bus_position(zc_cache *c, uint64_t begin, uint64_t *ident
 }
 #endif
 
+/* A record's value becomes the ticket's, in the buffer that it was read into, if it is there. */
+static int zc__store_value(zc_fill *t, zc_bytes value, zc__buf *read) {
+    uintptr_t at = (uintptr_t)value.ptr - (uintptr_t)read->ptr;
+    if (t->value.ptr || value.len == 0 || at >= read->size) return zc_fill_value(t, value);
+    memmove(read->ptr, value.ptr, value.len);
+    t->value = *read;
+    t->value.size = value.len;
+    t->has_value = true;
+    memset(read, 0, sizeof *read);
+    return ZC_OK;
+}
+
 /* Turns a good record into the value of a leader's ticket. ZC_OK, or ZC_MISS if it is stale. */
-static int zc__store_accept(zc_fill *t, const zc_record *r) {
+static int zc__store_accept(zc_fill *t, const zc_record *r, zc__buf *read) {
     zc_cache *c = t->cache;
     uint64_t now_ms = zc__wall_ms(c), begin = r->begin;
     uint64_t left = zc__left(r->expires_ms, now_ms), soft = zc__left(r->soft_ms, now_ms);
@@ -5122,7 +5573,7 @@ static int zc__store_accept(zc_fill *t, const zc_record *r) {
     if (rc != ZC_OK) return rc == ZC_MISS ? rc : ZC_E_STORE;
     if (begin < zc__load_acq(&c->trusted)) return ZC_MISS;
     if (zc__trie_killer(&c->trie, t->deps, t->ndeps, begin)) return ZC_MISS;
-    rc = r->absent ? zc_fill_absent(t) : zc_fill_value(t, r->value);
+    rc = r->absent ? zc_fill_absent(t) : zc__store_value(t, r->value, read);
     if (rc != ZC_OK) return ZC_MISS;
     if (c->desc.store_ttl && c->desc.ttl < left) left = c->desc.ttl; /* the table's own */
     t->begin = begin;
@@ -5135,8 +5586,8 @@ static int zc__store_accept(zc_fill *t, const zc_record *r) {
 }
 
 /* What the storage has answered, `got`, becomes the ticket's value. ZC_OK; ZC_MISS: as if nothing
- * had been read. Frees the sink. */
-static int zc__store_take(zc_fill *t, int got, zc_sink *sink) {
+ * had been read, also if that took longer than `lease` holds. Frees the sink. */
+static int zc__store_take(zc_fill *t, int got, zc_sink *sink, uint64_t lease) {
     zc_cache *c = t->cache;
     const zc_store *st = &c->desc.store;
     zc_bytes key = zc__flight_key(t->flight), memory;
@@ -5149,7 +5600,8 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink) {
                                &memory);
         if (rc == ZC_OK && (r.key.len != key.len || memcmp(r.key.ptr, key.ptr, key.len) != 0))
             rc = ZC_E_CORRUPT;
-        if (rc == ZC_OK) rc = zc__store_accept(t, &r);
+        if (rc == ZC_OK) rc = zc__store_accept(t, &r, &sink->buf);
+        if (rc == ZC_OK && zc__bus_on(c) && !zc__bus_holds(c, lease)) rc = ZC_MISS;
         if (rc == ZC_MISS) zc__count(&c->store_stale, 1);
         if (rc == ZC_OK && r.tti_ms && st->touch) {
             uint64_t until = zc__add_sat(zc__wall_ms(c), r.tti_ms);
@@ -5175,19 +5627,19 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink) {
 }
 
 /* The storage is asked only while its records can be judged. */
-static bool zc__store_readable(zc_cache *c) {
-    uint64_t lease;
-    return zc__bus_gate(c, ZC_SILENCE_BYPASS, &lease) == ZC_OK && zc__store_up(c);
+static bool zc__store_readable(zc_cache *c, uint64_t *lease) {
+    return zc__bus_gate(c, ZC_SILENCE_BYPASS, lease) == ZC_OK && zc__store_up(c);
 }
 
 /* Looks the ticket's key up in the storage. ZC_OK: the ticket has its value. ZC_MISS: else. */
 static int zc__store_load(zc_fill *t) {
     zc_cache *c = t->cache;
     zc_sink sink;
-    if (!zc__store_readable(c)) return ZC_MISS;
+    uint64_t lease;
+    if (!zc__store_readable(c, &lease)) return ZC_MISS;
     zc__sink_init(&sink, c);
     int got = c->desc.store.get(c->desc.store.user, zc__flight_key(t->flight), &sink);
-    return zc__store_take(t, zc__store_told(c, got), &sink);
+    return zc__store_take(t, zc__store_told(c, got), &sink, lease);
 }
 
 /* The end of a deadline of the monotonic clock, on the wall clock; 0 for ZC_NEVER. */
@@ -5618,12 +6070,12 @@ static int zc__commit_value(zc_fill *t, zc_view *view) {
 
 /* ---- read ---- */
 
-/* A read that the table cannot answer, with a storage behind it. */
+/* A read that the table cannot answer, with a storage behind it. The bus allows it. */
 static int zc__get_through(zc_cache *c, zc_bytes key, zc_view *view) {
     zc_fetch_opts o;
     zc_fill *t;
     memset(&o, 0, sizeof o);
-    int rc = zc__begin(c, key, &o, view, &t);
+    int rc = zc__begin_gated(c, key, &o, ZC_OK, view, &t);
     if (!t) return rc;
     if (rc == ZC_FOLLOW) {
         /* Somebody computes it; what the storage has may do. A flight of our own, which is not
@@ -5755,7 +6207,9 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
         if (ZC__UNLIKELY(e->hits < ZC__HITS_MAX)) e->hits++;
         s->hits++;
         if (len) *len = n;
-        zc__copy((unsigned char *)buf, zc__entry_bytes(e) + zc__value_at(key.len), n);
+        const unsigned char *value = zc__entry_bytes(e) + zc__value_at(key.len);
+        if (ZC__LIKELY(n == cap)) zc__copy((unsigned char *)buf, value, cap); /* is known at once */
+        else zc__copy((unsigned char *)buf, value, n);
         zc__spin_unlock(&s->lock);
         return ZC_OK;
     }
@@ -5799,11 +6253,12 @@ static void zc__load_many(zc_cache *c, zc_fill **tickets, const zc_bytes *keys, 
     }
     int rc = m ? ZC_MISS : ZC_OK;
     for (size_t k = 0; k < m; k++) got[k] = ZC_MISS;
-    if (m && zc__store_readable(c))
+    uint64_t lease = 0;
+    if (m && zc__store_readable(c, &lease))
         rc = zc__store_told(c, st->get_many(st->user, wanted, m, to, got));
     for (size_t k = 0; k < m; k++) {
         zc_fill *t = tickets[at[k]];
-        if (zc__store_take(t, rc < 0 ? rc : got[k], &sinks[k]) == ZC_OK)
+        if (zc__store_take(t, rc < 0 ? rc : got[k], &sinks[k], lease) == ZC_OK)
             results[at[k]] = zc__commit_value(t, &views[at[k]]);
         else
             (void)zc__fail(t, 0, NULL);
@@ -6360,6 +6815,7 @@ ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
     bool more = zc__has_store(cache) && zc__store_keep(cache, deadline);
     more = zc__sweep(cache, deadline) || more;
     zc__prune_some(cache);
+    zc__slabs_trim(cache->mem.slabs);
     zc__spin_unlock(&cache->house);
     return more ? ZC_MORE : ZC_OK;
 }
@@ -6424,9 +6880,11 @@ static void zc__lock_all(zc_cache *c) {
     zc__spin_lock(&c->behind_lock);
     zc__spin_lock(&c->graph_lock);
     if (c->mem.arena) zc__spin_lock(&c->mem.arena->lock);
+    zc__slabs_lock(c->mem.slabs);
 }
 
 static void zc__unlock_all(zc_cache *c, bool monitors) {
+    zc__slabs_unlock(c->mem.slabs);
     if (c->mem.arena) zc__spin_unlock(&c->mem.arena->lock);
     zc__spin_unlock(&c->graph_lock);
     zc__spin_unlock(&c->behind_lock);
@@ -6458,6 +6916,7 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
             while (s->flights[b]) zc__flight_end(s, s->flights[b], ZC__LOST);
     }
     zc__trie_recount(&cache->trie);
+    zc__slabs_recount(cache->mem.slabs);
     zc__unlock_all(cache, false);
     zc__store_rel(&cache->house.held, 0u);
     if (zc__has_store(cache) && cache->desc.store.forked)
@@ -6650,6 +7109,7 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
     zc_cache *c = (zc_cache *)(void *)(raw + (size_t)(-(uintptr_t)raw & (ZC__LINE - 1)));
     c->raw_cache = raw;
     c->mem = mem;
+    if (!ZC__WATCHED && !d.block && !d.allocator.version) c->mem.slabs = zc__slabs_make(nshards);
     c->desc = d;
     c->clock = c->hlc.clock = d.clock;
     c->hlc.max_drift = d.max_clock_drift;
@@ -6680,6 +7140,7 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
     memset(out, 0, sizeof *out);
     if (!cache) return;
     out->memory = sizeof *cache + ZC__LINE + cache->raw_shards_size;
+    out->memory += zc__slabs_slack(cache->mem.slabs);
     for (uint32_t i = 0; i < cache->nshards; i++) {
         zc__shard *s = &cache->shards[i];
         zc__spin_lock(&s->lock);
@@ -6976,6 +7437,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     zc__lock_all(cache);
     const char *broken = zc__trie_check(&cache->trie);
     if (!broken && cache->mem.arena && !zc__arena_check(cache->mem.arena)) broken = "M1 to M4";
+    if (!broken && !zc__slabs_check(cache->mem.slabs)) broken = "S1 to S5";
     for (uint32_t i = 0; i < cache->nshards && !broken; i++) {
         const zc__shard *s = &cache->shards[i];
         broken = zc__check_table(cache, s);
@@ -7022,9 +7484,10 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *               old one is emptied and takes its place. A path that is in neither was last named at
  *               `floor` or before: the last position that the emptied one could hold. Paths that
  *               hash alike share the higher position. Either costs misses, never staleness.
- *   Use         A hit writes nothing: it notes H in a small table in memory, which later writes, or
- *               `beat`, or `close`, bring to the file, some at a time. Ends that `touch` moves go
- *               the same way, but are never dropped; moved is only to later.
+ *   Use         A hit writes nothing: it notes H in a small table in memory, if it has a place,
+ *               which later writes, or `beat`, or `close`, bring to the file, some at a time. Ends
+ *               that `touch` moves go the same way, but are never dropped, as long as the process
+ *               lives; they move to later only.
  *   Room        What is live stays below 7/8 of the map: each write deletes a few that have ended
  *               and, above that, the longest unused. The rest is for pages that were freed, but not
  *               yet for all readers: those of the last two transactions at the least.
@@ -7040,15 +7503,19 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *               L2 the log has all positions from its first to the tail
  *               L3 every tag of an entry has a position >= that entry's, or the floor is
  *               L4 `seen` is never above the transaction that `tail` was read in, or after
- *   Locking     LMDB's writer lock, across processes; robust, so that a killed writer's goes on. A
- *               writer that is stopped (SIGSTOP) makes the others wait. Readers wait for nobody:
- *               one of a few pooled read transactions, each under its own spin lock, or a new one.
- *               No transaction is open in two threads. `notes` (spin) is a leaf. Sinks are called
- *               with a read transaction and its slot held.
+ *   Locking     One writer at a time: `gate` in a process, byte 0 after the text of path/zoocache
+ *               among processes (Linux; elsewhere LMDB's own lock does it alone). A killed holder's
+ *               is released by the system; behind one that is stopped (SIGSTOP) the others get
+ *               ZC_E_TIMEOUT after a second. Readers wait for nobody: one of a few pooled read
+ *               transactions, each under its own spin lock; or, beyond those, a new one, for which
+ *               the writer's lock is taken a moment. No transaction is open in two threads.
+ *               `notes` (spin) is a leaf. Sinks are called with a read transaction and its slot
+ *               held, and may come back to read.
  *   fork        An environment may not cross it: `forked` makes the child open its own, and leaves
  *               the parent's alone: closing it would give the parent's slots of readers away.
- *   Cost        get: 1 renewal, 2 descents of a tree, 1 copy; a put or an append: some 10 descents,
- *               some 10 pages written, no wait for the disk
+ *   Cost        get: 1 renewal, 2 descents of a tree (of the names, of the records), 1 copy; put
+ *               and append: some 10 descents, some 10 pages written, 2 system calls for the lock;
+ *               no wait for the disk without `sync`. `make bench-lmdb` measures them.
  *   Fails       whatever fails is aborted: nothing has changed
  * ========================================================================================== */
 
@@ -7067,12 +7534,13 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
 
 #define ZC__LMDB_MAP ((size_t)1 << 30)
 #define ZC__LMDB_MAP_MIN ((size_t)8 << 20)
-#define ZC__LMDB_READERS 2048 /* slots in the lock file, all processes together */
+#define ZC__LMDB_READERS 4096 /* slots in the lock file, all processes together */
 #define ZC__LMDB_SLOTS 16     /* pooled read transactions */
 #define ZC__LMDB_LOG 4096     /* entries kept */
 #define ZC__LMDB_GIVE 1024    /* entries given by one call */
 #define ZC__LMDB_NOTES 512    /* uses noted in memory */
 #define ZC__LMDB_PROBES 8
+#define ZC__LMDB_WAIT ZC_SECOND /* for another writer */
 #define ZC__LMDB_TRIES 8  /* of a write that finds no room: half a second */
 #define ZC__LMDB_FLUSH 8   /* notes that one write brings to the file, */
 #define ZC__LMDB_EXPIRE 2  /*   records that have ended that it deletes, */
@@ -7137,7 +7605,7 @@ typedef struct zc__lmdb {
     zc__spin notes;
     zc__lmdb_note note[ZC__LMDB_NOTES]; /* [notes] */
     zc__lmdb_slot slot[ZC__LMDB_SLOTS];
-    zc__monitor wake;
+    zc__monitor wake, gate; /* gate: held by who writes here */
     zc__mem mem;
     zc_clock clock;
     zc_log log;
@@ -7219,6 +7687,70 @@ static inline uint64_t zc__lmdb_ms(const zc__lmdb *db) {
 }
 static inline bool zc__lmdb_over(uint64_t end, uint64_t now_ms) { return end && end <= now_ms; }
 
+/* ---- one writer ---- */
+
+#if defined(__linux__) && !defined(F_OFD_SETLK) /* hidden without _GNU_SOURCE */
+#  define ZC__LMDB_GETLK 36
+#  define ZC__LMDB_SETLK 37
+#elif defined(F_OFD_SETLK)
+#  define ZC__LMDB_GETLK F_OFD_GETLK
+#  define ZC__LMDB_SETLK F_OFD_SETLK
+#endif
+
+#define ZC__LMDB_CLAIM 48 /* bytes of path/zoocache: "zoocache ", the boot's id, how written */
+
+static void zc__lmdb_pause(uint64_t ns) {
+    struct timespec t;
+    t.tv_sec = (time_t)(ns / ZC_SECOND);
+    t.tv_nsec = (long)(ns % ZC_SECOND);
+    (void)nanosleep(&t, NULL);
+}
+
+/* A lock of one byte of path/zoocache, of this open of it, by F_WRLCK or F_UNLCK. */
+static bool zc__lmdb_lock_byte(const zc__lmdb *db, uint64_t at, short type) {
+#ifdef ZC__LMDB_SETLK
+    struct flock l;
+    memset(&l, 0, sizeof l);
+    l.l_type = type;
+    l.l_whence = SEEK_SET;
+    l.l_start = ZC__LMDB_CLAIM + (off_t)at;
+    l.l_len = 1;
+    return fcntl(db->claim, ZC__LMDB_SETLK, &l) == 0 || (errno != EAGAIN && errno != EACCES);
+#else
+    (void)db, (void)at, (void)type;
+    return true;
+#endif
+}
+
+/* Before LMDB's own locks, so that nobody ever waits for those: a process that is killed just when
+ * it is woken for one takes the wake-up of all others with it. ZC_E_TIMEOUT: somebody keeps it. */
+static int zc__lmdb_enter(zc__lmdb *db) {
+    uint64_t pause = 20000, waited = 0;
+    zc__monitor_lock(&db->gate);
+    while (!zc__lmdb_lock_byte(db, 0, F_WRLCK)) {
+        if (waited >= ZC__LMDB_WAIT) {
+            zc__monitor_unlock(&db->gate);
+            return ZC_E_TIMEOUT;
+        }
+        zc__lmdb_pause(pause);
+        waited += pause;
+        if (pause < ZC_MILLISECOND) pause *= 2;
+    }
+    return ZC_OK;
+}
+static void zc__lmdb_leave(zc__lmdb *db) {
+    (void)zc__lmdb_lock_byte(db, 0, F_UNLCK);
+    zc__monitor_unlock(&db->gate);
+}
+
+/* Frees the slots of readers that have died. */
+static void zc__lmdb_bury(zc__lmdb *db) {
+    int dead;
+    if (zc__lmdb_enter(db) != ZC_OK) return;
+    (void)mdb_reader_check(db->env, &dead);
+    zc__lmdb_leave(db);
+}
+
 /* ---- reading: pooled transactions ---- */
 
 typedef struct zc__lmdb_rd {
@@ -7227,27 +7759,34 @@ typedef struct zc__lmdb_rd {
     zc__lmdb_slot *slot; /* NULL: a transaction of its own */
 } zc__lmdb_rd;
 
+/* A transaction with a new slot of the file. */
+static int zc__lmdb_new_reader(zc__lmdb *db, MDB_txn **txn) {
+    int dead, rc = zc__lmdb_enter(db);
+    if (rc != ZC_OK) return rc;
+    rc = mdb_txn_begin(db->env, NULL, MDB_RDONLY, txn);
+    if (rc == MDB_READERS_FULL && mdb_reader_check(db->env, &dead) == MDB_SUCCESS && dead > 0)
+        rc = mdb_txn_begin(db->env, NULL, MDB_RDONLY, txn);
+    zc__lmdb_leave(db);
+    return zc__lmdb_result(rc);
+}
+
 /* A thread begins to look for a free slot where its stack says, so that it mostly gets the same. */
 static int zc__lmdb_begin(zc__lmdb *db, zc__lmdb_rd *r) {
     size_t at = (size_t)((uint64_t)((uintptr_t)r >> 16) * UINT64_C(0x9e3779b97f4a7c15) >> 60);
-    int rc = MDB_READERS_FULL, dead;
     r->db = db;
+    r->slot = NULL;
     if (!zc__lmdb_usable(db)) return ZC_E_STORE;
     for (size_t i = 0; i < ZC__LMDB_SLOTS; i++) {
         zc__lmdb_slot *s = &db->slot[(at + i) % ZC__LMDB_SLOTS];
         if (!zc__spin_trylock(&s->lock)) continue;
-        rc = s->txn ? mdb_txn_renew(s->txn) : mdb_txn_begin(db->env, NULL, MDB_RDONLY, &s->txn);
-        if (rc == MDB_SUCCESS) {
-            r->slot = s;
-            r->txn = s->txn;
-            return ZC_OK;
-        }
-        zc__spin_unlock(&s->lock);
-        if (rc != MDB_READERS_FULL) return zc__lmdb_result(rc);
+        int rc = s->txn ? zc__lmdb_result(mdb_txn_renew(s->txn))
+                        : zc__lmdb_new_reader(db, &s->txn);
+        r->slot = s;
+        r->txn = s->txn;
+        if (rc != ZC_OK) zc__spin_unlock(&s->lock);
+        return rc;
     }
-    if (rc == MDB_READERS_FULL) (void)mdb_reader_check(db->env, &dead);
-    r->slot = NULL;
-    return zc__lmdb_result(mdb_txn_begin(db->env, NULL, MDB_RDONLY, &r->txn));
+    return zc__lmdb_new_reader(db, &r->txn);
 }
 
 static void zc__lmdb_end(zc__lmdb_rd *r) {
@@ -7320,8 +7859,20 @@ static zc__lmdb_note *zc__lmdb_noted(zc__lmdb *db, const zc__lmdb_note *n,
     return NULL;
 }
 
-/* Notes a use. One without an end takes an empty place, or that of another without an end; one with
- * an end likewise, but says false if there is neither. */
+/* Without the lock: is there a place for it, and is it not there yet? Notes that find none are
+ * lost: what is read often comes again. */
+static bool zc__lmdb_worth_noting(zc__lmdb *db, const zc__lmdb_note *n) {
+    bool room = false;
+    for (size_t i = 0; i < ZC__LMDB_PROBES; i++) {
+        uint64_t at = zc__load_rlx(&zc__lmdb_place(db, n, i)->h[0]);
+        if (at == n->h[0]) return false;
+        room |= at == 0;
+    }
+    return room;
+}
+
+/* Notes a use in its place, an empty one, or that of another without an end. False: all are taken
+ * by such as have one. */
 static bool zc__lmdb_note_use(zc__lmdb *db, const zc__lmdb_note *n) {
     static const zc__lmdb_note none = {{0, 0}, 0};
     zc__spin_lock(&db->notes);
@@ -7410,17 +7961,20 @@ static int zc__lmdb_try(zc__lmdb *db, zc__lmdb_step step, void *arg) {
     if (!zc__lmdb_usable(db)) return ZC_E_STORE;
     t.db = db;
     t.nflushed = 0;
-    int rc = zc__lmdb_result(mdb_txn_begin(db->env, NULL, 0, &t.txn));
+    int rc = zc__lmdb_enter(db);
     if (rc != ZC_OK) return rc;
+    rc = zc__lmdb_result(mdb_txn_begin(db->env, NULL, 0, &t.txn));
+    if (rc != ZC_OK) {
+        zc__lmdb_leave(db);
+        return rc;
+    }
     rc = zc__lmdb_load(t.txn, t.meta);
     rc = rc == ZC_OK ? step(&t, arg) : rc == ZC_MISS ? ZC_E_CORRUPT : rc;
     for (size_t i = 0; i < ZC__LMDB_META; i++) zc__put_le(row + i * 8, t.meta[i], 8);
     if (rc == ZC_OK) rc = zc__lmdb_result(mdb_put(t.txn, ZC__LMDB_MAIN, &key, &value, 0));
-    if (rc != ZC_OK) {
-        mdb_txn_abort(t.txn);
-        return rc;
-    }
-    rc = zc__lmdb_result(mdb_txn_commit(t.txn));
+    if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_commit(t.txn));
+    else mdb_txn_abort(t.txn);
+    zc__lmdb_leave(db);
     if (rc == ZC_OK) zc__lmdb_forget(db, t.flushed, t.nflushed);
     return rc;
 }
@@ -7565,23 +8119,14 @@ static int zc__lmdb_make_room(zc__lmdb_tx *t, void *arg) {
     return rc == ZC_MISS ? ZC_OK : rc;
 }
 
-static void zc__lmdb_pause(uint64_t ns) {
-    struct timespec t;
-    t.tv_sec = (time_t)(ns / ZC_SECOND);
-    t.tv_nsec = (long)(ns % ZC_SECOND);
-    (void)nanosleep(&t, NULL);
-}
-
 /* Runs `step`, with patience if there is no room for it. Mostly there are pages enough that have
  * been freed, but a reader that was interrupted may still see them: so wait, a little and then
- * longer. Where only runs of pages are missing, for a large record, evicting helps; then more and
- * more. */
+ * longer. Where runs of pages are missing, for a large record, evicting helps; more and more. */
 static int zc__lmdb_write(zc__lmdb *db, zc__lmdb_step step, void *arg) {
-    int rc, dead;
     for (unsigned tries = 0;; tries++) {
-        rc = zc__lmdb_try(db, step, arg);
+        int rc = zc__lmdb_try(db, step, arg);
         if (rc != ZC_E_FULL || tries == ZC__LMDB_TRIES) return rc;
-        (void)mdb_reader_check(db->env, &dead);
+        zc__lmdb_bury(db);
         if (tries > 0) zc__lmdb_pause(ZC_MILLISECOND << tries);
         /* Deleting takes pages, too: the fewer, the better. A transaction that deletes nothing
          * helps as well: what one has freed can be used by the next but one. */
@@ -7612,7 +8157,7 @@ static int zc__lmdb_read_record(zc__lmdb_rd *r, zc_bytes key, zc_sink *sink) {
         if (zc__lmdb_over(end, now) && zc__lmdb_noted_end(db, &h) <= now) return ZC_MISS;
     }
     zc__lmdb_note n = zc__lmdb_note_of(&h, 0);
-    if (zc__load_rlx(&zc__lmdb_place(db, &n, 0)->h[0]) != n.h[0]) (void)zc__lmdb_note_use(db, &n);
+    if (zc__lmdb_worth_noting(db, &n)) (void)zc__lmdb_note_use(db, &n);
     return zc_sink_write(sink, zc__lmdb_at(&row, 10 + len), row.mv_size - 10 - len);
 }
 
@@ -7979,7 +8524,7 @@ static int zc__lmdb_bus_versions(void *user, const zc_bytes *paths, size_t n,
         unsigned young = (unsigned)meta[ZC__LMDB_YOUNG];
         MDB_val k = zc__lmdb_val(key, 8);
         rc = zc__lmdb_get(r.txn, db->dbi[ZC__LMDB_TAGS0 + young], k, &value, 8);
-        if (rc == ZC_MISS)
+        if (rc == ZC_MISS && meta[ZC__LMDB_SWAPPED]) /* else the old one is empty */
             rc = zc__lmdb_get(r.txn, db->dbi[ZC__LMDB_TAGS0 + (young ^ 1)], k, &value, 8);
         positions[i] = rc == ZC_OK ? zc__get64(zc__lmdb_at(&value, 0)) : meta[ZC__LMDB_FLOOR];
     }
@@ -8016,7 +8561,6 @@ static int zc__lmdb_bus_beat(void *user, zc_bytes text) {
     zc__lmdb *db = (zc__lmdb *)user;
     char name[ZC__LMDB_PATH];
     struct stat st;
-    int dead;
     (void)text;
     if (!zc__lmdb_usable(db)) return ZC_E_STORE;
     zc__lmdb_file(db, "/data.mdb", name, sizeof name);
@@ -8025,7 +8569,7 @@ static int zc__lmdb_bus_beat(void *user, zc_bytes text) {
         zc__lmdb_say(db, "the file was removed or replaced while it was open", NULL);
         return ZC_E_STORE;
     }
-    (void)mdb_reader_check(db->env, &dead);
+    zc__lmdb_bury(db);
     return zc__lmdb_untidy(db) ? zc__lmdb_write(db, zc__lmdb_tidy_all, NULL) : ZC_OK;
 }
 
@@ -8039,8 +8583,6 @@ static void zc__lmdb_bus_wake(void *user) {
 }
 
 /* ---- open, fork, close ---- */
-
-#define ZC__LMDB_CLAIM 48 /* bytes of path/zoocache: "zoocache ", the boot's id, how written */
 
 /* The id of this boot of the system, 36 bytes. False: it does not tell. */
 static bool zc__lmdb_boot(char id[36]) {
@@ -8062,35 +8604,21 @@ static uint64_t zc__lmdb_identity(const zc__lmdb *db) {
     return id;
 }
 
-#if defined(__linux__) && !defined(F_OFD_SETLK) /* hidden without _GNU_SOURCE */
-#  define ZC__LMDB_GETLK 36
-#  define ZC__LMDB_SETLK 37
-#elif defined(F_OFD_SETLK)
-#  define ZC__LMDB_GETLK F_OFD_GETLK
-#  define ZC__LMDB_SETLK F_OFD_SETLK
-#endif
-
 /* Every process that has the directory open holds a lock on one byte of path/zoocache, at its pid:
  * a lock of the open file, so a second open in the same process meets it, and kill -9 releases it.
  * *alone: nobody else holds any. ZC_E_INVAL: this process has the directory open. */
 static int zc__lmdb_take_byte(zc__lmdb *db, bool *alone) {
     *alone = false;
 #ifdef ZC__LMDB_SETLK
-    struct flock all, mine;
+    struct flock all;
     memset(&all, 0, sizeof all);
     all.l_type = F_WRLCK;
     all.l_whence = SEEK_SET;
-    mine = all;
-    mine.l_start = ZC__LMDB_CLAIM + (off_t)db->pid;
-    mine.l_len = 1;
     if (fcntl(db->claim, ZC__LMDB_GETLK, &all) == 0) *alone = all.l_type == F_UNLCK;
-    if (fcntl(db->claim, ZC__LMDB_SETLK, &mine) == 0) return ZC_OK;
-    if (errno != EAGAIN && errno != EACCES) return ZC_OK; /* a file system without such locks */
+#endif
+    if (zc__lmdb_lock_byte(db, (uint64_t)db->pid, F_WRLCK)) return ZC_OK;
     zc__lmdb_say(db, "is open in this process already (or in another pid namespace)", NULL);
     return ZC_E_INVAL;
-#else
-    return ZC_OK;
-#endif
 }
 
 static bool zc__lmdb_sync_dir(const zc__lmdb *db) {
@@ -8195,16 +8723,26 @@ static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
         zc__lmdb_say(db, "cannot be opened", mdb_strerror(rc));
         return zc__lmdb_result(rc);
     }
-    (void)mdb_reader_check(db->env, &dead);
     (void)mdb_env_info(db->env, &info);
     bool grow = alone && info.me_mapsize < db->map_size;
     if (grow) (void)mdb_env_set_mapsize(db->env, db->map_size);
     rc = zc__lmdb_lengthen(db, alone);
-    if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_begin(db->env, NULL, 0, &txn));
+    if (rc == ZC_OK) rc = zc__lmdb_enter(db);
     if (rc != ZC_OK) return rc;
-    rc = zc__lmdb_setup(db, txn, grow);
-    if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_commit(txn));
-    else mdb_txn_abort(txn);
+    (void)mdb_reader_check(db->env, &dead);
+    rc = zc__lmdb_result(mdb_txn_begin(db->env, NULL, 0, &txn));
+    if (rc == ZC_OK) {
+        rc = zc__lmdb_setup(db, txn, grow);
+        if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_commit(txn));
+        else mdb_txn_abort(txn);
+    }
+    for (size_t i = 0; i < ZC__LMDB_SLOTS && rc == ZC_OK; i++) {
+        zc__lmdb_slot *slot = &db->slot[i];
+        if (mdb_txn_begin(db->env, NULL, MDB_RDONLY, &slot->txn) == MDB_SUCCESS)
+            mdb_txn_reset(slot->txn);
+        else slot->txn = NULL; /* all are taken: it is tried again when it is needed */
+    }
+    zc__lmdb_leave(db);
     if (rc == ZC_E_CORRUPT)
         zc__lmdb_say(db, "data.mdb is damaged, of another version or not of this library", NULL);
     (void)mdb_env_info(db->env, &info);
@@ -8266,7 +8804,7 @@ static void zc__lmdb_forked(void *user) {
     db->seen = db->tail = 0;
     db->env = NULL;
     if (db->claim >= 0) close(db->claim);
-    if (!zc__monitor_init(&db->wake)) return;
+    if (!zc__monitor_init(&db->wake) || !zc__monitor_init(&db->gate)) return;
     (void)zc__lmdb_start(db);
 }
 
@@ -8278,6 +8816,7 @@ static void zc__lmdb_close(void *user) {
             (void)zc__lmdb_write(db, zc__lmdb_tidy_all, NULL);
         zc__lmdb_close_env(db);
     }
+    zc__monitor_destroy(&db->gate);
     zc__monitor_destroy(&db->wake);
     zc__mem mem = db->mem;
     zc__free(&mem, db, sizeof *db);
@@ -8326,10 +8865,15 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
     db->path_len = len;
     memcpy(db->path, desc->path, len + 1);
     db->refs = 2;
-    int rc = zc__monitor_init(&db->wake) ? ZC_OK : ZC_E_THREAD;
-    if (rc == ZC_OK && (rc = zc__lmdb_start(db)) != ZC_OK) zc__monitor_destroy(&db->wake);
-    if (rc == ZC_OK) zc__lmdb_hooks(db, store, bus);
-    else zc__free(&mem, db, sizeof *db);
+    bool wake = zc__monitor_init(&db->wake), gate = zc__monitor_init(&db->gate);
+    int rc = wake && gate ? zc__lmdb_start(db) : ZC_E_THREAD;
+    if (rc == ZC_OK) {
+        zc__lmdb_hooks(db, store, bus);
+        return ZC_OK;
+    }
+    if (wake) zc__monitor_destroy(&db->wake);
+    if (gate) zc__monitor_destroy(&db->gate);
+    zc__free(&mem, db, sizeof *db);
     return rc;
 }
 #endif /* ZOOCACHE_WITH_LMDB */
@@ -8459,7 +9003,7 @@ typedef struct zc__redis {
     /* Of the bus; state. */
     zc__spin state;
     zc__redis_conn reader;
-    uint64_t gen, run; /* as attached; gen 0: not */
+    uint64_t gen, run, line; /* as attached; gen 0: not. line: see zc__req_line() */
     bool waits; /* the reader does, and may be interrupted */
     bool woken; /* the next read does not wait */
     uint64_t seen_at[ZC__REDIS_SEEN], seen[ZC__REDIS_SEEN]; /* position + 1 (0: none), nonce */
@@ -9505,7 +10049,7 @@ static int zc__redis_entry_give(zc__redis *r, const zc__redis_entry *e, zc_bus_s
 
 /* What the bus is attached to; a copy, because another thread may attach anew meanwhile. */
 typedef struct zc__redis_log {
-    uint64_t gen, run;
+    uint64_t gen, run, line;
 } zc__redis_log;
 
 static zc__redis_log zc__redis_attached(zc__redis *r) {
@@ -9513,6 +10057,7 @@ static zc__redis_log zc__redis_attached(zc__redis *r) {
     zc__spin_lock(&r->state);
     log.gen = r->gen;
     log.run = r->run;
+    log.line = r->line;
     zc__spin_unlock(&r->state);
     return log;
 }
@@ -9520,7 +10065,7 @@ static zc__redis_log zc__redis_attached(zc__redis *r) {
 static void zc__redis_remember(zc__redis *r, zc__redis_log log, const zc__redis_entry *e) {
     size_t i = e->position % ZC__REDIS_SEEN;
     zc__spin_lock(&r->state);
-    if (r->gen == log.gen && r->run == log.run) {
+    if (r->gen == log.gen && r->run == log.run && r->line == log.line) {
         r->seen_at[i] = e->position + 1;
         r->seen[i] = e->nonce;
     }
@@ -9536,7 +10081,7 @@ static int zc__redis_at_cursor(zc__redis *r, zc__redis_log log, const redisReply
     if (e.gen != log.gen || e.position != position) return ZC_RETRY;
     size_t i = position % ZC__REDIS_SEEN;
     zc__spin_lock(&r->state);
-    bool known = r->seen_at[i] == position + 1 && r->gen == log.gen && r->run == log.run;
+    bool known = r->seen_at[i] == position + 1 && r->gen == log.gen && r->run == log.run && r->line == log.line;
     bool same = r->seen[i] == e.nonce;
     zc__spin_unlock(&r->state);
     return !known ? ZC_MORE : same ? ZC_OK : ZC_RETRY;
@@ -9579,6 +10124,20 @@ static void zc__req_fence(zc__redis *r, zc__redis_req *q) {
     zc__req_end(q);
 }
 
+/* With replicas a server may be a master twice, with the same run id, and have lost entries in
+ * between. Its replication id is another one then; a connection that outlived that does not know.
+ * */
+static void zc__req_line(zc__redis *r, zc__redis_req *q) {
+    if (r->replicas) zc__req_cmd2(q, "INFO", "replication");
+}
+
+/* What it says, as the i-th reply; 0: not asked, or not told. */
+static uint64_t zc__redis_line(const zc__redis *r, const zc__redis_req *q, unsigned i) {
+    if (!r->replicas) return 0;
+    zc_bytes id = zc__redis_info(q->reply[i], "master_replid");
+    return id.len ? XXH3_64bits(id.ptr, id.len) | 1 : 0;
+}
+
 static void zc__req_log_keys(zc__redis_req *q) {
     zc__req_key(q, "log");
     zc__req_key(q, "tags");
@@ -9600,10 +10159,11 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     zc__redis *r = (zc__redis *)user;
     zc__redis_req q;
     zc__redis_entry e;
-    uint64_t both[2] = {0, 0};
+    zc__redis_log log = {0, 0, 0};
     memset(&e, 0, sizeof e);
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
+    zc__req_line(r, &q); /* first: a record must not seem to be of a later line than it is */
     zc__req_script(&q, ZC__GENESIS, 3);
     zc__req_log_keys(&q);
     zc__req_num(&q, (r->io.random(r->io.user) >> 2) | 1);
@@ -9613,21 +10173,22 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
      * is attached is what will be read. */
     zc__redis_drop(r, &r->reader);
     int rc = zc__redis_bus_rc(zc__redis_send(r, &r->reader, &q, 0));
-    both[1] = zc__redis_run(r, &r->reader);
+    log.run = zc__redis_run(r, &r->reader);
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
-    if (rc == ZC_RETRY || (rc == ZC_OK && both[1] == 0)) rc = ZC_E_BUS;
+    if (rc == ZC_RETRY || (rc == ZC_OK && log.run == 0)) rc = ZC_E_BUS;
     if (rc == ZC_OK && !zc__redis_entry_read(q.reply[q.ncmds - 1], &e)) rc = ZC_E_BUS;
+    if (rc == ZC_OK) log.line = zc__redis_line(r, &q, 1);
     zc__req_free(&q);
     if (rc != ZC_OK) return rc;
-    both[0] = e.gen;
-    *identity = XXH3_64bits(both, sizeof both) | 1;
+    log.gen = e.gen;
+    *identity = XXH3_64bits(&log, sizeof log) | 1;
     *position = e.position;
     zc__spin_lock(&r->state);
-    r->gen = e.gen;
-    r->run = both[1];
+    r->gen = log.gen;
+    r->run = log.run;
+    r->line = log.line;
     memset(r->seen_at, 0, sizeof r->seen_at);
     zc__spin_unlock(&r->state);
-    zc__redis_log log = {both[0], both[1]};
     zc__redis_remember(r, log, &e);
     return ZC_OK;
 }
@@ -9670,11 +10231,14 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
     zc__req_id(&q, log.gen, position);
     zc__req_id(&q, log.gen, position);
     zc__req_end(&q);
+    unsigned cursor = q.ncmds - 1;
+    zc__req_line(r, &q); /* last: so what was read is of that line */
     int rc = zc__redis_bus_rc(zc__redis_send(r, &r->reader, &q, ms * ZC_MILLISECOND));
     if (rc == ZC_OK && r->reader.run != log.run) rc = ZC_RETRY;
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
+    if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;
     if (rc == ZC_OK)
-        rc = zc__redis_hear(r, log, q.reply[q.ncmds - 2], q.reply[q.ncmds - 1], position, sink);
+        rc = zc__redis_hear(r, log, q.reply[cursor - 1], q.reply[cursor], position, sink);
     zc__req_free(&q);
     return rc;
 }
@@ -9956,6 +10520,7 @@ static void zc__redis_forked(void *user) {
     }
     (void)zc__monitor_init(&r->pool);
     memset(&r->state, 0, sizeof r->state);
+    r->waits = r->woken = false;
     r->node = r->io.random(r->io.user); /* nonces are one process's own */
 }
 

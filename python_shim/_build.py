@@ -3,9 +3,10 @@
 ``zoocache.h`` is taken from the checkout around this directory, or from the copy that an sdist carries;
 ``ZOOCACHE_H`` names another. ``CC`` and ``CFLAGS`` are heeded, so that a sanitizer build is
 
-    CFLAGS="-fsanitize=address -g" python _build.py
+    CFLAGS="-fsanitize=address -g" python _build.py [OUTPUT]
 
-which compiles into the source tree, as an editable install needs it.
+which compiles into the source tree, as an editable install needs it. LMDB, Redis and Redis over TLS are
+built in if their libraries are there; ``ZOOCACHE_WITHOUT=lmdb,redis,tls`` leaves out what it names.
 """
 
 import os
@@ -14,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 from setuptools import build_meta as _setuptools
@@ -66,20 +68,75 @@ def check_headers(command):
         sys.exit(f"zoocache: headers not found: {names}; on Debian and Ubuntu: apt install {packages}")
 
 
-def compile_library():
+# Optional parts: their macro, the packages of pkg-config, the libraries without it, a program that needs them.
+PARTS = {
+    "lmdb": ("ZOOCACHE_WITH_LMDB", "lmdb", ["-llmdb"], "#include <lmdb.h>\nint main(void) { return !mdb_strerror(0); }"),
+    "redis": (
+        "ZOOCACHE_WITH_REDIS",
+        "hiredis",
+        ["-lhiredis"],
+        "#include <hiredis/hiredis.h>\nint main(void) { return !redisReaderCreate(); }",
+    ),
+    "tls": (
+        "ZOOCACHE_WITH_REDIS_TLS",
+        "hiredis_ssl openssl",
+        ["-lhiredis_ssl", "-lssl", "-lcrypto"],
+        "#include <hiredis/hiredis.h>\n#include <hiredis/hiredis_ssl.h>\n"
+        "int main(void) { return redisInitOpenSSL(); }",
+    ),
+}
+
+
+def pkg_config(packages):
+    """What pkg-config says about packages; nothing if it does not know them all."""
+    tool = os.environ.get("PKG_CONFIG") or shutil.which("pkg-config")
+    if not tool:
+        return []
+    done = subprocess.run([tool, "--cflags", "--libs", *packages.split()], capture_output=True, text=True)
+    return [] if done.returncode else [f for f in shlex.split(done.stdout) if not f.endswith("/hiredis")]
+
+
+def links(command, flags, program, more):
+    """Whether a program compiles and links."""
+    with tempfile.TemporaryDirectory() as directory:
+        line = [*command, *flags, "-x", "c", "-", "-o", os.path.join(directory, "probe"), "-x", "none", *more]
+        return not subprocess.run(line, input=program, text=True, capture_output=True).returncode
+
+
+def parts(command):
+    """The optional parts that can be built here: macros, libraries."""
+    without = set(os.environ.get("ZOOCACHE_WITHOUT", "").replace(",", " ").split())
+    if "redis" in without:
+        without.add("tls")
+    macros, libraries = [], []
+    flags = shlex.split(os.environ.get("CPPFLAGS", "")) + shlex.split(os.environ.get("LDFLAGS", ""))
+    for name, (macro, packages, plain, program) in PARTS.items():
+        if name in without or (name == "tls" and "-DZOOCACHE_WITH_REDIS" not in macros):
+            continue
+        for more in (pkg_config(packages), plain):
+            if more and links(command, flags, program, [*more, *libraries]):
+                macros.append(f"-D{macro}")
+                libraries = [*more, *libraries]
+                break
+    return macros, libraries
+
+
+def compile_library(output=LIBRARY):
     """Compiles _native.c with zoocache.h into the package's directory."""
     command = compiler()
     check_headers(command)
     flags = ["-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=default", f"-I{header().parent}"]
     for name in ("CPPFLAGS", "CFLAGS"):
         flags += shlex.split(os.environ.get(name, ""))
-    temporary = LIBRARY.with_name(f"{LIBRARY.name}.{os.getpid()}")
-    line = [*command, *flags, str(PACKAGE / "_native.c"), "-o", str(temporary)]
-    line += [*shlex.split(os.environ.get("LDFLAGS", "")), "-llz4", "-pthread"]
+    macros, libraries = parts(command)
+    temporary = output.with_name(f"{output.name}.{os.getpid()}")
+    line = [*command, *flags, *macros, str(PACKAGE / "_native.c"), "-o", str(temporary)]
+    line += [*shlex.split(os.environ.get("LDFLAGS", "")), *libraries, "-llz4", "-pthread"]
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"zoocache: the compiler has failed:\n{shlex.join(line)}\n{done.stderr}")
-    os.replace(temporary, LIBRARY)
+    os.replace(temporary, output)
+    return output
 
 
 def _tagged(name, directory):
@@ -125,5 +182,4 @@ def build_sdist(sdist_directory, config_settings=None):
 
 
 if __name__ == "__main__":
-    compile_library()
-    print(LIBRARY)
+    print(compile_library(Path(sys.argv[1]).resolve() if sys.argv[1:] else LIBRARY))

@@ -59,9 +59,9 @@ static inline int ld_expect(const zc_store *s, zc_bytes key, zc_bytes want) {
 typedef struct heard {
     uint64_t first, last; /* positions */
     size_t entries, tags;
-    size_t all;           /* entries that named everything */
-    uint64_t sum;         /* of what was said */
-    int answer;           /* what the sink returns */
+    size_t all;                /* entries that named everything */
+    uint64_t sum;              /* of what was said */
+    int answer;                /* what the sink returns */
     char text[ZC_TAG_MAX + 1]; /* the last tag */
 } heard;
 
@@ -84,7 +84,8 @@ static inline int ld_read(const zc_bus *b, uint64_t position, heard *h) {
     memset(h, 0, sizeof *h);
     return b->read(b->user, position, 0, &sink);
 }
-/* Appends one tag (NULL: everything); *position is that of the entry. */
+/* Appends one tag (NULL: everything); *position is the last that was heard: that of the entry, if
+ * nobody else appends. */
 static inline int ld_append(const zc_bus *b, const char *tag, uint64_t *position) {
     heard h;
     zc_bus_sink sink = {ld_entry, &h};
@@ -140,8 +141,7 @@ static inline void ld_check(zc__lmdb *db) {
         zc__put_be64(at, end);
         memcpy(at + 8, key.mv_data, 16);
         MDB_val ends = zc__lmdb_val(at, 24);
-        CHECK_EQ(mdb_get(r.txn, db->dbi[ZC__LMDB_ENDS], &ends, &other),
-                 end ? 0 : MDB_NOTFOUND);
+        CHECK_EQ(mdb_get(r.txn, db->dbi[ZC__LMDB_ENDS], &ends, &other), end ? 0 : MDB_NOTFOUND);
     }
     mdb_cursor_close(c);
     CHECK_EQ(mdb_cursor_open(r.txn, db->dbi[ZC__LMDB_ENTRIES], &c), 0);

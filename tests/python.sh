@@ -17,8 +17,8 @@ tests)
     exit $status
     ;;
 asan)
-    gcc -std=c11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fPIC -shared \
-        -DZOOCACHE_DEBUG -I.. -o "$BUILD/zoocache_native_asan.so" zoocache/_native.c -llz4 -pthread
+    CC=gcc CFLAGS="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -DZOOCACHE_DEBUG" \
+        "$VENV/bin/python" _build.py "$BUILD/zoocache_native_asan.so"
     # CPython itself leaks at its end.
     export ASAN_OPTIONS=detect_leaks=0 ZOOCACHE_LIB="$BUILD/zoocache_native_asan.so"
     LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \

@@ -595,6 +595,36 @@ TEST(nothing_is_read_from_the_storage_in_silence) {
     stop(&f);
 }
 
+static fleet *slow_fleet;
+static void store_is_slow(void *user) {
+    (void)user;
+    slow_fleet->store.on_get = NULL;
+    zct_step(&slow_fleet->time, T / 2);
+    poll_all(slow_fleet);
+    slow_fleet->node[1].down = true;
+    CHECK_EQ(zc_invalidate(slow_fleet->c[0], zc_str("t")), ZC_OK);
+    zct_step(&slow_fleet->time, T + 1);
+}
+
+TEST(a_record_that_took_longer_than_the_lease_is_a_miss) {
+    for (int many = 0; many < 2; many++) {
+        fleet f;
+        zc_view v;
+        int result = ZC_MISS;
+        char text[] = "loaded";
+        zc_bytes key = zc_str("k");
+        if (!start(&f, 2, shared)) return;
+        CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+        slow_fleet = &f;
+        f.store.on_get = store_is_slow;
+        if (many) CHECK_EQ(zc_get_many(f.c[1], &key, 1, &v, &result), 0);
+        else CHECK_EQ(zc_fetch(f.c[1], key, load_text, text, NULL, &v), ZC_OK);
+        if (!many) CHECK_EQ(v.size, 6);
+        zc_release(f.c[1], &v);
+        stop(&f);
+    }
+}
+
 TEST(two_lifetimes) {
     fleet f;
     zc_desc d = shared;

@@ -72,7 +72,7 @@ static void attached(stage *g) {
     r->gen = 7;
     r->run = XXH3_64bits("0123456789", 10) | 1;
     zc__redis_entry e = {7, 3, XXH3_64bits("me.3", 4), {NULL, 0}};
-    zc__redis_log log = {r->gen, r->run};
+    zc__redis_log log = {r->gen, r->run, r->line};
     zc__redis_remember(r, log, &e);
     zc__store_rel(&r->era, 0x1111111111111111);
     r->down_until = 0;
@@ -174,8 +174,8 @@ static const char *const lies[] = {
     "*1\r\n*2\r\n$1\r\n-\r\n*0\r\n",
     "*1\r\n*2\r\n$3\r\n7-3\r\n*3\r\n$1\r\nn\r\n:5\r\n$1\r\nt\r\n",
     "*2\r\n*3\r\n$1\r\n7\r\n$1\r\n0\r\n$1\r\n0\r\n*3\r\n$-1\r\n$-1\r\n$-1\r\n",
-    "*2\r\n*5\r\n$1\r\n7\r\n$1\r\n0\r\n$1\r\n0\r\n$1\r\nx\r\n$1\r\n-\r\n"
-    "*5\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n",
+    "*2\r\n*4\r\n$1\r\n7\r\n$1\r\n0\r\n$1\r\n0\r\n$1\r\nx\r\n*4\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n",
+    "*2\r\n*5\r\n$1\r\n7\r\n:0\r\n:0\r\n:1\r\n:1\r\n*5\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n",
     "$9999999999999\r\nx",
     "*99999\r\n",
     "?what\r\n",

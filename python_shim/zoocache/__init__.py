@@ -10,12 +10,16 @@ invalidate("user:42")  # profile(42) is computed anew, and whatever was computed
 
 from zoocache._cache import Cache, CacheInfo, CacheStats
 from zoocache._default import (
+    catch_up,
+    catch_up_async,
     clear,
     clear_async,
     configure,
     delete,
     get,
     get_async,
+    get_many,
+    get_many_async,
     get_tag_version,
     invalidate,
     invalidate_async,
@@ -26,14 +30,25 @@ from zoocache._default import (
     set_async,
     set_ttl,
     stats,
+    token,
     version,
 )
-from zoocache._errors import BuiltWithout, FlightTimeout, InvalidTag, RecursiveFill, StorageIsFull, UnkeyableArgument
+from zoocache._errors import (
+    BuiltWithout,
+    BusSilent,
+    FlightTimeout,
+    InvalidTag,
+    RecursiveFill,
+    StorageIsFull,
+    UnkeyableArgument,
+    Unserializable,
+)
 from zoocache._functions import Cached, cacheable
 from zoocache.context import add_deps
 
 __all__ = [
     "BuiltWithout",
+    "BusSilent",
     "Cache",
     "CacheInfo",
     "CacheStats",
@@ -43,14 +58,19 @@ __all__ = [
     "RecursiveFill",
     "StorageIsFull",
     "UnkeyableArgument",
+    "Unserializable",
     "add_deps",
     "cacheable",
+    "catch_up",
+    "catch_up_async",
     "clear",
     "clear_async",
     "configure",
     "delete",
     "get",
     "get_async",
+    "get_many",
+    "get_many_async",
     "get_tag_version",
     "invalidate",
     "invalidate_async",
@@ -61,5 +81,6 @@ __all__ = [
     "set_async",
     "set_ttl",
     "stats",
+    "token",
     "version",
 ]

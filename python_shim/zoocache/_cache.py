@@ -16,6 +16,7 @@ a destructor that uses the cache at any time. Order: cache > graph.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import threading
@@ -26,8 +27,8 @@ from math import inf, isnan, log
 from weakref import WeakSet, ref
 
 from zoocache import _ffi, _keys, _tags
-from zoocache._errors import BuiltWithout, FlightTimeout, RecursiveFill
-from zoocache._ffi import CHANGES, PERIOD, WANTED, Core, Deps, words
+from zoocache._errors import FlightTimeout, RecursiveFill
+from zoocache._ffi import CHANGES, OK, PENDING, PERIOD, STALE, WANTED, Core, Deps, words
 from zoocache._policy import Policy
 from zoocache.context import ACTIVE, CURRENT, note
 
@@ -40,11 +41,14 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from zoocache._functions import Cached, Decorator, Options, P, R
+    from zoocache._ffi_shared import Found
+    from zoocache._shared import Shared
+    from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager
 
 __all__ = ["Cache", "CacheInfo", "CacheStats", "Entry", "Fill", "Rules", "Table", "seconds"]
 
-RUNNING, DONE, FAILED, AGAIN = range(4)  # states of a fill
+RUNNING, DONE, FOUND, FAILED, AGAIN = range(5)  # states of a fill; FOUND: by the storage
 
 _SWEEP_EVERY: Final = 64  # fills between two slices of housekeeping
 _SWEEP: Final = _SWEEP_EVERY * 3 // 2  # entries looked at in a slice
@@ -84,13 +88,23 @@ if TYPE_CHECKING:
         invalidations: int
         tags: int
         tag_bytes: int
+        # With a storage or a bus; else 0.
+        hits_storage: int  # misses that the storage has answered
+        storage_errors: int  # failed calls; the value was computed
+        storage_skipped: int  # calls that were spared while the storage is down
+        unserializable: int  # values that were returned, not stored
+        bus_heard: int  # invalidations heard, one's own included
+        bus_breaks: int  # times that everything was dropped, as something may have been missed
+        bus_errors: int
+        bus_pending: int  # tags of invalidations that the log has not taken yet
 
 else:
     CacheInfo = namedtuple("CacheInfo", "hits misses maxsize currsize")
     CacheStats = namedtuple(
         "CacheStats",
         "hits hits_stale misses absent expired invalidated fills errors refused waits refreshes evictions entries"
-        " flights invalidations tags tag_bytes",
+        " flights invalidations tags tag_bytes hits_storage storage_errors storage_skipped unserializable"
+        " bus_heard bus_breaks bus_errors bus_pending",
     )
 
 
@@ -115,9 +129,11 @@ class Rules:
         "early_refresh",
         "error_ttl",
         "fancy",
+        "fleet",
         "jitter",
         "negative_ttl",
         "retry",
+        "silence",
         "soft_ttl",
         "special",
         "stale_if_error",
@@ -140,6 +156,8 @@ class Rules:
         error_ttl: float | None = None,
         on_error: str = "raise",
         copy: str = "share",
+        fleet: bool = False,
+        silence: str | None = None,
     ) -> None:
         self.ttl = seconds("ttl", ttl)
         self.tti = seconds("tti", tti)
@@ -157,6 +175,10 @@ class Rules:
             raise ValueError(f"on_error must be 'raise' or 'retry', not {on_error!r}")
         if copy not in ("share", "copy"):
             raise ValueError(f"copy must be 'share' or 'copy', not {copy!r}")
+        if silence not in (None, "bypass", "serve", "error"):
+            raise ValueError(f"silence must be 'bypass', 'serve' or 'error', not {silence!r}")
+        self.fleet = fleet
+        self.silence = silence
         self.special = cache_if is not None or negative_ttl is not None
         self.fancy = soft_ttl is not None or bool(stale_if_error) or bool(early_refresh)
         self.retry = on_error == "retry"
@@ -205,6 +227,10 @@ class Fill:
     error: BaseException | None = None
     waiters: list[Callable[[], None]] | None = None
     waits: list[Fill] | None = None
+    renews = False  # what there is is not to be asked for
+    name: bytes | None = None  # its key in the storage
+    token = 0  # of the fleet's lock
+    lives: tuple[float, float] | None = None  # how long the storage is to keep the value: ttl, tti
 
     def __init__(self, table: Table, cache: Cache, key: Any) -> None:
         self.table = table
@@ -267,10 +293,26 @@ class _Waiting:
                     one.waits.remove(self.fill)
 
 
+def lives(entry: Entry, now: float) -> tuple[float, float]:
+    """How long an entry has to live, at most and unread."""
+    more = entry.more
+    if not entry.tti:
+        return entry.deadline - now, inf
+    return (inf if more is None else more.hard - now), entry.tti
+
+
 def _random() -> float:
     from random import random
 
     return random()
+
+
+def _pauses(fill: Fill) -> Iterator[float]:
+    """How long to wait between two looks for another process' value, until this one stops waiting."""
+    pause = 0.002
+    while _monotonic() - fill.started < fill.cache.flight_timeout:
+        yield pause * (0.5 + _random() / 2)
+        pause = min(pause * 2, 0.05)
 
 
 def _deepcopy(value: Any) -> Any:
@@ -294,6 +336,7 @@ class Table:
         self.rules = rules
         self.entries: dict[Any, Entry] = {}
         self.flights: dict[Any, Fill] = {}
+        self.gated: Shared | None = None  # the bus that must have been heard of late
         self.tick = 0  # ns between ticks that its deadlines need
         self.plain = True  # entries may be served without a look
         self.sweeping: list[Any] = []
@@ -319,11 +362,14 @@ class Table:
         """It belongs to a cache from now on."""
         self.cache = cache
         self.plain = not self.rules.copy and not cache.telemetry_enabled
+        self.gated = None if cache.shared is None or not cache.shared.bus else cache.shared
         times = [self.rules.ttl, self.rules.tti, self.rules.soft_ttl, self.rules.negative_ttl, self.rules.error_ttl]
         times.append(cache.default_ttl)
         self.tick = 0
         for each in times:
             self.ticks_for(each)
+        if cache.shared is not None and cache.shared.tick and not 0 < self.tick < cache.shared.tick:
+            self.tick = cache.shared.tick
 
     def ticks_for(self, duration: float | None) -> None:
         """Ticks come often enough for a deadline after this duration: at most a fiftieth of it late."""
@@ -344,6 +390,19 @@ class Table:
         cache = self.cache
         if cache is None:
             return False
+        gated = self.gated
+        heard = OK
+        if gated is not None:
+            heard = gated.gate(self.rules.silence)
+            if heard != OK:
+                if heard == STALE:
+                    self.stale += 1
+                elif heard != PENDING:
+                    self.absent += 1
+                    return False
+                word = -1
+            else:
+                self.keep_ticking(cache)
         seen = cache.core.seen.value
         if seen != entry.begin:
             if entry.deps.newest() > entry.begin:
@@ -370,7 +429,7 @@ class Table:
 
     def keep_ticking(self, cache: Cache) -> None:
         """Entries with a deadline are being read: the word must change now and then."""
-        if cache.ticking:
+        if cache.ticking or self.gated is not None:
             period = words[PERIOD]
             if not period or period > self.tick:
                 _ffi.tick(self.tick)
@@ -459,13 +518,104 @@ class Table:
         entry = self.entries.get(key)
         if entry is None:
             self.absent += 1
+        elif entry.word == words[CHANGES] or self.look(entry):
+            self.hits += 1
+            if ACTIVE:
+                note(entry)
+            return entry.value
+        cache = self.cache
+        if cache is None or cache.shared is None:
             return None
-        if entry.word != words[CHANGES] and not self.look(entry):
+        fill = Fill(self, cache, key)
+        alone = self.flights.setdefault(key, fill) is fill
+        try:
+            found = cache.shared.look_up(fill)
+        except BaseException:
+            self.end(fill, AGAIN)
+            raise
+        if found is None:
+            self.end(fill, AGAIN)
             return None
-        self.hits += 1
-        if ACTIVE:
-            note(entry)
-        return entry.value
+        value = self.take(fill, *found) if alone else found[1]
+        gatherer = CURRENT.get() if ACTIVE else None
+        if gatherer is not None:
+            gatherer.deps.update(found[0].deps.tags())
+        return value
+
+    def get_many(self, cache: Cache, shared: Shared, keys: list[str]) -> dict[str, Any]:
+        """The values that the storage has under these keys: asked in one step."""
+        fills = {key: Fill(self, cache, key) for key in keys}
+        alone = {key for key, fill in fills.items() if self.flights.setdefault(key, fill) is fill}
+        self.absent += len(keys)
+        values = {}
+        try:
+            for key, found in shared.ask_many([(key, name) for key in keys if (name := self.shared_name(key))]):
+                values[key] = self.take(fills[key], *found) if key in alone else found[1]
+        finally:
+            for fill in fills.values():
+                if not fill.done:
+                    self.end(fill, AGAIN)
+        return values
+
+    def take(self, fill: Fill, found: Found, value: Any) -> Any:
+        """Makes what the storage had an entry, and ends the fill with it."""
+        fill.final = found.deps
+        fill.result = value
+        self.end(fill, FOUND, None if found.stale else self.entry_found(fill, found, value))
+        return _deepcopy(value) if self.rules.copy else value
+
+    def entry_found(self, fill: Fill, found: Found, value: Any) -> Entry | None:
+        """An entry of a record: it lives as long as that, and no longer than others of this table."""
+        cache = fill.cache
+        entry = self.entry(cache, fill.key, value, found.begin, found.deps, None)
+        if entry is None or found.left <= 0:
+            return None
+        now = cache.clock()
+        if found.tti:
+            entry.tti = min(entry.tti, found.tti) if entry.tti else found.tti
+        if found.hard != inf and entry.tti:
+            more = entry.more = entry.more or More()
+            more.hard = min(more.hard, now + found.hard)
+        entry.deadline = min(entry.deadline, now + found.left)
+        if entry.deadline != inf:
+            self.ticks_for(found.left)
+        return entry
+
+    def end(self, fill: Fill, state: int, entry: Entry | None = None) -> bool:
+        """Ends the flight, and wakes who waits for it. Returns whether the entry was stored."""
+        leaving: Any = None
+        cache = fill.cache
+        key = fill.key
+        with cache.lock:
+            if self.flights.get(key) is fill:
+                del self.flights[key]
+            else:
+                entry = None  # cleared, invalidated by key, written, or its lease was lost
+            if entry is not None:
+                if cache.policy is None and key not in self.entries:
+                    self.entries[key] = entry
+                else:
+                    leaving = self.store(cache, entry)
+            elif state == DONE:
+                self.refused += 1
+            fill.state = state
+            fill.done = True
+            waiters = fill.waiters
+        del leaving
+        if waiters is not None:
+            for wake in waiters:
+                wake()
+        return entry is not None
+
+    def shared_name(self, key: Any) -> bytes | None:
+        """The key in a storage; None: it is not for other processes."""
+        from zoocache._shared import named
+
+        return named("=" + key)
+
+    def mark(self, key: Any) -> str:
+        """The tag of this key alone, or an empty text."""
+        return f"|key:{_ffi.hash_bytes(key.encode('utf-8', 'surrogatepass')):016x}"
 
     def set(self, cache: Cache, key: Any, value: Any, deps: object, ttl: float | None) -> None:
         """Stores a value under a key."""
@@ -473,6 +623,10 @@ class Table:
         self.ticks_for(ttl)
         tags = _tags.listed(deps)
         held = cache.deps(tags)
+        shared = cache.shared
+        if shared is not None:
+            self.drop(key)
+            held = shared.core.marked(_tags.join(held.tags(), self.mark(key)))
         entry = self.entry(cache, key, value, cache.core.seen.value, held, ttl)
         if entry is None:
             self.drop(key)
@@ -481,6 +635,10 @@ class Table:
             self.flights.pop(key, None)  # a fill that runs will not undo this
             leaving = self.store(cache, entry)
         del leaving
+        if shared is not None and shared.stores:
+            name = self.shared_name(key)
+            if name is not None:
+                shared.keep(name, value, held, entry.begin, *lives(entry, cache.clock()))
         cache.debt += 1
         if cache.debt >= _SWEEP_EVERY:
             cache.worked(self)
@@ -493,6 +651,10 @@ class Table:
             entry = self.entries.pop(key, None)
             if entry is not None and cache.policy is not None:
                 cache.policy.remove(entry)
+        if cache.shared is not None:
+            mark = self.mark(key)
+            if mark:
+                cache.shared.forget(self.shared_name(key), mark.encode())
         return entry is not None
 
     def clear(self) -> None:
@@ -508,6 +670,9 @@ class Table:
                 for entry in leaving:
                     cache.policy.remove(entry)
         del leaving
+
+    def forget(self) -> None:
+        """Lets go of what belongs to its cache."""
 
     def sweep(self, cache: Cache, count: int) -> int:
         """Looks at some entries and removes those that nobody may have again. Returns how many more it may look at."""
@@ -545,33 +710,47 @@ class Filled(Table):
     deps: Any  # None, tags, or a callable of the arguments
     fixed: tuple[Cache, Deps] | None = None  # tags that are the same for every call, in this cache
 
+    def forget(self) -> None:
+        """Lets go of what belongs to its cache."""
+        self.fixed = None
+
     # ---- begin -----------------------------------------------------------------------------------
 
     def serve(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that was not a plain hit."""
-        cache = self.bind()
-        cache.check_open()
-        if cache.telemetry_enabled:
-            with cache.telemetry.time_operation("cache_get_duration_seconds"):
-                entry = self.find(key)
-        else:
+        cache = self.cache
+        if cache is None or cache.special:
+            cache = self.open_cache()
+            entry = self.find_timed(cache, key)
+        elif key in self.entries:
             entry = self.find(key)
+        else:
+            self.absent += 1
+            entry = None
         if entry is not None:
             return self.hit(cache, entry, args, kwargs)
         return self.fill(cache, key, args, kwargs)
 
     async def aserve(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The same, for a coroutine function."""
-        cache = self.bind()
-        cache.check_open()
-        if cache.telemetry_enabled:
-            with cache.telemetry.time_operation("cache_get_duration_seconds"):
-                entry = self.find(key)
-        else:
-            entry = self.find(key)
+        cache = self.open_cache()
+        entry = self.find_timed(cache, key)
         if entry is not None:
             return self.hit(cache, entry, args, kwargs)
         return await self.afill(cache, key, args, kwargs)
+
+    def open_cache(self) -> Cache:
+        """The cache; raises if it is closed."""
+        cache = self.bind()
+        cache.check_open()
+        return cache
+
+    def find_timed(self, cache: Cache, key: Any) -> Entry | None:
+        """As find(), and how long it took is told to the telemetry."""
+        if not cache.telemetry_enabled:
+            return self.find(key)
+        with cache.telemetry.time_operation("cache_get_duration_seconds"):
+            return self.find(key)
 
     def find(self, key: Any) -> Entry | None:
         """The entry, if it may be served."""
@@ -654,9 +833,10 @@ class Filled(Table):
         while True:
             fill = Fill(self, cache, key)
             if self.flights.setdefault(key, fill) is fill or self.take_over(fill):
-                entry = self.arrived(fill) if key in self.entries else None
-                if entry is not None:
-                    return self.hit(cache, entry, args, kwargs)
+                if key in self.entries:
+                    entry = self.arrived(fill)
+                    if entry is not None:
+                        return self.hit(cache, entry, args, kwargs)
                 return self.lead(fill, args, kwargs)
             other = self.flights.get(key)
             if other is None:
@@ -699,9 +879,19 @@ class Filled(Table):
         """Runs the function."""
         token = CURRENT.set(fill)
         ACTIVE[fill] = None
+        shared = fill.cache.shared
         try:
-            fill.static = self.dependencies(fill, args, kwargs)
-            return self.commit(fill, self.func(*args, **kwargs))
+            if shared is not None and not fill.renews:
+                found = self.ask(shared, fill)
+                if found is not None:
+                    return self.take(fill, *found)
+            fill.static = fill.cache.core.nothing if self.deps is None else self.dependencies(fill, args, kwargs)
+            value = self.func(*args, **kwargs)
+            if self.rules.special or self.rules.copy:
+                self.commit(fill, value)
+            else:
+                self.settle(fill, value, fill.ttl, None)
+            return value
         except BaseException as error:
             stale = self.failed(fill, error)
             if stale is None:
@@ -712,6 +902,20 @@ class Filled(Table):
             CURRENT.reset(token)
             if fill.outer is not None:
                 self.hand_up(fill)
+            if shared is not None:
+                shared.keep_fill(fill)
+
+    def ask(self, shared: Shared, fill: Fill) -> tuple[Found, Any] | None:
+        """What the storage has; None: nothing, and this process is to compute it."""
+        pauses = _pauses(fill)
+        while True:
+            found = shared.look_up(fill)
+            if found is not None or not self.rules.fleet or shared.lock(fill):
+                return found
+            pause = next(pauses, None)
+            if pause is None:
+                return None
+            time.sleep(pause)
 
     # ---- async -----------------------------------------------------------------------------------
 
@@ -776,9 +980,18 @@ class Filled(Table):
         """Runs the coroutine function."""
         token = CURRENT.set(fill)
         ACTIVE[fill] = None
+        shared = fill.cache.shared
         try:
+            if shared is not None and not fill.renews:
+                found = await self.aask(shared, fill)
+                if found is not None:
+                    return self.take(fill, *found)
             fill.static = await self.adependencies(fill, args, kwargs)
-            return self.commit(fill, await self.func(*args, **kwargs))
+            value = await self.func(*args, **kwargs)
+            self.commit(fill, value)
+            if shared is not None:
+                await shared.run(shared.keep_fill, fill)
+            return value
         except BaseException as error:
             stale = self.failed(fill, error)
             if stale is None:
@@ -792,6 +1005,22 @@ class Filled(Table):
                 pass
             if fill.outer is not None:
                 self.hand_up(fill)
+            if shared is not None and fill.token:
+                shared.pool.submit(shared.keep_fill, fill)  # it has failed: only its lock is left
+
+    async def aask(self, shared: Shared, fill: Fill) -> tuple[Found, Any] | None:
+        """As ask(), beside the event loop."""
+        pauses = _pauses(fill)
+        while True:
+            found: tuple[Found, Any] | None = await shared.run(shared.look_up, fill)
+            if found is not None or not self.rules.fleet or await shared.run(shared.lock, fill):
+                return found
+            pause = next(pauses, None)
+            if pause is None:
+                return None
+            import asyncio
+
+            await asyncio.sleep(pause)
 
     # ---- dependencies ----------------------------------------------------------------------------
 
@@ -805,7 +1034,12 @@ class Filled(Table):
             if fixed is None or fixed[0] is not fill.cache:
                 self.fixed = fixed = (fill.cache, fill.cache.deps(deps, shared=True))
             return fixed[1]
-        return fill.cache.deps(_tags.listed(deps(*args, **kwargs)))
+        tags = deps(*args, **kwargs)
+        if type(tags) is list and len(tags) == 1:
+            found = fill.cache.core.dep(tags[0])
+            if found is not None:
+                return found
+        return fill.cache.deps(_tags.listed(tags))
 
     async def adependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps:
         """The same; the callable may be a coroutine function."""
@@ -820,6 +1054,9 @@ class Filled(Table):
     def gathered(self, fill: Fill) -> Deps:
         """The tags of the deps argument and those that were met."""
         static = fill.static or fill.cache.core.nothing
+        if fill.name is not None and fill.cache.shared is not None:
+            tags = dict.fromkeys([*static.tags(), *sorted(fill.deps)])
+            return fill.cache.shared.core.marked(_tags.join(tags, self.mark(fill.key)))
         if not fill.deps:
             return static
         return fill.cache.deps(tuple(dict.fromkeys([*static.tags(), *sorted(fill.deps)])))
@@ -835,7 +1072,7 @@ class Filled(Table):
 
     # ---- end -------------------------------------------------------------------------------------
 
-    def commit(self, fill: Fill, value: Any) -> Any:
+    def commit(self, fill: Fill, value: Any) -> None:
         """The function has returned: stores the value, if that is allowed, and ends the flight."""
         rules = self.rules
         ttl = fill.ttl
@@ -845,15 +1082,14 @@ class Filled(Table):
             if ttl is None and value is None:
                 ttl = rules.negative_ttl
         self.settle(fill, _deepcopy(value) if rules.copy and fill.store else value, ttl, None)
-        self.fills += 1
-        return value
 
     def settle(self, fill: Fill, value: Any, ttl: float | None, error: BaseException | None) -> None:
         """Stores what came out, and ends the flight with it."""
         cache = fill.cache
-        started = time.perf_counter() if cache.telemetry_enabled else 0.0
+        told = cache.telemetry_enabled
+        started = time.perf_counter() if told else 0.0
         final = fill.static
-        if fill.deps or final is None:
+        if fill.deps or final is None or fill.name is not None:
             final = self.gathered(fill)
         fill.final = final
         entry = None
@@ -865,35 +1101,19 @@ class Filled(Table):
                 more.delta = _monotonic() - fill.started
         fill.result = value
         fill.error = error
-        self.end(fill, DONE if error is None else FAILED, entry)
-        if cache.telemetry_enabled:
+        if error is None:
+            self.fills += 1
+            if self.end(fill, DONE, entry) and fill.name is not None and entry is not None:
+                fill.lives = lives(entry, cache.clock())
+        else:
+            self.end(fill, FAILED, entry)
+        if told:
             cache.telemetry.observe("cache_set_duration_seconds", time.perf_counter() - started)
             if error is None:
                 cache.telemetry.increment("cache_misses_total")
         cache.debt += 1
         if cache.debt >= _SWEEP_EVERY:
             cache.worked(self)
-
-    def end(self, fill: Fill, state: int, entry: Entry | None = None) -> None:
-        """Ends the flight, and wakes who waits for it."""
-        leaving: Any = None
-        cache = fill.cache
-        with cache.lock:
-            if self.flights.get(fill.key) is fill:
-                del self.flights[fill.key]
-            else:
-                entry = None  # cleared, invalidated by key, written, or its lease was lost
-            if entry is not None:
-                leaving = self.store(cache, entry)
-            elif state == DONE:
-                self.refused += 1
-            fill.state = state
-            fill.done = True
-            waiters = fill.waiters
-        del leaving
-        if waiters is not None:
-            for wake in waiters:
-                wake()
 
     def failed(self, fill: Fill, error: BaseException) -> Entry | None:
         """The function has raised. Returns the old value that may stand in for it, if there is one."""
@@ -931,6 +1151,8 @@ class Filled(Table):
             return None
         cache = fill.cache
         now = cache.clock()
+        if self.gated is not None and self.gated.gate(self.rules.silence) not in (OK, PENDING, STALE):
+            return None
         if now >= entry.more.grace or entry.deps.newest() > entry.begin:
             return None
         if now >= entry.deadline:  # the failing function is left alone for a moment
@@ -947,6 +1169,12 @@ class Filled(Table):
 
     is_async = False
 
+    def renew(self, fill: Fill) -> None:
+        """The fill computes its value, whatever the storage has."""
+        fill.renews = True
+        if fill.cache.shared is not None and fill.cache.shared.stores:
+            fill.name = self.shared_name(fill.key)
+
     def refresh_soon(
         self, cache: Cache, entry: Entry, more: More, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
@@ -955,6 +1183,7 @@ class Filled(Table):
         if self.flights.setdefault(entry.key, fill) is not fill:
             return
         self.refreshes += 1
+        self.renew(fill)
         more.soft = cache.clock() + min(_RETRY, self.rules.soft_ttl or _RETRY)  # if it fails: not at once again
         fill.outer = None
         context = copy_context()
@@ -991,6 +1220,7 @@ class Filled(Table):
         cache = self.bind()
         cache.check_open()
         fill = Fill(self, cache, key)
+        self.renew(fill)
         with cache.lock:
             self.flights[key] = fill
         return self.lead(fill, args, kwargs)
@@ -1000,21 +1230,10 @@ class Filled(Table):
         cache = self.bind()
         cache.check_open()
         fill = Fill(self, cache, key)
+        self.renew(fill)
         with cache.lock:
             self.flights[key] = fill
         return await self.alead(fill, args, kwargs)
-
-
-_SCHEMES = {"redis": "Redis", "rediss": "Redis", "lmdb": "LMDB"}
-
-
-def _refuse_url(option: str, url: str | None, known: tuple[str, ...]) -> None:
-    if url is None:
-        return
-    scheme = url.partition("://")[0] if "://" in url else ""
-    if scheme in known:
-        raise BuiltWithout(f"zoocache was built without {_SCHEMES[scheme]} support: {option}={url!r} cannot be used")
-    raise ValueError(f"Unsupported {option} scheme: {url!r}; known are {', '.join(known)}")
 
 
 class Cache:
@@ -1039,34 +1258,52 @@ class Cache:
         auto_prune_secs: float | None = None,
         auto_prune_interval: float = 3600,
         lru_cache_size: int = 10_000,
+        lmdb_map_size: int | None = None,
         telemetry: TelemetryManager | None = None,
         clock: Callable[[], float] | None = None,
-        **ignored: Any,
+        storage: Storage | None = None,
+        **more: Any,
     ) -> None:
-        _refuse_url("storage_url", storage_url, ("redis", "rediss", "lmdb"))
-        _refuse_url("bus_url", bus_url, ("redis", "rediss"))
         if lru_cache_size < 1:
             raise ValueError("lru_cache_size must be >= 1")
         if max_entries is not None and max_entries < 1:
             raise ValueError("max_entries must be >= 1")
-        unknown = set(ignored) - _IGNORED
+        unknown = set(more) - _IGNORED - SHARED
         if unknown:
             raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
+        flight_timeout = seconds("flight_timeout", flight_timeout) or inf
+        self.shared: Shared | None = None  # the second tier
+        if storage_url is not None or bus_url is not None or storage is not None:
+            from zoocache._shared import Settings, Shared
+
+            given = {name: more[name] for name in SHARED if name in more}
+            self.shared = Shared(
+                Settings(
+                    storage_url=storage_url,
+                    bus_url=bus_url,
+                    storage=storage,
+                    prefix=prefix,
+                    lmdb_map_size=lmdb_map_size,
+                    flight_timeout=flight_timeout,
+                    **given,
+                )
+            )
         self.prefix = prefix or "zoocache"
         self.default_ttl = seconds("default_ttl", default_ttl)
         self.read_extend_ttl = read_extend_ttl
         self.max_entries = max_entries
-        self.flight_timeout = seconds("flight_timeout", flight_timeout) or inf
+        self.flight_timeout = flight_timeout
         self.auto_prune_secs = seconds("auto_prune_secs", auto_prune_secs) or 3600.0
         self.auto_prune_interval = seconds("auto_prune_interval", auto_prune_interval) or 3600.0
         self.clock = clock or _monotonic
         self.ticking = clock is None
         self._telemetry = telemetry
         self.telemetry_enabled = telemetry is not None and telemetry.enabled
-        self.core = Core()
+        self.core: Core = Core() if self.shared is None else self.shared.core
         self.lock = threading.RLock()
         self.policy = None if max_entries is None else Policy(max_entries)
         self.closed = False
+        self.special = self.telemetry_enabled or self.shared is not None  # a miss is more than a miss
         self.tasks: Any = _builtin_set()
         self._tables: list[ref[Table]] = []
         self.debt = 0
@@ -1109,7 +1346,8 @@ class Cache:
         for other in self.tables() if left else ():
             if left and other is not table:
                 left = other.sweep(self, left)
-        self.core.poll()
+        if self.shared is None:  # it has a thread of its own else
+            self.core.poll()
         now = _monotonic()
         if now - self._pruned >= self.auto_prune_interval:
             self._pruned = now
@@ -1130,11 +1368,10 @@ class Cache:
         """Tags as the library holds them. Raises InvalidTag."""
         if not tags:
             return self.core.nothing
-        deps = self.core.deps(_tags.pack(tags))
+        names = _tags.pack(tags)
+        deps = self.core.shared(names) if shared else self.core.deps(names)
         if deps is None:
             _tags.refuse(tags)
-        if shared:
-            deps.names = tags
         return deps
 
     # ---- the public part -------------------------------------------------------------------------
@@ -1184,21 +1421,55 @@ class Cache:
             return bool(key.table.drop(key.frozen))
         return self._raw.drop(key)
 
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The values that there are under these keys; what is asked of a storage is asked in one step."""
+        wanted = list(dict.fromkeys(keys))
+        shared = self.shared
+        if shared is None or not shared.stores:
+            return {key: value for key in wanted if (value := self.get(key)) is not None}
+        self.check_open()
+        raw = self._raw
+        found: dict[str, Any] = {}
+        for key in wanted:
+            if isinstance(key, _keys.Key) or key in raw.entries:
+                value = self.get(key)
+                if value is not None:
+                    found[key] = value
+        missing = [key for key in wanted if key not in found and not isinstance(key, _keys.Key)]
+        found.update(raw.get_many(self, shared, missing))
+        return {key: found[key] for key in wanted if key in found}
+
+    async def get_many_async(self, keys: Iterable[str]) -> dict[str, Any]:
+        """As get_many()."""
+        found: dict[str, Any] = await self._beside(self.get_many, list(keys))
+        return found
+
+    async def _beside(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Calls what may wait for a storage: beside the event loop, if there is one to wait for."""
+        if self.shared is None:
+            return work(*args)
+        return await self.shared.run(work, *args)
+
     async def get_async(self, key: str) -> Any:
         """As get()."""
+        if self.shared is not None and not isinstance(key, _keys.Key):
+            entry = self._raw.entries.get(key)
+            if entry is None or entry.word != words[CHANGES]:
+                return await self.shared.run(copy_context().run, self.get, key)
         return self.get(key)
 
     async def set_async(self, key: str, value: Any, deps: Iterable[str] = (), ttl: float | None = None) -> None:
         """As set()."""
-        self.set(key, value, deps, ttl)
+        await self._beside(self.set, key, value, deps, ttl)
 
     def invalidate(self, *tags: str) -> None:
         """Whatever depends on one of the tags, or on a tag below it, is gone; several tags in one step."""
         self.check_open()
         if not tags:
             return
-        if not self.core.invalidate(_tags.pack(tags)):
-            _tags.refuse(tags)
+        code = self.core.invalidate(_tags.pack(tags))
+        if code:
+            self._told(code, tags)
         if self.telemetry_enabled:
             for tag in tags:
                 self.telemetry.increment("cache_invalidations_total")
@@ -1207,16 +1478,41 @@ class Cache:
     def invalidate_one(self, tag: str) -> None:
         """The quick way for one tag, without metrics."""
         try:
-            if "\0" not in tag and self.core.invalidate(tag.encode()):
-                return
+            code = _ffi.E_INVAL if "\0" in tag or self.closed else self.core.invalidate(tag.encode())
         except (AttributeError, TypeError, UnicodeEncodeError):
-            pass
+            code = _ffi.E_INVAL
+        if code:
+            self.check_open()
+            self._told(code, (tag,))
+
+    def _told(self, code: int, tags: tuple[str, ...]) -> None:
+        """What came of an invalidation that was not just done."""
+        if code == _ffi.E_INVAL:
+            _tags.refuse(tags)
+        if self.shared is not None:
+            self.shared.told(code)
+
+    def token(self) -> int:
+        """Stands for all invalidations that were finished here: catch_up() on another node waits for them."""
         self.check_open()
-        _tags.refuse((tag,))
+        return 0 if self.shared is None else self.shared.core.token()
+
+    def catch_up(self, token: int, timeout: float = 5.0) -> None:
+        """Read your writes: returns when this node has heard what the node of the token had invalidated.
+
+        Raises TimeoutError.
+        """
+        self.check_open()
+        if self.shared is not None and self.shared.core.catch_up(token, timeout) != OK:
+            raise TimeoutError("zoocache: this node has not heard of the token's invalidations in time")
+
+    async def catch_up_async(self, token: int, timeout: float = 5.0) -> None:
+        """As catch_up()."""
+        await self._beside(self.catch_up, token, timeout)
 
     async def invalidate_async(self, *tags: str) -> None:
         """As invalidate()."""
-        self.invalidate(*tags)
+        await self._beside(self.invalidate, *tags)
 
     def tag_version(self, tag: str) -> int:
         """The version of the tag's last invalidation; 0: never."""
@@ -1238,7 +1534,7 @@ class Cache:
 
     async def clear_async(self) -> None:
         """As clear()."""
-        self.clear()
+        await self._beside(self.clear)
 
     def prune(self, max_age_secs: float = 3600) -> int:
         """Forgets tags that nothing has depended on for so long; what they knew is kept. Returns how many."""
@@ -1278,6 +1574,7 @@ class Cache:
             invalidations=invalidations,
             tags=tags,
             tag_bytes=tag_bytes,
+            **(self.shared.counters() if self.shared is not None and not self.closed else _ALONE),
         )
 
     def detach(self) -> None:
@@ -1285,6 +1582,7 @@ class Cache:
         for table in self.tables():
             table.clear()
             with self.lock:
+                table.forget()
                 if table is not self._raw and table.cache is self and table.given is None:
                     table.cache = None
         with self.lock:
@@ -1294,8 +1592,12 @@ class Cache:
         """Lets go of everything; whoever uses it afterwards gets a RuntimeError."""
         if self.closed:
             return
-        self.closed = True
+        self.closed = self.special = True
+        if self.shared is not None:
+            self.shared.close()
         self.detach()
+        if self.shared is not None:
+            self.shared.core.close()
         if self._telemetry is not None:
             self._telemetry.close()
 
@@ -1313,16 +1615,21 @@ class Cache:
     def fork_prepare(self) -> None:
         """Before fork()."""
         self.lock.acquire()
-        self.core.fork_prepare()
+        if self.shared is None:
+            self.core.fork_prepare()
 
     def fork_parent(self) -> None:
         """After fork(), in the parent."""
-        self.core.fork_parent()
+        if self.shared is None:
+            self.core.fork_parent()
         self.lock.release()
 
     def fork_child(self, mine: frozenset[Any]) -> None:
         """After fork(), in the child: the flights of other threads are over."""
-        self.core.fork_child()
+        if self.shared is not None:
+            self._fork_shared(mine)
+        else:
+            self.core.fork_child()
         self.tasks.clear()
         for table in self.tables():
             for key, fill in list(table.flights.items()):
@@ -1330,12 +1637,61 @@ class Cache:
                     del table.flights[key]
         self.lock.release()
 
+    def _fork_shared(self, mine: frozenset[Any]) -> None:
+        """Threads of the parent may have been in the middle of anything in the library: the child begins anew.
 
-# Options that only other storages look at.
+        A storage in Python stays with the parent.
+        """
+        shared = self.shared
+        if shared is None or self.closed:
+            return
+        for table in self.tables():
+            table.entries.clear()
+            table.forget()
+        if self.policy is not None:
+            self.policy.clear()
+        for fill in mine:
+            if isinstance(fill, Fill) and fill.cache is self:
+                fill.store = False
+                fill.name = fill.static = None
+        try:
+            core = shared.reopen()
+        except Exception:  # the storage cannot be reached from here: it is done without
+            core = None
+        if core is None:
+            self.shared = None
+            for table in self.tables():
+                table.gated = None
+        self.core = core or Core()
+
+
+_ALONE = dict.fromkeys(CacheStats._fields[CacheStats._fields.index("hits_storage") :], 0)
+
+# Options of storages and buses: see configure().
+SHARED = frozenset(
+    {
+        "serializer",
+        "timeout",
+        "connections",
+        "replicas",
+        "tls_ca",
+        "tls_cert",
+        "tls_key",
+        "storage_ttl",
+        "write_behind",
+        "sync",
+        "max_staleness",
+        "max_stale",
+        "silence",
+        "ack",
+        "bus_pause",
+    }
+)
+
+# Options that are accepted and have no effect.
 _IGNORED = frozenset(
     {
         "prune_after",
-        "lmdb_map_size",
         "tti_flush_secs",
         "lru_update_interval",
         "channel_capacity",
@@ -1385,6 +1741,15 @@ def _fork_child() -> None:
         cache.fork_child(mine)
     _forked()
 
+
+def _close_shared() -> None:
+    # While there is an interpreter: their threads may call a storage in Python, and what waits is written.
+    for cache in list(_caches):
+        if cache.shared is not None:
+            cache.close()
+
+
+atexit.register(_close_shared)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_fork_prepare, after_in_parent=_fork_parent, after_in_child=_fork_child)

@@ -14,16 +14,22 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
     from typing import Any
 
+    from zoocache.serializers import Serializer
+    from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager
 
 __all__ = [
     "cache",
+    "catch_up",
+    "catch_up_async",
     "clear",
     "clear_async",
     "configure",
     "delete",
     "get",
     "get_async",
+    "get_many",
+    "get_many_async",
     "get_tag_version",
     "invalidate",
     "invalidate_async",
@@ -34,6 +40,7 @@ __all__ = [
     "set_async",
     "set_ttl",
     "stats",
+    "token",
     "version",
 ]
 
@@ -55,6 +62,22 @@ DEFAULTS: dict[str, Any] = {
     "batch_size": 1000,
     "lru_cache_size": 10_000,
     "clock": None,
+    "storage": None,
+    "serializer": "msgpack",
+    "timeout": None,
+    "connections": 0,
+    "replicas": 0,
+    "tls_ca": None,
+    "tls_cert": None,
+    "tls_key": None,
+    "storage_ttl": None,
+    "write_behind": False,
+    "sync": False,
+    "max_staleness": 1.0,
+    "max_stale": 0.0,
+    "silence": "bypass",
+    "ack": "acked",
+    "bus_pause": None,
 }
 
 
@@ -109,20 +132,50 @@ def configure(
     lru_cache_size: int = 10_000,
     telemetry: TelemetryManager | None = None,
     clock: Callable[[], float] | None = None,
+    storage: Storage | None = None,
+    serializer: str | Serializer = "msgpack",
+    timeout: float | None = None,
+    connections: int = 0,
+    replicas: int = 0,
+    tls_ca: str | None = None,
+    tls_cert: str | None = None,
+    tls_key: str | None = None,
+    storage_ttl: float | None = None,
+    write_behind: bool = False,
+    sync: bool = False,
+    max_staleness: float = 1.0,
+    max_stale: float = 0.0,
+    silence: str = "bypass",
+    ack: str = "acked",
+    bus_pause: float | None = None,
 ) -> None:
     """Settings of the default cache, before it is used.
 
     A second call that says something else raises RuntimeError; what it leaves at its default is kept.
     The cache is made at its first use, or at once if telemetry is given: only then is a URL looked at.
 
-    storage_url, bus_url: None is memory, in this process. prefix: of keys and channels in storages.
+    storage_url: None is memory, in this process. "lmdb:///directory" is shared by the processes of a machine,
+        "redis://[[user]:password@]host[:port][/database]", "rediss://" (TLS), "unix://socket" and
+        "redis+sentinel://host,host/name" by a fleet. What this process has had is served from its memory.
+    bus_url: where invalidations are told to the others; by default where the storage is.
+    storage: instead of a URL, a Storage of your own. prefix: of all keys in Redis.
     default_ttl: the life of a value, in seconds, unless its function says otherwise.
     read_extend_ttl: a read begins that life anew.
     max_entries: the limit, over all functions; the least useful give way.
     flight_timeout: how long a call waits for another that computes the same.
     auto_prune_secs, auto_prune_interval: how idle a tag must be to be forgotten, how often that happens.
     clock: instead of time.monotonic, for deadlines; for tests.
-    prune_after is accepted and has no effect; the rest is for storages.
+    serializer: "msgpack", "pickle", or an object with name, dumps() and loads().
+    timeout: of a call of Redis, 0.25 seconds by default; a storage that does not answer is left alone for a while.
+    connections, tls_ca, tls_cert, tls_key: of Redis. lmdb_map_size: bytes, 1 GiB by default. sync: LMDB
+        outlives a crash of the system, not only of the process.
+    storage_ttl: the longest life in the storage, if it is not that of the memory. write_behind: the storage is
+        written by a thread of the library, not by who has computed the value.
+    max_staleness: how late, in seconds, this process may hear of an invalidation. silence: what a call does when
+        the bus has been silent for longer: "bypass" computes, "serve" serves for max_stale longer, "error" raises.
+    ack: when invalidate() returns: "acked", the log has it; "async", at once; "durable", its replicas or disk have
+        it, too; "strict", no process can serve the old value any more. bus_pause: between two reads of a busy log.
+    prune_after, tti_flush_secs, lru_update_interval, channel_capacity, batch_size have no effect.
     """
     given = dict(locals())
     del given["telemetry"]
@@ -180,12 +233,37 @@ def delete(key: str) -> bool:
 
 async def get_async(key: str) -> Any:
     """As get()."""
-    return cache().get(key)
+    return await cache().get_async(key)
 
 
 async def set_async(key: str, value: Any, deps: Iterable[str] = (), ttl: float | None = None) -> None:
     """As set()."""
-    cache().set(key, value, deps, ttl)
+    await cache().set_async(key, value, deps, ttl)
+
+
+def get_many(keys: Iterable[str]) -> dict[str, Any]:
+    """The values that there are under these keys; what is asked of a storage is asked in one step."""
+    return cache().get_many(keys)
+
+
+async def get_many_async(keys: Iterable[str]) -> dict[str, Any]:
+    """As get_many()."""
+    return await cache().get_many_async(keys)
+
+
+def token() -> int:
+    """Stands for all invalidations that were finished here: catch_up() on another node waits for them."""
+    return cache().token()
+
+
+def catch_up(token: int, timeout: float = 5.0) -> None:
+    """Read your writes: returns when this node has heard what the node of the token had invalidated."""
+    cache().catch_up(token, timeout)
+
+
+async def catch_up_async(token: int, timeout: float = 5.0) -> None:
+    """As catch_up()."""
+    await cache().catch_up_async(token, timeout)
 
 
 def invalidate(tag: str, *more: str) -> None:
@@ -211,7 +289,7 @@ def clear() -> None:
 
 async def clear_async() -> None:
     """As clear()."""
-    cache().clear()
+    await cache().clear_async()
 
 
 def prune(max_age_secs: float = 3600) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 __all__ = [
     "BuiltWithout",
+    "BusSilent",
     "FlightTimeout",
     "InvalidTag",
     "RecursiveFill",
     "StorageIsFull",
     "UnkeyableArgument",
+    "Unserializable",
 ]
 
 
@@ -34,3 +36,13 @@ class FlightTimeout(RuntimeError):
 
 class BuiltWithout(RuntimeError):
     """The storage or bus of this URL is known, but not part of this build."""
+
+
+class Unserializable(TypeError):
+    """A value that the serializer cannot turn into bytes and back: it is not stored, only returned."""
+
+
+class BusSilent(RuntimeError):
+    """The bus has been silent for too long, and ``silence="error"`` was chosen; or, with ``ack="durable"`` or
+    ``"strict"``, the log has not taken an invalidation yet.
+    """

@@ -1,7 +1,8 @@
 """The shared library, by ctypes. No other module of the package imports ctypes.
 
 The functions are described in ``_native.c``. They are called with the interpreter's lock held: all of
-them take less than a microsecond or two, which is less than handing the lock over would.
+them take less than a microsecond or two, which is less than handing the lock over would. What may wait for
+a storage or a bus is called without it (``_free``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final
 
-__all__ = ["CHANGES", "PERIOD", "WANTED", "Core", "Deps", "words"]
+__all__ = ["CHANGES", "PERIOD", "WANTED", "Core", "Deps", "KnownDeps", "words"]
 
 CHANGES: Final = 0  # differs from what an entry remembers: check the entry again
 PERIOD: Final = 1  # nanoseconds between two ticks; 0: the ticker is asleep
@@ -29,15 +30,15 @@ GIL: Final[bool] = getattr(sys, "_is_gil_enabled", lambda: True)()
 _SUFFIX = ".dll" if os.name == "nt" else ".so"
 
 
-def _load() -> ctypes.PyDLL:
+def _load() -> tuple[ctypes.PyDLL, ctypes.CDLL]:
     path = os.environ.get("ZOOCACHE_LIB") or os.path.join(os.path.dirname(__file__), "_native" + _SUFFIX)
     try:
-        return ctypes.PyDLL(path)
+        return ctypes.PyDLL(path), ctypes.CDLL(path)
     except OSError as error:
         raise ImportError(f"zoocache: the shared library cannot be loaded from {path}: {error}") from error
 
 
-_lib = _load()
+_lib, _free = _load()
 
 _ptr = ctypes.c_void_p
 _u64 = ctypes.c_uint64
@@ -46,8 +47,8 @@ _int = ctypes.c_int
 _text = ctypes.c_char_p
 
 
-def _declare(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-    function = _lib[name]
+def _declare(name: str, result: Any, *arguments: Any, lib: ctypes.CDLL = _lib) -> Callable[..., Any]:
+    function = lib[name]
     function.restype = result
     function.argtypes = arguments
     return function
@@ -64,7 +65,7 @@ _attach = _declare("zcpy_attach", _int, _ptr)
 _close = _declare("zcpy_close", None, _ptr)
 _newest = _declare("zcpy_newest", _u64, _ptr)
 _nothing = _declare("zcpy_nothing", _ptr, _ptr)
-_open = _declare("zcpy_open", _ptr)
+_open = _declare("zcpy_open", _ptr, _ptr, _ptr, lib=_free)
 _poll = _declare("zcpy_poll", None, _ptr)
 _prune = _declare("zcpy_prune", _size, _ptr, _u64)
 _release = _declare("zcpy_release", None, _ptr)
@@ -72,7 +73,7 @@ _seen = _declare("zcpy_seen", _ptr, _ptr)
 _stats = _declare("zcpy_stats", None, _ptr, _ptr)
 _tags_text = _declare("zcpy_text", _size, _ptr, _ptr, _size)
 _version = _declare("zcpy_version", _u64, _ptr, _text, _size)
-_clear = _declare("zcpy_clear", None, _ptr)
+_clear = _declare("zcpy_clear", _int, _ptr)
 _hash = _declare("zcpy_hash", _u64, _text, _size)
 _tag_ok = _declare("zcpy_tag_ok", _int, _text, _size)
 _library_version = _declare("zcpy_library_version", _text)
@@ -85,6 +86,9 @@ _cache = _declare("zcpy_cache", _ptr, _ptr)
 # Both take the core, a c_void_p; bytes; and their length.
 _invalidate = _declare_quick("zcpy_invalidate", _int)
 _set = _declare_quick("zcpy_set", ctypes.c_ssize_t)
+
+_parts = _declare("zcpy_parts", _int)
+_error = _declare("zcpy_error", _text, _int)
 
 change = _declare("zcpy_change", None)
 tick = _declare("zcpy_tick", _int, _u64)
@@ -111,80 +115,137 @@ def library_version() -> str:
     return str(_library_version().decode())
 
 
-class Deps:
-    """What an entry depends on, as the library holds it. Freed with the last entry that uses it."""
+class Deps(int):
+    """What an entry depends on, as the library holds it: its handle, which keeps its core open.
 
-    __slots__ = ("_handle", "names")
+    A number, because the garbage collector does not look at those. Freed with the last entry that uses it.
+    """
 
-    def __init__(self, handle: int, names: tuple[str, ...] | None = None) -> None:
-        self._handle = handle  # keeps its core open
-        self.names = names
+    __slots__ = ()
 
     def __del__(self, _release: Callable[..., Any] = _release) -> None:
-        _release(self._handle)
+        _release(self)
 
     def newest(self, _newest: Callable[..., int] = _newest) -> int:
         """The version of the latest invalidation of any tag on the path of any dependency.
 
         The one rule: what began at that version or later is fresh.
         """
-        return _newest(self._handle)
+        return _newest(self)
 
     def tags(self) -> tuple[str, ...]:
         """The tags, as text."""
-        if self.names is not None:
-            return self.names
         size = 256
         while True:
             buffer = ctypes.create_string_buffer(size)
-            size = _tags_text(self._handle, buffer, size)
+            size = _tags_text(self, buffer, size)
             if size <= len(buffer):
-                return tuple(buffer.raw[:size].decode().split("\0"))
+                names = buffer.raw[:size].decode().split("\0")
+                return tuple([name for name in names if name and name[0] != "|"])  # not the package's own
+
+
+class KnownDeps(Deps):
+    """Dependencies of many entries, which know their text."""
+
+    names: tuple[str, ...]
+
+    def tags(self) -> tuple[str, ...]:
+        """The tags, as text."""
+        return self.names
+
+
+OK, MISS, STALE, REFUSED, PENDING = 0, 1, 2, 4, 7  # zc_result
+E_NOMEM, E_INVAL, E_TIMEOUT, E_CORRUPT, E_STORE, E_BUS, E_FULL, E_BUILD = -1, -2, -10, -14, -15, -20, -21, -22
+
+
+def error_text(code: int) -> str:
+    """What a result of the library means."""
+    return str(_error(code).decode())
+
+
+def parts() -> dict[str, bool]:
+    """The optional parts of this build."""
+    bits = _parts()
+    return {"lmdb": bool(bits & 1), "redis": bool(bits & 2), "tls": bool(bits & 4)}
 
 
 class Core:
     """One cache of the library: tags and their versions. Closed with the last ``Deps`` made of it."""
 
-    __slots__ = ("__weakref__", "_last", "nothing", "pointer", "seen", "void")
+    __slots__ = ("__weakref__", "_last", "_one", "nothing", "pointer", "seen", "void")
 
-    def __init__(self) -> None:
+    def __init__(self, options: Any = None) -> None:
         self.pointer: int | None = None
-        self.pointer = _open()
-        if not self.pointer:  # pragma: no cover - no memory
-            raise MemoryError("zoocache: no memory for a cache")
+        code = _int()
+        self.pointer = _open(options, ctypes.byref(code))
+        if not self.pointer:
+            raise MemoryError("zoocache: no memory for a cache") if code.value == E_NOMEM else OSError(code.value)
         self.void = ctypes.c_void_p(self.pointer)
         self.seen = _u64.from_address(_seen(self.pointer))
-        self.nothing = Deps(_nothing(self.pointer), ())
-        self._last = (b"", self.nothing)
+        self.nothing = KnownDeps(_nothing(self.pointer))
+        self.nothing.names = ()
+        self._last: tuple[bytes, Deps] = (b"", self.nothing)
+        self._one: tuple[str, Deps] = ("", self.nothing)
 
     def __del__(self, _close: Callable[..., Any] = _close) -> None:
         if self.pointer:
             _close(self.pointer)
+
+    def _set(self, names: bytes) -> int | None:
+        handle: int = _set(self.void, names, len(names))
+        if -2 <= handle < 0:
+            if handle == -2:  # pragma: no cover - no memory
+                raise MemoryError("zoocache: no memory for a tag")
+            return None
+        return handle
 
     def deps(self, names: bytes) -> Deps | None:
         """The tags in ``names``, separated by NUL. None: one of them is no good."""
         known, deps = self._last
         if names == known:
             return deps
-        handle = _set(self.void, names, len(names))
-        if -2 <= handle < 0:
-            if handle == -2:  # pragma: no cover - no memory
-                raise MemoryError("zoocache: no memory for a tag")
+        handle = self._set(names)
+        if handle is None:
             return None
         deps = Deps(handle)
         self._last = (names, deps)  # one reference: never the names of one call with the set of another
         return deps
 
-    def invalidate(self, names: bytes) -> bool:
-        """Invalidates tags separated by NUL, in one step. False: one of them is no good."""
-        done = _invalidate(self.void, names, len(names))
-        if done == -2:  # pragma: no cover - no memory
-            raise MemoryError("zoocache: no memory to invalidate")
-        return not done
+    def shared(self, names: bytes) -> KnownDeps | None:
+        """As deps(), for what many entries will have."""
+        handle = self._set(names)
+        if handle is None:
+            return None
+        deps = KnownDeps(handle)
+        deps.names = tuple(names.decode().split("\0"))
+        return deps
 
-    def clear(self) -> None:
+    def dep(self, tag: str) -> Deps | None:
+        """As deps(), for one tag, quicker. None: something is wrong with it, and deps() says what."""
+        known, deps = self._one
+        if tag == known and tag:
+            return deps
+        try:
+            names = tag.encode()
+            handle = -1 if not names or "\0" in tag else _set(self.void, names, len(names))
+        except (AttributeError, TypeError, UnicodeEncodeError):
+            return None
+        if -2 <= handle < 0:
+            return None
+        deps = Deps(handle)
+        self._one = (tag, deps)
+        return deps
+
+    def invalidate(self, names: bytes) -> int:
+        """Invalidates tags separated by NUL, in one step. E_INVAL: one of them is no good."""
+        code: int = _invalidate(self.void, names, len(names))
+        if code == E_NOMEM:  # pragma: no cover - no memory
+            raise MemoryError("zoocache: no memory to invalidate")
+        return code
+
+    def clear(self) -> int:
         """Invalidates the root: everything."""
-        _clear(self.pointer)
+        return int(_clear(self.pointer))
 
     def version(self, tag: bytes) -> int:
         """The version of a tag's last invalidation; 0: never."""

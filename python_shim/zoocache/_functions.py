@@ -28,7 +28,7 @@ from __future__ import annotations
 import functools
 from weakref import ref
 
-from zoocache import _keys, _tags
+from zoocache import _ffi, _keys, _tags
 from zoocache._cache import Cache, CacheInfo, Filled, Rules
 from zoocache._ffi import words
 from zoocache._keys import KEYWORDS, RAW, Key, Unkeyable, freeze, freeze_self
@@ -266,6 +266,7 @@ class Function(Filled):
         self.signature = _Signature(func)
         self.method = _is_method(func)
         self.identities: set[type] = set()
+        self._identity: tuple[str, str] | None = None
         self.count: Callable[..., int] = int
         self.bound_arguments: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]
 
@@ -351,6 +352,42 @@ class Function(Filled):
             return entry.value
         return await self.aserve(key, args, kwargs)
 
+    # ---- for other processes ------------------------------------------------------------------------
+
+    def identity(self) -> str:
+        """What tells it from others in every process, if there is such a thing."""
+        if self._identity is None:
+            from zoocache._shared import identity
+
+            found = identity(self.func, self.namespace)
+            if found is None:
+                import warnings
+
+                warnings.warn(
+                    f"zoocache: `{self.name}` closes over what has no stable identity: its values stay in this process."
+                    " Give it a namespace of its own to share them.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            digest = "" if found is None else f"|fn:{_ffi.hash_bytes(found.encode('utf-8', 'surrogatepass')):016x}"
+            self._identity = found or "", digest
+        return self._identity[0]
+
+    def shared_name(self, key: Any) -> bytes | None:
+        """The key in a storage; None: it is not for other processes."""
+        from zoocache._shared import Unportable, named, portable
+
+        identity = self.identity()
+        try:
+            return named(f"{identity}|{portable(key)}") if identity else None
+        except Unportable:
+            return None
+
+    def mark(self, key: Any) -> str:
+        """The tag of this key alone, below that of the function; or an empty text."""
+        name = self.shared_name(key)
+        return f"{self._identity[1]}:{_ffi.hash_bytes(name):016x}" if name and self._identity else ""
+
     def alive(self, key: Any) -> bool:
         """An entry of a method dies with its object."""
         owner = key[0] if type(key) is tuple and key else key
@@ -367,6 +404,9 @@ class Function(Filled):
     def cache_clear(self) -> None:
         """Removes every entry of this function, and its statistics."""
         self.clear()
+        shared = None if self.cache is None else self.cache.shared
+        if shared is not None and self.identity() and self._identity is not None:
+            shared.told(shared.core.invalidate_mark(self._identity[1].encode()))
         self.count(True)
         self.hits = self.stale = self.absent = self.expired = self.invalidated = 0
 
@@ -413,6 +453,8 @@ if TYPE_CHECKING:
         error_ttl: float | None
         on_error: str
         copy: str
+        fleet: bool
+        silence: str | None
         key: Callable[..., Any] | None
 
     class Decorator(Protocol):
@@ -464,6 +506,9 @@ def cacheable(  # noqa: F811
     on_error: "raise" gives the exception of a function to everyone who waits for it; "retry" lets one of
         them try once more.
     copy: "share" returns the cached object itself; "copy" a deep copy of it.
+    fleet: with a storage that can lock (LMDB, Redis), one process in all computes a value; the others wait.
+    silence: what a call does when the bus has been silent for longer than max_staleness: "bypass" computes,
+        "serve" serves for max_stale longer, "error" raises BusSilent. None: as the cache says.
     key: a callable of the arguments that gives the key.
     cache: a Cache; else the default one, whichever is in place at the time of the call.
     """

@@ -12,6 +12,13 @@
  *   Ticker   One thread a process, asleep while no entry with a deadline is read. Falling asleep, it
  *            sets words[PERIOD] to 0 and then changes words[CHANGES] once more: a reader that saw it
  *            awake checks again at its next call, and wakes it.
+ *   Shared   With a storage or a bus, the library's cache is what stands behind Python's dict: it
+ *            asks the storage, judges its records, and follows the log. Its own table is kept small,
+ *            as Python has the values. While a lease is wanted (zcpy_gate), the ticker runs, so that
+ *            a hit still needs no call: an entry that was checked is served until the next tick, and
+ *            that much earlier the lease is taken to be over.
+ *   Calls    What may wait for a storage is called with the interpreter's lock released; the rest
+ *            takes no lock under which a storage is called, as that may be one in Python.
  */
 #if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
 #  define _POSIX_C_SOURCE 200809L
@@ -21,6 +28,9 @@
 #else
 #  define ZOOCACHE_PTHREADS
 #  define ZCPY_API __attribute__((visibility("default")))
+#endif
+#ifndef ZOOCACHE_WITH_BUS
+#  define ZOOCACHE_WITH_BUS /* the breaker, for a storage in Python */
 #endif
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
@@ -155,6 +165,9 @@ ZCPY_API int zcpy_tag_ok(const char *tag, size_t len) {
 typedef struct core {
     zc_cache *cache;
     uint64_t refs; /* the handle that Python has, and one for each set: they are freed in any order */
+    uint64_t slack;   /* the lease is over so much earlier than for the library: two ticks */
+    bool left_behind; /* in the child of a fork: nothing of it is touched any more */
+    bool calls_python;
 } core;
 
 typedef struct set {
@@ -179,34 +192,48 @@ static zc_cache *cache_of(const zc_tag *tag) {
                                    offsetof(zc__trie, root));
 }
 
-ZCPY_API void zcpy_close(core *c) {
-    if (zc__sub_acqrel(&c->refs, 1u) != 1) return;
+static void close_now(core *c) {
     zc_close(c->cache);
     free(c);
+}
+
+ZCPY_API void zcpy_close(core *c) {
+    if (zc__sub_acqrel(&c->refs, 1u) == 1 && !c->left_behind) close_now(c);
+}
+
+ZC__THREAD_FN(close_main, arg) {
+    close_now((core *)arg);
+    return ZC__THREAD_RESULT;
+}
+
+/* The same for a caller with the interpreter's lock, which a storage in Python would wait for. */
+static void close_elsewhere(core *c) {
+    zc__thread thread;
+    if (zc__sub_acqrel(&c->refs, 1u) != 1 || c->left_behind) return;
+    if (!c->calls_python || !zc__thread_start(&thread, close_main, c)) close_now(c);
 }
 
 ZCPY_API void zcpy_release(uintptr_t handle) {
     zc_tag *one = (zc_tag *)handle;
     span s = SPAN(handle, one);
     zc_cache *cache = cache_of(s.tags[0]);
+    if (((core *)cache->desc.events.user)->left_behind) return;
     for (size_t i = 0; i < s.n; i++) zc_tag_release(cache, s.tags[i]);
     if (handle & 1) free(set_of(handle));
-    zcpy_close((core *)cache->desc.events.user);
+    close_elsewhere((core *)cache->desc.events.user);
 }
 
-/* The set of the tags in `text`. Free with zcpy_release(). -1: a tag is no good. -2: no memory. */
-ZCPY_API intptr_t zcpy_set(core *c, const char *text, int len) {
-    zc_bytes rest = zc_slice(text, (size_t)len), tag;
-    int64_t n = tags_count(rest);
+/* The set of n tags. Free with zcpy_release(). -2: no memory. */
+static intptr_t set_of_text(core *c, zc_bytes rest, size_t n) {
+    zc_bytes tag;
     zc_tag *node;
     set *s;
-    if (n < 0) return -1;
     if (n == 1) {
         if (zc_tag_intern(c->cache, rest, &node) != ZC_OK) return -2;
         (void)zc__add_rlx(&c->refs, 1u);
         return (intptr_t)node;
     }
-    s = (set *)malloc(sizeof *s + (size_t)n * sizeof s->tags[0]);
+    s = (set *)malloc(sizeof *s + n * sizeof s->tags[0]);
     if (!s) return -2;
     for (s->n = 0; tag_next(&rest, &tag); s->n++) {
         if (zc_tag_intern(c->cache, tag, &s->tags[s->n]) == ZC_OK) continue;
@@ -216,6 +243,21 @@ ZCPY_API intptr_t zcpy_set(core *c, const char *text, int len) {
     }
     (void)zc__add_rlx(&c->refs, 1u);
     return (intptr_t)((uintptr_t)s | 1);
+}
+
+/* The set of the tags in `text`. Free with zcpy_release(). -1: a tag is no good. -2: no memory. */
+ZCPY_API intptr_t zcpy_set(core *c, const char *text, int len) {
+    zc_bytes rest = zc_slice(text, (size_t)len);
+    int64_t n = tags_count(rest);
+    return n < 0 ? -1 : set_of_text(c, rest, (size_t)n);
+}
+
+/* The same for tags that were checked, and some of the package's own: those begin with '|'. */
+ZCPY_API intptr_t zcpy_set_marked(core *c, const char *text, int len) {
+    zc_bytes rest = zc_slice(text, (size_t)len), left = rest, tag;
+    size_t n = 0;
+    while (tag_next(&left, &tag)) n++;
+    return set_of_text(c, rest, n);
 }
 
 /* The empty set: the root, so only clearing everything kills it. Free with zcpy_release(). */
@@ -261,9 +303,92 @@ ZCPY_API size_t zcpy_text(uintptr_t handle, char *buf, size_t cap) {
 
 /* ---- the cache ---- */
 
-ZCPY_API core *zcpy_open(void) {
+/* How a cache is opened: zero is the default everywhere. Mirrored in _ffi.py. */
+typedef struct options {
+    const char *storage, *bus; /* URLs; the bus is by default where the storage is */
+    const char *prefix;
+    const char *tls_ca, *tls_cert, *tls_key;
+    uint64_t map_size, timeout, max_staleness, max_stale, storage_ttl, flight_timeout, bus_pause;
+    uint32_t connections, replicas;
+    int32_t ack, silence;
+    int32_t write_behind, sync;
+    zc_store own; /* a storage in Python; version 0: none */
+} options;
+
+#define ZCPY_TABLE 64u /* entries of the library's own table: Python has the values */
+
+static bool is_lmdb(const char *url) { return strncmp(url, "lmdb://", 7) == 0; }
+
+/* Fills the tables that are wanted from the place that a URL names. */
+static int open_url(const options *o, const char *url, zc_store *store, zc_bus *bus) {
+    if (is_lmdb(url)) {
+#ifdef ZOOCACHE_WITH_LMDB
+        zc_lmdb_desc d;
+        zc_store unwanted_store;
+        zc_bus unwanted_bus;
+        memset(&d, 0, sizeof d);
+        d.path = url + 7;
+        d.map_size = (size_t)o->map_size;
+        d.sync = o->sync != 0;
+        int rc = zc_lmdb_open(&d, store ? store : &unwanted_store, bus ? bus : &unwanted_bus);
+        if (rc != ZC_OK) return rc;
+        if (!store) unwanted_store.close(unwanted_store.user);
+        if (!bus) unwanted_bus.close(unwanted_bus.user);
+        return ZC_OK;
+#endif
+    } else {
+#ifdef ZOOCACHE_WITH_REDIS
+        zc_redis_desc d;
+        memset(&d, 0, sizeof d);
+        d.url = url;
+        d.prefix = o->prefix;
+        d.timeout = o->timeout;
+        d.connections = o->connections;
+        d.replicas = o->replicas;
+        d.tls_ca = o->tls_ca;
+        d.tls_cert = o->tls_cert;
+        d.tls_key = o->tls_key;
+        return zc_redis_open(&d, store, bus);
+#endif
+    }
+    (void)o, (void)store, (void)bus;
+    return ZC_E_BUILD;
+}
+
+static int open_tiers(const options *o, zc_desc *desc) {
+    bool apart = o->bus && (!o->storage || strcmp(o->bus, o->storage) != 0);
+    int rc = ZC_OK;
+    desc->store = o->own;
+    if (o->storage) rc = open_url(o, o->storage, &desc->store, apart ? NULL : &desc->bus);
+    if (rc == ZC_OK && apart) rc = open_url(o, o->bus, NULL, &desc->bus);
+    if (rc != ZC_OK && o->storage && desc->store.version) desc->store.close(desc->store.user);
+    return rc;
+}
+
+static void close_tiers(const options *o, const zc_desc *desc) {
+    if (desc->bus.version) desc->bus.close(desc->bus.user);
+    if (o->storage && desc->store.version) desc->store.close(desc->store.user);
+}
+
+static void describe(const options *o, zc_desc *desc) {
+    uint64_t t = o->max_staleness ? o->max_staleness : ZC_SECOND;
+    desc->no_thread = false;
+    desc->max_entries = ZCPY_TABLE;
+    desc->max_staleness = t;
+    desc->max_stale = o->max_stale;
+    desc->store_ttl = o->storage_ttl;
+    desc->flight_timeout = o->flight_timeout;
+    desc->bus_pause = o->bus_pause;
+    desc->ack = (zc_ack)o->ack;
+    desc->silence = (zc_silence)o->silence;
+    desc->write_behind = o->write_behind != 0;
+}
+
+/* A cache: `o` NULL: of this process alone. *rc: why there is none. */
+ZCPY_API core *zcpy_open(const options *o, int *rc) {
     zc_desc desc;
-    core *c = (core *)malloc(sizeof *c);
+    core *c = (core *)calloc(1, sizeof *c);
+    *rc = ZC_E_NOMEM;
     if (!c) return NULL;
     c->refs = 1;
     memset(&desc, 0, sizeof desc);
@@ -273,10 +398,35 @@ ZCPY_API core *zcpy_open(void) {
     desc.events.mask = ZC_EVENT_INVALIDATED;
     desc.events.on_event = on_event;
     desc.events.user = c;
-    if (zc_open(&desc, &c->cache) == ZC_OK) return c;
+    *rc = o ? open_tiers(o, &desc) : ZC_OK;
+    if (*rc == ZC_OK && o) {
+        describe(o, &desc);
+        c->calls_python = o->own.version != 0;
+        c->slack = desc.max_staleness / 50;
+        c->slack = 2 * (c->slack < ZCPY_TICK_MAX ? c->slack : ZCPY_TICK_MAX);
+    }
+    if (*rc == ZC_OK && (*rc = zc_open(&desc, &c->cache)) != ZC_OK && o) close_tiers(o, &desc);
+    if (*rc == ZC_OK) return c;
     free(c);
     return NULL;
 }
+
+/* What this build can do: 1 LMDB, 2 Redis, 4 Redis over TLS. */
+ZCPY_API int zcpy_parts(void) {
+    int parts = 0;
+#ifdef ZOOCACHE_WITH_LMDB
+    parts |= 1;
+#endif
+#ifdef ZOOCACHE_WITH_REDIS
+    parts |= 2;
+#endif
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+    parts |= 4;
+#endif
+    return parts;
+}
+
+ZCPY_API const char *zcpy_error(int rc) { return zc_strerror(rc); }
 
 /* The cache itself, for code in C that invalidates what Python has cached. */
 ZCPY_API zc_cache *zcpy_cache(const core *c) { return c->cache; }
@@ -291,21 +441,197 @@ ZCPY_API void zcpy_core_child(const core *c) { (void)zc_fork_child(c->cache); }
 /* Where the version of the latest published invalidation stands. */
 ZCPY_API const uint64_t *zcpy_seen(const core *c) { return &c->cache->trie.seen; }
 
-/* Invalidates the tags in `text` in one step. 0, -1: a tag is no good, nothing was done; -2. */
+/* Invalidates the tags in `text` in one step. A zc_result; ZC_E_INVAL: a tag is no good, and nothing
+ * was done. */
 ZCPY_API int zcpy_invalidate(core *c, const char *text, int len) {
     zc_bytes rest = zc_slice(text, (size_t)len), *tags;
     int64_t n = tags_count(rest);
-    if (n < 0) return -1;
-    if (n == 1) return zc_invalidate(c->cache, rest) == ZC_OK ? 0 : -2;
+    if (n < 0) return ZC_E_INVAL;
+    if (n == 1) return zc_invalidate(c->cache, rest);
     tags = (zc_bytes *)malloc((size_t)n * sizeof *tags);
-    if (!tags) return -2;
+    if (!tags) return ZC_E_NOMEM;
     for (int64_t i = 0; i < n; i++) (void)tag_next(&rest, &tags[i]);
     int rc = zc_invalidate_many(c->cache, tags, (size_t)n);
     free(tags);
-    return rc == ZC_OK ? 0 : -2;
+    return rc;
 }
 
-ZCPY_API void zcpy_clear(core *c) { (void)zc_clear(c->cache); }
+/* Invalidates a tag of the package's own. */
+ZCPY_API int zcpy_invalidate_mark(core *c, const char *mark, size_t len) {
+    return zc_invalidate(c->cache, zc_slice(mark, len));
+}
+
+/* Invalidates everything. */
+ZCPY_API int zcpy_clear(core *c) { return zc_clear(c->cache); }
+
+/* ---- shared: the storage and the bus ---- */
+
+enum { HAS_STORE = 1, HAS_BUS = 2, PEEKS = 4, CAN_LOCK = 8 };
+
+ZCPY_API int zcpy_has(const core *c) {
+    const zc_desc *d = &c->cache->desc;
+    return (d->store.version ? HAS_STORE : 0) | (d->bus.version ? HAS_BUS : 0) |
+           (d->bus.peek ? PEEKS : 0) | (d->store.lock ? CAN_LOCK : 0);
+}
+
+/* May what Python has be served? ZC_OK: until the next tick. ZC_PENDING: at this moment. ZC_STALE,
+ * ZC_MISS, ZC_E_BUS: the bus is silent, and that is what `silence` makes of it. */
+ZCPY_API int zcpy_gate(core *c, int silence) {
+    zc__bus *b = &c->cache->bus;
+    if (!b->on) return ZC_OK;
+    uint64_t lease = zc__load_acq(&b->lease), now = zc__coarse(&c->cache->clock);
+    if (!b->peeks && lease && now + c->slack <= lease + b->serve_for) return ZC_OK;
+    int rc = zc__bus_gate(c->cache, (zc_silence)silence, &lease);
+    return rc == ZC_OK ? ZC_PENDING : rc;
+}
+
+/* What the library has found. Times are what is left of them. */
+typedef struct found {
+    zc_view view; /* let go with zcpy_done() */
+    uintptr_t deps; /* a set: free with zcpy_release() */
+    uint64_t begin, left, hard, tti;
+} found;
+
+static int set_of_entry(core *c, const zc__entry *e, uintptr_t *handle) {
+    zc_tag *const *tags = zc__entry_deps(e);
+    set *s;
+    if (e->ndeps == 0) {
+        *handle = zcpy_nothing(c);
+        return ZC_OK;
+    }
+    s = e->ndeps == 1 ? NULL : (set *)malloc(sizeof *s + e->ndeps * sizeof s->tags[0]);
+    if (!s && e->ndeps > 1) return ZC_E_NOMEM;
+    for (size_t i = 0; i < e->ndeps; i++) {
+        zc__tag_ref(tags[i]);
+        if (s) s->tags[i] = tags[i];
+    }
+    if (s) s->n = e->ndeps;
+    *handle = s ? (uintptr_t)s | 1 : (uintptr_t)tags[0];
+    (void)zc__add_rlx(&c->refs, 1u);
+    return ZC_OK;
+}
+
+static uint64_t left_of(uint64_t at, uint64_t now) {
+    return at == ZC_NEVER ? ZC_NEVER : at > now ? at - now : 0;
+}
+
+static int describe_found(core *c, found *out) {
+    zc__entry *e = (zc__entry *)out->view.pin;
+    zc__shard *s = zc__shard_of(c->cache, zc__entry_hash(c->cache, e));
+    uint64_t now = zc__now(c->cache), expires;
+    zc__spin_lock(&s->lock);
+    out->begin = e->begin;
+    expires = e->expires;
+    zc__spin_unlock(&s->lock);
+    out->left = out->hard = left_of(expires, now);
+    if (e->flags & ZC__EXTRAS) {
+        const zc__extras *x = zc__entry_extras(e);
+        out->hard = left_of(x->hard, now);
+        out->tti = x->tti == ZC_NEVER ? 0 : x->tti;
+    }
+    return set_of_entry(c, e, &out->deps);
+}
+
+/* Looks a key up: in the storage, if need be. ZC_OK, ZC_STALE (the bus is silent): *out is filled.
+ * ZC_MISS, or a negative code. */
+ZCPY_API int zcpy_find(core *c, const char *key, size_t len, int silence, found *out) {
+    zc_fetch_opts opts;
+    zc_fill *ticket;
+    memset(out, 0, sizeof *out);
+    memset(&opts, 0, sizeof opts);
+    opts.silence = (zc_silence)silence;
+    int rc = zc_flight_begin(c->cache, zc_slice(key, len), &opts, &out->view, &ticket);
+    zc_flight_abandon(ticket, 0); /* Python has flights of its own */
+    if (rc != ZC_OK && rc != ZC_STALE) return rc < 0 ? rc : ZC_MISS;
+    int described = describe_found(c, out);
+    if (described == ZC_OK) return rc;
+    zc_release(c->cache, &out->view);
+    return described;
+}
+
+ZCPY_API void zcpy_done(core *c, found *out) { zc_release(c->cache, &out->view); }
+
+/* The same for n keys, in one step where the storage can. rcs[i]: as zcpy_find() would return. */
+ZCPY_API int zcpy_find_many(core *c, const zc_bytes *keys, size_t n, found *out, int *rcs) {
+    zc_view *views = (zc_view *)malloc(n * sizeof *views);
+    if (!views) return ZC_E_NOMEM;
+    memset(out, 0, n * sizeof *out);
+    int rc = zc_get_many(c->cache, keys, n, views, rcs);
+    for (size_t i = 0; i < n && rc >= 0; i++) {
+        if (rcs[i] != ZC_OK && rcs[i] != ZC_STALE) continue;
+        out[i].view = views[i];
+        if (describe_found(c, &out[i]) == ZC_OK) continue;
+        zc_release(c->cache, &out[i].view);
+        rcs[i] = ZC_MISS;
+    }
+    free(views);
+    return rc;
+}
+
+/* Stores a value that was begun at `begin`. ZC_REFUSED: invalidated since. */
+ZCPY_API int zcpy_keep(core *c, const char *key, size_t len, const char *value, size_t size,
+                       uintptr_t deps, uint64_t begin, uint64_t ttl, uint64_t tti) {
+    zc_tag *one = (zc_tag *)deps;
+    span s = SPAN(deps, one);
+    zc_put_opts opts;
+    memset(&opts, 0, sizeof opts);
+    opts.begin = begin;
+    opts.ttl = ttl;
+    opts.tti = tti;
+    if (s.tags[0]->parent) { /* not the empty set */
+        opts.tags = s.tags;
+        opts.ntags = s.n;
+    }
+    return zc_put(c->cache, zc_slice(key, len), zc_slice(value, size), &opts);
+}
+
+/* Removes a key here and in the storage. */
+ZCPY_API int zcpy_drop(core *c, const char *key, size_t len) {
+    return zc_del(c->cache, zc_slice(key, len));
+}
+
+/* One loader in the fleet: as zc_store.lock and unlock, through the breaker. */
+ZCPY_API int zcpy_lock(core *c, const char *key, size_t len, uint64_t lease, uint64_t *token) {
+    const zc_store *st = &c->cache->desc.store;
+    if (!st->lock || !zc__store_up(c->cache)) return ZC_E_STORE;
+    return zc__store_told(c->cache, st->lock(st->user, zc_slice(key, len), lease, token));
+}
+
+ZCPY_API int zcpy_unlock(core *c, const char *key, size_t len, uint64_t token) {
+    const zc_store *st = &c->cache->desc.store;
+    if (!zc__store_up(c->cache)) return ZC_E_STORE;
+    return zc__store_told(c->cache, st->unlock(st->user, zc_slice(key, len), token));
+}
+
+ZCPY_API uint64_t zcpy_token(core *c) { return zc_token(c->cache); }
+
+ZCPY_API int zcpy_catch_up(core *c, uint64_t token, uint64_t timeout) {
+    return zc_catch_up(c->cache, token, timeout);
+}
+
+/* {hits, errors, corrupt, stale, spared, open; heard, breaks, errors, silent, pending, age} */
+ZCPY_API void zcpy_shared_stats(core *c, uint64_t out[12]) {
+    zc_stats s;
+    zc_stats_read(c->cache, &s);
+    const uint64_t all[12] = {s.hits_store,    s.store_errors, s.store_corrupt, s.store_stale,
+                              s.store_skipped, s.store_open,   s.bus_entries,   s.bus_breaks,
+                              s.bus_errors,    s.bus_silent,   s.bus_pending,   s.bus_age};
+    memcpy(out, all, sizeof all);
+}
+
+/* In the child of a fork: the sockets and files of the parent are let go of, and so is the rest, as
+ * threads of the parent may have been in the middle of it. */
+ZCPY_API void zcpy_leave_behind(core *c) {
+    const zc_desc *d = &c->cache->desc;
+    c->left_behind = true;
+    if (d->store.forked) d->store.forked(d->store.user);
+    if (d->bus.forked) d->bus.forked(d->bus.user);
+}
+
+/* A sink's other end: where a storage in Python puts what it has read. */
+ZCPY_API int zcpy_sink(zc_sink *sink, const char *data, size_t len) {
+    return zc_sink_write(sink, data, len);
+}
 
 /* Forgets some of the tags that nothing has depended on for an hour. */
 ZCPY_API void zcpy_poll(core *c) { (void)zc_poll(c->cache, 200); }

@@ -51,6 +51,8 @@ def fine(tag: object) -> bool:
 
 def listed(tags: object) -> tuple[str, ...]:
     """The tags of an argument as a tuple. A single string is one tag, not a list of letters."""
+    if type(tags) is list:
+        return tuple(tags)
     if isinstance(tags, str):
         return (tags,)
     if tags is None:
@@ -73,6 +75,11 @@ def pack(tags: tuple[str, ...]) -> bytes:
         return text.encode()
     except (AttributeError, TypeError, UnicodeEncodeError):
         refuse(tags)
+
+
+def join(tags: Iterable[str], mark: str) -> bytes:
+    """Tags that were checked, and the package's own one, as the library takes them."""
+    return "\0".join([*tags, mark] if mark else tags).encode()
 
 
 def refuse(tags: Iterable[object]) -> NoReturn:

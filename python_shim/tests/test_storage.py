@@ -1,0 +1,403 @@
+import gc
+import importlib.util
+import logging
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import zoocache
+from zoocache import Cache, StorageIsFull
+from zoocache.storage import Storage
+from zoocache.testing import FakeClock, StorageConformance
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "python" / "file_storage.py"
+
+
+def example():
+    if "file_storage" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("file_storage", EXAMPLE)
+        sys.modules["file_storage"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["file_storage"])
+    return sys.modules["file_storage"]
+
+
+@pytest.mark.skipif(not EXAMPLE.is_file(), reason="not in the checkout")
+class TestFileStorage(StorageConformance):
+    def open(self, path):
+        return example().FileStorage(path)
+
+    def test_a_torn_journal(self, tmp_path):
+        storage = self.open(tmp_path)
+        storage.tag_put([b"a"], 5)
+        generation = storage.generation()[0]
+        storage.close()
+        with open(tmp_path / "journal", "ab") as fh:
+            fh.write(b"torn")
+        storage = self.open(tmp_path)
+        assert (storage.generation(), storage.tag_get([b"a"])) == ((generation, 5), [5])
+        storage.close()
+
+
+class Shelf(Storage):
+    """Records in a dict; fails as it is told."""
+
+    def __init__(self):
+        self.records = {}
+        self.error = None
+        self.closed = 0
+        self.calls = []
+
+    def work(self, name):
+        self.calls.append(name)
+        if self.error is not None:
+            raise self.error
+
+    def get(self, key):
+        self.work("get")
+        return self.records.get(key)
+
+    def put(self, key, record, expires):
+        self.work("put")
+        self.records[key] = record
+
+    def delete(self, key):
+        self.work("delete")
+        self.records.pop(key, None)
+
+    def clear(self):
+        self.work("clear")
+        self.records.clear()
+
+    def close(self):
+        self.closed += 1
+
+
+class TestShelf(StorageConformance):
+    def open(self, path):
+        return Shelf()
+
+
+def evict(cache):
+    """As if another process asked: neither the dict nor the library's table has anything."""
+    for table in cache.tables():
+        table.entries.clear()
+
+
+def test_closing_closes_it_once():
+    shelf = Shelf()
+    cache = Cache(storage=shelf)
+    cache.set("k", 1, ["a"])
+    cache.close()
+    cache.close()
+    assert shelf.closed == 1
+
+
+def test_a_cache_that_is_dropped_closes_it():
+    shelf = Shelf()
+    cache = Cache(storage=shelf)
+    cache.set("k", 1, ["a"])
+    del cache
+    gc.collect()
+    end = time.monotonic() + 20
+    while not shelf.closed and time.monotonic() < end:
+        time.sleep(0.01)
+    assert shelf.closed == 1
+
+
+@pytest.mark.parametrize("error", [OSError("down"), StorageIsFull("full"), TimeoutError(), KeyboardInterrupt()])
+def test_faults_do_not_reach_the_caller(error, caplog):
+    caplog.set_level(logging.CRITICAL, "zoocache")
+    shelf = Shelf()
+    with Cache(storage=shelf) as cache:
+        calls = []
+
+        @cache.cacheable(namespace="n", deps=lambda x: [f"t:{x}"])
+        def f(x):
+            calls.append(x)
+            return (x, len(calls))
+
+        shelf.error = error
+        first = f(1)
+        assert f(1) == first
+        cache.set("k", 5)
+        assert cache.get("k") == 5
+        evict(cache)
+        cache.get("k")
+        cache.invalidate("t:1")
+        assert f(1) > first
+        cache.delete("k")
+        cache.clear()
+        assert f(1)[1] == len(calls)
+        assert cache.stats().storage_errors > 0
+
+
+def test_the_breaker_spares_it(caplog):
+    caplog.set_level(logging.CRITICAL, "zoocache")
+    shelf = Shelf()
+    with Cache(storage=shelf) as cache:
+        shelf.error = TimeoutError()
+        f = cache.cacheable(namespace="n")(lambda x: x)
+        f(0)
+        before = len(shelf.calls)
+        for x in range(50):
+            f(x + 1)
+        assert len(shelf.calls) - before <= 5
+        assert cache.stats().storage_skipped >= 50
+        shelf.error = None
+        end = time.monotonic() + 20
+        while not shelf.records and time.monotonic() < end:
+            x += 1
+            f(x + 1)
+            time.sleep(0.02)
+        assert shelf.records, "it is tried again"
+
+
+def test_bad_storages(caplog):
+    caplog.set_level(logging.CRITICAL, "zoocache")
+
+    class Bad(Shelf):
+        def get(self, key):
+            return "text"
+
+    with Cache(storage=Bad()) as cache:
+        f = cache.cacheable(namespace="n")(lambda x: [x])
+        assert f(1) == [1]
+        assert cache.stats().storage_errors > 0
+
+    class Broken(Shelf):
+        def clear(self):
+            raise OSError
+
+    with pytest.raises(OSError, match="cannot open the storage"):
+        Cache(storage=Broken())
+    with pytest.raises(TypeError):
+        Storage()
+    with pytest.raises(ValueError, match="not both"):
+        Cache(storage=Shelf(), storage_url="lmdb:///x")
+
+
+def test_hostile_records():
+    shelf = Shelf()
+    with Cache(storage=shelf) as cache:
+        f = cache.cacheable(namespace="n")(lambda x: [x, "value"])
+        f(1)
+        record = next(iter(shelf.records.values()))
+        key = next(iter(shelf.records))
+        for n in range(len(record)):
+            evict(cache)
+            for fill in range(70):  # the library's own small table has forgotten it
+                cache.set(f"other{fill}", fill) if n == 0 else None
+            shelf.records[key] = record[:n] + bytes([record[n] ^ 0x55]) + record[n + 1 :]
+            assert f(1) == [1, "value"]
+
+
+def test_values_that_cannot_be_stored(caplog):
+    shelf = Shelf()
+
+    class Thing:
+        pass
+
+    with Cache(storage=shelf) as cache:
+        calls = []
+
+        @cache.cacheable(namespace="n")
+        def f(x):
+            calls.append(x)
+            return Thing()
+
+        first = f(1)
+        assert f(1) is first, "it is kept in memory all the same"
+        f(2)
+        assert cache.stats().unserializable == 2
+        assert [r.getMessage() for r in caplog.records if "Thing" in r.getMessage()] != []
+        assert len(caplog.records) == 1, "said once"
+        assert not shelf.records
+        cache.set("k", 1)
+        cache.set("k", Thing())
+        evict(cache)
+        assert cache.get("k") is None, "the value before must not come back"
+
+
+def test_serializers_do_not_read_each_other():
+    shelf = Shelf()
+    with Cache(storage=shelf, serializer="pickle") as cache:
+        cache.set("k", {1: Shelf})
+        evict(cache)
+        assert cache.get("k") == {1: Shelf}
+        cache.shared.magic ^= 1
+        evict(cache)
+        assert cache.get("k") is None
+    with pytest.raises(ValueError, match="serializer"):
+        Cache(storage=Shelf(), serializer="yaml")
+
+
+def test_times():
+    shelf, clock = Shelf(), FakeClock()
+    with Cache(storage=shelf, clock=clock, read_extend_ttl=False) as cache:
+        calls = []
+
+        @cache.cacheable(namespace="n", ttl=100)
+        def f(x):
+            calls.append(x)
+            return len(calls)
+
+        @cache.cacheable(namespace="t", ttl=100, tti=10)
+        def g(x):
+            calls.append(x)
+            return len(calls)
+
+        f(1), g(1)
+        evict(cache)
+        assert (f(1), g(1)) == (1, 2)
+        clock.advance(9)
+        assert (f(1), g(1)) == (1, 2)
+        entry = next(iter(g.__wrapped__ and cache.tables()[2].entries.values()))
+        assert entry.tti == pytest.approx(10)
+        assert entry.more.hard <= 1100
+        clock.advance(92)
+        evicted = cache.tables()[1].entries
+        assert next(iter(evicted.values())).deadline <= 1100
+        f.refresh(1)
+        assert f(1) == len(calls)
+
+
+def test_clear_one_function():
+    with Cache(storage=Shelf()) as cache:
+        calls = []
+        f = cache.cacheable(namespace="f")(lambda x: calls.append(x) or len(calls))
+        g = cache.cacheable(namespace="g")(lambda x: calls.append(x) or len(calls))
+        f(1), g(1)
+        f.cache_clear()
+        evict(cache)
+        assert g(1) == 2
+        assert f(1) == 3
+        f.invalidate(1)
+        evict(cache)
+        assert f(1) == 4
+        assert cache.get(f.key(1)) == 4
+
+
+def test_what_stays_in_this_process():
+    shelf = Shelf()
+    with Cache(storage=shelf) as cache:
+        lock = threading.Lock()
+
+        @cache.cacheable
+        def closes(x):
+            with lock:
+                return x
+
+        with pytest.warns(RuntimeWarning, match="stays? in this process"):
+            assert closes(1) == 1
+        assert closes(2) == 2
+
+        class Shop:
+            @cache.cacheable
+            def price(self, x):
+                return x
+
+        shop = Shop()
+        assert (shop.price(1), shop.price(1)) == (1, 1)
+        closes.cache_clear()
+        assert not shelf.records
+
+        base = 10
+
+        @cache.cacheable
+        def sums(x):
+            return x + base
+
+        assert sums(1) == 11
+        assert len(shelf.records) == 1, "what it closes over has a text"
+        assert cache.tables()[-1].shared_name("x" * 1000) is not None
+        assert len(cache.tables()[-1].shared_name("x" * 1000)) <= 200
+
+
+def test_nested_and_found():
+    with Cache(storage=Shelf()) as cache:
+        calls = []
+
+        @cache.cacheable(namespace="inner", deps=lambda x: [f"i:{x}"])
+        def inner(x):
+            calls.append("inner")
+            return x
+
+        @cache.cacheable(namespace="outer")
+        def outer(x):
+            calls.append("outer")
+            cache.get("raw")
+            return inner(x)
+
+        cache.set("raw", 1, ["raw"])
+        inner(1)
+        evict(cache)
+        outer(1)
+        assert calls == ["inner", "outer"]
+        for tag in ("i:1", "raw"):
+            cache.invalidate(tag)
+            outer(1)
+            assert calls.pop() in ("outer", "inner")
+        evict(cache)
+        size = len(calls)
+        outer(1)
+        assert len(calls) == size
+
+
+async def test_async():
+    shelf = Shelf()
+    with Cache(storage=shelf) as cache:
+        threads = set()
+        get = shelf.get
+        shelf.get = lambda key: threads.add(threading.current_thread().name) or get(key)
+        calls = []
+
+        @cache.cacheable(namespace="n", deps=lambda x: [f"t:{x}"])
+        async def f(x):
+            calls.append(x)
+            if x == 13:
+                raise KeyError(x)
+            return x
+
+        assert [await f(1), await f(1), await f(2)] == [1, 1, 2]
+        evict(cache)
+        assert await f(1) == 1
+        assert calls == [1, 2]
+        await cache.invalidate_async("t:1")
+        assert await f(1) == 1
+        assert calls == [1, 2, 1]
+        await cache.set_async("k", 5, ["t:k"])
+        assert await cache.get_async("k") == 5
+        evict(cache)
+        assert await cache.get_async("k") == 5
+        assert await cache.get_many_async(["k", "none"]) == {"k": 5}
+        with pytest.raises(KeyError):
+            await f(13)
+        assert await f.refresh(1) == 1
+        await cache.clear_async()
+        assert await cache.get_async("k") is None
+        await cache.catch_up_async(cache.token())
+        assert threading.main_thread().name not in threads or len(threads) > 1
+
+
+def test_module_functions(tmp_path):
+    shelf = Shelf()
+    zoocache.configure(storage=shelf, default_ttl=100)
+    zoocache.set("a", 1)
+    assert zoocache.get_many(["a", "b"]) == {"a": 1}
+    assert zoocache.token() == 0
+    zoocache.catch_up(0)
+    zoocache.reset()
+    assert shelf.closed == 1
+
+
+def test_options_are_checked():
+    for bad in ({"silence": "x"}, {"ack": "x"}, {"max_staleness": 0}, {"serializer": "x"}):
+        with pytest.raises(ValueError):
+            Cache(storage=Shelf(), **bad)
+    with pytest.raises(ValueError):
+        zoocache.cacheable(silence="maybe")(lambda: 1)
+    with pytest.raises(TypeError, match="unknown option"):
+        Cache(storage=Shelf(), colour=1)

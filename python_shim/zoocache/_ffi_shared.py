@@ -1,0 +1,320 @@
+"""The part of the shared library behind storages and buses; loaded when a cache has one.
+
+Besides _ffi the only module that imports ctypes. Whatever may wait is called with the interpreter's lock
+released.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from ctypes import c_char_p, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from zoocache import _ffi
+from zoocache._errors import StorageIsFull
+from zoocache._ffi import E_FULL, E_INVAL, E_STORE, E_TIMEOUT, MISS, OK, STALE, Core, Deps
+
+if TYPE_CHECKING:
+    from zoocache.storage import Storage
+
+__all__ = ["Found", "SharedCore", "open_core"]
+
+NEVER = 2**64 - 1
+
+
+class _Bytes(ctypes.Structure):
+    _fields_ = [("ptr", c_void_p), ("len", c_size_t)]
+
+    def take(self) -> bytes:
+        return ctypes.string_at(self.ptr, self.len) if self.len else b""
+
+
+_GET = ctypes.CFUNCTYPE(c_int, c_void_p, _Bytes, c_void_p)
+_PUT = ctypes.CFUNCTYPE(c_int, c_void_p, _Bytes, _Bytes, c_uint64)
+_DEL = ctypes.CFUNCTYPE(c_int, c_void_p, _Bytes)
+_TOUCH = ctypes.CFUNCTYPE(c_int, c_void_p, _Bytes, c_uint64)
+_CLEAR = ctypes.CFUNCTYPE(c_int, c_void_p)
+_GENERATION = ctypes.CFUNCTYPE(c_int, c_void_p, ctypes.POINTER(c_uint64), ctypes.POINTER(c_uint64))
+_TAG_PUT = ctypes.CFUNCTYPE(c_int, c_void_p, ctypes.POINTER(_Bytes), c_size_t, c_uint64)
+_TAG_GET = ctypes.CFUNCTYPE(c_int, c_void_p, ctypes.POINTER(_Bytes), c_size_t, ctypes.POINTER(c_uint64))
+_CLOSE = ctypes.CFUNCTYPE(None, c_void_p)
+
+
+class _Store(ctypes.Structure):
+    _fields_ = [
+        ("version", c_uint32), ("get", _GET), ("put", _PUT), ("del_", _DEL), ("touch", _TOUCH), ("clear", _CLEAR),
+        ("generation", _GENERATION), ("tag_put", _TAG_PUT), ("tag_get", _TAG_GET), ("get_many", c_void_p),
+        ("lock", c_void_p), ("unlock", c_void_p), ("forked", c_void_p), ("close", _CLOSE), ("user", c_void_p),
+    ]  # fmt: skip
+
+
+class _Options(ctypes.Structure):
+    _fields_ = [
+        ("storage", c_char_p), ("bus", c_char_p), ("prefix", c_char_p),
+        ("tls_ca", c_char_p), ("tls_cert", c_char_p), ("tls_key", c_char_p),
+        ("map_size", c_uint64), ("timeout", c_uint64), ("max_staleness", c_uint64), ("max_stale", c_uint64),
+        ("storage_ttl", c_uint64), ("flight_timeout", c_uint64), ("bus_pause", c_uint64),
+        ("connections", c_uint32), ("replicas", c_uint32), ("ack", c_int32), ("silence", c_int32),
+        ("write_behind", c_int32), ("sync", c_int32), ("own", _Store),
+    ]  # fmt: skip
+
+
+class _Found(ctypes.Structure):
+    _fields_ = [
+        ("data", c_void_p), ("size", c_size_t), ("pin", c_void_p), ("deps", c_size_t),
+        ("begin", c_uint64), ("left", c_uint64), ("hard", c_uint64), ("tti", c_uint64),
+    ]  # fmt: skip
+
+
+class Found(NamedTuple):
+    """A value of the storage. Times are in seconds from now."""
+
+    stale: bool  # the bus is silent: to be served now, not to be kept
+    data: bytes
+    deps: Deps
+    begin: int
+    left: float
+    hard: float
+    tti: float
+
+
+def _declare(name: str, result: Any, *arguments: Any, hold: bool = False) -> Callable[..., Any]:
+    return _ffi._declare(name, result, *arguments, lib=_ffi._lib if hold else _ffi._free)
+
+
+_has = _declare("zcpy_has", c_int, c_void_p, hold=True)
+_gate = _declare("zcpy_gate", c_int, c_void_p, c_int, hold=True)
+_find = _declare("zcpy_find", c_int, c_void_p, c_char_p, c_size_t, c_int, c_void_p)
+_find_many = _declare("zcpy_find_many", c_int, c_void_p, c_void_p, c_size_t, c_void_p, c_void_p)
+_done = _declare("zcpy_done", None, c_void_p, c_void_p, hold=True)
+_keep = _declare(
+    "zcpy_keep", c_int, c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, c_size_t, c_uint64, c_uint64, c_uint64
+)
+_drop = _declare("zcpy_drop", c_int, c_void_p, c_char_p, c_size_t)
+_lock = _declare("zcpy_lock", c_int, c_void_p, c_char_p, c_size_t, c_uint64, c_void_p)
+_unlock = _declare("zcpy_unlock", c_int, c_void_p, c_char_p, c_size_t, c_uint64)
+_token = _declare("zcpy_token", c_uint64, c_void_p)
+_catch_up = _declare("zcpy_catch_up", c_int, c_void_p, c_uint64, c_uint64)
+_stats = _declare("zcpy_shared_stats", None, c_void_p, c_void_p)
+_leave_behind = _declare("zcpy_leave_behind", None, c_void_p)
+_sink = _declare("zcpy_sink", c_int, c_void_p, c_char_p, c_size_t, hold=True)
+_invalidate = _declare("zcpy_invalidate", c_int, c_void_p, c_char_p, c_int)
+_invalidate_mark = _declare("zcpy_invalidate_mark", c_int, c_void_p, c_char_p, c_size_t)
+_marked = _declare("zcpy_set_marked", ctypes.c_ssize_t, c_void_p, c_char_p, c_int, hold=True)
+_clear = _declare("zcpy_clear", c_int, c_void_p)
+_close = _declare("zcpy_close", None, c_void_p)
+
+HAS_STORE, HAS_BUS, PEEKS, CAN_LOCK = 1, 2, 4, 8
+
+
+def _seconds(ns: int) -> float:
+    return inf if ns == NEVER else ns / 1e9
+
+
+def nanoseconds(seconds: float) -> int:
+    """A duration as the library has it."""
+    return NEVER if seconds >= 1e10 else int(seconds * 1e9)
+
+
+class SharedCore(Core):
+    """A cache of the library with a storage, a bus, or both."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, options: _Options) -> None:
+        super().__init__(ctypes.byref(options))
+        self.parts = int(_has(self.pointer))
+
+    def __del__(self, _close: Callable[..., Any] = _close) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of it, with the interpreter's lock released: what closes may be a storage in Python."""
+        pointer, self.pointer = self.pointer, None
+        if pointer:
+            self.nothing = self._last = self._one = None  # type: ignore[assignment]
+            _close(pointer)
+
+    def invalidate(self, names: bytes) -> int:
+        """Invalidates tags separated by NUL, in one step. E_INVAL: one of them is no good."""
+        return int(_invalidate(self.pointer, names, len(names)))
+
+    def invalidate_mark(self, mark: bytes) -> int:
+        """Invalidates a tag of the package's own."""
+        return int(_invalidate_mark(self.pointer, mark, len(mark)))
+
+    def marked(self, names: bytes) -> Deps:
+        """The tags in ``names``, which were checked, and the package's own."""
+        handle = _marked(self.pointer, names, len(names))
+        if -2 <= handle < 0:  # pragma: no cover - no memory
+            raise MemoryError("zoocache: no memory for a tag")
+        return Deps(handle)
+
+    def clear(self) -> int:
+        """Invalidates everything, and empties the storage."""
+        return int(_clear(self.pointer))
+
+    def gate(self, silence: int) -> int:
+        """May values be served? OK: until the next tick; PENDING: now; else the bus is silent."""
+        return int(_gate(self.pointer, silence))
+
+    def find(self, key: bytes, silence: int) -> tuple[int, Found | None]:
+        """Asks the storage."""
+        out = _Found()
+        code = _find(self.pointer, key, len(key), silence, ctypes.byref(out))
+        return code, self._take(code, out)
+
+    def find_many(self, keys: Sequence[bytes]) -> list[Found | None]:
+        """Asks the storage for several keys in one step."""
+        n = len(keys)
+        texts = (_Bytes * n)(*[_Bytes(ctypes.cast(c_char_p(key), c_void_p), len(key)) for key in keys])
+        outs, codes = (_Found * n)(), (c_int * n)()
+        if _find_many(self.pointer, texts, n, outs, codes) < 0:
+            return [None] * n
+        return [self._take(code, out) for code, out in zip(codes, outs)]
+
+    def _take(self, code: int, out: _Found) -> Found | None:
+        if code != OK and code != STALE:
+            return None
+        data = ctypes.string_at(out.data, out.size) if out.size else b""
+        _done(self.pointer, ctypes.byref(out))
+        left, hard = _seconds(out.left), _seconds(out.hard)
+        return Found(code == STALE, data, Deps(out.deps), out.begin, left, hard, out.tti / 1e9)
+
+    def keep(self, key: bytes, value: bytes, deps: Deps, begin: int, ttl: float, tti: float) -> int:
+        """Stores a value."""
+        lives = 0 if ttl == inf else max(1, nanoseconds(ttl))
+        return int(_keep(self.pointer, key, len(key), value, len(value), deps, begin, lives, nanoseconds(tti)))
+
+    def drop(self, key: bytes) -> int:
+        """Removes a key."""
+        return int(_drop(self.pointer, key, len(key)))
+
+    def lock(self, key: bytes, lease: float, token: int = 0) -> tuple[int, int]:
+        """Locks a key for the fleet, or renews its lock."""
+        held = c_uint64(token)
+        code = _lock(self.pointer, key, len(key), nanoseconds(lease), ctypes.byref(held))
+        return code, held.value
+
+    def unlock(self, key: bytes, token: int) -> None:
+        """Ends a lock."""
+        _unlock(self.pointer, key, len(key), token)
+
+    def token(self) -> int:
+        """Stands for all invalidations that were finished here."""
+        return int(_token(self.pointer))
+
+    def catch_up(self, token: int, timeout: float) -> int:
+        """Waits until they were heard of."""
+        return int(_catch_up(self.pointer, token, nanoseconds(timeout)))
+
+    def shared_stats(self) -> list[int]:
+        """As zcpy_shared_stats says."""
+        out = (c_uint64 * 12)()
+        _stats(self.pointer, out)
+        return list(out)
+
+    def leave_behind(self) -> None:
+        """In the child of a fork."""
+        _leave_behind(self.pointer)
+        self.pointer = None
+
+
+def open_core(settings: dict[str, Any], storage: Storage | None) -> SharedCore:
+    """Opens a cache of the library. Raises OSError with its code."""
+    options = _Options()
+    for name, value in settings.items():
+        setattr(options, name, value.encode() if isinstance(value, str) else value)
+    if storage is not None:
+        options.own = _store_of(storage)
+    return SharedCore(options)
+
+
+# ---- a storage in Python ----
+
+_kept: list[Any] = []  # call-backs live as long as the process: the library may be inside of one when it closes
+
+
+class _Caller:
+    """Calls a storage for the library, and turns what it raises into codes."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage: Any = storage
+
+    def call(self, work: Callable[[Any], int | None]) -> int:
+        try:
+            return work(self.storage) or OK
+        except StorageIsFull:
+            return E_FULL
+        except TimeoutError:
+            return E_TIMEOUT
+        except BaseException:
+            import logging
+
+            logging.getLogger("zoocache").exception("zoocache: a call of the storage has failed")
+            return E_STORE
+
+    def get(self, user: Any, key: _Bytes, sink: int) -> int:
+        def work(storage: Storage) -> int:
+            record = storage.get(key.take())
+            if record is None:
+                return MISS
+            if type(record) is not bytes:
+                raise TypeError(f"get() must return bytes or None, not {type(record).__name__}")
+            return int(_sink(sink, record, len(record)))
+
+        return self.call(work)
+
+    def put(self, user: Any, key: _Bytes, record: _Bytes, expires: int) -> int:
+        return self.call(lambda storage: storage.put(key.take(), record.take(), expires / 1e3 if expires else None))
+
+    def delete(self, user: Any, key: _Bytes) -> int:
+        return self.call(lambda storage: storage.delete(key.take()))
+
+    def touch(self, user: Any, key: _Bytes, expires: int) -> int:
+        return self.call(lambda storage: storage.touch(key.take(), expires / 1e3 if expires else None))
+
+    def clear(self, user: Any) -> int:
+        return self.call(lambda storage: storage.clear())
+
+    def generation(self, user: Any, generation: Any, latest: Any) -> int:
+        def work(storage: Any) -> int:
+            generation[0], latest[0] = storage.generation()
+            return OK if generation[0] else E_INVAL
+
+        return self.call(work)
+
+    def tag_put(self, user: Any, paths: Any, n: int, version: int) -> int:
+        return self.call(lambda storage: storage.tag_put([paths[i].take() for i in range(n)], version))
+
+    def tag_get(self, user: Any, paths: Any, n: int, versions: Any) -> int:
+        def work(storage: Any) -> None:
+            found = storage.tag_get([paths[i].take() for i in range(n)])
+            if len(found) != n:
+                raise ValueError(f"tag_get() of {n} paths has returned {len(found)} versions")
+            for i, version in enumerate(found):
+                versions[i] = version
+
+        return self.call(work)
+
+    def close(self, user: Any) -> None:
+        self.call(lambda storage: storage.close())
+        self.storage = None
+
+
+def _store_of(storage: Storage) -> _Store:
+    from zoocache.storage import VersionedStorage
+
+    caller = _Caller(storage)
+    store = _Store(
+        version=1, get=_GET(caller.get), put=_PUT(caller.put), del_=_DEL(caller.delete), touch=_TOUCH(caller.touch),
+        clear=_CLEAR(caller.clear), close=_CLOSE(caller.close),
+    )  # fmt: skip
+    if isinstance(storage, VersionedStorage):
+        store.generation = _GENERATION(caller.generation)
+        store.tag_put = _TAG_PUT(caller.tag_put)
+        store.tag_get = _TAG_GET(caller.tag_get)
+    _kept.append(store)
+    return store

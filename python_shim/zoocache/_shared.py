@@ -1,0 +1,385 @@
+"""What stands behind a cache's tables: a storage, a bus, or both.
+
+    L1   the tables of this process: objects, served without a call into the library while the bus is heard
+    L2   the storage: bytes, for every process; asked when L1 has nothing, written when a value was computed
+
+A key of L2 is the text of the function and its arguments. What has no such text (an object that is told
+apart by identity) is kept in L1 alone. Each entry depends on one tag more, its mark, "|fn:...:..." or
+"|key:...": by it, cache_clear(), delete() and set() reach the other processes.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from hashlib import blake2b
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+from zoocache import _ffi, _keys
+from zoocache._errors import BuiltWithout, BusSilent, StorageIsFull, Unserializable
+from zoocache._ffi import E_BUS, E_BUILD, E_FULL, E_INVAL, MISS, OK, PENDING, STALE
+from zoocache._ffi_shared import CAN_LOCK, HAS_BUS, HAS_STORE, PEEKS, Found, SharedCore, nanoseconds, open_core
+from zoocache.serializers import serializer
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from zoocache._cache import Fill
+    from zoocache.storage import Storage
+
+__all__ = ["Settings", "Shared", "identity"]
+
+ACKS = {"acked": 0, "async": 1, "durable": 2, "strict": 3}
+SILENCES = {None: 0, "bypass": 1, "serve": 2, "error": 3}
+
+_HEADER = struct.Struct("<IQ")  # which serializer; when it was computed, in milliseconds since 1970
+_LONG = 200  # bytes of a key; what is longer is a hash of it
+_SCHEMES = ("lmdb", "redis", "rediss", "unix", "redis+sentinel")
+_HOW = {
+    "lmdb": "LMDB: install its headers (Debian and Ubuntu: apt install liblmdb-dev)",
+    "redis": "Redis: install hiredis' headers (Debian and Ubuntu: apt install libhiredis-dev)",
+    "tls": "Redis over TLS: install hiredis 1.0 or later with hiredis_ssl, and OpenSSL's headers",
+}
+
+
+class Settings:
+    """The options of a cache that are about storages and buses; refuses what makes no sense."""
+
+    def __init__(
+        self,
+        *,
+        storage_url: str | None,
+        bus_url: str | None,
+        storage: Storage | None,
+        prefix: str | None,
+        lmdb_map_size: int | None,
+        flight_timeout: float,
+        serializer: Any = "msgpack",
+        timeout: float | None = None,
+        connections: int = 0,
+        replicas: int = 0,
+        tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
+        storage_ttl: float | None = None,
+        write_behind: bool = False,
+        sync: bool = False,
+        max_staleness: float = 1.0,
+        max_stale: float = 0.0,
+        silence: str = "bypass",
+        ack: str = "acked",
+        bus_pause: float | None = None,
+    ) -> None:
+        if storage is not None and storage_url is not None:
+            raise ValueError("give storage or storage_url, not both")
+        check_url("storage_url", storage_url, _SCHEMES)
+        check_url("bus_url", bus_url, _SCHEMES[1:])
+        if silence not in SILENCES or ack not in ACKS:
+            raise ValueError("silence must be 'bypass', 'serve' or 'error'; ack 'acked', 'async', 'durable' or 'strict'")
+        if not 0.1 <= max_staleness <= 3600:
+            raise ValueError(f"max_staleness must be from 0.1 to 3600 seconds, not {max_staleness!r}")
+        self.storage = storage
+        self.max_staleness = max_staleness
+        self.loud = ack in ("durable", "strict")
+        self.serializer = serializer
+        self.storage_ttl = storage_ttl
+        self.options: dict[str, Any] = {
+            "storage": storage_url, "bus": bus_url, "prefix": prefix,
+            "tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key,
+            "map_size": lmdb_map_size or 0, "timeout": nanoseconds(timeout or 0),
+            "max_staleness": nanoseconds(max_staleness), "max_stale": nanoseconds(max_stale),
+            "storage_ttl": nanoseconds(storage_ttl or 0), "flight_timeout": nanoseconds(flight_timeout),
+            "bus_pause": 0 if bus_pause is None else max(1, nanoseconds(bus_pause)),
+            "connections": connections, "replicas": replicas, "ack": ACKS[ack], "silence": SILENCES[silence],
+            "write_behind": write_behind, "sync": sync,
+        }  # fmt: skip
+
+    def open(self) -> SharedCore:
+        """The library's cache."""
+        try:
+            return open_core(self.options, self.storage)
+        except OSError as error:
+            raise self.explain(error.args[0]) from None
+
+    def explain(self, code: int) -> Exception:
+        """Why it could not be opened."""
+        where = " and ".join(repr(u) for u in (self.options["storage"], self.options["bus"]) if u) or "the storage"
+        text = f"zoocache cannot open {where}: {_ffi.error_text(code)}"
+        if code == E_BUILD:
+            return BuiltWithout(text)
+        if code == E_FULL:
+            return StorageIsFull(text)
+        return ValueError(text) if code == E_INVAL else OSError(text)
+
+
+def check_url(option: str, url: str | None, known: tuple[str, ...]) -> None:
+    """Raises for a URL that this build cannot use."""
+    if url is None:
+        return
+    scheme = url.partition("://")[0] if "://" in url else ""
+    if scheme not in known:
+        raise ValueError(f"Unsupported {option} scheme: {url!r}; known are {', '.join(known)}")
+    part = {"lmdb": "lmdb", "rediss": "tls"}.get(scheme, "redis")
+    parts = _ffi.parts()
+    if part == "tls" and not parts["redis"]:
+        part = "redis"
+    if not parts[part]:
+        raise BuiltWithout(
+            f"zoocache was built without {part.upper() if part != 'redis' else 'Redis'} support: {option}={url!r} cannot"
+            f" be used. For {_HOW[part]}, and build the package again: pip install --force-reinstall ./python_shim"
+        )
+
+
+class Shared:
+    """The second tier of a cache."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.serializer = serializer(settings.serializer)
+        self.magic = _ffi.hash_bytes(self.serializer.name.encode()) & 0xFFFFFFFF
+        self.core = settings.open()
+        parts = self.core.parts
+        self.stores = bool(parts & HAS_STORE)
+        self.bus = bool(parts & HAS_BUS)
+        self.peeks = bool(parts & PEEKS)
+        self.locks = bool(parts & CAN_LOCK)
+        self.tick = 0 if self.peeks or not self.bus else min(50_000_000, nanoseconds(settings.max_staleness) // 50)
+        self.hits = self.unserializable = 0
+        self._refused: set[type] = set()
+        self._pool: ThreadPoolExecutor | None = None
+
+    # ---- threads -----------------------------------------------------------------------------------
+
+    @property
+    def pool(self) -> ThreadPoolExecutor:
+        """The one thread in which coroutines' calls of the storage run."""
+        if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._pool = ThreadPoolExecutor(1, "zoocache-storage")
+        return self._pool
+
+    async def run(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Runs a call of the storage beside the event loop."""
+        import asyncio
+
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work, *args)
+
+    def close(self) -> None:
+        """Waits for what is being written, and lets go."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True)
+
+    # ---- reading -----------------------------------------------------------------------------------
+
+    def gate(self, silence: str | None) -> int:
+        """May values of L1 be served? OK: until the next tick; PENDING: now; STALE: as stale; MISS, E_BUS: no."""
+        return self.core.gate(SILENCES[silence]) if self.bus else OK
+
+    def look_up(self, fill: Fill) -> tuple[Found, Any] | None:
+        """What the storage has for a fill: it, and the value."""
+        table = fill.table
+        silence = SILENCES[table.rules.silence]
+        name = fill.name = table.shared_name(fill.key) if self.stores else None
+        if name is None:
+            if self.bus and self.core.gate(silence) == E_BUS:
+                raise silent()
+            return None
+        return self.ask(name, silence)
+
+    def ask(self, name: bytes, silence: int = 0) -> tuple[Found, Any] | None:
+        """What the storage has under a key, and the value."""
+        code, found = self.core.find(name, silence)
+        if code == E_BUS and silence != SILENCES["bypass"]:
+            if self.core.gate(silence) == E_BUS:
+                raise silent()
+        return None if found is None else self.decoded(found)
+
+    def ask_many(self, names: list[tuple[str, bytes]]) -> Iterator[tuple[str, tuple[Found, Any]]]:
+        """What the storage has under several keys, in one step."""
+        for (key, _), found in zip(names, self.core.find_many([name for _, name in names])):
+            both = None if found is None else self.decoded(found)
+            if both is not None:
+                yield key, both
+
+    def decoded(self, found: Found) -> tuple[Found, Any] | None:
+        """The value of what was found; None if it is not one of this serializer's."""
+        try:
+            magic, _ = _HEADER.unpack_from(found.data)
+            if magic != self.magic:
+                return None
+            value = self.serializer.loads(memoryview(found.data)[_HEADER.size :])
+        except Exception:
+            return None  # of another version of the program, or hostile: a miss
+        self.hits += 1
+        return found, value
+
+    def lock(self, fill: Fill) -> bool:
+        """Tries to become the fleet's only loader of this key. False: another is."""
+        if not self.locks or fill.name is None:
+            return True
+        code, token = self.core.lock(fill.name, min(fill.cache.flight_timeout, 3600.0))
+        if code == OK:
+            fill.token = token
+        return code != MISS
+
+    # ---- writing -----------------------------------------------------------------------------------
+
+    def keep(self, name: bytes, value: Any, deps: Any, begin: int, ttl: float, tti: float) -> None:
+        """Writes a value through. What cannot be written is at least taken away."""
+        try:
+            data = self.serializer.dumps(value)
+        except Exception as error:
+            self.refuse(value, error)
+            self.core.drop(name)
+            return
+        header = _HEADER.pack(self.magic, int(time.time() * 1000))
+        self.core.keep(name, header + data, deps, begin, ttl, tti)
+
+    def keep_fill(self, fill: Fill) -> None:
+        """The end of a fill: writes its value, if it is to be kept, and ends its lock. Once."""
+        name, final = fill.name, fill.final
+        lives, fill.lives = fill.lives, None
+        if name is None:
+            return
+        if lives is not None and final is not None and self.leads(fill, name):
+            self.keep(name, fill.result, final, fill.begin, *lives)
+        token, fill.token = fill.token, 0
+        if token:
+            self.core.unlock(name, token)
+
+    def leads(self, fill: Fill, name: bytes) -> bool:
+        """Whether the fleet's lock, if there is one, is still this fill's."""
+        return not fill.token or self.core.lock(name, 1.0, fill.token)[0] != MISS
+
+    def refuse(self, value: Any, error: Exception) -> None:
+        """Says once for each type that its values are not stored."""
+        self.unserializable += 1
+        if type(value) not in self._refused:
+            self._refused.add(type(value))
+            import logging
+
+            reason = str(error) if isinstance(error, Unserializable) else f"{type(error).__name__}: {error}"
+            logging.getLogger("zoocache").error("zoocache: a value is not stored, only returned: %s", reason)
+
+    def forget(self, name: bytes | None, mark: bytes) -> None:
+        """A key is written or deleted: no process is to have what was there."""
+        if self.bus:
+            self.told(self.core.invalidate_mark(mark))
+        elif name is not None:
+            self.core.drop(name)
+
+    def told(self, code: int) -> None:
+        """The result of an invalidation: done here in any case, and sent again until it has been taken."""
+        if code == E_BUS and self.settings.loud:
+            raise silent("it is invalidated here, and sent again until the log takes it")
+
+    def counters(self) -> dict[str, int]:
+        """Its part of the statistics."""
+        _, errors, corrupt, _, skipped, _, heard, breaks, bus_errors, _, pending, _ = self.core.shared_stats()
+        return {
+            "hits_storage": self.hits, "storage_errors": errors + corrupt, "storage_skipped": skipped,
+            "unserializable": self.unserializable, "bus_heard": heard, "bus_breaks": breaks,
+            "bus_errors": bus_errors, "bus_pending": pending,
+        }  # fmt: skip
+
+    # ---- fork --------------------------------------------------------------------------------------
+
+    def reopen(self) -> SharedCore | None:
+        """In the child of a fork: a connection of its own. None: not for a storage in Python."""
+        self._pool = None
+        self.core.leave_behind()
+        if self.settings.storage is not None:
+            return None
+        self.core = self.settings.open()
+        return self.core
+
+
+def silent(more: str = "") -> BusSilent:
+    """The error of who chose to have one."""
+    return BusSilent("zoocache: the bus has been silent for longer than max_staleness" + (f"; {more}" if more else ""))
+
+
+# ---- keys: the same in every process -----------------------------------------------------------------
+
+
+class Unportable(Exception):
+    """It has no text that another process would give it, too."""
+
+
+def portable(frozen: Any) -> str:
+    """A frozen key as text that means the same in every process."""
+    kind = type(frozen)
+    if kind in _keys.RAW or kind is bool:
+        return repr(frozen)
+    if kind is tuple:
+        return "(" + ",".join([portable(x) for x in frozen]) + ")"
+    if kind is frozenset:
+        return "{" + ",".join(sorted([portable(x) for x in frozen])) + "}"
+    if isinstance(frozen, type) and "<" not in frozen.__qualname__:
+        return f"<{_module(frozen)}.{frozen.__qualname__}>"
+    raise Unportable
+
+
+def named(text: str) -> bytes:
+    """A text as a key of bounded length."""
+    name = text.encode("utf-8", "surrogatepass")
+    if len(name) <= _LONG:
+        return name
+    return name[: _LONG - 44] + b"#" + blake2b(name, digest_size=20).hexdigest().encode()
+
+
+def _module(thing: Any) -> str:
+    name = getattr(thing, "__module__", None) or ""
+    if name == "__main__":
+        path = getattr(sys.modules["__main__"], "__file__", None)
+        return f"__main__({os.path.basename(path) if path else ''})"
+    return str(name)
+
+
+def identity(func: Any, namespace: str | None) -> str | None:
+    """What tells this function from others, in every process. None: it closes over something without a text."""
+    while hasattr(func, "__wrapped__"):
+        func = func.__wrapped__
+    path = getattr(func, "__qualname__", type(func).__qualname__)
+    text = f"{namespace or ''}|{_module(func)}.{path}"
+    code = getattr(func, "__code__", None)
+    if "<" not in path or namespace:
+        return text
+    if code is None:
+        return None
+    try:
+        return f"{text}|{_code_text(code)}|{_cells(func)}"
+    except Unportable:
+        return None
+
+
+def _code_text(code: Any) -> str:
+    consts = [_code_text(x) if hasattr(x, "co_code") else repr(x) for x in code.co_consts]
+    parts = repr((code.co_code, code.co_names, consts)).encode("utf-8", "surrogatepass")
+    return blake2b(parts, digest_size=12).hexdigest()
+
+
+def _cells(func: Any) -> str:
+    texts = []
+    for cell in func.__closure__ or ():
+        try:
+            x = cell.cell_contents
+        except ValueError:
+            raise Unportable from None
+        if hasattr(x, "__code__") or hasattr(x, "__wrapped__"):
+            inner = None if x is func else identity(x, None)
+            if inner is None:
+                raise Unportable
+            texts.append(inner)
+        else:
+            try:
+                texts.append(portable(_keys.freeze(x)))
+            except (_keys.Unkeyable, RecursionError):
+                raise Unportable from None
+    return repr(texts)

@@ -1,0 +1,266 @@
+"""How values become bytes for a storage, and come back as they were.
+
+MessagePack is the default. What it would change on the way (a tuple, a set, a large integer, a date) is
+wrapped so that it comes back as it was; what has no such form is refused with Unserializable: the caller
+gets its result all the same, and it is kept in this process only. Pickle is there for who asks for it by
+name: reading a pickle runs what is in it, so its storage has to be trusted like code.
+
+Enum members, named tuples and dataclasses are stored with the name of their class, and come back if that
+class is loaded in the reading process: nothing is imported because a storage says so.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, Protocol
+
+import msgpack
+
+from zoocache._errors import Unserializable
+
+__all__ = ["MessagePack", "Pickle", "Serializer", "serializer"]
+
+
+class Serializer(Protocol):
+    """Values to bytes and back. ``name`` is stored with the bytes: no other serializer reads them."""
+
+    name: str
+
+    def dumps(self, value: Any) -> bytes:
+        """The bytes of a value. Raises Unserializable, or anything else, if there are none."""
+
+    def loads(self, data: bytes | memoryview) -> Any:
+        """The value. Raises for bytes that are not one: they are then taken for a miss."""
+
+
+_TUPLE, _INT, _SET, _FROZENSET, _CLASS, _KIND = range(1, 7)  # the numbers are stored
+
+
+def _zone(zone: Any) -> Any:
+    """A time zone: None, [seconds, microseconds, name] of a fixed one, or the key of a ZoneInfo."""
+    import datetime
+
+    if zone is None:
+        return None
+    if type(zone) is datetime.timezone:
+        offset = zone.utcoffset(None)
+        name = zone.tzname(None)
+        return [int(offset.total_seconds() // 1), offset.microseconds, None if zone is datetime.timezone.utc else name]
+    key = getattr(zone, "key", None)
+    if type(zone).__module__.startswith("zoneinfo") and key:
+        return key
+    raise Unserializable(f"{type(zone).__name__} objects cannot be stored by the MessagePack serializer")
+
+
+def _to_zone(zone: Any) -> Any:
+    import datetime
+
+    if zone is None:
+        return None
+    if isinstance(zone, str):
+        from zoneinfo import ZoneInfo
+
+        return ZoneInfo(zone)
+    seconds, micro, name = zone
+    if name is None:
+        return datetime.timezone.utc
+    return datetime.timezone(datetime.timedelta(seconds=seconds, microseconds=micro), name)
+
+
+def _from_time(x: Any) -> list[Any]:
+    return [x.replace(tzinfo=None).isoformat(), x.fold, _zone(x.tzinfo)]
+
+
+def _to_time(kind: Any, text: str, fold: int, zone: Any) -> Any:
+    return kind.fromisoformat(text).replace(fold=fold, tzinfo=_to_zone(zone))
+
+
+def _to_uuid(kind: Any, data: bytes) -> Any:
+    return kind(bytes=data)
+
+
+def _plainly(kind: Any, *parts: Any) -> Any:
+    return kind(*parts)
+
+
+# module, name, its parts, and how it is made of them. Never reorder: the places are stored.
+_KINDS: tuple[tuple[str, str, Callable[[Any], list[Any]], Callable[..., Any]], ...] = (
+    ("builtins", "complex", lambda x: [x.real, x.imag], _plainly),
+    ("datetime", "date", lambda x: [x.year, x.month, x.day], _plainly),
+    ("datetime", "datetime", _from_time, _to_time),
+    ("datetime", "time", _from_time, _to_time),
+    ("datetime", "timedelta", lambda x: [x.days, x.seconds, x.microseconds], _plainly),
+    ("decimal", "Decimal", lambda x: [str(x)], _plainly),
+    ("uuid", "UUID", lambda x: [x.bytes], _to_uuid),
+    ("fractions", "Fraction", lambda x: [x.numerator, x.denominator], _plainly),
+    ("builtins", "range", lambda x: [x.start, x.stop, x.step], _plainly),
+)
+_PLACES = {(kind[0], kind[1]): place for place, kind in enumerate(_KINDS)}
+_MODULES = frozenset(kind[0] for kind in _KINDS)
+
+
+def _loaded(module: str, name: str) -> Any:
+    """The class of this name, if its module is loaded here. The package imports its own few by itself."""
+    if module in _MODULES:
+        __import__(module)
+    found: Any = sys.modules[module]
+    for part in name.split("."):
+        found = getattr(found, part)
+    if not isinstance(found, type):
+        raise TypeError(f"{module}.{name} is not a class")
+    return found
+
+
+class MessagePack:
+    """MessagePack, by the library msgpack: quick, compact, and reading it runs nobody's code."""
+
+    name = "msgpack"
+
+    def dumps(self, value: Any) -> bytes:
+        """The bytes of a value."""
+        try:
+            data: bytes = msgpack.packb(value, default=self._wrap, strict_types=True)
+            if b"\xc4" in data or b"\xc5" in data or b"\xc6" in data:
+                _refuse_bytes_like(value)
+            return data
+        except Unserializable:
+            raise
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            raise Unserializable(f"cannot be stored by the MessagePack serializer: {error}") from error
+
+    def loads(self, data: bytes | memoryview) -> Any:
+        """The value."""
+        return msgpack.unpackb(data, ext_hook=self._unwrap, strict_map_key=False)
+
+    def _wrap(self, x: Any) -> Any:
+        """What MessagePack does not have by itself."""
+        kind = type(x)
+        pack, ext = self.dumps, msgpack.ExtType
+        if kind is tuple:
+            return ext(_TUPLE, pack(list(x)))
+        if kind is int:
+            return ext(_INT, x.to_bytes(x.bit_length() // 8 + 1, "little", signed=True))
+        if kind is set or kind is frozenset:
+            return ext(_SET if kind is set else _FROZENSET, pack(list(x)))
+        place = _PLACES.get((_home(kind), kind.__qualname__))
+        if place is not None:
+            return ext(_KIND, pack([place, *_KINDS[place][2](x)]))
+        parts = _parts(kind, x)
+        if parts is None:
+            _refuse(kind)
+        return ext(_CLASS, pack([kind.__module__, kind.__qualname__, parts]))
+
+    def _unwrap(self, code: int, data: bytes) -> Any:
+        if code == _INT:
+            return int.from_bytes(data, "little", signed=True)
+        inner = self.loads(data)
+        if code == _TUPLE:
+            return tuple(inner)
+        if code == _SET:
+            return set(inner)
+        if code == _FROZENSET:
+            return frozenset(inner)
+        if code == _KIND:
+            module, name, _, make = _KINDS[inner[0]]
+            return make(_loaded(module, name), *inner[1:])
+        if code == _CLASS:
+            return _rebuild(_loaded(inner[0], inner[1]), inner[2])
+        raise ValueError(f"unknown extension {code}")
+
+
+def _home(kind: type) -> str:
+    """The module of a class, whichever of its implementations is in use."""
+    return {"_decimal": "decimal", "_pydecimal": "decimal", "_pydatetime": "datetime"}.get(
+        kind.__module__, kind.__module__
+    )
+
+
+def _refuse(kind: type) -> NoReturn:
+    raise Unserializable(
+        f"{kind.__module__}.{kind.__qualname__} objects cannot be stored by the MessagePack serializer:"
+        " return plain data, or choose another serializer"
+    )
+
+
+def _refuse_bytes_like(value: Any) -> None:
+    """MessagePack takes these for bytes without asking."""
+    kind = type(value)
+    if kind is bytearray or kind is memoryview:
+        _refuse(kind)
+    if kind is list:
+        for x in value:
+            _refuse_bytes_like(x)
+    elif kind is dict:
+        for pair in value.items():
+            for x in pair:
+                _refuse_bytes_like(x)
+
+
+def _fields(kind: Any) -> list[str]:
+    from dataclasses import fields
+
+    return [field.name for field in fields(kind)]
+
+
+def _parts(kind: type, x: Any) -> list[Any] | None:
+    """What an object of a class of yours consists of, if that is all there is to it."""
+    if "<locals>" in kind.__qualname__:
+        return None
+    enum = sys.modules.get("enum")
+    if enum is not None and issubclass(kind, enum.Enum):
+        return [x.value]
+    if issubclass(kind, tuple) and hasattr(kind, "_fields") and kind.__bases__ == (tuple,):
+        return list(x)
+    if hasattr(kind, "__dataclass_fields__"):
+        names = _fields(kind)
+        if not set(getattr(x, "__dict__", ())) - set(names):
+            return [[name, getattr(x, name)] for name in names]
+    return None
+
+
+def _rebuild(kind: Any, parts: list[Any]) -> Any:
+    import enum
+
+    if issubclass(kind, enum.Enum):
+        return kind(parts[0])
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return kind._make(parts)
+    if [name for name, _ in parts] != _fields(kind):
+        raise TypeError(f"{kind.__qualname__} has other fields now")
+    x = object.__new__(kind)
+    for name, value in parts:
+        object.__setattr__(x, name, value)
+    return x
+
+
+class Pickle:
+    """Pickle, for storages that are trusted like code."""
+
+    name = "pickle"
+
+    def dumps(self, value: Any) -> bytes:
+        """The bytes of a value."""
+        import pickle
+
+        try:
+            return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            raise Unserializable(f"cannot be pickled: {error}") from error
+
+    def loads(self, data: bytes | memoryview) -> Any:
+        """The value."""
+        import pickle
+
+        return pickle.loads(data)
+
+
+def serializer(given: str | Serializer) -> Serializer:
+    """The serializer of this name, or the one given."""
+    if given == "msgpack":
+        return MessagePack()
+    if given == "pickle":
+        return Pickle()
+    if isinstance(given, str):
+        raise ValueError(f"serializer must be 'msgpack', 'pickle', or an object with dumps() and loads(), not {given!r}")
+    return given

@@ -1,0 +1,81 @@
+"""A storage of your own: where a cache keeps its records, beside the process's memory.
+
+Write a class with ``get``, ``put``, ``delete`` and ``clear``, and give it to a cache:
+
+    class Shelf(Storage):
+        def __init__(self): self.records = {}
+        def get(self, key): return self.records.get(key)
+        def put(self, key, record, expires): self.records[key] = record
+        def delete(self, key): self.records.pop(key, None)
+        def clear(self): self.records.clear()
+
+    cache = Cache(storage=Shelf())
+
+``zoocache.testing.StorageConformance`` tests it. A storage that outlives the process is a VersionedStorage:
+it keeps as well what was invalidated when, so that nothing stale comes back after a restart. Several
+processes may share it only if they hear of each other's invalidations: with LMDB and Redis they do.
+
+Keys and records are bytes; a record is given back as it was put, or not at all: it carries a checksum, and
+the cache judges whether it is fresh. Methods are called from several threads at once. What they raise never
+reaches who called the cached function: it is counted, logged, and the value is computed. A method that
+cannot go on because there is no room raises StorageIsFull; one that takes too long, TimeoutError.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+__all__ = ["Storage", "VersionedStorage"]
+
+
+class Storage(ABC):
+    """Records by key. A cache clears it when it is opened: it cannot know what was invalidated since."""
+
+    @abstractmethod
+    def get(self, key: bytes) -> bytes | None:
+        """The record under a key, or None. The key may be empty: a cache asks so whether anybody is there."""
+
+    @abstractmethod
+    def put(self, key: bytes, record: bytes, expires: float | None) -> None:
+        """Stores a record in place of the one before.
+
+        expires: when it may be forgotten, in seconds since 1970; None: never. Forgetting it sooner is allowed,
+        giving it back later as well.
+        """
+
+    @abstractmethod
+    def delete(self, key: bytes) -> None:
+        """Removes a record, if it is there. Once it has returned, get() does not give it back."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Removes every record; of a VersionedStorage, the versions are kept."""
+
+    def touch(self, key: bytes, expires: float | None) -> None:  # noqa: B027
+        """Moves the moment at which a record may be forgotten, if it is there."""
+
+    def close(self) -> None:  # noqa: B027
+        """The cache is closed: nothing is called afterwards."""
+
+
+class VersionedStorage(Storage):
+    """Records, and what was invalidated when: after a restart they are warm, and never stale."""
+
+    @abstractmethod
+    def generation(self) -> tuple[int, int]:
+        """An id of the kept versions, and the highest version ever put (0: none).
+
+        The id is a number from 1 to 2**64 - 1, made at random when there are no versions yet or they were lost.
+        """
+
+    @abstractmethod
+    def tag_put(self, paths: Sequence[bytes], version: int) -> None:
+        """Raises the version of each path to this one where it is lower; all of them or none.
+
+        The empty path stands for everything. Must be kept when it returns: it raises if it cannot.
+        """
+
+    @abstractmethod
+    def tag_get(self, paths: Sequence[bytes]) -> Sequence[int]:
+        """The versions of paths; 0 for those that were never put."""

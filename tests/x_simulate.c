@@ -1,0 +1,1640 @@
+/* Simulation: several nodes, the network between them and Redis in one thread, in simulated time,
+ * all chance from one seed. The nodes are the real code of caches with >>redis as storage and bus;
+ * the server is sim_redis.h. What must hold whatever fails (the manual, "Several nodes"):
+ *
+ *   - on the node itself an invalidation holds at once; on another node, T after it was
+ *     acknowledged (T + L with replicas); on a node that started later, from its start
+ *   - no call fails, other than as its options say; every flight ends
+ *   - when the faults end, all nodes serve hits again and every invalidation has arrived
+ *
+ * x_simulate [--seeds N] [--first N] [--jobs N] [--seed N [--verbose]]
+ *
+ * Each node is a coroutine; it gives way wherever the code looks at the clock, talks to the server
+ * or runs a loader. Faults: requests and replies lost or late, connections cut, partitions, slow and
+ * paused nodes, crashes, clocks an hour off and stepping; a server that hangs, restarts empty or
+ * with a lost tail, is flushed, trimmed, loses keys or scripts; a replica promoted with a lost tail
+ * while the old master still answers, and its return. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <time.h>
+
+/* The code sleeps on condition variables alone: in simulated time. */
+static int sim_cond_timedwait(pthread_cond_t *, pthread_mutex_t *, const struct timespec *);
+static int sim_timespec_get(struct timespec *t, int base) {
+    t->tv_sec = t->tv_nsec = 0;
+    return base;
+}
+#define pthread_cond_timedwait sim_cond_timedwait
+#define timespec_get sim_timespec_get
+
+#define ZOOCACHE_PTHREADS
+#define ZOOCACHE_WITH_REDIS
+#define ZOOCACHE_DEBUG
+#define ZOOCACHE_IMPLEMENTATION
+#include "zoocache.h"
+#include "sim_redis.h"
+#include <inttypes.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <ucontext.h>
+
+#define US UINT64_C(1000)
+#define MS ZC_MILLISECOND
+#define HOUR (3600 * ZC_SECOND)
+
+enum {
+    NODES = 4,
+    KEYS = 12,
+    PLAIN = 9,       /* keys from here on contain another one's value, by a nested fetch */
+    TAGS = 10,
+    STACK = 512 << 10,
+    FLIGHTS = 2,     /* that a node has open in pieces */
+    SENTINEL = 2,    /* beside the servers 0 and 1 */
+    STEPS = 3000000, /* looks at the clock in one run: more is a hang */
+};
+
+static const char *const tag_names[TAGS] = {"a",   "a:b",   "a:b:c", "a:b:d", "a:e",
+                                            "org", "org:1", "org:2", "x",     "x:y"};
+
+/* ---- the world ---- */
+
+typedef struct chunk {
+    struct chunk *next;
+    uint64_t at;
+    size_t len;
+    char bytes[];
+} chunk;
+
+typedef struct conn {
+    struct conn *next; /* all of a run */
+    struct node *node;
+    int server;             /* SENTINEL: one */
+    uint64_t incarnation;   /* of the server */
+    bool closed;            /* by the client */
+    uint64_t broken;        /* when the client notices; UINT64_MAX: it is whole */
+    uint64_t up, down;      /* the last arrival in each direction */
+    redisReader *reader;
+    chunk *inbox;
+    sr_cmd *out[32];
+    unsigned nout;
+    bool multi;
+    sr_cmd *queued[8];
+    unsigned nqueued;
+} conn;
+
+typedef struct server {
+    sr_db db;
+    uint64_t run, line, incarnation, hung_until; /* line: its replication id */
+    bool up, master, superseded; /* superseded: another one was promoted, and it does not know */
+    bool scripts[ZC__REDIS_SCRIPTS];
+    uint64_t offset, applied; /* writes executed; writes of the master applied */
+} server;
+
+typedef struct repl { /* a write on its way to the other server, or to the disk */
+    struct repl *next;
+    uint64_t at, executed;
+    zc__redis_script script;
+    sr_cmd *cmd;
+} repl;
+
+typedef enum event_kind { EV_EXEC, EV_ACTION } event_kind;
+typedef enum action {
+    A_FAULT, A_HEAL, A_UP, A_PROMOTE, A_VIEW, A_REJOIN, A_FAILBACK,
+} action;
+
+typedef struct event {
+    uint64_t at, seq;
+    event_kind kind;
+    action action;
+    int a, b;
+    conn *conn;
+    sr_cmd *cmd;
+    uint64_t until, offset; /* of WAIT */
+} event;
+
+typedef struct flight {
+    zc_fill *fill; /* NULL: none */
+    int key;
+    bool leader;
+    uint64_t began;
+    uint32_t floor[KEYS];
+} flight;
+
+typedef struct node {
+    int id;
+    ucontext_t ctx;
+    char *stack;
+    bool finished;
+    uint64_t wake;
+    conn *waits; /* for a reply of this connection */
+    zc_cache *c; /* NULL: down */
+    bool dead;   /* it has crashed: nothing that it does matters any more */
+    uint64_t mono_base, wall_off;
+    uint64_t paused_until, slow_until, cut_until[2];
+    unsigned spins;
+    int view; /* where it looks for the master */
+    uint32_t own[KEYS];     /* no older value may be served here */
+    uint32_t pending[KEYS]; /* invalidated here, not acknowledged yet */
+    bool has_pending, unsafe; /* unsafe: an old master has taken something of it */
+    zc_ack ack;
+    zc_silence silence;
+    uint64_t max_stale;
+    bool bus_only, write_behind;
+    size_t max_entries;
+    uint64_t idle; /* the pause between its steps */
+    int depth;     /* loaders that are running */
+    flight flights[FLIGHTS];
+    uint64_t last_poll;
+} node;
+
+typedef struct ack {
+    uint64_t at;
+    uint32_t floor;
+} ack;
+
+typedef struct world {
+    uint64_t seed, random, now, seq, steps, digest;
+    bool verbose, failed;
+    ucontext_t main;
+    node nodes[NODES];
+    int nnodes, settled;
+    node *running;
+    server servers[2];
+    int master; /* the true one */
+    repl *repl, **repl_tail;
+    bool follows; /* the other server is its replica, or its disk; else it has another one */
+    bool linked;  /* and can be reached by it */
+    uint64_t cut_at, lag;
+    event *heap;
+    size_t nheap, heap_cap;
+    conn *conns;
+    /* The profile. */
+    bool replicas, sentinel, kills_on_demotion, fsync_always, calm;
+    bool faults, writing;
+    uint64_t t, l, timeout, fault_gap, end, quiet_since;
+    unsigned loss; /* of 1000 messages */
+    uint64_t log_length, max_tags;
+    /* The truth. */
+    uint32_t value[KEYS];
+    int deps[KEYS][3], ndeps[KEYS];
+    ack *acks[KEYS];
+    size_t nacks[KEYS], acks_cap[KEYS];
+    /* What was seen. */
+    uint64_t ops, reads, hits, fills, invalidations, unacked, nfaults, breaks;
+} world;
+
+static world *w;
+
+typedef struct totals {
+    uint64_t seeds, ops, reads, hits, fills, invalidations, unacked, faults, breaks, simulated;
+    uint64_t current; /* the seed that is running */
+    uint64_t failed;  /* the first seed that has failed, + 1 */
+} totals;
+
+/* ---- chance, trace ---- */
+
+static uint64_t rnd(void) {
+    uint64_t z = (w->random += UINT64_C(0x9e3779b97f4a7c15));
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+static uint64_t below(uint64_t n) { return n ? rnd() % n : 0; }
+static uint64_t between(uint64_t a, uint64_t b) { return a + below(b - a + 1); }
+static bool chance(unsigned of_1000) { return below(1000) < of_1000; }
+
+__attribute__((format(printf, 2, 3))) static void trace(const node *n, const char *format, ...) {
+    char text[256];
+    va_list ap;
+    va_start(ap, format);
+    int len = vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    size_t size = len < (int)sizeof text ? (size_t)len : sizeof text - 1;
+    w->digest = XXH3_64bits_withSeed(text, size, w->digest ^ w->now);
+    if (w->verbose)
+        printf("%11.3f ms  %c  %s\n", (double)w->now / 1e6, n ? 'A' + n->id : ' ', text);
+}
+
+__attribute__((format(printf, 1, 2))) static void fail(const char *format, ...) {
+    va_list ap;
+    if (w->failed) return;
+    w->failed = true;
+    printf("seed %" PRIu64 " at %.3f ms, node %c: ", w->seed, (double)w->now / 1e6,
+           w->running ? 'A' + w->running->id : '-');
+    va_start(ap, format);
+    vprintf(format, ap);
+    va_end(ap);
+    printf("\n");
+    fflush(stdout);
+}
+
+/* ---- time: events, coroutines ---- */
+
+static bool event_before(const event *a, const event *b) {
+    return a->at != b->at ? a->at < b->at : a->seq < b->seq;
+}
+
+static void push(event e) {
+    if (w->nheap == w->heap_cap) {
+        w->heap_cap = w->heap_cap * 2 + 64;
+        w->heap = (event *)realloc(w->heap, w->heap_cap * sizeof *w->heap);
+        if (!w->heap) abort();
+    }
+    if (!e.seq) e.seq = ++w->seq;
+    size_t i = w->nheap++;
+    for (; i && event_before(&e, &w->heap[(i - 1) / 2]); i = (i - 1) / 2)
+        w->heap[i] = w->heap[(i - 1) / 2];
+    w->heap[i] = e;
+}
+
+static event pop(void) {
+    event top = w->heap[0], last = w->heap[--w->nheap];
+    size_t i = 0;
+    for (size_t k; (k = 2 * i + 1) < w->nheap; i = k) {
+        if (k + 1 < w->nheap && event_before(&w->heap[k + 1], &w->heap[k])) k++;
+        if (!event_before(&w->heap[k], &last)) break;
+        w->heap[i] = w->heap[k];
+    }
+    if (w->nheap) w->heap[i] = last;
+    return top;
+}
+
+static void later(uint64_t in, action what, int a, int b) {
+    event e = {.at = w->now + in, .kind = EV_ACTION, .action = what, .a = a, .b = b};
+    push(e);
+}
+
+/* Gives way until `at`, or until somebody sets `wake` to an earlier time. */
+static void give_way(node *n, uint64_t at) {
+    n->wake = at;
+    swapcontext(&n->ctx, &w->main);
+    if (n->paused_until > w->now) {
+        n->wake = n->paused_until;
+        swapcontext(&n->ctx, &w->main);
+    }
+}
+
+static void nap(node *n, uint64_t ns) { give_way(n, w->now + ns); }
+
+static bool others_are_due(const node *n) {
+    if (w->nheap && w->heap[0].at <= w->now) return true;
+    for (int i = 0; i < w->nnodes; i++)
+        if (&w->nodes[i] != n && !w->nodes[i].finished && w->nodes[i].wake < w->now) return true;
+    return false;
+}
+
+static int sim_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *t) {
+    (void)c, (void)m;
+    nap(w->running, (uint64_t)t->tv_sec * ZC_SECOND + (uint64_t)t->tv_nsec);
+    return ETIMEDOUT;
+}
+
+/* Who looks at the clock again and again waits for it. */
+static uint64_t clock_mono(void *user) {
+    node *n = (node *)user;
+    if (n == w->running) {
+        w->now += 100;
+        if (++n->spins > 64) w->now += 500 * US;
+        if (++w->steps > STEPS && !w->failed) {
+            fail("no end: %d looks at the clock", STEPS);
+            _exit(1);
+        }
+        if (w->faults && !w->calm && below(6000) == 0) {
+            uint64_t pause = below(2) ? between(1, 20) * MS : below(3 * w->t);
+            trace(n, "sleeps for %.3f ms", (double)pause / 1e6);
+            nap(n, pause);
+        } else if (n->paused_until > w->now || others_are_due(n)) {
+            give_way(n, w->now);
+        }
+    }
+    return n->mono_base + w->now;
+}
+
+static uint64_t clock_wall(void *user) {
+    const node *n = (const node *)user;
+    return UINT64_C(1795000000) * ZC_SECOND + w->now + n->wall_off;
+}
+
+/* ---- the server ---- */
+
+static void follower_applies(void) {
+    server *f = &w->servers[1 - w->master];
+    while (w->repl && w->repl->at <= w->now) {
+        repl *r = w->repl;
+        sr_out o = {NULL, 0, 0};
+        sr_exec(&f->db, r->executed, r->cmd, r->script, &o);
+        f->applied++;
+        free(o.ptr);
+        w->repl = r->next;
+        if (!w->repl) w->repl_tail = &w->repl;
+        sr_cmd_free(r->cmd);
+        free(r);
+    }
+}
+
+static void repl_forget(void) {
+    while (w->repl) {
+        repl *r = w->repl;
+        w->repl = r->next;
+        sr_cmd_free(r->cmd);
+        free(r);
+    }
+    w->repl_tail = &w->repl;
+}
+
+/* The other server, or the disk, becomes what the master is. */
+static void resync(void) {
+    server *m = &w->servers[w->master], *f = &w->servers[1 - w->master];
+    repl_forget();
+    sr_copy(&f->db, &m->db);
+    f->applied = m->offset;
+    f->line = m->line;
+    w->linked = w->follows = true;
+}
+
+static void replicate(server *s, sr_cmd *c, zc__redis_script script) {
+    s->offset++;
+    if (s != &w->servers[w->master] || !w->linked || !w->follows) return;
+    repl *r = (repl *)sr_alloc(sizeof *r);
+    uint64_t at = w->now + (w->fsync_always ? 0 : between(w->lag / 4, w->lag));
+    repl **tail = w->repl_tail;
+    r->next = NULL;
+    r->at = at;
+    if (tail != &w->repl) { /* in order */
+        repl *last = (repl *)(void *)((char *)tail - offsetof(repl, next));
+        if (r->at < last->at) r->at = last->at;
+    }
+    r->executed = w->now;
+    r->script = script;
+    r->cmd = c;
+    c->refs++;
+    *tail = r;
+    w->repl_tail = &r->next;
+    if (w->fsync_always) follower_applies();
+}
+
+static zc__redis_script script_of(const server *s, const sr_cmd *c, bool *known) {
+    bool sha = sr_is(c, 0, "EVALSHA");
+    *known = true;
+    if (!sha && !sr_is(c, 0, "EVAL")) return ZC__NO_SCRIPT;
+    for (int i = 0; i < ZC__REDIS_SCRIPTS; i++) {
+        char name[48];
+        const char *text = zc__redis_script_text((zc__redis_script)i);
+        snprintf(name, sizeof name, "%040d", i);
+        if (strcmp(c->arg[1], sha ? name : text) != 0) continue;
+        *known = !sha || s->scripts[i];
+        return (zc__redis_script)i;
+    }
+    *known = false;
+    return ZC__NO_SCRIPT;
+}
+
+/* A master that has not heard of its replica for L refuses to write. */
+static bool has_replica(const server *s) {
+    if (!w->replicas) return true;
+    if (s != &w->servers[w->master]) return w->now - w->cut_at <= w->l;
+    return !w->follows || w->linked || w->now - w->cut_at <= w->l;
+}
+
+static void exec_plain(server *s, conn *c, sr_cmd *cmd, sr_out *o) {
+    bool known;
+    zc__redis_script script = script_of(s, cmd, &known);
+    if (!known) {
+        sr_line(o, '-', "NOSCRIPT No matching script. Please use EVAL.");
+        return;
+    }
+    bool writes = sr_writes(cmd);
+    if (writes && !s->master) {
+        sr_line(o, '-', "READONLY You can't write against a read only replica.");
+        return;
+    }
+    if (writes && !has_replica(s)) {
+        sr_line(o, '-', "NOREPLICAS Not enough good replicas to write.");
+        return;
+    }
+    if (script == ZC__APPEND && s->superseded) c->node->unsafe = true;
+    sr_exec(&s->db, w->now, cmd, script, o);
+    if (writes) replicate(s, cmd, script);
+}
+
+static void exec_info(const server *s, const sr_cmd *cmd, sr_out *o) {
+    char text[128];
+    if (sr_is(cmd, 1, "server"))
+        snprintf(text, sizeof text, "# Server\r\nrun_id:%040" PRIx64 "\r\n", s->run);
+    else
+        snprintf(text, sizeof text, "# Replication\r\nrole:%s\r\n%smaster_replid:%040" PRIx64 "\r\n",
+                 s->master ? "master" : "slave",
+                 w->replicas && s->master ? "min_slaves_good_slaves:1\r\n" : "", s->line);
+    sr_bulk_text(o, text);
+}
+
+static void exec_one(server *s, conn *c, sr_cmd *cmd, sr_out *o) {
+    if (sr_is(cmd, 0, "INFO")) {
+        exec_info(s, cmd, o);
+    } else if (sr_is(cmd, 0, "SCRIPT")) {
+        char name[48];
+        for (int i = 0; i < ZC__REDIS_SCRIPTS; i++) {
+            if (strcmp(cmd->arg[2], zc__redis_script_text((zc__redis_script)i)) != 0) continue;
+            s->scripts[i] = true;
+            snprintf(name, sizeof name, "%040d", i);
+            sr_bulk_text(o, name);
+        }
+    } else if (sr_is(cmd, 0, "CONFIG")) {
+        sr_array(o, 4);
+        sr_bulk_text(o, "appendonly");
+        sr_bulk_text(o, "yes");
+        sr_bulk_text(o, "appendfsync");
+        sr_bulk_text(o, w->fsync_always ? "always" : "everysec");
+    } else if (sr_is(cmd, 0, "MULTI")) {
+        c->multi = true;
+        sr_line(o, '+', "OK");
+    } else if (sr_is(cmd, 0, "EXEC")) {
+        c->multi = false;
+        sr_array(o, c->nqueued);
+        for (unsigned i = 0; i < c->nqueued; i++) {
+            exec_plain(s, c, c->queued[i], o);
+            sr_cmd_free(c->queued[i]);
+        }
+        c->nqueued = 0;
+    } else if (c->multi) {
+        cmd->refs++;
+        c->queued[c->nqueued++] = cmd;
+        sr_line(o, '+', "QUEUED");
+    } else {
+        exec_plain(s, c, cmd, o);
+    }
+}
+
+static uint64_t delay(const node *n) {
+    uint64_t d = between(20, 400) * US;
+    if (w->faults && chance(30)) d += between(1, 20) * MS;
+    if (n->slow_until > w->now) d += between(1, 80) * MS;
+    return d;
+}
+
+static void wake_for(conn *c, uint64_t at) {
+    if (c->node->waits == c && at < c->node->wake) c->node->wake = at;
+}
+
+/* The connection is lost; the client notices at once, after a while, or by its time-outs. */
+static void break_conn(conn *c) {
+    if (c->broken != UINT64_MAX) return;
+    c->broken = w->now + (chance(200) ? between(50, 500) * MS : delay(c->node));
+    wake_for(c, c->broken);
+}
+
+static void break_conns(int at, const node *n) {
+    for (conn *c = w->conns; c; c = c->next)
+        if (!c->closed && (at < 0 || c->server == at) && (!n || c->node == n)) break_conn(c);
+}
+
+/* When a message that leaves now arrives: later than all before it. During a partition it waits for
+ * the end, as TCP sends it again, or is lost with its connection. UINT64_MAX: lost. */
+static uint64_t arrival(conn *c, uint64_t *last) {
+    const node *n = c->node;
+    uint64_t cut = c->server == SENTINEL ? 0 : n->cut_until[c->server];
+    uint64_t at = w->now + delay(n);
+    if (c->broken != UINT64_MAX) return UINT64_MAX;
+    if (w->faults && chance(w->loss)) {
+        if (chance(500)) break_conn(c);
+        else at += between(10, 400) * MS;
+        if (c->broken != UINT64_MAX) return UINT64_MAX;
+    }
+    if (cut > w->now) {
+        if (chance(500)) break_conn(c);
+        if (c->broken != UINT64_MAX) return UINT64_MAX;
+        at = cut + delay(n);
+    }
+    if (at < *last) at = *last;
+    return *last = at;
+}
+
+static void answer(conn *c, sr_out *o) {
+    size_t at = 0;
+    while (at < o->len && !c->closed) {
+        size_t len = o->len - at;
+        if (len > 2 && chance(20)) len = 1 + below(len - 1);
+        uint64_t when = arrival(c, &c->down);
+        if (when == UINT64_MAX) return;
+        chunk *k = (chunk *)sr_alloc(sizeof *k + len), **end = &c->inbox;
+        k->next = NULL;
+        k->at = when;
+        k->len = len;
+        memcpy(k->bytes, o->ptr + at, len);
+        while (*end) end = &(*end)->next;
+        *end = k;
+        wake_for(c, when);
+        at += len;
+    }
+}
+
+/* WAIT n ms: 1 once the replica has what was written before, 0 in the end. False: not yet. */
+static bool exec_wait(server *s, event *e, sr_out *o) {
+    if (!e->until) {
+        e->until = w->now + sr_num(e->cmd->arg[2]) * MS;
+        e->offset = s->offset;
+    }
+    bool mine = s == &w->servers[w->master] && w->linked;
+    if (mine && w->follows) follower_applies();
+    bool there = mine && (!w->follows || w->servers[1 - w->master].applied >= e->offset);
+    if (!there && w->now < e->until) return false;
+    sr_int(o, there);
+    return true;
+}
+
+static void exec_sentinel(const node *n, sr_out *o) {
+    sr_array(o, 2);
+    sr_bulk_text(o, n->view ? "m1" : "m0");
+    sr_bulk_text(o, "6379");
+}
+
+static void arrive(event e) {
+    conn *c = e.conn;
+    server *s = c->server == SENTINEL ? NULL : &w->servers[c->server];
+    sr_out o = {NULL, 0, 0};
+    if (s && (!s->up || s->incarnation != c->incarnation)) {
+        break_conn(c);
+    } else if (s && s->hung_until > w->now) {
+        e.at = s->hung_until;
+        push(e);
+        return;
+    } else if (s && sr_is(e.cmd, 0, "WAIT") && w->replicas) {
+        if (!exec_wait(s, &e, &o)) {
+            e.at = w->now + MS / 2;
+            push(e);
+            return;
+        }
+    } else if (!s) {
+        exec_sentinel(c->node, &o);
+    } else {
+        exec_one(s, c, e.cmd, &o);
+        if (w->verbose && c->node) trace(c->node, "server %d: %s %.20s -> %.*s", c->server,
+                                         e.cmd->arg[0], e.cmd->argc > 2 ? e.cmd->arg[1] : "",
+                                         (int)strcspn(o.ptr, "\r"), o.ptr);
+    }
+    answer(c, &o);
+    free(o.ptr);
+    sr_cmd_free(e.cmd);
+}
+
+/* ---- the io of a node ---- */
+
+static void io_close(void *user, void *link, bool forked) {
+    conn *c = (conn *)link;
+    (void)user;
+    (void)forked;
+    c->closed = true;
+    redisReaderFree(c->reader);
+    c->reader = NULL;
+    for (chunk *k; (k = c->inbox) != NULL; free(k)) c->inbox = k->next;
+    for (unsigned i = 0; i < c->nout; i++) sr_cmd_free(c->out[i]);
+    c->nout = 0;
+}
+
+static int server_named(const node *n, const char *host) {
+    if (strcmp(host, "sentinel") == 0) return SENTINEL;
+    if (strcmp(host, "vip") == 0) return n->view;
+    return host[1] - '0'; /* m0, m1 */
+}
+
+static int io_open(void *user, const char *host, int port, bool tls, uint64_t timeout,
+                   void **link) {
+    node *n = (node *)user;
+    int at = server_named(n, host);
+    uint64_t end = w->now + timeout, took = 2 * delay(n);
+    (void)port;
+    (void)tls;
+    n->spins = 0;
+    if (n->dead) return ZC_E_STORE;
+    bool silent = (at != SENTINEL && n->cut_until[at] > w->now) || (w->faults && chance(w->loss / 2));
+    if (at != SENTINEL && w->servers[at].up && w->servers[at].hung_until > w->now + timeout)
+        silent = chance(500); /* the kernel may still shake hands */
+    if (silent || took > timeout) {
+        give_way(n, end);
+        return n->dead ? ZC_E_STORE : ZC_E_TIMEOUT;
+    }
+    nap(n, took);
+    if (n->dead || (at != SENTINEL && !w->servers[at].up)) return ZC_E_STORE;
+    conn *c = (conn *)sr_alloc(sizeof *c);
+    memset(c, 0, sizeof *c);
+    c->node = n;
+    c->server = at;
+    c->incarnation = at == SENTINEL ? 0 : w->servers[at].incarnation;
+    c->broken = UINT64_MAX;
+    c->reader = redisReaderCreate();
+    c->next = w->conns;
+    w->conns = c;
+    *link = c;
+    return ZC_OK;
+}
+
+static int io_append(void *user, void *link, int argc, const char **argv, const size_t *len) {
+    conn *c = (conn *)link;
+    (void)user;
+    if (c->nout == sizeof c->out / sizeof *c->out) return ZC_E_NOMEM;
+    c->out[c->nout++] = sr_cmd_new(argc, argv, len);
+    return ZC_OK;
+}
+
+static void io_send(conn *c) {
+    bool apart = chance(150); /* other nodes' commands may come between these */
+    for (unsigned i = 0; i < c->nout; i++) {
+        event e = {.kind = EV_EXEC, .conn = c, .cmd = c->out[i]};
+        if (i == 0 || apart) e.at = arrival(c, &c->up);
+        else e.at = c->broken == UINT64_MAX ? c->up : UINT64_MAX;
+        if (e.at == UINT64_MAX) sr_cmd_free(e.cmd);
+        else push(e);
+    }
+    c->nout = 0;
+}
+
+static int io_reply(void *user, void *link, uint64_t timeout, redisReply **reply) {
+    node *n = (node *)user;
+    conn *c = (conn *)link;
+    uint64_t end = zc__add_sat(w->now, timeout);
+    n->spins = 0;
+    if (n->dead) return ZC_E_STORE;
+    if (c->nout) io_send(c);
+    for (;;) {
+        void *got = NULL;
+        for (chunk *k; (k = c->inbox) != NULL && k->at <= w->now; free(k)) {
+            redisReaderFeed(c->reader, k->bytes, k->len);
+            c->inbox = k->next;
+        }
+        if (redisReaderGetReply(c->reader, &got) != REDIS_OK) {
+            fail("the model's reply cannot be parsed");
+            return ZC_E_CORRUPT;
+        }
+        *reply = (redisReply *)got;
+        if (got) return ZC_OK;
+        uint64_t next = end;
+        if (c->inbox) next = c->inbox->at < next ? c->inbox->at : next;
+        else if (c->broken <= w->now) return ZC_E_STORE;
+        else if (c->broken < next) next = c->broken;
+        if (end <= w->now) return ZC_E_TIMEOUT;
+        n->waits = c;
+        give_way(n, next);
+        n->waits = NULL;
+        if (n->dead) return ZC_E_STORE;
+    }
+}
+
+static void io_wake(void *user, void *link) { (void)user, (void)link; }
+static void io_sleep(void *user, uint64_t ns) {
+    ((node *)user)->spins = 0;
+    nap((node *)user, ns);
+}
+static uint64_t io_random(void *user) { return (void)user, rnd(); }
+
+/* ---- the truth, and what may be served ---- */
+
+static bool tag_above(const char *tag, const char *below_it) {
+    size_t n = strlen(tag);
+    return strncmp(tag, below_it, n) == 0 && (below_it[n] == '\0' || below_it[n] == ':');
+}
+
+static bool covers(const char *tag, int key) {
+    for (int i = 0; i < w->ndeps[key]; i++)
+        if (tag_above(tag, tag_names[w->deps[key][i]])) return true;
+    return false;
+}
+
+static void acknowledge(int key, uint64_t at, uint32_t floor) {
+    if (w->nacks[key] == w->acks_cap[key]) {
+        w->acks_cap[key] = w->acks_cap[key] * 2 + 16;
+        w->acks[key] = (ack *)realloc(w->acks[key], w->acks_cap[key] * sizeof(ack));
+        if (!w->acks[key]) abort();
+    }
+    ack a = {at, floor};
+    w->acks[key][w->nacks[key]++] = a;
+}
+
+/* What was acknowledged before `at`. */
+static uint32_t floor_at(int key, uint64_t at) {
+    uint32_t floor = 0;
+    for (size_t i = w->nacks[key]; i--;)
+        if (w->acks[key][i].at < at && w->acks[key][i].floor > floor) floor = w->acks[key][i].floor;
+    return floor;
+}
+
+static uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
+
+static zc_bytes key_of(int key) {
+    static const char names[] = "key00key01key02key03key04key05key06key07key08key09key10key11";
+    return zc_slice(names + 5 * key, 5);
+}
+
+/* A value: a key and its version, then perhaps those that it was made of. */
+typedef struct part {
+    uint32_t key, version;
+} part;
+
+static size_t value_of(int key, uint32_t version, const part *more, size_t n, char *to) {
+    part p = {(uint32_t)key, version};
+    size_t size = sizeof p * (n + 1), pad = (size_t)(key * 7 + (int)version % 50);
+    uint32_t count = (uint32_t)n + 1;
+    memcpy(to, &count, 4);
+    memcpy(to + 4, &p, sizeof p);
+    if (n) memcpy(to + 4 + sizeof p, more, n * sizeof p);
+    memset(to + 4 + size, 'p', pad);
+    return 4 + size + pad;
+}
+
+/* Checks a value that node n has got. `since`: what was acknowledged before must be in it. */
+static void check_value(const node *n, int key, const void *data, size_t size, const uint32_t *own,
+                        uint64_t since, const char *how) {
+    const char *p = (const char *)data;
+    uint32_t count = 0;
+    part x;
+    if (size >= 4 + sizeof x) memcpy(&count, p, 4);
+    if (count == 0 || count > KEYS || size < 4 + count * sizeof x) {
+        fail("%s of key %d: no value of ours", how, key);
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        memcpy(&x, p + 4 + i * sizeof x, sizeof x);
+        if (i == 0 && x.key != (uint32_t)key) fail("%s: key %d's value for key %d", how, x.key, key);
+        if (x.key >= KEYS || x.version > w->value[x.key]) {
+            fail("%s of key %d: a value that never was", how, key);
+            return;
+        }
+        trace(n, "%s key %d: %u of %u", how, x.key, x.version, w->value[x.key]);
+        if (x.version < own[x.key])
+            fail("%s of key %d: key %u is %u, invalidated here up to %u", how, key, x.key, x.version,
+                 own[x.key]);
+        uint32_t floor = floor_at((int)x.key, since);
+        if (x.version < floor)
+            fail("%s of key %d: key %u is %u, invalidated elsewhere in time up to %u", how, key,
+                 x.key, x.version, floor);
+    }
+}
+
+static uint64_t bound(void) { return w->t + (w->replicas ? w->l : 0); }
+
+/* ---- what nodes do ---- */
+
+static bool alive(const node *n) { return n->c && !n->dead; }
+
+static void expect(const node *n, const char *what, int rc, bool good) {
+    if (!good && alive(n)) fail("%s: %s", what, zc_result_name(rc));
+}
+
+/* A read's outcome, and its value. `begin`: of the call. */
+static void checked(node *n, int key, int rc, zc_view *v, const uint32_t *own, uint64_t begin,
+                    bool at_end, zc_silence silence, const char *how) {
+    if (!alive(n)) return;
+    w->reads++;
+    if (rc == ZC_OK || (rc == ZC_STALE && silence == ZC_SILENCE_SERVE)) {
+        uint64_t since = minus(rc == ZC_OK && at_end ? w->now : begin, bound());
+        if (rc == ZC_STALE) since = minus(since, n->max_stale);
+        check_value(n, key, v->data, v->size, own, since, how);
+        return;
+    }
+    trace(n, "%s key %d: %s", how, key, zc_result_name(rc));
+    expect(n, how, rc, rc == ZC_MISS || (rc == ZC_E_BUS && silence == ZC_SILENCE_ERROR));
+}
+
+static void fetch(node *n, int key, zc_fill *parent, part *got);
+
+typedef struct load {
+    node *n;
+    int key, rc;
+} load;
+
+static void sleep_in_loader(node *n) {
+    if (chance(400)) return;
+    n->spins = 0;
+    nap(n, chance(100) ? below(2 * w->t) : between(10, 3000) * US);
+}
+
+static void invalidate(node *n);
+
+static int loader(zc_fill *fill, void *user) {
+    load *l = (load *)user;
+    node *n = l->n;
+    char value[512];
+    part inner[2];
+    size_t ninner = 0;
+    n->depth++;
+    w->fills++;
+    for (int i = 0; i < w->ndeps[l->key]; i++)
+        (void)zc_fill_dep(fill, zc_str(tag_names[w->deps[l->key][i]]));
+    sleep_in_loader(n);
+    uint32_t version = w->value[l->key];
+    trace(n, "loads key %d: %u", l->key, version);
+    sleep_in_loader(n);
+    if (l->key >= PLAIN) {
+        inner[0].key = KEYS;
+        fetch(n, l->key - PLAIN, fill, &inner[0]);
+        ninner = inner[0].key < KEYS;
+    }
+    if (n->depth == 1 && w->writing && chance(20)) invalidate(n);
+    n->depth--;
+    if (n->dead) return l->rc = ZC_E_USER;
+    if (l->key >= PLAIN && !ninner) return l->rc = ZC_E_USER - 1;
+    if (w->writing && chance(10)) return l->rc = ZC_E_USER - 2;
+    return zc_fill_value(fill, zc_slice(value, value_of(l->key, version, inner, ninner, value)));
+}
+
+static void fetch(node *n, int key, zc_fill *parent, part *got) {
+    load l = {n, key, 0};
+    zc_fetch_opts o;
+    zc_view v;
+    uint32_t own[KEYS];
+    memset(&o, 0, sizeof o);
+    o.parent = parent;
+    if (chance(100)) o.silence = (zc_silence)between(1, 3);
+    if (parent) o.silence = ZC_SILENCE_BYPASS;
+    o.fleet = chance(200);
+    zc_silence silence = o.silence ? o.silence : n->silence;
+    memcpy(own, n->own, sizeof own);
+    uint64_t begin = w->now;
+    for (int i = 0; i < FLIGHTS; i++) /* one thread cannot wait for itself */
+        if (n->flights[i].fill && n->flights[i].key == key) return;
+    int rc = zc_fetch(n->c, key_of(key), loader, &l, &o, &v);
+    if (l.rc && rc == l.rc) {
+        trace(n, "fetch key %d: the loader's error", key);
+    } else if (parent && rc == ZC_E_DEADLOCK) {
+        expect(n, "nested fetch", rc, false);
+    } else {
+        expect(n, "fetch", rc, rc != ZC_MISS);
+        checked(n, key, rc, &v, own, begin, false, silence, "fetch");
+        if (got && rc == ZC_OK) memcpy(got, (const char *)v.data + 4, sizeof *got);
+    }
+    zc_release(n->c, &v);
+}
+
+static void get(node *n, int key) {
+    zc_view v;
+    uint32_t own[KEYS];
+    memcpy(own, n->own, sizeof own);
+    uint64_t begin = w->now;
+    if (chance(300)) {
+        char text[512];
+        size_t len;
+        int rc = zc_get_copy(n->c, key_of(key), text, sizeof text, &len);
+        memset(&v, 0, sizeof v);
+        v.data = text;
+        v.size = len;
+        checked(n, key, rc, &v, own, begin, true, n->silence, "get_copy");
+        return;
+    }
+    int rc = zc_get(n->c, key_of(key), &v);
+    checked(n, key, rc, &v, own, begin, true, n->silence, "get");
+    zc_release(n->c, &v);
+}
+
+static void get_many(node *n) {
+    zc_bytes keys[6];
+    zc_view views[6];
+    int results[6], which[6];
+    uint32_t own[KEYS];
+    size_t count = between(2, 6);
+    for (size_t i = 0; i < count; i++) keys[i] = key_of(which[i] = (int)below(KEYS));
+    memcpy(own, n->own, sizeof own);
+    uint64_t begin = w->now;
+    int rc = zc_get_many(n->c, keys, count, views, results);
+    expect(n, "get_many", rc, rc >= 0);
+    for (size_t i = 0; i < count; i++) {
+        checked(n, which[i], results[i], &views[i], own, begin, false, n->silence, "get_many");
+        zc_release(n->c, &views[i]);
+    }
+}
+
+static void put(node *n, int key) {
+    zc_put_opts o;
+    zc_bytes deps[3];
+    char value[512];
+    if (key >= PLAIN) return;
+    memset(&o, 0, sizeof o);
+    for (int i = 0; i < w->ndeps[key]; i++) deps[i] = zc_str(tag_names[w->deps[key][i]]);
+    o.deps = deps;
+    o.ndeps = (size_t)w->ndeps[key];
+    o.begin = zc_begin(n->c);
+    sleep_in_loader(n);
+    size_t size = value_of(key, w->value[key], NULL, 0, value);
+    trace(n, "puts key %d: %u", key, w->value[key]);
+    sleep_in_loader(n);
+    int rc = zc_put(n->c, key_of(key), zc_slice(value, size), &o);
+    expect(n, "put", rc, rc == ZC_OK || rc == ZC_REFUSED);
+}
+
+/* Acknowledges what had to be sent again, once nothing waits any more. */
+static void look_at_pending(node *n) {
+    zc_stats st;
+    if (!n->has_pending || !alive(n)) return;
+    zc_stats_read(n->c, &st);
+    if (st.bus_pending) return;
+    for (int k = 0; k < KEYS; k++)
+        if (n->pending[k] && !n->unsafe) acknowledge(k, w->now, n->pending[k]);
+    trace(n, "everything is sent%s", n->unsafe ? ", or lost with an old master" : "");
+    memset(n->pending, 0, sizeof n->pending);
+    n->has_pending = n->unsafe = false;
+}
+
+/* Some keys change at the source; then a tag above one of them is invalidated. */
+static void invalidate(node *n) {
+    int key = (int)below(KEYS);
+    bool clear = chance(15), two = !clear && chance(200);
+    zc_bytes tags[2];
+    char text[2][16];
+    uint32_t target[KEYS] = {0};
+    for (int more = 0; more < 3 && (more == 0 || chance(300)); more++)
+        w->value[more ? below(KEYS) : (uint64_t)key]++;
+    for (int i = 0; i < 2; i++) {
+        int of = i ? (int)below(KEYS) : key;
+        snprintf(text[i], sizeof text[i], "%s",
+                 tag_names[w->deps[of][below((uint64_t)w->ndeps[of])]]);
+        char *colon = strrchr(text[i], ':');
+        if (colon && chance(250)) *colon = '\0';
+        tags[i] = zc_str(text[i]);
+    }
+    for (int k = 0; k < KEYS; k++)
+        if (clear || covers(text[0], k) || (two && covers(text[1], k))) target[k] = w->value[k];
+    trace(n, "invalidates %s %s", clear ? "everything" : text[0], two ? text[1] : "");
+    w->invalidations++;
+    bool unsafe = n->unsafe;
+    n->unsafe = false;
+    int rc = clear ? zc_clear(n->c)
+                   : two ? zc_invalidate_many(n->c, tags, 2) : zc_invalidate(n->c, tags[0]);
+    if (n->dead) return;
+    trace(n, "invalidated: %s", zc_result_name(rc));
+    expect(n, "invalidate", rc,
+           rc == ZC_OK || (rc == ZC_E_BUS && n->ack != ZC_ASYNC) || (clear && rc == ZC_E_STORE));
+    bool taken = rc == ZC_OK && n->ack != ZC_ASYNC && (!n->unsafe || n->ack == ZC_DURABLE);
+    bool lost = rc == ZC_OK && n->ack != ZC_ASYNC && !taken; /* an old master has taken it */
+    w->unacked += !taken;
+    for (int k = 0; k < KEYS; k++) {
+        if (target[k] > n->own[k]) n->own[k] = target[k];
+        if (target[k] && taken)
+            acknowledge(k, n->ack == ZC_STRICT ? minus(w->now, w->t) : w->now, target[k]);
+        else if (target[k] > n->pending[k] && !lost) n->pending[k] = target[k];
+    }
+    n->has_pending = n->has_pending || (!taken && !lost);
+    n->unsafe = unsafe || (!taken && n->unsafe);
+}
+
+static void flight_end(node *n, flight *f) {
+    load l = {n, f->key, 0};
+    zc_view v;
+    int rc;
+    if (!f->leader) {
+        rc = zc_flight_wait(f->fill, 0, &v);
+        if (rc == ZC_PENDING) return;
+        if (rc == ZC_OK)
+            check_value(n, f->key, v.data, v.size, f->floor, minus(f->began, bound()), "follower");
+        expect(n, "flight_wait", rc,
+               rc == ZC_OK || rc == ZC_RETRY || rc <= ZC_E_USER || rc == ZC_E_LOADER);
+    } else if (loader(f->fill, &l) != ZC_OK) {
+        zc_flight_abandon(f->fill, l.rc);
+        f->fill = NULL;
+        return;
+    } else {
+        rc = zc_flight_commit(f->fill, &v);
+        check_value(n, f->key, v.data, v.size, f->floor, minus(f->began, bound()), "leader");
+        expect(n, "flight_commit", rc, rc == ZC_OK || rc == ZC_REFUSED || rc == ZC_E_LEASE);
+    }
+    zc_release(n->c, &v);
+    f->fill = NULL;
+}
+
+/* Flights in pieces: begun at one time, ended at another. */
+static void fly(node *n, int key) {
+    flight *f = &n->flights[below(FLIGHTS)];
+    zc_view v;
+    if (f->fill) {
+        flight_end(n, f);
+        return;
+    }
+    if (key >= PLAIN) return;
+    f->key = key;
+    f->began = w->now;
+    memcpy(f->floor, n->own, sizeof f->floor);
+    int rc = zc_flight_begin(n->c, key_of(key), NULL, &v, &f->fill);
+    if (rc == ZC_LEAD || rc == ZC_FOLLOW) {
+        f->leader = rc == ZC_LEAD;
+        trace(n, "flight of key %d: %s", key, zc_result_name(rc));
+        return;
+    }
+    checked(n, key, rc, &v, f->floor, f->began, false, n->silence, "flight");
+    zc_release(n->c, &v);
+}
+
+/* What others' tokens promise. */
+static void catch_up(node *n) {
+    node *other = &w->nodes[below((uint64_t)w->nnodes)];
+    if (other == n || !alive(other) || other->depth || w->replicas) return;
+    uint64_t begin = w->now, token = zc_token(other->c);
+    uint32_t own[KEYS];
+    bool was = other->has_pending;
+    for (int k = 0; k < KEYS; k++) own[k] = was ? 0 : other->own[k];
+    if (was)
+        for (int k = 0; k < KEYS; k++) own[k] = floor_at(k, begin);
+    trace(n, "catches up with %c", 'A' + other->id);
+    int rc = zc_catch_up(n->c, token, below(2 * w->t));
+    trace(n, "caught up: %s", zc_result_name(rc));
+    expect(n, "catch_up", rc, rc == ZC_OK || rc == ZC_E_TIMEOUT || rc == ZC_E_BUS);
+    if (rc != ZC_OK || n->dead || was) return;
+    for (int k = 0; k < KEYS; k++)
+        if (own[k] > n->own[k]) n->own[k] = own[k];
+}
+
+static void poll_node(node *n) {
+    n->last_poll = w->now;
+    (void)zc_poll(n->c, 200);
+    look_at_pending(n);
+}
+
+static void step(node *n) {
+    int key = (int)below(KEYS);
+    uint64_t dice = below(1000);
+    n->spins = 0;
+    w->ops++;
+    if (w->now - n->last_poll > w->t / 4 && chance(700)) poll_node(n);
+    else if (dice < 220) get(n, key);
+    else if (dice < 300) get_many(n);
+    else if (dice < 560) fetch(n, key, NULL, NULL);
+    else if (dice < 660 && w->writing) invalidate(n);
+    else if (dice < 720) fly(n, key);
+    else if (dice < 750 && w->writing) put(n, key);
+    else if (dice < 770) {
+        int rc = zc_del(n->c, key_of(key));
+        expect(n, "del", rc, rc == ZC_OK || rc == ZC_MISS);
+    } else if (dice < 800) catch_up(n);
+    else if (dice < 815) (void)zc_prune(n->c, 0);
+    else if (dice < 825) expect(n, "check", ZC_E_CORRUPT, zc_check(n->c) == ZC_OK);
+    else poll_node(n);
+}
+
+/* ---- the life of a node ---- */
+
+static void say(void *user, zc_log_level level, const char *message) {
+    (void)level;
+    trace((const node *)user, "log: %s", message);
+}
+
+static void start(node *n) {
+    zc_redis_desc d;
+    zc_desc desc;
+    memset(&d, 0, sizeof d);
+    memset(&desc, 0, sizeof desc);
+    zc_redis_io io = {1, io_open, io_append, io_reply, io_wake, io_close, io_sleep, io_random, n};
+    zc_clock clock = {1, clock_mono, clock_wall, n};
+    zc_log log = {1, say, n};
+    d.url = w->sentinel ? "redis+sentinel://sentinel/zoo" : "redis://vip";
+    d.prefix = "sim";
+    d.timeout = w->timeout;
+    d.connections = (unsigned)between(1, 3);
+    d.replicas = w->replicas;
+    d.log_length = w->log_length;
+    d.max_tags = w->max_tags;
+    d.io = io;
+    d.clock = desc.clock = clock;
+    desc.log = log;
+    desc.no_thread = true;
+    desc.shards = 1;
+    desc.seed = rnd() | 1;
+    desc.max_entries = n->max_entries;
+    desc.max_staleness = w->t;
+    desc.ack = n->ack;
+    desc.silence = n->silence;
+    desc.max_stale = n->max_stale;
+    desc.write_behind = n->write_behind && !n->bus_only;
+    desc.flight_timeout = 10 * w->t;
+    desc.prune_after = ZC_SECOND;
+    if (chance(300)) desc.ttl = between(1, 20) * w->t;
+    if (chance(300)) desc.store_ttl = between(1, 20) * w->t;
+    int rc = zc_redis_open(&d, n->bus_only ? NULL : &desc.store, &desc.bus);
+    if (rc != ZC_OK) fail("zc_redis_open: %s", zc_result_name(rc));
+    n->dead = false;
+    memset(n->pending, 0, sizeof n->pending);
+    n->has_pending = n->unsafe = false;
+    for (int k = 0; k < KEYS; k++) n->own[k] = floor_at(k, minus(w->now, w->replicas ? w->l : 0));
+    trace(n, "starts");
+    rc = zc_open(&desc, &n->c);
+    if (rc != ZC_OK) fail("zc_open: %s", zc_result_name(rc));
+}
+
+static void end(node *n) {
+    zc_stats st;
+    n->spins = 0;
+    for (int i = 0; i < FLIGHTS; i++) {
+        if (n->flights[i].fill) zc_flight_abandon(n->flights[i].fill, 0);
+        n->flights[i].fill = NULL;
+    }
+    zc_stats_read(n->c, &st);
+    if (st.flights) fail("%zu flights never end", st.flights);
+    w->breaks += st.bus_breaks;
+    w->hits += st.hits + st.hits_store;
+    zc_close(n->c);
+    n->c = NULL;
+    trace(n, "has ended");
+}
+
+/* It is well again: it has heard everything, and told everything. */
+static bool is_well(node *n) {
+    zc_stats st;
+    zc_stats_read(n->c, &st);
+    return st.bus_pending == 0 && st.bus_age <= w->t && !st.store_open;
+}
+
+/* When the faults have ended: all is well in time, and the node serves hits that are right. */
+static void settle(node *n) {
+    uint64_t begin = w->now, most = 8 * ZC_SECOND + 20 * w->t;
+    bool well = false;
+    for (int i = 0; i < FLIGHTS; i++)
+        while (n->flights[i].fill && n->flights[i].leader) flight_end(n, &n->flights[i]);
+    for (int i = 0; i < FLIGHTS; i++) {
+        if (n->flights[i].fill) flight_end(n, &n->flights[i]);
+        if (n->flights[i].fill) fail("a follower waits for ever");
+    }
+    while (!well && w->now - begin < most) {
+        nap(n, w->t / 4);
+        n->spins = 0;
+        poll_node(n);
+        well = is_well(n);
+    }
+    if (!well) fail("not well again after %.1f s", (double)(w->now - begin) / 1e9);
+    w->settled++;
+    while (w->settled < w->nnodes) { /* until the others have told what they kept */
+        nap(n, w->t / 4);
+        n->spins = 0;
+        poll_node(n);
+    }
+    for (int i = 0; i < 5; i++) {
+        nap(n, w->t / 4);
+        poll_node(n);
+    }
+    for (int i = 0; i < 3; i++) {
+        int key = (int)below(PLAIN);
+        zc_view v;
+        poll_node(n);
+        fetch(n, key, NULL, NULL);
+        uint64_t now = w->now;
+        int rc = zc_get(n->c, key_of(key), &v);
+        if (rc != ZC_OK && w->now - now < w->t && n->last_poll + w->t > w->now)
+            fail("no hit when all is well: %s", zc_result_name(rc));
+        zc_release(n->c, &v);
+    }
+    for (int key = 0; key < KEYS; key++) {
+        n->spins = 0;
+        get(n, key);
+        if (key % 3 == 0) poll_node(n);
+    }
+}
+
+static void life(node *n) {
+    start(n);
+    while (w->now < w->end && !w->failed) {
+        if (!n->dead) {
+            step(n);
+            if (w->running->dead) continue;
+            nap(n, n->idle / 2 + below(n->idle));
+            if (w->faults && !w->calm && chance(5)) nap(n, below(3 * w->t));
+            continue;
+        }
+        end(n); /* it has crashed: nothing of this is heard outside */
+        nap(n, between(1, 50) * MS);
+        if (chance(300)) n->wall_off = chance(500) ? HOUR : (uint64_t)0 - HOUR;
+        n->mono_base = below(HOUR);
+        start(n);
+    }
+    if (n->dead) {
+        end(n);
+        start(n);
+    }
+    if (!w->failed) {
+        nap(n, minus(w->quiet_since, w->now));
+        settle(n);
+        expect(n, "check", ZC_E_CORRUPT, zc_check(n->c) == ZC_OK);
+    }
+    end(n);
+}
+
+static void node_main(void) {
+    node *n = w->running;
+    life(n);
+    n->finished = true;
+    n->wake = UINT64_MAX;
+    swapcontext(&n->ctx, &w->main);
+}
+
+/* ---- faults ---- */
+
+static void server_command(const char *a, const char *b, const char *c) {
+    const char *arg[3] = {a, b, c};
+    size_t len[3] = {strlen(a), b ? strlen(b) : 0, c ? strlen(c) : 0};
+    server *s = &w->servers[w->master];
+    sr_cmd *cmd = sr_cmd_new(c ? 3 : b ? 2 : 1, arg, len);
+    sr_out o = {NULL, 0, 0};
+    trace(NULL, "server %d: %s %s %s", w->master, a, b ? b : "", c ? c : "");
+    sr_exec(&s->db, w->now, cmd, ZC__NO_SCRIPT, &o);
+    replicate(s, cmd, ZC__NO_SCRIPT);
+    sr_cmd_free(cmd);
+    free(o.ptr);
+}
+
+/* kill -9; the restart comes later. How: 0 empty, 1 with what the disk has, 2 with everything. */
+static void server_dies(int at, uint64_t for_ns, int how) {
+    server *s = &w->servers[at];
+    trace(NULL, "server %d dies for %.1f ms, comes back %s", at, (double)for_ns / 1e6,
+          how == 0 ? "empty" : how == 1 ? "as the disk is" : "whole");
+    s->up = false;
+    s->incarnation++;
+    break_conns(at, NULL);
+    if (how == 0) sr_empty(&s->db);
+    if (how == 1) {
+        follower_applies();
+        sr_copy(&s->db, &w->servers[1 - at].db);
+    }
+    later(for_ns, A_UP, at, 0);
+}
+
+static void server_up(int at) {
+    server *s = &w->servers[at];
+    if (s->up) return;
+    trace(NULL, "server %d is up", at);
+    s->up = true;
+    s->run = rnd();
+    s->line = rnd();
+    memset(s->scripts, 0, sizeof s->scripts);
+    if (at == w->master && w->follows) resync();
+}
+
+/* The master is cut off from its replica, and perhaps dead; the replica will be promoted. */
+static void failover_begins(void) {
+    server *m = &w->servers[w->master];
+    if (!w->linked || !w->follows || !m->up || !w->servers[1 - w->master].up) return;
+    bool dies = chance(400);
+    follower_applies();
+    repl_forget();
+    w->linked = false;
+    w->cut_at = w->now;
+    trace(NULL, "server %d is cut off from its replica", w->master);
+    if (dies) {
+        m->up = false;
+        m->incarnation++;
+        break_conns(w->master, NULL);
+    }
+    later(below(2 * w->l), A_PROMOTE, w->master, 0);
+}
+
+static void promote(int old) {
+    server *m = &w->servers[old], *f = &w->servers[1 - old];
+    if (w->master != old || w->linked || !w->follows) return;
+    trace(NULL, "server %d is promoted", 1 - old);
+    m->superseded = true;
+    w->master = 1 - old;
+    f->master = true;
+    f->line = rnd();
+    f->superseded = false;
+    f->offset = f->applied;
+    w->linked = true; /* to another replica: it may write */
+    w->follows = false;
+    for (int i = 0; i < w->nnodes; i++) later(below(w->l), A_VIEW, i, 1 - old);
+    later(between(1, 4) * w->l, A_REJOIN, old, 0);
+}
+
+/* The old master becomes a replica of the new one. Perhaps it is soon promoted again. */
+static void rejoin(int old) {
+    server *m = &w->servers[old];
+    if (w->master == old) return;
+    trace(NULL, "server %d follows", old);
+    m->master = m->superseded = false;
+    if (!m->up) {
+        m->up = true;
+        m->run = rnd();
+        memset(m->scripts, 0, sizeof m->scripts);
+    } else if (w->kills_on_demotion) {
+        break_conns(old, NULL);
+    }
+    resync();
+    for (int i = 0; i < w->nnodes; i++) w->nodes[i].view = w->master;
+    if (w->faults && chance(500)) later(between(1, 60) * MS, A_FAILBACK, w->master, 0);
+}
+
+/* A planned change back: the replica has everything. */
+static void failback(int from) {
+    if (w->master != from || !w->linked || !w->follows || !w->servers[1 - from].up) return;
+    uint64_t now = w->now;
+    w->now = UINT64_MAX - 1; /* all that is on its way */
+    follower_applies();
+    w->now = now;
+    server *m = &w->servers[from], *f = &w->servers[1 - from];
+    trace(NULL, "servers %d and %d change places", from, 1 - from);
+    m->master = m->superseded = false;
+    f->master = true;
+    f->line = rnd();
+    f->superseded = false;
+    f->offset = f->applied;
+    w->master = 1 - from;
+    if (w->kills_on_demotion) break_conns(from, NULL);
+    resync();
+    for (int i = 0; i < w->nnodes; i++) w->nodes[i].view = w->master;
+}
+
+static void crash(node *n) {
+    if (!n->c || n->dead) return;
+    trace(n, "crashes");
+    n->dead = true;
+    for (conn *c = w->conns; c; c = c->next)
+        if (c->node == n) break_conn(c);
+    if (n->waits) n->wake = w->now;
+}
+
+static void fault(void) {
+    node *n = &w->nodes[below((uint64_t)w->nnodes)];
+    server *s = &w->servers[w->master];
+    char number[8];
+    w->nfaults++;
+    switch (below(w->replicas ? 16 : 14)) {
+    case 0: case 1:
+        trace(n, "connections cut");
+        break_conns(-1, n);
+        break;
+    case 2: case 3: {
+        int which = (int)below(2);
+        uint64_t until = w->now + below(3 * w->t);
+        trace(n, "partition of %.1f ms", (double)(until - w->now) / 1e6);
+        n->cut_until[w->replicas ? which : w->master] = until;
+        if (w->replicas && chance(500)) n->cut_until[1 - which] = until;
+        break;
+    }
+    case 4:
+        trace(n, "is slow");
+        n->slow_until = w->now + below(2 * w->t);
+        break;
+    case 5: case 6:
+        n->paused_until = w->now + below(4 * w->t);
+        trace(n, "is stopped for %.1f ms", (double)(n->paused_until - w->now) / 1e6);
+        break;
+    case 7: crash(n); break;
+    case 8:
+        s->hung_until = w->now + below(2 * w->t);
+        trace(NULL, "server %d hangs for %.1f ms", w->master, (double)(s->hung_until - w->now) / 1e6);
+        break;
+    case 9: case 10:
+        if (!w->replicas) server_dies(w->master, below(w->t), (int)below(3));
+        else if (chance(300)) server_dies(w->master, below(w->t), chance(500) ? 0 : 2);
+        break;
+    case 11:
+        if (chance(400)) server_command("FLUSHALL", NULL, NULL);
+        else {
+            static const char *const keys[] = {"{sim}:log", "{sim}:tags", "{sim}:tags2", "{sim}:era"};
+            server_command("DEL", keys[below(4)], NULL);
+        }
+        break;
+    case 12:
+        snprintf(number, sizeof number, "%d", (int)below(8));
+        server_command("XTRIM", "{sim}:log", number);
+        break;
+    case 13:
+        n->wall_off = chance(500) ? below(2 * HOUR) : (uint64_t)0 - below(2 * HOUR);
+        trace(n, "its wall clock steps");
+        memset(s->scripts, 0, sizeof s->scripts);
+        break;
+    default: failover_begins(); break;
+    }
+}
+
+/* The faults end: everything is as it should be. */
+static void heal(void) {
+    trace(NULL, "the faults end");
+    w->faults = false;
+    w->writing = false;
+    for (int i = 0; i < w->nnodes; i++) {
+        node *n = &w->nodes[i];
+        n->cut_until[0] = n->cut_until[1] = n->slow_until = 0;
+        if (n->paused_until > w->now) n->paused_until = w->now;
+    }
+    for (int i = 0; i < 2; i++) w->servers[i].hung_until = 0;
+    if (w->replicas && !w->linked) { /* a master whose replica was not promoted */
+        promote(w->master);
+        rejoin(1 - w->master);
+    }
+}
+
+static void act(const event *e) {
+    switch (e->action) {
+    case A_FAULT:
+        if (!w->faults) break;
+        fault();
+        later(below(2 * w->fault_gap), A_FAULT, 0, 0);
+        break;
+    case A_HEAL: heal(); break;
+    case A_UP: server_up(e->a); break;
+    case A_PROMOTE: promote(e->a); break;
+    case A_VIEW:
+        if (w->servers[e->b].master && w->master == e->b) w->nodes[e->a].view = e->b;
+        break;
+    case A_REJOIN: rejoin(e->a); break;
+    case A_FAILBACK: failback(e->a); break;
+    }
+}
+
+/* ---- one seed ---- */
+
+static void profile(void) {
+    static const uint64_t ts[] = {40, 100, 200};
+    w->nnodes = (int)between(2, NODES);
+    w->replicas = chance(300);
+    w->sentinel = w->replicas && chance(400);
+    w->kills_on_demotion = w->sentinel || chance(300);
+    w->fsync_always = !w->replicas && chance(200);
+    w->calm = chance(80);
+    w->t = ts[below(3)] * MS;
+    w->l = between(20, 150) * MS;
+    w->timeout = chance(700) ? w->t / 2 : 250 * MS;
+    w->lag = chance(500) ? 5 * MS : between(5, 300) * MS;
+    w->loss = w->calm ? 0 : (unsigned)below(20);
+    w->fault_gap = between(w->t / 8, 3 * w->t);
+    w->log_length = chance(300) ? between(2, 20) : 0;
+    w->max_tags = chance(300) ? between(2, 16) : 0;
+    w->end = between(6, 14) * w->t;
+    w->quiet_since = w->end + 5 * w->l;
+    w->faults = !w->calm;
+    w->writing = true;
+    for (int k = 0; k < KEYS; k++) {
+        w->ndeps[k] = (int)between(1, 3);
+        for (int i = 0; i < w->ndeps[k]; i++) w->deps[k][i] = (int)below(TAGS);
+        w->value[k] = 1;
+    }
+    for (int i = 0; i < 2; i++) {
+        w->servers[i].up = true;
+        w->servers[i].run = rnd();
+        w->servers[i].line = rnd();
+    }
+    w->servers[0].master = true;
+    w->linked = w->follows = true;
+    w->repl_tail = &w->repl;
+}
+
+static void node_begins(node *n, int id) {
+    static const zc_ack acks[] = {ZC_ACKED, ZC_ACKED, ZC_ACKED, ZC_ASYNC, ZC_DURABLE, ZC_STRICT};
+    n->id = id;
+    n->mono_base = below(HOUR) + 1;
+    n->wall_off = chance(300) ? HOUR : chance(300) ? (uint64_t)0 - HOUR : below(10 * ZC_SECOND);
+    n->ack = acks[below(6)];
+    n->silence = (zc_silence)below(4);
+    n->max_stale = chance(500) ? w->t : 0;
+    n->bus_only = chance(80);
+    n->write_behind = chance(200);
+    n->max_entries = chance(500) ? 4 : chance(500) ? 8 : 0;
+    n->idle = between(w->t / 100, w->t / 12);
+    n->wake = below(5 * MS);
+    n->stack = (char *)mmap(NULL, STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (n->stack == MAP_FAILED) abort();
+    getcontext(&n->ctx);
+    n->ctx.uc_stack.ss_sp = n->stack;
+    n->ctx.uc_stack.ss_size = STACK;
+    n->ctx.uc_link = NULL;
+    makecontext(&n->ctx, node_main, 0);
+}
+
+/* Runs whatever comes next, until every node has ended. */
+static void run(void) {
+    for (;;) {
+        node *next = NULL;
+        for (int i = 0; i < w->nnodes; i++) {
+            node *n = &w->nodes[i];
+            if (!n->finished && (!next || n->wake < next->wake)) next = n;
+        }
+        if (!next) return;
+        if (w->nheap && w->heap[0].at <= next->wake) {
+            event e = pop();
+            if (e.at > w->now) w->now = e.at;
+            if (e.kind == EV_EXEC) arrive(e);
+            else act(&e);
+        } else {
+            if (next->wake > w->now) w->now = next->wake;
+            w->running = next;
+            swapcontext(&w->main, &next->ctx);
+            w->running = NULL;
+        }
+    }
+}
+
+static void clean_up(void) {
+    while (w->nheap) {
+        event e = pop();
+        sr_cmd_free(e.cmd);
+    }
+    free(w->heap);
+    for (conn *c; (c = w->conns) != NULL; free(c)) {
+        w->conns = c->next;
+        for (unsigned i = 0; i < c->nqueued; i++) sr_cmd_free(c->queued[i]);
+    }
+    repl_forget();
+    for (int i = 0; i < 2; i++) sr_empty(&w->servers[i].db);
+    for (int k = 0; k < KEYS; k++) free(w->acks[k]);
+    for (int i = 0; i < w->nnodes; i++) munmap(w->nodes[i].stack, STACK);
+}
+
+static bool simulate(uint64_t seed, bool verbose, totals *t, uint64_t *digest) {
+    static world the_world;
+    memset(&the_world, 0, sizeof the_world);
+    w = &the_world;
+    w->seed = seed;
+    w->random = seed * UINT64_C(0xd1342543de82ef95);
+    w->verbose = verbose;
+    profile();
+    for (int i = 0; i < w->nnodes; i++) node_begins(&w->nodes[i], i);
+    trace(NULL, "%d nodes, T %.0f ms, %s", w->nnodes, (double)w->t / 1e6,
+          w->replicas ? "replicas" : "one server");
+    later(w->fault_gap, A_FAULT, 0, 0);
+    later(w->end - w->t, A_HEAL, 0, 0);
+    run();
+    clean_up();
+    *digest = w->digest;
+    t->seeds++;
+    t->ops += w->ops;
+    t->reads += w->reads;
+    t->hits += w->hits;
+    t->fills += w->fills;
+    t->invalidations += w->invalidations;
+    t->unacked += w->unacked;
+    t->faults += w->nfaults;
+    t->breaks += w->breaks;
+    t->simulated += w->now;
+    return !w->failed;
+}
+
+/* ---- many seeds ---- */
+
+/* Every jobs-th seed. Now and then one twice: it must take the same course. */
+static void worker(uint64_t first, uint64_t seeds, uint64_t job, uint64_t jobs, totals *t) {
+    uint64_t digest, again;
+    for (uint64_t i = job; i < seeds && !t->failed; i += jobs) {
+        t->current = first + i;
+        bool good = simulate(first + i, false, t, &digest);
+        if (good && i % 256 == job) {
+            totals none = {0};
+            good = simulate(first + i, false, &none, &again);
+            if (again != digest) printf("seed %" PRIu64 " does not repeat itself\n", first + i);
+            good = good && again == digest;
+        }
+        if (!good) t->failed = first + i + 1;
+    }
+    t->current = UINT64_MAX;
+}
+
+static int many(uint64_t first, uint64_t seeds, uint64_t jobs) {
+    totals *all = (totals *)mmap(NULL, jobs * sizeof *all, PROT_READ | PROT_WRITE,
+                                 MAP_SHARED | MAP_ANONYMOUS, -1, 0), sum = {0};
+    uint64_t failed = 0;
+    int status;
+    if (all == MAP_FAILED) return 1;
+    for (uint64_t j = 0; j < jobs; j++) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            worker(first, seeds, j, jobs, &all[j]);
+            fflush(stdout);
+            _exit(0);
+        }
+    }
+    while (wait(&status) > 0) continue;
+    for (uint64_t j = 0; j < jobs; j++) {
+        const totals *t = &all[j];
+        uint64_t bad = t->failed ? t->failed - 1 : t->current;
+        if (bad != UINT64_MAX) {
+            failed++;
+            printf("failed: x_simulate --seed %" PRIu64 " --verbose\n", bad);
+        }
+        sum.seeds += t->seeds;
+        sum.ops += t->ops;
+        sum.reads += t->reads;
+        sum.hits += t->hits;
+        sum.fills += t->fills;
+        sum.invalidations += t->invalidations;
+        sum.unacked += t->unacked;
+        sum.faults += t->faults;
+        sum.breaks += t->breaks;
+        sum.simulated += t->simulated;
+    }
+    printf("%" PRIu64 " steps in %.0f simulated s: %" PRIu64 " reads, %" PRIu64 " hits, %" PRIu64
+           " loads, %" PRIu64 " invalidations (%" PRIu64 " not at once), %" PRIu64
+           " faults, %" PRIu64 " breaks\n",
+           sum.ops, (double)sum.simulated / 1e9, sum.reads, sum.hits, sum.fills,
+           sum.invalidations, sum.unacked, sum.faults, sum.breaks);
+    printf("%" PRIu64 " passed, %" PRIu64 " failed\n", sum.seeds - failed, failed);
+    return failed != 0;
+}
+
+int main(int argc, char **argv) {
+    uint64_t first = 1, seeds = 200, jobs = 1, digest;
+    bool one = false, verbose = false;
+    totals t = {0};
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--verbose") == 0) verbose = true;
+        else if (i + 1 == argc) return 2;
+        else if (strcmp(argv[i], "--seeds") == 0) seeds = sr_num(argv[++i]);
+        else if (strcmp(argv[i], "--first") == 0) first = sr_num(argv[++i]);
+        else if (strcmp(argv[i], "--jobs") == 0) jobs = sr_num(argv[++i]);
+        else if (strcmp(argv[i], "--seed") == 0) one = true, first = sr_num(argv[++i]);
+        else return 2;
+    }
+    if (!one) return many(first, seeds, jobs ? jobs : 1);
+    bool good = simulate(first, verbose, &t, &digest);
+    printf("seed %" PRIu64 ": %s\n", first, good ? "passed" : "failed");
+    return !good;
+}
