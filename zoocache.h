@@ -8966,7 +8966,7 @@ typedef enum zc__redis_script {
 typedef struct zc__redis_conn {
     void *link;    /* of the io; NULL: closed */
     uint64_t run;  /* hash of the server's run id; 0: not told */
-    bool taken;    /* by a caller; the pool's monitor */
+    bool taken;    /* by a caller; the pool's monitor, but for the reader's */
     bool master, fenced; /* as the server said: it is one; it has min-replicas-to-write */
     bool asking;         /* at a node that only a redirection has named */
     char sha[ZC__REDIS_SCRIPTS][41]; /* "": not loaded, send the text */
@@ -9762,15 +9762,22 @@ static void zc__redis_give_back(zc__redis *r, zc__redis_conn *c) {
     zc__monitor_unlock(&r->pool);
 }
 
-/* A request over a connection of the pool. *run (may be NULL): of the server that answered; 0: it
- * is no master, or no replica fences it although one should. */
-static int zc__redis_call(zc__redis *r, zc__redis_req *q, uint64_t extra, uint64_t *run) {
+/* The server at the other end; 0: it is no master, or no replica fences it although one should. */
+static uint64_t zc__redis_run(const zc__redis *r, const zc__redis_conn *c) {
+    return c->master && (c->fenced || !r->replicas) ? c->run : 0;
+}
+
+/* A request over a connection of the pool. `run` (0: any): where the log is attached. A connection
+ * to another server, which may be an old master, is made anew; ZC_RETRY: there, too, is another. */
+static int zc__redis_call(zc__redis *r, zc__redis_req *q, uint64_t extra, uint64_t run) {
     zc__redis_conn *c = zc__redis_take(r);
     if (!c) return ZC_E_TIMEOUT;
+    if (run && c->link && c->run != run) zc__redis_drop(r, c);
     int rc = zc__redis_send(r, c, q, extra);
-    bool good = c->master && (c->fenced || !r->replicas);
-    if (run) *run = good ? c->run : 0;
-    if (run && !good) zc__redis_drop(r, c); /* it may be a master by now: the next one asks */
+    if (rc == ZC_OK && run && zc__redis_run(r, c) != run) {
+        zc__redis_drop(r, c); /* greeted by a replica, it may be a master by now */
+        rc = ZC_RETRY;
+    }
     zc__redis_give_back(r, c);
     return rc;
 }
@@ -9807,7 +9814,7 @@ static int zc__redis_new_era(zc__redis *r, bool replace) {
     zc__req_str(&q, "GET");
     zc__req_key(&q, "era");
     zc__req_end(&q);
-    int rc = zc__redis_call(r, &q, 0, NULL);
+    int rc = zc__redis_call(r, &q, 0, 0);
     if (rc == ZC_OK) rc = zc__redis_error(q.reply[0]);
     if (rc == ZC_OK && (!zc__redis_string(q.reply[1]) ||
                         !zc__redis_unhex(q.reply[1]->str, q.reply[1]->len, &era)))
@@ -9850,7 +9857,7 @@ static int zc__redis_many(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink 
         zc__req_arg(&q, text.ptr + from, text.size - from);
     }
     zc__req_end(&q);
-    int rc = zc__redis_call(r, &q, 0, NULL);
+    int rc = zc__redis_call(r, &q, 0, 0);
     zc__buf_free(&r->mem, &text);
     const redisReply *got = q.reply[0];
     if (rc == ZC_OK) rc = zc__redis_error(got);
@@ -9898,7 +9905,7 @@ static int zc__redis_write_once(zc__redis *r, const char *cmd, zc_bytes key, con
     }
     if (ms) zc__req_num(&q, ms);
     zc__req_end(&q);
-    int rc = zc__redis_call(r, &q, 0, NULL);
+    int rc = zc__redis_call(r, &q, 0, 0);
     if (rc == ZC_OK) rc = zc__redis_era(r, q.reply[0], era);
     if (rc == ZC_OK) rc = zc__redis_error(q.reply[1]);
     if (rc == ZC_OK && zc__redis_is(q.reply[1], REDIS_REPLY_INTEGER) && q.reply[1]->integer == 0)
@@ -9955,7 +9962,7 @@ static int zc__redis_lock_call(zc__redis *r, zc_bytes key, zc__redis_script scri
     }
     if (ms) zc__req_num(&q, ms);
     zc__req_end(&q);
-    int rc = zc__redis_call(r, &q, 0, NULL);
+    int rc = zc__redis_call(r, &q, 0, 0);
     const redisReply *got = q.reply[0];
     if (rc == ZC_OK) rc = zc__redis_error(got);
     if (rc == ZC_OK && !zc__redis_is(got, REDIS_REPLY_STATUS) &&
@@ -10165,7 +10172,11 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     zc__req_num(&q, (r->io.random(r->io.user) >> 2) | 1);
     zc__req_nonce(r, &q);
     zc__req_end(&q);
-    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, &log.run));
+    /* Over a new connection of the reader's: an old one may lead to a master of the past, and what
+     * is attached is what will be read. */
+    zc__redis_drop(r, &r->reader);
+    int rc = zc__redis_bus_rc(zc__redis_send(r, &r->reader, &q, 0));
+    log.run = zc__redis_run(r, &r->reader);
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_RETRY || (rc == ZC_OK && log.run == 0)) rc = ZC_E_BUS;
     if (rc == ZC_OK && !zc__redis_entry_read(q.reply[q.ncmds - 1], &e)) rc = ZC_E_BUS;
@@ -10260,11 +10271,14 @@ static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
     zc__redis_log log = zc__redis_attached(r);
     uint64_t ms = wait / ZC_MILLISECOND + (wait % ZC_MILLISECOND != 0);
     if (!log.gen) return ZC_RETRY;
-    if (!zc__redis_may_wait(r, ms)) return zc__redis_read_once(r, log, position, 0, sink);
-    int rc = zc__redis_read_once(r, log, position, ms, sink);
+    zc__store_rel(&r->reader.taken, true);
+    bool may = zc__redis_may_wait(r, ms);
+    int rc = zc__redis_read_once(r, log, position, may ? ms : 0, sink);
     bool woken = zc__redis_waited(r);
-    if (woken && rc < 0) return ZC_MORE;
-    return rc == ZC_E_BUS ? zc__redis_read_once(r, log, position, 0, sink) : rc;
+    if (may && woken && rc < 0) rc = ZC_MORE;
+    else if (may && rc == ZC_E_BUS) rc = zc__redis_read_once(r, log, position, 0, sink);
+    zc__store_rel(&r->reader.taken, false);
+    return rc;
 }
 
 /* Is what was appended safe? */
@@ -10325,7 +10339,6 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_req q;
     zc__buf packed;
-    uint64_t run = 0;
     size_t total = 0;
     if (!log.gen) return ZC_RETRY;
     memset(&packed, 0, sizeof packed);
@@ -10354,8 +10367,7 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     zc__req_num(&q, ZC__REDIS_BATCH + 1);
     zc__req_end(&q);
     if (durable) zc__req_durable(r, &q);
-    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, &run));
-    if (rc == ZC_OK && run != log.run) rc = ZC_RETRY;
+    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, log.run));
     for (unsigned i = 0; i < 2 && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_OK) rc = zc__redis_appended(r, log, q.reply[0], q.reply[1], position, sink);
     bool done = rc == ZC_OK || rc == ZC_MORE;
@@ -10408,7 +10420,6 @@ static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint6
     zc__redis *r = (zc__redis *)user;
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_req q;
-    uint64_t run = 0;
     if (!log.gen) return ZC_RETRY;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
@@ -10418,8 +10429,7 @@ static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint6
     zc__req_versions(&q, "tags2", paths, n);
     zc__req_str(&q, "EXEC");
     zc__req_end(&q);
-    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, &run));
-    if (rc == ZC_OK && run != log.run) rc = ZC_RETRY;
+    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, log.run));
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     const redisReply *both = q.reply[q.ncmds ? q.ncmds - 1 : 0];
     if (rc == ZC_OK && (!zc__redis_is(both, REDIS_REPLY_ARRAY) || both->elements != 2))
@@ -10445,7 +10455,7 @@ static int zc__redis_answer(zc__redis *r, const redisReply *token, zc_bytes text
     zc__req_arg(&q, name.ptr, name.size);
     zc__req_num(&q, 5000);
     zc__req_end(&q);
-    int rc = zc__redis_call(r, &q, 0, NULL);
+    int rc = zc__redis_call(r, &q, 0, 0);
     if (rc == ZC_OK) rc = zc__redis_error(q.reply[0]);
     zc__req_free(&q);
     zc__buf_free(&r->mem, &name);
@@ -10485,7 +10495,7 @@ static int zc__redis_beat(void *user, zc_bytes text) {
     zc__req_num(&q, ZC__REDIS_ANSWERS);
     zc__req_str(&q, "-1");
     zc__req_end(&q);
-    int rc = zc__redis_call(r, &q, 0, NULL);
+    int rc = zc__redis_call(r, &q, 0, 0);
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_error(q.reply[i]);
     const redisReply *asked = q.reply[3];
     for (size_t i = 0; rc == ZC_OK && zc__redis_is(asked, REDIS_REPLY_ARRAY) && i < asked->elements;
@@ -10511,7 +10521,7 @@ static void zc__redis_forked(void *user) {
     zc__redis *r = (zc__redis *)user;
     for (unsigned i = 0; i <= r->nconns; i++) {
         zc__redis_conn *c = i < r->nconns ? &r->conns[i] : &r->reader;
-        if (c->link) r->io.close(r->io.user, c->link, c->taken || c == &r->reader);
+        if (c->link) r->io.close(r->io.user, c->link, c->taken);
         memset(c, 0, sizeof *c);
     }
     (void)zc__monitor_init(&r->pool);
