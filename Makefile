@@ -110,6 +110,9 @@ BENCH_FLAGS ?= -std=c11 -O3 -march=native
 $(BUILD)/bench: bench/bench.c bench/sim.h zoocache.h Makefile
 	@mkdir -p $(@D)
 	$(CC) $(BENCH_FLAGS) $(WARN) -I. -DBENCH_FLAGS='"$(BENCH_FLAGS)"' $< -o $@ $(LIBS) -lm
+$(BUILD)/bench_redis: bench/bench_redis.c tests/redis_server.h zoocache.h Makefile
+	@mkdir -p $(@D)
+	$(CC) $(BENCH_FLAGS) $(WARN) -I. $< -o $@ $(LIBS) $(call PART_LIBS,$<)
 
 $(BUILD)/bench_%: bench/bench_%.c zoocache.h Makefile
 	@mkdir -p $(@D)
@@ -213,7 +216,7 @@ crash: ## kill -9 writers to one LMDB file, CRASH_RUNS times (200): it stays who
 
 # ---- run ---------------------------------------------------------------------------------------
 
-.PHONY: demo bench
+.PHONY: demo bench bench-redis
 demo: deps ## the catalogue over SQLite, then its keys replayed, and TRACE=FILE (or several)
 	@$(MAKE) --no-print-directory -s $(BUILD)/examples/08_catalogue $(BUILD)/examples/09_replay
 	$(BUILD)/examples/08_catalogue --record $(BUILD)/catalogue.u64
@@ -221,6 +224,9 @@ demo: deps ## the catalogue over SQLite, then its keys replayed, and TRACE=FILE 
 bench: deps ## measure; BENCH_ARGS="--list", "--filter hit", ...; TRACE=FILE replays
 	@$(MAKE) --no-print-directory $(BUILD)/bench
 	$(BUILD)/bench $(BENCH_ARGS) $(if $(TRACE),--trace $(TRACE))
+bench-redis: deps ## a hit in Redis beside a raw GET by hiredis; BENCH_ARGS=--unix
+	@$(MAKE) --no-print-directory $(BUILD)/bench_redis
+	$(BUILD)/bench_redis $(BENCH_ARGS)
 
 .PHONY: bench-lmdb
 bench-lmdb: deps ## measure hits in an LMDB file beside LMDB's own; BENCH_ARGS="--size 1024", ...

@@ -8966,7 +8966,7 @@ typedef enum zc__redis_script {
 typedef struct zc__redis_conn {
     void *link;    /* of the io; NULL: closed */
     uint64_t run;  /* hash of the server's run id; 0: not told */
-    bool taken;    /* by a caller; the pool's monitor */
+    bool taken;    /* by a caller; the pool's monitor, but for the reader's */
     bool master, fenced; /* as the server said: it is one; it has min-replicas-to-write */
     bool asking;         /* at a node that only a redirection has named */
     char sha[ZC__REDIS_SCRIPTS][41]; /* "": not loaded, send the text */
@@ -10258,11 +10258,14 @@ static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
     zc__redis_log log = zc__redis_attached(r);
     uint64_t ms = wait / ZC_MILLISECOND + (wait % ZC_MILLISECOND != 0);
     if (!log.gen) return ZC_RETRY;
-    if (!zc__redis_may_wait(r, ms)) return zc__redis_read_once(r, log, position, 0, sink);
-    int rc = zc__redis_read_once(r, log, position, ms, sink);
+    zc__store_rel(&r->reader.taken, true);
+    bool may = zc__redis_may_wait(r, ms);
+    int rc = zc__redis_read_once(r, log, position, may ? ms : 0, sink);
     bool woken = zc__redis_waited(r);
-    if (woken && rc < 0) return ZC_MORE;
-    return rc == ZC_E_BUS ? zc__redis_read_once(r, log, position, 0, sink) : rc;
+    if (may && woken && rc < 0) rc = ZC_MORE;
+    else if (may && rc == ZC_E_BUS) rc = zc__redis_read_once(r, log, position, 0, sink);
+    zc__store_rel(&r->reader.taken, false);
+    return rc;
 }
 
 /* Is what was appended safe? */
@@ -10509,7 +10512,7 @@ static void zc__redis_forked(void *user) {
     zc__redis *r = (zc__redis *)user;
     for (unsigned i = 0; i <= r->nconns; i++) {
         zc__redis_conn *c = i < r->nconns ? &r->conns[i] : &r->reader;
-        if (c->link) r->io.close(r->io.user, c->link, c->taken || c == &r->reader);
+        if (c->link) r->io.close(r->io.user, c->link, c->taken);
         memset(c, 0, sizeof *c);
     }
     (void)zc__monitor_init(&r->pool);

@@ -1239,3 +1239,64 @@ TEST(without_memory_every_call_fails_cleanly) {
     }
     rs_stop(&s);
 }
+
+/* ---- whole caches */
+
+static zc_cache *cache_on(redis_server *s) {
+    zc_redis_desc r = {.url = s->url, .timeout = 30 * ZC_SECOND};
+    zc_desc d = {.max_staleness = 60 * ZC_SECOND};
+    zc_cache *c = NULL;
+    CHECK_EQ(zc_redis_open(&r, &d.store, &d.bus), ZC_OK);
+    CHECK_EQ(zc_open(&d, &c), ZC_OK);
+    return c;
+}
+
+typedef struct row {
+    const char *text;
+    int loads;
+} row;
+static int load_row(zc_fill *fill, void *user) {
+    row *r = (row *)user;
+    r->loads++;
+    CHECK_EQ(zc_fill_dep(fill, zc_str("user:42:name")), ZC_OK);
+    return zc_fill_value(fill, zc_str(r->text));
+}
+static bool fetches(zc_cache *c, row *r, const char *want) {
+    zc_view v;
+    int rc = zc_fetch(c, zc_str("name of 42"), load_row, r, NULL, &v);
+    bool good = rc == ZC_OK && v.size == strlen(want) && memcmp(v.data, want, v.size) == 0;
+    zc_release(c, &v);
+    return good;
+}
+
+TEST(caches_share_what_they_load_and_what_they_invalidate) {
+    redis_server s;
+    row r = {"Ada Byron", 0};
+    REQUIRE(rs_start(&s, NULL));
+    zc_cache *a = cache_on(&s), *b = cache_on(&s);
+    REQUIRE(a && b);
+    CHECK(fetches(a, &r, "Ada Byron"));
+    CHECK(fetches(b, &r, "Ada Byron"));
+    CHECK_EQ(r.loads, 1); /* b has it from Redis */
+    r.text = "Ada Lovelace";
+    CHECK_EQ(zc_invalidate(a, zc_str("user:42")), ZC_OK);
+    CHECK_EQ(zc_catch_up(b, zc_token(a), 30 * ZC_SECOND), ZC_OK);
+    /* One that comes late does not revive the old record, which is still there. */
+    zc_cache *late = cache_on(&s);
+    REQUIRE(late);
+    CHECK(fetches(late, &r, "Ada Lovelace"));
+    CHECK(fetches(b, &r, "Ada Lovelace"));
+    CHECK(fetches(a, &r, "Ada Lovelace"));
+    CHECK_EQ(r.loads, 2);
+    /* Whatever was in Redis is lost, its log, too: the loader runs again, once in each. */
+    rs_say(&s, "FLUSHALL", NULL);
+    r.text = "Countess of Lovelace";
+    int rc = zc_invalidate(a, zc_str("user:42"));
+    CHECK(rc == ZC_OK || rc == ZC_E_BUS);
+    for (int i = 0; i < 3000 && !fetches(b, &r, r.text); i++) usleep(10000);
+    CHECK(fetches(b, &r, r.text) && fetches(a, &r, r.text));
+    zc_close(a);
+    zc_close(b);
+    zc_close(late);
+    rs_stop(&s);
+}
