@@ -30,7 +30,7 @@ static hs_next act(void *user, int argc, const char *const *argv, hs_out *out) {
     return s->how;
 }
 
-#define BRIEF (40 * ZC_MILLISECOND) /* for what ends by it */
+#define BRIEF (15 * ZC_MILLISECOND) /* for what ends by it */
 
 typedef struct stage {
     scene scene;
