@@ -10065,10 +10065,14 @@ static zc__redis_log zc__redis_attached(zc__redis *r) {
     return log;
 }
 
+static bool zc__redis_is_attached(const zc__redis *r, zc__redis_log log) {
+    return r->gen == log.gen && r->run == log.run && r->line == log.line;
+}
+
 static void zc__redis_remember(zc__redis *r, zc__redis_log log, const zc__redis_entry *e) {
     size_t i = e->position % ZC__REDIS_SEEN;
     zc__spin_lock(&r->state);
-    if (r->gen == log.gen && r->run == log.run && r->line == log.line) {
+    if (zc__redis_is_attached(r, log)) {
         r->seen_at[i] = e->position + 1;
         r->seen[i] = e->nonce;
     }
@@ -10084,7 +10088,7 @@ static int zc__redis_at_cursor(zc__redis *r, zc__redis_log log, const redisReply
     if (e.gen != log.gen || e.position != position) return ZC_RETRY;
     size_t i = position % ZC__REDIS_SEEN;
     zc__spin_lock(&r->state);
-    bool known = r->seen_at[i] == position + 1 && r->gen == log.gen && r->run == log.run && r->line == log.line;
+    bool known = r->seen_at[i] == position + 1 && zc__redis_is_attached(r, log);
     bool same = r->seen[i] == e.nonce;
     zc__spin_unlock(&r->state);
     return !known ? ZC_MORE : same ? ZC_OK : ZC_RETRY;
@@ -10128,8 +10132,7 @@ static void zc__req_fence(zc__redis *r, zc__redis_req *q) {
 }
 
 /* With replicas a server may be a master twice, with the same run id, and have lost entries in
- * between. Its replication id is another one then; a connection that outlived that does not know.
- * */
+ * between. Its replication id is another one then, also where a connection has outlived that. */
 static void zc__req_line(zc__redis *r, zc__redis_req *q) {
     if (r->replicas) zc__req_cmd2(q, "INFO", "replication");
 }
@@ -10367,8 +10370,10 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     zc__req_num(&q, ZC__REDIS_BATCH + 1);
     zc__req_end(&q);
     if (durable) zc__req_durable(r, &q);
+    zc__req_line(r, &q);
     int rc = zc__redis_bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, log.run));
     for (unsigned i = 0; i < 2 && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
+    if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;
     if (rc == ZC_OK) rc = zc__redis_appended(r, log, q.reply[0], q.reply[1], position, sink);
     bool done = rc == ZC_OK || rc == ZC_MORE;
     if (done && durable && !zc__redis_is_durable(r, q.reply[2], q.reply[3])) rc = ZC_E_BUS;
@@ -10429,9 +10434,12 @@ static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint6
     zc__req_versions(&q, "tags2", paths, n);
     zc__req_str(&q, "EXEC");
     zc__req_end(&q);
+    unsigned exec = q.ncmds - 1;
+    zc__req_line(r, &q);
     int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, log.run));
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
-    const redisReply *both = q.reply[q.ncmds ? q.ncmds - 1 : 0];
+    if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;
+    const redisReply *both = q.reply[exec];
     if (rc == ZC_OK && (!zc__redis_is(both, REDIS_REPLY_ARRAY) || both->elements != 2))
         rc = ZC_E_BUS;
     if (rc == ZC_OK)
