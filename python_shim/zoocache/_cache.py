@@ -611,10 +611,12 @@ class Table:
         """The key in a storage; None: it is not for other processes."""
         from zoocache._shared import named
 
-        return named("=" + key)
+        return named("=" + key) if isinstance(key, str) else None
 
     def mark(self, key: Any) -> str:
         """The tag of this key alone, or an empty text."""
+        if not isinstance(key, str):
+            return ""
         return f"|key:{_ffi.hash_bytes(key.encode('utf-8', 'surrogatepass')):016x}"
 
     def set(self, cache: Cache, key: Any, value: Any, deps: object, ttl: float | None) -> None:

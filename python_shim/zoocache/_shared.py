@@ -38,6 +38,7 @@ SILENCES = {None: 0, "bypass": 1, "serve": 2, "error": 3}
 
 _HEADER = struct.Struct("<IQ")  # which serializer; when it was computed, in milliseconds since 1970
 _LONG = 200  # bytes of a key; what is longer is a hash of it
+_MAP_LEAST = 8 * 2**20  # of LMDB
 _SCHEMES = ("lmdb", "redis", "rediss", "unix", "redis+sentinel")
 _HOW = {
     "lmdb": "LMDB: install its headers (Debian and Ubuntu: apt install liblmdb-dev)",
@@ -79,7 +80,9 @@ class Settings:
         check_url("storage_url", storage_url, _SCHEMES)
         check_url("bus_url", bus_url, _SCHEMES[1:])
         if silence not in SILENCES or ack not in ACKS:
-            raise ValueError("silence must be 'bypass', 'serve' or 'error'; ack 'acked', 'async', 'durable' or 'strict'")
+            raise ValueError(
+                "silence must be 'bypass', 'serve' or 'error'; ack 'acked', 'async', 'durable' or 'strict'"
+            )
         if not 0.1 <= max_staleness <= 3600:
             raise ValueError(f"max_staleness must be from 0.1 to 3600 seconds, not {max_staleness!r}")
         self.storage = storage
@@ -90,7 +93,7 @@ class Settings:
         self.options: dict[str, Any] = {
             "storage": storage_url, "bus": bus_url, "prefix": prefix,
             "tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key,
-            "map_size": lmdb_map_size or 0, "timeout": nanoseconds(timeout or 0),
+            "map_size": lmdb_map_size and max(lmdb_map_size, _MAP_LEAST) or 0, "timeout": nanoseconds(timeout or 0),
             "max_staleness": nanoseconds(max_staleness), "max_stale": nanoseconds(max_stale),
             "storage_ttl": nanoseconds(storage_ttl or 0), "flight_timeout": nanoseconds(flight_timeout),
             "bus_pause": 0 if bus_pause is None else max(1, nanoseconds(bus_pause)),
