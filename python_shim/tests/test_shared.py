@@ -468,6 +468,7 @@ def test_flushed(own):
         calls = []
         f, g = loader(one, calls), loader(two, calls)
         f(1), g(1)
+        until(lambda: one.core.gate(1) == two.core.gate(1) == 0)
         own.stop()
         own.start()  # empty, and with another identity
         until(lambda: one.stats().bus_breaks and two.stats().bus_breaks)

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from zoocache._functions import Cached, Decorator, Options, P, R
     from zoocache._ffi_shared import Found
+    from zoocache._functions import Cached, Decorator, Options, P, R
     from zoocache._shared import Shared
     from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager

@@ -16,12 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from zoocache import _ffi, _keys
 from zoocache._errors import BuiltWithout, BusSilent, StorageIsFull, Unserializable
-from zoocache._ffi import E_BUS, E_BUILD, E_FULL, E_INVAL, MISS, OK, PENDING, STALE
+from zoocache._ffi import E_BUILD, E_BUS, E_FULL, E_INVAL, MISS, OK
 from zoocache._ffi_shared import CAN_LOCK, HAS_BUS, HAS_STORE, PEEKS, Found, SharedCore, nanoseconds, open_core
 from zoocache.serializers import serializer
 
@@ -93,7 +92,7 @@ class Settings:
         self.options: dict[str, Any] = {
             "storage": storage_url, "bus": bus_url, "prefix": prefix,
             "tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key,
-            "map_size": lmdb_map_size and max(lmdb_map_size, _MAP_LEAST) or 0, "timeout": nanoseconds(timeout or 0),
+            "map_size": max(lmdb_map_size, _MAP_LEAST) if lmdb_map_size else 0, "timeout": nanoseconds(timeout or 0),
             "max_staleness": nanoseconds(max_staleness), "max_stale": nanoseconds(max_stale),
             "storage_ttl": nanoseconds(storage_ttl or 0), "flight_timeout": nanoseconds(flight_timeout),
             "bus_pause": 0 if bus_pause is None else max(1, nanoseconds(bus_pause)),
@@ -131,9 +130,10 @@ def check_url(option: str, url: str | None, known: tuple[str, ...]) -> None:
     if part == "tls" and not parts["redis"]:
         part = "redis"
     if not parts[part]:
+        name = "LMDB" if part == "lmdb" else "Redis"
         raise BuiltWithout(
-            f"zoocache was built without {part.upper() if part != 'redis' else 'Redis'} support: {option}={url!r} cannot"
-            f" be used. For {_HOW[part]}, and build the package again: pip install --force-reinstall ./python_shim"
+            f"zoocache was built without {name} support: {option}={url!r} cannot be used. For {_HOW[part]},"
+            " and build the package again: pip install --force-reinstall ./python_shim"
         )
 
 
@@ -198,9 +198,8 @@ class Shared:
     def ask(self, name: bytes, silence: int = 0) -> tuple[Found, Any] | None:
         """What the storage has under a key, and the value."""
         code, found = self.core.find(name, silence)
-        if code == E_BUS and silence != SILENCES["bypass"]:
-            if self.core.gate(silence) == E_BUS:
-                raise silent()
+        if code == E_BUS and self.bus and self.core.gate(silence) == E_BUS:
+            raise silent()
         return None if found is None else self.decoded(found)
 
     def ask_many(self, names: list[tuple[str, bytes]]) -> Iterator[tuple[str, tuple[Found, Any]]]:
