@@ -180,14 +180,14 @@ class Shared:
 
     # ---- reading -----------------------------------------------------------------------------------
 
-    def gate(self, silence: str | None) -> int:
-        """May values of L1 be served? OK: until the next tick; PENDING: now; STALE: as stale; MISS, E_BUS: no."""
-        return self.core.gate(SILENCES[silence]) if self.bus else OK
+    def silence_of(self, name: str | None) -> int:
+        """A policy as the library has it."""
+        return SILENCES[name]
 
     def look_up(self, fill: Fill) -> tuple[Found, Any] | None:
         """What the storage has for a fill: it, and the value."""
         table = fill.table
-        silence = SILENCES[table.rules.silence]
+        silence = table.silence
         name = fill.name = table.shared_name(fill.key) if self.stores else None
         if name is None:
             if self.bus and self.core.gate(silence) == E_BUS:
