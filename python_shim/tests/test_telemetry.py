@@ -203,8 +203,16 @@ def test_opentelemetry():
     provider.shutdown()
 
 
-def test_redis_adapter_is_refused():
+def test_redis_adapter_is_refused(monkeypatch):
     from zoocache.telemetry.adapters.redis_adapter import RedisTelemetryAdapter
 
-    with pytest.raises(BuiltWithout, match="built without Redis"):
+    monkeypatch.setattr("zoocache._ffi.parts", lambda: {"redis": True})
+    with TelemetryManager([RedisTelemetryAdapter()]).time_operation("t"):
+        pass
+    manager = TelemetryManager([RedisTelemetryAdapter()])
+    manager.increment("n")
+    manager.set_gauge("g", 1)
+    manager.close()
+    monkeypatch.setattr("zoocache._ffi.parts", lambda: {"redis": False})
+    with pytest.raises(BuiltWithout):
         RedisTelemetryAdapter()
