@@ -203,13 +203,14 @@ def test_opentelemetry():
     provider.shutdown()
 
 
-def test_redis_adapter_is_refused(monkeypatch):
+def test_redis_adapter(monkeypatch):
     from zoocache.telemetry.adapters.redis_adapter import RedisTelemetryAdapter
 
     monkeypatch.setattr("zoocache._ffi.parts", lambda: {"redis": True})
     with TelemetryManager([RedisTelemetryAdapter()]).time_operation("t"):
         pass
     manager = TelemetryManager([RedisTelemetryAdapter()])
+    manager.bind_core(None)
     manager.increment("n")
     manager.set_gauge("g", 1)
     manager.close()

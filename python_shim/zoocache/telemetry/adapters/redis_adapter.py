@@ -27,3 +27,6 @@ class RedisTelemetryAdapter(TelemetryAdapter):
 
     def close(self) -> None:
         """Nothing is held."""
+
+    def bind_core(self, core: Any) -> None:
+        """Nothing to know about the cache."""
