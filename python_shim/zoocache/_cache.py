@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from zoocache._functions import Cached, Decorator, Options, P, R
     from zoocache._ffi_shared import Found
+    from zoocache._functions import Cached, Decorator, Options, P, R
     from zoocache._shared import Shared
     from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager
@@ -329,6 +329,7 @@ class Table:
 
     name = "get"
     method = False  # the keys have the objects of a method in them
+    fixed: tuple[Cache, Deps] | None = None  # tags that are the same for every call, in this cache
 
     def __init__(self, cache: Cache | None, rules: Rules) -> None:
         self.given = cache  # None: the default cache, whichever it is when it is needed
@@ -337,6 +338,8 @@ class Table:
         self.entries: dict[Any, Entry] = {}
         self.flights: dict[Any, Fill] = {}
         self.gated: Shared | None = None  # the bus that must have been heard of late
+        self.silence = 0  # what to do if not
+        self.peeks = False  # each read looks at the log
         self.tick = 0  # ns between ticks that its deadlines need
         self.plain = True  # entries may be served without a look
         self.sweeping: list[Any] = []
@@ -362,14 +365,17 @@ class Table:
         """It belongs to a cache from now on."""
         self.cache = cache
         self.plain = not self.rules.copy and not cache.telemetry_enabled
-        self.gated = None if cache.shared is None or not cache.shared.bus else cache.shared
+        shared = cache.shared
+        self.gated = None if shared is None or not shared.bus else shared
+        self.silence = 0 if shared is None else shared.silence_of(self.rules.silence)
+        self.peeks = self.plain and shared is not None and shared.peeks
         times = [self.rules.ttl, self.rules.tti, self.rules.soft_ttl, self.rules.negative_ttl, self.rules.error_ttl]
         times.append(cache.default_ttl)
         self.tick = 0
         for each in times:
             self.ticks_for(each)
-        if cache.shared is not None and cache.shared.tick and not 0 < self.tick < cache.shared.tick:
-            self.tick = cache.shared.tick
+        if shared is not None and shared.tick and not 0 < self.tick < shared.tick:
+            self.tick = shared.tick
 
     def ticks_for(self, duration: float | None) -> None:
         """Ticks come often enough for a deadline after this duration: at most a fiftieth of it late."""
@@ -393,7 +399,7 @@ class Table:
         gated = self.gated
         heard = OK
         if gated is not None:
-            heard = gated.gate(self.rules.silence)
+            heard = gated.core.gate(self.silence)
             if heard != OK:
                 if heard == STALE:
                     self.stale += 1
@@ -611,10 +617,12 @@ class Table:
         """The key in a storage; None: it is not for other processes."""
         from zoocache._shared import named
 
-        return named("=" + key)
+        return named("=" + key) if isinstance(key, str) else None
 
     def mark(self, key: Any) -> str:
         """The tag of this key alone, or an empty text."""
+        if not isinstance(key, str):
+            return ""
         return f"|key:{_ffi.hash_bytes(key.encode('utf-8', 'surrogatepass')):016x}"
 
     def set(self, cache: Cache, key: Any, value: Any, deps: object, ttl: float | None) -> None:
@@ -673,6 +681,8 @@ class Table:
 
     def forget(self) -> None:
         """Lets go of what belongs to its cache."""
+        self.gated = None
+        self.peeks = False
 
     def sweep(self, cache: Cache, count: int) -> int:
         """Looks at some entries and removes those that nobody may have again. Returns how many more it may look at."""
@@ -708,10 +718,10 @@ class Filled(Table):
 
     func: Callable[..., Any]
     deps: Any  # None, tags, or a callable of the arguments
-    fixed: tuple[Cache, Deps] | None = None  # tags that are the same for every call, in this cache
 
     def forget(self) -> None:
         """Lets go of what belongs to its cache."""
+        super().forget()
         self.fixed = None
 
     # ---- begin -----------------------------------------------------------------------------------
@@ -719,6 +729,15 @@ class Filled(Table):
     def serve(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that was not a plain hit."""
         cache = self.cache
+        if self.peeks and cache is not None:
+            entry = self.entries.get(key)
+            if entry is not None and entry.more is None:
+                if not self.look(entry):
+                    return self.fill(cache, key, args, kwargs)
+                self.hits += 1
+                if ACTIVE:
+                    note(entry)
+                return entry.value
         if cache is None or cache.special:
             cache = self.open_cache()
             entry = self.find_timed(cache, key)
@@ -1151,7 +1170,7 @@ class Filled(Table):
             return None
         cache = fill.cache
         now = cache.clock()
-        if self.gated is not None and self.gated.gate(self.rules.silence) not in (OK, PENDING, STALE):
+        if self.gated is not None and self.gated.core.gate(self.silence) not in (OK, PENDING, STALE):
             return None
         if now >= entry.more.grace or entry.deps.newest() > entry.begin:
             return None
@@ -1574,7 +1593,7 @@ class Cache:
             invalidations=invalidations,
             tags=tags,
             tag_bytes=tag_bytes,
-            **(self.shared.counters() if self.shared is not None and not self.closed else _ALONE),
+            **(_ALONE if self.shared is None else self.shared.counters()),
         )
 
     def detach(self) -> None:
@@ -1593,11 +1612,11 @@ class Cache:
         if self.closed:
             return
         self.closed = self.special = True
-        if self.shared is not None:
-            self.shared.close()
+        shared, self.shared = self.shared, None
+        if shared is not None:  # closes with the last call that is inside of it
+            shared.close()
+            self.core = Core()
         self.detach()
-        if self.shared is not None:
-            self.shared.core.close()
         if self._telemetry is not None:
             self._telemetry.close()
 
@@ -1647,7 +1666,7 @@ class Cache:
             return
         for table in self.tables():
             table.entries.clear()
-            table.forget()
+            table.fixed = None
         if self.policy is not None:
             self.policy.clear()
         for fill in mine:
@@ -1661,7 +1680,7 @@ class Cache:
         if core is None:
             self.shared = None
             for table in self.tables():
-                table.gated = None
+                table.forget()
         self.core = core or Core()
 
 

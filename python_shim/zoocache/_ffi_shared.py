@@ -85,7 +85,7 @@ def _declare(name: str, result: Any, *arguments: Any, hold: bool = False) -> Cal
 
 
 _has = _declare("zcpy_has", c_int, c_void_p, hold=True)
-_gate = _declare("zcpy_gate", c_int, c_void_p, c_int, hold=True)
+_gate = _ffi._declare_quick("zcpy_gate", c_int)
 _find = _declare("zcpy_find", c_int, c_void_p, c_char_p, c_size_t, c_int, c_void_p)
 _find_many = _declare("zcpy_find_many", c_int, c_void_p, c_void_p, c_size_t, c_void_p, c_void_p)
 _done = _declare("zcpy_done", None, c_void_p, c_void_p, hold=True)
@@ -158,7 +158,8 @@ class SharedCore(Core):
 
     def gate(self, silence: int) -> int:
         """May values be served? OK: until the next tick; PENDING: now; else the bus is silent."""
-        return int(_gate(self.pointer, silence))
+        heard: int = _gate(self.void, silence)
+        return heard
 
     def find(self, key: bytes, silence: int) -> tuple[int, Found | None]:
         """Asks the storage."""
