@@ -6272,6 +6272,8 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
     bool many = zc__has_store(c) && c->desc.store.get_many;
     zc_fetch_opts o;
     memset(&o, 0, sizeof o);
+    uint64_t lease = zc__bus_on(c) ? zc__bus_lease(c) : 0;
+    bool held = zc__bus_on(c) && zc__bus_holds(c, lease);
     for (size_t k = 0; k < n; k++) {
         tickets[k] = NULL;
         if (results[k] != ZC_OK) continue;
@@ -6285,11 +6287,19 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
             if (rc == ZC_FOLLOW) zc__fill_close(tickets[k]);
             else (void)zc__fail(tickets[k], 0, NULL);
             tickets[k] = NULL;
-            if (rc == ZC_FOLLOW) rc = zc__get_through(c, keys[k], &views[k]);
+            if (rc == ZC_FOLLOW && zc__bus_on(c)) rc = zc__get_heard(c, keys[k], hash[k], &views[k]);
+            else if (rc == ZC_FOLLOW) rc = zc__get_through(c, keys[k], &views[k]);
         }
         results[k] = rc == ZC_LEAD ? ZC_MISS : rc;
     }
     if (many) zc__load_many(c, tickets, keys, n, views, results);
+    if (!held || zc__bus_holds(c, lease)) return;
+    /* What was found first has become too old while the storage was asked for the rest. */
+    for (size_t k = 0; k < n; k++) {
+        if (results[k] < 0) continue;
+        zc_release(c, &views[k]);
+        results[k] = ZC_MISS;
+    }
 }
 #else
 static inline void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *hash, size_t n,
