@@ -4045,7 +4045,8 @@ static int zc__bus_round(zc_cache *c, uint64_t wait) {
 ZC__THREAD_FN(zc__bus_main, arg) {
     zc_cache *c = (zc_cache *)arg;
     zc__bus *b = &c->bus;
-    uint64_t t = c->desc.max_staleness, wait = t / 2, backoff = 0, random = c->seed;
+    /* A lease counts from before its read, and lasts until the end of the next: two waits. */
+    uint64_t t = c->desc.max_staleness, wait = t / 3, backoff = 0, random = c->seed;
     while (!zc__load_acq(&b->stop)) {
         int rc = zc__bus_round(c, wait);
         if (rc < 0) { /* again soon, but not all nodes at once */
