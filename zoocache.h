@@ -4474,7 +4474,7 @@ static int zc__bus_round(zc_cache *c, uint64_t wait) {
 ZC__THREAD_FN(zc__bus_main, arg) {
     zc_cache *c = (zc_cache *)arg;
     zc__bus *b = &c->bus;
-    /* A lease is as old as two waits before it is renewed. */
+    /* A lease counts from before its read, and lasts until the end of the next: two waits. */
     uint64_t t = c->desc.max_staleness, wait = t / 3, backoff = 0, random = c->seed;
     while (!zc__load_acq(&b->stop)) {
         int rc = zc__bus_round(c, wait);
