@@ -45,10 +45,10 @@ without "a nil reply is believed" \
     "if (!zc__redis_is(cursor, REDIS_REPLY_ARRAY) || cursor->elements != 1) return ZC_RETRY;" \
     "if (!zc__redis_is(cursor, REDIS_REPLY_ARRAY) || cursor->elements != 1) return ZC_OK;" \
     --seconds 30 --only FLUSHALL
-without "no fence" \
-    "    if (!r->replicas) return;
-    zc__req_str(q, \"SET\");" \
-    "    if (r->replicas) return;
-    zc__req_str(q, \"SET\");" --replicas --seconds 60 --only "old master"
+without "the fence is no write" \
+    "zc__req_str(q, \"SET\");
+    zc__req_key(q, \"fence\");" \
+    "zc__req_str(q, \"EXISTS\");
+    zc__req_key(q, \"fence\");" --replicas --seconds 60 --only "old master"
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
