@@ -134,7 +134,7 @@ class SharedCore(Core):
         """Lets go of it, with the interpreter's lock released: what closes may be a storage in Python."""
         pointer, self.pointer = self.pointer, None
         if pointer:
-            self.nothing = self._last = self._one = None  # type: ignore[assignment]
+            self.nothing = self._last = None  # type: ignore[assignment]
             _close(pointer)
 
     def invalidate(self, names: bytes) -> int:
