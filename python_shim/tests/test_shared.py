@@ -539,3 +539,56 @@ def test_build_leaves_out():
         [sys.executable, "-c", code], cwd=build.parent, env=environment, capture_output=True, text=True
     )
     assert done.stdout.strip() == "([], [])", done.stderr
+
+
+def test_never_staler_than_the_bound(own):
+    """Faults at random: what a node serves has everything that was acknowledged before the bound."""
+    import random
+
+    bound, seed = 0.5, random.randrange(2**32)
+    chance = random.Random(seed)
+    truth, acked, wrong = [0], [(0.0, 0)], []
+    stop = threading.Event()
+    options = {"storage_url": own.url, "max_staleness": bound, "timeout": 0.1}
+    with Cache(**options) as one, Cache(**options) as two:
+        loads = [c.cacheable(namespace="chaos", deps=["chaos"])(lambda: truth[0]) for c in (one, two)]
+
+        def read(load):
+            while not stop.is_set():
+                due = time.monotonic() - bound
+                least = max(n for at, n in acked if at <= due)
+                value = load()
+                if value < least:
+                    wrong.append((seed, value, least, time.monotonic()))
+                time.sleep(0.0005)
+
+        def write():
+            while not stop.is_set():
+                truth[0] += 1
+                value = truth[0]
+                one.invalidate("chaos")
+                if not one.stats().bus_pending:
+                    acked.append((time.monotonic(), value))
+                time.sleep(chance.random() / 20)
+
+        acked[0] = (time.monotonic() - bound - 1, 0)
+        threads = [threading.Thread(target=read, args=(load,)) for load in loads] + [threading.Thread(target=write)]
+        for thread in threads:
+            thread.start()
+        for _ in range(5):
+            time.sleep(chance.random())
+            if chance.random() < 0.5:
+                own.pause()
+                time.sleep(chance.random())
+                own.go_on()
+            else:
+                own.stop()
+                time.sleep(chance.random() / 2)
+                own.start()
+        time.sleep(0.5)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not wrong
+        assert one.stats().hits + two.stats().hits > 0
+        assert len(acked) > 5

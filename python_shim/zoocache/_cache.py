@@ -30,7 +30,7 @@ from zoocache import _ffi, _keys, _tags
 from zoocache._errors import FlightTimeout, RecursiveFill
 from zoocache._ffi import CHANGES, OK, PENDING, PERIOD, STALE, WANTED, Core, Deps, words
 from zoocache._policy import Policy
-from zoocache.context import ACTIVE, CURRENT, note
+from zoocache.context import ACTIVE, CURRENT, note, tags_of
 
 TYPE_CHECKING = False  # typing itself is not imported: it takes longer than all of this package
 if TYPE_CHECKING:
@@ -193,12 +193,18 @@ class Entry:
     value: Any
     word: int  # words[CHANGES] when last looked at; 0: nobody has looked, -1: must always be looked at
     begin: int  # no version up to this one has killed it
-    deps: Deps
+    deps: Deps | str  # text: one tag, which the library has not been told of yet
     deadline: float  # inf: none
     tti: float  # 0: reads do not move the deadline
     owner: Table
     key: Any
     more: More | None
+
+    def held(self, core: Core) -> Deps:
+        """What it depends on, as the library holds it from now on."""
+        deps = core.held(self.deps)
+        self.deps = deps
+        return deps
 
 
 class More:
@@ -217,8 +223,8 @@ class More:
 class Fill:
     """One computation. Gathers the dependencies that are met on the way."""
 
-    static: Deps | None = None  # by the deps argument
-    final: Deps | None = None  # all of them, once it has ended
+    static: Deps | str | None = None  # by the deps argument
+    final: Deps | str | None = None  # all of them, once it has ended
     ttl: float | None = None  # set from inside
     store = True
     done = False
@@ -411,7 +417,7 @@ class Table:
                 self.keep_ticking(cache)
         seen = cache.core.seen.value
         if seen != entry.begin:
-            if entry.deps.newest() > entry.begin:
+            if entry.held(cache.core).newest() > entry.begin:
                 self.invalidated += 1
                 self.remove(entry)
                 return False
@@ -472,7 +478,9 @@ class Table:
 
     # ---- entries ---------------------------------------------------------------------------------
 
-    def entry(self, cache: Cache, key: Any, value: Any, begin: int, deps: Deps, ttl: float | None) -> Entry | None:
+    def entry(
+        self, cache: Cache, key: Any, value: Any, begin: int, deps: Deps | str, ttl: float | None
+    ) -> Entry | None:
         """An entry with its times. None: its life would be over at once."""
         rules = self.rules
         entry = Entry()
@@ -701,7 +709,7 @@ class Table:
                 more = entry.more
                 over = more is None or now >= more.grace
             else:
-                over = seen != entry.begin and entry.deps.newest() > entry.begin
+                over = seen != entry.begin and entry.held(cache.core).newest() > entry.begin
                 if not over and method:
                     over = not self.alive(entry.key)
             if over:
@@ -831,11 +839,11 @@ class Filled(Table):
             return False
         if fill.state == FAILED and self.rules.retry and tries == 0:
             return False
-        if joined != fill.begin and (fill.final is None or fill.final.newest() > fill.begin):
+        if joined != fill.begin and (fill.final is None or fill.cache.core.held(fill.final).newest() > fill.begin):
             return False  # it may have read what was invalidated before this caller asked
         gatherer = CURRENT.get()
         if gatherer is not None and fill.final is not None:
-            gatherer.deps.update(fill.final.tags())
+            gatherer.deps.update(tags_of(fill.final))
         return True
 
     def result(self, fill: Fill) -> Any:
@@ -1043,8 +1051,12 @@ class Filled(Table):
 
     # ---- dependencies ----------------------------------------------------------------------------
 
-    def dependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps:
-        """The tags of the deps argument, before the function runs: a mistake there costs no work."""
+    def dependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps | str:
+        """The tags of the deps argument, before the function runs: a mistake there costs no work.
+
+        One plain tag stays text: the library has to know it only if something is invalidated while there is
+        the entry.
+        """
         deps = self.deps
         if deps is None:
             return fill.cache.core.nothing
@@ -1055,12 +1067,14 @@ class Filled(Table):
             return fixed[1]
         tags = deps(*args, **kwargs)
         if type(tags) is list and len(tags) == 1:
-            found = fill.cache.core.dep(tags[0])
-            if found is not None:
-                return found
+            tag = tags[0]
+            if type(tag) is str and len(tag) < 64 and tag.isascii():
+                first, _, rest = tag.partition(":")
+                if first.isalnum() and rest.isalnum():
+                    return tag
         return fill.cache.deps(_tags.listed(tags))
 
-    async def adependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps:
+    async def adependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps | str:
         """The same; the callable may be a coroutine function."""
         if not callable(self.deps):
             return self.dependencies(fill, args, kwargs)
@@ -1070,15 +1084,15 @@ class Filled(Table):
             tags = await tags
         return fill.cache.deps(_tags.listed(tags))
 
-    def gathered(self, fill: Fill) -> Deps:
+    def gathered(self, fill: Fill) -> Deps | str:
         """The tags of the deps argument and those that were met."""
         static = fill.static or fill.cache.core.nothing
         if fill.name is not None and fill.cache.shared is not None:
-            tags = dict.fromkeys([*static.tags(), *sorted(fill.deps)])
+            tags = dict.fromkeys([*tags_of(static), *sorted(fill.deps)])
             return fill.cache.shared.core.marked(_tags.join(tags, self.mark(fill.key)))
         if not fill.deps:
             return static
-        return fill.cache.deps(tuple(dict.fromkeys([*static.tags(), *sorted(fill.deps)])))
+        return fill.cache.deps(tuple(dict.fromkeys([*tags_of(static), *sorted(fill.deps)])))
 
     def hand_up(self, fill: Fill) -> None:
         """Whoever called this fill depends on what it depends on, however it ended."""
@@ -1086,7 +1100,7 @@ class Filled(Table):
         if not gatherer.done:
             final = fill.final or fill.static
             if final is not None:
-                gatherer.deps.update(final.tags())
+                gatherer.deps.update(tags_of(final))
             gatherer.deps.update(fill.deps)
 
     # ---- end -------------------------------------------------------------------------------------
@@ -1112,7 +1126,7 @@ class Filled(Table):
             final = self.gathered(fill)
         fill.final = final
         entry = None
-        if fill.store and (cache.core.seen.value == fill.begin or final.newest() <= fill.begin):
+        if fill.store and (cache.core.seen.value == fill.begin or cache.core.held(final).newest() <= fill.begin):
             entry = self.entry(cache, fill.key, value, fill.begin, final, ttl)
             if entry is not None and (error is not None or self.rules.early_refresh):
                 more = entry.more = entry.more or More()
@@ -1172,7 +1186,7 @@ class Filled(Table):
         now = cache.clock()
         if self.gated is not None and self.gated.core.gate(self.silence) not in (OK, PENDING, STALE):
             return None
-        if now >= entry.more.grace or entry.deps.newest() > entry.begin:
+        if now >= entry.more.grace or entry.held(cache.core).newest() > entry.begin:
             return None
         if now >= entry.deadline:  # the failing function is left alone for a moment
             entry.tti = 0.0
@@ -1181,7 +1195,7 @@ class Filled(Table):
         self.hits += 1
         gatherer = CURRENT.get()
         if gatherer is not None:
-            gatherer.deps.update(entry.deps.tags())
+            gatherer.deps.update(tags_of(entry.deps))
         return entry
 
     # ---- refresh ---------------------------------------------------------------------------------
@@ -1558,6 +1572,9 @@ class Cache:
     def prune(self, max_age_secs: float = 3600) -> int:
         """Forgets tags that nothing has depended on for so long; what they knew is kept. Returns how many."""
         self.check_open()
+        for table in self.tables():  # what the library has not been told of would take more for invalidated
+            for entry in list(table.entries.values()):
+                entry.held(self.core)
         return self.core.prune(max_age_secs)
 
     def __bool__(self) -> bool:

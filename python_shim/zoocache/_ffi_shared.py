@@ -134,7 +134,7 @@ class SharedCore(Core):
         """Lets go of it, with the interpreter's lock released: what closes may be a storage in Python."""
         pointer, self.pointer = self.pointer, None
         if pointer:
-            self.nothing = self._last = self._one = None  # type: ignore[assignment]
+            self.nothing = self._last = None  # type: ignore[assignment]
             _close(pointer)
 
     def invalidate(self, names: bytes) -> int:
@@ -247,15 +247,19 @@ class _Caller:
     def call(self, work: Callable[[Any], int | None]) -> int:
         try:
             return work(self.storage) or OK
-        except StorageIsFull:
-            return E_FULL
-        except TimeoutError:
-            return E_TIMEOUT
-        except BaseException:
-            import logging
+        except BaseException as error:
+            if not isinstance(error, (StorageIsFull, TimeoutError)):
+                import logging
 
-            logging.getLogger("zoocache").exception("zoocache: a call of the storage has failed")
-            return E_STORE
+                logging.getLogger("zoocache").exception("zoocache: a call of the storage has failed")
+            error.__traceback__ = None  # its frames would keep the cache open
+            return (
+                E_FULL
+                if isinstance(error, StorageIsFull)
+                else E_TIMEOUT
+                if isinstance(error, TimeoutError)
+                else E_STORE
+            )
 
     def get(self, user: Any, key: _Bytes, sink: int) -> int:
         def work(storage: Storage) -> int:
