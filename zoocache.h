@@ -6287,8 +6287,9 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
             if (rc == ZC_FOLLOW) zc__fill_close(tickets[k]);
             else (void)zc__fail(tickets[k], 0, NULL);
             tickets[k] = NULL;
-            if (rc == ZC_FOLLOW && zc__bus_on(c)) rc = zc__get_heard(c, keys[k], hash[k], &views[k]);
-            else if (rc == ZC_FOLLOW) rc = zc__get_through(c, keys[k], &views[k]);
+            if (rc == ZC_FOLLOW)
+                rc = zc__bus_on(c) ? zc__get_heard(c, keys[k], hash[k], &views[k])
+                                   : zc__get_through(c, keys[k], &views[k]);
         }
         results[k] = rc == ZC_LEAD ? ZC_MISS : rc;
     }
