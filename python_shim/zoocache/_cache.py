@@ -937,8 +937,12 @@ class Filled(Table):
         pauses = _pauses(fill)
         while True:
             found = shared.look_up(fill)
-            if found is not None or not self.rules.fleet or shared.lock(fill):
+            if found is not None or not self.rules.fleet or fill.token:
                 return found
+            if shared.lock(fill):
+                if not fill.token:
+                    return None
+                continue  # who had it before may have stored the value since
             pause = next(pauses, None)
             if pause is None:
                 return None
@@ -1040,8 +1044,12 @@ class Filled(Table):
         pauses = _pauses(fill)
         while True:
             found: tuple[Found, Any] | None = await shared.run(shared.look_up, fill)
-            if found is not None or not self.rules.fleet or await shared.run(shared.lock, fill):
+            if found is not None or not self.rules.fleet or fill.token:
                 return found
+            if await shared.run(shared.lock, fill):
+                if not fill.token:
+                    return None
+                continue
             pause = next(pauses, None)
             if pause is None:
                 return None
