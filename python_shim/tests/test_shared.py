@@ -15,7 +15,7 @@ from servers import Redis, until
 from test_process import in_child
 
 import zoocache
-from zoocache import BuiltWithout, BusSilent, Cache, _ffi, _shared
+from zoocache import BuiltWithout, BusSilent, Cache, StorageIsFull, _ffi, _shared
 from zoocache._ffi import CHANGES, words
 
 PARTS = _ffi.parts()
@@ -309,6 +309,11 @@ def test_lmdb_limits(tmp_path):
         for n in range(200):
             cache.set(f"k{n}", os.urandom(50_000))
         assert cache.get("k199") is not None, "a full file makes room"
+        with pytest.raises(StorageIsFull, match="LMDB storage is full"):
+            cache.set("huge", os.urandom(9 * 2**20))
+        assert len(cache.get("huge")) == 9 * 2**20
+        huge = cache.cacheable(namespace="huge")(lambda: os.urandom(9 * 2**20))
+        assert huge() is huge()
         with pytest.raises(ValueError, match="cannot open"):
             Cache(storage_url=f"lmdb://{tmp_path}/c")
     (tmp_path / "file").write_text("x")

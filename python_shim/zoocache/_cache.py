@@ -27,7 +27,7 @@ from math import inf, isnan, log
 from weakref import WeakSet, ref
 
 from zoocache import _ffi, _keys, _tags
-from zoocache._errors import FlightTimeout, RecursiveFill
+from zoocache._errors import FlightTimeout, RecursiveFill, StorageIsFull
 from zoocache._ffi import CHANGES, OK, PENDING, PERIOD, STALE, WANTED, Core, Deps, words
 from zoocache._policy import Policy
 from zoocache.context import ACTIVE, CURRENT, note, tags_of
@@ -653,8 +653,8 @@ class Table:
         del leaving
         if shared is not None and shared.stores:
             name = self.shared_name(key)
-            if name is not None:
-                shared.keep(name, value, held, entry.begin, *lives(entry, cache.clock()))
+            if name is not None and not shared.keep(name, value, held, entry.begin, *lives(entry, cache.clock())):
+                raise StorageIsFull(f"{shared.kind} storage is full: {key!r} is kept in memory only")
         cache.debt += 1
         if cache.debt >= _SWEEP_EVERY:
             cache.worked(self)
@@ -937,8 +937,12 @@ class Filled(Table):
         pauses = _pauses(fill)
         while True:
             found = shared.look_up(fill)
-            if found is not None or not self.rules.fleet or shared.lock(fill):
+            if found is not None or not self.rules.fleet or fill.token:
                 return found
+            if shared.lock(fill):
+                if not fill.token:
+                    return None
+                continue  # who had it before may have stored the value since
             pause = next(pauses, None)
             if pause is None:
                 return None
@@ -1040,8 +1044,12 @@ class Filled(Table):
         pauses = _pauses(fill)
         while True:
             found: tuple[Found, Any] | None = await shared.run(shared.look_up, fill)
-            if found is not None or not self.rules.fleet or await shared.run(shared.lock, fill):
+            if found is not None or not self.rules.fleet or fill.token:
                 return found
+            if await shared.run(shared.lock, fill):
+                if not fill.token:
+                    return None
+                continue
             pause = next(pauses, None)
             if pause is None:
                 return None
@@ -1443,7 +1451,7 @@ class Cache:
         return value
 
     def set(self, key: str, value: Any, deps: Iterable[str] = (), ttl: float | None = None) -> None:
-        """Stores a value under a key."""
+        """Stores a value under a key. Raises StorageIsFull if the storage has no room even after evicting."""
         self.check_open()
         self._raw.set(self, key, value, deps, ttl)
 

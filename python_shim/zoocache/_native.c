@@ -44,9 +44,14 @@ static uint64_t *words;
 
 static void change(void) { (void)zc__add_rlx(&words[CHANGES], 1u); }
 
+static __thread int fault; /* of the storage, in this thread, since it was last set to 0 */
+
 static void on_event(void *user, const zc_event *event) {
     (void)user;
-    (void)event;
+    if (event->kind == ZC_EVENT_STORE_FAULT) {
+        fault = event->rc;
+        return;
+    }
     __atomic_fetch_add(&words[CHANGES], 1, __ATOMIC_RELEASE);
 }
 
@@ -395,7 +400,7 @@ ZCPY_API core *zcpy_open(const options *o, int *rc) {
     desc.shards = 1;
     desc.no_thread = true;
     desc.events.version = 1;
-    desc.events.mask = ZC_EVENT_INVALIDATED;
+    desc.events.mask = ZC_EVENT_INVALIDATED | ZC_EVENT_STORE_FAULT;
     desc.events.on_event = on_event;
     desc.events.user = c;
     *rc = o ? open_tiers(o, &desc) : ZC_OK;
@@ -568,7 +573,8 @@ ZCPY_API int zcpy_find_many(core *c, const zc_bytes *keys, size_t n, found *out,
     return rc;
 }
 
-/* Stores a value that was begun at `begin`. ZC_REFUSED: invalidated since. */
+/* Stores a value that was begun at `begin`. ZC_REFUSED: invalidated since. ZC_E_FULL: the storage has
+ * no room for it. */
 ZCPY_API int zcpy_keep(core *c, const char *key, size_t len, const char *value, size_t size,
                        uintptr_t deps, uint64_t begin, uint64_t ttl, uint64_t tti) {
     zc_tag *one = (zc_tag *)deps;
@@ -582,7 +588,9 @@ ZCPY_API int zcpy_keep(core *c, const char *key, size_t len, const char *value, 
         opts.tags = s.tags;
         opts.ntags = s.n;
     }
-    return zc_put(c->cache, zc_slice(key, len), zc_slice(value, size), &opts);
+    fault = 0;
+    int rc = zc_put(c->cache, zc_slice(key, len), zc_slice(value, size), &opts);
+    return fault == ZC_E_FULL ? fault : rc;
 }
 
 /* Removes a key here and in the storage. */

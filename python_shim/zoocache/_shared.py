@@ -151,6 +151,8 @@ class Shared:
         self.peeks = bool(parts & PEEKS)
         self.locks = bool(parts & CAN_LOCK)
         self.tick = 0 if self.peeks or not self.bus else min(50_000_000, nanoseconds(settings.max_staleness) // 50)
+        url = settings.options["storage"] or ""
+        self.kind = "LMDB" if url.startswith("lmdb") else "Redis" if url else "The"
         self.hits = self.unserializable = 0
         self._refused: set[type] = set()
         self._pool: ThreadPoolExecutor | None = None
@@ -232,16 +234,16 @@ class Shared:
 
     # ---- writing -----------------------------------------------------------------------------------
 
-    def keep(self, name: bytes, value: Any, deps: Any, begin: int, ttl: float, tti: float) -> None:
-        """Writes a value through. What cannot be written is at least taken away."""
+    def keep(self, name: bytes, value: Any, deps: Any, begin: int, ttl: float, tti: float) -> bool:
+        """Writes a value through. What cannot be written is at least taken away. False: the storage is full."""
         try:
             data = self.serializer.dumps(value)
         except Exception as error:
             self.refuse(value, error)
             self.core.drop(name)
-            return
+            return True
         header = _HEADER.pack(self.magic, int(time.time() * 1000))
-        self.core.keep(name, header + data, deps, begin, ttl, tti)
+        return self.core.keep(name, header + data, deps, begin, ttl, tti) != E_FULL
 
     def keep_fill(self, fill: Fill) -> None:
         """The end of a fill: writes its value, if it is to be kept, and ends its lock. Once."""
