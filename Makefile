@@ -171,7 +171,7 @@ chaos-short: # two minutes; then with checks taken out of the header, which it m
 	@bad=; $(RUNNER) step chaos/one-server $(CHAOS) --seconds 40 || bad=1; \
 	$(RUNNER) step chaos/replicas $(CHAOS) --seconds 50 --replicas || bad=1; \
 	$(RUNNER) step chaos/lossy tests/chaos_net.sh $(CHAOS) --seconds 15 || bad=1; \
-	CC=$(GCC) $(RUNNER) step chaos/without tests/chaos.sh $(BUILD)/chaos || bad=1; test -z "$$bad"
+	CC=$(GCC) $(RUNNER) step chaos/without tests/chaos.sh $(BUILD)/without || bad=1; test -z "$$bad"
 
 .PHONY: matrix check manual examples install-check
 matrix: ## compile: compilers x standards x options, exports, static copies, C++, code size
