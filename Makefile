@@ -51,7 +51,7 @@ EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
 STAGES = check manual unit-gcc unit-clang faults asan tsan valgrind matrix examples install-check
-STAGES += test-python model-short simulate-short crash chaos-short fuzz-short
+STAGES += test-python model-short simulate-short simulate-faults crash chaos-short fuzz-short
 
 # Commands of compilers are shown with V=1.
 Q = $(if $(V),,@)
@@ -158,7 +158,7 @@ valgrind: ## the section tests under valgrind
 
 .PHONY: faults
 faults: ## plant faults in copies of the header: the histories of s_linear must show each
-	@CC=$(GCC) $(RUNNER) step faults python3 tests/faults.py $(BUILD)/faults
+	@CC=$(GCC) $(RUNNER) step faults python3 tests/faults.py $(BUILD)/faults s_linear
 
 .PHONY: chaos chaos-short
 CHAOS = $(BUILD)/clang/chaos --seed $(SEED)
@@ -212,6 +212,11 @@ simulate: ## simulate several nodes, the network and Redis: SEEDS (100000) runs,
 	@$(ALL) $(BUILD)/clang/x_simulate || :
 	@VERBOSE=1 $(RUNNER) step simulate $(BUILD)/clang/x_simulate --first $(FIRST) \
 	    --seeds $(SEEDS) --jobs $(JOBS)
+
+.PHONY: simulate-faults
+simulate-faults: ## plant faults in copies of the header: simulate-short must find each
+	@CC=$(GCC) JOBS=$(JOBS) $(RUNNER) step simulate-faults \
+	    python3 tests/faults.py $(BUILD)/simulate-faults x_simulate
 
 .PHONY: crash
 crash: ## kill -9 writers to one LMDB file, CRASH_RUNS times (200): it stays whole, never stale

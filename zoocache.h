@@ -212,7 +212,7 @@
  *                heard everything; while the proof is younger than T it serves its table. Lost
  *                connections, trimming, FLUSHALL, restarts and failovers end in a replay or in an
  *                O(1) flush, never in silence. With replicas the bound is T and the lag that they
- *                allow. With LMDB each read looks at the file: T is 0.
+ *                allow, for strict writers, too. With LMDB each read looks at the file: T is 0.
  *   Silence      If the log cannot be reached for T, each function chooses: zc_desc.silence, or
  *                zc_fetch_opts.silence. Bypass: the loader runs, still once for all who wait;
  *                serve: as ZC_STALE, up to max_stale longer; error: ZC_E_BUS. What was invalidated
@@ -4474,7 +4474,7 @@ static int zc__bus_round(zc_cache *c, uint64_t wait) {
 ZC__THREAD_FN(zc__bus_main, arg) {
     zc_cache *c = (zc_cache *)arg;
     zc__bus *b = &c->bus;
-    /* A lease is as old as two waits before it is renewed. */
+    /* A lease counts from before its read, and lasts until the end of the next: two waits. */
     uint64_t t = c->desc.max_staleness, wait = t / 3, backoff = 0, random = c->seed;
     while (!zc__load_acq(&b->stop)) {
         int rc = zc__bus_round(c, wait);
@@ -6272,6 +6272,8 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
     bool many = zc__has_store(c) && c->desc.store.get_many;
     zc_fetch_opts o;
     memset(&o, 0, sizeof o);
+    uint64_t lease = zc__bus_on(c) ? zc__bus_lease(c) : 0;
+    bool held = zc__bus_on(c) && zc__bus_holds(c, lease);
     for (size_t k = 0; k < n; k++) {
         tickets[k] = NULL;
         if (results[k] != ZC_OK) continue;
@@ -6285,11 +6287,20 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
             if (rc == ZC_FOLLOW) zc__fill_close(tickets[k]);
             else (void)zc__fail(tickets[k], 0, NULL);
             tickets[k] = NULL;
-            if (rc == ZC_FOLLOW) rc = zc__get_through(c, keys[k], &views[k]);
+            if (rc == ZC_FOLLOW)
+                rc = zc__bus_on(c) ? zc__get_heard(c, keys[k], hash[k], &views[k])
+                                   : zc__get_through(c, keys[k], &views[k]);
         }
         results[k] = rc == ZC_LEAD ? ZC_MISS : rc;
     }
     if (many) zc__load_many(c, tickets, keys, n, views, results);
+    if (!held || zc__bus_holds(c, lease)) return;
+    /* What was found first has become too old while the storage was asked for the rest. */
+    for (size_t k = 0; k < n; k++) {
+        if (results[k] < 0) continue;
+        zc_release(c, &views[k]);
+        results[k] = ZC_MISS;
+    }
 }
 #else
 static inline void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *hash, size_t n,
@@ -9774,7 +9785,10 @@ static int zc__redis_call(zc__redis *r, zc__redis_req *q, uint64_t extra, uint64
     if (!c) return ZC_E_TIMEOUT;
     if (run && c->link && c->run != run) zc__redis_drop(r, c);
     int rc = zc__redis_send(r, c, q, extra);
-    if (rc == ZC_OK && run && zc__redis_run(r, c) != run) rc = ZC_RETRY;
+    if (rc == ZC_OK && run && zc__redis_run(r, c) != run) {
+        zc__redis_drop(r, c); /* greeted by a replica, it may be a master by now */
+        rc = ZC_RETRY;
+    }
     zc__redis_give_back(r, c);
     return rc;
 }
@@ -10062,10 +10076,14 @@ static zc__redis_log zc__redis_attached(zc__redis *r) {
     return log;
 }
 
+static bool zc__redis_is_attached(const zc__redis *r, zc__redis_log log) {
+    return r->gen == log.gen && r->run == log.run && r->line == log.line;
+}
+
 static void zc__redis_remember(zc__redis *r, zc__redis_log log, const zc__redis_entry *e) {
     size_t i = e->position % ZC__REDIS_SEEN;
     zc__spin_lock(&r->state);
-    if (r->gen == log.gen && r->run == log.run && r->line == log.line) {
+    if (zc__redis_is_attached(r, log)) {
         r->seen_at[i] = e->position + 1;
         r->seen[i] = e->nonce;
     }
@@ -10081,7 +10099,7 @@ static int zc__redis_at_cursor(zc__redis *r, zc__redis_log log, const redisReply
     if (e.gen != log.gen || e.position != position) return ZC_RETRY;
     size_t i = position % ZC__REDIS_SEEN;
     zc__spin_lock(&r->state);
-    bool known = r->seen_at[i] == position + 1 && r->gen == log.gen && r->run == log.run && r->line == log.line;
+    bool known = r->seen_at[i] == position + 1 && zc__redis_is_attached(r, log);
     bool same = r->seen[i] == e.nonce;
     zc__spin_unlock(&r->state);
     return !known ? ZC_MORE : same ? ZC_OK : ZC_RETRY;
@@ -10125,8 +10143,7 @@ static void zc__req_fence(zc__redis *r, zc__redis_req *q) {
 }
 
 /* With replicas a server may be a master twice, with the same run id, and have lost entries in
- * between. Its replication id is another one then; a connection that outlived that does not know.
- * */
+ * between. Its replication id is another one then, also where a connection has outlived that. */
 static void zc__req_line(zc__redis *r, zc__redis_req *q) {
     if (r->replicas) zc__req_cmd2(q, "INFO", "replication");
 }
@@ -10364,8 +10381,10 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     zc__req_num(&q, ZC__REDIS_BATCH + 1);
     zc__req_end(&q);
     if (durable) zc__req_durable(r, &q);
+    zc__req_line(r, &q);
     int rc = zc__redis_bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, log.run));
     for (unsigned i = 0; i < 2 && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
+    if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;
     if (rc == ZC_OK) rc = zc__redis_appended(r, log, q.reply[0], q.reply[1], position, sink);
     bool done = rc == ZC_OK || rc == ZC_MORE;
     if (done && durable && !zc__redis_is_durable(r, q.reply[2], q.reply[3])) rc = ZC_E_BUS;
@@ -10426,9 +10445,12 @@ static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint6
     zc__req_versions(&q, "tags2", paths, n);
     zc__req_str(&q, "EXEC");
     zc__req_end(&q);
+    unsigned exec = q.ncmds - 1;
+    zc__req_line(r, &q);
     int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, log.run));
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
-    const redisReply *both = q.reply[q.ncmds ? q.ncmds - 1 : 0];
+    if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;
+    const redisReply *both = q.reply[exec];
     if (rc == ZC_OK && (!zc__redis_is(both, REDIS_REPLY_ARRAY) || both->elements != 2))
         rc = ZC_E_BUS;
     if (rc == ZC_OK)

@@ -108,6 +108,48 @@ def rss():
         return int(fh.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def storages(say, rounds):
+    """Hits over LMDB, and over a redis-server of its own: from memory, and asked of the storage."""
+    import shutil
+    import socket
+    import tempfile
+
+    import zoocache
+    from zoocache import _ffi
+
+    value = "x" * 1024
+    directory = tempfile.mkdtemp()
+    places = {"lmdb": f"lmdb://{directory}/lmdb"} if _ffi.parts()["lmdb"] else {}
+    server = None
+    if _ffi.parts()["redis"] and shutil.which("redis-server"):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        server = subprocess.Popen(["redis-server", "--port", str(port), "--save", "", "--dir", directory], **quiet)
+        time.sleep(0.5)
+        places["redis"] = f"redis://127.0.0.1:{port}"
+    try:
+        for name, url in places.items():
+            with zoocache.Cache(storage_url=url) as cache:
+                hit = cache.cacheable(namespace="bench", deps=["bench:all"])(lambda x: value)
+                for x in range(1000):
+                    hit(x)
+                entries = cache.tables()[1].entries
+                say(f"hit, 1 KiB: {name}", *against_lru(lambda: batch(hit, 5000), rounds))
+
+                def asked(x, numbers=itertools.cycle(range(1000))):
+                    entries.clear()
+                    hit(next(numbers))
+
+                say(f"hit, 1 KiB: {name}, not in memory", *against_lru(lambda: batch(asked, 1000), rounds))
+    finally:
+        if server is not None:
+            server.terminate()
+            server.wait()
+        shutil.rmtree(directory)
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=15)
@@ -172,6 +214,8 @@ def main():
         say(f"invalidate, {count:,} dependants: first", first)
         say(f"invalidate, {count:,} dependants: again", again)
         zoocache.clear()
+
+    storages(say, rounds)
 
     def hammer(count):
         stop, totals = threading.Event(), [0] * count

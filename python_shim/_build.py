@@ -70,7 +70,12 @@ def check_headers(command):
 
 # Optional parts: their macro, the packages of pkg-config, the libraries without it, a program that needs them.
 PARTS = {
-    "lmdb": ("ZOOCACHE_WITH_LMDB", "lmdb", ["-llmdb"], "#include <lmdb.h>\nint main(void) { return !mdb_strerror(0); }"),
+    "lmdb": (
+        "ZOOCACHE_WITH_LMDB",
+        "lmdb",
+        ["-llmdb"],
+        "#include <lmdb.h>\nint main(void) { return !mdb_strerror(0); }",
+    ),
     "redis": (
         "ZOOCACHE_WITH_REDIS",
         "hiredis",
@@ -81,8 +86,7 @@ PARTS = {
         "ZOOCACHE_WITH_REDIS_TLS",
         "hiredis_ssl openssl",
         ["-lhiredis_ssl", "-lssl", "-lcrypto"],
-        "#include <hiredis/hiredis.h>\n#include <hiredis/hiredis_ssl.h>\n"
-        "int main(void) { return redisInitOpenSSL(); }",
+        "#include <hiredis/hiredis.h>\n#include <hiredis/hiredis_ssl.h>\nint main(void) { return redisInitOpenSSL(); }",
     ),
 }
 

@@ -26,7 +26,7 @@ static int hear(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
     return ZC_OK;
 }
 
-static const zc__redis_log log_7 = {7, 9};
+static const zc__redis_log log_7 = {7, 9, 0};
 
 static zc__redis *attached(zc_bus *bus) {
     MUST(zc_redis_open(NULL, NULL, bus) == ZC_OK);

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""Plants faults in copies of zoocache.h: s_linear must find a history that shows each of them.
+"""Plants faults in copies of zoocache.h: s_linear must find a history, x_simulate a seed, that shows
+each of them.
 
-faults.py DIRECTORY [PART OF A NAME]: builds and runs in DIRECTORY with $CC. The text that a fault
-replaces must be in the header once. The last line is the count."""
+faults.py DIRECTORY PROGRAM [PART OF A NAME]: builds and runs in DIRECTORY with $CC. The text that a
+fault replaces must be in the header once. The last line is the count."""
 
 import os
 import pathlib
 import subprocess
 import sys
 
-FAULTS = {
+LINEAR = {
     "a flight begins after its loader": (
         "int rc = loader(t, user);",
         "int rc = loader(t, user);\n        t->begin = t->flight->begin = zc__seen(&c->trie);",
@@ -55,18 +56,123 @@ FAULTS = {
     ),
 }
 
+# A fault may be several replacements: old, new, old, new, ...
+SIMULATION = {
+    "no lease": (
+        "return c->bus.peeks || (lease && (now <= lease || now - lease <= c->bus.serve_for));",
+        "return c->bus.peeks || lease || now;",
+    ),
+    "a lease is counted from the answer": (
+        "if (ear.epoch == b->epoch) zc__store_rel(&b->lease, before ? before : 1);",
+        "if (ear.epoch == b->epoch) zc__store_rel(&b->lease, zc__mono(&c->clock) + before * 0);",
+    ),
+    "the lease is not asked for again with the value in hand": (
+        "if (rc == ZC_MISS || rc < 0 || zc__bus_holds(c, lease)) return rc;",
+        "return rc;",
+    ),
+    "the entry at the cursor is not looked at": (
+        "if (!zc__redis_is(cursor, REDIS_REPLY_ARRAY) || cursor->elements != 1) return ZC_RETRY;\n"
+        "    int proof = zc__redis_at_cursor(r, log, cursor->element[0], position);",
+        "int proof = cursor ? ZC_OK : ZC_RETRY;",
+    ),
+    "neither the nonce nor the replication id is compared": (
+        "bool same = r->seen[i] == e.nonce;",
+        "bool same = true;",
+        "if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;",
+        "",
+    ),
+    "the replication id is not compared": (
+        "if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;",
+        "",
+    ),
+    "the replication id is not in the identity": (
+        "*identity = XXH3_64bits(&log, sizeof log) | 1;",
+        "*identity = XXH3_64bits(&log, 2 * sizeof log.gen) | 1;",
+    ),
+    "the run id is not compared": (
+        "if (rc == ZC_OK && r->reader.run != log.run) rc = ZC_RETRY;",
+        "",
+    ),
+    "the run id is not in the identity": (
+        "*identity = XXH3_64bits(&log, sizeof log) | 1;",
+        "*identity = XXH3_64bits(&log, sizeof log.gen) | 1;",
+    ),
+    "no fence": ("if (!r->replicas) return;\n    zc__req_str(q, \"SET\");", "return;"),
+    "gaps go unnoticed": (
+        "if (e.gen != log.gen || e.position != position + 1 + i) return ZC_RETRY;",
+        "e.position = position + 1 + i;",
+    ),
+    "a fill begins after its loader": (
+        "        rc = loader(t, user);",
+        "        rc = loader(t, user);\n        t->begin = t->flight->begin = zc__seen(&c->trie);",
+    ),
+    "a record's begin is not cut down to the cursor": (
+        "position = r->begin < cursor ? r->begin : cursor;",
+        "position = r->begin;",
+        "if (b->untold && b->untold < *begin) *begin = b->untold; /* N3 */",
+        "",
+    ),
+    "records of another log are believed": (
+        "bool ours = b->attached && r->generation == b->identity;",
+        "bool ours = b->attached;",
+    ),
+    "a node that joins late does not ask for versions": (
+        "bool known = r->begin >= b->attached_at;",
+        "bool known = true;",
+    ),
+    "an attach flushes nothing": (
+        "uint64_t v = zc__trie_stamp(&c->trie, &root, 1, 0);",
+        "uint64_t v = zc__trie_stamp(&c->trie, &root, 0, 0);",
+    ),
+    "what is written late passes for the new log's": (
+        "bool good = b->attached && begin >= zc__bus_local(b, b->attached_at);",
+        "bool good = b->attached;",
+    ),
+    "records pass while an invalidation here is not told": (
+        "if (b->untold && b->untold < *begin) *begin = b->untold; /* N3 */",
+        "",
+    ),
+    "what is not told is forgotten at an attach": (
+        "zc__monitor_unlock(&b->apply);\n    zc__outbox_stamp(c);",
+        "zc__monitor_unlock(&b->apply);\n    b->untold = 0;",
+    ),
+    "what the log did not take is not kept": (
+        "        zc__outbox_add(c, tags, n);\n        (void)zc__invalidate_text(c, tags, n);\n"
+        "        if (first",
+        "        if (first",
+    ),
+    "the storage's breaker never closes": (
+        "zc__store_rel(&c->store_open, 0u);",
+        "",
+    ),
+}
 
-def build(name, directory):
-    """Starts the compiler on the header with one fault; None if its text is not there once."""
-    old, new = FAULTS[name]
+
+def plant(changes, directory):
+    """A copy of the header with a fault; False: its text is not there once."""
     header = pathlib.Path("zoocache.h").read_text()
-    if header.count(old) != 1:
-        return None
+    for old, new in zip(changes[::2], changes[1::2], strict=True):
+        if header.count(old) != 1:
+            return False
+        header = header.replace(old, new)
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "zoocache.h").write_text(header.replace(old, new))
-    command = [os.environ.get("CC", "gcc"), "-std=c11", "-O1", f"-I{directory}", "-Itests"]
-    command += ["tests/s_linear.c", "-o", f"{directory}/s_linear", "-llz4", "-pthread"]
-    return subprocess.Popen(command)
+    (directory / "zoocache.h").write_text(header)
+    return True
+
+
+def build(program, directory):
+    command = [os.environ.get("CC", "gcc"), "-std=c11", "-O1", "-w", f"-I{directory}", "-Itests"]
+    command += [f"tests/{program}.c", "-o", f"{directory}/{program}", "-llz4", "-pthread"]
+    return subprocess.run(command + ["-lhiredis"] * (program == "x_simulate")).returncode == 0
+
+
+def simulated(directory):
+    """The seeds of the short run that it took; None: it was not found."""
+    command = [directory / "x_simulate", "--seeds", "10000", "--jobs", os.environ.get("JOBS", "2")]
+    out = subprocess.run(command, capture_output=True, text=True).stdout
+    print("\n".join(line for line in out.splitlines() if line.startswith("seed ")))
+    counts = out.splitlines()[-1].split()
+    return f"after {counts[0]} seeds" if counts[2] != "0" else None
 
 
 def found(directory):
@@ -75,23 +181,23 @@ def found(directory):
     env = os.environ | {"LINEAR_ROUNDS": "20"}
     out = subprocess.run(command, env=env, capture_output=True, text=True).stdout
     good = [int(line.split()[0]) for line in out.splitlines() if " histories, " in line]
-    return min(good) + 1 if "not linearizable" in out and good else None
+    return f"in history {min(good) + 1}" if "not linearizable" in out and good else None
 
 
 def main():
-    directory = pathlib.Path(sys.argv[1])
-    names = [name for name in FAULTS if "".join(sys.argv[2:]) in name]
+    directory, program = pathlib.Path(sys.argv[1]), sys.argv[2]
+    faults, look = {"s_linear": (LINEAR, found), "x_simulate": (SIMULATION, simulated)}[program]
+    names = [name for name in faults if "".join(sys.argv[3:]) in name]
     failed = 0
     for name in names:
         where = directory / name.replace(" ", "-")
-        compiler = build(name, where)
-        if compiler is None:
+        if not plant(faults[name], where):
             verdict = "FAILED: zoocache.h has not this text once"
-        elif compiler.wait() != 0:
+        elif not build(program, where):
             verdict = "FAILED: does not compile"
         else:
-            rounds = found(where)
-            verdict = f"found in history {rounds}" if rounds else "FAILED: not found"
+            when = look(where)
+            verdict = f"found {when}" if when else "FAILED: not found"
         failed += "FAILED" in verdict
         print(f"{name}: {verdict}", flush=True)
     print(f"{len(names) - failed} passed, {failed} failed")

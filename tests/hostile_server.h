@@ -47,6 +47,7 @@ typedef struct hostile_server {
 } hostile_server;
 
 static inline void hs_say_bytes(hs_out *o, const void *text, size_t n) {
+    if (n == 0) return;
     if (o->len + n > o->cap) {
         o->cap = (o->len + n) * 2;
         o->text = (char *)realloc(o->text, o->cap);

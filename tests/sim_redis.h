@@ -332,6 +332,10 @@ static inline void sr_append(sr_db *db, const sr_cmd *c, sr_out *o) {
         return;
     }
     uint64_t seq = last->pos + 1;
+    if (db->last_gen == g && seq <= db->last_pos) {
+        sr_line(o, '-', "ERR The ID specified in XADD is equal or smaller than the target stream");
+        return;
+    }
     const char *part[3] = {c->arg[NONCE], c->arg[MS], c->arg[PACKED]};
     const size_t len[3] = {c->len[NONCE], c->len[MS], c->len[PACKED]};
     sr_xadd(db, g, seq, part, len, sr_num(c->arg[LENGTH]));
@@ -440,7 +444,8 @@ static inline void sr_exec_hmget(sr_db *db, const sr_cmd *c, sr_out *o) {
 /* Does it write? Then replicas get it, and a master without its replicas refuses it. */
 static inline bool sr_writes(const sr_cmd *c) {
     static const char *const words[] = {"SET",     "UNLINK",   "PEXPIRE", "EVAL",
-                                        "EVALSHA", "FLUSHALL", "DEL",     "XTRIM"};
+                                        "EVALSHA", "FLUSHALL", "DEL",     "XTRIM",
+                                        "XDEL"};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (sr_is(c, 0, words[i])) return true;
     return false;
@@ -484,6 +489,12 @@ static inline void sr_exec(sr_db *db, uint64_t now, const sr_cmd *c, zc__redis_s
             sr_entry_free(db->log[0]);
             memmove(db->log, db->log + 1, (db->entries - 1) * sizeof *db->log);
         }
+    } else if (sr_is(c, 0, "XDEL")) { /* XDEL key n: the n-th from the end */
+        size_t n = sr_num(c->arg[2]) + 1;
+        if (n > db->entries) return;
+        sr_entry **at = &db->log[db->entries-- - n];
+        sr_entry_free(*at);
+        memmove(at, at + 1, (n - 1) * sizeof *at);
     } else if (sr_is(c, 0, "LRANGE")) {
         sr_array(o, 0);
     } else if (sr_is(c, 0, "LTRIM")) {

@@ -108,7 +108,8 @@ def test_a_broken_adapter_breaks_nothing(caplog):
     assert sum("adapter down" in record.getMessage() for record in caplog.records) == 1
 
 
-def test_telemetry_once_more():
+def test_telemetry_once_more(monkeypatch):
+    monkeypatch.setattr("zoocache._ffi.parts", lambda: {"lmdb": False, "redis": False, "tls": False})
     first, second = TelemetryManager([Recorder()]), TelemetryManager([Recorder()])
     configure(telemetry=first)
     configure(telemetry=first)
@@ -202,8 +203,17 @@ def test_opentelemetry():
     provider.shutdown()
 
 
-def test_redis_adapter_is_refused():
+def test_redis_adapter(monkeypatch):
     from zoocache.telemetry.adapters.redis_adapter import RedisTelemetryAdapter
 
-    with pytest.raises(BuiltWithout, match="built without Redis"):
+    monkeypatch.setattr("zoocache._ffi.parts", lambda: {"redis": True})
+    with TelemetryManager([RedisTelemetryAdapter()]).time_operation("t"):
+        pass
+    manager = TelemetryManager([RedisTelemetryAdapter()])
+    manager.bind_core(None)
+    manager.increment("n")
+    manager.set_gauge("g", 1)
+    manager.close()
+    monkeypatch.setattr("zoocache._ffi.parts", lambda: {"redis": False})
+    with pytest.raises(BuiltWithout):
         RedisTelemetryAdapter()

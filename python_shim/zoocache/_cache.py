@@ -30,7 +30,7 @@ from zoocache import _ffi, _keys, _tags
 from zoocache._errors import FlightTimeout, RecursiveFill
 from zoocache._ffi import CHANGES, OK, PENDING, PERIOD, STALE, WANTED, Core, Deps, words
 from zoocache._policy import Policy
-from zoocache.context import ACTIVE, CURRENT, note
+from zoocache.context import ACTIVE, CURRENT, note, tags_of
 
 TYPE_CHECKING = False  # typing itself is not imported: it takes longer than all of this package
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from zoocache._functions import Cached, Decorator, Options, P, R
     from zoocache._ffi_shared import Found
+    from zoocache._functions import Cached, Decorator, Options, P, R
     from zoocache._shared import Shared
     from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager
@@ -193,12 +193,18 @@ class Entry:
     value: Any
     word: int  # words[CHANGES] when last looked at; 0: nobody has looked, -1: must always be looked at
     begin: int  # no version up to this one has killed it
-    deps: Deps
+    deps: Deps | str  # text: one tag, which the library has not been told of yet
     deadline: float  # inf: none
     tti: float  # 0: reads do not move the deadline
     owner: Table
     key: Any
     more: More | None
+
+    def held(self, core: Core) -> Deps:
+        """What it depends on, as the library holds it from now on."""
+        deps = core.held(self.deps)
+        self.deps = deps
+        return deps
 
 
 class More:
@@ -217,8 +223,8 @@ class More:
 class Fill:
     """One computation. Gathers the dependencies that are met on the way."""
 
-    static: Deps | None = None  # by the deps argument
-    final: Deps | None = None  # all of them, once it has ended
+    static: Deps | str | None = None  # by the deps argument
+    final: Deps | str | None = None  # all of them, once it has ended
     ttl: float | None = None  # set from inside
     store = True
     done = False
@@ -329,6 +335,7 @@ class Table:
 
     name = "get"
     method = False  # the keys have the objects of a method in them
+    fixed: tuple[Cache, Deps] | None = None  # tags that are the same for every call, in this cache
 
     def __init__(self, cache: Cache | None, rules: Rules) -> None:
         self.given = cache  # None: the default cache, whichever it is when it is needed
@@ -337,6 +344,8 @@ class Table:
         self.entries: dict[Any, Entry] = {}
         self.flights: dict[Any, Fill] = {}
         self.gated: Shared | None = None  # the bus that must have been heard of late
+        self.silence = 0  # what to do if not
+        self.peeks = False  # each read looks at the log
         self.tick = 0  # ns between ticks that its deadlines need
         self.plain = True  # entries may be served without a look
         self.sweeping: list[Any] = []
@@ -362,14 +371,17 @@ class Table:
         """It belongs to a cache from now on."""
         self.cache = cache
         self.plain = not self.rules.copy and not cache.telemetry_enabled
-        self.gated = None if cache.shared is None or not cache.shared.bus else cache.shared
+        shared = cache.shared
+        self.gated = None if shared is None or not shared.bus else shared
+        self.silence = 0 if shared is None else shared.silence_of(self.rules.silence)
+        self.peeks = self.plain and shared is not None and shared.peeks
         times = [self.rules.ttl, self.rules.tti, self.rules.soft_ttl, self.rules.negative_ttl, self.rules.error_ttl]
         times.append(cache.default_ttl)
         self.tick = 0
         for each in times:
             self.ticks_for(each)
-        if cache.shared is not None and cache.shared.tick and not 0 < self.tick < cache.shared.tick:
-            self.tick = cache.shared.tick
+        if shared is not None and shared.tick and not 0 < self.tick < shared.tick:
+            self.tick = shared.tick
 
     def ticks_for(self, duration: float | None) -> None:
         """Ticks come often enough for a deadline after this duration: at most a fiftieth of it late."""
@@ -393,7 +405,7 @@ class Table:
         gated = self.gated
         heard = OK
         if gated is not None:
-            heard = gated.gate(self.rules.silence)
+            heard = gated.core.gate(self.silence)
             if heard != OK:
                 if heard == STALE:
                     self.stale += 1
@@ -405,7 +417,7 @@ class Table:
                 self.keep_ticking(cache)
         seen = cache.core.seen.value
         if seen != entry.begin:
-            if entry.deps.newest() > entry.begin:
+            if entry.held(cache.core).newest() > entry.begin:
                 self.invalidated += 1
                 self.remove(entry)
                 return False
@@ -466,7 +478,9 @@ class Table:
 
     # ---- entries ---------------------------------------------------------------------------------
 
-    def entry(self, cache: Cache, key: Any, value: Any, begin: int, deps: Deps, ttl: float | None) -> Entry | None:
+    def entry(
+        self, cache: Cache, key: Any, value: Any, begin: int, deps: Deps | str, ttl: float | None
+    ) -> Entry | None:
         """An entry with its times. None: its life would be over at once."""
         rules = self.rules
         entry = Entry()
@@ -611,10 +625,12 @@ class Table:
         """The key in a storage; None: it is not for other processes."""
         from zoocache._shared import named
 
-        return named("=" + key)
+        return named("=" + key) if isinstance(key, str) else None
 
     def mark(self, key: Any) -> str:
         """The tag of this key alone, or an empty text."""
+        if not isinstance(key, str):
+            return ""
         return f"|key:{_ffi.hash_bytes(key.encode('utf-8', 'surrogatepass')):016x}"
 
     def set(self, cache: Cache, key: Any, value: Any, deps: object, ttl: float | None) -> None:
@@ -673,6 +689,8 @@ class Table:
 
     def forget(self) -> None:
         """Lets go of what belongs to its cache."""
+        self.gated = None
+        self.peeks = False
 
     def sweep(self, cache: Cache, count: int) -> int:
         """Looks at some entries and removes those that nobody may have again. Returns how many more it may look at."""
@@ -691,7 +709,7 @@ class Table:
                 more = entry.more
                 over = more is None or now >= more.grace
             else:
-                over = seen != entry.begin and entry.deps.newest() > entry.begin
+                over = seen != entry.begin and entry.held(cache.core).newest() > entry.begin
                 if not over and method:
                     over = not self.alive(entry.key)
             if over:
@@ -708,10 +726,10 @@ class Filled(Table):
 
     func: Callable[..., Any]
     deps: Any  # None, tags, or a callable of the arguments
-    fixed: tuple[Cache, Deps] | None = None  # tags that are the same for every call, in this cache
 
     def forget(self) -> None:
         """Lets go of what belongs to its cache."""
+        super().forget()
         self.fixed = None
 
     # ---- begin -----------------------------------------------------------------------------------
@@ -719,6 +737,15 @@ class Filled(Table):
     def serve(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that was not a plain hit."""
         cache = self.cache
+        if self.peeks and cache is not None:
+            entry = self.entries.get(key)
+            if entry is not None and entry.more is None:
+                if not self.look(entry):
+                    return self.fill(cache, key, args, kwargs)
+                self.hits += 1
+                if ACTIVE:
+                    note(entry)
+                return entry.value
         if cache is None or cache.special:
             cache = self.open_cache()
             entry = self.find_timed(cache, key)
@@ -812,11 +839,11 @@ class Filled(Table):
             return False
         if fill.state == FAILED and self.rules.retry and tries == 0:
             return False
-        if joined != fill.begin and (fill.final is None or fill.final.newest() > fill.begin):
+        if joined != fill.begin and (fill.final is None or fill.cache.core.held(fill.final).newest() > fill.begin):
             return False  # it may have read what was invalidated before this caller asked
         gatherer = CURRENT.get()
         if gatherer is not None and fill.final is not None:
-            gatherer.deps.update(fill.final.tags())
+            gatherer.deps.update(tags_of(fill.final))
         return True
 
     def result(self, fill: Fill) -> Any:
@@ -1024,8 +1051,12 @@ class Filled(Table):
 
     # ---- dependencies ----------------------------------------------------------------------------
 
-    def dependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps:
-        """The tags of the deps argument, before the function runs: a mistake there costs no work."""
+    def dependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps | str:
+        """The tags of the deps argument, before the function runs: a mistake there costs no work.
+
+        One plain tag stays text: the library has to know it only if something is invalidated while there is
+        the entry.
+        """
         deps = self.deps
         if deps is None:
             return fill.cache.core.nothing
@@ -1036,12 +1067,14 @@ class Filled(Table):
             return fixed[1]
         tags = deps(*args, **kwargs)
         if type(tags) is list and len(tags) == 1:
-            found = fill.cache.core.dep(tags[0])
-            if found is not None:
-                return found
+            tag = tags[0]
+            if type(tag) is str and len(tag) < 64 and tag.isascii():
+                first, _, rest = tag.partition(":")
+                if first.isalnum() and rest.isalnum():
+                    return tag
         return fill.cache.deps(_tags.listed(tags))
 
-    async def adependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps:
+    async def adependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps | str:
         """The same; the callable may be a coroutine function."""
         if not callable(self.deps):
             return self.dependencies(fill, args, kwargs)
@@ -1051,15 +1084,15 @@ class Filled(Table):
             tags = await tags
         return fill.cache.deps(_tags.listed(tags))
 
-    def gathered(self, fill: Fill) -> Deps:
+    def gathered(self, fill: Fill) -> Deps | str:
         """The tags of the deps argument and those that were met."""
         static = fill.static or fill.cache.core.nothing
         if fill.name is not None and fill.cache.shared is not None:
-            tags = dict.fromkeys([*static.tags(), *sorted(fill.deps)])
+            tags = dict.fromkeys([*tags_of(static), *sorted(fill.deps)])
             return fill.cache.shared.core.marked(_tags.join(tags, self.mark(fill.key)))
         if not fill.deps:
             return static
-        return fill.cache.deps(tuple(dict.fromkeys([*static.tags(), *sorted(fill.deps)])))
+        return fill.cache.deps(tuple(dict.fromkeys([*tags_of(static), *sorted(fill.deps)])))
 
     def hand_up(self, fill: Fill) -> None:
         """Whoever called this fill depends on what it depends on, however it ended."""
@@ -1067,7 +1100,7 @@ class Filled(Table):
         if not gatherer.done:
             final = fill.final or fill.static
             if final is not None:
-                gatherer.deps.update(final.tags())
+                gatherer.deps.update(tags_of(final))
             gatherer.deps.update(fill.deps)
 
     # ---- end -------------------------------------------------------------------------------------
@@ -1093,7 +1126,7 @@ class Filled(Table):
             final = self.gathered(fill)
         fill.final = final
         entry = None
-        if fill.store and (cache.core.seen.value == fill.begin or final.newest() <= fill.begin):
+        if fill.store and (cache.core.seen.value == fill.begin or cache.core.held(final).newest() <= fill.begin):
             entry = self.entry(cache, fill.key, value, fill.begin, final, ttl)
             if entry is not None and (error is not None or self.rules.early_refresh):
                 more = entry.more = entry.more or More()
@@ -1151,9 +1184,9 @@ class Filled(Table):
             return None
         cache = fill.cache
         now = cache.clock()
-        if self.gated is not None and self.gated.gate(self.rules.silence) not in (OK, PENDING, STALE):
+        if self.gated is not None and self.gated.core.gate(self.silence) not in (OK, PENDING, STALE):
             return None
-        if now >= entry.more.grace or entry.deps.newest() > entry.begin:
+        if now >= entry.more.grace or entry.held(cache.core).newest() > entry.begin:
             return None
         if now >= entry.deadline:  # the failing function is left alone for a moment
             entry.tti = 0.0
@@ -1162,7 +1195,7 @@ class Filled(Table):
         self.hits += 1
         gatherer = CURRENT.get()
         if gatherer is not None:
-            gatherer.deps.update(entry.deps.tags())
+            gatherer.deps.update(tags_of(entry.deps))
         return entry
 
     # ---- refresh ---------------------------------------------------------------------------------
@@ -1539,6 +1572,9 @@ class Cache:
     def prune(self, max_age_secs: float = 3600) -> int:
         """Forgets tags that nothing has depended on for so long; what they knew is kept. Returns how many."""
         self.check_open()
+        for table in self.tables():  # what the library has not been told of would take more for invalidated
+            for entry in list(table.entries.values()):
+                entry.held(self.core)
         return self.core.prune(max_age_secs)
 
     def __bool__(self) -> bool:
@@ -1574,7 +1610,7 @@ class Cache:
             invalidations=invalidations,
             tags=tags,
             tag_bytes=tag_bytes,
-            **(self.shared.counters() if self.shared is not None and not self.closed else _ALONE),
+            **(_ALONE if self.shared is None else self.shared.counters()),
         )
 
     def detach(self) -> None:
@@ -1593,11 +1629,11 @@ class Cache:
         if self.closed:
             return
         self.closed = self.special = True
-        if self.shared is not None:
-            self.shared.close()
+        shared, self.shared = self.shared, None
+        if shared is not None:  # closes with the last call that is inside of it
+            shared.close()
+            self.core = Core()
         self.detach()
-        if self.shared is not None:
-            self.shared.core.close()
         if self._telemetry is not None:
             self._telemetry.close()
 
@@ -1647,7 +1683,7 @@ class Cache:
             return
         for table in self.tables():
             table.entries.clear()
-            table.forget()
+            table.fixed = None
         if self.policy is not None:
             self.policy.clear()
         for fill in mine:
@@ -1661,7 +1697,7 @@ class Cache:
         if core is None:
             self.shared = None
             for table in self.tables():
-                table.gated = None
+                table.forget()
         self.core = core or Core()
 
 

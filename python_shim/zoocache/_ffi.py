@@ -172,7 +172,7 @@ def parts() -> dict[str, bool]:
 class Core:
     """One cache of the library: tags and their versions. Closed with the last ``Deps`` made of it."""
 
-    __slots__ = ("__weakref__", "_last", "_one", "nothing", "pointer", "seen", "void")
+    __slots__ = ("__weakref__", "_last", "nothing", "pointer", "seen", "void")
 
     def __init__(self, options: Any = None) -> None:
         self.pointer: int | None = None
@@ -185,7 +185,6 @@ class Core:
         self.nothing = KnownDeps(_nothing(self.pointer))
         self.nothing.names = ()
         self._last: tuple[bytes, Deps] = (b"", self.nothing)
-        self._one: tuple[str, Deps] = ("", self.nothing)
 
     def __del__(self, _close: Callable[..., Any] = _close) -> None:
         if self.pointer:
@@ -220,21 +219,15 @@ class Core:
         deps.names = tuple(names.decode().split("\0"))
         return deps
 
-    def dep(self, tag: str) -> Deps | None:
-        """As deps(), for one tag, quicker. None: something is wrong with it, and deps() says what."""
-        known, deps = self._one
-        if tag == known and tag:
-            return deps
-        try:
-            names = tag.encode()
-            handle = -1 if not names or "\0" in tag else _set(self.void, names, len(names))
-        except (AttributeError, TypeError, UnicodeEncodeError):
-            return None
-        if -2 <= handle < 0:
-            return None
-        deps = Deps(handle)
-        self._one = (tag, deps)
-        return deps
+    def held(self, deps: Deps | str) -> Deps:
+        """Dependencies as the library holds them; a single tag may have been kept as text until now.
+
+        In between it may have been invalidated, and pruned: what is pruned leaves its version to the tag above.
+        """
+        if type(deps) is str:
+            names = deps.encode()
+            return Deps(_set(self.void, names, len(names)))
+        return deps  # type: ignore[return-value]
 
     def invalidate(self, names: bytes) -> int:
         """Invalidates tags separated by NUL, in one step. E_INVAL: one of them is no good."""

@@ -85,7 +85,7 @@ def _declare(name: str, result: Any, *arguments: Any, hold: bool = False) -> Cal
 
 
 _has = _declare("zcpy_has", c_int, c_void_p, hold=True)
-_gate = _declare("zcpy_gate", c_int, c_void_p, c_int, hold=True)
+_gate = _ffi._declare_quick("zcpy_gate", c_int)
 _find = _declare("zcpy_find", c_int, c_void_p, c_char_p, c_size_t, c_int, c_void_p)
 _find_many = _declare("zcpy_find_many", c_int, c_void_p, c_void_p, c_size_t, c_void_p, c_void_p)
 _done = _declare("zcpy_done", None, c_void_p, c_void_p, hold=True)
@@ -134,7 +134,7 @@ class SharedCore(Core):
         """Lets go of it, with the interpreter's lock released: what closes may be a storage in Python."""
         pointer, self.pointer = self.pointer, None
         if pointer:
-            self.nothing = self._last = self._one = None  # type: ignore[assignment]
+            self.nothing = self._last = None  # type: ignore[assignment]
             _close(pointer)
 
     def invalidate(self, names: bytes) -> int:
@@ -158,7 +158,8 @@ class SharedCore(Core):
 
     def gate(self, silence: int) -> int:
         """May values be served? OK: until the next tick; PENDING: now; else the bus is silent."""
-        return int(_gate(self.pointer, silence))
+        heard: int = _gate(self.void, silence)
+        return heard
 
     def find(self, key: bytes, silence: int) -> tuple[int, Found | None]:
         """Asks the storage."""
@@ -246,15 +247,19 @@ class _Caller:
     def call(self, work: Callable[[Any], int | None]) -> int:
         try:
             return work(self.storage) or OK
-        except StorageIsFull:
-            return E_FULL
-        except TimeoutError:
-            return E_TIMEOUT
-        except BaseException:
-            import logging
+        except BaseException as error:
+            if not isinstance(error, (StorageIsFull, TimeoutError)):
+                import logging
 
-            logging.getLogger("zoocache").exception("zoocache: a call of the storage has failed")
-            return E_STORE
+                logging.getLogger("zoocache").exception("zoocache: a call of the storage has failed")
+            error.__traceback__ = None  # its frames would keep the cache open
+            return (
+                E_FULL
+                if isinstance(error, StorageIsFull)
+                else E_TIMEOUT
+                if isinstance(error, TimeoutError)
+                else E_STORE
+            )
 
     def get(self, user: Any, key: _Bytes, sink: int) -> int:
         def work(storage: Storage) -> int:

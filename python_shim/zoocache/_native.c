@@ -626,6 +626,8 @@ ZCPY_API void zcpy_leave_behind(core *c) {
     c->left_behind = true;
     if (d->store.forked) d->store.forked(d->store.user);
     if (d->bus.forked) d->bus.forked(d->bus.user);
+    if (d->store.forked) d->store.close(d->store.user);
+    if (d->bus.forked) d->bus.close(d->bus.user);
 }
 
 /* A sink's other end: where a storage in Python puts what it has read. */

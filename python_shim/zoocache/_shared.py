@@ -16,12 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from zoocache import _ffi, _keys
 from zoocache._errors import BuiltWithout, BusSilent, StorageIsFull, Unserializable
-from zoocache._ffi import E_BUS, E_BUILD, E_FULL, E_INVAL, MISS, OK, PENDING, STALE
+from zoocache._ffi import E_BUILD, E_BUS, E_FULL, E_INVAL, MISS, OK
 from zoocache._ffi_shared import CAN_LOCK, HAS_BUS, HAS_STORE, PEEKS, Found, SharedCore, nanoseconds, open_core
 from zoocache.serializers import serializer
 
@@ -38,6 +37,7 @@ SILENCES = {None: 0, "bypass": 1, "serve": 2, "error": 3}
 
 _HEADER = struct.Struct("<IQ")  # which serializer; when it was computed, in milliseconds since 1970
 _LONG = 200  # bytes of a key; what is longer is a hash of it
+_MAP_LEAST = 8 * 2**20  # of LMDB
 _SCHEMES = ("lmdb", "redis", "rediss", "unix", "redis+sentinel")
 _HOW = {
     "lmdb": "LMDB: install its headers (Debian and Ubuntu: apt install liblmdb-dev)",
@@ -79,7 +79,9 @@ class Settings:
         check_url("storage_url", storage_url, _SCHEMES)
         check_url("bus_url", bus_url, _SCHEMES[1:])
         if silence not in SILENCES or ack not in ACKS:
-            raise ValueError("silence must be 'bypass', 'serve' or 'error'; ack 'acked', 'async', 'durable' or 'strict'")
+            raise ValueError(
+                "silence must be 'bypass', 'serve' or 'error'; ack 'acked', 'async', 'durable' or 'strict'"
+            )
         if not 0.1 <= max_staleness <= 3600:
             raise ValueError(f"max_staleness must be from 0.1 to 3600 seconds, not {max_staleness!r}")
         self.storage = storage
@@ -90,7 +92,7 @@ class Settings:
         self.options: dict[str, Any] = {
             "storage": storage_url, "bus": bus_url, "prefix": prefix,
             "tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key,
-            "map_size": lmdb_map_size or 0, "timeout": nanoseconds(timeout or 0),
+            "map_size": max(lmdb_map_size, _MAP_LEAST) if lmdb_map_size else 0, "timeout": nanoseconds(timeout or 0),
             "max_staleness": nanoseconds(max_staleness), "max_stale": nanoseconds(max_stale),
             "storage_ttl": nanoseconds(storage_ttl or 0), "flight_timeout": nanoseconds(flight_timeout),
             "bus_pause": 0 if bus_pause is None else max(1, nanoseconds(bus_pause)),
@@ -128,9 +130,10 @@ def check_url(option: str, url: str | None, known: tuple[str, ...]) -> None:
     if part == "tls" and not parts["redis"]:
         part = "redis"
     if not parts[part]:
+        name = "LMDB" if part == "lmdb" else "Redis"
         raise BuiltWithout(
-            f"zoocache was built without {part.upper() if part != 'redis' else 'Redis'} support: {option}={url!r} cannot"
-            f" be used. For {_HOW[part]}, and build the package again: pip install --force-reinstall ./python_shim"
+            f"zoocache was built without {name} support: {option}={url!r} cannot be used. For {_HOW[part]},"
+            " and build the package again: pip install --force-reinstall ./python_shim"
         )
 
 
@@ -177,14 +180,14 @@ class Shared:
 
     # ---- reading -----------------------------------------------------------------------------------
 
-    def gate(self, silence: str | None) -> int:
-        """May values of L1 be served? OK: until the next tick; PENDING: now; STALE: as stale; MISS, E_BUS: no."""
-        return self.core.gate(SILENCES[silence]) if self.bus else OK
+    def silence_of(self, name: str | None) -> int:
+        """A policy as the library has it."""
+        return SILENCES[name]
 
     def look_up(self, fill: Fill) -> tuple[Found, Any] | None:
         """What the storage has for a fill: it, and the value."""
         table = fill.table
-        silence = SILENCES[table.rules.silence]
+        silence = table.silence
         name = fill.name = table.shared_name(fill.key) if self.stores else None
         if name is None:
             if self.bus and self.core.gate(silence) == E_BUS:
@@ -195,9 +198,8 @@ class Shared:
     def ask(self, name: bytes, silence: int = 0) -> tuple[Found, Any] | None:
         """What the storage has under a key, and the value."""
         code, found = self.core.find(name, silence)
-        if code == E_BUS and silence != SILENCES["bypass"]:
-            if self.core.gate(silence) == E_BUS:
-                raise silent()
+        if code == E_BUS and self.bus and self.core.gate(silence) == E_BUS:
+            raise silent()
         return None if found is None else self.decoded(found)
 
     def ask_many(self, names: list[tuple[str, bytes]]) -> Iterator[tuple[str, tuple[Found, Any]]]:

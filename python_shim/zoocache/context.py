@@ -65,8 +65,16 @@ class DepsTracker:
             ACTIVE.pop(self, None)
 
 
+def tags_of(deps: Any) -> tuple[str, ...]:
+    """The tags of what an entry depends on."""
+    if type(deps) is str:
+        return (deps,)
+    names: tuple[str, ...] = deps.tags()
+    return names
+
+
 def note(entry: Any) -> None:
     """A cached value was served: what computes here depends on what it depends on."""
     gatherer = CURRENT.get()
     if gatherer is not None and not gatherer.done:
-        gatherer.deps.update(entry.deps.tags())
+        gatherer.deps.update(tags_of(entry.deps))

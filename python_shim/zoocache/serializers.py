@@ -262,5 +262,5 @@ def serializer(given: str | Serializer) -> Serializer:
     if given == "pickle":
         return Pickle()
     if isinstance(given, str):
-        raise ValueError(f"serializer must be 'msgpack', 'pickle', or an object with dumps() and loads(), not {given!r}")
+        raise ValueError(f"serializer must be 'msgpack', 'pickle' or an object with dumps() and loads(): {given!r}")
     return given
