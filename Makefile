@@ -110,6 +110,9 @@ BENCH_FLAGS ?= -std=c11 -O3 -march=native
 $(BUILD)/bench: bench/bench.c bench/sim.h zoocache.h Makefile
 	@mkdir -p $(@D)
 	$(CC) $(BENCH_FLAGS) $(WARN) -I. -DBENCH_FLAGS='"$(BENCH_FLAGS)"' $< -o $@ $(LIBS) -lm
+$(BUILD)/bench_nodes: bench/bench_nodes.c tests/redis_server.h zoocache.h Makefile
+	@mkdir -p $(@D)
+	$(CC) $(BENCH_FLAGS) $(WARN) -I. -Itests $< -o $@ $(LIBS) $(call PART_LIBS,$<)
 $(BUILD)/bench_redis: bench/bench_redis.c tests/redis_server.h zoocache.h Makefile
 	@mkdir -p $(@D)
 	$(CC) $(BENCH_FLAGS) $(WARN) -I. $< -o $@ $(LIBS) $(call PART_LIBS,$<)
@@ -160,13 +163,15 @@ faults: ## plant faults in copies of the header: the histories of s_linear must 
 .PHONY: chaos chaos-short
 CHAOS = $(BUILD)/clang/chaos --seed $(SEED)
 chaos: $(BUILD)/clang/chaos ## nodes on real Redis servers under faults, for SECONDS (600), SEED=
-	@$(CHAOS) --seconds $$(($(or $(SECONDS),600) / 2))
-	@$(CHAOS) --seconds $$(($(or $(SECONDS),600) / 2)) --replicas
-chaos-short: # two minutes; then the same with checks taken out of the header: it must find them
+	@$(CHAOS) --seconds $$(($(or $(SECONDS),600) / 3))
+	@$(CHAOS) --seconds $$(($(or $(SECONDS),600) / 3)) --replicas
+	@tests/chaos_net.sh $(CHAOS) --seconds $$(($(or $(SECONDS),600) / 3)) --replicas
+chaos-short: # two minutes; then with checks taken out of the header, which it must find
 	@$(ALL) $(BUILD)/clang/chaos || :
 	@bad=; $(RUNNER) step chaos/one-server $(CHAOS) --seconds 40 || bad=1; \
 	$(RUNNER) step chaos/replicas $(CHAOS) --seconds 50 --replicas || bad=1; \
-	CC=$(GCC) $(RUNNER) step chaos/without tests/chaos.sh $(BUILD)/chaos || bad=1; test -z "$$bad"
+	$(RUNNER) step chaos/lossy tests/chaos_net.sh $(CHAOS) --seconds 15 || bad=1; \
+	CC=$(GCC) $(RUNNER) step chaos/without tests/chaos.sh $(BUILD)/without || bad=1; test -z "$$bad"
 
 .PHONY: matrix check manual examples install-check
 matrix: ## compile: compilers x standards x options, exports, static copies, C++, code size
@@ -232,6 +237,11 @@ bench: deps ## measure; BENCH_ARGS="--list", "--filter hit", ...; TRACE=FILE rep
 bench-redis: deps ## a hit in Redis beside a raw GET by hiredis; BENCH_ARGS=--unix
 	@$(MAKE) --no-print-directory $(BUILD)/bench_redis
 	$(BUILD)/bench_redis $(BENCH_ARGS)
+
+.PHONY: bench-nodes
+bench-nodes: deps ## several nodes on one Redis; BENCH_ARGS="propagation", "stopped", "many"
+	@$(MAKE) --no-print-directory $(BUILD)/bench_nodes
+	$(BUILD)/bench_nodes $(BENCH_ARGS)
 
 .PHONY: bench-lmdb
 bench-lmdb: deps ## measure hits in an LMDB file beside LMDB's own; BENCH_ARGS="--size 1024", ...

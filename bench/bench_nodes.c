@@ -264,12 +264,13 @@ typedef struct crowd {
 static void reader_ask(const crowd *w, reader *r) {
     char id[64], text[512];
     int len = snprintf(id, sizeof id, "%s-%" PRIu64, w->gen, r->cursor);
-    int n = snprintf(text, sizeof text,
-                     "*8\r\n$5\r\nXREAD\r\n$5\r\nCOUNT\r\n$4\r\n1000\r\n$5\r\nBLOCK\r\n$3\r\n500\r\n"
-                     "$7\r\nSTREAMS\r\n$14\r\n{zoocache}:log\r\n$%d\r\n%s\r\n"
-                     "*4\r\n$6\r\nXRANGE\r\n$14\r\n{zoocache}:log\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n"
-                     "*1\r\n$4\r\nPING\r\n",
-                     len, id, len, id, len, id);
+    int n =
+        snprintf(text, sizeof text,
+                 "*8\r\n$5\r\nXREAD\r\n$5\r\nCOUNT\r\n$4\r\n1000\r\n$5\r\nBLOCK\r\n$3\r\n500\r\n"
+                 "$7\r\nSTREAMS\r\n$14\r\n{zoocache}:log\r\n$%d\r\n%s\r\n"
+                 "*4\r\n$6\r\nXRANGE\r\n$14\r\n{zoocache}:log\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n"
+                 "*1\r\n$4\r\nPING\r\n",
+                 len, id, len, id, len, id);
     r->asked = send(r->fd, text, (size_t)n, MSG_NOSIGNAL) == n;
     r->len = 0;
 }
@@ -278,7 +279,8 @@ static void reader_ask(const crowd *w, reader *r) {
 static void reader_take(crowd *w, reader *r, uint64_t now) {
     const char *end = r->buf + r->len, *last = NULL, *before = NULL;
     size_t n = 0, len = strlen(w->gen);
-    for (const char *at = r->buf; (at = (const char *)memmem(at, (size_t)(end - at), w->gen, len)); n++) {
+    for (const char *at = r->buf; (at = (const char *)memmem(at, (size_t)(end - at), w->gen, len));
+         n++) {
         before = last;
         last = at;
         at += len;
@@ -363,11 +365,13 @@ static void many(unsigned count, uint64_t rate, uint64_t seconds) {
     for (unsigned i = 0; i < REAL; i++) caches[i] = node(&d, false);
     crowd_make(&w, count > REAL ? count - REAL : 1);
     times_make(&w.lag, (size_t)count * 120 * seconds);
-    uint64_t cpu = cpu_of_server(), here = cpu_here(), begun = now_ns(), breaks = 0, least = UINT64_MAX;
+    uint64_t cpu = cpu_of_server(), here = cpu_here(), begun = now_ns(), breaks = 0,
+             least = UINT64_MAX;
     atomic_store(&running, true);
     pthread_create(&crowd_thread, NULL, crowd_main, &w);
     for (uint32_t i = 0; i < WRITERS; i++) {
-        b[i] = (busy){caches[i % REAL], TAGS / WRITERS * i, TAGS / WRITERS, WRITERS * ZC_SECOND / rate};
+        b[i] = (busy){caches[i % REAL], TAGS / WRITERS * i, TAGS / WRITERS,
+                      WRITERS * ZC_SECOND / rate};
         pthread_create(&threads[i], NULL, invalidates, &b[i]);
     }
     nap(seconds * ZC_SECOND);
@@ -403,8 +407,10 @@ int main(int argc, char **argv) {
     uint64_t count = 500, rate = 1000, seconds = 10;
     for (int i = 1; i < argc; i++) {
         if (i + 1 < argc && strcmp(argv[i], "--nodes") == 0) count = strtoull(argv[++i], NULL, 0);
-        else if (i + 1 < argc && strcmp(argv[i], "--rate") == 0) rate = strtoull(argv[++i], NULL, 0);
-        else if (i + 1 < argc && strcmp(argv[i], "--seconds") == 0) seconds = strtoull(argv[++i], NULL, 0);
+        else if (i + 1 < argc && strcmp(argv[i], "--rate") == 0)
+            rate = strtoull(argv[++i], NULL, 0);
+        else if (i + 1 < argc && strcmp(argv[i], "--seconds") == 0)
+            seconds = strtoull(argv[++i], NULL, 0);
         else what = argv[i];
     }
     setvbuf(stdout, NULL, _IOLBF, 0);

@@ -7,8 +7,8 @@
  *              a writer commits the next one, invalidates, and notes the time.
  *   Checked    A read begun at t gives no version that an invalidation acknowledged before
  *              t - bound had killed; bound is T, with replicas T + L. No read fails. Nothing
- *              hangs. After every fault all nodes are up to date and hit again. At the end, what
- *              was invalidated but could not be acknowledged is dead, too.
+ *              hangs. After every fault all nodes are up to date and hit again. At rest, now and
+ *              then and at the end, what was invalidated but not acknowledged is dead, too.
  *   Network    Every node and every replica has a link of its own (chaos_proxy.h): cut, refused,
  *              stalled, muted, slow, losing. With replicas, a link leads to the master of the day,
  *              and what was connected before stays with the old one.
@@ -47,7 +47,7 @@ typedef struct row {
     } acked[RING];
 } row;
 
-typedef struct seat { /* of a node */
+typedef struct seat {                    /* of a node */
     _Atomic uint64_t alive[READERS + 2]; /* last sign of life of each thread */
     _Atomic uint64_t reads, loads, acks, refusals, worst, longest, overtaken;
     _Atomic uint64_t hits, from_store, stores, breaks, silent, age, pending, looked;
@@ -124,7 +124,8 @@ static int load(zc_fill *fill, void *user) {
     char text[32];
     value v = read_row(me->key);
     uint64_t dice = mix(&me->random);
-    if (dice % 8 == 0) /* the row may change meanwhile; in slices, for a stopped process sleeps on */
+    if (dice % 8 ==
+        0) /* the row may change meanwhile; in slices, for a stopped process sleeps on */
         for (uint64_t n = dice / 8 % 12; n--;) nap(400);
     atomic_fetch_add(&me->seat->loads, 1);
     int rc = zc_fill_dep(fill, tag_of(me->key, text));
@@ -257,8 +258,8 @@ static void write_one(worker *me) {
     if (how == 0) { /* a whole group */
         for (uint32_t i = k % GROUPS; i < KEYS; i += GROUPS) keys[n++] = i;
         commit(me, keys, n, versions);
-        rc = zc_invalidate(me->cache, zc_slice(text[0], (size_t)snprintf(text[0], 32, "group:%u",
-                                                                         k % GROUPS)));
+        rc = zc_invalidate(
+            me->cache, zc_slice(text[0], (size_t)snprintf(text[0], 32, "group:%u", k % GROUPS)));
     } else if (how < 3) { /* two at once */
         keys[0] = k;
         keys[1] = (k + 1) % KEYS;
@@ -277,7 +278,8 @@ static void write_one(worker *me) {
     uint64_t at = net_now();
     if (ack_of(me->node) == ZC_STRICT) at -= T; /* nobody serves it from now on */
     if (rc == ZC_OK) acknowledged(me, keys, n, versions, at);
-    else if (rc != ZC_E_BUS && !(rc == ZC_E_STORE && n == KEYS)) complain(&w->failures, zc_result_name(rc), me, k, 1, 1);
+    else if (rc != ZC_E_BUS && !(rc == ZC_E_STORE && n == KEYS))
+        complain(&w->failures, zc_result_name(rc), me, k, 1, 1);
     atomic_fetch_add(rc == ZC_OK ? &me->seat->acks : &me->seat->refusals, 1);
 }
 
@@ -294,8 +296,7 @@ static void put_one(worker *me) {
     value v = read_row(k);
     nap(mix(&me->random) % 2000);
     int rc = zc_put(me->cache, key_of(k, text), zc_slice(&v, sizeof v), &opts);
-    if (rc != ZC_OK && rc != ZC_REFUSED)
-        complain(&w->failures, zc_result_name(rc), me, k, 2, 2);
+    if (rc != ZC_OK && rc != ZC_REFUSED) complain(&w->failures, zc_result_name(rc), me, k, 2, 2);
 }
 
 static void *writer(void *user) {
@@ -331,8 +332,10 @@ static void verify(worker *me) {
             zc_view view;
             me->key = k;
             if (zc_fetch(me->cache, key_of(k, text), load, me, NULL, &view) != ZC_OK) continue;
-            uint64_t is = ((const value *)view.data)->version, now = atomic_load(&w->rows[k].version);
-            if (is != now) complain(&me->seat->wrong, "not the last version, at rest", me, k, is, now);
+            uint64_t is = ((const value *)view.data)->version,
+                     now = atomic_load(&w->rows[k].version);
+            if (is != now)
+                complain(&me->seat->wrong, "not the last version, at rest", me, k, is, now);
             zc_release(me->cache, &view);
         }
         zc_stats_read(me->cache, &after);
@@ -424,7 +427,8 @@ static bool over; /* a hang, a death: no use going on */
 static uint64_t dice(uint64_t n) { return mix(&dice_state) % n; }
 
 static void give_up(const char *what, int i) {
-    printf("seed %" PRIu64 ", during \"%s\": %s (node %d)\n", atomic_load(&w->seed), w->doing, what, i);
+    printf("seed %" PRIu64 ", during \"%s\": %s (node %d)\n", atomic_load(&w->seed), w->doing, what,
+           i);
     over = true;
 }
 
@@ -555,8 +559,7 @@ static void recover(void) {
 /* ---- faults */
 
 static void f_kill_connections(void) {
-    for (uint64_t n = 1 + dice(5); n--; hold(150))
-        say(master, "CLIENT", "KILL", "TYPE", "normal");
+    for (uint64_t n = 1 + dice(5); n--; hold(150)) say(master, "CLIENT", "KILL", "TYPE", "normal");
 }
 static void f_stop_server(void) {
     rs_hang(&servers[master]);
@@ -565,7 +568,9 @@ static void f_stop_server(void) {
 }
 static void f_flushall(void) { say(master, "FLUSHALL", NULL, NULL, NULL); }
 static void f_del_log(void) { say(master, "DEL", "{chaos}:log", NULL, NULL); }
-static void f_del_tags(void) { say(master, "DEL", dice(2) ? "{chaos}:tags" : "{chaos}:tags2", NULL, NULL); }
+static void f_del_tags(void) {
+    say(master, "DEL", dice(2) ? "{chaos}:tags" : "{chaos}:tags2", NULL, NULL);
+}
 static void f_trim(void) { say(master, "XTRIM", "{chaos}:log", "MAXLEN", dice(2) ? "0" : "3"); }
 static void f_foreign_entry(void) {
     rs_say(&servers[master], "EVAL",
@@ -773,10 +778,11 @@ static struct fault {
 static bool begin_servers(void) {
     nservers = w->replicas ? SERVERS : 1;
     for (int i = 0; i < nservers; i++) {
-        bool good = w->replicas
-                        ? rs_start(&servers[i], "--min-replicas-to-write", "1", "--min-replicas-max-lag",
-                                   "1", "--repl-diskless-sync-delay", "0", "--repl-timeout", "10", NULL)
-                        : rs_start(&servers[i], "--appendonly", "yes", "--appendfsync", "everysec", NULL);
+        bool good =
+            w->replicas
+                ? rs_start(&servers[i], "--min-replicas-to-write", "1", "--min-replicas-max-lag",
+                           "1", "--repl-diskless-sync-delay", "0", "--repl-timeout", "10", NULL)
+                : rs_start(&servers[i], "--appendonly", "yes", "--appendfsync", "everysec", NULL);
         if (!good) return false;
     }
     for (int i = 0; i < NODES + nservers; i++) {
@@ -792,6 +798,32 @@ static bool begin_servers(void) {
     }
     for (int i = 1; i < nservers; i++) replicate(i);
     return !w->replicas || rs_until(&servers[0], "min_slaves_good_slaves:2", "INFO", "replication");
+}
+
+/* Peace: all have rested, the outboxes are empty, the bound is over. Then all is as it should be. */
+static void settle(void) {
+    snprintf(w->doing, sizeof w->doing, "peace");
+    atomic_store(&w->phase, REST);
+    for (uint64_t begun = net_now(); !over; watch(20, -1)) {
+        bool good = true;
+        for (int i = 0; i < NODES; i++) {
+            seat *s = &w->seats[i];
+            good &= atomic_load(&s->resting) == READERS + 1 && atomic_load(&s->pending) == 0;
+            good &= atomic_load(&s->age) < T;
+        }
+        if (good) break;
+        if (net_now() - begun > PATIENCE) give_up("no peace", -1);
+    }
+    watch(atomic_load(&w->bound) / ZC_MILLISECOND, -1);
+    atomic_fetch_add(&w->round, 1);
+    atomic_store(&w->phase, VERIFY);
+    for (uint64_t begun = net_now(); !over; watch(20, -1)) {
+        bool good = true;
+        for (int i = 0; i < NODES; i++)
+            good &= atomic_load(&w->seats[i].rounds) == atomic_load(&w->round);
+        if (good) break;
+        if (net_now() - begun > PATIENCE) give_up("verification does not end", -1);
+    }
 }
 
 static void torment(uint64_t seconds, const char *only) {
@@ -814,39 +846,21 @@ static void torment(uint64_t seconds, const char *only) {
         f->inject();
         if (dice(4) == 0) { /* and another before the first is mended */
             f = &faults[order[dice(n)]];
-            snprintf(w->doing, sizeof w->doing, "%.30s, %.30s", faults[order[at % n]].name, f->name);
+            snprintf(w->doing, sizeof w->doing, "%.30s, %.30s", faults[order[at % n]].name,
+                     f->name);
             f->count++;
             f->inject();
         }
         heal();
         recover();
         hold(400);
-        if (atomic_load(&w->stale) || atomic_load(&w->failures)) return;
-    }
-}
-
-/* Peace: all have rested, the outboxes are empty, the bound is over. Then all is as it should be. */
-static void settle(void) {
-    snprintf(w->doing, sizeof w->doing, "peace");
-    atomic_store(&w->phase, REST);
-    for (uint64_t begun = net_now(); !over; watch(20, -1)) {
-        bool good = true;
-        for (int i = 0; i < NODES; i++) {
-            seat *s = &w->seats[i];
-            good &= atomic_load(&s->resting) == READERS + 1 && atomic_load(&s->pending) == 0;
-            good &= atomic_load(&s->age) < T;
+        if (dice(10) == 0) {
+            settle();
+            atomic_store(&w->phase, RUN);
         }
-        if (good) break;
-        if (net_now() - begun > PATIENCE) give_up("no peace", -1);
-    }
-    watch(atomic_load(&w->bound) / ZC_MILLISECOND, -1);
-    atomic_fetch_add(&w->round, 1);
-    atomic_store(&w->phase, VERIFY);
-    for (uint64_t begun = net_now(); !over; watch(20, -1)) {
-        bool good = true;
-        for (int i = 0; i < NODES; i++) good &= atomic_load(&w->seats[i].rounds) == atomic_load(&w->round);
-        if (good) break;
-        if (net_now() - begun > PATIENCE) give_up("verification does not end", -1);
+        unsigned bad = atomic_load(&w->stale) + atomic_load(&w->failures);
+        for (int i = 0; i < NODES; i++) bad += atomic_load(&w->seats[i].wrong);
+        if (bad) return;
     }
 }
 
@@ -909,7 +923,8 @@ static int report(unsigned recovered, bool settled) {
            SUM(acks), SUM(refusals), reads, 100.0 * (1 - (double)loads / (double)(reads + !reads)),
            100.0 * (double)(SUM(hits) + SUM(lost_hits)) / (double)(reads + !reads),
            SUM(breaks) + SUM(lost_breaks));
-    printf("largest staleness %" PRIu64 " ms of %" PRIu64 "; %" PRIu64 " reads overtaken by a pause; "
+    printf("largest staleness %" PRIu64 " ms of %" PRIu64 "; %" PRIu64
+           " reads overtaken by a pause; "
            "longest read %" PRIu64 " ms\n",
            MOST(worst) / ZC_MILLISECOND, atomic_load(&w->bound) / ZC_MILLISECOND, SUM(overtaken),
            MOST(longest) / ZC_MILLISECOND);
@@ -931,10 +946,14 @@ int main(int argc, char **argv) {
         if (strcmp(argv[i], "--replicas") == 0) replicas = true;
         else if (strcmp(argv[i], "--list") == 0)
             for (size_t j = 0; j < FAULTS; j++) puts(faults[j].name);
-        else if (i + 1 < argc && strcmp(argv[i], "--seconds") == 0) seconds = strtoull(argv[++i], NULL, 0);
-        else if (i + 1 < argc && strcmp(argv[i], "--seed") == 0) seed = strtoull(argv[++i], NULL, 0); /* random: 0 */
+        else if (i + 1 < argc && strcmp(argv[i], "--seconds") == 0)
+            seconds = strtoull(argv[++i], NULL, 0);
+        else if (i + 1 < argc && strcmp(argv[i], "--seed") == 0)
+            seed = strtoull(argv[++i], NULL, 0); /* random: 0 */
         else if (i + 1 < argc && strcmp(argv[i], "--only") == 0) only = argv[++i];
-        else return fprintf(stderr, "chaos [--replicas] [--seconds N] [--seed N] [--only NAME]\n"), 2;
+        else
+            return fprintf(stderr, "chaos [--replicas] [--seconds N] [--seed N] [--only NAME]\n"),
+                   2;
         if (strcmp(argv[i], "--list") == 0) return 0;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);

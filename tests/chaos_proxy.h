@@ -133,7 +133,8 @@ static inline void net_run(net_link *links, int nlinks, uint64_t random) {
             if (good && (mode == LINK_OPEN || mode == LINK_MUTE))
                 good = net_move(c, &c->up, fds[n].fd >= 0 && fds[n].revents, now, &random);
             if (good && mode == LINK_OPEN)
-                good = net_move(c, &c->down, fds[n + 1].fd >= 0 && fds[n + 1].revents, now, &random);
+                good =
+                    net_move(c, &c->down, fds[n + 1].fd >= 0 && fds[n + 1].revents, now, &random);
             if (!good) net_close(c);
         }
         for (int i = 0; i < nlinks; i++)
