@@ -126,7 +126,7 @@ __attribute__((sentinel)) static inline const char *rs_say(redis_server *s, cons
 
 /* Waits until a command says what is wanted. */
 static inline bool rs_until(redis_server *s, const char *want, const char *a, const char *b) {
-    for (int i = 0; i < 3000; i++) {
+    for (time_t begin = time(NULL); time(NULL) - begin < 60;) { /* it is broken, not slow */
         const char *argv[] = {a, b};
         if (strstr(rs_saidv(s, b ? 2 : 1, argv), want)) return true;
         usleep(10000);
