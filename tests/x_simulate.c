@@ -1463,6 +1463,10 @@ static void failover_begins(void) {
         break_conns(w->master, NULL);
     }
     later(below(2 * w->l), A_PROMOTE, w->master, 0);
+    if (chance(700)) return;
+    node *n = &w->nodes[below((uint64_t)w->nnodes)];
+    n->paused_until = w->now + below(8 * w->l); /* perhaps it sleeps through all of it */
+    trace(n, "is stopped for %.1f ms", (double)(n->paused_until - w->now) / 1e6);
 }
 
 /* Each node learns at its own time where the master is now. */
@@ -1578,8 +1582,8 @@ static void fault(void) {
         }
         break;
     case 12:
-        snprintf(number, sizeof number, "%d", (int)below(8));
-        server_command(chance(700) ? "XTRIM" : "XDEL", "{sim}:log", number);
+        snprintf(number, sizeof number, "%d", (int)below(chance(400) ? 8 : 3));
+        server_command(chance(400) ? "XTRIM" : "XDEL", "{sim}:log", number);
         break;
     case 13:
         n->wall_off = chance(500) ? below(2 * HOUR) : (uint64_t)0 - below(2 * HOUR);
@@ -1631,7 +1635,7 @@ static void profile(void) {
     w->nnodes = (int)between(2, NODES);
     w->replicas = chance(300);
     w->sentinel = w->replicas && chance(400);
-    w->kills_on_demotion = w->sentinel || chance(300);
+    w->kills_on_demotion = w->sentinel || chance(200);
     w->fsync_always = !w->replicas && chance(200);
     w->calm = chance(80);
     w->t = ts[below(3)] * MS;

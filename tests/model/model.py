@@ -18,7 +18,7 @@ import sys
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-OUT = os.path.join(os.environ.get("BUILD", "build"), "model")
+OUT = os.path.abspath(os.path.join(os.environ.get("BUILD", "build"), "model"))
 JOBS = int(os.environ.get("JOBS", "2"))
 MEMORY_MB = 3500 // JOBS  # of one search
 STALE, STUCK = "assertion violated", "invalid end state"
