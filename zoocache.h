@@ -300,6 +300,7 @@ extern "C" {
 #define ZC_TAG_MAX 1024u   /* bytes of a tag */
 #define ZC_TAG_DEPTH 32u   /* segments of a tag */
 #define ZC_DEPS_MAX 65535u /* different dependencies of one entry */
+#define ZC_LOGS_MAX 16u    /* logs of one bus */
 
 /* ---- results -------------------------------------------------------------------------------- */
 
@@ -554,6 +555,14 @@ typedef struct zc_bus {
     void (*forked)(void *user); /* in the child of a fork: lets go of what it shares */
     void (*close)(void *user);
     void *user;
+    /* A log in several parts, each with identity and positions of its own; 0 and 1: it is one. Then
+     * `attach`, `read`, `append` and `versions` get logs[i] for `user`; `read` never waits, but
+     * `wait` does, until one may have entries after its position, at most `wait` ns, or until
+     * `wake`. The cache chooses a tag's log by its first segment; everything goes to all. Not with
+     * `peek`. */
+    unsigned nlogs;
+    void *const *logs; /* borrowed until `close` */
+    void (*wait)(void *user, const uint64_t *positions, uint64_t wait);
 } zc_bus;
 
 /* When zc_invalidate() returns. In any case it is done here, and is sent again until it has been
@@ -923,6 +932,7 @@ typedef struct zc_record {
     const zc_bytes *deps;
     size_t ndeps;
     uint64_t generation, begin;
+    zc_bytes mark;                /* in the place of begin, with a bus of several logs */
     uint64_t expires_ms, soft_ms; /* wall clock, milliseconds since 1970; 0: never */
     uint64_t tti_ms, grace_ms;    /* durations; 0: none */
     bool absent;
@@ -985,8 +995,8 @@ typedef struct zc_redis_io {
     /* Connects within `timeout`; port 0: `host` is the path of a unix socket. ZC_OK, ZC_E_TIMEOUT,
      * or another negative code. */
     int (*open)(void *user, const char *host, int port, bool tls, uint64_t timeout, void **conn);
-    /* Puts one command behind those that wait to be sent. The bytes are borrowed until the replies
-     * to all commands appended so far have been taken. Negative: the connection is of no use. */
+    /* Puts one command behind those that wait to be sent. The bytes are copied. Negative: the
+     * connection is of no use. */
     int (*append)(void *user, void *conn, int argc, const char **argv, const size_t *argvlen);
     /* Sends what waits, then gives the next whole reply, transferred. ZC_E_TIMEOUT: not whole
      * within `timeout`. After any failure the connection is only closed. */
@@ -999,6 +1009,10 @@ typedef struct zc_redis_io {
     void (*sleep)(void *user, uint64_t ns);
     uint64_t (*random)(void *user); /* 64 bits that no other process draws */
     void *user;
+    /* Sends what waits on n connections, at most ZC_LOGS_MAX; then gives the index of one from
+     * which `reply` would take something, if only an error. ZC_E_TIMEOUT: none within `timeout`.
+     * May be NULL if log_shards is 1. */
+    int (*wait)(void *user, void *const *conns, unsigned n, uint64_t timeout);
 } zc_redis_io;
 
 /* Zero means the default in every field. */
@@ -1010,12 +1024,16 @@ typedef struct zc_redis_desc {
     const char *url;
     const char *prefix;   /* default: "zoocache". Keys are "{prefix}:..."; no brace in it */
     uint64_t timeout;     /* default: 250 ms. For a call, and for connecting; see >>redis */
-    unsigned connections; /* default: 8. The pool; the bus's reading has one more */
+    unsigned connections; /* default: 8. The pool, for each shard; the bus's reading has one more,
+                             with several shards two */
     unsigned replicas;    /* default: 0. That many must have an entry for ZC_DURABLE; and if not 0,
                              every proof includes a write that a master cut off from its replicas
                              refuses: the server must have min-replicas-to-write */
     uint64_t log_length;  /* default: 100000 entries or more. Who is further behind, flushes */
-    uint64_t max_tags;    /* default: 200000. Tags whose last position is remembered */
+    unsigned log_shards;  /* default: 1, at most ZC_LOGS_MAX. The log is in so many parts, and the
+                             records, too; each may be on another node of a cluster. The same for
+                             all caches with this prefix: who differs attaches not (ZC_E_INVAL) */
+    uint64_t max_tags;    /* default: 200000 a shard. Tags whose last position is remembered */
     uint64_t max_ttl;     /* default: 30 days. A record's life in Redis at most */
     /* Files; default: the system's CAs, no certificate. hiredis checks the chain, not the name. */
     const char *tls_ca, *tls_cert, *tls_key;
@@ -2192,13 +2210,15 @@ static inline uint64_t zc__random(uint64_t *state) {
  *                  4  1  version: 1                   40  8  soft deadline, likewise; 0: none
  *                  5  1  flags: 1 LZ4, 2 absent       48  8  tti, ms; 0: none
  *                  6  2  number of dependencies       56  8  stale_if_error, ms; 0: none
- *                  8  8  checksum                     64  4  length of the key
- *                 16  8  generation                   68  4  length of the value
- *                 24  8  begin                        72  4  length of the value as stored here
+ *                  8  8  checksum                     64  2  length of the key
+ *                 16  8  generation                   66  2  length of the mark
+ *                 24  8  begin                        68  4  length of the value
+ *                                                     72  4  length of the value as stored here
  *                                                     76  4  length of the dependencies
- *                 80  key | dependencies, each a length of 2 bytes and its text | value
+ *                 80  key | mark | dependencies, each a length of 2 bytes and its text | value
+ *               The mark is empty, or a position of 8 bytes for each log of the bus.
  *               The checksum is XXH3-64 of all from byte 16 on, seeded with bytes 0 to 7.
- *               The length of the whole is exactly 80 and the three parts.
+ *               The length of the whole is exactly 80 and the four parts.
  *   Compression LZ4 for values from 256 bytes that shrink by an eighth. ZOOCACHE_NO_LZ4 writes them
  *               plain, and takes compressed ones for misses.
  *   Fails       encode: ZC_E_NOMEM, ZC_E_INVAL; decode: ZC_E_CORRUPT, ZC_E_NOMEM
@@ -2209,6 +2229,7 @@ static inline uint64_t zc__random(uint64_t *state) {
 #define ZC__RECORD_LZ4 1u
 #define ZC__RECORD_ABSENT 2u
 #define ZC__LZ4_MIN 256u
+#define ZC__MARK (8 * ZC_LOGS_MAX) /* bytes of a mark */
 
 static uint64_t zc__record_checksum(const unsigned char *p, size_t len) {
     return XXH3_64bits_withSeed(p + 16, len - 16, zc__get64(p));
@@ -2242,13 +2263,15 @@ static bool zc__record_value(const zc__mem *m, zc__buf *b, zc_bytes value) {
 
 static int zc__record_encode(const zc__mem *m, const zc_record *r, zc__buf *b) {
     size_t deps_len = 0;
-    if (r->ndeps > ZC_DEPS_MAX || r->key.len > ZC_KEY_MAX) return ZC_E_INVAL;
+    if (r->ndeps > ZC_DEPS_MAX || r->key.len > ZC_KEY_MAX || r->mark.len > ZC__MARK)
+        return ZC_E_INVAL;
     if (r->value.len > UINT32_MAX / 2) return ZC_E_INVAL;
     for (size_t i = 0; i < r->ndeps; i++) {
         if (r->deps[i].len > ZC_TAG_MAX) return ZC_E_INVAL;
         deps_len += 2 + r->deps[i].len;
     }
-    if (!zc__buf_reserve(m, b, ZC__RECORD_HEAD + r->key.len + deps_len)) return ZC_E_NOMEM;
+    size_t front = ZC__RECORD_HEAD + r->key.len + r->mark.len + deps_len;
+    if (!zc__buf_reserve(m, b, front)) return ZC_E_NOMEM;
     unsigned char *p = b->ptr;
     memcpy(p, "ZOOC", 4);
     p[4] = ZC__RECORD_VERSION;
@@ -2260,18 +2283,21 @@ static int zc__record_encode(const zc__mem *m, const zc_record *r, zc__buf *b) {
     zc__put_le(p + 40, r->soft_ms, 8);
     zc__put_le(p + 48, r->tti_ms, 8);
     zc__put_le(p + 56, r->grace_ms, 8);
-    zc__put_le(p + 64, r->key.len, 4);
+    zc__put_le(p + 64, r->key.len, 2);
+    zc__put_le(p + 66, r->mark.len, 2);
     zc__put_le(p + 68, r->value.len, 4);
     zc__put_le(p + 76, deps_len, 4);
     p += ZC__RECORD_HEAD;
     if (r->key.len) memcpy(p, r->key.ptr, r->key.len);
     p += r->key.len;
+    if (r->mark.len) memcpy(p, r->mark.ptr, r->mark.len);
+    p += r->mark.len;
     for (size_t i = 0; i < r->ndeps; i++) {
         zc__put_le(p, r->deps[i].len, 2);
         if (r->deps[i].len) memcpy(p + 2, r->deps[i].ptr, r->deps[i].len);
         p += 2 + r->deps[i].len;
     }
-    b->size = ZC__RECORD_HEAD + r->key.len + deps_len;
+    b->size = front;
     if (!zc__record_value(m, b, r->value)) return ZC_E_NOMEM;
     zc__put_le(b->ptr + 8, zc__record_checksum(b->ptr, b->size), 8);
     return ZC_OK;
@@ -2286,12 +2312,13 @@ static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value,
     if (bytes.len < ZC__RECORD_HEAD || memcmp(p, "ZOOC", 4) != 0) return ZC_E_CORRUPT;
     if (p[4] != ZC__RECORD_VERSION || p[5] & ~(ZC__RECORD_LZ4 | ZC__RECORD_ABSENT))
         return ZC_E_CORRUPT;
-    uint64_t key_len = zc__get32(p + 64), value_len = zc__get32(p + 68);
+    uint64_t key_len = zc__get16(p + 64), value_len = zc__get32(p + 68);
     uint64_t stored_len = zc__get32(p + 72), deps_len = zc__get32(p + 76);
-    size_t ndeps = zc__get16(p + 6);
+    size_t ndeps = zc__get16(p + 6), mark_len = zc__get16(p + 66);
     bool packed = p[5] & ZC__RECORD_LZ4;
-    if (ZC__RECORD_HEAD + key_len + deps_len + stored_len != bytes.len) return ZC_E_CORRUPT;
-    if (key_len > ZC_KEY_MAX || value_len > max_value) return ZC_E_CORRUPT;
+    if (ZC__RECORD_HEAD + key_len + mark_len + deps_len + stored_len != bytes.len)
+        return ZC_E_CORRUPT;
+    if (mark_len > ZC__MARK || value_len > max_value) return ZC_E_CORRUPT;
     /* LZ4 expands at most 255 times: a short record cannot ask for much memory. */
     if (packed ? !value_len || value_len > stored_len * 255 : value_len != stored_len)
         return ZC_E_CORRUPT;
@@ -2303,7 +2330,7 @@ static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value,
     unsigned char *mem = NULL;
     if (need && !(mem = (unsigned char *)zc__alloc(m, need))) return ZC_E_NOMEM;
     zc_bytes *deps = (zc_bytes *)(void *)mem;
-    const unsigned char *d = p + ZC__RECORD_HEAD + key_len, *end = d + deps_len;
+    const unsigned char *d = p + ZC__RECORD_HEAD + key_len + mark_len, *end = d + deps_len;
     bool good = true;
     for (size_t i = 0; good && i < ndeps; i++) {
         size_t left = (size_t)(end - d);
@@ -2331,6 +2358,7 @@ static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value,
         return ZC_E_CORRUPT;
     }
     r->key = zc_slice(p + ZC__RECORD_HEAD, (size_t)key_len);
+    r->mark = zc_slice(p + ZC__RECORD_HEAD + key_len, mark_len);
     r->deps = deps;
     r->ndeps = ndeps;
     r->generation = zc__get64(p + 16);
@@ -3100,7 +3128,11 @@ typedef struct zc__bus {
     uint64_t identity;           /* [apply] of the log */
     uint64_t base, attached_at;  /* [apply] see Versions */
     uint64_t epoch;              /* [apply] moves with each attach and detach */
-    zc_shared64 cursor;          /* [apply] N1 */
+    zc_shared64 cursor;          /* [apply] N1; the sum of: */
+    zc_shared64 cursors[ZC_LOGS_MAX];   /* [apply] of each log */
+    uint64_t attached_to[ZC_LOGS_MAX];  /* [apply] `cursors` at the attach */
+    uint64_t *history; /* [apply] with several logs: `cursors` at the last ZC__HISTORY positions */
+    unsigned logs;
     zc_shared64 lease;           /* [apply] N2; monotonic; 0: none */
     uint64_t beaten;             /* [reading] when it last told about itself */
     uint32_t down, stop;
@@ -3976,6 +4008,12 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *   Breaks      Another identity of the log, or a gap, and the node attaches anew: the root is
  *               stamped, which flushes the table in O(1) and fences fills in flight, and positions
  *               count from a new base.
+ *   Logs        A bus may have several. A position here is then the sum of how far each was heard:
+ *               a node's own, as it depends on which was heard first. What nodes share is the mark,
+ *               how far each was heard at a position: the writer of a record looks it up in
+ *               `history`. The reader takes the last position of its own up to which it had heard
+ *               nothing that the mark is without, in the logs of the record's dependencies: what
+ *               the others say does not concern it. The lease is the oldest of the proofs.
  *   Outbox      Invalidations that the log has not taken yet: a bounded set of tags, which
  *               collapses to first segments and then to everything. What is in it is stamped after
  *               it was put there, and again after each attach.
@@ -3984,6 +4022,8 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *               N3 while an invalidation of one's own has not come back from the log, its tags'
  *                  versions are above `untold`, and no record is believed to be newer than that:
  *                  other entries may move the cursor past it
+ *               N4 with several logs: `history` has `cursors` as they were at each of the last
+ *                  positions since the attach
  *   Locking     `reading` (mutex): one reader, one attach at a time. `apply` (mutex): identity,
  *               epoch, base, cursor move together, entries are applied in order. `out` (spin): the
  *               outbox. Order: reading > apply > out, the trie's writer.
@@ -4069,9 +4109,71 @@ static int zc__tags_check(const zc_bytes *tags, size_t n) {
 #ifdef ZOOCACHE_WITH_BUS
 #define ZC__OUTBOX_BYTES 65536u     /* of tags that wait for the log; more collapse */
 #define ZC__COARSE_SLACK (10 * ZC_MILLISECOND) /* a coarse clock may lag so much */
+#define ZC__HISTORY 4096u           /* positions whose parts are remembered, with several logs */
 
 static inline uint64_t zc__bus_local(const zc__bus *b, uint64_t position) {
     return b->base + (position << 16); /* modulo 2^64: base may be "negative" */
+}
+
+/* ---- several logs ---- */
+
+/* The log of a tag, by its first segment. */
+static unsigned zc__bus_log(const zc__bus *b, zc_bytes segment) {
+    return b->logs == 1 ? 0 : (unsigned)(XXH3_64bits(segment.ptr, segment.len) % b->logs);
+}
+static unsigned zc__bus_log_of_text(const zc__bus *b, zc_bytes tag) {
+    const char *colon = b->logs == 1 ? NULL : (const char *)memchr(tag.ptr, ':', tag.len);
+    if (colon) tag.len = (size_t)(colon - (const char *)tag.ptr);
+    return zc__bus_log(b, tag);
+}
+static unsigned zc__bus_log_of(const zc__bus *b, const zc_tag *tag) {
+    while (tag->parent->parent) tag = tag->parent;
+    return zc__bus_log(b, zc_slice(zc__tag_label(tag), tag->len));
+}
+
+static void *zc__bus_user(const zc_cache *c, unsigned log) {
+    return c->bus.logs == 1 ? c->desc.bus.user : c->desc.bus.logs[log];
+}
+
+/* N4. The cursor has moved. `apply` is held. */
+static void zc__bus_moved(zc__bus *b) {
+    size_t size = b->logs * sizeof *b->history;
+    if (b->history) memcpy(&b->history[b->cursor % ZC__HISTORY * b->logs], b->cursors, size);
+}
+
+/* How far each log had been heard at a position since the attach; if that is not remembered any
+ * more, at the attach. `apply` is held. */
+static const uint64_t *zc__bus_mark(const zc__bus *b, uint64_t position) {
+    if (b->logs == 1 || b->cursor - position >= ZC__HISTORY) return b->attached_to;
+    return &b->history[position % ZC__HISTORY * b->logs];
+}
+
+/* Is nothing of the logs in `which` heard up to `position` that `mark` is without? */
+static bool zc__bus_within(const zc__bus *b, uint64_t position, const uint64_t *mark,
+                           uint32_t which) {
+    const uint64_t *heard = zc__bus_mark(b, position);
+    for (unsigned i = 0; i < b->logs; i++)
+        if (which >> i & 1 && heard[i] > mark[i]) return false;
+    return true;
+}
+
+/* The last position here for which that is so; false: not known. `apply` is held. */
+static bool zc__bus_place(const zc__bus *b, const uint64_t *mark, uint32_t which,
+                          uint64_t *position) {
+    uint64_t low = b->attached_at, high = b->cursor;
+    if (b->logs == 1) {
+        *position = *mark < high ? *mark : high;
+        return *mark >= low;
+    }
+    if (high - low >= ZC__HISTORY) low = high - ZC__HISTORY + 1;
+    if (!zc__bus_within(b, low, mark, which)) return false;
+    while (low < high) {
+        uint64_t middle = low + (high - low + 1) / 2;
+        if (zc__bus_within(b, middle, mark, which)) low = middle;
+        else high = middle - 1;
+    }
+    *position = low;
+    return true;
 }
 
 /* ---- the outbox ---- */
@@ -4203,6 +4305,7 @@ static int zc__bus_fault(zc_cache *c, int rc) {
 typedef struct zc__ear {
     zc_cache *cache;
     uint64_t epoch;
+    unsigned log;
     zc_bus_sink sink;
 } zc__ear;
 
@@ -4210,17 +4313,20 @@ static int zc__bus_hear_entry(void *user, uint64_t position, const zc_bytes *tag
     const zc__ear *ear = (const zc__ear *)user;
     zc_cache *c = ear->cache;
     zc__bus *b = &c->bus;
+    zc_shared64 *cursor = &b->cursors[ear->log];
     uint64_t v = 0;
     int rc = ZC_OK;
     if (zc__tags_check(tags, n) != ZC_OK) n = 0; /* no tag of ours: too much rather than nothing */
     zc__nodes nodes;
     zc__nodes_acquire(c, tags, n, &nodes);
     zc__monitor_lock(&b->apply);
-    if (ear->epoch != b->epoch || position > b->cursor + 1) {
+    if (ear->epoch != b->epoch || position > *cursor + 1) {
         rc = ZC_RETRY;
-    } else if (position == b->cursor + 1) {
-        v = zc__trie_stamp(&c->trie, nodes.list, nodes.n, zc__bus_local(b, position));
-        zc__store_rel(&b->cursor, position);
+    } else if (position == *cursor + 1) {
+        v = zc__trie_stamp(&c->trie, nodes.list, nodes.n, zc__bus_local(b, b->cursor + 1));
+        zc__store_rel(cursor, position);
+        zc__store_rel(&b->cursor, b->cursor + 1);
+        zc__bus_moved(b);
     }
     zc__monitor_unlock(&b->apply);
     zc__nodes_release(c, &nodes);
@@ -4246,13 +4352,19 @@ static void zc__bus_detach(zc_cache *c) {
 static int zc__bus_attach(zc_cache *c) {
     zc__bus *b = &c->bus;
     zc_tag *root = &c->trie.root;
-    uint64_t identity = 0, position = 0, before = zc__mono(&c->clock);
-    int rc = c->desc.bus.attach(c->desc.bus.user, &identity, &position);
-    if (rc != ZC_OK) return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
+    uint64_t ids[ZC_LOGS_MAX], at[ZC_LOGS_MAX], position = 0, before = zc__mono(&c->clock);
+    for (unsigned i = 0; i < b->logs; i++) {
+        ids[i] = at[i] = 0;
+        int rc = c->desc.bus.attach(zc__bus_user(c, i), &ids[i], &at[i]);
+        if (rc != ZC_OK) return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
+        position += at[i];
+    }
     zc__monitor_lock(&b->apply);
     b->epoch++;
-    b->identity = identity;
+    b->identity = b->logs == 1 ? ids[0] : XXH3_64bits(ids, b->logs * sizeof *ids) | 1;
+    for (unsigned i = 0; i < b->logs; i++) b->cursors[i] = b->attached_to[i] = at[i];
     b->cursor = b->attached_at = position;
+    zc__bus_moved(b);
     uint64_t v = zc__trie_stamp(&c->trie, &root, 1, 0);
     /* Room below the root's version, for positions that are rounded down to it. */
     b->base = v - (position << 16);
@@ -4266,6 +4378,7 @@ static int zc__bus_attach(zc_cache *c) {
 
 static void zc__ear_open(zc__ear *ear, zc_cache *c) {
     ear->cache = c;
+    ear->log = 0;
     ear->sink.entry = zc__bus_hear_entry;
     ear->sink.user = ear;
     zc__monitor_lock(&c->bus.apply);
@@ -4273,27 +4386,48 @@ static void zc__ear_open(zc__ear *ear, zc_cache *c) {
     zc__monitor_unlock(&c->bus.apply);
 }
 
+/* Reads one log to its end, or to the end of `wait`. ZC_OK: everything up to *since has been heard;
+ * ZC_MORE: it was woken. */
+static int zc__bus_drain(zc_cache *c, zc__ear *ear, uint64_t wait, uint64_t *since) {
+    const zc_shared64 *at = &c->bus.cursors[ear->log];
+    for (;; wait = 0) {
+        uint64_t cursor = zc__load_acq(at);
+        *since = zc__mono(&c->clock);
+        int rc = c->desc.bus.read(zc__bus_user(c, ear->log), cursor, wait, &ear->sink);
+        if (rc != ZC_MORE || zc__load_acq(at) == cursor) return rc;
+    }
+}
+
+/* Waits until one of several logs may have grown. */
+static void zc__bus_wait(zc_cache *c, uint64_t wait) {
+    uint64_t at[ZC_LOGS_MAX];
+    for (unsigned i = 0; i < c->bus.logs; i++) at[i] = zc__load_acq(&c->bus.cursors[i]);
+    c->desc.bus.wait(c->desc.bus.user, at, wait);
+}
+
 /* Reads the log to its end, or to the end of `wait`; `reading` is held. ZC_OK: the lease is
- * renewed. */
+ * renewed. Of several logs it is as old as the oldest proof, that of the first. */
 static int zc__bus_listen(zc_cache *c, uint64_t wait) {
     zc__bus *b = &c->bus;
-    int rc = ZC_MORE;
+    uint64_t since = 0, proof;
+    int rc = ZC_OK;
     if (!zc__load_acq(&b->attached)) return zc__bus_attach(c);
     zc__ear ear;
     zc__ear_open(&ear, c);
-    for (; rc == ZC_MORE; wait = 0) {
-        uint64_t before = zc__mono(&c->clock), cursor = zc__load_acq(&b->cursor);
-        rc = c->desc.bus.read(c->desc.bus.user, cursor, wait, &ear.sink);
-        bool further = zc__load_acq(&b->cursor) != cursor;
-        if (rc == ZC_MORE && !further) return ZC_RETRY; /* it was woken */
-        if (rc != ZC_OK) continue;
+    if (b->logs > 1 && wait) zc__bus_wait(c, wait);
+    for (; ear.log < b->logs && rc == ZC_OK; ear.log++) {
+        rc = zc__bus_drain(c, &ear, b->logs == 1 ? wait : 0, &proof);
+        if (ear.log == 0) since = proof;
+    }
+    if (rc == ZC_MORE) return ZC_RETRY;
+    if (rc < 0) return zc__bus_fault(c, rc);
+    if (rc == ZC_OK) {
         zc__monitor_lock(&b->apply);
-        if (ear.epoch == b->epoch) zc__store_rel(&b->lease, before ? before : 1);
+        if (ear.epoch == b->epoch) zc__store_rel(&b->lease, since ? since : 1);
         zc__store_rlx(&b->down, 0);
         zc__monitor_unlock(&b->apply);
+        return ZC_OK;
     }
-    if (rc == ZC_OK) return ZC_OK;
-    if (rc < 0) return zc__bus_fault(c, rc);
     zc__bus_detach(c);
     return zc__bus_attach(c);
 }
@@ -4362,6 +4496,36 @@ static int zc__bus_hear(zc_cache *c, uint64_t since, uint64_t timeout) {
     }
 }
 
+static int zc__bus_append_to(zc__ear *ear, unsigned log, const zc_bytes *tags, size_t n,
+                             bool durable) {
+    zc_cache *c = ear->cache;
+    uint64_t cursor = zc__load_acq(&c->bus.cursors[log]);
+    ear->log = log;
+    return c->desc.bus.append(zc__bus_user(c, log), tags, n, durable, cursor, &ear->sink);
+}
+
+/* Appends to each log what belongs there. ZC_OK, ZC_MORE: all have it. */
+static int zc__bus_append(zc_cache *c, const zc_bytes *tags, size_t n, bool durable) {
+    zc__bus *b = &c->bus;
+    zc__ear ear;
+    int rc = ZC_OK, got;
+    zc__ear_open(&ear, c);
+    if (b->logs == 1 || n == 1)
+        return zc__bus_append_to(&ear, n ? zc__bus_log_of_text(b, tags[0]) : 0, tags, n, durable);
+    zc_bytes *some = n ? (zc_bytes *)zc__alloc(&c->mem, n * sizeof *some) : NULL;
+    size_t all = some ? n : 0, size = all * sizeof *some; /* short of memory: everything */
+    for (unsigned log = 0; log < b->logs && (rc == ZC_OK || rc == ZC_MORE); log++) {
+        size_t count = 0;
+        for (size_t i = 0; i < all; i++)
+            if (zc__bus_log_of_text(b, tags[i]) == log) some[count++] = tags[i];
+        if (all && !count) continue;
+        got = zc__bus_append_to(&ear, log, some, count, durable);
+        if (got != ZC_OK) rc = got;
+    }
+    zc__free(&c->mem, some, size);
+    return rc;
+}
+
 /* Appends to the log, and hears what came before. `reading`: the caller is the reader. */
 static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durable,
                         bool reading) {
@@ -4375,10 +4539,7 @@ static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durabl
             rc = reading ? zc__bus_attach(c) : zc__bus_hear(c, since, t);
             if (rc != ZC_OK) return rc;
         }
-        zc__ear ear;
-        zc__ear_open(&ear, c);
-        rc = c->desc.bus.append(c->desc.bus.user, tags, n, durable, zc__load_acq(&b->cursor),
-                                &ear.sink);
+        rc = zc__bus_append(c, tags, n, durable);
         if (rc == ZC_MORE) return reading ? ZC_OK : zc__bus_hear(c, zc__mono(&c->clock), t);
         if (rc == ZC_RETRY) zc__bus_detach(c);
     }
@@ -4521,7 +4682,13 @@ no_apply:
 static int zc__bus_open(zc_cache *c) {
     zc__bus *b = &c->bus;
     uint64_t t = c->desc.max_staleness;
-    if (!zc__bus_monitors(b)) return ZC_E_THREAD;
+    b->logs = c->desc.bus.nlogs ? c->desc.bus.nlogs : 1;
+    size_t history = ZC__HISTORY * b->logs * sizeof *b->history;
+    if (b->logs > 1 && !(b->history = (uint64_t *)zc__alloc(&c->mem, history))) return ZC_E_NOMEM;
+    if (!zc__bus_monitors(b)) {
+        zc__free(&c->mem, b->history, history);
+        return ZC_E_THREAD;
+    }
     b->on = true;
     b->peeks = c->desc.bus.peek != NULL;
     b->serve_for = c->clock.version ? t : t - ZC__COARSE_SLACK;
@@ -4551,6 +4718,7 @@ static void zc__bus_end(zc_cache *c) {
     (void)zc__bus_flush(c);
     zc__monitor_unlock(&b->reading);
     zc__buf_free(&c->mem, &b->outbox);
+    zc__free(&c->mem, b->history, ZC__HISTORY * b->logs * sizeof *b->history);
     zc__monitor_destroy(&b->monitor);
     zc__monitor_destroy(&b->apply);
     zc__monitor_destroy(&b->reading);
@@ -4595,7 +4763,8 @@ static void zc__bus_stats(zc_cache *c, zc_stats *st) {
 static inline bool zc__bus_on(const zc_cache *c) { return c->bus.on; }
 static inline bool zc__bus_runs(const zc_cache *c) { return c->bus.runs; }
 
-/* A token: where the log was when this cache had been heard, and which log. */
+/* A token: where the log was when this cache had been heard, and which log. Of several, there is
+ * no room to say where: who catches up reads them all. */
 ZOOCACHE_API uint64_t zc_token(zc_cache *cache) {
     if (!cache || !cache->bus.on) return 0;
     zc__bus *b = &cache->bus;
@@ -4613,7 +4782,8 @@ ZOOCACHE_API int zc_catch_up(zc_cache *cache, uint64_t token, uint64_t timeout) 
     if (!b->on || !token) return ZC_OK;
     for (int rc = ZC_PENDING;;) {
         zc__monitor_lock(&b->apply);
-        bool attached = b->attached, same = (b->identity ^ token >> 48) << 48 == 0;
+        bool attached = b->attached;
+        bool same = b->logs == 1 && (b->identity ^ token >> 48) << 48 == 0;
         bool there = attached && same && b->cursor >= position;
         zc__monitor_unlock(&b->apply);
         /* A token of another log: of an older one, once ours is proven to be the present one. */
@@ -5479,23 +5649,10 @@ static uint64_t zc__left(uint64_t at_ms, uint64_t now_ms) {
 }
 
 #ifdef ZOOCACHE_WITH_BUS
-/* What a record's position means here. ZC_OK: *begin is the local version up to which it is good,
- * for all that is known; ZC_MISS: it is of another log, or invalidated. One round trip if it was
- * begun before this node attached. */
-static int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
+/* Has a log something after `position` that kills the ticket's value? ZC_OK: no; ZC_MISS: perhaps.
+ * Asks for the paths of those dependencies that are in this log. */
+static int zc__bus_ask(zc_fill *t, unsigned log, uint64_t position) {
     zc_cache *c = t->cache;
-    zc__bus *b = &c->bus;
-    zc__monitor_lock(&b->apply);
-    bool ours = b->attached && r->generation == b->identity;
-    uint64_t cursor = b->cursor, position = r->begin < cursor ? r->begin : cursor;
-    bool known = r->begin >= b->attached_at;
-    *begin = zc__bus_local(b, known ? position : cursor);
-    zc__spin_lock(&b->out);
-    if (b->untold && b->untold < *begin) *begin = b->untold; /* N3 */
-    zc__spin_unlock(&b->out);
-    zc__monitor_unlock(&b->apply);
-    if (!ours) return ZC_MISS;
-    if (known) return ZC_OK;
     size_t n = 1;
     for (size_t i = 0; i < t->ndeps; i++) n += t->deps[i]->depth;
     size_t size = n * (sizeof(zc_bytes) + sizeof(uint64_t)) + (n - 1) * (ZC_TAG_MAX + 1);
@@ -5506,6 +5663,7 @@ static int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
     paths[0] = zc_slice("", 0);
     n = 1;
     for (size_t i = 0; i < t->ndeps; i++) {
+        if (zc__bus_log_of(&c->bus, t->deps[i]) != log) continue;
         size_t len = zc__tag_text(t->deps[i], text);
         for (const zc_tag *p = t->deps[i]; p->parent; p = p->parent) {
             paths[n++] = zc_slice(text, len);
@@ -5514,22 +5672,63 @@ static int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
         text += ZC_TAG_MAX + 1;
     }
     memset(positions, 0, n * sizeof *positions);
-    int rc = c->desc.bus.versions(c->desc.bus.user, paths, n, positions);
+    int rc = c->desc.bus.versions(zc__bus_user(c, log), paths, n, positions);
     for (size_t i = 0; i < n; i++)
         if (positions[i] > newest) newest = positions[i];
     zc__free(&c->mem, paths, size);
     if (rc != ZC_OK) return ZC_E_BUS;
-    return newest <= r->begin ? ZC_OK : ZC_MISS;
+    return newest <= position ? ZC_OK : ZC_MISS;
 }
 
-/* The position that an entry's begin stands for; false: it is of another epoch, and dead. */
-static bool zc__bus_position(zc_cache *c, uint64_t begin, uint64_t *identity, uint64_t *position) {
+/* Up to where each log was known to who wrote the record; false: it was of another number. */
+static bool zc__mark_get(const zc__bus *b, const zc_record *r, uint64_t *mark) {
+    mark[0] = r->begin;
+    if (r->mark.len != (b->logs == 1 ? 0 : 8 * b->logs)) return false;
+    for (unsigned i = 0; i < r->mark.len / 8; i++)
+        mark[i] = zc__get64((const unsigned char *)r->mark.ptr + 8 * i);
+    return true;
+}
+
+/* What a record's position means here. ZC_OK: *begin is the local version up to which it is good,
+ * for all that is known; ZC_MISS: it is of another log, or invalidated. One round trip for each log
+ * concerned if it was begun before this node attached. */
+static int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
+    zc_cache *c = t->cache;
+    zc__bus *b = &c->bus;
+    uint64_t mark[ZC_LOGS_MAX], position;
+    uint32_t which = 0;
+    int rc = ZC_OK;
+    if (!zc__mark_get(b, r, mark)) return ZC_MISS;
+    for (size_t i = 0; i < t->ndeps; i++) which |= 1u << zc__bus_log_of(b, t->deps[i]);
+    if (!which) which = 1; /* the root is in each */
+    zc__monitor_lock(&b->apply);
+    bool ours = b->attached && r->generation == b->identity;
+    bool known = zc__bus_place(b, mark, which, &position);
+    *begin = zc__bus_local(b, known ? position : b->cursor);
+    zc__spin_lock(&b->out);
+    if (b->untold && b->untold < *begin) *begin = b->untold; /* N3 */
+    zc__spin_unlock(&b->out);
+    zc__monitor_unlock(&b->apply);
+    if (!ours) return ZC_MISS;
+    for (unsigned i = 0; i < b->logs && !known && rc == ZC_OK; i++)
+        if (which >> i & 1) rc = zc__bus_ask(t, i, mark[i]);
+    return rc;
+}
+
+/* What an entry's begin stands for, as the record's position; `mark` has room for ZC__MARK bytes.
+ * False: it is of another epoch, and dead. */
+static bool zc__bus_position(zc_cache *c, zc_record *r, unsigned char *mark) {
     zc__bus *b = &c->bus;
     zc__monitor_lock(&b->apply);
-    uint64_t since = begin - b->base;
-    bool good = b->attached && begin >= zc__bus_local(b, b->attached_at);
-    *identity = b->identity;
-    *position = since >> 16 < b->cursor ? since >> 16 : b->cursor;
+    uint64_t since = r->begin - b->base;
+    bool good = b->attached && r->begin >= zc__bus_local(b, b->attached_at);
+    r->generation = b->identity;
+    r->begin = since >> 16 < b->cursor ? since >> 16 : b->cursor;
+    if (good && b->logs > 1) {
+        const uint64_t *heard = zc__bus_mark(b, r->begin);
+        for (unsigned i = 0; i < b->logs; i++) zc__put_le(mark + 8 * i, heard[i], 8);
+        r->mark = zc_slice(mark, 8 * b->logs);
+    }
     zc__monitor_unlock(&b->apply);
     return good;
 }
@@ -5538,9 +5737,8 @@ static inline int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin)
     (void)t; (void)r; (void)begin;
     return ZC_OK;
 }
-static inline bool zc__bus_position(zc_cache *c, uint64_t begin, uint64_t *identity,
-                                    uint64_t *position) {
-    (void)c; (void)begin; (void)identity; (void)position;
+static inline bool zc__bus_position(zc_cache *c, zc_record *r, unsigned char *mark) {
+    (void)c; (void)r; (void)mark;
     return true;
 }
 #endif
@@ -5668,6 +5866,7 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     zc_bytes key = zc__entry_key(e), *deps = NULL;
     zc_tag **nodes = zc__entry_deps(e);
     size_t ndeps = e->ndeps, text_len = 0;
+    unsigned char mark[ZC__MARK];
     zc__buf record;
     zc_record r;
     if (e->flags & ZC__OBJECT || zc__store_is_open(c))
@@ -5700,7 +5899,7 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     zc__spin_unlock(&s->lock);
     uint64_t kept = zc__load_acq(&c->kept);
     if (zc__keeps_versions(c) && r.begin > kept) r.begin = kept;
-    bool known = !zc__bus_on(c) || zc__bus_position(c, r.begin, &r.generation, &r.begin);
+    bool known = !zc__bus_on(c) || zc__bus_position(c, &r, mark);
     if (e->flags & ZC__EXTRAS) {
         const zc__extras *x = zc__entry_extras(e);
         hard = x->hard;
@@ -6954,6 +7153,7 @@ static bool zc__desc_valid(const zc_desc *d) {
     if (!st->generation != !st->tag_put || !st->tag_put != !st->tag_get) return false;
     if (!st->lock != !st->unlock) return false;
     if (b->version && (!b->attach || !b->read || !b->append || !b->versions)) return false;
+    if (b->nlogs > ZC_LOGS_MAX || (b->nlogs > 1 && (!b->logs || !b->wait || b->peek))) return false;
     if (b->version > 1 || (d->max_staleness && d->max_staleness < 20 * ZC_MILLISECOND))
         return false;
     if (d->ack > ZC_STRICT || d->silence > ZC_SILENCE_ERROR) return false;
@@ -8894,14 +9094,17 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  * >>redis   Redis as storage and bus
  *   Idea        The storage is plain keys with an expiry. The bus is one stream with dense ids,
  *               which is read with a proof that nothing was missed.
- *   Keys        all in one hash slot, "{prefix}:" and then
+ *   Keys        all of a shard in one hash slot: "{prefix}:", from the second on "{prefix:<i>}:",
+ *               and then
  *                 <era>:<key>   a record (string, PX). <era>: 16 hex digits
  *                 era           the present one; clearing puts another one there, in O(1), and the
  *                               records of the old end by their expiry, max_ttl at the latest
  *                 lock:<key>    a fleet lock: the holder's token (string, PX)
- *                 log           the stream. Ids <gen>-<position>; entry 0 is the genesis. Fields:
- *                               n nonce <node>.<count>, h wall clock in ms, t the tags, each a
- *                               length (2 bytes, little-endian) and its bytes; none: everything
+ *                 log           the stream. Ids <gen>-<position>; entry 0 is the genesis. The low 4
+ *                               bits of the first shard's <gen>: the number of shards, less 1.
+ *                               Fields: n nonce <node>.<count>, h wall clock in ms, t the tags,
+ *                               each a length (2 bytes, little-endian) and its bytes; none:
+ *                               everything
  *                 tags, tags2   hashes, tag -> position of the last entry that named it; "" stands
  *                               for everything. Fields of ours begin with NUL: "\0g" the gen, "\0f"
  *                               the floor (of tags in neither hash), "\0s" the position when `tags`
@@ -8924,6 +9127,11 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *                        next id, the connection's run id is the attached one, the fence was taken,
  *                        and the reply was not full
  *               versions both hashes in one MULTI
+ *   Shards      Each is a storage and a log by itself, a zc__redis with connections of its own; the
+ *               first stands for all. >>bus makes one order of their logs, and a record is in the
+ *               shard that its key's hash names. An entry of several tags is atomic within a shard.
+ *               Waiting is left to one more connection a shard, the bell: its XREAD BLOCK says when
+ *               to read, and what it answers is not looked at. Proofs come from reads alone.
  *   Invariants  R1 an entry given as read is the next one, or the answer is ZC_RETRY
  *               R2 a position told by `versions` is never below the true one
  *               R3 a connection that failed in any way is closed: replies never shift
@@ -8933,11 +9141,12 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *               replaced once, after a random pause of up to 2 ms; one that cannot be made is not
  *               tried again for a time that grows from 20 ms to a second. Looking up a host's name
  *               takes what the system takes.
- *   Not done    A cluster's other slots; Sentinels with a password of their own; RESP3. The log is
- *               one shard. ZC_DURABLE without replicas asks for appendfsync always or WAITAOF.
+ *   Not done    Slots of a cluster but one a shard; Sentinels with a password of their own; RESP3.
+ *               ZC_DURABLE without replicas asks for appendfsync always or WAITAOF.
  *   Locking     pool (monitor; never held during I/O) > state (spin; a few instructions). A slot
  *               of the pool belongs to who took it.
- *   Cost        get, put, del, touch, lock, append, versions: one round trip each
+ *   Cost        get, put, del, touch, lock, append, versions: one round trip each; append and
+ *               versions: for each shard concerned, read: for each shard
  * ========================================================================================== */
 
 #include <errno.h>
@@ -8952,12 +9161,15 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
 #  include <hiredis/hiredis_ssl.h>
 #endif
 
+#define ZC__REDIS_PREFIX 72     /* bytes of "{prefix:<i>}:" at most, and a NUL */
 #define ZC__REDIS_HOST 256      /* bytes of a host's name or a socket's path */
 #define ZC__REDIS_SENTINELS 16
 #define ZC__REDIS_CMDS 12       /* commands of one request */
 #define ZC__REDIS_BATCH 1000    /* entries asked for at once */
 #define ZC__REDIS_SEEN 256      /* nonces remembered; a power of two */
 #define ZC__REDIS_BACKOFF (20 * ZC_MILLISECOND)
+#define ZC__REDIS_BELL 5000     /* ms that a bell waits for an entry */
+#define ZC__REDIS_PAUSE (10 * ZC_MILLISECOND) /* between reads while a bell cannot be had */
 #define ZC__REDIS_REPLY_MAX ((size_t)512 << 20) /* bytes of a string of Redis */
 
 typedef struct zc__redis_addr {
@@ -9018,6 +9230,11 @@ typedef struct zc__redis {
     bool waits; /* the reader does, and may be interrupted */
     bool woken; /* the next read does not wait */
     uint64_t seen_at[ZC__REDIS_SEEN], seen[ZC__REDIS_SEEN]; /* position + 1 (0: none), nonce */
+    /* Several shards. */
+    void *shards[ZC_LOGS_MAX]; /* of the first: all of them, itself included */
+    unsigned nshards, shard;   /* shard: which one this is */
+    zc__redis_conn bell;
+    uint64_t bell_gen, bell_until; /* asked of which log; to be answered by then, 0: not asked */
 #ifdef ZOOCACHE_WITH_REDIS_TLS
     redisSSLContext *ssl;
 #endif
@@ -9285,6 +9502,23 @@ static int zc__redis_io_reply(void *user, void *conn, uint64_t timeout, redisRep
                                    : zc__redis_io_pump(l, deadline - now);
     }
     return rc;
+}
+
+static int zc__redis_io_wait(void *user, void *const *conns, unsigned n, uint64_t timeout) {
+    struct pollfd p[ZC_LOGS_MAX];
+    (void)user;
+    for (unsigned i = 0; i < n; i++) {
+        zc__redis_link *l = (zc__redis_link *)conns[i];
+        if (l->out.size && zc__redis_io_send(l) != ZC_OK) return (int)i;
+        p[i].fd = l->ctx->fd;
+        p[i].events = POLLIN;
+        p[i].revents = 0;
+    }
+    uint64_t ms = timeout / ZC_MILLISECOND + (timeout % ZC_MILLISECOND != 0);
+    (void)poll(p, n, ms > 3600000 ? 3600000 : (int)ms);
+    for (unsigned i = 0; i < n; i++)
+        if (p[i].revents) return (int)i;
+    return ZC_E_TIMEOUT;
 }
 
 static void zc__redis_io_wake(void *user, void *conn) {
@@ -9795,6 +10029,13 @@ static int zc__redis_call(zc__redis *r, zc__redis_req *q, uint64_t extra, uint64
 
 /* ---- the storage */
 
+/* The shard of a record. `user`: the first. */
+static zc__redis *zc__redis_of(void *user, zc_bytes key) {
+    zc__redis *r = (zc__redis *)user;
+    if (r->nshards == 1) return r;
+    return (zc__redis *)r->shards[XXH3_64bits(key.ptr, key.len) % r->nshards];
+}
+
 /* {prefix}:<middle><key>, to be freed with zc__buf_free(). */
 static bool zc__redis_key(zc__redis *r, zc__buf *b, const char *middle, size_t n, zc_bytes key) {
     if (!zc__buf_reserve(&r->mem, b, r->prefix_len + n + key.len)) return false;
@@ -9883,17 +10124,45 @@ static int zc__redis_many(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink 
     return rc;
 }
 
-static int zc__redis_get_many(void *user, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
-                              int *results) {
+static int zc__redis_get_these(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
+                               int *results) {
     int rc = ZC_RETRY;
     for (int i = 0; i < ZC__REDIS_ERAS && rc == ZC_RETRY; i++)
-        rc = zc__redis_many((zc__redis *)user, keys, n, sinks, results);
+        rc = zc__redis_many(r, keys, n, sinks, results);
     return rc == ZC_RETRY ? ZC_E_STORE : rc;
 }
 
 static int zc__redis_get(void *user, zc_bytes key, zc_sink *sink) {
-    int result = ZC_MISS, rc = zc__redis_get_many(user, &key, 1, &sink, &result);
+    zc__redis *r = zc__redis_of(user, key);
+    int result = ZC_MISS, rc = zc__redis_get_these(r, &key, 1, &sink, &result);
     return rc == ZC_OK ? result : rc;
+}
+
+/* Shard by shard. */
+static int zc__redis_get_many(void *user, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
+                              int *results) {
+    zc__redis *r = (zc__redis *)user;
+    int rc = ZC_OK;
+    if (r->nshards == 1) return zc__redis_get_these(r, keys, n, sinks, results);
+    size_t size = n * (sizeof(zc_bytes) + sizeof(zc_sink *) + sizeof(size_t) + sizeof(int));
+    zc_bytes *some = (zc_bytes *)zc__alloc(&r->mem, size);
+    if (!some) return ZC_E_NOMEM;
+    zc_sink **to = (zc_sink **)(void *)(some + n);
+    size_t *at = (size_t *)(void *)(to + n);
+    int *got = (int *)(void *)(at + n);
+    for (unsigned s = 0; s < r->nshards && rc == ZC_OK; s++) {
+        size_t count = 0;
+        for (size_t i = 0; i < n; i++) {
+            if (zc__redis_of(r, keys[i]) != r->shards[s]) continue;
+            some[count] = keys[i];
+            to[count] = sinks[i];
+            at[count++] = i;
+        }
+        if (count) rc = zc__redis_get_these((zc__redis *)r->shards[s], some, count, to, got);
+        for (size_t i = 0; i < count && rc == ZC_OK; i++) results[at[i]] = got[i];
+    }
+    zc__free(&r->mem, some, size);
+    return rc;
 }
 
 /* One command on a record's key, with GET era before it. `ms`: PX or PEXPIRE; 0: none. */
@@ -9943,17 +10212,23 @@ static uint64_t zc__redis_life(const zc__redis *r, uint64_t expires_ms) {
 }
 
 static int zc__redis_put(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
-    zc__redis *r = (zc__redis *)user;
+    zc__redis *r = zc__redis_of(user, key);
     return zc__redis_write(r, "SET", key, &record, zc__redis_life(r, expires_ms));
 }
 static int zc__redis_del(void *user, zc_bytes key) {
-    return zc__redis_write((zc__redis *)user, "UNLINK", key, NULL, 0);
+    return zc__redis_write(zc__redis_of(user, key), "UNLINK", key, NULL, 0);
 }
 static int zc__redis_touch(void *user, zc_bytes key, uint64_t expires_ms) {
-    zc__redis *r = (zc__redis *)user;
+    zc__redis *r = zc__redis_of(user, key);
     return zc__redis_write(r, "PEXPIRE", key, NULL, zc__redis_life(r, expires_ms));
 }
-static int zc__redis_clear(void *user) { return zc__redis_new_era((zc__redis *)user, true); }
+static int zc__redis_clear(void *user) {
+    const zc__redis *r = (const zc__redis *)user;
+    int rc = ZC_OK, got;
+    for (unsigned i = 0; i < r->nshards; i++)
+        if ((got = zc__redis_new_era((zc__redis *)r->shards[i], true)) != ZC_OK) rc = got;
+    return rc;
+}
 
 /* SET NX for a lock that is new, a script for one that is ours: *token (0: new) says whose. */
 static int zc__redis_lock_call(zc__redis *r, zc_bytes key, zc__redis_script script, uint64_t token,
@@ -9985,7 +10260,7 @@ static int zc__redis_lock_call(zc__redis *r, zc_bytes key, zc__redis_script scri
 }
 
 static int zc__redis_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *token) {
-    zc__redis *r = (zc__redis *)user;
+    zc__redis *r = zc__redis_of(user, key);
     uint64_t ms = lease / ZC_MILLISECOND;
     if (ms == 0) ms = 1;
     if (*token) return zc__redis_lock_call(r, key, ZC__RENEW, *token, ms);
@@ -9996,7 +10271,7 @@ static int zc__redis_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *to
 }
 
 static int zc__redis_unlock_key(void *user, zc_bytes key, uint64_t token) {
-    return zc__redis_lock_call((zc__redis *)user, key, ZC__UNLOCK, token, 0);
+    return zc__redis_lock_call(zc__redis_of(user, key), key, ZC__UNLOCK, token, 0);
 }
 
 /* ---- the log's entries */
@@ -10172,6 +10447,11 @@ static void zc__req_nonce(zc__redis *r, zc__redis_req *q) {
     zc__req_num(q, zc__wall(&r->clock) / ZC_MILLISECOND);
 }
 
+/* A new log's generation: random, and tells how many shards there are. */
+static uint64_t zc__redis_new_gen(const zc__redis *r) {
+    return (((r->io.random(r->io.user) >> 2) | 16) & ~UINT64_C(15)) | (r->nshards - 1);
+}
+
 static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) {
     zc__redis *r = (zc__redis *)user;
     zc__redis_req q;
@@ -10183,11 +10463,12 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     zc__req_line(r, &q); /* first: a record must not seem to be of a later line than it is */
     zc__req_script(&q, ZC__GENESIS, 3);
     zc__req_log_keys(&q);
-    zc__req_num(&q, (r->io.random(r->io.user) >> 2) | 1);
+    zc__req_num(&q, zc__redis_new_gen(r));
     zc__req_nonce(r, &q);
     zc__req_end(&q);
     /* Over a new connection of the reader's: an old one may lead to a master of the past, and what
      * is attached is what will be read. */
+    zc__redis_drop(r, &r->bell);
     zc__redis_drop(r, &r->reader);
     int rc = zc__redis_bus_rc(zc__redis_send(r, &r->reader, &q, 0));
     log.run = zc__redis_run(r, &r->reader);
@@ -10196,6 +10477,7 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     if (rc == ZC_OK && !zc__redis_entry_read(q.reply[q.ncmds - 1], &e)) rc = ZC_E_BUS;
     if (rc == ZC_OK) log.line = zc__redis_line(r, &q, 1);
     zc__req_free(&q);
+    if (rc == ZC_OK && r->shard == 0 && (e.gen & 15) != r->nshards - 1) rc = ZC_E_INVAL;
     if (rc != ZC_OK) return rc;
     log.gen = e.gen;
     *identity = XXH3_64bits(&log, sizeof log) | 1;
@@ -10293,6 +10575,82 @@ static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
     else if (may && rc == ZC_E_BUS) rc = zc__redis_read_once(r, log, position, 0, sink);
     zc__store_rel(&r->reader.taken, false);
     return rc;
+}
+
+/* Asks for what comes after `position`, over the bell; false: not to be had now. What was asked
+ * before will do while it is of this log, and not overdue. */
+static bool zc__redis_ask_bell(zc__redis *r, uint64_t position) {
+    zc__redis_log log = zc__redis_attached(r);
+    uint64_t now = zc__redis_now(r);
+    zc__redis_req q;
+    bool asked = r->bell.link && r->bell_until;
+    if (asked && log.gen == r->bell_gen && now < r->bell_until) return true;
+    if (asked) zc__redis_drop(r, &r->bell);
+    if (!r->bell.link && zc__redis_connect(r, &r->bell, now + r->timeout) != ZC_OK) return false;
+    zc__req_init(r, &q);
+    zc__req_str(&q, "XREAD");
+    zc__req_str(&q, "COUNT");
+    zc__req_str(&q, "1");
+    zc__req_str(&q, "BLOCK");
+    zc__req_num(&q, ZC__REDIS_BELL);
+    zc__req_str(&q, "STREAMS");
+    zc__req_key(&q, "log");
+    zc__req_id(&q, log.gen, position);
+    zc__req_end(&q);
+    bool sent = !q.failed && zc__redis_append_cmd(r, &r->bell, &q, 0) == ZC_OK;
+    zc__req_free(&q);
+    r->bell_gen = log.gen;
+    r->bell_until = now + ZC__REDIS_BELL * ZC_MILLISECOND + r->timeout;
+    if (!sent) zc__redis_drop(r, &r->bell);
+    return sent;
+}
+
+/* The bell has rung. False: with an error. */
+static bool zc__redis_rung(zc__redis *r) {
+    redisReply *reply = NULL;
+    int rc = r->io.reply(r->io.user, r->bell.link, r->timeout, &reply);
+    bool good = rc == ZC_OK && !zc__redis_is(reply, REDIS_REPLY_ERROR);
+    if (reply) freeReplyObject(reply);
+    r->bell_until = 0;
+    if (!good) zc__redis_drop(r, &r->bell);
+    return good;
+}
+
+/* Waits until a bell rings, then takes what the others have to say, too. False: with an error. */
+static bool zc__redis_wait_bells(zc__redis *r, uint64_t wait) {
+    void *links[ZC_LOGS_MAX];
+    zc__redis *of[ZC_LOGS_MAX];
+    for (bool good = true;; wait = 0) {
+        unsigned n = 0;
+        for (unsigned i = 0; i < r->nshards; i++) {
+            of[n] = (zc__redis *)r->shards[i];
+            links[n] = of[n]->bell_until ? of[n]->bell.link : NULL;
+            n += links[n] != NULL;
+        }
+        int i = r->io.wait(r->io.user, links, n, wait);
+        if (i < 0) return good;
+        good = zc__redis_rung(of[i]) && good;
+    }
+}
+
+static void zc__redis_wait(void *user, const uint64_t *positions, uint64_t wait) {
+    zc__redis *r = (zc__redis *)user;
+    bool good = true;
+    for (unsigned i = 0; i < r->nshards; i++) {
+        zc__redis *s = (zc__redis *)r->shards[i];
+        zc__store_rel(&s->bell.taken, true);
+        good = zc__redis_ask_bell(s, positions[i]) && good;
+    }
+    zc__spin_lock(&r->state);
+    r->waits = good && !r->woken;
+    bool may = r->waits;
+    zc__spin_unlock(&r->state);
+    if (may) good = zc__redis_wait_bells(r, wait);
+    bool woken = zc__redis_waited(r);
+    /* Without its bells it reads now and then. */
+    if (!good && !woken) r->io.sleep(r->io.user, wait < ZC__REDIS_PAUSE ? wait : ZC__REDIS_PAUSE);
+    for (unsigned i = 0; i < r->nshards; i++)
+        zc__store_rel(&((zc__redis *)r->shards[i])->bell.taken, false);
 }
 
 /* Is what was appended safe? */
@@ -10529,17 +10887,17 @@ static int zc__redis_beat(void *user, zc_bytes text) {
 static void zc__redis_wake(void *user) {
     zc__redis *r = (zc__redis *)user;
     zc__spin_lock(&r->state);
+    const zc__redis_conn *c = r->nshards > 1 ? &r->bell : &r->reader;
     r->woken = true;
-    if (r->reader.link && r->waits) r->io.wake(r->io.user, r->reader.link);
+    if (c->link && r->waits) r->io.wake(r->io.user, c->link);
     zc__spin_unlock(&r->state);
 }
 
 /* ---- open, fork, close */
 
-static void zc__redis_forked(void *user) {
-    zc__redis *r = (zc__redis *)user;
-    for (unsigned i = 0; i <= r->nconns; i++) {
-        zc__redis_conn *c = i < r->nconns ? &r->conns[i] : &r->reader;
+static void zc__redis_fork(zc__redis *r) {
+    for (unsigned i = 0; i <= r->nconns + 1; i++) {
+        zc__redis_conn *c = i < r->nconns ? &r->conns[i] : i == r->nconns ? &r->reader : &r->bell;
         if (c->link) r->io.close(r->io.user, c->link, c->taken);
         memset(c, 0, sizeof *c);
     }
@@ -10549,11 +10907,17 @@ static void zc__redis_forked(void *user) {
     r->node = r->io.random(r->io.user); /* nonces are one process's own */
 }
 
+static void zc__redis_forked(void *user) {
+    const zc__redis *r = (const zc__redis *)user;
+    for (unsigned i = 0; i < r->nshards; i++) zc__redis_fork((zc__redis *)r->shards[i]);
+}
+
 static void zc__redis_free(zc__redis *r) {
     for (unsigned i = 0; r->conns && i < r->nconns; i++) zc__redis_drop(r, &r->conns[i]);
     zc__redis_drop(r, &r->reader);
+    zc__redis_drop(r, &r->bell);
     zc__free(&r->mem, r->conns, r->nconns * sizeof *r->conns);
-    zc__free(&r->mem, r->prefix, r->prefix_len + 1);
+    zc__free(&r->mem, r->prefix, ZC__REDIS_PREFIX);
     zc__free(&r->mem, r->text, r->text_size);
 #ifdef ZOOCACHE_WITH_REDIS_TLS
     if (r->ssl) redisFreeSSLContext(r->ssl);
@@ -10563,9 +10927,14 @@ static void zc__redis_free(zc__redis *r) {
     zc__free(&mem, r, sizeof *r);
 }
 
+static void zc__redis_free_all(zc__redis *r) {
+    for (unsigned i = r->nshards; i--;)
+        if (r->shards[i]) zc__redis_free((zc__redis *)r->shards[i]);
+}
+
 static void zc__redis_close(void *user) {
     zc__redis *r = (zc__redis *)user;
-    if (zc__sub_acqrel(&r->refs, 1u) == 1) zc__redis_free(r);
+    if (zc__sub_acqrel(&r->refs, 1u) == 1) zc__redis_free_all(r);
 }
 
 /* %XX, in place. */
@@ -10692,7 +11061,7 @@ static void zc__redis_defaults(zc__redis *r, const zc_redis_desc *d) {
     if (!r->io.version) {
         zc_redis_io io = {1, zc__redis_io_open, zc__redis_io_append, zc__redis_io_reply,
                           zc__redis_io_wake, zc__redis_io_close, zc__redis_io_sleep,
-                          zc__redis_io_random, r};
+                          zc__redis_io_random, r, zc__redis_io_wait};
         r->io = io;
     }
     r->timeout = d->timeout ? d->timeout : 250 * ZC_MILLISECOND;
@@ -10712,14 +11081,17 @@ static int zc__redis_texts(zc__redis *r, const zc_redis_desc *d) {
     if (n == 0 || n > 64 || strpbrk(prefix, "{}")) return ZC_E_INVAL;
     r->text_size = strlen(url) + 1;
     r->text = (char *)zc__alloc(&r->mem, r->text_size);
-    r->prefix_len = n + 3;
-    r->prefix = (char *)zc__alloc(&r->mem, r->prefix_len + 1);
+    zc__text t = {NULL, ZC__REDIS_PREFIX, 0};
+    r->prefix = t.buf = (char *)zc__alloc(&r->mem, ZC__REDIS_PREFIX);
     r->conns = (zc__redis_conn *)zc__alloc_zero(&r->mem, r->nconns * sizeof *r->conns);
     if (!r->text || !r->prefix || !r->conns) return ZC_E_NOMEM;
     memcpy(r->text, url, r->text_size);
-    r->prefix[0] = '{';
-    memcpy(r->prefix + 1, prefix, n);
-    memcpy(r->prefix + 1 + n, "}:", 3);
+    zc__text_str(&t, "{");
+    zc__text_str(&t, prefix);
+    if (r->shard) zc__text_str(&t, ":");
+    if (r->shard) zc__text_num(&t, r->shard, 1);
+    zc__text_str(&t, "}:");
+    r->prefix_len = t.len;
     return zc__redis_url(r);
 }
 
@@ -10751,34 +11123,56 @@ static void zc__redis_tables(zc__redis *r, zc_store *store, zc_bus *bus) {
         bus->forked = zc__redis_forked;
         bus->close = zc__redis_close;
         bus->user = r;
+        bus->nlogs = r->nshards;
+        bus->logs = r->shards;
+        bus->wait = zc__redis_wait;
     }
 }
 
-ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bus *bus) {
-    zc_redis_desc d;
+static int zc__redis_new(const zc_redis_desc *d, unsigned shard, zc__redis **out) {
     zc__mem mem;
-    if (store) memset(store, 0, sizeof *store);
-    if (bus) memset(bus, 0, sizeof *bus);
-    if (!store && !bus) return ZC_E_INVAL;
     memset(&mem, 0, sizeof mem);
-    if (desc) d = *desc;
-    else memset(&d, 0, sizeof d);
-    mem.hook = d.allocator;
+    mem.hook = d->allocator;
     zc__redis *r = (zc__redis *)zc__alloc_zero(&mem, sizeof *r);
     if (!r) return ZC_E_NOMEM;
     r->mem = mem;
-    r->refs = (store ? 1u : 0u) + (bus ? 1u : 0u);
+    r->shard = shard;
+    r->nshards = d->log_shards;
     if (!zc__monitor_init(&r->pool)) {
         zc__free(&mem, r, sizeof *r);
         return ZC_E_THREAD;
     }
-    zc__redis_defaults(r, &d);
-    int rc = zc__redis_texts(r, &d);
-    if (rc == ZC_OK) rc = zc__redis_tls(r, &d);
+    zc__redis_defaults(r, d);
+    int rc = zc__redis_texts(r, d);
+    if (rc == ZC_OK) rc = zc__redis_tls(r, d);
+    if (rc == ZC_OK) *out = r;
+    else zc__redis_free(r);
+    return rc;
+}
+
+ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bus *bus) {
+    zc_redis_desc d;
+    zc__redis *r, *next;
+    if (store) memset(store, 0, sizeof *store);
+    if (bus) memset(bus, 0, sizeof *bus);
+    if (!store && !bus) return ZC_E_INVAL;
+    if (desc) d = *desc;
+    else memset(&d, 0, sizeof d);
+    if (!d.log_shards) d.log_shards = 1;
+    if (d.log_shards > ZC_LOGS_MAX) return ZC_E_INVAL;
+    if (d.log_shards > 1 && d.io.version && !d.io.wait) return ZC_E_INVAL;
+    int rc = zc__redis_new(&d, 0, &r);
+    if (rc != ZC_OK) return rc;
+    r->shards[0] = r;
+    for (unsigned i = 1; i < d.log_shards && rc == ZC_OK; i++) {
+        rc = zc__redis_new(&d, i, &next);
+        if (rc == ZC_OK) r->shards[i] = next;
+    }
     if (rc != ZC_OK) {
-        zc__redis_free(r);
+        zc__redis_free_all(r);
         return rc;
     }
+    r->refs = (store ? 1u : 0u) + (bus ? 1u : 0u);
     zc__redis_tables(r, store, bus);
     return ZC_OK;
 }

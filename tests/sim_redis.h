@@ -1,7 +1,8 @@
 /* sim_redis.h: a model of a Redis server, for tests/x_simulate.c: the commands that >>redis sends,
  * its scripts natively. Include it after the implementation of zoocache.h.
  *
- *   sr_db         what a server holds: strings, the stream "log", the hashes "tags" and "tags2"
+ *   sr_db         what a server holds: strings; for each shard the stream "log" and the hashes "tags"
+ *                 and "tags2"
  *   sr_exec()     one command; the reply as the bytes of RESP
  *   sr_copy()     what a replica or a disk holds
  *
@@ -119,14 +120,20 @@ typedef struct sr_hash {
     size_t n, cap;
 } sr_hash;
 
-typedef struct sr_db {
-    sr_string **strings;
-    size_t n, cap;
+typedef struct sr_log {
     bool has_log;
     uint64_t last_gen, last_pos; /* the last id given, also if its entry has gone */
     sr_entry **log;
     size_t entries, log_cap;
     sr_hash tags[2];
+} sr_log;
+
+#define SR_SHARDS 3
+
+typedef struct sr_db {
+    sr_string **strings;
+    size_t n, cap;
+    sr_log shards[SR_SHARDS];
 } sr_db;
 
 static inline void sr_string_free(sr_string *s) {
@@ -140,7 +147,7 @@ static inline void sr_hash_del(sr_hash *h) {
     free(h->fields);
     memset(h, 0, sizeof *h);
 }
-static inline void sr_log_del(sr_db *db) {
+static inline void sr_log_del(sr_log *db) {
     for (size_t i = 0; i < db->entries; i++) sr_entry_free(db->log[i]);
     free(db->log);
     db->log = NULL;
@@ -150,8 +157,10 @@ static inline void sr_log_del(sr_db *db) {
 static inline void sr_empty(sr_db *db) {
     for (size_t i = 0; i < db->n; i++) sr_string_free(db->strings[i]);
     free(db->strings);
-    sr_log_del(db);
-    for (int i = 0; i < 2; i++) sr_hash_del(&db->tags[i]);
+    for (int s = 0; s < SR_SHARDS; s++) {
+        sr_log_del(&db->shards[s]);
+        for (int i = 0; i < 2; i++) sr_hash_del(&db->shards[s].tags[i]);
+    }
     memset(db, 0, sizeof *db);
 }
 
@@ -162,12 +171,15 @@ static inline void sr_copy(sr_db *to, const sr_db *from) {
     sr_empty(to);
     *to = *from;
     to->strings = (sr_string **)sr_dup(from->strings, from->cap * sizeof *from->strings);
-    to->log = (sr_entry **)sr_dup(from->log, from->log_cap * sizeof *from->log);
-    for (int i = 0; i < 2; i++)
-        to->tags[i].fields = (sr_field *)sr_dup(from->tags[i].fields,
-                                                from->tags[i].cap * sizeof(sr_field));
     for (size_t i = 0; i < to->n; i++) to->strings[i]->refs++;
-    for (size_t i = 0; i < to->entries; i++) to->log[i]->refs++;
+    for (int s = 0; s < SR_SHARDS; s++) {
+        sr_log *l = &to->shards[s];
+        l->log = (sr_entry **)sr_dup(l->log, l->log_cap * sizeof *l->log);
+        for (int i = 0; i < 2; i++)
+            l->tags[i].fields = (sr_field *)sr_dup(l->tags[i].fields,
+                                                   l->tags[i].cap * sizeof(sr_field));
+        for (size_t i = 0; i < l->entries; i++) l->log[i]->refs++;
+    }
 }
 
 static inline size_t sr_find(sr_db *db, uint64_t now, const char *key, size_t n) {
@@ -239,7 +251,7 @@ static inline uint64_t sr_hget(sr_hash *h, const char *name, size_t n, uint64_t 
     return f ? f->value : none;
 }
 
-static inline void sr_xadd(sr_db *db, uint64_t gen, uint64_t pos, const char *const part[3],
+static inline void sr_xadd(sr_log *db, uint64_t gen, uint64_t pos, const char *const part[3],
                            const size_t len[3], uint64_t most) {
     sr_entry *e = (sr_entry *)sr_alloc(sizeof *e + len[0] + len[1] + len[2]);
     char *p = (char *)(e + 1);
@@ -292,13 +304,20 @@ static inline const char *sr_name(const char *key) {
     const char *s = strstr(key, "}:");
     return s ? s + 2 : key;
 }
+/* "{prefix:1}:...": the shard. */
+static inline sr_log *sr_log_of(sr_db *db, const char *key) {
+    const char *s = strchr(key, ':');
+    size_t i = s && s > key && s[-1] != '}' ? (size_t)strtoull(s + 1, NULL, 10) : 0;
+    if (i >= SR_SHARDS) abort();
+    return &db->shards[i];
+}
 static inline int sr_hash_of(const char *key) {
     if (strcmp(sr_name(key), "tags") == 0) return 0;
     return strcmp(sr_name(key), "tags2") == 0 ? 1 : -1;
 }
 
 /* zc__redis_lua_genesis */
-static inline void sr_genesis(sr_db *db, const sr_cmd *c, sr_out *o) {
+static inline void sr_genesis(sr_log *db, const sr_cmd *c, sr_out *o) {
     const char *gen = c->arg[6], *part[3] = {c->arg[7], c->arg[8], ""};
     const size_t len[3] = {c->len[7], c->len[8], 0};
     const sr_entry *last = db->entries ? db->log[db->entries - 1] : NULL;
@@ -323,7 +342,7 @@ static inline void sr_genesis(sr_db *db, const sr_cmd *c, sr_out *o) {
 }
 
 /* zc__redis_lua_append */
-static inline void sr_append(sr_db *db, const sr_cmd *c, sr_out *o) {
+static inline void sr_append(sr_log *db, const sr_cmd *c, sr_out *o) {
     enum { GEN = 6, NONCE, MS, PACKED, LENGTH, MOST, TAGS };
     uint64_t g = sr_num(c->arg[GEN]);
     const sr_entry *last = db->entries ? db->log[db->entries - 1] : NULL;
@@ -359,8 +378,8 @@ static inline void sr_append(sr_db *db, const sr_cmd *c, sr_out *o) {
 static inline void sr_script(sr_db *db, uint64_t now, zc__redis_script s, const sr_cmd *c,
                              sr_out *o) {
     size_t i;
-    if (s == ZC__GENESIS) sr_genesis(db, c, o);
-    if (s == ZC__APPEND) sr_append(db, c, o);
+    if (s == ZC__GENESIS) sr_genesis(sr_log_of(db, c->arg[3]), c, o);
+    if (s == ZC__APPEND) sr_append(sr_log_of(db, c->arg[3]), c, o);
     if (s == ZC__GENESIS || s == ZC__APPEND) return;
     i = sr_find(db, now, c->arg[3], c->len[3]);
     const sr_string *lock = i == SIZE_MAX ? NULL : db->strings[i];
@@ -380,7 +399,7 @@ static inline void sr_id(const char *s, uint64_t *gen, uint64_t *pos) {
     *pos = *end == '-' ? sr_num(end + 1) : 0;
 }
 
-static inline void sr_range(sr_db *db, const char *from, bool after, const char *to, size_t most,
+static inline void sr_range(sr_log *db, const char *from, bool after, const char *to, size_t most,
                             sr_out *o) {
     uint64_t g, p, to_g = UINT64_MAX, to_p = UINT64_MAX;
     size_t first = 0, n = 0;
@@ -410,8 +429,8 @@ static inline void sr_range(sr_db *db, const char *from, bool after, const char 
 
 static inline void sr_del(sr_db *db, uint64_t now, const char *key, size_t n) {
     int hash = sr_hash_of(key);
-    if (hash >= 0) sr_hash_del(&db->tags[hash]);
-    else if (strcmp(sr_name(key), "log") == 0) sr_log_del(db);
+    if (hash >= 0) sr_hash_del(&sr_log_of(db, key)->tags[hash]);
+    else if (strcmp(sr_name(key), "log") == 0) sr_log_del(sr_log_of(db, key));
     else sr_unlink(db, now, key, n);
 }
 
@@ -432,7 +451,7 @@ static inline void sr_exec_set(sr_db *db, uint64_t now, const sr_cmd *c, sr_out 
 }
 
 static inline void sr_exec_hmget(sr_db *db, const sr_cmd *c, sr_out *o) {
-    sr_hash *h = &db->tags[sr_hash_of(c->arg[1]) == 1];
+    sr_hash *h = &sr_log_of(db, c->arg[1])->tags[sr_hash_of(c->arg[1]) == 1];
     sr_array(o, (size_t)c->argc - 2);
     for (int i = 2; i < c->argc; i++) {
         const sr_field *f = sr_field_of(h, c->arg[i], c->len[i]);
@@ -477,22 +496,25 @@ static inline void sr_exec(sr_db *db, uint64_t now, const sr_cmd *c, zc__redis_s
     } else if (sr_is(c, 0, "HMGET")) {
         sr_exec_hmget(db, c, o);
     } else if (sr_is(c, 0, "XREAD") && sr_is(c, 3, "STREAMS")) { /* XREAD COUNT n STREAMS key id */
-        sr_range(db, c->arg[5], true, "+", sr_num(c->arg[2]), o);
+        sr_range(sr_log_of(db, c->arg[4]), c->arg[5], true, "+", sr_num(c->arg[2]), o);
     } else if (sr_is(c, 0, "XRANGE")) { /* XRANGE key from to [COUNT n] */
-        sr_range(db, c->arg[2], false, c->arg[3], c->argc > 5 ? sr_num(c->arg[5]) : SIZE_MAX, o);
+        sr_range(sr_log_of(db, c->arg[1]), c->arg[2], false, c->arg[3],
+                 c->argc > 5 ? sr_num(c->arg[5]) : SIZE_MAX, o);
     } else if (sr_is(c, 0, "FLUSHALL")) {
         sr_empty(db);
     } else if (sr_is(c, 0, "DEL")) {
         sr_del(db, now, c->arg[1], c->len[1]);
     } else if (sr_is(c, 0, "XTRIM")) { /* XTRIM key n */
-        for (size_t most = sr_num(c->arg[2]); db->entries > most; db->entries--) {
-            sr_entry_free(db->log[0]);
-            memmove(db->log, db->log + 1, (db->entries - 1) * sizeof *db->log);
+        sr_log *l = sr_log_of(db, c->arg[1]);
+        for (size_t most = sr_num(c->arg[2]); l->entries > most; l->entries--) {
+            sr_entry_free(l->log[0]);
+            memmove(l->log, l->log + 1, (l->entries - 1) * sizeof *l->log);
         }
     } else if (sr_is(c, 0, "XDEL")) { /* XDEL key n: the n-th from the end */
         size_t n = sr_num(c->arg[2]) + 1;
-        if (n > db->entries) return;
-        sr_entry **at = &db->log[db->entries-- - n];
+        sr_log *l = sr_log_of(db, c->arg[1]);
+        if (n > l->entries) return;
+        sr_entry **at = &l->log[l->entries-- - n];
         sr_entry_free(*at);
         memmove(at, at + 1, (n - 1) * sizeof *at);
     } else if (sr_is(c, 0, "LRANGE")) {

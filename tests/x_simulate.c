@@ -206,6 +206,7 @@ typedef struct world {
     bool faults, writing;
     uint64_t t, l, timeout, fault_gap, end, quiet_since;
     unsigned loss; /* of 1000 messages */
+    unsigned shards;
     uint64_t log_length, max_tags;
     /* The truth. */
     uint32_t value[KEYS];
@@ -656,7 +657,7 @@ static bool exec_wait(server *s, event *e, sr_out *o) {
 /* XREAD ... BLOCK ms: until there is something. False: not yet. */
 static bool exec_blocking(server *s, event *e, sr_out *o) {
     if (!e->until) e->until = w->now + sr_num(e->cmd->arg[4]) * MS;
-    sr_range(&s->db, e->cmd->arg[7], true, "+", sr_num(e->cmd->arg[2]), o);
+    sr_range(sr_log_of(&s->db, e->cmd->arg[6]), e->cmd->arg[7], true, "+", sr_num(e->cmd->arg[2]), o);
     if (o->len > 5 || w->now >= e->until) return true;
     o->len = 0;
     e->at = e->until;
@@ -846,6 +847,27 @@ static int io_reply(void *user, void *link, uint64_t timeout, redisReply **reply
         c->waiter = NULL;
         if (n->dead) return ZC_E_STORE;
     }
+}
+
+static int io_wait(void *user, void *const *links, unsigned n, uint64_t timeout) {
+    const node *at = (const node *)user;
+    uint64_t end = zc__add_sat(w->now, timeout);
+    w->running->spins = 0;
+    for (unsigned i = 0; i < n; i++)
+        if (((conn *)links[i])->nout) io_send((conn *)links[i]);
+    for (uint64_t next = end; !at->dead; next = end) {
+        for (unsigned i = 0; i < n; i++) {
+            conn *c = (conn *)links[i];
+            uint64_t comes = c->inbox ? c->inbox->at : c->broken;
+            if (c->woken || comes <= w->now) return (int)i;
+            if (comes < next) next = comes;
+            c->waiter = w->running;
+        }
+        if (end > w->now) give_way(next);
+        for (unsigned i = 0; i < n; i++) ((conn *)links[i])->waiter = NULL;
+        if (end <= w->now) return ZC_E_TIMEOUT;
+    }
+    return ZC_E_TIMEOUT;
 }
 
 static void io_wake(void *user, void *link) {
@@ -1248,7 +1270,8 @@ static void start(node *n) {
     zc_desc desc;
     memset(&d, 0, sizeof d);
     memset(&desc, 0, sizeof desc);
-    zc_redis_io io = {1, io_open, io_append, io_reply, io_wake, io_close, io_sleep, io_random, n};
+    zc_redis_io io = {1, io_open, io_append, io_reply, io_wake, io_close, io_sleep, io_random, n,
+                      io_wait};
     zc_clock clock = {1, clock_mono, clock_wall, n};
     zc_log log = {1, say, n};
     d.url = w->sentinel ? "redis+sentinel://sentinel/zoo" : "redis://vip";
@@ -1258,6 +1281,7 @@ static void start(node *n) {
     d.replicas = w->replicas;
     d.log_length = w->log_length;
     d.max_tags = w->max_tags;
+    d.log_shards = w->shards;
     d.io = io;
     d.clock = desc.clock = clock;
     desc.log = log;
@@ -1539,10 +1563,18 @@ static void crash(node *n) {
         }
 }
 
+/* Of any shard. */
+static const char *key_of_shard(char key[16], const char *name) {
+    unsigned shard = (unsigned)below(w->shards);
+    if (shard) snprintf(key, 16, "{sim:%u}:%s", shard, name);
+    else snprintf(key, 16, "{sim}:%s", name);
+    return key;
+}
+
 static void fault(void) {
     node *n = &w->nodes[below((uint64_t)w->nnodes)];
     server *s = &w->servers[w->master];
-    char number[8];
+    char number[8], key[16];
     w->nfaults++;
     switch (below(w->replicas ? 16 : 14)) {
     case 0: case 1:
@@ -1577,13 +1609,13 @@ static void fault(void) {
     case 11:
         if (chance(400)) server_command("FLUSHALL", NULL, NULL);
         else {
-            static const char *const keys[] = {"{sim}:log", "{sim}:tags", "{sim}:tags2", "{sim}:era"};
-            server_command("DEL", keys[below(4)], NULL);
+            static const char *const names[] = {"log", "tags", "tags2", "era"};
+            server_command("DEL", key_of_shard(key, names[below(4)]), NULL);
         }
         break;
     case 12:
         snprintf(number, sizeof number, "%d", (int)below(chance(400) ? 8 : 3));
-        server_command(chance(400) ? "XTRIM" : "XDEL", "{sim}:log", number);
+        server_command(chance(400) ? "XTRIM" : "XDEL", key_of_shard(key, "log"), number);
         break;
     case 13:
         n->wall_off = chance(500) ? below(2 * HOUR) : (uint64_t)0 - below(2 * HOUR);
@@ -1646,6 +1678,7 @@ static void profile(void) {
     w->fault_gap = between(w->t / 8, 3 * w->t);
     w->log_length = chance(300) ? between(2, 20) : 0;
     w->max_tags = chance(300) ? between(2, 16) : 0;
+    w->shards = chance(500) ? 1 : (unsigned)between(2, SR_SHARDS);
     w->end = between(6, 14) * w->t;
     w->quiet_since = w->end + 5 * w->l;
     w->faults = !w->calm;
@@ -1731,7 +1764,7 @@ static bool simulate(uint64_t seed, bool verbose, totals *t, uint64_t *digest) {
     w->verbose = verbose;
     profile();
     for (int i = 0; i < w->nnodes; i++) node_begins(&w->nodes[i], i);
-    trace(NULL, "%d nodes, T %.0f ms, %s", w->nnodes, (double)w->t / 1e6,
+    trace(NULL, "%d nodes, T %.0f ms, %u shards, %s", w->nnodes, (double)w->t / 1e6, w->shards,
           w->replicas ? "replicas" : "one server");
     later(w->fault_gap, A_FAULT, 0, 0);
     later(w->end - w->t, A_HEAL, 0, 0);
