@@ -63,8 +63,8 @@ SIMULATION = {
         "return c->bus.peeks || lease || now;",
     ),
     "a lease is counted from the answer": (
-        "if (ear.epoch == b->epoch) zc__store_rel(&b->lease, before ? before : 1);",
-        "if (ear.epoch == b->epoch) zc__store_rel(&b->lease, zc__mono(&c->clock) + before * 0);",
+        "if (ear.epoch == b->epoch) zc__store_rel(&b->lease, since ? since : 1);",
+        "if (ear.epoch == b->epoch) zc__store_rel(&b->lease, zc__mono(&c->clock) + since * 0);",
     ),
     "the lease is not asked for again with the value in hand": (
         "if (rc == ZC_MISS || rc < 0 || zc__bus_holds(c, lease)) return rc;",
@@ -101,18 +101,18 @@ SIMULATION = {
     "gaps go unnoticed": (
         "if (e.gen != log.gen || e.position != position + 1 + i) return ZC_RETRY;",
         "if (e.gen != log.gen) return ZC_RETRY;",
-        "if (ear->epoch != b->epoch || position > b->cursor + 1) {",
+        "if (ear->epoch != b->epoch || position > *cursor + 1) {",
         "if (ear->epoch != b->epoch) {",
-        "} else if (position == b->cursor + 1) {",
-        "} else if (position > b->cursor) {",
+        "} else if (position == *cursor + 1) {",
+        "} else if (position > *cursor) {",
     ),
     "a fill begins after its loader": (
         "        rc = loader(t, user);",
         "        rc = loader(t, user);\n        t->begin = t->flight->begin = zc__seen(&c->trie);",
     ),
     "a record's begin is not cut down to the cursor": (
-        "position = r->begin < cursor ? r->begin : cursor;",
-        "position = r->begin;",
+        "*position = *mark < high ? *mark : high;",
+        "*position = *mark;",
         "if (b->untold && b->untold < *begin) *begin = b->untold; /* N3 */",
         "",
     ),
@@ -121,15 +121,15 @@ SIMULATION = {
         "bool ours = b->attached;",
     ),
     "a node that joins late does not ask for versions": (
-        "bool known = r->begin >= b->attached_at;",
-        "bool known = true;",
+        "return *mark >= low;",
+        "return true;",
     ),
     "an attach flushes nothing": (
         "uint64_t v = zc__trie_stamp(&c->trie, &root, 1, 0);",
         "uint64_t v = zc__trie_stamp(&c->trie, &root, 0, 0);",
     ),
     "what is written late passes for the new log's": (
-        "bool good = b->attached && begin >= zc__bus_local(b, b->attached_at);",
+        "bool good = b->attached && r->begin >= zc__bus_local(b, b->attached_at);",
         "bool good = b->attached;",
     ),
     "records pass while an invalidation here is not told": (
@@ -146,6 +146,43 @@ SIMULATION = {
         "        if (first",
     ),
     "reads wait for half of T": ("wait = t / 3,", "wait = t / 2,"),
+    "shards: a mark is taken for the sum of its positions": (
+        "bool known = zc__bus_place(b, mark, which, &position);",
+        "position = 0;\n    for (unsigned i = 0; i < b->logs; i++) position += mark[i];\n"
+        "    bool known = position >= b->attached_at;\n"
+        "    if (position > b->cursor) position = b->cursor;",
+    ),
+    "shards: a record is marked with what is known when it is written": (
+        "const uint64_t *heard = zc__bus_mark(b, r->begin);",
+        "const uint64_t *heard = zc__bus_mark(b, b->cursor);",
+    ),
+    "shards: a node that joins late does not ask for versions": (
+        "if (!zc__bus_within(b, low, mark, which)) return false;",
+        "",
+    ),
+    "shards: one log is asked for the versions of all": (
+        "if (which >> i & 1) rc = zc__bus_ask(t, i, mark[i]);",
+        "if (which >> i & 1) {\n            rc = zc__bus_ask(t, i, mark[i]);\n            break;\n        }",
+    ),
+    "shards: the latest proof renews the lease": ("if (ear.log == 0) since = proof;", "since = proof;"),
+    "shards: a log that cannot be read is passed over": (
+        "for (; ear.log < b->logs && rc == ZC_OK; ear.log++) {",
+        "for (; ear.log < b->logs && (rc == ZC_OK || (rc < 0 && ear.log > 1)); ear.log++) {",
+        "if (rc < 0) return zc__bus_fault(c, rc);\n    if (rc == ZC_OK) {",
+        "if (rc < 0 && ear.log == 1) return zc__bus_fault(c, rc);\n    if (rc <= 0) {",
+    ),
+    "shards: everything is told to the first log alone": (
+        "if (all && !count) continue;",
+        "if (all ? !count : log) continue;",
+    ),
+    "shards: a tag's log is not that of its first segment": (
+        "if (colon) tag.len = (size_t)(colon - (const char *)tag.ptr);",
+        "(void)colon;",
+    ),
+    "shards: the identity is the first log's": (
+        "XXH3_64bits(ids, b->logs * sizeof *ids) | 1;",
+        "ids[0];",
+    ),
     "a connection to a replica is asked for ever": (
         "        zc__redis_drop(r, c); /* greeted by a replica, it may be a master by now */",
         "",
