@@ -30,7 +30,7 @@ static bool within(zc_bytes part, zc_bytes whole) {
 }
 
 static void same_record(const zc_record *a, const zc_record *b) {
-    MUST(same(a->key, b->key) && same(a->value, b->value));
+    MUST(same(a->key, b->key) && same(a->value, b->value) && same(a->mark, b->mark));
     MUST(a->ndeps == b->ndeps);
     for (size_t i = 0; i < a->ndeps; i++) MUST(same(a->deps[i], b->deps[i]));
     MUST(a->generation == b->generation && a->begin == b->begin);

@@ -921,6 +921,86 @@ TEST(strict_writers_wait_until_nobody_can_serve_it) {
     lb_destroy(&hub);
 }
 
+/* Two nodes hear the same logs, each in an order of its own. What a mark means on the other: never
+ * more than was known where it was made, and never less than is told by the logs concerned. */
+enum { LOGS = 3, HEARD = 3 * ZC__HISTORY };
+
+typedef struct hearer {
+    zc__bus b;
+    uint64_t at[HEARD + 1][LOGS]; /* `cursors` at each position since the attach */
+    size_t n;
+} hearer;
+
+static void hears(hearer *h, unsigned log) {
+    h->b.cursors[log]++;
+    h->b.cursor++;
+    zc__bus_moved(&h->b);
+    h->n++;
+    for (unsigned i = 0; i < LOGS; i++) h->at[h->n][i] = h->b.cursors[i];
+}
+static void attaches(hearer *h, const uint64_t *logs) {
+    memset(h, 0, sizeof *h);
+    h->b.logs = LOGS;
+    h->b.history = (uint64_t *)calloc(ZC__HISTORY * LOGS, sizeof(uint64_t));
+    for (unsigned i = 0; i < LOGS; i++) {
+        h->b.cursors[i] = h->b.attached_to[i] = h->at[0][i] = logs[i];
+        h->b.cursor += logs[i];
+    }
+    h->b.attached_at = h->b.cursor;
+    zc__bus_moved(&h->b);
+}
+static bool is_within(const uint64_t *heard, const uint64_t *mark, uint32_t which) {
+    bool good = true;
+    for (unsigned i = 0; i < LOGS; i++) good = good && (!(which >> i & 1) || heard[i] <= mark[i]);
+    return good;
+}
+
+TEST(a_mark_has_its_place) {
+    static hearer a, b;
+    uint64_t logs[LOGS] = {5, 70, 1000}, position, found = 0, refused = 0;
+    attaches(&a, logs);
+    attaches(&b, logs);
+    for (size_t i = 0; i < HEARD; i++) {
+        hears(&a, (unsigned)zct_below(LOGS));
+        for (unsigned log = 0; log < LOGS; log++) /* b is a little behind, or ahead */
+            while (b.n < HEARD && b.b.cursors[log] < a.b.cursors[log] + zct_below(3) &&
+                   zct_below(4))
+                hears(&b, log);
+        uint64_t made = a.b.attached_at + a.n - zct_below(zct_below(20) ? 9 : a.n + 1);
+        const uint64_t *mark = zc__bus_mark(&a.b, made);
+        uint32_t which = 1 + (uint32_t)zct_below((1u << LOGS) - 1);
+        bool kept = made + ZC__HISTORY > a.b.cursor;
+        const uint64_t *truth = a.at[kept ? made - a.b.attached_at : 0];
+        CHECK(memcmp(mark, truth, sizeof a.at[0]) == 0);
+        size_t first = b.n < ZC__HISTORY ? 0 : b.n - ZC__HISTORY + 1, last = b.n;
+        while (last > first && !is_within(b.at[last], mark, which)) last--;
+        bool good = is_within(b.at[last], mark, which);
+        if (!CHECK_EQ(zc__bus_place(&b.b, mark, which, &position), good)) break;
+        if (good && !CHECK_EQ(position, b.b.attached_at + last)) break;
+        found += good;
+        refused += !good;
+    }
+    CHECK(found > HEARD / 2 && refused > 0);
+    free(a.b.history);
+    free(b.b.history);
+}
+
+TEST(a_tag_is_in_the_log_of_its_first_segment) {
+    zc__bus b;
+    unsigned counts[ZC_LOGS_MAX] = {0};
+    char text[2][32];
+    memset(&b, 0, sizeof b);
+    b.logs = ZC_LOGS_MAX;
+    for (unsigned i = 0; i < 2000; i++) {
+        snprintf(text[0], sizeof text[0], "tag%u", i);
+        snprintf(text[1], sizeof text[1], "tag%u:x:%u", i, i);
+        unsigned log = zc__bus_log_of_text(&b, zc_str(text[0]));
+        CHECK_EQ(log, zc__bus_log_of_text(&b, zc_str(text[1])));
+        counts[log]++;
+    }
+    for (unsigned i = 0; i < ZC_LOGS_MAX; i++) CHECK(counts[i] > 60);
+}
+
 TEST(descriptions_that_make_no_sense) {
     log_hub hub;
     log_node node = {.hub = &hub};
@@ -933,6 +1013,11 @@ TEST(descriptions_that_make_no_sense) {
     CHECK_EQ(zc_open(&d, &c), ZC_E_INVAL);
     d.bus = lb_hook(&node, false);
     d.bus.version = 2;
+    CHECK_EQ(zc_open(&d, &c), ZC_E_INVAL);
+    d.bus.version = 1;
+    d.bus.nlogs = 2; /* without what several logs need */
+    CHECK_EQ(zc_open(&d, &c), ZC_E_INVAL);
+    d.bus.nlogs = ZC_LOGS_MAX + 1;
     CHECK_EQ(zc_open(&d, &c), ZC_E_INVAL);
     lb_destroy(&hub);
 }

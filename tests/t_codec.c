@@ -30,6 +30,7 @@ static bool same_bytes(zc_bytes a, zc_bytes b) {
 
 static bool same_record(const zc_record *a, const zc_record *b) {
     if (!same_bytes(a->key, b->key) || !same_bytes(a->value, b->value)) return false;
+    if (!same_bytes(a->mark, b->mark)) return false;
     if (a->ndeps != b->ndeps || a->absent != b->absent) return false;
     for (size_t i = 0; i < a->ndeps; i++)
         if (!same_bytes(a->deps[i], b->deps[i])) return false;
@@ -121,7 +122,7 @@ TEST(the_format_is_pinned_byte_by_byte) {
            "0084d97b89010000"           /* soft deadline */
            "60ea000000000000"           /* tti */
            "8813000000000000"           /* stale_if_error */
-           "02000000" "05000000"        /* length of the key, of the value */
+           "0200" "0000" "05000000"     /* length of the key, of the mark, of the value */
            "05000000" "10000000"        /* of the value as stored, of the dependencies */
            "6b31"                       /* k1 */
            "0500" "6f72673a31"          /* org:1 */
@@ -343,6 +344,26 @@ TEST(other_versions_and_unknown_flags_are_refused) {
     for (unsigned f = 0; f < 256; f++) /* not LZ4 data, so flag 1 is no good here, either */
         CHECK_EQ(forge(5, f, 1) == ZC_OK, f == 0 || f == 2);
     CHECK_EQ(forge(0, 'z', 1), ZC_E_CORRUPT);
+}
+
+TEST(a_mark_is_kept_and_bounded) {
+    unsigned char mark[ZC__MARK + 1];
+    zc_record r = small_record();
+    zc_bytes out;
+    memset(mark, 0xa5, sizeof mark);
+    for (size_t n = 0; n <= ZC__MARK; n += 8) {
+        size_t len;
+        r.mark = zc_slice(mark, n);
+        unsigned char *p = encode(&r, &len);
+        CHECK_EQ(decode(p, len, 1000, &r), ZC_OK);
+        if (n) CHECK_EQ(memcmp(p + HEAD + 2, mark, n), 0);
+        free(p);
+    }
+    r.mark = zc_slice(mark, ZC__MARK + 1);
+    CHECK_EQ(zc_record_encode(&r, NULL, &out), ZC_E_INVAL);
+    CHECK_EQ(forge(66, 8, 2), ZC_E_CORRUPT);
+    CHECK_EQ(forge(66, ZC__MARK + 1, 2), ZC_E_CORRUPT);
+    CHECK_EQ(forge(66, 65535, 2), ZC_E_CORRUPT);
 }
 
 TEST(hostile_lengths_with_a_right_checksum) {
