@@ -11082,7 +11082,7 @@ static int zc__redis_texts(zc__redis *r, const zc_redis_desc *d) {
     r->text_size = strlen(url) + 1;
     r->text = (char *)zc__alloc(&r->mem, r->text_size);
     zc__text t = {NULL, ZC__REDIS_PREFIX, 0};
-    r->prefix = t.buf = (char *)zc__alloc(&r->mem, ZC__REDIS_PREFIX);
+    r->prefix = t.buf = (char *)zc__alloc_zero(&r->mem, ZC__REDIS_PREFIX);
     r->conns = (zc__redis_conn *)zc__alloc_zero(&r->mem, r->nconns * sizeof *r->conns);
     if (!r->text || !r->prefix || !r->conns) return ZC_E_NOMEM;
     memcpy(r->text, url, r->text_size);

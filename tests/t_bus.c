@@ -966,7 +966,7 @@ TEST(a_mark_has_its_place) {
             while (b.n < HEARD && b.b.cursors[log] < a.b.cursors[log] + zct_below(3) &&
                    zct_below(4))
                 hears(&b, log);
-        uint64_t made = a.b.attached_at + a.n - zct_below(zct_below(20) ? 9 : a.n + 1);
+        uint64_t made = a.b.attached_at + a.n - zct_below(a.n > 9 && zct_below(20) ? 9 : a.n + 1);
         const uint64_t *mark = zc__bus_mark(&a.b, made);
         uint32_t which = 1 + (uint32_t)zct_below((1u << LOGS) - 1);
         bool kept = made + ZC__HISTORY > a.b.cursor;

@@ -195,11 +195,17 @@ TEST(bad_urls_are_refused) {
     zc_store st;
     CHECK_EQ(zc_redis_open(&d, &st, NULL), ZC_E_INVAL);
     CHECK_EQ(zc_redis_open(NULL, NULL, NULL), ZC_E_INVAL);
+    d.prefix = NULL;
+    d.log_shards = ZC_LOGS_MAX + 1;
+    CHECK_EQ(zc_redis_open(&d, &st, NULL), ZC_E_INVAL);
+    d.log_shards = 2;
+    d.io.version = 1; /* one that cannot wait for several */
+    CHECK_EQ(zc_redis_open(&d, &st, NULL), ZC_E_INVAL);
 }
 
 TEST(opening_fails_cleanly_without_memory) {
     zct_mem mem = {0};
-    zc_redis_desc d = {.allocator = zct_allocator(&mem)};
+    zc_redis_desc d = {.allocator = zct_allocator(&mem), .log_shards = 3};
     int rc = ZC_E_NOMEM;
     for (uint64_t i = 1; rc != ZC_OK && CHECK(i < 20); i++) {
         zc_store st;
@@ -1338,4 +1344,322 @@ TEST(caches_share_what_they_load_and_what_they_invalidate) {
     zc_close(b);
     zc_close(late);
     rs_stop(&s);
+}
+
+/* ---- several shards */
+
+enum { SHARDS = 3 };
+
+static zc_cache *sharded_cache(const char *url, uint64_t t) {
+    zc_redis_desc r = {.url = url, .timeout = 30 * ZC_SECOND, .log_shards = SHARDS};
+    zc_desc d = {.max_staleness = t};
+    zc_cache *c = NULL;
+    CHECK_EQ(zc_redis_open(&r, &d.store, &d.bus), ZC_OK);
+    CHECK_EQ(zc_open(&d, &c), ZC_OK);
+    return c;
+}
+
+/* A tag, and a key, of a shard. */
+static const char *in_shard(unsigned shard, const char *what) {
+    static char text[8][32];
+    static unsigned turn;
+    char *to = text[turn++ % 8];
+    for (unsigned i = 0;; i++) {
+        snprintf(to, sizeof text[0], "%s%u", what, i);
+        if (XXH3_64bits(to, strlen(to)) % SHARDS == shard) return to;
+    }
+}
+
+typedef struct thing {
+    const char *tags[2];
+    char text[32];
+    int loads;
+} thing;
+static int load_thing(zc_fill *fill, void *user) {
+    thing *t = (thing *)user;
+    t->loads++;
+    for (int i = 0; i < 2 && t->tags[i]; i++) CHECK_EQ(zc_fill_dep(fill, zc_str(t->tags[i])), ZC_OK);
+    return zc_fill_value(fill, zc_str(t->text));
+}
+/* Does the cache give the text as it is now? */
+static bool gives(zc_cache *c, thing *t, const char *key) {
+    zc_view v;
+    int rc = zc_fetch(c, zc_str(key), load_thing, t, NULL, &v);
+    bool good = rc == ZC_OK && v.size == strlen(t->text) && memcmp(v.data, t->text, v.size) == 0;
+    zc_release(c, &v);
+    return good;
+}
+
+/* Nodes with what is in every shard, whatever servers those are on. */
+static void share_in_all_shards(zc_cache *a, zc_cache *b, const char *url) {
+    for (unsigned s = 0; s < SHARDS; s++) {
+        for (unsigned other = 0; other < SHARDS; other++) {
+            thing t = {{in_shard(s, "t"), other == s ? NULL : in_shard(other, "t")}, "one", 0};
+            char key[32], below_it[40];
+            snprintf(key, sizeof key, "%s of %u", in_shard((s + other) % SHARDS, "key"), s);
+            snprintf(below_it, sizeof below_it, "%s:below", t.tags[0]);
+            t.tags[0] = below_it;
+            CHECK(gives(a, &t, key) && gives(b, &t, key));
+            CHECK_EQ(t.loads, 1); /* b has it from Redis */
+            snprintf(t.text, sizeof t.text, "two");
+            CHECK_EQ(zc_invalidate(other % 2 ? b : a, zc_str(in_shard(s, "t"))), ZC_OK);
+            CHECK_EQ(zc_catch_up(b, zc_token(a), 30 * ZC_SECOND), ZC_OK);
+            CHECK_EQ(zc_catch_up(a, zc_token(b), 30 * ZC_SECOND), ZC_OK);
+            zc_cache *late = sharded_cache(url, 60 * ZC_SECOND);
+            REQUIRE(late);
+            CHECK(gives(late, &t, key)); /* does not revive the old record */
+            CHECK(gives(b, &t, key) && gives(a, &t, key));
+            CHECK_EQ(t.loads, 2);
+            zc_close(late);
+            late = sharded_cache(url, 60 * ZC_SECOND);
+            REQUIRE(late);
+            CHECK(gives(late, &t, key)); /* but has the new one, once it knows the versions */
+            CHECK_EQ(t.loads, 2);
+            zc_close(late);
+        }
+    }
+    /* All at once. */
+    thing t = {{in_shard(0, "t"), in_shard(2, "t")}, "one", 0};
+    zc_bytes tags[4];
+    for (unsigned i = 0; i < 4; i++) tags[i] = zc_str(in_shard(3 - i < SHARDS ? 3 - i : 0, "t"));
+    CHECK(gives(a, &t, "k") && gives(b, &t, "k"));
+    snprintf(t.text, sizeof t.text, "two");
+    CHECK_EQ(zc_invalidate_many(a, tags, 4), ZC_OK);
+    CHECK_EQ(zc_catch_up(b, zc_token(a), 30 * ZC_SECOND), ZC_OK);
+    CHECK(gives(b, &t, "k"));
+    snprintf(t.text, sizeof t.text, "three");
+    CHECK_EQ(zc_clear(b), ZC_OK);
+    CHECK_EQ(zc_catch_up(a, zc_token(b), 30 * ZC_SECOND), ZC_OK);
+    CHECK(gives(a, &t, "k"));
+    thing none = {{NULL, NULL}, "no tags", 0};
+    CHECK(gives(a, &none, "untagged") && gives(b, &none, "untagged"));
+    CHECK_EQ(none.loads, 1);
+}
+
+TEST(shards_of_one_server) {
+    redis_server s;
+    REQUIRE(rs_start(&s, NULL));
+    zc_cache *a = sharded_cache(s.url, 60 * ZC_SECOND), *b = sharded_cache(s.url, 60 * ZC_SECOND);
+    REQUIRE(a && b);
+    share_in_all_shards(a, b, s.url);
+    static const char *const logs[] = {"{zoocache}:log", "{zoocache:1}:log", "{zoocache:2}:log"};
+    for (unsigned i = 0; i < SHARDS; i++) {
+        CHECK(atoi(rs_say(&s, "XLEN", logs[i], NULL)) >= 6);
+        /* The log of one is lost: the node attaches anew, to all. */
+        thing t = {{in_shard((i + 1) % SHARDS, "t"), NULL}, "one", 0};
+        zc_stats before, now;
+        CHECK(gives(a, &t, logs[i]));
+        zc_stats_read(a, &before);
+        rs_say(&s, "DEL", logs[i], NULL);
+        do zc_stats_read(a, &now), (void)zc_catch_up(a, zc_token(a), ZC_SECOND);
+        while (now.bus_breaks == before.bus_breaks);
+        snprintf(t.text, sizeof t.text, "two");
+        CHECK(gives(a, &t, logs[i]));
+    }
+    CHECK_EQ(zc_check(a), ZC_OK);
+    CHECK_EQ(zc_check(b), ZC_OK);
+    zc_close(a);
+    zc_close(b);
+    rs_stop(&s);
+}
+
+TEST(many_keys_of_many_shards) {
+    redis_server s;
+    node n;
+    enum { N = 100 };
+    REQUIRE(rs_start(&s, NULL));
+    zc_redis_desc d = {.url = s.url, .log_shards = SHARDS};
+    REQUIRE(node_open_with(&n, d));
+    static char names[N][16];
+    zc_bytes keys[N];
+    zc_sink sinks[N], *at[N];
+    int results[N];
+    zc__mem mem = {.hook = zct_allocator(&n.mem)};
+    for (int i = 0; i < N; i++) {
+        snprintf(names[i], sizeof names[i], "key %d", i);
+        keys[i] = zc_str(names[i]);
+        if (i % 3) CHECK_EQ(put(&n, names[i], names[i], 0), ZC_OK);
+        sinks[i] = (zc_sink){&mem, {NULL, 0, 0}, SIZE_MAX};
+        at[i] = &sinks[i];
+    }
+    rs_say(&s, "CONFIG", "RESETSTAT", NULL);
+    CHECK_EQ(n.st.get_many(n.st.user, keys, N, at, results), ZC_OK);
+    for (int i = 0; i < N; i++) {
+        CHECK_EQ(results[i], i % 3 ? ZC_OK : ZC_MISS);
+        CHECK(sinks[i].buf.size == (i % 3 ? keys[i].len : 0));
+        if (i % 3) CHECK(memcmp(sinks[i].buf.ptr, keys[i].ptr, keys[i].len) == 0);
+        zc__buf_free(&mem, &sinks[i].buf);
+    }
+    CHECK(strstr(rs_say(&s, "INFO", "commandstats", NULL), "cmdstat_mget:calls=3,"));
+    CHECK_STR(get(&n, "key 1"), "key 1");
+    CHECK_EQ(n.st.touch(n.st.user, zc_str("key 1"), 0), ZC_OK);
+    CHECK_EQ(n.st.del(n.st.user, zc_str("key 1")), ZC_OK);
+    CHECK(get(&n, "key 1") == NULL);
+    uint64_t token = 0, other = 0;
+    CHECK_EQ(n.st.lock(n.st.user, zc_str("key 2"), 60 * ZC_SECOND, &token), ZC_OK);
+    CHECK_EQ(n.st.lock(n.st.user, zc_str("key 2"), 60 * ZC_SECOND, &other), ZC_MISS);
+    CHECK_EQ(n.st.unlock(n.st.user, zc_str("key 2"), token), ZC_OK);
+    pid_t pid = fork();
+    if (pid == 0) {
+        n.st.forked(n.st.user);
+        bool good = true;
+        for (int i = 2; i < 50 && good; i++) good = get_rc(&n, names[i]) == (i % 3 ? ZC_OK : ZC_MISS);
+        _exit(good ? 0 : 1);
+    }
+    for (int i = 2; i < 50; i++) CHECK_EQ(get_rc(&n, names[i]), i % 3 ? ZC_OK : ZC_MISS);
+    int status = 1;
+    waitpid(pid, &status, 0);
+    CHECK_EQ(status, 0);
+    CHECK_EQ(n.st.clear(n.st.user), ZC_OK);
+    for (int i = 0; i < N; i++) CHECK(get(&n, names[i]) == NULL);
+    node_close(&n);
+    rs_stop(&s);
+}
+
+static bool shard_as(node *n, unsigned shard, uint64_t *identity, uint64_t *at, int rc) {
+    return CHECK_EQ(n->bus.attach(n->bus.logs[shard], identity, at), rc);
+}
+
+TEST(who_counts_the_shards_otherwise_does_not_attach) {
+    redis_server s;
+    node one, two, three;
+    uint64_t id, at;
+    REQUIRE(rs_start(&s, NULL));
+    zc_redis_desc d = {.url = s.url, .log_shards = 2};
+    REQUIRE(node_open(&one, s.url) && node_open_with(&two, d));
+    d.log_shards = 3;
+    REQUIRE(node_open_with(&three, d));
+    shard_as(&three, 0, &id, &at, ZC_OK);
+    shard_as(&three, 2, &id, &at, ZC_OK);
+    shard_as(&two, 0, &id, &at, ZC_E_INVAL);
+    CHECK_EQ(attach(&one), ZC_E_INVAL);
+    rs_say(&s, "DEL", "{zoocache}:log", NULL); /* now another decides */
+    CHECK_EQ(attach(&one), ZC_OK);
+    shard_as(&two, 0, &id, &at, ZC_E_INVAL);
+    shard_as(&three, 0, &id, &at, ZC_E_INVAL);
+    /* A cache of the wrong number serves nothing and says why; its invalidations fail. */
+    zc_cache *c = sharded_cache(s.url, 60 * ZC_SECOND);
+    thing t = {{"t", NULL}, "one", 0};
+    REQUIRE(c);
+    CHECK(gives(c, &t, "k") && gives(c, &t, "k"));
+    CHECK_EQ(t.loads, 2);
+    CHECK_EQ(zc_invalidate(c, zc_str("t")), ZC_E_BUS);
+    zc_close(c);
+    node_close(&one);
+    node_close(&two);
+    node_close(&three);
+    rs_stop(&s);
+}
+
+typedef struct bell_waiter {
+    node *n;
+    uint64_t at[SHARDS];
+} bell_waiter;
+static void *wait_for_bells(void *user) {
+    bell_waiter *w = (bell_waiter *)user;
+    w->n->bus.wait(w->n->bus.user, w->at, 600 * ZC_SECOND);
+    return NULL;
+}
+static bool all_wait(redis_server *s) {
+    return CHECK(rs_until(s, "blocked_clients:3", "INFO", "clients"));
+}
+
+TEST(one_waits_for_all_shards) {
+    redis_server s;
+    node a, b;
+    pthread_t t;
+    uint64_t id;
+    REQUIRE(rs_start(&s, NULL));
+    zc_redis_desc d = {.url = s.url, .log_shards = SHARDS};
+    REQUIRE(node_open_with(&a, d) && node_open_with(&b, d));
+    bell_waiter w = {&a, {0}};
+    for (unsigned i = 0; i < SHARDS; i++) {
+        shard_as(&a, i, &id, &w.at[i], ZC_OK);
+        shard_as(&b, i, &id, &b.at, ZC_OK);
+    }
+    for (unsigned i = 0; i < SHARDS; i++) {
+        zc_bytes tag = zc_str("x");
+        pthread_create(&t, NULL, wait_for_bells, &w);
+        all_wait(&s);
+        zc_bus_sink k = sink_of(&b);
+        b.at = w.at[i];
+        CHECK_EQ(b.bus.append(b.bus.logs[i], &tag, 1, false, b.at, &k), ZC_OK);
+        pthread_join(t, NULL);
+        k = sink_of(&a);
+        a.at = w.at[i];
+        CHECK_EQ(a.bus.read(a.bus.logs[i], a.at, 0, &k), ZC_OK);
+        CHECK_STR(a.tags, "x;");
+        w.at[i] = a.at;
+    }
+    /* Woken; before it waits, too; and although the server hangs. */
+    pthread_create(&t, NULL, wait_for_bells, &w);
+    all_wait(&s);
+    a.bus.wake(a.bus.user);
+    pthread_join(t, NULL);
+    zc_bus_sink k = sink_of(&a);
+    a.at = w.at[0];
+    CHECK_EQ(a.bus.read(a.bus.logs[0], a.at, 0, &k), ZC_OK); /* as >>bus does: takes note of it */
+    a.bus.wake(a.bus.user);
+    wait_for_bells(&w);
+    CHECK_EQ(a.bus.read(a.bus.logs[0], a.at, 0, &k), ZC_OK);
+    pthread_create(&t, NULL, wait_for_bells, &w);
+    all_wait(&s);
+    rs_hang(&s);
+    a.bus.wake(a.bus.user);
+    pthread_join(t, NULL);
+    rs_go_on(&s);
+    CHECK_EQ(a.bus.read(a.bus.logs[0], a.at, 0, &k), ZC_OK);
+    /* A bell whose connection is dropped rings. */
+    pthread_create(&t, NULL, wait_for_bells, &w);
+    all_wait(&s);
+    rs_say(&s, "CLIENT", "KILL", "TYPE", "normal", NULL);
+    pthread_join(t, NULL);
+    node_close(&a);
+    node_close(&b);
+    rs_stop(&s);
+}
+
+TEST(shards_of_a_cluster) {
+    redis_server s, t;
+    char port[16], bus[16], slot[16];
+    REQUIRE(cluster_node(&s, bus) && cluster_node(&t, bus));
+    snprintf(port, sizeof port, "%d", t.port);
+    rs_say(&s, "CLUSTER", "MEET", "127.0.0.1", port, bus, NULL);
+    CHECK(rs_until(&s, "cluster_known_nodes:2", "CLUSTER", "INFO"));
+    for (unsigned i = 0; i < SHARDS; i++) {
+        static const char *const keys[] = {"{zoocache}:log", "{zoocache:1}:log", "{zoocache:2}:log"};
+        snprintf(slot, sizeof slot, "%s", rs_say(&s, "CLUSTER", "KEYSLOT", keys[i], NULL));
+        CHECK_STR(rs_say(i == 1 ? &t : &s, "CLUSTER", "ADDSLOTS", slot, NULL), "OK");
+    }
+    for (int i = 0; i < 2; i++) {
+        CHECK(rs_until(i ? &t : &s, "cluster_slots_assigned:3", "CLUSTER", "INFO"));
+        CHECK(rs_until(i ? &t : &s, "cluster_state:ok", "CLUSTER", "INFO"));
+    }
+    zc_cache *a = sharded_cache(s.url, 60 * ZC_SECOND), *b = sharded_cache(t.url, 60 * ZC_SECOND);
+    REQUIRE(a && b);
+    share_in_all_shards(a, b, t.url);
+    zc_close(a);
+    zc_close(b);
+    /* If a node of the cluster is silent, nothing is served, whatever is in the others. */
+    thing one = {{in_shard(0, "t"), NULL}, "one", 0};
+    zc_view v;
+    a = sharded_cache(s.url, 200 * ZC_MILLISECOND);
+    REQUIRE(a);
+    while (!gives(a, &one, "x") || zc_get(a, zc_str("x"), &v) != ZC_OK) usleep(1000);
+    zc_release(a, &v);
+    rs_hang(&t);
+    while (zc_get(a, zc_str("x"), &v) == ZC_OK) {
+        zc_release(a, &v);
+        usleep(1000);
+    }
+    for (int i = 0; i < 20; i++, usleep(10000)) CHECK_EQ(zc_get(a, zc_str("x"), &v), ZC_MISS);
+    rs_go_on(&t);
+    while (zc_get(a, zc_str("x"), &v) != ZC_OK) {
+        usleep(1000);
+        CHECK(gives(a, &one, "x"));
+    }
+    zc_release(a, &v);
+    zc_close(a);
+    rs_stop(&s);
+    rs_stop(&t);
 }
