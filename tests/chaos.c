@@ -660,28 +660,31 @@ static void f_slow(void) {
     hold(2500);
 }
 
+/* False: it is dead, which watch() has told of. */
+static bool node_signal(int i, int sig) { return nodes[i] > 0 && kill(nodes[i], sig) == 0; }
+
 static void f_stop_node(void) {
     int i = (int)dice(NODES), status;
-    kill(nodes[i], SIGSTOP);
+    if (!node_signal(i, SIGSTOP)) return;
     waitpid(nodes[i], &status, WUNTRACED);
     hold_node(2500, i);
     for (int j = 0; j < READERS + 2; j++) atomic_store(&w->seats[i].alive[j], net_now());
-    kill(nodes[i], SIGCONT);
+    node_signal(i, SIGCONT);
 }
 /* Stopped for moments, again and again: between any two instructions. */
 static void f_stutter_node(void) {
     for (int n = 0; n < 20; n++) {
         int i = (int)dice(NODES);
-        kill(nodes[i], SIGSTOP);
+        node_signal(i, SIGSTOP);
         nap(1000 * dice(n % 5 ? 60 : 900));
-        kill(nodes[i], SIGCONT);
+        node_signal(i, SIGCONT);
         watch(dice(60), -1);
     }
 }
 static void f_kill_node(void) {
     int i = (int)dice(NODES);
     seat *s = &w->seats[i];
-    kill(nodes[i], SIGKILL);
+    if (!node_signal(i, SIGKILL)) return;
     waitpid(nodes[i], NULL, 0);
     nodes[i] = 0;
     atomic_fetch_add(&s->lost_hits, atomic_exchange(&s->hits, 0));
