@@ -255,6 +255,8 @@
  *   - zc_tag_version() of a tag that was pruned may be later than its own last invalidation.
  *   - Short of memory, zc_invalidate() stamps the deepest tag above that exists: more than was
  *     asked.
+ *   - max_staleness is measured by the system's monotonic clock. On Linux that one stands still
+ *     while a machine is suspended: for T after it wakes, what it had heard before counts.
  *   - Compiling the implementation as C++ is supported (C++17); MSVC is not.
  *
  * CHANGES

@@ -352,7 +352,8 @@ static int node_main(int i) {
     pthread_t threads[READERS + 1];
     zc_redis_desc d;
     zc_desc cd;
-    char url[64], text[32];
+    char url[64], text[KEYS][32];
+    zc_bytes tags[KEYS];
     seat *s = &w->seats[i];
     memset(&d, 0, sizeof d);
     memset(&cd, 0, sizeof cd);
@@ -384,9 +385,12 @@ static int node_main(int i) {
         workers[j].random = atomic_load(&w->seed) + (uint64_t)(i * 16 + j) + (uint64_t)getpid();
         atomic_store(&s->alive[j], net_now());
     }
-    /* What one that was killed here had committed, and not told. */
+    /* What one that was killed here had committed, and not told: in one step, for a strict one waits
+     * for T each time. */
+    size_t owed = 0;
     for (uint32_t k = 0; k < KEYS; k++)
-        if (atomic_load(&s->owes[k])) (void)zc_invalidate(me->cache, tag_of(k, text));
+        if (atomic_load(&s->owes[k])) tags[owed] = tag_of(k, text[owed]), owed++;
+    if (owed) (void)zc_invalidate_many(me->cache, tags, owed);
     for (int j = 0; j <= READERS; j++)
         if (pthread_create(&threads[j], NULL, j < READERS ? reader : writer, &workers[j])) return 5;
     while (atomic_load(&w->phase) != QUIT) {
@@ -660,28 +664,31 @@ static void f_slow(void) {
     hold(2500);
 }
 
+/* False: it is dead, which watch() has told of. */
+static bool node_signal(int i, int sig) { return nodes[i] > 0 && kill(nodes[i], sig) == 0; }
+
 static void f_stop_node(void) {
     int i = (int)dice(NODES), status;
-    kill(nodes[i], SIGSTOP);
+    if (!node_signal(i, SIGSTOP)) return;
     waitpid(nodes[i], &status, WUNTRACED);
     hold_node(2500, i);
     for (int j = 0; j < READERS + 2; j++) atomic_store(&w->seats[i].alive[j], net_now());
-    kill(nodes[i], SIGCONT);
+    node_signal(i, SIGCONT);
 }
 /* Stopped for moments, again and again: between any two instructions. */
 static void f_stutter_node(void) {
     for (int n = 0; n < 20; n++) {
         int i = (int)dice(NODES);
-        kill(nodes[i], SIGSTOP);
+        node_signal(i, SIGSTOP);
         nap(1000 * dice(n % 5 ? 60 : 900));
-        kill(nodes[i], SIGCONT);
+        node_signal(i, SIGCONT);
         watch(dice(60), -1);
     }
 }
 static void f_kill_node(void) {
     int i = (int)dice(NODES);
     seat *s = &w->seats[i];
-    kill(nodes[i], SIGKILL);
+    if (!node_signal(i, SIGKILL)) return;
     waitpid(nodes[i], NULL, 0);
     nodes[i] = 0;
     atomic_fetch_add(&s->lost_hits, atomic_exchange(&s->hits, 0));
