@@ -41,15 +41,15 @@ def own(tmp_path):
     redis.stop()
 
 
-@pytest.fixture(params=["redis", "lmdb"])
+@pytest.fixture(params=["redis", "shards", "lmdb"])
 def place(request, tmp_path):
     """The URL of a storage, with a prefix of the test's own."""
-    if not PARTS[request.param]:
-        pytest.skip(f"without {request.param}")
     if request.param == "lmdb":
+        if not PARTS["lmdb"]:
+            pytest.skip("without LMDB")
         return {"storage_url": f"lmdb://{tmp_path}/cache"}
     server = request.getfixturevalue("server")
-    return {"storage_url": server.url, "prefix": tmp_path.name}
+    return {"storage_url": server.url, "prefix": tmp_path.name, "log_shards": 3 if request.param == "shards" else 1}
 
 
 @pytest.fixture
@@ -324,8 +324,9 @@ def test_lmdb_limits(tmp_path):
 # ---- Redis: several nodes ----------------------------------------------------------------------------
 
 
-def test_nodes_hear_of_each_other(nodes):
-    one, two = nodes(), nodes()
+@pytest.mark.parametrize("shards", [1, 3])
+def test_nodes_hear_of_each_other(nodes, shards):
+    one, two = nodes(log_shards=shards), nodes(log_shards=shards)
     calls = []
     f, g = loader(one, calls), loader(two, calls)
     assert f(1) == g(1) == (1, 1)
@@ -534,6 +535,8 @@ def test_bad_urls():
         Cache(storage_url="http://x")
     with pytest.raises(ValueError, match="cannot open"):
         Cache(storage_url="redis://127.0.0.1:notaport")
+    with pytest.raises(ValueError, match="cannot open"):
+        Cache(storage_url="redis://127.0.0.1", log_shards=17)
 
 
 def test_build_leaves_out():

@@ -1718,6 +1718,7 @@ SHARED = frozenset(
         "timeout",
         "connections",
         "replicas",
+        "log_shards",
         "tls_ca",
         "tls_cert",
         "tls_key",

@@ -67,6 +67,7 @@ DEFAULTS: dict[str, Any] = {
     "timeout": None,
     "connections": 0,
     "replicas": 0,
+    "log_shards": 1,
     "tls_ca": None,
     "tls_cert": None,
     "tls_key": None,
@@ -137,6 +138,7 @@ def configure(
     timeout: float | None = None,
     connections: int = 0,
     replicas: int = 0,
+    log_shards: int = 1,
     tls_ca: str | None = None,
     tls_cert: str | None = None,
     tls_key: str | None = None,
@@ -167,8 +169,9 @@ def configure(
     clock: instead of time.monotonic, for deadlines; for tests.
     serializer: "msgpack", "pickle", or an object with name, dumps() and loads().
     timeout: of a call of Redis, 0.25 seconds by default; a storage that does not answer is left alone for a while.
-    connections, tls_ca, tls_cert, tls_key: of Redis. lmdb_map_size: bytes, 1 GiB by default. sync: LMDB
-        outlives a crash of the system, not only of the process.
+    connections, tls_ca, tls_cert, tls_key: of Redis. log_shards: in how many parts Redis holds log and values,
+        from 1 to 16; the same in every process. lmdb_map_size: bytes, 1 GiB by default. sync: LMDB outlives a
+        crash of the system, not only of the process.
     storage_ttl: the longest life in the storage, if it is not that of the memory. write_behind: the storage is
         written by a thread of the library, not by who has computed the value.
     max_staleness: how late, in seconds, this process may hear of an invalidation. silence: what a call does when

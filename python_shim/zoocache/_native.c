@@ -314,7 +314,7 @@ typedef struct options {
     const char *prefix;
     const char *tls_ca, *tls_cert, *tls_key;
     uint64_t map_size, timeout, max_staleness, max_stale, storage_ttl, flight_timeout, bus_pause;
-    uint32_t connections, replicas;
+    uint32_t connections, replicas, log_shards;
     int32_t ack, silence;
     int32_t write_behind, sync;
     zc_store own; /* a storage in Python; version 0: none */
@@ -350,6 +350,7 @@ static int open_url(const options *o, const char *url, zc_store *store, zc_bus *
         d.timeout = o->timeout;
         d.connections = o->connections;
         d.replicas = o->replicas;
+        d.log_shards = o->log_shards;
         d.tls_ca = o->tls_ca;
         d.tls_cert = o->tls_cert;
         d.tls_key = o->tls_key;

@@ -62,6 +62,7 @@ class Settings:
         timeout: float | None = None,
         connections: int = 0,
         replicas: int = 0,
+        log_shards: int = 1,
         tls_ca: str | None = None,
         tls_cert: str | None = None,
         tls_key: str | None = None,
@@ -96,8 +97,8 @@ class Settings:
             "max_staleness": nanoseconds(max_staleness), "max_stale": nanoseconds(max_stale),
             "storage_ttl": nanoseconds(storage_ttl or 0), "flight_timeout": nanoseconds(flight_timeout),
             "bus_pause": 0 if bus_pause is None else max(1, nanoseconds(bus_pause)),
-            "connections": connections, "replicas": replicas, "ack": ACKS[ack], "silence": SILENCES[silence],
-            "write_behind": write_behind, "sync": sync,
+            "connections": connections, "replicas": replicas, "log_shards": log_shards,
+            "ack": ACKS[ack], "silence": SILENCES[silence], "write_behind": write_behind, "sync": sync,
         }  # fmt: skip
 
     def open(self) -> SharedCore:
