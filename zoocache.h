@@ -225,6 +225,11 @@
  *                node that joins late learns what it lacks in one round trip. Puts and deletes do
  *                not cross the bus: another node's table may hold what zc_put() has replaced, until
  *                its ttl. Invalidate what others may have.
+ *   Shards       zc_redis_desc.log_shards spreads the log and the records over several slots of a
+ *                cluster: a tag is in that of its first segment, zc_clear() in all. The promise
+ *                is the same, and needs a proof from every shard: if one is lost or silent, so is
+ *                the whole. What is invalidated in one step is one step on another node only within
+ *                a shard. zc_catch_up() always reads.
  *   Storage down A call that times out opens the storage's breaker: nobody waits a second time, and
  *                housekeeping looks when it is back.
  *   fleet        (zc_fetch_opts) one loader in all nodes: the key is locked in the storage.
@@ -782,7 +787,8 @@ ZOOCACHE_API int zc_flight_notify(zc_fill *fill, void (*fn)(void *user), void *u
  * Never fails for want of memory. Fails: ZC_E_TAG_*; ZC_E_STORE: done here, but the storage could
  * not keep it. Threads: any. */
 ZOOCACHE_API int zc_invalidate(zc_cache *cache, zc_bytes tag);
-/* n tags in one step: with one version, and no reader sees some of them done and others not. */
+/* n tags in one step: with one version, and no reader sees some of them done and others not; on
+ * other nodes, with several shards, within each shard. */
 ZOOCACHE_API int zc_invalidate_many(zc_cache *cache, const zc_bytes *tags, size_t n);
 /* The same without parsing. */
 ZOOCACHE_API int zc_invalidate_tag(zc_cache *cache, zc_tag *tag);
