@@ -4868,6 +4868,7 @@ struct zc__flight {
     zc__shard *shard;
     uint64_t hash;
     uint64_t begin;
+    uint64_t started;     /* monotonic */
     uint64_t lease;       /* until then the leader has it */
     uint32_t refs;        /* tickets, and the table */
     uint32_t state;       /* zc__flight_state */
@@ -5305,7 +5306,7 @@ static bool zc__start_lead(zc__start *st, uint64_t now, bool miss) {
     f->lease = zc__add_sat(now, timeout);
     /* Seen anew: the look may have met a version that was published after its own `seen`. */
     f->begin = st->t->begin = zc__seen(&st->c->trie);
-    st->t->started = now;
+    f->started = st->t->started = now;
     if (!zc__flight_list(st->c, st->s, f)) return false;
     f->refs = 2; /* the table's, and the ticket's */
     st->t->leader = true;
@@ -5356,6 +5357,9 @@ static int zc__start_look(zc__start *st) {
     st->t->flight = st->f;
     st->t->unfenced = !st->f->fenced;
     st->t->begin = seen;
+    /* While the bus is silent, what kills the value may not have been heard since the loader ran: a
+     * flight that is older than T is waited for, but its result is not fit for who joins now. */
+    if (st->gate != ZC_OK && !zc__bus_holds(c, st->f->started)) st->t->begin = UINT64_MAX;
     st->f->refs++;
     return ZC_FOLLOW;
 }
