@@ -28,7 +28,7 @@ from weakref import WeakSet, ref
 
 from zoocache import _ffi, _keys, _tags
 from zoocache._errors import FlightTimeout, RecursiveFill, StorageIsFull
-from zoocache._ffi import CHANGES, OK, PENDING, PERIOD, STALE, WANTED, Core, Deps, words
+from zoocache._ffi import CHANGES, OK, PERIOD, STALE, WANTED, Core, Deps, words
 from zoocache._policy import Policy
 from zoocache.context import ACTIVE, CURRENT, note, tags_of
 
@@ -188,10 +188,11 @@ class Rules:
 class Entry:
     """A cached value."""
 
-    __slots__ = ("begin", "deadline", "deps", "key", "more", "owner", "tti", "value", "word")
+    __slots__ = ("begin", "deadline", "deps", "key", "more", "owner", "tti", "until", "value", "word")
 
     value: Any
     word: int  # words[CHANGES] when last looked at; 0: nobody has looked, -1: must always be looked at
+    until: float | None  # the end of the lease by which it was looked at, by time.monotonic(); None: no bus
     begin: int  # no version up to this one has killed it
     deps: Deps | str  # text: one tag, which the library has not been told of yet
     deadline: float  # inf: none
@@ -199,6 +200,10 @@ class Entry:
     owner: Table
     key: Any
     more: More | None
+
+    def fresh(self) -> bool:
+        """Whether it need not be looked at. In this order: a lease that is renewed now is not the one it had."""
+        return self.word == words[CHANGES] and (self.until is None or _monotonic() < self.until)
 
     def held(self, core: Core) -> Deps:
         """What it depends on, as the library holds it from now on."""
@@ -380,8 +385,6 @@ class Table:
         self.tick = 0
         for each in times:
             self.ticks_for(each)
-        if shared is not None and shared.tick and not 0 < self.tick < shared.tick:
-            self.tick = shared.tick
 
     def ticks_for(self, duration: float | None) -> None:
         """Ticks come often enough for a deadline after this duration: at most a fiftieth of it late."""
@@ -398,23 +401,23 @@ class Table:
 
     def look(self, entry: Entry) -> bool:
         """Whether the entry may be served now; if not, it is removed, but for one that has its grace."""
-        word = words[CHANGES]
         cache = self.cache
         if cache is None:
             return False
-        gated = self.gated
-        heard = OK
-        if gated is not None:
-            heard = gated.core.gate(self.silence)
-            if heard != OK:
+        word = words[CHANGES] if self.plain and (entry.more is None or entry.more.error is None) else -1
+        until = None
+        if self.gated is not None:
+            now = _monotonic()
+            left = self.gated.core.lease()
+            until = now + left
+            if not left:
+                heard = self.gated.core.gate(self.silence)
                 if heard == STALE:
                     self.stale += 1
-                elif heard != PENDING:
+                elif heard != OK:
                     self.absent += 1
                     return False
                 word = -1
-            else:
-                self.keep_ticking(cache)
         seen = cache.core.seen.value
         if seen != entry.begin:
             if entry.held(cache.core).newest() > entry.begin:
@@ -436,12 +439,13 @@ class Table:
             self.keep_ticking(cache)
         elif more is not None and more.soft != inf:
             self.keep_ticking(cache)
-        entry.word = word if self.plain and (more is None or more.error is None) else -1
+        entry.until = until  # not before it was found fresh: who has compared the word asks for the time now
+        entry.word = word
         return True
 
     def keep_ticking(self, cache: Cache) -> None:
         """Entries with a deadline are being read: the word must change now and then."""
-        if cache.ticking or self.gated is not None:
+        if cache.ticking:
             period = words[PERIOD]
             if not period or period > self.tick:
                 _ffi.tick(self.tick)
@@ -486,6 +490,7 @@ class Table:
         entry = Entry()
         entry.value = value
         entry.word = 0
+        entry.until = None
         entry.begin = begin
         entry.deps = deps
         entry.owner = self
@@ -532,7 +537,7 @@ class Table:
         entry = self.entries.get(key)
         if entry is None:
             self.absent += 1
-        elif entry.word == words[CHANGES] or self.look(entry):
+        elif entry.fresh() or self.look(entry):
             self.hits += 1
             if ACTIVE:
                 note(entry)
@@ -833,18 +838,28 @@ class Filled(Table):
             fill.waiters.append(wake)
         return True
 
-    def landed(self, fill: Fill, joined: int, tries: int) -> bool:
-        """Whether a follower takes what the fill has given; False: it begins again."""
+    def landed(self, fill: Fill, mine: Fill, tries: int) -> bool:
+        """Whether a follower takes what the fill has given, instead of its own; False: it begins again."""
         if fill.state == AGAIN:
             return False
         if fill.state == FAILED and self.rules.retry and tries == 0:
             return False
-        if joined != fill.begin and (fill.final is None or fill.cache.core.held(fill.final).newest() > fill.begin):
-            return False  # it may have read what was invalidated before this caller asked
+        if not self.covers(fill, mine):
+            return False
         gatherer = CURRENT.get()
         if gatherer is not None and fill.final is not None:
             gatherer.deps.update(tags_of(fill.final))
         return True
+
+    def covers(self, fill: Fill, mine: Fill) -> bool:
+        """Whether nothing that the fill has read may have been invalidated before this caller asked."""
+        shared = self.gated
+        if shared is not None and mine.started - fill.started > shared.bound:
+            if shared.core.gate(self.silence) not in (OK, STALE):
+                return False  # it may have been, and this node has not heard of it
+        elif mine.begin == fill.begin:
+            return True
+        return fill.final is not None and fill.cache.core.held(fill.final).newest() <= fill.begin
 
     def result(self, fill: Fill) -> Any:
         """What a follower gets."""
@@ -868,12 +883,10 @@ class Filled(Table):
             other = self.flights.get(key)
             if other is None:
                 continue
-            fill = other
-            joined = cache.core.seen.value
-            self.follow(fill)
-            if self.landed(fill, joined, tries):
-                return self.result(fill)
-            tries += fill.state == FAILED
+            self.follow(other)
+            if self.landed(other, fill, tries):
+                return self.result(other)
+            tries += other.state == FAILED
             entry = self.find(key)
             if entry is not None:
                 return self.hit(cache, entry, args, kwargs)
@@ -963,12 +976,10 @@ class Filled(Table):
             other = self.flights.get(key)
             if other is None:
                 continue
-            fill = other
-            joined = cache.core.seen.value
-            await self.afollow(fill)
-            if self.landed(fill, joined, tries):
-                return self.result(fill)
-            tries += fill.state == FAILED
+            await self.afollow(other)
+            if self.landed(other, fill, tries):
+                return self.result(other)
+            tries += other.state == FAILED
             entry = self.find(key)
             if entry is not None:
                 return self.hit(cache, entry, args, kwargs)
@@ -1192,7 +1203,7 @@ class Filled(Table):
             return None
         cache = fill.cache
         now = cache.clock()
-        if self.gated is not None and self.gated.core.gate(self.silence) not in (OK, PENDING, STALE):
+        if self.gated is not None and self.gated.core.gate(self.silence) not in (OK, STALE):
             return None
         if now >= entry.more.grace or entry.held(cache.core).newest() > entry.begin:
             return None
@@ -1438,7 +1449,11 @@ class Cache:
         if not self.telemetry_enabled:
             raw = self._raw
             entry = raw.entries.get(key)
-            if entry is not None and entry.word == words[CHANGES]:
+            if (
+                entry is not None
+                and entry.word == words[CHANGES]
+                and (entry.until is None or _monotonic() < entry.until)
+            ):
                 raw.hits += 1
                 if ACTIVE:
                     note(entry)
@@ -1495,7 +1510,7 @@ class Cache:
         """As get()."""
         if self.shared is not None and not isinstance(key, _keys.Key):
             entry = self._raw.entries.get(key)
-            if entry is None or entry.word != words[CHANGES]:
+            if entry is None or not entry.fresh():
                 return await self.shared.run(copy_context().run, self.get, key)
         return self.get(key)
 

@@ -86,6 +86,7 @@ def _declare(name: str, result: Any, *arguments: Any, hold: bool = False) -> Cal
 
 _has = _declare("zcpy_has", c_int, c_void_p, hold=True)
 _gate = _ffi._declare_quick("zcpy_gate", c_int)
+_lease = _ffi._declare_quick("zcpy_lease", c_uint64)
 _find = _declare("zcpy_find", c_int, c_void_p, c_char_p, c_size_t, c_int, c_void_p)
 _find_many = _declare("zcpy_find_many", c_int, c_void_p, c_void_p, c_size_t, c_void_p, c_void_p)
 _done = _declare("zcpy_done", None, c_void_p, c_void_p, hold=True)
@@ -156,8 +157,13 @@ class SharedCore(Core):
         """Invalidates everything, and empties the storage."""
         return int(_clear(self.pointer))
 
+    def lease(self) -> float:
+        """For how many seconds what is found fresh from now on may be served. 0: ask gate()."""
+        left: int = _lease(self.void)
+        return left / 1e9
+
     def gate(self, silence: int) -> int:
-        """May values be served? OK: until the next tick; PENDING: now; else the bus is silent."""
+        """May values be served at this moment? OK; else the bus is silent, and that is what is to be done."""
         heard: int = _gate(self.void, silence)
         return heard
 

@@ -1,7 +1,7 @@
 """The decorator.
 
 The function that a user calls is generated for its signature, so that a hit is one dict look-up by the
-bare argument or a tuple of the arguments, one comparison, and one count:
+bare argument or a tuple of the arguments, one comparison, one count, and with a bus one look at the clock:
 
     def load(uid):
         nonlocal hits
@@ -11,7 +11,7 @@ bare argument or a tuple of the arguments, one comparison, and one count:
             except KeyError:
                 pass
             else:
-                if e.word == words[0]:
+                if e.word == words[0] and (e.until is None or now() < e.until):
                     hits += 1
                     if active:
                         note(e)
@@ -26,6 +26,7 @@ call. Arguments of other types go through ``other``, which freezes them first (s
 from __future__ import annotations
 
 import functools
+from time import monotonic
 from weakref import ref
 
 from zoocache import _ffi, _keys, _tags
@@ -175,7 +176,7 @@ class _Signature:
 
 
 _BODY = """\
-def _zc_make(_zc_entries, _zc_words, _zc_active, _zc_note, _zc_serve, _zc_other):
+def _zc_make(_zc_entries, _zc_words, _zc_now, _zc_active, _zc_note, _zc_serve, _zc_other):
     _zc_hits = 0
     {define} {name}({parameters}):
         nonlocal _zc_hits
@@ -185,7 +186,7 @@ def _zc_make(_zc_entries, _zc_words, _zc_active, _zc_note, _zc_serve, _zc_other)
             except KeyError:
                 pass
             else:
-                if _zc_e.word == _zc_words[0]:
+                if _zc_e.word == _zc_words[0] and (_zc_e.until is None or _zc_now() < _zc_e.until):
                     _zc_hits += 1
                     if _zc_active:
                         _zc_note(_zc_e)
@@ -204,7 +205,7 @@ def _zc_make(_zc_entries, _zc_words, _zc_active, _zc_note, _zc_serve, _zc_other)
 """
 
 _OPEN = """\
-def _zc_make(_zc_entries, _zc_words, _zc_active, _zc_note, _zc_serve, _zc_other):
+def _zc_make(_zc_entries, _zc_words, _zc_now, _zc_active, _zc_note, _zc_serve, _zc_other):
     {define} {name}({parameters}):
         return {wait}_zc_other({args}, {kwargs})
     def _zc_count(reset=False):
@@ -296,7 +297,7 @@ class Function(Filled):
         make = scope.pop("_zc_make")
         serve = self.aserve if self.is_async else self.serve
         other = self.aother if self.is_async else self.other
-        wrapper, self.count, self.bound_arguments = make(self.entries, words, ACTIVE, note, serve, other)
+        wrapper, self.count, self.bound_arguments = make(self.entries, words, monotonic, ACTIVE, note, serve, other)
         functools.update_wrapper(wrapper, self.func)
         wrapper.cache_info = self.cache_info
         wrapper.cache_clear = self.cache_clear
@@ -334,7 +335,7 @@ class Function(Filled):
         """A call whose arguments have to be frozen."""
         key = self.freeze(args, kwargs)
         entry = self.entries.get(key)
-        if entry is not None and entry.word == words[0]:
+        if entry is not None and entry.fresh():
             self.hits += 1
             if ACTIVE:
                 note(entry)
@@ -345,7 +346,7 @@ class Function(Filled):
         """The same, for a coroutine function."""
         key = self.freeze(args, kwargs)
         entry = self.entries.get(key)
-        if entry is not None and entry.word == words[0]:
+        if entry is not None and entry.fresh():
             self.hits += 1
             if ACTIVE:
                 note(entry)

@@ -150,7 +150,7 @@ class Shared:
         self.bus = bool(parts & HAS_BUS)
         self.peeks = bool(parts & PEEKS)
         self.locks = bool(parts & CAN_LOCK)
-        self.tick = 0 if self.peeks or not self.bus else min(50_000_000, nanoseconds(settings.max_staleness) // 50)
+        self.bound = 0.0 if self.peeks else settings.max_staleness
         url = settings.options["storage"] or ""
         self.kind = "LMDB" if url.startswith("lmdb") else "Redis" if url else "The"
         self.hits = self.unserializable = 0
