@@ -406,12 +406,11 @@ class Table:
             return False
         word = words[CHANGES] if self.plain and (entry.more is None or entry.more.error is None) else -1
         until = None
-        if self.gated is not None:
-            now = _monotonic()
-            left = self.gated.core.lease()
-            until = now + left
-            if not left:
-                heard = self.gated.core.gate(self.silence)
+        shared = self.gated
+        if shared is not None:
+            until = shared.core.lease_end() if shared.bound else 0.0
+            if not until:
+                heard = shared.core.gate(self.silence)
                 if heard == STALE:
                     self.stale += 1
                 elif heard != OK:

@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from ctypes import c_char_p, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoocache import _ffi
@@ -157,10 +158,11 @@ class SharedCore(Core):
         """Invalidates everything, and empties the storage."""
         return int(_clear(self.pointer))
 
-    def lease(self) -> float:
-        """For how many seconds what is found fresh from now on may be served. 0: ask gate()."""
+    def lease_end(self) -> float:
+        """Until when, by time.monotonic(), what is found fresh after this call may be served. 0: ask gate()."""
+        now = monotonic()
         left: int = _lease(self.void)
-        return left / 1e9
+        return now + left / 1e9 if left else 0.0
 
     def gate(self, silence: int) -> int:
         """May values be served at this moment? OK; else the bus is silent, and that is what is to be done."""

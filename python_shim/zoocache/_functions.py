@@ -148,6 +148,8 @@ class _Signature:
     @property
     def args(self) -> str:
         """The tuple of its positional arguments, as an expression."""
+        if self.positional and not self.names:
+            return self.positional
         parts = [name + "," for name in self.names]
         if self.positional:
             parts.append(f"*{self.positional},")
@@ -162,7 +164,12 @@ class _Signature:
         return "{" + ", ".join(parts) + "}"
 
     def fast(self, method: bool) -> tuple[str, str]:
-        """A condition under which the arguments are their own key, and that key."""
+        """A statement with a block for when the arguments are their own key, and that key."""
+        if self.open:
+            if method or self.only:
+                return "if False:", "None"
+            args = f"(_zc_raw,) if {self.keyword} else {self.args}" if self.keyword else self.args
+            return _EACH.format(args=args), self.args
         conditions: list[str] = []
         parts: list[str] = []
         for name in self.names + self.only:
@@ -172,15 +179,22 @@ class _Signature:
             else:
                 conditions.append(f"((_zc_t := _zc_type({name})) is _zc_int or _zc_t is _zc_str or _zc_t in _zc_raw)")
                 parts.append(name)
-        return " and ".join(conditions) or "True", parts[0] if len(parts) == 1 else "(" + ", ".join(parts) + ")"
+        guard = f"if {' and '.join(conditions) or 'True'}:"
+        return guard, parts[0] if len(parts) == 1 else "(" + ", ".join(parts) + ")"
 
+
+_EACH = """\
+for _zc_x in {args}:
+            if _zc_type(_zc_x) not in _zc_raw:
+                break
+        else:"""
 
 _BODY = """\
 def _zc_make(_zc_entries, _zc_words, _zc_now, _zc_active, _zc_note, _zc_serve, _zc_other):
     _zc_hits = 0
     {define} {name}({parameters}):
         nonlocal _zc_hits
-        if {condition}:
+        {guard}
             try:
                 _zc_e = _zc_entries[{key}]
             except KeyError:
@@ -203,18 +217,6 @@ def _zc_make(_zc_entries, _zc_words, _zc_now, _zc_active, _zc_note, _zc_serve, _
         return {args}, {kwargs}
     return {name}, _zc_count, _zc_bind
 """
-
-_OPEN = """\
-def _zc_make(_zc_entries, _zc_words, _zc_now, _zc_active, _zc_note, _zc_serve, _zc_other):
-    {define} {name}({parameters}):
-        return {wait}_zc_other({args}, {kwargs})
-    def _zc_count(reset=False):
-        return 0
-    def _zc_bind({parameters}):
-        return {args}, {kwargs}
-    return {name}, _zc_count, _zc_bind
-"""
-
 
 def _is_async(func: Any) -> bool:
     """Whether calling it gives a coroutine."""
@@ -279,14 +281,13 @@ class Function(Filled):
         """The function to call instead."""
         signature = self.signature
         name = self.name if self.name.isidentifier() else "cached"
-        simple = not signature.open and self.own_key is None
-        condition, key = signature.fast(self.method) if simple else ("", "")
-        source = (_BODY if simple else _OPEN).format(
+        guard, key = signature.fast(self.method) if self.own_key is None else ("if False:", "None")
+        source = _BODY.format(
             define="async def" if self.is_async else "def",
             wait="await " if self.is_async else "",
             name="_zc_" + name,
             parameters=signature.parameters,
-            condition=condition,
+            guard=guard,
             key=key,
             args=signature.args,
             kwargs=signature.kwargs,
