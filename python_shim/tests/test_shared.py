@@ -259,7 +259,7 @@ def test_who_waits_for_the_fleet_gives_up(nodes):
     f = one.cacheable(namespace="fleet", fleet=True)(lambda x: x)
     g = two.cacheable(namespace="fleet", fleet=True)(lambda x: x + 1)
     assert f(0) == 0
-    fill = zoocache._cache.Fill(one.tables()[1], one, 1)
+    fill = zoocache._table.Fill(one.tables()[1], one, 1)
     one.shared.look_up(fill)
     assert one.shared.lock(fill)
     assert g(1) == 2
@@ -607,7 +607,11 @@ def test_never_staler_than_the_bound(own):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs signals, threads' priorities")
-@pytest.mark.parametrize("kind", ["sync", "async", "serve", "error", "key", "many"])
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [("redis", kind) for kind in ("sync", "async", "serve", "error", "key", "many")] + [("lmdb", "sync")],
+    indirect=["place"],
+)
 def test_stopped_and_continued(place, tmp_path, kind):
     """A process that was stopped serves nothing that was invalidated longer than the bound before the call."""
     bound, stops, late = 0.1, 6, []

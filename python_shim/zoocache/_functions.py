@@ -30,9 +30,11 @@ from time import monotonic
 from weakref import ref
 
 from zoocache import _ffi, _keys, _tags
-from zoocache._cache import Cache, CacheInfo, Filled, Rules
+from zoocache._cache import Cache, CacheInfo
 from zoocache._ffi import words
+from zoocache._fills import Filled
 from zoocache._keys import KEYWORDS, RAW, Key, Unkeyable, freeze, freeze_self
+from zoocache._table import Rules
 from zoocache.context import ACTIVE, note
 
 TYPE_CHECKING = False
@@ -217,6 +219,7 @@ def _zc_make(_zc_entries, _zc_words, _zc_now, _zc_active, _zc_note, _zc_serve, _
         return {args}, {kwargs}
     return {name}, _zc_count, _zc_bind
 """
+
 
 def _is_async(func: Any) -> bool:
     """Whether calling it gives a coroutine."""

@@ -27,7 +27,7 @@ from zoocache.serializers import serializer
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from zoocache._cache import Fill
+    from zoocache._table import Fill
     from zoocache.storage import Storage
 
 __all__ = ["Settings", "Shared", "identity"]
