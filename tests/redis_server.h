@@ -36,8 +36,8 @@
 #define RS_ARGS 40
 
 typedef struct redis_server {
-    pid_t pid; /* 0: not running */
-    int port;
+    pid_t pid;          /* 0: not running */
+    int port, tls_port; /* tls_port 0: none */
     bool sentinel;
     char dir[64], path[96], url[64];
     char args[RS_ARGS][160];
@@ -206,8 +206,8 @@ static inline void rs_arg(redis_server *s, const char *a) {
 /* The server also speaks TLS, as the owner of a certificate, and vouched for by `ca`. */
 static inline void rs_tls(redis_server *s, const char *name, const char *ca) {
     char text[32];
-    int port = rs_free_port();
-    snprintf(text, sizeof text, "%d", port);
+    s->tls_port = rs_free_port();
+    snprintf(text, sizeof text, "%d", s->tls_port);
     rs_arg(s, "--tls-port");
     rs_arg(s, text);
     static const char *const options[] = {"--tls-cert-file", "--tls-key-file",
@@ -219,7 +219,7 @@ static inline void rs_tls(redis_server *s, const char *name, const char *ca) {
     }
     rs_arg(s, "--tls-auth-clients");
     rs_arg(s, "no");
-    snprintf(s->url, sizeof s->url, "rediss://127.0.0.1:%d", port);
+    snprintf(s->url, sizeof s->url, "rediss://127.0.0.1:%d", s->tls_port);
 }
 
 static inline bool rs_begin(redis_server *s, const char *name, const char *ca, va_list ap) {
@@ -253,8 +253,8 @@ static inline bool rs_start(redis_server *s, ...) {
     s->sentinel = false;
 #ifdef RS_TLS
     name = "any";
-    if (!rs_tls_dir[0] && !(rs_authority("all") && rs_certificate(name, "all", "/CN=redis",
-                                                                  "IP:127.0.0.1,DNS:localhost")))
+    if (!rs_tls_dir[0] && !(rs_authority("all") &&
+                            rs_certificate(name, "all", "/CN=redis", "IP:127.0.0.1,DNS:localhost")))
         return false;
 #endif
     va_start(ap, s);

@@ -740,10 +740,15 @@ TEST(sentinels_tell_the_master) {
 
 /* ---- a cluster: one slot, which moves */
 
+#ifdef RS_TLS
+#define CLUSTER_TLS "yes"
+#else
+#define CLUSTER_TLS "no"
+#endif
 static bool cluster_node(redis_server *s, char bus[16]) {
     snprintf(bus, 16, "%d", rs_free_port());
     return rs_start(s, "--cluster-enabled", "yes", "--cluster-require-full-coverage", "no",
-                    "--cluster-port", bus, NULL);
+                    "--cluster-port", bus, "--tls-cluster", CLUSTER_TLS, NULL);
 }
 static void words(char *out, size_t cap, const char *text) { /* the first word */
     snprintf(out, cap, "%.*s", (int)strcspn(text, " \n"), text);
@@ -755,7 +760,7 @@ TEST(a_cluster_is_followed) {
     char port[16], bus[16], slot[16], id_s[64], id_t[64];
     REQUIRE(cluster_node(&s, bus) && cluster_node(&t, bus));
     snprintf(slot, sizeof slot, "%s", rs_say(&s, "CLUSTER", "KEYSLOT", "{zoocache}:log", NULL));
-    snprintf(port, sizeof port, "%d", t.port);
+    snprintf(port, sizeof port, "%d", t.tls_port ? t.tls_port : t.port);
     rs_say(&s, "CLUSTER", "MEET", "127.0.0.1", port, bus, NULL);
     CHECK(rs_until(&s, "cluster_known_nodes:2", "CLUSTER", "INFO"));
     words(id_s, sizeof id_s, rs_say(&s, "CLUSTER", "MYID", NULL));
