@@ -110,7 +110,7 @@ $(HIREDIS)/libhiredis.a: tests/hiredis.txt | $(BUILD)/venv/bin/python
 	@cd $(HIREDIS)/hiredis && $(GCC) -O2 -g -fPIC -c alloc.c async.c hiredis.c net.c read.c sds.c
 	@$(AR) rcs $@ $(HIREDIS)/hiredis/*.o
 HIREDIS_FLAGS = -isystem $(HIREDIS)/include -L$(HIREDIS) -DRS_TLS
-$(eval $(call KIND,hiredis1,$(GCC),-O1 -g -DZOOCACHE_DEBUG $(HIREDIS_FLAGS)))
+$(eval $(call KIND,hiredis1,$(CLANG),-O1 -g -DZOOCACHE_DEBUG $(SAN) $(HIREDIS_FLAGS)))
 $(eval $(call KIND,fuzz-hiredis1,$(CLANG),-O1 -g -DZOOCACHE_DEBUG -fsanitize=fuzzer $(SAN) \
     $(HIREDIS_FLAGS)))
 HIREDIS_TESTS = t_redis t_redis_hostile t_redis_tls
