@@ -51,7 +51,7 @@ VALGRIND_TESTS ?= $(filter-out t_fork,$(T))
 EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
-STAGES = check manual unit-gcc unit-clang hiredis1 faults asan tsan valgrind matrix examples install-check
+STAGES = check manual unit-gcc unit-clang redis-tls faults asan tsan valgrind matrix examples install-check
 STAGES += test-python model-short simulate-short simulate-faults crash chaos-short fuzz-short
 
 # Commands of compilers are shown with V=1.
@@ -150,14 +150,14 @@ $(BUILD)/bench_%: bench/bench_%.c zoocache.h Makefile
 test: deps ## everything below up to fuzz (a minute each); prints the counts and their total
 	@MAKE='$(MAKE)' FUZZ_SECONDS=60 SUMMARY=$(BUILD)/summary $(RUNNER) stages $(STAGES)
 
-.PHONY: unit-gcc unit-clang hiredis1
+.PHONY: unit-gcc unit-clang redis-tls
 unit-gcc: ## the tests by gcc, with internal assertions
 	@$(ALL) build-gcc || :
 	@ARGS='--seed $(SEED)' $(RUNNER) each gcc $(patsubst %,$(BUILD)/gcc/%,$(TESTS))
 unit-clang: ## the tests by clang, optimized
 	@$(ALL) build-clang || :
 	@ARGS='--seed $(SEED)' $(RUNNER) each clang $(patsubst %,$(BUILD)/clang/%,$(TESTS))
-hiredis1: ## the tests of Redis with hiredis 1.x, over TLS
+redis-tls: ## the tests of Redis over TLS, with hiredis 1.x, under AddressSanitizer
 	@$(ALL) $(patsubst %,$(BUILD)/hiredis1/%,$(HIREDIS_TESTS)) || :
 	@ARGS='--seed $(SEED)' \
 	    $(RUNNER) each hiredis1 $(patsubst %,$(BUILD)/hiredis1/%,$(HIREDIS_TESTS))
@@ -200,7 +200,7 @@ chaos-short: # two minutes; then with checks taken out of the header, which it m
 	CC=$(GCC) $(RUNNER) step chaos/without tests/chaos.sh $(BUILD)/without || bad=1; test -z "$$bad"
 
 .PHONY: matrix check manual examples install-check
-matrix: ## compile: compilers x standards x options, exports, static copies, C++, code size
+matrix: $(HIREDIS)/libhiredis.a ## compile: compilers x standards x options, exports, static copies, C++, code size
 	@GCC=$(GCC) CLANG=$(CLANG) $(RUNNER) step matrix tests/matrix.sh
 check: ## the header against its own contents list, and the style's figures
 	@VERBOSE=1 $(RUNNER) step check python3 tests/check.py zoocache.h

@@ -85,6 +85,7 @@
  *     ZOOCACHE_IMPLEMENTATION   compile the implementation here
  *     ZOOCACHE_WITH_LMDB        zc_lmdb_open(): an LMDB file as storage and bus; -llmdb
  *     ZOOCACHE_WITH_REDIS       zc_redis_open(): Redis as storage and bus; -lhiredis
+ *     ZOOCACHE_WITH_REDIS_TLS   beside it: rediss://; OpenSSL 1.1.1 or later, -lssl -lcrypto
  *     ZOOCACHE_WITH_BUS         what both need, for a bus or a shared storage of your own:
  *                               zc_desc.bus, the storage's breaker, write_behind, fleet, get_many
  *     ZOOCACHE_NO_LZ4           no compression of stored records; <lz4.h> and -llz4 are not needed

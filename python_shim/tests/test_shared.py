@@ -15,7 +15,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from servers import Redis, until
+from servers import Redis, certificate, free_port, until
 from test_process import in_child
 
 import zoocache
@@ -522,7 +522,7 @@ def test_built_without(monkeypatch):
         with pytest.raises(BuiltWithout, match=how):
             Cache(storage_url=url)
     monkeypatch.setattr(_ffi, "parts", lambda: {"lmdb": True, "redis": True, "tls": False})
-    with pytest.raises(BuiltWithout, match="hiredis_ssl"):
+    with pytest.raises(BuiltWithout, match="libssl-dev"):
         Cache(storage_url="rediss://x")
     explain = _shared.Settings.explain
     settings = _shared.Settings(
@@ -530,6 +530,32 @@ def test_built_without(monkeypatch):
     )
     assert isinstance(explain(settings, _ffi.E_BUILD), BuiltWithout)
     assert isinstance(explain(settings, _ffi.E_FULL), zoocache.StorageIsFull)
+
+
+@pytest.mark.skipif(not PARTS["tls"] or not Redis.there(), reason="without Redis over TLS")
+def test_over_tls(tmp_path):
+    cert, key = certificate(tmp_path, "DNS:localhost")
+    port = free_port()
+    tls = ["--tls-port", port, "--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert]
+    redis = Redis(tmp_path, *map(str, tls))
+    try:
+        options = {"tls_ca": cert, "tls_cert": cert, "tls_key": key, "timeout": 10}
+        url = f"rediss://localhost:{port}"
+        with Cache(storage_url=url, **options) as one, Cache(storage_url=url, **options) as two:
+            one.set("k", 1, deps=["t"])
+            assert two.get("k") == 1 and two.stats().hits_storage == 1
+            two.invalidate("t")
+            until(lambda: one.get("k") is None)
+        with Cache(storage_url=f"rediss://127.0.0.1:{port}", **options) as stranger:  # not its name
+            until(lambda: stranger.stats().bus_errors)
+            assert stranger.get("k") is None
+        # It ends, whatever its threads are doing.
+        code = f"import zoocache; zoocache.Cache(storage_url={url!r}, **{options!r}).set('k', 1)"
+        subprocess.run([sys.executable, "-c", code], check=True)
+    finally:
+        redis.stop()
+    with pytest.raises(ValueError, match="cannot open"):
+        Cache(storage_url="rediss://localhost", tls_ca="/nowhere")
 
 
 @pytest.mark.skipif(not PARTS["redis"], reason="without Redis")

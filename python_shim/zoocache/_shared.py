@@ -42,7 +42,7 @@ _SCHEMES = ("lmdb", "redis", "rediss", "unix", "redis+sentinel")
 _HOW = {
     "lmdb": "LMDB: install its headers (Debian and Ubuntu: apt install liblmdb-dev)",
     "redis": "Redis: install hiredis' headers (Debian and Ubuntu: apt install libhiredis-dev)",
-    "tls": "Redis over TLS: install hiredis 1.0 or later with hiredis_ssl, and OpenSSL's headers",
+    "tls": "Redis over TLS: install OpenSSL's headers (Debian and Ubuntu: apt install libssl-dev)",
 }
 
 
