@@ -10817,6 +10817,8 @@ static bool zc__redis_tls_files(SSL_CTX *ctx, const zc_redis_desc *d) {
 
 static int zc__redis_tls(zc__redis *r, const zc_redis_desc *d) {
     if (!r->tls || d->io.version) return ZC_OK;
+    /* Without zc_close() a thread may still be in there when the program ends. */
+    (void)OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, NULL);
     r->tls_ctx = SSL_CTX_new(TLS_client_method());
     r->tls_bio = BIO_meth_new(BIO_TYPE_SOURCE_SINK, "zoocache");
     bool good = r->tls_ctx && r->tls_bio && BIO_meth_set_read(r->tls_bio, zc__redis_bio_read) &&
