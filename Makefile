@@ -20,8 +20,8 @@ VERSION := $(shell sed -n 's/^\#define ZOOCACHE_VERSION "\(.*\)"/\1/p' zoocache.
 
 # Debian packages that the targets need. gcc-multilib is for -m32.
 DEPS = gcc g++ clang llvm libclang-rt-14-dev binutils make pkg-config python3 python3-venv \
-       libxxhash-dev liblz4-dev libsqlite3-dev liblmdb-dev libhiredis-dev redis-server \
-       iso-codes iproute2 valgrind xz-utils spin
+       libxxhash-dev liblz4-dev libsqlite3-dev liblmdb-dev libhiredis-dev libssl-dev redis-server \
+       openssl iso-codes iproute2 valgrind xz-utils spin
 ifeq ($(shell uname -m),x86_64)
 DEPS += gcc-multilib
 endif
@@ -31,7 +31,8 @@ WARN = -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wundef -Wstrict-prototype
 LIBS = -llz4 -pthread
 # A program that includes these parts of the header: it needs their libraries.
 PART_LIBS = $(if $(shell grep -l 'ZOOCACHE_WITH_LMDB' $(1)),-llmdb) \
-            $(if $(shell grep -l 'ZOOCACHE_WITH_REDIS' $(1)),-lhiredis)
+            $(if $(shell grep -l 'ZOOCACHE_WITH_REDIS' $(1)),-lhiredis) \
+            $(if $(shell grep -l 'ZOOCACHE_WITH_REDIS_TLS' $(1)),-lssl -lcrypto)
 INCLUDE = -I. -Itests
 HEADERS = zoocache.h $(wildcard tests/*.h)
 
@@ -50,7 +51,7 @@ VALGRIND_TESTS ?= $(filter-out t_fork,$(T))
 EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
-STAGES = check manual unit-gcc unit-clang faults asan tsan valgrind matrix examples install-check
+STAGES = check manual unit-gcc unit-clang redis-tls faults asan tsan valgrind matrix examples install-check
 STAGES += test-python model-short simulate-short simulate-faults crash chaos-short fuzz-short
 
 # Commands of compilers are shown with V=1.
@@ -95,6 +96,27 @@ $(eval $(call KIND,tsan,$(CLANG),-O1 -g -DZOOCACHE_PTHREADS -fsanitize=thread))
 $(eval $(call KIND,cover,$(CLANG),-O0 -g -DNDEBUG -fprofile-instr-generate -fcoverage-mapping))
 $(eval $(call KIND,fuzz,$(CLANG),-O1 -g -DZOOCACHE_DEBUG -fsanitize=fuzzer $(SAN)))
 
+# hiredis 1.x for RESP3: Debian 12 has 0.14. Its source comes with the Python package of that name.
+# Two more kinds are built with it, and all that they say to Redis goes over TLS.
+HIREDIS = $(BUILD)/hiredis
+$(HIREDIS)/libhiredis.a: tests/hiredis.txt | $(BUILD)/venv/bin/python
+	@echo "hiredis 1.x: fetching the source by pip (tests/hiredis.txt), building it in $(HIREDIS)"
+	@rm -rf $(HIREDIS) && mkdir -p $(HIREDIS)/include/hiredis
+	@$(BUILD)/venv/bin/pip download --quiet --disable-pip-version-check --no-deps --no-binary :all: \
+	    --require-hashes -r tests/hiredis.txt --dest $(HIREDIS)
+	@tar -xzf $(HIREDIS)/hiredis-*.tar.gz -C $(HIREDIS) --strip-components=2 --wildcards \
+	    'hiredis-*/vendor/hiredis'
+	@cp $(HIREDIS)/hiredis/*.h $(HIREDIS)/include/hiredis
+	@cd $(HIREDIS)/hiredis && $(GCC) -O2 -g -fPIC -c alloc.c async.c hiredis.c net.c read.c sds.c
+	@$(AR) rcs $@ $(HIREDIS)/hiredis/*.o
+HIREDIS_FLAGS = -isystem $(HIREDIS)/include -L$(HIREDIS) -DRS_TLS
+$(eval $(call KIND,hiredis1,$(CLANG),-O1 -g -DZOOCACHE_DEBUG $(SAN) $(HIREDIS_FLAGS)))
+$(eval $(call KIND,fuzz-hiredis1,$(CLANG),-O1 -g -DZOOCACHE_DEBUG -fsanitize=fuzzer $(SAN) \
+    $(HIREDIS_FLAGS)))
+HIREDIS_TESTS = t_redis t_redis_hostile t_redis_tls
+$(patsubst %,$(BUILD)/hiredis1/%,$(HIREDIS_TESTS)) $(BUILD)/fuzz-hiredis1/f_redis: \
+    $(HIREDIS)/libhiredis.a
+
 EXAMPLE = $(CC) -std=c11 $(WARN) -I. -O2 -g
 $(BUILD)/examples/%: examples/%.c zoocache.h $(wildcard examples/*.h) bench/sim.h Makefile
 	@mkdir -p $(@D)
@@ -128,13 +150,17 @@ $(BUILD)/bench_%: bench/bench_%.c zoocache.h Makefile
 test: deps ## everything below up to fuzz (a minute each); prints the counts and their total
 	@MAKE='$(MAKE)' FUZZ_SECONDS=60 SUMMARY=$(BUILD)/summary $(RUNNER) stages $(STAGES)
 
-.PHONY: unit-gcc unit-clang
+.PHONY: unit-gcc unit-clang redis-tls
 unit-gcc: ## the tests by gcc, with internal assertions
 	@$(ALL) build-gcc || :
 	@ARGS='--seed $(SEED)' $(RUNNER) each gcc $(patsubst %,$(BUILD)/gcc/%,$(TESTS))
 unit-clang: ## the tests by clang, optimized
 	@$(ALL) build-clang || :
 	@ARGS='--seed $(SEED)' $(RUNNER) each clang $(patsubst %,$(BUILD)/clang/%,$(TESTS))
+redis-tls: ## the tests of Redis over TLS, with hiredis 1.x, under AddressSanitizer
+	@$(ALL) $(patsubst %,$(BUILD)/hiredis1/%,$(HIREDIS_TESTS)) || :
+	@ARGS='--seed $(SEED)' \
+	    $(RUNNER) each hiredis1 $(patsubst %,$(BUILD)/hiredis1/%,$(HIREDIS_TESTS))
 
 .PHONY: asan ubsan tsan valgrind
 asan: ## the tests under AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer
@@ -174,7 +200,7 @@ chaos-short: # two minutes; then with checks taken out of the header, which it m
 	CC=$(GCC) $(RUNNER) step chaos/without tests/chaos.sh $(BUILD)/without || bad=1; test -z "$$bad"
 
 .PHONY: matrix check manual examples install-check
-matrix: ## compile: compilers x standards x options, exports, static copies, C++, code size
+matrix: $(HIREDIS)/libhiredis.a ## compile: compilers x standards x options, exports, static copies, C++, code size
 	@GCC=$(GCC) CLANG=$(CLANG) $(RUNNER) step matrix tests/matrix.sh
 check: ## the header against its own contents list, and the style's figures
 	@VERBOSE=1 $(RUNNER) step check python3 tests/check.py zoocache.h
@@ -196,8 +222,10 @@ cover: ## line and branch coverage of zoocache.h; fails below COVER_LINES, COVER
 fuzz-short:
 	@FUZZ_SEED=1 $(MAKE) --no-print-directory fuzz FUZZ_SECONDS=60 # a test says the same each time
 fuzz: ## fuzz each target for FUZZ_SECONDS (600)
-	@$(ALL) $(patsubst %,$(BUILD)/fuzz/%,$(F)) || :
-	@RUN='tests/fuzz.sh $(FUZZ_SECONDS)' $(RUNNER) each fuzz $(patsubst %,$(BUILD)/fuzz/%,$(F))
+	@$(ALL) $(patsubst %,$(BUILD)/fuzz/%,$(F)) $(BUILD)/fuzz-hiredis1/f_redis || :
+	@export RUN='tests/fuzz.sh $(FUZZ_SECONDS)'; bad=; \
+	$(RUNNER) each fuzz $(patsubst %,$(BUILD)/fuzz/%,$(F)) || bad=1; \
+	$(RUNNER) each fuzz-hiredis1 $(BUILD)/fuzz-hiredis1/f_redis || bad=1; test -z "$$bad"
 
 .PHONY: model model-short
 model-short:
@@ -289,8 +317,9 @@ python: deps ## the Python package, into .venv
 	@.venv/bin/pip install --quiet --disable-pip-version-check --force-reinstall ./python_shim
 	@rm -rf python_shim/build
 	@.venv/bin/python -c 'import zoocache; print("zoocache", zoocache.version(), "in .venv")'
-python-venv:
-	@test -x $(BUILD)/venv/bin/python || python3 -m venv $(BUILD)/venv
+$(BUILD)/venv/bin/python:
+	@python3 -m venv $(BUILD)/venv
+python-venv: $(BUILD)/venv/bin/python
 	@$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check -e './python_shim[test]'
 test-python: deps python-venv ## the Python package: tests, coverage, sanitizers, types, lint
 	@for s in tests asan types lint; do $(RUNNER) step python-$$s tests/python.sh $$s || bad=1; \

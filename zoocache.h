@@ -85,6 +85,7 @@
  *     ZOOCACHE_IMPLEMENTATION   compile the implementation here
  *     ZOOCACHE_WITH_LMDB        zc_lmdb_open(): an LMDB file as storage and bus; -llmdb
  *     ZOOCACHE_WITH_REDIS       zc_redis_open(): Redis as storage and bus; -lhiredis
+ *     ZOOCACHE_WITH_REDIS_TLS   beside it: rediss://; OpenSSL 1.1.1 or later, -lssl -lcrypto
  *     ZOOCACHE_WITH_BUS         what both need, for a bus or a shared storage of your own:
  *                               zc_desc.bus, the storage's breaker, write_behind, fleet, get_many
  *     ZOOCACHE_NO_LZ4           no compression of stored records; <lz4.h> and -llz4 are not needed
@@ -991,7 +992,8 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
 
 /* ---- storage and bus: Redis ----------------------------------------------------------------- */
 
-/* Compiled in with ZOOCACHE_WITH_REDIS, over hiredis; see >>redis for keys, protocol and costs. */
+/* Compiled in with ZOOCACHE_WITH_REDIS, over hiredis (-lhiredis); TLS with ZOOCACHE_WITH_REDIS_TLS,
+ * over OpenSSL 1.1.1 or later (-lssl -lcrypto). See >>redis for keys, protocol and costs. */
 struct redisReply; /* hiredis */
 
 /* Everything that the Redis part does with the outside: sockets, sleeping, chance. Times come from
@@ -1043,7 +1045,9 @@ typedef struct zc_redis_desc {
                              all caches with this prefix: who differs attaches not (ZC_E_INVAL) */
     uint64_t max_tags;    /* default: 200000 a shard. Tags whose last position is remembered */
     uint64_t max_ttl;     /* default: 30 days. A record's life in Redis at most */
-    /* Files; default: the system's CAs, no certificate. hiredis checks the chain, not the name. */
+    /* Of rediss://, files (PEM), read once; default: the system's CAs, no certificate of our own.
+     * The server's certificate must be valid and name the host of the URL, or the IP address if the
+     * URL has one; after a redirection (MOVED), the host that it names. */
     const char *tls_ca, *tls_cert, *tls_key;
     zc_redis_io io;          /* default: hiredis */
     zc_allocator allocator;  /* default: malloc and free */
@@ -1054,8 +1058,8 @@ typedef struct zc_redis_desc {
 /* Fills *store, *bus, or both (NULL: not wanted), for zc_desc; one pool of connections serves both.
  * `desc` and its texts are copied; NULL: all defaults. Nothing is connected yet, and the server
  * need not be up. Each table is freed by its `close`, which zc_close() calls.
- * Fails: ZC_E_INVAL (the URL or the prefix), ZC_E_BUILD (rediss:// in a build without TLS),
- * ZC_E_NOMEM, ZC_E_THREAD. */
+ * Fails: ZC_E_INVAL (the URL or the prefix; tls_cert and tls_key are no pair, or one of the files
+ * cannot be read), ZC_E_BUILD (rediss:// in a build without TLS), ZC_E_NOMEM, ZC_E_THREAD. */
 ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bus *bus);
 #endif
 
@@ -9153,8 +9157,11 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *               replaced once, after a random pause of up to 2 ms; one that cannot be made is not
  *               tried again for a time that grows from 20 ms to a second. Looking up a host's name
  *               takes what the system takes.
- *   Not done    Slots of a cluster but one a shard; Sentinels with a password of their own; RESP3.
- *               ZC_DURABLE without replicas asks for appendfsync always or WAITAOF.
+ *   Protocol    RESP3 where hiredis (1.0) and the server (6) have it, else RESP2. HELLO is the last
+ *               of the greeting's commands, so that an older server's refusal costs nothing
+ *   TLS         OpenSSL over the socket of hiredis; the handshake has the greeting's deadline
+ *   Not done    Slots of a cluster but one a shard; Sentinels with a password of their own, or over
+ *               TLS. ZC_DURABLE without replicas asks for appendfsync always or WAITAOF.
  *   Locking     pool (monitor; never held during I/O) > state (spin; a few instructions). A slot
  *               of the pool belongs to who took it.
  *   Cost        get, put, del, touch, lock, append, versions: one round trip each; append and
@@ -9170,7 +9177,17 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
 #include <sys/time.h>
 #include <unistd.h>
 #ifdef ZOOCACHE_WITH_REDIS_TLS
-#  include <hiredis/hiredis_ssl.h>
+#  include <openssl/err.h>
+#  include <openssl/ssl.h>
+#  include <openssl/x509v3.h>
+#endif
+
+/* Types of replies that only RESP3 has; -1: none is of that type. */
+#if HIREDIS_MAJOR >= 1
+enum { ZC__REDIS_MAP = REDIS_REPLY_MAP, ZC__REDIS_PUSH = REDIS_REPLY_PUSH };
+enum { ZC__REDIS_VERBATIM = REDIS_REPLY_VERB };
+#else
+enum { ZC__REDIS_MAP = -1, ZC__REDIS_PUSH = -1, ZC__REDIS_VERBATIM = -1 };
 #endif
 
 #define ZC__REDIS_PREFIX 72     /* bytes of "{prefix:<i>}:" at most, and a NUL */
@@ -9248,7 +9265,8 @@ typedef struct zc__redis {
     zc__redis_conn bell;
     uint64_t bell_gen, bell_until; /* asked of which log; to be answered by then, 0: not asked */
 #ifdef ZOOCACHE_WITH_REDIS_TLS
-    redisSSLContext *ssl;
+    SSL_CTX *tls_ctx; /* NULL: no TLS */
+    BIO_METHOD *tls_bio;
 #endif
 } zc__redis;
 
@@ -9354,14 +9372,20 @@ static bool zc__redis_starts(const redisReply *reply, const char *s) {
 }
 /* A string that is there. */
 static bool zc__redis_string(const redisReply *reply) {
-    return zc__redis_is(reply, REDIS_REPLY_STRING) && reply->str;
+    return (zc__redis_is(reply, REDIS_REPLY_STRING) || zc__redis_is(reply, ZC__REDIS_VERBATIM)) &&
+           reply->str;
+}
+
+/* Does an error begin so? Before Redis 7 that of a command in a script stands behind another. */
+static bool zc__redis_says(const redisReply *e, const char *code) {
+    return zc__redis_starts(e, code) ||
+           (zc__redis_starts(e, "ERR Error running script") && strstr(e->str, code));
 }
 
 /* What an error of the server means for the caller. */
 static int zc__redis_error(const redisReply *reply) {
     if (!zc__redis_is(reply, REDIS_REPLY_ERROR)) return ZC_OK;
-    if (strstr(reply->str, "OOM ")) return ZC_E_FULL;
-    return ZC_E_STORE;
+    return zc__redis_says(reply, "OOM ") ? ZC_E_FULL : ZC_E_STORE;
 }
 
 /* ---- the default io: hiredis connects, formats and parses; waiting is our own, so that a deadline
@@ -9372,6 +9396,9 @@ typedef struct zc__redis_link {
     zc__buf out;
     size_t sent;       /* bytes of `out` */
     uint64_t patience; /* the socket's own time-out for reading */
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+    SSL *ssl; /* NULL: no TLS */
+#endif
 } zc__redis_link;
 
 static struct timeval zc__redis_timeval(uint64_t ns) {
@@ -9389,21 +9416,81 @@ static void zc__redis_io_close(void *user, void *conn, bool forked) {
         close(l->ctx->fd);
         return;
     }
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+    SSL_free(l->ssl);
+#endif
     if (l->ctx) redisFree(l->ctx);
     zc__buf_free(&r->mem, &l->out);
     zc__free(&r->mem, l, sizeof *l);
 }
 
 #ifdef ZOOCACHE_WITH_REDIS_TLS
-/* Still blocking: hiredis shakes hands within the socket's time-outs. */
-static bool zc__redis_io_secure(zc__redis *r, redisContext *ctx, struct timeval t) {
-    return redisSetTimeout(ctx, t) == REDIS_OK &&
-           redisInitiateSSLWithContext(ctx, r->ssl) == REDIS_OK;
+/* OpenSSL's own way to a socket would raise SIGPIPE, and block. */
+static int zc__redis_bio_read(BIO *bio, char *to, int n) {
+    ssize_t got = recv((int)(intptr_t)BIO_get_data(bio), to, (size_t)n, MSG_DONTWAIT);
+    BIO_clear_retry_flags(bio);
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) BIO_set_retry_read(bio);
+    return (int)got;
 }
-#else
-static bool zc__redis_io_secure(zc__redis *r, redisContext *ctx, struct timeval t) {
-    (void)r, (void)ctx, (void)t;
-    return false;
+static int zc__redis_bio_write(BIO *bio, const char *from, int n) {
+    int fd = (int)(intptr_t)BIO_get_data(bio);
+    ssize_t sent = send(fd, from, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
+    BIO_clear_retry_flags(bio);
+    if (sent < 0 && (errno == EAGAIN || errno == EINTR)) BIO_set_retry_write(bio);
+    return (int)sent;
+}
+static long zc__redis_bio_ctrl(BIO *bio, int cmd, long number, void *ptr) {
+    (void)bio, (void)number, (void)ptr;
+    return cmd == BIO_CTRL_FLUSH;
+}
+
+/* The certificate must be of this host: an address or a name. */
+static bool zc__redis_tls_expect(SSL *ssl, const char *host) {
+    if (X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(ssl), host)) return true;
+    SSL_set_hostflags(ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS);
+    return SSL_set1_host(ssl, host) && SSL_set_tlsext_host_name(ssl, host);
+}
+
+/* The first write or read will shake hands. */
+static bool zc__redis_io_secure(zc__redis *r, zc__redis_link *l, const char *host) {
+    BIO *bio = BIO_new(r->tls_bio);
+    l->ssl = SSL_new(r->tls_ctx);
+    if (!bio || !l->ssl || !zc__redis_tls_expect(l->ssl, host)) {
+        BIO_free(bio);
+        return false;
+    }
+    BIO_set_data(bio, (void *)(intptr_t)l->ctx->fd);
+    BIO_set_init(bio, 1);
+    SSL_set_bio(l->ssl, bio, bio);
+    SSL_set_connect_state(l->ssl);
+    return true;
+}
+
+/* May what has not succeeded, later? Leaves nothing in the thread's queue of errors. */
+static bool zc__redis_tls_again(SSL *ssl) {
+    int e = SSL_get_error(ssl, 0);
+    ERR_clear_error();
+    return e == SSL_ERROR_WANT_READ || e == SSL_ERROR_WANT_WRITE;
+}
+
+/* Everything, or nothing yet: it is called again with the same. */
+static ssize_t zc__redis_tls_write(SSL *ssl, const void *from, size_t n) {
+    size_t done = 0;
+    ERR_clear_error();
+    if (SSL_write_ex(ssl, from, n, &done)) return (ssize_t)done;
+    return zc__redis_tls_again(ssl) ? 0 : -1;
+}
+
+/* All that was decrypted, because poll() does not know of it. */
+static bool zc__redis_tls_read(SSL *ssl, redisReader *to) {
+    char bytes[4096];
+    size_t n;
+    do {
+        ERR_clear_error();
+        if (!SSL_read_ex(ssl, bytes, sizeof bytes, &n)) return zc__redis_tls_again(ssl);
+        if (redisReaderFeed(to, bytes, n) != REDIS_OK) return false;
+    } while (SSL_pending(ssl));
+    return true;
 }
 #endif
 
@@ -9417,7 +9504,11 @@ static int zc__redis_io_open(void *user, const char *host, int port, bool tls, u
     l->ctx = port ? redisConnectWithTimeout(host, port, t) : redisConnectUnixWithTimeout(host, t);
     int rc = !l->ctx ? ZC_E_NOMEM : l->ctx->err ? ZC_E_STORE : ZC_OK;
     if (rc == ZC_E_STORE && zc__mono(&r->clock) - begin >= timeout) rc = ZC_E_TIMEOUT;
-    if (rc == ZC_OK && tls && !zc__redis_io_secure(r, l->ctx, t)) rc = ZC_E_STORE;
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+    if (rc == ZC_OK && tls && !zc__redis_io_secure(r, l, host)) rc = ZC_E_NOMEM;
+#else
+    (void)tls;
+#endif
     if (rc == ZC_OK) {
         (void)fcntl(l->ctx->fd, F_SETFD, FD_CLOEXEC);
         l->ctx->flags &= ~REDIS_BLOCK; /* hiredis: a read that times out is no error */
@@ -9443,56 +9534,70 @@ static int zc__redis_io_append(void *user, void *conn, int argc, const char **ar
     return room ? ZC_OK : ZC_E_NOMEM;
 }
 
-/* Sends what the socket takes now. */
-static int zc__redis_io_send(zc__redis_link *l) {
+/* How many bytes the socket takes now; -1: it is broken. */
+static ssize_t zc__redis_io_write(zc__redis_link *l, const void *from, size_t n) {
 #ifdef ZOOCACHE_WITH_REDIS_TLS
-    if (l->ctx->privctx) { /* what is encrypted waits in hiredis */
-        int done = 0;
-        if (l->sent == 0 && redisAppendFormattedCommand(l->ctx, (const char *)l->out.ptr,
-                                                        l->out.size) != REDIS_OK)
-            return ZC_E_NOMEM;
-        l->sent = 1;
-        if (redisBufferWrite(l->ctx, &done) != REDIS_OK) return ZC_E_STORE;
-        if (done) l->out.size = l->sent = 0;
-        return ZC_OK;
-    }
+    if (l->ssl) return zc__redis_tls_write(l->ssl, from, n);
 #endif
-    ssize_t n = send(l->ctx->fd, l->out.ptr + l->sent, l->out.size - l->sent,
-                     MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n < 0) return errno == EAGAIN || errno == EINTR ? ZC_OK : ZC_E_STORE;
+    ssize_t sent = send(l->ctx->fd, from, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+    return sent < 0 && (errno == EAGAIN || errno == EINTR) ? 0 : sent;
+}
+
+static int zc__redis_io_send(zc__redis_link *l) {
+    ssize_t n = zc__redis_io_write(l, l->out.ptr + l->sent, l->out.size - l->sent);
+    if (n < 0) return ZC_E_STORE;
     l->sent += (size_t)n;
     if (l->sent == l->out.size) l->out.size = l->sent = 0;
     return ZC_OK;
 }
 
+static bool zc__redis_io_read(zc__redis_link *l) {
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+    if (l->ssl) return zc__redis_tls_read(l->ssl, l->ctx->reader);
+#endif
+    return redisBufferRead(l->ctx) == REDIS_OK;
+}
+
 static int zc__redis_io_recv(zc__redis_link *l) {
-    if (redisBufferRead(l->ctx) != REDIS_OK) return ZC_E_STORE;
+    if (!zc__redis_io_read(l)) return ZC_E_STORE;
     return l->ctx->reader->len > ZC__REDIS_REPLY_MAX ? ZC_E_CORRUPT : ZC_OK;
 }
 
-/* The usual case, a small request and a small reply: waits in the read itself, which saves a call
- * of the system. Its time-out is set anew only when it is no longer about right. */
-static int zc__redis_io_await(zc__redis_link *l, uint64_t left) {
-    uint64_t off = left > l->patience ? left - l->patience : l->patience - left;
-    if (off > left / 16) {
-        struct timeval t = zc__redis_timeval(left);
-        if (setsockopt(l->ctx->fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t) != 0) return ZC_E_STORE;
-        l->patience = left;
-    }
-    return zc__redis_io_recv(l);
+/* Is it for the socket's room that we wait, too? Not while the other end must shake hands first. */
+static bool zc__redis_io_writes(const zc__redis_link *l) {
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+    if (l->ssl && SSL_in_init(l->ssl)) return SSL_want_write(l->ssl);
+#endif
+    return l->out.size != 0;
 }
 
 /* Waits until the socket has something to read, or takes something to write, then does that. */
 static int zc__redis_io_pump(zc__redis_link *l, uint64_t left) {
     struct pollfd p;
     p.fd = l->ctx->fd;
-    p.events = (short)(l->out.size ? POLLIN | POLLOUT : POLLIN);
+    p.events = (short)(zc__redis_io_writes(l) ? POLLIN | POLLOUT : POLLIN);
     p.revents = 0;
     uint64_t ms = left / ZC_MILLISECOND + (left % ZC_MILLISECOND != 0);
     int n = poll(&p, 1, ms > 3600000 ? 3600000 : (int)ms);
     if (n == 0) return ZC_E_TIMEOUT;
     if (n < 0) return errno == EINTR ? ZC_OK : ZC_E_STORE;
     if (p.revents & POLLOUT) return zc__redis_io_send(l);
+    return zc__redis_io_recv(l);
+}
+
+/* The usual case, a small request and a small reply: waits in the read itself, which saves a call
+ * of the system. Its time-out is set anew only when it is no longer about right. Under TLS one read
+ * is several of the socket, and must not wait. */
+static int zc__redis_io_await(zc__redis_link *l, uint64_t left) {
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+    if (l->ssl) return zc__redis_io_pump(l, left);
+#endif
+    uint64_t off = left > l->patience ? left - l->patience : l->patience - left;
+    if (off > left / 16) {
+        struct timeval t = zc__redis_timeval(left);
+        if (setsockopt(l->ctx->fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t) != 0) return ZC_E_STORE;
+        l->patience = left;
+    }
     return zc__redis_io_recv(l);
 }
 
@@ -9504,6 +9609,10 @@ static int zc__redis_io_reply(void *user, void *conn, uint64_t timeout, redisRep
     while (rc == ZC_OK) {
         void *got = NULL;
         if (redisReaderGetReply(l->ctx->reader, &got) != REDIS_OK) return ZC_E_CORRUPT;
+        if (got && zc__redis_is((redisReply *)got, ZC__REDIS_PUSH)) { /* nobody asked for it */
+            freeReplyObject(got);
+            continue;
+        }
         *reply = (redisReply *)got;
         if (got) return ZC_OK;
         uint64_t now = zc__mono(&r->clock);
@@ -9755,7 +9864,7 @@ static void zc__req_cmd2(zc__redis_req *q, const char *a, const char *b) {
     zc__req_end(q);
 }
 
-/* Who are we, which database, who is the server, and the scripts: one round trip. */
+/* Who are we, which database, who is the server, the scripts, the protocol: one round trip. */
 static int zc__redis_greet(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
     zc__redis_req q;
     zc__req_init(r, &q);
@@ -9778,6 +9887,7 @@ static int zc__redis_greet(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
         zc__req_str(&q, "SCRIPT");
         zc__req_cmd2(&q, "LOAD", zc__redis_script_text((zc__redis_script)i));
     }
+    if (HIREDIS_MAJOR >= 1) zc__req_cmd2(&q, "HELLO", "3"); /* if not, RESP2 */
     int rc = zc__redis_exchange(r, c, &q, deadline);
     for (unsigned i = 0; i < info && rc == ZC_OK; i++) rc = zc__redis_error(q.reply[i]);
     if (rc == ZC_OK) {
@@ -9925,7 +10035,9 @@ static bool zc__redis_follow(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, 
             return c->asking = true;
         }
         /* No longer who it was: the next call finds out anew. */
-        if (zc__redis_starts(e, "READONLY") || zc__redis_starts(e, "NOAUTH")) zc__redis_drop(r, c);
+        if (zc__redis_says(e, "READONLY ") || zc__redis_says(e, "NOREPLICAS ") ||
+            zc__redis_starts(e, "NOAUTH"))
+            zc__redis_drop(r, c);
     }
     return false;
 }
@@ -10413,7 +10525,7 @@ static int zc__redis_bus_rc(int rc) { return rc == ZC_E_STORE ? ZC_E_BUS : rc; }
 /* An error of a command on the log or its hashes: is it not ours any more, or can it not be had? */
 static int zc__redis_log_error(const redisReply *reply) {
     if (!zc__redis_is(reply, REDIS_REPLY_ERROR)) return ZC_OK;
-    if (zc__redis_starts(reply, "WRONGTYPE") || zc__redis_starts(reply, "ERR The ID"))
+    if (zc__redis_says(reply, "WRONGTYPE ") || zc__redis_says(reply, "ERR The ID"))
         return ZC_RETRY;
     return zc__redis_bus_rc(zc__redis_error(reply));
 }
@@ -10504,17 +10616,26 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     return ZC_OK;
 }
 
-/* What XREAD and XRANGE say: gives what is new. *n: how many. */
+/* The entries of the one stream that XREAD tells of: [[key, entries]], or a map. NULL: a lie. */
+static const redisReply *zc__redis_news(const redisReply *news) {
+    if (zc__redis_is(news, REDIS_REPLY_ARRAY) && news->elements == 1) {
+        news = news->element[0];
+        if (!zc__redis_is(news, REDIS_REPLY_ARRAY)) return NULL;
+    } else if (!zc__redis_is(news, ZC__REDIS_MAP)) {
+        return NULL;
+    }
+    bool good = news->elements == 2 && zc__redis_is(news->element[1], REDIS_REPLY_ARRAY);
+    return good ? news->element[1] : NULL;
+}
+
+/* What XREAD and XRANGE say: gives what is new. */
 static int zc__redis_hear(zc__redis *r, zc__redis_log log, const redisReply *news,
                         const redisReply *cursor, uint64_t position, zc_bus_sink *sink) {
     if (!zc__redis_is(cursor, REDIS_REPLY_ARRAY) || cursor->elements != 1) return ZC_RETRY;
     int proof = zc__redis_at_cursor(r, log, cursor->element[0], position);
     if (proof == ZC_RETRY || zc__redis_is(news, REDIS_REPLY_NIL)) return proof;
-    if (!zc__redis_is(news, REDIS_REPLY_ARRAY) || news->elements != 1) return ZC_E_BUS;
-    const redisReply *stream = news->element[0]; /* [key, entries] */
-    if (!zc__redis_is(stream, REDIS_REPLY_ARRAY) || stream->elements != 2) return ZC_E_BUS;
-    const redisReply *list = stream->element[1];
-    if (!zc__redis_is(list, REDIS_REPLY_ARRAY)) return ZC_E_BUS;
+    const redisReply *list = zc__redis_news(news);
+    if (!list) return ZC_E_BUS;
     int rc = zc__redis_give(r, log, list->element, list->elements, position, sink);
     if (rc != ZC_OK) return rc;
     return list->elements >= ZC__REDIS_BATCH ? ZC_MORE : proof;
@@ -10674,7 +10795,8 @@ static bool zc__redis_is_durable(const zc__redis *r, const redisReply *wait,
         const redisReply *local = wait->element[0];
         return zc__redis_is(local, REDIS_REPLY_INTEGER) && local->integer >= 1;
     }
-    if (!zc__redis_is(config, REDIS_REPLY_ARRAY)) return false;
+    if (!zc__redis_is(config, REDIS_REPLY_ARRAY) && !zc__redis_is(config, ZC__REDIS_MAP))
+        return false;
     unsigned good = 0;
     for (size_t i = 0; i + 1 < config->elements; i += 2) {
         const redisReply *name = config->element[i], *value = config->element[i + 1];
@@ -10932,7 +11054,8 @@ static void zc__redis_free(zc__redis *r) {
     zc__free(&r->mem, r->prefix, ZC__REDIS_PREFIX);
     zc__free(&r->mem, r->text, r->text_size);
 #ifdef ZOOCACHE_WITH_REDIS_TLS
-    if (r->ssl) redisFreeSSLContext(r->ssl);
+    SSL_CTX_free(r->tls_ctx);
+    BIO_meth_free(r->tls_bio);
 #endif
     zc__monitor_destroy(&r->pool);
     zc__mem mem = r->mem;
@@ -11055,17 +11178,44 @@ static int zc__redis_url(zc__redis *r) {
     return good ? ZC_OK : ZC_E_INVAL;
 }
 
+#ifdef ZOOCACHE_WITH_REDIS_TLS
+static bool zc__redis_tls_files(SSL_CTX *ctx, const zc_redis_desc *d) {
+    if (!(d->tls_ca ? SSL_CTX_load_verify_locations(ctx, d->tls_ca, NULL)
+                    : SSL_CTX_set_default_verify_paths(ctx)))
+        return false;
+    if (!d->tls_cert || !d->tls_key) return !d->tls_cert && !d->tls_key;
+    char no_password[] = ""; /* else OpenSSL would ask at the terminal */
+    SSL_CTX_set_default_passwd_cb_userdata(ctx, no_password);
+    bool good = SSL_CTX_use_certificate_chain_file(ctx, d->tls_cert) == 1 &&
+                SSL_CTX_use_PrivateKey_file(ctx, d->tls_key, SSL_FILETYPE_PEM) == 1 &&
+                SSL_CTX_check_private_key(ctx) == 1;
+    SSL_CTX_set_default_passwd_cb_userdata(ctx, NULL);
+    return good;
+}
+
 static int zc__redis_tls(zc__redis *r, const zc_redis_desc *d) {
     if (!r->tls || d->io.version) return ZC_OK;
-#ifdef ZOOCACHE_WITH_REDIS_TLS
-    redisSSLContextError error;
-    redisInitOpenSSL();
-    r->ssl = redisCreateSSLContext(d->tls_ca, NULL, d->tls_cert, d->tls_key, NULL, &error);
-    return r->ssl ? ZC_OK : ZC_E_INVAL;
-#else
-    return ZC_E_BUILD;
-#endif
+    /* Without zc_close() a thread may still be in there when the program ends. */
+    (void)OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, NULL);
+    r->tls_ctx = SSL_CTX_new(TLS_client_method());
+    r->tls_bio = BIO_meth_new(BIO_TYPE_SOURCE_SINK, "zoocache");
+    bool good = r->tls_ctx && r->tls_bio && BIO_meth_set_read(r->tls_bio, zc__redis_bio_read) &&
+                BIO_meth_set_write(r->tls_bio, zc__redis_bio_write) &&
+                BIO_meth_set_ctrl(r->tls_bio, zc__redis_bio_ctrl) &&
+                SSL_CTX_set_min_proto_version(r->tls_ctx, TLS1_2_VERSION);
+    if (good) {
+        SSL_CTX_set_verify(r->tls_ctx, SSL_VERIFY_PEER, NULL);
+        (void)SSL_CTX_set_options(r->tls_ctx, SSL_OP_NO_RENEGOTIATION);
+    }
+    int rc = !good ? ZC_E_NOMEM : zc__redis_tls_files(r->tls_ctx, d) ? ZC_OK : ZC_E_INVAL;
+    ERR_clear_error();
+    return rc;
 }
+#else
+static int zc__redis_tls(zc__redis *r, const zc_redis_desc *d) {
+    return r->tls && !d->io.version ? ZC_E_BUILD : ZC_OK;
+}
+#endif
 
 static void zc__redis_defaults(zc__redis *r, const zc_redis_desc *d) {
     r->clock = d->clock;

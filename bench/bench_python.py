@@ -4,7 +4,7 @@
     python bench/bench_python.py [--rounds 15] [--entries 200000] [--json FILE]
 
 Each figure is the median of batches that take turns with lru_cache's, so that a busy machine slows both;
-"x lru" is the median of the ratios within a turn.
+"x lru" is the median of the ratios within a turn. What has a storage is also timed beside a hit of memory alone.
 """
 
 import argparse
@@ -35,12 +35,14 @@ def batch(f, n):
     return spent / n * 1e9
 
 
-def against_lru(measure, rounds):
-    lru = functools.lru_cache(maxsize=None)(lambda x: x)
-    lru(1)
+lru = functools.lru_cache(maxsize=None)(lambda x: x)
+
+
+def against(other, measure, rounds):
+    other(1), other(1)
     times, ratios = [], []
     for _ in range(rounds):
-        unit = batch(lru, 20_000)
+        unit = batch(other, 20_000)
         times.append(measure())
         ratios.append(times[-1] / unit)
     return statistics.median(times), statistics.median(ratios), max(times) / min(times)
@@ -136,13 +138,15 @@ def storages(say, rounds):
                 for x in range(1000):
                     hit(x)
                 entries = cache.tables()[1].entries
-                say(f"hit, 1 KiB: {name}", *against_lru(lambda: batch(hit, 5000), rounds))
+                alone = zoocache.cacheable(namespace="bench", deps=["bench:all"])(lambda x: value)
+                say(f"hit, 1 KiB: {name}", *against(lru, lambda: batch(hit, 5000), rounds))
+                say(f"hit, 1 KiB: {name}", *against(alone, lambda: batch(hit, 5000), rounds), beside="memory alone")
 
                 def asked(x, numbers=itertools.cycle(range(1000))):
                     entries.clear()
                     hit(next(numbers))
 
-                say(f"hit, 1 KiB: {name}, not in memory", *against_lru(lambda: batch(asked, 1000), rounds))
+                say(f"hit, 1 KiB: {name}, not in memory", *against(lru, lambda: batch(asked, 1000), rounds))
     finally:
         if server is not None:
             server.terminate()
@@ -164,9 +168,9 @@ def main():
     )
     results = {}
 
-    def say(name, value, ratio=None, spread=None, unit="ns"):
-        results[name] = {"value": value, "x_lru": ratio, "spread": spread, "unit": unit}
-        more = f"   {ratio:6.2f} x lru   max/min {spread:.2f}" if ratio is not None else ""
+    def say(name, value, ratio=None, spread=None, unit="ns", beside="lru"):
+        results.setdefault(name, {}).update({"value": value, f"x_{beside}": ratio, "spread": spread, "unit": unit})
+        more = f"   {ratio:6.2f} x {beside}   max/min {spread:.2f}" if ratio is not None else ""
         print(f"{name:58} {value:10.1f} {unit}{more}", flush=True)
 
     gc.collect()
@@ -182,10 +186,10 @@ def main():
     for name, decorate in decorators().items():
         hit = decorate(lambda x: x)
         hit(1), hit(1)
-        say(f"hit: {name}", *against_lru(lambda: batch(hit, 20_000), rounds))
+        say(f"hit: {name}", *against(lru, lambda: batch(hit, 20_000), rounds))
     hit = zoocache.cacheable(deps=["bench:all"], ttl=600, tti=300)(lambda x: x)
     hit(1), hit(1)
-    (figures, rate) = storm(lambda: against_lru(lambda: batch(hit, 200_000), rounds), 10_000)
+    (figures, rate) = storm(lambda: against(lru, lambda: batch(hit, 200_000), rounds), 10_000)
     say(f"hit: beside {rate:,.0f} invalidations a second", *figures)
 
     @zoocache.cacheable(deps=["bench:all"], ttl=600, tti=300)
@@ -194,14 +198,14 @@ def main():
 
     loop = asyncio.new_event_loop()
     await_batch(loop, ahit, 2)
-    say("await of a hit", *against_lru(lambda: await_batch(loop, ahit, 20_000), rounds))
+    say("await of a hit", *against(lru, lambda: await_batch(loop, ahit, 20_000), rounds))
     loop.close()
 
     numbers = itertools.count()
     fill = zoocache.cacheable(deps=["bench:all"])(lambda x: x)
-    say("miss and fill, 1 dependency", *against_lru(lambda: batch(lambda _: fill(next(numbers)), 4000), rounds))
+    say("miss and fill, 1 dependency", *against(lru, lambda: batch(lambda _: fill(next(numbers)), 4000), rounds))
     tagged = zoocache.cacheable(deps=lambda x: [f"item:{x}"])(lambda x: x)
-    say("miss and fill, a tag of its own", *against_lru(lambda: batch(lambda _: tagged(next(numbers)), 4000), rounds))
+    say("miss and fill, a tag of its own", *against(lru, lambda: batch(lambda _: tagged(next(numbers)), 4000), rounds))
     zoocache.clear()
 
     for count in (1000, 100_000, 1_000_000):

@@ -68,7 +68,7 @@ def check_headers(command):
         sys.exit(f"zoocache: headers not found: {names}; on Debian and Ubuntu: apt install {packages}")
 
 
-# Optional parts: their macro, the packages of pkg-config, the libraries without it, a program that needs them.
+# Optional parts: their macro, the package of pkg-config, the libraries without it, a program that needs them.
 PARTS = {
     "lmdb": (
         "ZOOCACHE_WITH_LMDB",
@@ -84,19 +84,19 @@ PARTS = {
     ),
     "tls": (
         "ZOOCACHE_WITH_REDIS_TLS",
-        "hiredis_ssl openssl",
-        ["-lhiredis_ssl", "-lssl", "-lcrypto"],
-        "#include <hiredis/hiredis.h>\n#include <hiredis/hiredis_ssl.h>\nint main(void) { return redisInitOpenSSL(); }",
+        "openssl >= 1.1.1",
+        ["-lssl", "-lcrypto"],
+        "#include <openssl/ssl.h>\nint main(void) { return !SSL_CTX_new(TLS_client_method()); }",
     ),
 }
 
 
-def pkg_config(packages):
-    """What pkg-config says about packages; nothing if it does not know them all."""
+def pkg_config(package):
+    """What pkg-config says about a package; nothing if it does not know it."""
     tool = os.environ.get("PKG_CONFIG") or shutil.which("pkg-config")
     if not tool:
         return []
-    done = subprocess.run([tool, "--cflags", "--libs", *packages.split()], capture_output=True, text=True)
+    done = subprocess.run([tool, "--cflags", "--libs", package], capture_output=True, text=True)
     return [] if done.returncode else [f for f in shlex.split(done.stdout) if not f.endswith("/hiredis")]
 
 
@@ -114,10 +114,10 @@ def parts(command):
         without.add("tls")
     macros, libraries = [], []
     flags = shlex.split(os.environ.get("CPPFLAGS", "")) + shlex.split(os.environ.get("LDFLAGS", ""))
-    for name, (macro, packages, plain, program) in PARTS.items():
+    for name, (macro, package, plain, program) in PARTS.items():
         if name in without or (name == "tls" and "-DZOOCACHE_WITH_REDIS" not in macros):
             continue
-        for more in (pkg_config(packages), plain):
+        for more in (pkg_config(package), plain):
             if more and links(command, flags, program, [*more, *libraries]):
                 macros.append(f"-D{macro}")
                 libraries = [*more, *libraries]

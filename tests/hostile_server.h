@@ -64,12 +64,15 @@ static inline void hs_bulk(hs_out *o, const char *text) {
     hs_say(o, "\r\n");
 }
 
-/* INFO and SCRIPT LOAD, answered; false: something else was asked. */
+/* INFO and SCRIPT LOAD, answered; HELLO, as by a server that is too old for it; false: something
+ * else was asked. */
 static inline bool hs_greeting(int argc, const char *const *argv, hs_out *o) {
     if (argc == 2 && strcmp(argv[0], "INFO") == 0) {
         hs_bulk(o, "# Server\r\nrun_id:0123456789\r\nrole:master\r\nmin_slaves_good_slaves:1\r\n");
     } else if (argc == 3 && strcmp(argv[0], "SCRIPT") == 0) {
         hs_bulk(o, "0123456789012345678901234567890123456789");
+    } else if (argc == 2 && strcmp(argv[0], "HELLO") == 0) {
+        hs_say(o, "-ERR unknown command `HELLO`, with args beginning with: `3`, \r\n");
     } else {
         return false;
     }

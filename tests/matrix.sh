@@ -5,6 +5,7 @@
 set -uo pipefail
 GCC=${GCC:-gcc} CLANG=${CLANG:-clang} GXX=${GXX:-g++} CLANGXX=${CLANGXX:-clang++}
 out=${BUILD:-build}/matrix
+hiredis1="-isystem ${BUILD:-build}/hiredis/include"
 text_limit=40960
 mkdir -p "$out"
 export out
@@ -22,7 +23,7 @@ try() { # WHAT COMMAND...
 export -f good bad try
 
 objects() { # one job a line, for xargs: everything that is only compiled
-    local n=0 cc std option bits
+    local n=0 cc std option tls
     for cc in "$GCC" "$CLANG"; do
         for std in c11 c17 c2x; do
             for option in "" NO_THREADS NO_LZ4 PTHREADS STATIC DEBUG WITH_BUS WITH_LMDB WITH_REDIS; do
@@ -33,6 +34,11 @@ objects() { # one job a line, for xargs: everything that is only compiled
             echo "$cc -std=$std $warn -O2 -c tests/c_freestanding.c -o $out/$((n++)).o"
         done
         echo "$cc -std=gnu11 $warn -O2 -c tests/c_impl.c -o $out/$((n++)).o"
+        for option in "" -DZOOCACHE_NO_THREADS; do
+            tls="-DZOOCACHE_WITH_REDIS -DZOOCACHE_WITH_REDIS_TLS $option -O2 -c tests/c_impl.c"
+            echo "$cc -std=c11 $warn $posix $tls -o $out/$((n++)).o"
+            echo "$cc -std=c11 $warn $posix $hiredis1 $tls -o $out/$((n++)).o"
+        done
         for option in WITH_BUS WITH_LMDB WITH_REDIS; do
             echo "$cc -std=c11 $warn $posix -DZOOCACHE_NO_THREADS -DZOOCACHE_$option -O2 -c tests/c_impl.c -o $out/$((n++)).o"
         done
@@ -47,6 +53,9 @@ objects() { # one job a line, for xargs: everything that is only compiled
     for cc in "$GXX" "$CLANGXX"; do
         for option in "" NO_THREADS NO_LZ4 STATIC DEBUG WITH_BUS WITH_LMDB WITH_REDIS; do
             echo "$cc -std=c++17 -x c++ $warn_cxx ${option:+-DZOOCACHE_$option} -O2 -c tests/c_impl.c -o $out/$((n++)).o"
+        done
+        for option in "" "$hiredis1"; do
+            echo "$cc -std=c++17 -x c++ $warn_cxx $option -DZOOCACHE_WITH_REDIS -DZOOCACHE_WITH_REDIS_TLS -O2 -c tests/c_impl.c -o $out/$((n++)).o"
         done
         echo "$cc -std=c++17 -x c++ $warn_cxx -O2 -c tests/c_decl.c -o $out/$((n++)).o"
         echo "$cc -std=c++20 -x c++ $warn_cxx -O2 -c tests/c_impl.c -o $out/$((n++)).o"

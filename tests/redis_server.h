@@ -9,6 +9,15 @@
  *   rs_kill(&s); rs_again(&s);                     kill -9; again, same port, same folder
  *   rs_stop(&s);                                   ends it, by its pid, and removes the folder
  *
+ * Certificates, made by openssl in a folder that the program removes at its end:
+ *
+ *   rs_authority("ca")                             <rs_tls_dir>/ca.pem, ca.key
+ *   rs_certificate("x", "ca", "/CN=x", "IP:127.0.0.1,DNS:localhost")
+ *
+ *   rs_start_tls(&s, "x", "ca", NULL);             s.url is rediss://; clients' are of ca, too
+ *
+ * With RS_TLS that of rs_start() is, too; its authority is "all".
+ *
  * A program that dies takes its servers with it (PR_SET_PDEATHSIG). */
 #ifndef REDIS_SERVER_H
 #define REDIS_SERVER_H
@@ -24,18 +33,64 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define RS_ARGS 32
+#define RS_ARGS 40
 
 typedef struct redis_server {
-    pid_t pid; /* 0: not running */
-    int port;
+    pid_t pid;          /* 0: not running */
+    int port, tls_port; /* tls_port 0: none */
     bool sentinel;
     char dir[64], path[96], url[64];
-    char args[RS_ARGS][96];
+    char args[RS_ARGS][160];
     int nargs;
     redisContext *ctx;
     char *said;
 } redis_server;
+
+static inline void rs_remove(const char *dir) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        execlp("rm", "rm", "-rf", "--", dir, (char *)NULL);
+        _exit(127);
+    }
+    if (pid > 0) waitpid(pid, NULL, 0);
+}
+
+static char rs_tls_dir[32];
+static pid_t rs_tls_owner;
+
+static inline void rs_tls_remove(void) {
+    if (getpid() == rs_tls_owner) rs_remove(rs_tls_dir);
+}
+
+/* <rs_tls_dir>/<name>, in one of a few places: for the end of a full expression. */
+static inline const char *rs_tls_file(const char *name) {
+    static char paths[4][96];
+    static unsigned next;
+    char *path = paths[next++ % 4];
+    snprintf(path, sizeof paths[0], "%s/%s", rs_tls_dir, name);
+    return path;
+}
+
+/* A self-signed one without `ca`. */
+static inline bool rs_certificate(const char *name, const char *ca, const char *subject,
+                                  const char *names) {
+    char line[600], by[64] = "";
+    if (!rs_tls_dir[0]) {
+        snprintf(rs_tls_dir, sizeof rs_tls_dir, "/tmp/zc-redis-tls-XXXXXX");
+        rs_tls_owner = getpid();
+        if (!CHECK(mkdtemp(rs_tls_dir) != NULL) || atexit(rs_tls_remove) != 0) return false;
+    }
+    if (ca) snprintf(by, sizeof by, "-CA %s.pem -CAkey %s.key", ca, ca);
+    snprintf(line, sizeof line,
+             "cd %s && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes "
+             "-keyout %s.key -out %s.pem -subj %s %s%s -days 2 %s 2>%s.log",
+             rs_tls_dir, name, name, subject, names ? "-addext subjectAltName=" : "",
+             names ? names : "", by, name);
+    return CHECK_EQ(system(line), 0);
+}
+static inline bool rs_authority(const char *name) {
+    return rs_certificate(name, NULL, "/CN=authority", NULL);
+}
 
 /* A port that nobody has at this moment. */
 static inline int rs_free_port(void) {
@@ -145,7 +200,29 @@ static inline bool rs_again(redis_server *s) {
     return s->pid > 0;
 }
 
-static inline bool rs_begin(redis_server *s, va_list ap) {
+static inline void rs_arg(redis_server *s, const char *a) {
+    if (s->nargs < RS_ARGS) snprintf(s->args[s->nargs++], sizeof s->args[0], "%s", a);
+}
+/* The server also speaks TLS, as the owner of a certificate, and vouched for by `ca`. */
+static inline void rs_tls(redis_server *s, const char *name, const char *ca) {
+    char text[32];
+    s->tls_port = rs_free_port();
+    snprintf(text, sizeof text, "%d", s->tls_port);
+    rs_arg(s, "--tls-port");
+    rs_arg(s, text);
+    static const char *const options[] = {"--tls-cert-file", "--tls-key-file",
+                                          "--tls-ca-cert-file"};
+    for (int i = 0; i < 3; i++) {
+        snprintf(text, sizeof text, "%s.%s", i == 2 ? ca : name, i == 1 ? "key" : "pem");
+        rs_arg(s, options[i]);
+        rs_arg(s, rs_tls_file(text));
+    }
+    rs_arg(s, "--tls-auth-clients");
+    rs_arg(s, "no");
+    snprintf(s->url, sizeof s->url, "rediss://127.0.0.1:%d", s->tls_port);
+}
+
+static inline bool rs_begin(redis_server *s, const char *name, const char *ca, va_list ap) {
     bool sentinel = s->sentinel;
     memset(s, 0, sizeof *s);
     s->sentinel = sentinel;
@@ -154,8 +231,8 @@ static inline bool rs_begin(redis_server *s, va_list ap) {
     snprintf(s->path, sizeof s->path, "%s/socket", s->dir);
     s->port = rs_free_port();
     snprintf(s->url, sizeof s->url, "redis://127.0.0.1:%d", s->port);
-    for (const char *a; s->nargs < RS_ARGS && (a = va_arg(ap, const char *));)
-        snprintf(s->args[s->nargs++], sizeof s->args[0], "%s", a);
+    if (name) rs_tls(s, name, ca);
+    for (const char *a; (a = va_arg(ap, const char *));) rs_arg(s, a);
     return s->port != 0;
 }
 
@@ -172,9 +249,25 @@ static inline bool rs_up(redis_server *s) {
 
 static inline bool rs_start(redis_server *s, ...) {
     va_list ap;
+    const char *name = NULL;
     s->sentinel = false;
+#ifdef RS_TLS
+    name = "any";
+    if (!rs_tls_dir[0] && !(rs_authority("all") &&
+                            rs_certificate(name, "all", "/CN=redis", "IP:127.0.0.1,DNS:localhost")))
+        return false;
+#endif
     va_start(ap, s);
-    bool good = rs_begin(s, ap);
+    bool good = rs_begin(s, name, "all", ap);
+    va_end(ap);
+    return CHECK(good && rs_again(s) && rs_up(s));
+}
+
+static inline bool rs_start_tls(redis_server *s, const char *name, const char *ca, ...) {
+    va_list ap;
+    s->sentinel = false;
+    va_start(ap, ca);
+    bool good = rs_begin(s, name, ca, ap);
     va_end(ap);
     return CHECK(good && rs_again(s) && rs_up(s));
 }
@@ -214,15 +307,6 @@ static inline void rs_kill(redis_server *s) {
     s->pid = 0;
     if (s->ctx) redisFree(s->ctx);
     s->ctx = NULL;
-}
-
-static inline void rs_remove(const char *dir) {
-    pid_t pid = fork();
-    if (pid == 0) {
-        execlp("rm", "rm", "-rf", "--", dir, (char *)NULL);
-        _exit(127);
-    }
-    if (pid > 0) waitpid(pid, NULL, 0);
 }
 
 static inline void rs_stop(redis_server *s) {

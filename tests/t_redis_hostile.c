@@ -159,6 +159,8 @@ static const char *const lies[] = {
     "-MOVED 1 :0\r\n",
     "-MOVED 1 127.0.0.1:1\r\n",
     "-ASK 1 127.0.0.1:1\r\n",
+    "-ERR Error running script (call to f_0): @user_script:1: -READONLY no\r\n",
+    "-ERR Error running script\r\n",
     "-NOSCRIPT no\r\n",
     "- \r\n",
     "-\r\n",
@@ -176,6 +178,21 @@ static const char *const lies[] = {
     "*2\r\n*3\r\n$1\r\n7\r\n$1\r\n0\r\n$1\r\n0\r\n*3\r\n$-1\r\n$-1\r\n$-1\r\n",
     "*2\r\n*4\r\n$1\r\n7\r\n$1\r\n0\r\n$1\r\n0\r\n$1\r\nx\r\n*4\r\n$-1\r\n$-1\r\n$-1\r\n$-1\r\n",
     "*2\r\n*5\r\n$1\r\n7\r\n:0\r\n:0\r\n:1\r\n:1\r\n*5\r\n:1\r\n:1\r\n:1\r\n:1\r\n:1\r\n",
+    /* Of RESP3. */
+    "_\r\n",
+    "#t\r\n",
+    ",1.5\r\n",
+    "(99999999999999999999\r\n",
+    "=7\r\ntxt:7-3\r\n",
+    "!6\r\nERR no\r\n",
+    "~1\r\n:1\r\n",
+    "%0\r\n",
+    "%1\r\n$3\r\nlog\r\n_\r\n",
+    "%1\r\n$3\r\nlog\r\n*0\r\n",
+    "%2\r\n$3\r\nlog\r\n*0\r\n$3\r\nlog\r\n*0\r\n",
+    "%1\r\n$10\r\nappendonly\r\n$3\r\nyes\r\n",
+    ">1\r\n+pushed\r\n",
+    ">0\r\n",
     "$9999999999999\r\nx",
     "*99999\r\n",
     "?what\r\n",
@@ -225,6 +242,71 @@ TEST(the_truth_is_taken) {
     CHECK_EQ(call(&g, READ), ZC_RETRY); /* another log */
     CHECK_EQ(g.heard, 1);
     end(&g);
+}
+
+#if HIREDIS_MAJOR >= 1
+#define MAP(id)                                                                                    \
+    "%1\r\n$3\r\nlog\r\n*1\r\n*2\r\n$3\r\n" id                                                     \
+    "\r\n*4\r\n$1\r\nn\r\n$4\r\nme.4\r\n$1\r\nt\r\n$0\r\n\r\n"
+#define PUSH ">2\r\n+message\r\n$2\r\nhi\r\n"
+
+TEST(resp3_is_the_same_truth) {
+    stage g;
+    scene s = {.next = {"_\r\n", CURSOR, PUSH MAP("7-4"), PUSH PUSH CURSOR, MAP("7-5"), CURSOR,
+                        MAP("7-4"), PUSH CURSOR PUSH}};
+    REQUIRE(begin(&g, s));
+    attached(&g);
+    CHECK_EQ(call(&g, READ), ZC_OK);
+    CHECK_EQ(g.heard, 0);
+    CHECK_EQ(call(&g, READ), ZC_OK);
+    CHECK_EQ(g.heard, 1);
+    CHECK_EQ(call(&g, READ), ZC_RETRY); /* a gap */
+    CHECK_EQ(call(&g, READ), ZC_OK);
+    CHECK_EQ(g.heard, 2);
+    CHECK_EQ(call(&g, READ), ZC_OK); /* the first again */
+    end(&g);
+}
+#endif
+
+/* What a command in a script has met, as Redis 6 says it. */
+#define OF_6(error)                                                                                \
+    "-ERR Error running script (call to f_0123): @user_script:1: @user_script: 1: -" error "\r\n"
+
+TEST(an_old_servers_scripts_meet_the_same) {
+    static const struct {
+        const char *said;
+        int which, rc;
+        bool drops;
+    } cases[] = {
+        {"-OOM command not allowed\r\n", APPEND, ZC_E_FULL, false},
+        {OF_6("OOM command not allowed"), APPEND, ZC_E_FULL, false},
+        {OF_6("OOM command not allowed"), RENEW, ZC_E_FULL, false},
+        {"-READONLY You can't write\r\n", APPEND, ZC_E_BUS, true},
+        {OF_6("READONLY You can't write"), APPEND, ZC_E_BUS, true},
+        {OF_6("READONLY You can't write"), RENEW, ZC_E_STORE, true},
+        {"-NOREPLICAS Not enough good replicas to write.\r\n", PUT, ZC_E_STORE, true},
+        {OF_6("NOREPLICAS Not enough good replicas"), APPEND, ZC_E_BUS, true},
+        {OF_6("WRONGTYPE Operation against a key"), APPEND, ZC_RETRY, false},
+        {"-ERR wrong, and what OOM there is\r\n", APPEND, ZC_E_BUS, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        stage g;
+        scene s = {.reply = cases[i].said};
+        REQUIRE(begin(&g, s));
+        attached(&g);
+        bool good = CHECK_EQ(call(&g, cases[i].which), cases[i].rc);
+        bool linked = false;
+        zc__redis *r = (zc__redis *)g.st.user;
+        for (unsigned k = 0; k < r->nconns; k++) linked = linked || r->conns[k].link;
+        if (!CHECK_EQ(linked, !cases[i].drops) || !good) printf("    case %zu\n", i);
+        end(&g);
+    }
+}
+
+TEST(tls_needs_a_build_with_it) {
+    zc_redis_desc d = {.url = "rediss://h"};
+    zc_store st;
+    CHECK_EQ(zc_redis_open(&d, &st, NULL), ZC_E_BUILD);
 }
 
 /* Cut or stalled after every byte of a good reply. */

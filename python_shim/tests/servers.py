@@ -24,8 +24,9 @@ def _die_with_parent():
 class Redis:
     """A redis-server, which can be stopped, continued, killed and started again, empty."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, *options):
         self.port = free_port()
+        self.options = options
         self.directory = str(directory)
         self.process = None
         self.start()
@@ -41,7 +42,7 @@ class Redis:
     def start(self):
         self.process = subprocess.Popen(
             ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", self.directory,
-             "--unixsocket", os.path.join(self.directory, "s")],
+             "--unixsocket", os.path.join(self.directory, "s"), *self.options],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=_die_with_parent,
         )  # fmt: skip
         while True:
@@ -63,6 +64,17 @@ class Redis:
             self.go_on()
             self.process.kill()
         self.process.wait()
+
+
+def certificate(directory, names):
+    """A certificate that vouches for itself, and its key."""
+    files = [str(directory / "cert.pem"), str(directory / "key.pem")]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+         "-subj", "/CN=x", "-addext", f"subjectAltName={names}", "-out", files[0], "-keyout", files[1]],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return files
 
 
 def until(condition, seconds=30):

@@ -468,3 +468,21 @@ def test_looks_like_the_original():
     assert documented.__wrapped__(2) == "xx"
     assert inspect.iscoroutinefunction(later)
     assert not inspect.iscoroutinefunction(documented)
+
+
+def test_open_functions_tell_calls_apart():
+    """Plain positional arguments are their own key; with others and with keywords, it is the frozen one."""
+    calls = []
+
+    @cacheable
+    def f(a, *rest, **named):
+        calls.append((a, rest, named))
+        return len(calls)
+
+    ways = [((1,), {}), ((True,), {}), ((1.0,), {}), ((1, 2), {}), ((1,), {"b": 2}), (((1, 2),), {}), ((1, [2]), {})]
+    first = [f(*args, **named) for args, named in ways]
+    assert first == [f(*args, **named) for args, named in ways] == list(range(1, len(ways) + 1))
+    assert f.cache_info()[:2] == (len(ways), len(ways))
+    assert f.invalidate(1, 2)
+    assert f(1, 2) == len(ways) + 1
+    assert f(1) == 1

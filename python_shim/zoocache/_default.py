@@ -6,7 +6,8 @@ import os
 import threading
 
 from zoocache import _ffi
-from zoocache._cache import Cache, CacheStats, Fill
+from zoocache._cache import Cache, CacheStats
+from zoocache._table import Fill, seconds
 from zoocache.context import CURRENT
 
 TYPE_CHECKING = False
@@ -317,8 +318,6 @@ def version() -> str:
 
 def set_ttl(ttl: float | None) -> None:
     """From inside a cached function: how long its value will live. Outside of one, does nothing."""
-    from zoocache._cache import seconds
-
     fill = CURRENT.get()
     if isinstance(fill, Fill):
         fill.ttl = seconds("ttl", ttl)

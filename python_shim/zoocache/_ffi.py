@@ -154,7 +154,7 @@ class KnownDeps(Deps):
         return self.names
 
 
-OK, MISS, STALE, REFUSED, PENDING = 0, 1, 2, 4, 7  # zc_result
+OK, MISS, STALE, REFUSED = 0, 1, 2, 4  # zc_result
 E_NOMEM, E_INVAL, E_TIMEOUT, E_CORRUPT, E_STORE, E_BUS, E_FULL, E_BUILD = -1, -2, -10, -14, -15, -20, -21, -22
 
 

@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from ctypes import c_char_p, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoocache import _ffi
@@ -86,6 +87,7 @@ def _declare(name: str, result: Any, *arguments: Any, hold: bool = False) -> Cal
 
 _has = _declare("zcpy_has", c_int, c_void_p, hold=True)
 _gate = _ffi._declare_quick("zcpy_gate", c_int)
+_lease = _ffi._declare_quick("zcpy_lease", c_uint64)
 _find = _declare("zcpy_find", c_int, c_void_p, c_char_p, c_size_t, c_int, c_void_p)
 _find_many = _declare("zcpy_find_many", c_int, c_void_p, c_void_p, c_size_t, c_void_p, c_void_p)
 _done = _declare("zcpy_done", None, c_void_p, c_void_p, hold=True)
@@ -156,8 +158,14 @@ class SharedCore(Core):
         """Invalidates everything, and empties the storage."""
         return int(_clear(self.pointer))
 
+    def lease_end(self) -> float:
+        """Until when, by time.monotonic(), what is found fresh after this call may be served. 0: ask gate()."""
+        now = monotonic()
+        left: int = _lease(self.void)
+        return now + left / 1e9 if left else 0.0
+
     def gate(self, silence: int) -> int:
-        """May values be served? OK: until the next tick; PENDING: now; else the bus is silent."""
+        """May values be served at this moment? OK; else the bus is silent, and that is what is to be done."""
         heard: int = _gate(self.void, silence)
         return heard
 

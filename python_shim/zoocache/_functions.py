@@ -1,7 +1,7 @@
 """The decorator.
 
 The function that a user calls is generated for its signature, so that a hit is one dict look-up by the
-bare argument or a tuple of the arguments, one comparison, and one count:
+bare argument or a tuple of the arguments, one comparison, one count, and with a bus one look at the clock:
 
     def load(uid):
         nonlocal hits
@@ -11,7 +11,7 @@ bare argument or a tuple of the arguments, one comparison, and one count:
             except KeyError:
                 pass
             else:
-                if e.word == words[0]:
+                if e.word == words[0] and (e.until is None or now() < e.until):
                     hits += 1
                     if active:
                         note(e)
@@ -26,12 +26,15 @@ call. Arguments of other types go through ``other``, which freezes them first (s
 from __future__ import annotations
 
 import functools
+from time import monotonic
 from weakref import ref
 
 from zoocache import _ffi, _keys, _tags
-from zoocache._cache import Cache, CacheInfo, Filled, Rules
+from zoocache._cache import Cache, CacheInfo
 from zoocache._ffi import words
+from zoocache._fills import Filled
 from zoocache._keys import KEYWORDS, RAW, Key, Unkeyable, freeze, freeze_self
+from zoocache._table import Rules
 from zoocache.context import ACTIVE, note
 
 TYPE_CHECKING = False
@@ -147,6 +150,8 @@ class _Signature:
     @property
     def args(self) -> str:
         """The tuple of its positional arguments, as an expression."""
+        if self.positional and not self.names:
+            return self.positional
         parts = [name + "," for name in self.names]
         if self.positional:
             parts.append(f"*{self.positional},")
@@ -161,7 +166,12 @@ class _Signature:
         return "{" + ", ".join(parts) + "}"
 
     def fast(self, method: bool) -> tuple[str, str]:
-        """A condition under which the arguments are their own key, and that key."""
+        """A statement with a block for when the arguments are their own key, and that key."""
+        if self.open:
+            if method or self.only:
+                return "if False:", "None"
+            args = f"(_zc_raw,) if {self.keyword} else {self.args}" if self.keyword else self.args
+            return _EACH.format(args=args), self.args
         conditions: list[str] = []
         parts: list[str] = []
         for name in self.names + self.only:
@@ -171,21 +181,28 @@ class _Signature:
             else:
                 conditions.append(f"((_zc_t := _zc_type({name})) is _zc_int or _zc_t is _zc_str or _zc_t in _zc_raw)")
                 parts.append(name)
-        return " and ".join(conditions) or "True", parts[0] if len(parts) == 1 else "(" + ", ".join(parts) + ")"
+        guard = f"if {' and '.join(conditions) or 'True'}:"
+        return guard, parts[0] if len(parts) == 1 else "(" + ", ".join(parts) + ")"
 
+
+_EACH = """\
+for _zc_x in {args}:
+            if _zc_type(_zc_x) not in _zc_raw:
+                break
+        else:"""
 
 _BODY = """\
-def _zc_make(_zc_entries, _zc_words, _zc_active, _zc_note, _zc_serve, _zc_other):
+def _zc_make(_zc_entries, _zc_words, _zc_now, _zc_active, _zc_note, _zc_serve, _zc_other):
     _zc_hits = 0
     {define} {name}({parameters}):
         nonlocal _zc_hits
-        if {condition}:
+        {guard}
             try:
                 _zc_e = _zc_entries[{key}]
             except KeyError:
                 pass
             else:
-                if _zc_e.word == _zc_words[0]:
+                if _zc_e.word == _zc_words[0] and (_zc_e.until is None or _zc_now() < _zc_e.until):
                     _zc_hits += 1
                     if _zc_active:
                         _zc_note(_zc_e)
@@ -198,17 +215,6 @@ def _zc_make(_zc_entries, _zc_words, _zc_active, _zc_note, _zc_serve, _zc_other)
         if reset:
             _zc_hits = 0
         return hits
-    def _zc_bind({parameters}):
-        return {args}, {kwargs}
-    return {name}, _zc_count, _zc_bind
-"""
-
-_OPEN = """\
-def _zc_make(_zc_entries, _zc_words, _zc_active, _zc_note, _zc_serve, _zc_other):
-    {define} {name}({parameters}):
-        return {wait}_zc_other({args}, {kwargs})
-    def _zc_count(reset=False):
-        return 0
     def _zc_bind({parameters}):
         return {args}, {kwargs}
     return {name}, _zc_count, _zc_bind
@@ -278,14 +284,13 @@ class Function(Filled):
         """The function to call instead."""
         signature = self.signature
         name = self.name if self.name.isidentifier() else "cached"
-        simple = not signature.open and self.own_key is None
-        condition, key = signature.fast(self.method) if simple else ("", "")
-        source = (_BODY if simple else _OPEN).format(
+        guard, key = signature.fast(self.method) if self.own_key is None else ("if False:", "None")
+        source = _BODY.format(
             define="async def" if self.is_async else "def",
             wait="await " if self.is_async else "",
             name="_zc_" + name,
             parameters=signature.parameters,
-            condition=condition,
+            guard=guard,
             key=key,
             args=signature.args,
             kwargs=signature.kwargs,
@@ -296,7 +301,7 @@ class Function(Filled):
         make = scope.pop("_zc_make")
         serve = self.aserve if self.is_async else self.serve
         other = self.aother if self.is_async else self.other
-        wrapper, self.count, self.bound_arguments = make(self.entries, words, ACTIVE, note, serve, other)
+        wrapper, self.count, self.bound_arguments = make(self.entries, words, monotonic, ACTIVE, note, serve, other)
         functools.update_wrapper(wrapper, self.func)
         wrapper.cache_info = self.cache_info
         wrapper.cache_clear = self.cache_clear
@@ -334,7 +339,7 @@ class Function(Filled):
         """A call whose arguments have to be frozen."""
         key = self.freeze(args, kwargs)
         entry = self.entries.get(key)
-        if entry is not None and entry.word == words[0]:
+        if entry is not None and entry.fresh():
             self.hits += 1
             if ACTIVE:
                 note(entry)
@@ -345,7 +350,7 @@ class Function(Filled):
         """The same, for a coroutine function."""
         key = self.freeze(args, kwargs)
         entry = self.entries.get(key)
-        if entry is not None and entry.word == words[0]:
+        if entry is not None and entry.fresh():
             self.hits += 1
             if ACTIVE:
                 note(entry)

@@ -14,9 +14,8 @@
  *            awake checks again at its next call, and wakes it.
  *   Shared   With a storage or a bus, the library's cache is what stands behind Python's dict: it
  *            asks the storage, judges its records, and follows the log. Its own table is kept small,
- *            as Python has the values. While a lease is wanted (zcpy_gate), the ticker runs, so that
- *            a hit still needs no call: an entry that was checked is served until the next tick, and
- *            that much earlier the lease is taken to be over.
+ *            as Python has the values. An entry that was checked remembers when the lease ends that
+ *            held then (zcpy_gate), and a hit reads the clock after it: no thread has to run in time.
  *   Calls    What may wait for a storage is called with the interpreter's lock released; the rest
  *            takes no lock under which a storage is called, as that may be one in Python.
  */
@@ -170,7 +169,6 @@ ZCPY_API int zcpy_tag_ok(const char *tag, size_t len) {
 typedef struct core {
     zc_cache *cache;
     uint64_t refs; /* the handle that Python has, and one for each set: they are freed in any order */
-    uint64_t slack;   /* the lease is over so much earlier than for the library: two ticks */
     bool left_behind; /* in the child of a fork: nothing of it is touched any more */
     bool calls_python;
 } core;
@@ -408,8 +406,6 @@ ZCPY_API core *zcpy_open(const options *o, int *rc) {
     if (*rc == ZC_OK && o) {
         describe(o, &desc);
         c->calls_python = o->own.version != 0;
-        c->slack = desc.max_staleness / 50;
-        c->slack = 2 * (c->slack < ZCPY_TICK_MAX ? c->slack : ZCPY_TICK_MAX);
     }
     if (*rc == ZC_OK && (*rc = zc_open(&desc, &c->cache)) != ZC_OK && o) close_tiers(o, &desc);
     if (*rc == ZC_OK) return c;
@@ -480,15 +476,19 @@ ZCPY_API int zcpy_has(const core *c) {
            (d->bus.peek ? PEEKS : 0) | (d->store.lock ? CAN_LOCK : 0);
 }
 
-/* May what Python has be served? ZC_OK: until the next tick. ZC_PENDING: at this moment. ZC_STALE,
- * ZC_MISS, ZC_E_BUS: the bus is silent, and that is what `silence` makes of it. */
+/* How many ns the lease lasts from now: what is found fresh after this call may be served for so long.
+ * 0: there is none, ask zcpy_gate(). */
+ZCPY_API uint64_t zcpy_lease(core *c) {
+    const zc__bus *b = &c->cache->bus;
+    uint64_t lease = zc__bus_lease(c->cache), now = zc__mono(&c->cache->clock);
+    return lease && !b->peeks && lease + b->serve_for > now ? lease + b->serve_for - now : 0;
+}
+
+/* May what Python has be served at this moment? ZC_OK; or the bus is silent, and ZC_STALE, ZC_MISS,
+ * ZC_E_BUS is what `silence` makes of it. */
 ZCPY_API int zcpy_gate(core *c, int silence) {
-    zc__bus *b = &c->cache->bus;
-    if (!b->on) return ZC_OK;
-    uint64_t lease = zc__load_acq(&b->lease), now = zc__coarse(&c->cache->clock);
-    if (!b->peeks && lease && now + c->slack <= lease + b->serve_for) return ZC_OK;
-    int rc = zc__bus_gate(c->cache, (zc_silence)silence, &lease);
-    return rc == ZC_OK ? ZC_PENDING : rc;
+    uint64_t lease;
+    return zc__bus_gate(c->cache, (zc_silence)silence, &lease);
 }
 
 /* What the library has found. Times are what is left of them. */
@@ -615,7 +615,9 @@ ZCPY_API int zcpy_unlock(core *c, const char *key, size_t len, uint64_t token) {
 ZCPY_API uint64_t zcpy_token(core *c) { return zc_token(c->cache); }
 
 ZCPY_API int zcpy_catch_up(core *c, uint64_t token, uint64_t timeout) {
-    return zc_catch_up(c->cache, token, timeout);
+    int rc = zc_catch_up(c->cache, token, timeout);
+    change(); /* attaching anew, it dropped everything without an event */
+    return rc;
 }
 
 /* {hits, errors, corrupt, stale, spared, open; heard, breaks, errors, silent, pending, age} */

@@ -27,7 +27,7 @@ from zoocache.serializers import serializer
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from zoocache._cache import Fill
+    from zoocache._table import Fill
     from zoocache.storage import Storage
 
 __all__ = ["Settings", "Shared", "identity"]
@@ -42,7 +42,7 @@ _SCHEMES = ("lmdb", "redis", "rediss", "unix", "redis+sentinel")
 _HOW = {
     "lmdb": "LMDB: install its headers (Debian and Ubuntu: apt install liblmdb-dev)",
     "redis": "Redis: install hiredis' headers (Debian and Ubuntu: apt install libhiredis-dev)",
-    "tls": "Redis over TLS: install hiredis 1.0 or later with hiredis_ssl, and OpenSSL's headers",
+    "tls": "Redis over TLS: install OpenSSL's headers (Debian and Ubuntu: apt install libssl-dev)",
 }
 
 
@@ -151,7 +151,7 @@ class Shared:
         self.bus = bool(parts & HAS_BUS)
         self.peeks = bool(parts & PEEKS)
         self.locks = bool(parts & CAN_LOCK)
-        self.tick = 0 if self.peeks or not self.bus else min(50_000_000, nanoseconds(settings.max_staleness) // 50)
+        self.bound = 0.0 if self.peeks else settings.max_staleness
         url = settings.options["storage"] or ""
         self.kind = "LMDB" if url.startswith("lmdb") else "Redis" if url else "The"
         self.hits = self.unserializable = 0

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from zoocache import _default
-from zoocache._cache import Rules
 from zoocache._default import (
     clear,
     clear_async,
@@ -23,6 +22,7 @@ from zoocache._default import get_async as get_cache_async
 from zoocache._default import set as set_cache
 from zoocache._default import set_async as set_cache_async
 from zoocache._functions import Function, cacheable
+from zoocache._table import Rules
 from zoocache._zoocache import Core
 from zoocache.context import DepsTracker, get_current_deps
 

@@ -1,0 +1,590 @@
+"""What is cached: the entries of a function, and whether they may be served.
+
+    Table   the entries of one function, or of get() and set(); a dict from key to Entry
+    Entry   a value, what it depends on, until when it is good, and ``word``
+    Fill    one computation of one key, with everybody who waits for it (see _fills)
+
+A hit happens in a table's caller (see _functions) and compares ``entry.word`` with ``words[CHANGES]``.
+Equal: nothing has happened since the entry was last looked at, so it is as good as it was then. With a bus,
+it is good for as long as the lease lasts that was held then: ``entry.until``, compared with the clock last,
+when the value is in hand, for the process may have slept. Else ``Table.look`` looks: has the bus been heard,
+was a tag invalidated (the one rule of the library), has its time come?
+"""
+
+from __future__ import annotations
+
+import time
+from math import inf, isnan
+
+from zoocache import _ffi, _tags
+from zoocache._errors import StorageIsFull
+from zoocache._ffi import CHANGES, OK, PERIOD, STALE, WANTED, Core, Deps, words
+from zoocache.context import ACTIVE, CURRENT, note
+
+TYPE_CHECKING = False  # typing itself is not imported: it takes longer than all of this package
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, Final
+
+    from zoocache._cache import Cache
+    from zoocache._ffi_shared import Found
+    from zoocache._shared import Shared
+
+__all__ = ["Entry", "Fill", "More", "Rules", "Table", "deepcopy", "lives", "random", "seconds"]
+
+RUNNING, DONE, FOUND, FAILED, AGAIN = range(5)  # states of a fill; FOUND: by the storage
+
+SWEEP_EVERY: Final = 64  # fills between two slices of housekeeping
+
+_monotonic = time.monotonic
+
+
+def seconds(name: str, value: float | None) -> float | None:
+    """A duration given by the user; refuses what makes no sense, when it is given."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
+    if isnan(value) or value < 0:
+        raise ValueError(f"{name} must be 0 or more seconds, not {value!r}")
+    return float(value)
+
+
+class Rules:
+    """How the values of one table are kept. None: as the cache says."""
+
+    def __init__(
+        self,
+        *,
+        ttl: float | None = None,
+        tti: float | None = None,
+        jitter: float = 0.0,
+        soft_ttl: float | None = None,
+        early_refresh: float = 0.0,
+        stale_if_error: float | None = None,
+        negative_ttl: float | None = None,
+        cache_if: Callable[[Any], object] | None = None,
+        cache_errors: type[Exception] | tuple[type[Exception], ...] = (),
+        error_ttl: float | None = None,
+        on_error: str = "raise",
+        copy: str = "share",
+        fleet: bool = False,
+        silence: str | None = None,
+    ) -> None:
+        self.ttl = seconds("ttl", ttl)
+        self.tti = seconds("tti", tti)
+        self.soft_ttl = seconds("soft_ttl", soft_ttl)
+        self.stale_if_error = seconds("stale_if_error", stale_if_error)
+        self.negative_ttl = seconds("negative_ttl", negative_ttl)
+        self.error_ttl = seconds("error_ttl", error_ttl)
+        self.jitter = seconds("jitter", jitter) or 0.0
+        self.early_refresh = seconds("early_refresh", early_refresh) or 0.0
+        self.cache_if = cache_if
+        self.cache_errors = cache_errors
+        if self.jitter > 1:
+            raise ValueError(f"jitter is a part of the ttl, from 0 to 1, not {jitter!r}")
+        if on_error not in ("raise", "retry"):
+            raise ValueError(f"on_error must be 'raise' or 'retry', not {on_error!r}")
+        if copy not in ("share", "copy"):
+            raise ValueError(f"copy must be 'share' or 'copy', not {copy!r}")
+        if silence not in (None, "bypass", "serve", "error"):
+            raise ValueError(f"silence must be 'bypass', 'serve' or 'error', not {silence!r}")
+        self.fleet = fleet
+        self.silence = silence
+        self.special = cache_if is not None or negative_ttl is not None
+        self.fancy = soft_ttl is not None or bool(stale_if_error) or bool(early_refresh)
+        self.retry = on_error == "retry"
+        self.copy = copy == "copy"
+
+
+class Entry:
+    """A cached value."""
+
+    __slots__ = ("begin", "deadline", "deps", "key", "more", "owner", "tti", "until", "value", "word")
+
+    value: Any
+    word: int  # words[CHANGES] when last looked at; 0: nobody has looked, -1: must always be looked at
+    until: float | None  # the end of the lease by which it was looked at, by time.monotonic(); None: no bus
+    begin: int  # no version up to this one has killed it
+    deps: Deps | str  # text: one tag, which the library has not been told of yet
+    deadline: float  # inf: none
+    tti: float  # 0: reads do not move the deadline
+    owner: Table
+    key: Any
+    more: More | None
+
+    def fresh(self) -> bool:
+        """Whether it need not be looked at. In this order: a lease that is renewed now is not the one it had."""
+        return self.word == words[CHANGES] and (self.until is None or _monotonic() < self.until)
+
+    def held(self, core: Core) -> Deps:
+        """What it depends on, as the library holds it from now on."""
+        deps = core.held(self.deps)
+        self.deps = deps
+        return deps
+
+
+class More:
+    """What few entries have."""
+
+    __slots__ = ("delta", "error", "grace", "hard", "soft")
+
+    def __init__(self) -> None:
+        self.hard = inf  # the deadline that reads do not move
+        self.soft = inf  # from then on it is refreshed
+        self.grace = 0.0  # until then it may stand in for an error
+        self.delta = 0.0  # how long the computation took; for early refresh
+        self.error: BaseException | None = None  # the computation raised this
+
+
+class Fill:
+    """One computation. Gathers the dependencies that are met on the way."""
+
+    static: Deps | str | None = None  # by the deps argument
+    final: Deps | str | None = None  # all of them, once it has ended
+    ttl: float | None = None  # set from inside
+    store = True
+    done = False
+    state = RUNNING
+    result: Any = None
+    error: BaseException | None = None
+    waiters: list[Callable[[], None]] | None = None
+    waits: list[Fill] | None = None
+    renews = False  # what there is is not to be asked for
+    name: bytes | None = None  # its key in the storage
+    token = 0  # of the fleet's lock
+    lives: tuple[float, float] | None = None  # how long the storage is to keep the value: ttl, tti
+
+    def __init__(self, table: Table, cache: Cache, key: Any) -> None:
+        self.table = table
+        self.cache = cache
+        self.key = key
+        self.begin: int = cache.core.seen.value  # before anything is read
+        self.started = _monotonic()
+        self.deps: set[str] = set()
+        self.outer: Any = CURRENT.get() if ACTIVE else None  # who depends on it as well
+
+    @property
+    def parent(self) -> Fill | None:
+        """The fill that this one is a part of."""
+        outer = self.outer
+        return outer if isinstance(outer, Fill) and not outer.done else None
+
+    def lineage(self) -> Iterator[Fill]:
+        """It, and what it is a part of, outwards."""
+        fill: Fill | None = self
+        while fill is not None:
+            yield fill
+            fill = fill.parent
+
+
+def lives(entry: Entry, now: float) -> tuple[float, float]:
+    """How long an entry has to live, at most and unread."""
+    more = entry.more
+    if not entry.tti:
+        return entry.deadline - now, inf
+    return (inf if more is None else more.hard - now), entry.tti
+
+
+def random() -> float:
+    """From 0 to 1."""
+    from random import random as draw
+
+    return draw()
+
+
+def deepcopy(value: Any) -> Any:
+    """As the module copy has it, which is not imported before it is needed."""
+    from copy import deepcopy as copied
+
+    return copied(value)
+
+
+class Table:
+    """The entries of one function, or of get() and set()."""
+
+    name = "get"
+    method = False  # the keys have the objects of a method in them
+    fixed: tuple[Cache, Deps] | None = None  # tags that are the same for every call, in this cache
+
+    def __init__(self, cache: Cache | None, rules: Rules) -> None:
+        self.given = cache  # None: the default cache, whichever it is when it is needed
+        self.cache: Cache | None = None
+        self.rules = rules
+        self.entries: dict[Any, Entry] = {}
+        self.flights: dict[Any, Fill] = {}
+        self.gated: Shared | None = None  # the bus that must have been heard of late
+        self.silence = 0  # what to do if not
+        self.peeks = False  # each read looks at the log
+        self.tick = 0  # ns between ticks that its deadlines need
+        self.plain = True  # entries may be served without a look
+        self.sweeping: list[Any] = []
+        self.hits = self.stale = self.absent = self.expired = self.invalidated = 0
+        self.fills = self.errors = self.refused = self.waits = self.refreshes = self.evictions = 0
+
+    # ---- its cache -------------------------------------------------------------------------------
+
+    def bind(self) -> Cache:
+        """The cache; joins it if need be."""
+        cache = self.cache
+        if cache is None:
+            if self.given is None:
+                from zoocache import _default
+
+                cache = _default.cache()
+            else:
+                cache = self.given
+            cache.adopt(self)
+        return cache
+
+    def joined(self, cache: Cache) -> None:
+        """It belongs to a cache from now on."""
+        self.cache = cache
+        self.plain = not self.rules.copy and not cache.telemetry_enabled
+        shared = cache.shared
+        self.gated = None if shared is None or not shared.bus else shared
+        self.silence = 0 if shared is None else shared.silence_of(self.rules.silence)
+        self.peeks = self.plain and shared is not None and shared.peeks
+        times = [self.rules.ttl, self.rules.tti, self.rules.soft_ttl, self.rules.negative_ttl, self.rules.error_ttl]
+        times.append(cache.default_ttl)
+        self.tick = 0
+        for each in times:
+            self.ticks_for(each)
+
+    def ticks_for(self, duration: float | None) -> None:
+        """Ticks come often enough for a deadline after this duration: at most a fiftieth of it late."""
+        if duration and duration < inf:
+            period = min(50_000_000, max(1_000_000, int(duration * 20_000_000)))
+            if not self.tick or period < self.tick:
+                self.tick = period
+
+    def fast_hits(self) -> int:
+        """Hits that were counted by the function itself."""
+        return 0
+
+    # ---- freshness -------------------------------------------------------------------------------
+
+    def look(self, entry: Entry) -> bool:
+        """Whether the entry may be served now; if not, it is removed, but for one that has its grace."""
+        cache = self.cache
+        if cache is None:
+            return False
+        word = words[CHANGES] if self.plain and (entry.more is None or entry.more.error is None) else -1
+        until = None
+        shared = self.gated
+        if shared is not None:
+            until = shared.core.lease_end() if shared.bound else 0.0
+            if not until:
+                heard = shared.core.gate(self.silence)
+                if heard == STALE:
+                    self.stale += 1
+                elif heard != OK:
+                    self.absent += 1
+                    return False
+                word = -1
+        seen = cache.core.seen.value
+        if seen != entry.begin:
+            if entry.held(cache.core).newest() > entry.begin:
+                self.invalidated += 1
+                self.remove(entry)
+                return False
+            entry.begin = seen
+        more = entry.more
+        if entry.deadline != inf:
+            now = cache.clock()
+            if now >= entry.deadline:
+                self.expired += 1
+                if more is None or now >= more.grace:
+                    self.remove(entry)
+                return False
+            if entry.tti:
+                moved = now + entry.tti
+                entry.deadline = moved if more is None or moved < more.hard else more.hard
+            self.keep_ticking(cache)
+        elif more is not None and more.soft != inf:
+            self.keep_ticking(cache)
+        entry.until = until  # not before it was found fresh: who has compared the word asks for the time now
+        entry.word = word
+        return True
+
+    def keep_ticking(self, cache: Cache) -> None:
+        """Entries with a deadline are being read: the word must change now and then."""
+        if cache.ticking:
+            period = words[PERIOD]
+            if not period or period > self.tick:
+                _ffi.tick(self.tick)
+            words[WANTED] = 1
+
+    def remove(self, entry: Entry) -> None:
+        """Takes the entry out, unless another has taken its place."""
+        cache = self.cache
+        if cache is None:
+            return
+        with cache.lock:
+            if self.entries.get(entry.key) is entry:
+                del self.entries[entry.key]
+                if cache.policy is not None:
+                    cache.policy.remove(entry)
+
+    def store(self, cache: Cache, entry: Entry) -> Any:
+        """Puts the entry in its place, with the lock held. Returns what the caller has to drop after it."""
+        entries = self.entries
+        policy = cache.policy
+        if policy is None:
+            old = entries.get(entry.key)
+            entries[entry.key] = entry
+            return old
+        old = entries.pop(entry.key, None)
+        if old is not None:
+            policy.remove(old)
+        leaving = policy.insert(entry)
+        for victim in leaving:
+            victim.owner.entries.pop(victim.key, None)
+            victim.owner.evictions += 1
+        entries[entry.key] = entry
+        return old, leaving
+
+    # ---- entries ---------------------------------------------------------------------------------
+
+    def entry(
+        self, cache: Cache, key: Any, value: Any, begin: int, deps: Deps | str, ttl: float | None
+    ) -> Entry | None:
+        """An entry with its times. None: its life would be over at once."""
+        rules = self.rules
+        entry = Entry()
+        entry.value = value
+        entry.word = 0
+        entry.until = None
+        entry.begin = begin
+        entry.deps = deps
+        entry.owner = self
+        entry.key = key
+        entry.more = None
+        entry.tti = 0.0
+        entry.deadline = inf
+        if ttl is None:
+            ttl = rules.ttl
+            if ttl is None:
+                ttl = cache.default_ttl
+        tti = rules.tti
+        if ttl is None and tti is None and not rules.fancy:
+            return entry
+        if tti is None and cache.read_extend_ttl:
+            ttl, tti = None, ttl
+        if ttl == 0 or tti == 0:
+            return None
+        if rules.jitter:
+            shorter = 1 - rules.jitter * random()
+            ttl = ttl and ttl * shorter
+            tti = tti and tti * shorter
+        now = cache.clock()
+        if ttl is not None:
+            entry.deadline = now + ttl
+        if tti is not None and tti != inf:
+            entry.tti = tti
+            if ttl is not None:
+                entry.more = More()
+                entry.more.hard = entry.deadline
+            entry.deadline = min(entry.deadline, now + tti)
+        if rules.fancy:
+            more = entry.more = entry.more or More()
+            if rules.soft_ttl is not None:
+                more.soft = now + rules.soft_ttl
+            if rules.stale_if_error:
+                more.grace = entry.deadline + rules.stale_if_error
+        return entry
+
+    # ---- reading, writing by key -----------------------------------------------------------------
+
+    def get(self, key: Any) -> Any:
+        """The value under a key, or None."""
+        entry = self.entries.get(key)
+        if entry is None:
+            self.absent += 1
+        elif entry.fresh() or self.look(entry):
+            self.hits += 1
+            if ACTIVE:
+                note(entry)
+            return entry.value
+        cache = self.cache
+        if cache is None or cache.shared is None:
+            return None
+        fill = Fill(self, cache, key)
+        alone = self.flights.setdefault(key, fill) is fill
+        try:
+            found = cache.shared.look_up(fill)
+        except BaseException:
+            self.end(fill, AGAIN)
+            raise
+        if found is None:
+            self.end(fill, AGAIN)
+            return None
+        value = self.take(fill, *found) if alone else found[1]
+        gatherer = CURRENT.get() if ACTIVE else None
+        if gatherer is not None:
+            gatherer.deps.update(found[0].deps.tags())
+        return value
+
+    def get_many(self, cache: Cache, shared: Shared, keys: list[str]) -> dict[str, Any]:
+        """The values that the storage has under these keys: asked in one step."""
+        fills = {key: Fill(self, cache, key) for key in keys}
+        alone = {key for key, fill in fills.items() if self.flights.setdefault(key, fill) is fill}
+        self.absent += len(keys)
+        values = {}
+        try:
+            for key, found in shared.ask_many([(key, name) for key in keys if (name := self.shared_name(key))]):
+                values[key] = self.take(fills[key], *found) if key in alone else found[1]
+        finally:
+            for fill in fills.values():
+                if not fill.done:
+                    self.end(fill, AGAIN)
+        return values
+
+    def take(self, fill: Fill, found: Found, value: Any) -> Any:
+        """Makes what the storage had an entry, and ends the fill with it."""
+        fill.final = found.deps
+        fill.result = value
+        self.end(fill, FOUND, None if found.stale else self.entry_found(fill, found, value))
+        return deepcopy(value) if self.rules.copy else value
+
+    def entry_found(self, fill: Fill, found: Found, value: Any) -> Entry | None:
+        """An entry of a record: it lives as long as that, and no longer than others of this table."""
+        cache = fill.cache
+        entry = self.entry(cache, fill.key, value, found.begin, found.deps, None)
+        if entry is None or found.left <= 0:
+            return None
+        now = cache.clock()
+        if found.tti:
+            entry.tti = min(entry.tti, found.tti) if entry.tti else found.tti
+        if found.hard != inf and entry.tti:
+            more = entry.more = entry.more or More()
+            more.hard = min(more.hard, now + found.hard)
+        entry.deadline = min(entry.deadline, now + found.left)
+        if entry.deadline != inf:
+            self.ticks_for(found.left)
+        return entry
+
+    def end(self, fill: Fill, state: int, entry: Entry | None = None) -> bool:
+        """Ends the flight, and wakes who waits for it. Returns whether the entry was stored."""
+        leaving: Any = None
+        cache = fill.cache
+        key = fill.key
+        with cache.lock:
+            if self.flights.get(key) is fill:
+                del self.flights[key]
+            else:
+                entry = None  # cleared, invalidated by key, written, or its lease was lost
+            if entry is not None:
+                if cache.policy is None and key not in self.entries:
+                    self.entries[key] = entry
+                else:
+                    leaving = self.store(cache, entry)
+            elif state == DONE:
+                self.refused += 1
+            fill.state = state
+            fill.done = True
+            waiters = fill.waiters
+        del leaving
+        if waiters is not None:
+            for wake in waiters:
+                wake()
+        return entry is not None
+
+    def shared_name(self, key: Any) -> bytes | None:
+        """The key in a storage; None: it is not for other processes."""
+        from zoocache._shared import named
+
+        return named("=" + key) if isinstance(key, str) else None
+
+    def mark(self, key: Any) -> str:
+        """The tag of this key alone, or an empty text."""
+        if not isinstance(key, str):
+            return ""
+        return f"|key:{_ffi.hash_bytes(key.encode('utf-8', 'surrogatepass')):016x}"
+
+    def set(self, cache: Cache, key: Any, value: Any, deps: object, ttl: float | None) -> None:
+        """Stores a value under a key."""
+        ttl = seconds("ttl", ttl)
+        self.ticks_for(ttl)
+        tags = _tags.listed(deps)
+        held = cache.deps(tags)
+        shared = cache.shared
+        if shared is not None:
+            self.drop(key)
+            held = shared.core.marked(_tags.join(held.tags(), self.mark(key)))
+        entry = self.entry(cache, key, value, cache.core.seen.value, held, ttl)
+        if entry is None:
+            self.drop(key)
+            return
+        with cache.lock:
+            self.flights.pop(key, None)  # a fill that runs will not undo this
+            leaving = self.store(cache, entry)
+        del leaving
+        if shared is not None and shared.stores:
+            name = self.shared_name(key)
+            if name is not None and not shared.keep(name, value, held, entry.begin, *lives(entry, cache.clock())):
+                raise StorageIsFull(f"{shared.kind} storage is full: {key!r} is kept in memory only")
+        cache.debt += 1
+        if cache.debt >= SWEEP_EVERY:
+            cache.worked(self)
+
+    def drop(self, key: Any) -> bool:
+        """Removes a key; a fill of it that runs will not be stored."""
+        cache = self.bind()
+        with cache.lock:
+            self.flights.pop(key, None)
+            entry = self.entries.pop(key, None)
+            if entry is not None and cache.policy is not None:
+                cache.policy.remove(entry)
+        if cache.shared is not None:
+            mark = self.mark(key)
+            if mark:
+                cache.shared.forget(self.shared_name(key), mark.encode())
+        return entry is not None
+
+    def clear(self) -> None:
+        """Removes everything; no fill that runs will be stored."""
+        cache = self.cache
+        if cache is None:
+            return
+        with cache.lock:
+            self.flights.clear()
+            leaving = list(self.entries.values())
+            self.entries.clear()
+            if cache.policy is not None:
+                for entry in leaving:
+                    cache.policy.remove(entry)
+        del leaving
+
+    def forget(self) -> None:
+        """Lets go of what belongs to its cache."""
+        self.gated = None
+        self.peeks = False
+
+    def sweep(self, cache: Cache, count: int) -> int:
+        """Looks at some entries and removes those that nobody may have again. Returns how many more it may look at."""
+        entries = self.entries
+        if not self.sweeping:
+            self.sweeping = list(entries)
+        keys = self.sweeping[-count:]
+        del self.sweeping[-count:]
+        now = cache.clock()
+        seen = cache.core.seen.value
+        method = self.method
+        for entry in map(entries.get, keys):
+            if entry is None:
+                continue
+            if now >= entry.deadline:
+                more = entry.more
+                over = more is None or now >= more.grace
+            else:
+                over = seen != entry.begin and entry.held(cache.core).newest() > entry.begin
+                if not over and method:
+                    over = not self.alive(entry.key)
+            if over:
+                self.remove(entry)
+        return count - len(keys)
+
+    def alive(self, key: Any) -> bool:
+        """Whether anybody can still ask for this key."""
+        return True
