@@ -640,6 +640,7 @@ ZOOCACHE_API void zc_close(zc_cache *cache);
 ZOOCACHE_API int zc_get(zc_cache *cache, zc_bytes key, zc_view *view);
 
 /* The same, copied: up to `cap` bytes into `buf`; *len (may be NULL) is the value's whole length.
+ * Cheaper than zc_get() where the value is in an LMDB file, and the table is full.
  * ZC_E_RANGE: the value is longer than `cap`, nothing was copied. For an object: ZC_E_INVAL. */
 ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t cap, size_t *len);
 
@@ -2283,12 +2284,18 @@ static int zc__record_encode(const zc__mem *m, const zc_record *r, zc__buf *b) {
     return ZC_OK;
 }
 
-/* Decodes into *r, which points into `bytes` and into *memory. */
-static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value, zc_record *r,
-                             zc_bytes *memory) {
+/* What is behind a record's head and key. */
+typedef struct zc__record_body {
+    const unsigned char *deps, *value;
+    size_t deps_len, stored_len;
+    bool packed;
+} zc__record_body;
+
+/* Checks the whole, and reads all but the dependencies and a packed value, of which there are the
+ * number and the length. */
+static int zc__record_open(zc_bytes bytes, size_t max_value, zc_record *r, zc__record_body *body) {
     const unsigned char *p = (const unsigned char *)bytes.ptr;
     memset(r, 0, sizeof *r);
-    *memory = zc_slice(NULL, 0);
     if (bytes.len < ZC__RECORD_HEAD || memcmp(p, "ZOOC", 4) != 0) return ZC_E_CORRUPT;
     if (p[4] != ZC__RECORD_VERSION || p[5] & ~(ZC__RECORD_LZ4 | ZC__RECORD_ABSENT))
         return ZC_E_CORRUPT;
@@ -2303,41 +2310,13 @@ static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value,
         return ZC_E_CORRUPT;
     if (ndeps * 2 > deps_len || (ndeps == 0 && deps_len)) return ZC_E_CORRUPT;
     if (zc__get64(p + 8) != zc__record_checksum(p, bytes.len)) return ZC_E_CORRUPT;
-
-    size_t deps_size = ndeps * sizeof(zc_bytes);
-    size_t need = deps_size + (packed ? (size_t)value_len : 0);
-    unsigned char *mem = NULL;
-    if (need && !(mem = (unsigned char *)zc__alloc(m, need))) return ZC_E_NOMEM;
-    zc_bytes *deps = (zc_bytes *)(void *)mem;
-    const unsigned char *d = p + ZC__RECORD_HEAD + key_len, *end = d + deps_len;
-    bool good = true;
-    for (size_t i = 0; good && i < ndeps; i++) {
-        size_t left = (size_t)(end - d);
-        size_t len = left < 2 ? 0 : zc__get16(d);
-        good = left >= 2 + len && len <= ZC_TAG_MAX;
-        if (!good) break;
-        deps[i] = zc_slice(d + 2, len);
-        d += 2 + len;
-    }
-    good = good && d == end;
-    r->value = zc_slice(end, (size_t)stored_len);
-    if (good && packed) {
-#ifndef ZOOCACHE_NO_LZ4
-        good = value_len <= LZ4_MAX_INPUT_SIZE &&
-               LZ4_decompress_safe((const char *)end, (char *)mem + deps_size, (int)stored_len,
-                                   (int)value_len) == (int)value_len;
-        r->value = zc_slice(mem + deps_size, (size_t)value_len);
-#else
-        good = false;
-#endif
-    }
-    if (!good) {
-        zc__free(m, mem, need);
-        memset(r, 0, sizeof *r);
-        return ZC_E_CORRUPT;
-    }
+    body->deps = p + ZC__RECORD_HEAD + key_len;
+    body->deps_len = (size_t)deps_len;
+    body->value = body->deps + deps_len;
+    body->stored_len = (size_t)stored_len;
+    body->packed = packed;
     r->key = zc_slice(p + ZC__RECORD_HEAD, (size_t)key_len);
-    r->deps = deps;
+    r->value = zc_slice(packed ? NULL : body->value, (size_t)value_len);
     r->ndeps = ndeps;
     r->generation = zc__get64(p + 16);
     r->begin = zc__get64(p + 24);
@@ -2346,6 +2325,55 @@ static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value,
     r->tti_ms = zc__get64(p + 48);
     r->grace_ms = zc__get64(p + 56);
     r->absent = (p[5] & ZC__RECORD_ABSENT) != 0;
+    return ZC_OK;
+}
+
+/* Reads the n dependencies. */
+static bool zc__record_deps(const zc__record_body *body, size_t n, zc_bytes *deps) {
+    const unsigned char *d = body->deps, *end = d + body->deps_len;
+    for (size_t i = 0; i < n; i++) {
+        size_t left = (size_t)(end - d), len = left < 2 ? 0 : zc__get16(d);
+        if (left < 2 + len || len > ZC_TAG_MAX) return false;
+        deps[i] = zc_slice(d + 2, len);
+        d += 2 + len;
+    }
+    return d == end;
+}
+
+/* Writes a packed value, of `len` bytes. */
+static bool zc__record_unpack(const zc__record_body *body, void *to, size_t len) {
+#ifndef ZOOCACHE_NO_LZ4
+    return len <= LZ4_MAX_INPUT_SIZE &&
+           LZ4_decompress_safe((const char *)body->value, (char *)to, (int)body->stored_len,
+                               (int)len) == (int)len;
+#else
+    (void)body, (void)to, (void)len;
+    return false;
+#endif
+}
+
+/* Decodes into *r, which points into `bytes` and into *memory. */
+static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value, zc_record *r,
+                             zc_bytes *memory) {
+    zc__record_body body;
+    *memory = zc_slice(NULL, 0);
+    int rc = zc__record_open(bytes, max_value, r, &body);
+    if (rc != ZC_OK) return rc;
+    size_t deps_size = r->ndeps * sizeof(zc_bytes);
+    size_t need = deps_size + (body.packed ? r->value.len : 0);
+    unsigned char *mem = need ? (unsigned char *)zc__alloc(m, need) : NULL;
+    zc_bytes *deps = (zc_bytes *)(void *)mem;
+    if (need && !mem) rc = ZC_E_NOMEM;
+    else if (!zc__record_deps(&body, r->ndeps, deps)) rc = ZC_E_CORRUPT;
+    else if (body.packed && !zc__record_unpack(&body, mem + deps_size, r->value.len))
+        rc = ZC_E_CORRUPT;
+    if (rc != ZC_OK) {
+        zc__free(m, mem, need);
+        memset(r, 0, sizeof *r);
+        return rc;
+    }
+    r->deps = deps;
+    if (body.packed) r->value.ptr = mem + deps_size;
     *memory = zc_slice(mem, need);
     return ZC_OK;
 }
@@ -3050,6 +3078,7 @@ typedef struct zc__policy {
     uint64_t cap;     /* entries that this shard is expected to hold when full; 0: no limit */
     int64_t target;   /* of window and probation together, in 1/256 entry */
     bool full;        /* it has evicted, and not lost an eighth of its content since */
+    uint8_t passed;   /* keys that need not be put, modulo 256 */
     uint32_t *ghosts; /* buckets of 8 slots; NULL: not yet needed, or no memory */
     uint32_t nghosts; /* buckets */
     uint32_t tick;    /* a step of the ghosts' stamps is 2^tick evictions */
@@ -3373,6 +3402,7 @@ enum {
     ZC__LOOKS = 16,    /* for one victim; the last one looked at goes in any case */
     ZC__SMALLEST = 32, /* cap over this: the least target, and the window */
     ZC__START = 5,     /* cap over this: target at first */
+    ZC__PASS = 16,     /* one of so many is put, of those that need not be */
     /* An entry's state: */
     ZC__QUEUE_BITS = 3,
     ZC__EARLY = 4, /* times 0..2: hits while in W */
@@ -3536,6 +3566,12 @@ static unsigned zc__policy_miss(zc__shard *s, uint64_t hash) {
         return from_main && !proven ? ZC__WINDOW : ZC__MAIN;
     }
     return ZC__WINDOW;
+}
+
+/* A key that is not there is read, and need not be put. True: then it better is not, as another
+ * would have to go; but for some, by which the shard learns what is read often. */
+static inline bool zc__policy_pass(zc__shard *s) {
+    return s->policy.full && ++s->policy.passed % ZC__PASS != 0;
 }
 
 /* Links a new entry, for which room has been made. */
@@ -4310,8 +4346,9 @@ static int zc__bus_listen(zc_cache *c, uint64_t wait) {
  * have slept in between; and of the lease as it was before: the one of now may have been renewed by
  * the very read that killed the value. */
 static inline bool zc__bus_holds(zc_cache *c, uint64_t lease) {
+    if (c->bus.peeks) return true;
     uint64_t now = zc__coarse(&c->clock);
-    return c->bus.peeks || (lease && (now <= lease || now - lease <= c->bus.serve_for));
+    return lease && (now <= lease || now - lease <= c->bus.serve_for);
 }
 
 static inline uint64_t zc__bus_lease(const zc_cache *c) { return zc__load_acq(&c->bus.lease); }
@@ -5355,18 +5392,28 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               looks for the other's record until the lock is free. Only saves work: what is
  *               stored is judged by the rule all the same.
  *   With a bus  Records carry positions of its log, and are judged by >>bus.
+ *   Copies      If it can be peeked at, so that a read of the storage costs little, most of the
+ *               values that the full table does not have are copied from the record to the caller
+ *               while the storage shows it, and stay out of the table: of those that are read often
+ *               it sees enough.
  *   Locking     no spin lock is held while the storage is called
  * ========================================================================================== */
+
+typedef struct zc__copying zc__copying;
 
 struct zc_sink {
     zc__mem *mem;
     zc__buf buf;
     size_t most;
+    bool (*take)(void *user, zc_bytes record); /* may do with what the storage shows first */
+    void *user;
 };
 
 ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len) {
     if (!sink || (!data && len)) return ZC_E_INVAL;
     if (len > sink->most - sink->buf.size) return ZC_E_CORRUPT;
+    bool first = sink->buf.size == 0;
+    if (first && sink->take && sink->take(sink->user, zc_slice(data, len))) return ZC_OK;
     if (!zc__buf_reserve(sink->mem, &sink->buf, len)) return ZC_E_NOMEM;
     if (len) memcpy(sink->buf.ptr + sink->buf.size, data, len);
     sink->buf.size += len;
@@ -5396,7 +5443,7 @@ static inline bool zc__keeps_versions(const zc_cache *c) {
 static int zc__store_told(zc_cache *c, int rc) {
     bool lost = rc == ZC_E_TIMEOUT, bad = lost || rc == ZC_E_STORE || rc == ZC_E_BUS;
     if (!bad) {
-        if (rc >= 0) zc__store_rlx(&c->store_failures, 0);
+        if (rc >= 0 && zc__load_rlx(&c->store_failures)) zc__store_rlx(&c->store_failures, 0u);
         return rc;
     }
     uint32_t n = zc__add_rlx(&c->store_failures, 1u) + 1;
@@ -5488,8 +5535,8 @@ static uint64_t zc__left(uint64_t at_ms, uint64_t now_ms) {
 /* What a record's position means here. ZC_OK: *begin is the local version up to which it is good,
  * for all that is known; ZC_MISS: it is of another log, or invalidated. One round trip if it was
  * begun before this node attached. */
-static int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
-    zc_cache *c = t->cache;
+static int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, size_t ndeps,
+                         uint64_t *begin) {
     zc__bus *b = &c->bus;
     zc__monitor_lock(&b->apply);
     bool ours = b->attached && r->generation == b->identity;
@@ -5503,7 +5550,7 @@ static int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
     if (!ours) return ZC_MISS;
     if (known) return ZC_OK;
     size_t n = 1;
-    for (size_t i = 0; i < t->ndeps; i++) n += t->deps[i]->depth;
+    for (size_t i = 0; i < ndeps; i++) n += deps[i]->depth;
     size_t size = n * (sizeof(zc_bytes) + sizeof(uint64_t)) + (n - 1) * (ZC_TAG_MAX + 1);
     zc_bytes *paths = (zc_bytes *)zc__alloc(&c->mem, size);
     if (!paths) return ZC_MISS;
@@ -5511,9 +5558,9 @@ static int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
     char *text = (char *)(positions + n);
     paths[0] = zc_slice("", 0);
     n = 1;
-    for (size_t i = 0; i < t->ndeps; i++) {
-        size_t len = zc__tag_text(t->deps[i], text);
-        for (const zc_tag *p = t->deps[i]; p->parent; p = p->parent) {
+    for (size_t i = 0; i < ndeps; i++) {
+        size_t len = zc__tag_text(deps[i], text);
+        for (const zc_tag *p = deps[i]; p->parent; p = p->parent) {
             paths[n++] = zc_slice(text, len);
             len -= (size_t)p->len + (p->parent->parent != NULL);
         }
@@ -5540,8 +5587,9 @@ static bool zc__bus_position(zc_cache *c, uint64_t begin, uint64_t *identity, ui
     return good;
 }
 #else
-static inline int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
-    (void)t; (void)r; (void)begin;
+static inline int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, size_t ndeps,
+                                uint64_t *begin) {
+    (void)c; (void)r; (void)deps; (void)ndeps; (void)begin;
     return ZC_OK;
 }
 static inline bool zc__bus_position(zc_cache *c, uint64_t begin, uint64_t *identity,
@@ -5563,22 +5611,32 @@ static int zc__store_value(zc_fill *t, zc_bytes value, zc__buf *read) {
     return ZC_OK;
 }
 
+/* Is a record with these dependencies good? Then *begin is the local version up to which it is
+ * known to be. ZC_MISS: it is stale. */
+static int zc__store_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, size_t ndeps,
+                           uint64_t *begin) {
+    int rc = ZC_OK;
+    *begin = r->begin;
+    if (zc__bus_on(c)) rc = zc__bus_judge(c, r, deps, ndeps, begin);
+    else if (r->generation != c->generation || *begin > zc__seen(&c->trie)) return ZC_MISS;
+    for (size_t i = 0; i < ndeps && zc__keeps_versions(c) && rc == ZC_OK; i++)
+        rc = zc__store_learn(c, deps[i]);
+    if (rc != ZC_OK) return rc == ZC_MISS ? rc : ZC_E_STORE;
+    if (*begin < zc__load_acq(&c->trusted)) return ZC_MISS;
+    return zc__trie_killer(&c->trie, deps, ndeps, *begin) ? ZC_MISS : ZC_OK;
+}
+
 /* Turns a good record into the value of a leader's ticket. ZC_OK, or ZC_MISS if it is stale. */
 static int zc__store_accept(zc_fill *t, const zc_record *r, zc__buf *read) {
     zc_cache *c = t->cache;
-    uint64_t now_ms = zc__wall_ms(c), begin = r->begin;
+    uint64_t now_ms = zc__wall_ms(c), begin;
     uint64_t left = zc__left(r->expires_ms, now_ms), soft = zc__left(r->soft_ms, now_ms);
     int rc = ZC_OK;
     if (left == 0) return ZC_MISS;
     for (size_t i = 0; i < r->ndeps && rc == ZC_OK; i++) rc = zc__fill_add_text(t, r->deps[i]);
     if (rc != ZC_OK) return rc == ZC_E_NOMEM ? ZC_MISS : ZC_E_CORRUPT;
-    if (zc__bus_on(c)) rc = zc__bus_judge(t, r, &begin);
-    else if (r->generation != c->generation || begin > zc__seen(&c->trie)) return ZC_MISS;
-    for (size_t i = 0; i < t->ndeps && zc__keeps_versions(c) && rc == ZC_OK; i++)
-        rc = zc__store_learn(c, t->deps[i]);
-    if (rc != ZC_OK) return rc == ZC_MISS ? rc : ZC_E_STORE;
-    if (begin < zc__load_acq(&c->trusted)) return ZC_MISS;
-    if (zc__trie_killer(&c->trie, t->deps, t->ndeps, begin)) return ZC_MISS;
+    rc = zc__store_judge(c, r, t->deps, t->ndeps, &begin);
+    if (rc != ZC_OK) return rc;
     rc = r->absent ? zc_fill_absent(t) : zc__store_value(t, r->value, read);
     if (rc != ZC_OK) return ZC_MISS;
     if (c->desc.store_ttl && c->desc.ttl < left) left = c->desc.ttl; /* the table's own */
@@ -5591,11 +5649,20 @@ static int zc__store_accept(zc_fill *t, const zc_record *r, zc__buf *read) {
     return ZC_OK;
 }
 
+/* Idle time starts again. */
+static void zc__store_used(zc_cache *c, zc_bytes key, const zc_record *r) {
+    const zc_store *st = &c->desc.store;
+    if (!r->tti_ms || !st->touch) return;
+    uint64_t until = zc__add_sat(zc__wall_ms(c), r->tti_ms);
+    if (r->expires_ms && r->expires_ms < until) until = r->expires_ms;
+    int rc = zc__store_told(c, st->touch(st->user, key, until));
+    if (rc < 0) zc__store_fault(c, key, rc);
+}
+
 /* What the storage has answered, `got`, becomes the ticket's value. ZC_OK; ZC_MISS: as if nothing
  * had been read, also if that took longer than `lease` holds. Frees the sink. */
 static int zc__store_take(zc_fill *t, int got, zc_sink *sink, uint64_t lease) {
     zc_cache *c = t->cache;
-    const zc_store *st = &c->desc.store;
     zc_bytes key = zc__flight_key(t->flight), memory;
     size_t deps = t->ndeps;
     zc_put_opts put = t->put;
@@ -5609,12 +5676,7 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink, uint64_t lease) {
         if (rc == ZC_OK) rc = zc__store_accept(t, &r, &sink->buf);
         if (rc == ZC_OK && zc__bus_on(c) && !zc__bus_holds(c, lease)) rc = ZC_MISS;
         if (rc == ZC_MISS) zc__count(&c->store_stale, 1);
-        if (rc == ZC_OK && r.tti_ms && st->touch) {
-            uint64_t until = zc__add_sat(zc__wall_ms(c), r.tti_ms);
-            if (r.expires_ms && r.expires_ms < until) until = r.expires_ms;
-            int touched = zc__store_told(c, st->touch(st->user, key, until));
-            if (touched < 0) zc__store_fault(c, key, touched);
-        }
+        if (rc == ZC_OK) zc__store_used(c, key, &r);
         zc__free(&c->mem, (void *)(uintptr_t)memory.ptr, memory.len);
     }
     zc__buf_free(&c->mem, &sink->buf);
@@ -5740,6 +5802,85 @@ static int zc__store_stamp(zc_cache *c, const zc_bytes *tags, size_t n, uint64_t
 }
 
 #ifdef ZOOCACHE_WITH_BUS
+/* ---- a copy of a value, from where the storage has it ---- */
+
+#define ZC__COPYING_DEPS 16u /* at most, of a record that is read so */
+
+struct zc__copying {
+    zc_cache *cache;
+    zc_bytes key;
+    void *to;
+    size_t cap, len;
+    zc_record record;
+    int rc; /* ZC_MORE: the storage has not shown such a record */
+};
+
+static int zc__copying_judge(zc_cache *c, const zc_record *r, const zc__record_body *body) {
+    zc_bytes deps[ZC__COPYING_DEPS];
+    zc_tag *nodes[ZC__COPYING_DEPS] = {NULL};
+    uint64_t begin;
+    size_t n = 0;
+    int rc = ZC_OK;
+    if (!zc__record_deps(body, r->ndeps, deps)) return ZC_E_CORRUPT;
+    if (r->expires_ms && zc__left(r->expires_ms, zc__wall_ms(c)) == 0) return ZC_MISS;
+    for (; n < r->ndeps && rc == ZC_OK; n += rc == ZC_OK) rc = zc__tag_get(c, deps[n], &nodes[n]);
+    if (rc == ZC_OK) rc = zc__store_judge(c, r, nodes, n, &begin);
+    else rc = rc == ZC_E_NOMEM ? ZC_MISS : ZC_E_CORRUPT;
+    while (n > 0) zc__tag_unref(&c->trie, nodes[--n]);
+    return rc;
+}
+
+/* Judges the record, and copies its value. False: it is not whole, or has too many dependencies. */
+static bool zc__copying_take(void *user, zc_bytes bytes) {
+    zc__copying *w = (zc__copying *)user;
+    zc_record *r = &w->record;
+    zc__record_body body;
+    if (w->rc != ZC_MORE || zc__record_open(bytes, UINT32_MAX / 2, r, &body) != ZC_OK ||
+        r->ndeps > ZC__COPYING_DEPS)
+        return false;
+    bool same = r->key.len == w->key.len && memcmp(r->key.ptr, w->key.ptr, w->key.len) == 0;
+    w->rc = same ? zc__copying_judge(w->cache, r, &body) : ZC_E_CORRUPT;
+    if (w->rc == ZC_OK && r->absent) w->rc = ZC_ABSENT;
+    if (w->rc != ZC_OK) return true;
+    size_t len = r->value.len;
+    if (len > w->cap) w->rc = ZC_E_RANGE;
+    else if (body.packed && !zc__record_unpack(&body, w->to, len)) w->rc = ZC_E_CORRUPT;
+    else if (r->soft_ms && zc__left(r->soft_ms, zc__wall_ms(w->cache)) == 0) w->rc = ZC_STALE;
+    if (w->rc == ZC_E_CORRUPT) return true;
+    if (w->rc != ZC_E_RANGE && !body.packed && len) memcpy(w->to, body.value, len);
+    w->len = len;
+    return true;
+}
+
+/* Reads a value that the table need not have: no ticket, no entry, no memory. False: it is for
+ * zc__get_through(). */
+static bool zc__store_copy(zc__copying *w) {
+    zc_cache *c = w->cache;
+    zc_sink sink;
+    w->rc = ZC_MISS;
+    if (!zc__store_up(c)) return true;
+    zc__sink_init(&sink, c);
+    sink.take = zc__copying_take;
+    sink.user = w;
+    w->rc = ZC_MORE;
+    int got = zc__store_told(c, c->desc.store.get(c->desc.store.user, w->key, &sink));
+    if (got != ZC_OK || sink.buf.size) { /* it failed later on, or there was more than a record */
+        w->rc = got != ZC_OK ? got : ZC_MORE;
+        w->len = 0;
+    }
+    zc__buf_free(&c->mem, &sink.buf);
+    if (w->rc == ZC_MORE) return false;
+    if (w->rc == ZC_MISS || (w->rc < 0 && w->rc != ZC_E_RANGE)) {
+        if (w->rc < 0) zc__store_fault(c, w->key, w->rc);
+        else zc__count(&c->store_stale, got == ZC_OK);
+        w->rc = ZC_MISS;
+        return true;
+    }
+    zc__count(&c->hits_store, 1);
+    zc__store_used(c, w->key, &w->record);
+    return true;
+}
+
 /* ---- write-behind ---- */
 
 #define ZC__BEHIND 1024u /* entries that may wait; then writers write themselves */
@@ -5865,6 +6006,10 @@ static void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
 }
 
 #else
+struct zc__copying {
+    int rc;
+};
+static inline bool zc__store_copy(zc__copying *w) { (void)w; return false; }
 static inline bool zc__behind_make(zc_cache *c) { (void)c; return true; }
 static inline void zc__behind_end(zc_cache *c) { (void)c; }
 static inline bool zc__behind_add(zc_cache *c, zc__entry *e) { (void)c; (void)e; return false; }
@@ -6126,24 +6271,29 @@ static inline int zc__look(zc_cache *c, zc__shard *s, uint64_t hash, zc_bytes ke
     return ZC_MISS;
 }
 
-static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view) {
+static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view,
+                                 zc__copying *copy) {
     zc__shard *s = zc__shard_of(c, hash);
     zc__entry *e;
     zc__spin_lock(&s->lock);
     int rc = zc__look(c, s, hash, key, &e);
+    bool pass = copy && rc == ZC_MISS && !e && zc__policy_pass(s);
+    if (pass) s->misses_absent++;
     if (rc != ZC_MISS) zc__entry_pin(e);
     zc__spin_unlock(&s->lock);
+    if (pass && zc__store_copy(copy)) return copy->rc;
     if (rc != ZC_MISS) return zc__deliver(c, e, NULL, rc, view);
     return ZC__UNLIKELY(zc__has_store(c)) ? zc__get_through(c, key, view) : ZC_MISS;
 }
 
 /* The same with a bus: only while it is proven that everything was heard. Asked again when the
  * value is in hand. */
-static ZC__NOINLINE int zc__get_heard(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view) {
+static ZC__NOINLINE int zc__get_heard(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view,
+                                      zc__copying *copy) {
     for (uint64_t lease;;) {
         int gate = zc__bus_gate(c, ZC_SILENCE_DEFAULT, &lease);
         if (gate == ZC_MISS || gate < 0) return gate;
-        int rc = zc__get_hashed(c, key, hash, view);
+        int rc = zc__get_hashed(c, key, hash, view, gate == ZC_OK ? copy : NULL);
         if (gate == ZC_STALE) return rc == ZC_OK ? ZC_STALE : rc;
         if (rc == ZC_MISS || rc < 0 || zc__bus_holds(c, lease)) return rc;
         zc_release(c, view);
@@ -6161,8 +6311,8 @@ ZOOCACHE_API int zc_get(zc_cache *cache, zc_bytes key, zc_view *view) {
     int rc = zc__check_key(cache, key);
     if (rc != ZC_OK) return rc;
     uint64_t hash = zc__hash(key, cache->seed);
-    return zc__bus_on(cache) ? zc__get_heard(cache, key, hash, view)
-                             : zc__get_hashed(cache, key, hash, view);
+    return zc__bus_on(cache) ? zc__get_heard(cache, key, hash, view, NULL)
+                             : zc__get_hashed(cache, key, hash, view, NULL);
 }
 
 #define ZC__COPY_LOCKED 4096u /* longer values are pinned and copied without the lock */
@@ -6181,19 +6331,33 @@ static int zc__copy_view(zc_cache *c, zc_view *view, int rc, void *buf, size_t c
     return rc;
 }
 
+#ifdef ZOOCACHE_WITH_BUS
 /* With a bus; the lease is asked for again after the copy. */
 static ZC__NOINLINE int zc__copy_heard(zc_cache *c, zc_bytes key, uint64_t hash, void *buf,
                                        size_t cap, size_t *len) {
+    zc__copying copy;
+    copy.cache = c;
+    copy.key = key;
+    copy.to = buf;
+    copy.cap = cap;
     for (;;) {
         zc_view view;
         memset(&view, 0, sizeof view);
-        if (len) *len = 0;
+        copy.len = 0;
         uint64_t lease = zc__bus_lease(c); /* no younger than the one that the read goes by */
-        int rc = zc__get_heard(c, key, hash, &view);
+        int rc = zc__get_heard(c, key, hash, &view, c->bus.peeks ? &copy : NULL);
+        if (len) *len = copy.len;
         rc = zc__copy_view(c, &view, rc, buf, cap, len);
         if (rc != ZC_OK || zc__bus_holds(c, lease)) return rc;
     }
 }
+#else
+static inline int zc__copy_heard(zc_cache *c, zc_bytes key, uint64_t hash, void *buf, size_t cap,
+                                 size_t *len) {
+    (void)c; (void)key; (void)hash; (void)buf; (void)cap; (void)len;
+    return ZC_MISS;
+}
+#endif
 
 ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t cap, size_t *len) {
     int rc = zc__check_key(cache, key);
@@ -6284,8 +6448,8 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
         tickets[k] = NULL;
         if (results[k] != ZC_OK) continue;
         if (!many) {
-            results[k] = zc__bus_on(c) ? zc__get_heard(c, keys[k], hash[k], &views[k])
-                                       : zc__get_hashed(c, keys[k], hash[k], &views[k]);
+            results[k] = zc__bus_on(c) ? zc__get_heard(c, keys[k], hash[k], &views[k], NULL)
+                                       : zc__get_hashed(c, keys[k], hash[k], &views[k], NULL);
             continue;
         }
         int rc = zc__begin(c, keys[k], &o, &views[k], &tickets[k]);
@@ -6294,7 +6458,7 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
             else (void)zc__fail(tickets[k], 0, NULL);
             tickets[k] = NULL;
             if (rc == ZC_FOLLOW)
-                rc = zc__bus_on(c) ? zc__get_heard(c, keys[k], hash[k], &views[k])
+                rc = zc__bus_on(c) ? zc__get_heard(c, keys[k], hash[k], &views[k], NULL)
                                    : zc__get_through(c, keys[k], &views[k]);
         }
         results[k] = rc == ZC_LEAD ? ZC_MISS : rc;
@@ -6312,7 +6476,7 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
 static inline void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *hash, size_t n,
                                  zc_view *views, int *results) {
     for (size_t k = 0; k < n; k++)
-        if (results[k] == ZC_OK) results[k] = zc__get_hashed(c, keys[k], hash[k], &views[k]);
+        if (results[k] == ZC_OK) results[k] = zc__get_hashed(c, keys[k], hash[k], &views[k], NULL);
 }
 #endif
 
