@@ -8441,7 +8441,8 @@ static int zc__lmdb_store_clear(void *user) {
 
 typedef struct zc__lmdb_lock {
     zc__lmdb_h h;
-    uint64_t lease_ms, token;
+    uint64_t lease_ms, token; /* asked for; 0: a new one */
+    uint64_t given;           /* apart: the step may run again */
 } zc__lmdb_lock;
 
 /* Deletes the first lock at or after `h` if it has ended: holders that die leave theirs, and so
@@ -8473,12 +8474,10 @@ static int zc__lmdb_lock_step(zc__lmdb_tx *t, void *arg) {
     if (l->token ? l->token != token : end > now) return ZC_MISS;
     if (!l->token) rc = zc__lmdb_sweep_lock(t, &l->h, now);
     if (rc < 0) return rc;
-    token = l->token ? l->token : ++t->meta[ZC__LMDB_TOKEN];
-    zc__put_le(row, token, 8);
+    l->given = l->token ? l->token : ++t->meta[ZC__LMDB_TOKEN];
+    zc__put_le(row, l->given, 8);
     zc__put_le(row + 8, zc__add_sat(now, l->lease_ms), 8);
-    rc = zc__lmdb_put(t, ZC__LMDB_LOCKS, key, zc__lmdb_val(row, 16));
-    if (rc == ZC_OK) l->token = token;
-    return rc;
+    return zc__lmdb_put(t, ZC__LMDB_LOCKS, key, zc__lmdb_val(row, 16));
 }
 
 static int zc__lmdb_store_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *token) {
@@ -8488,7 +8487,7 @@ static int zc__lmdb_store_lock(void *user, zc_bytes key, uint64_t lease, uint64_
     l.lease_ms = lease / ZC_MILLISECOND + 1;
     l.token = *token;
     int rc = zc__lmdb_write(db, zc__lmdb_lock_step, &l);
-    if (rc == ZC_OK) *token = l.token;
+    if (rc == ZC_OK) *token = l.given;
     return rc;
 }
 
