@@ -8160,18 +8160,35 @@ static int zc__lmdb_try(zc__lmdb *db, zc__lmdb_step step, void *arg) {
     return rc;
 }
 
-/* Deletes a record and its places (L1). ZC_MISS: there is none. */
-static int zc__lmdb_drop(zc__lmdb_tx *t, const zc__lmdb_h *h) {
-    unsigned char at[8 + ZC__LMDB_H];
-    MDB_val hv = zc__lmdb_val(h->b, ZC__LMDB_H), uses;
-    int rc = zc__lmdb_get(t->txn, zc__lmdb_db(t, ZC__LMDB_USES), hv, &uses, 16);
+/* A record's row of `uses`. ZC_MISS: there is no such record. */
+static int zc__lmdb_uses(MDB_txn *txn, const zc__lmdb *db, const zc__lmdb_h *h, uint64_t *stamp,
+                         uint64_t *end) {
+    MDB_val uses, hv = zc__lmdb_val(h->b, ZC__LMDB_H);
+    int rc = zc__lmdb_get(txn, db->dbi[ZC__LMDB_USES], hv, &uses, 16);
     if (rc != ZC_OK) return rc;
-    uint64_t stamp = zc__get64(zc__lmdb_at(&uses, 0)), end = zc__get64(zc__lmdb_at(&uses, 8));
+    *stamp = zc__get64(zc__lmdb_at(&uses, 0));
+    *end = zc__get64(zc__lmdb_at(&uses, 8));
+    return ZC_OK;
+}
+
+/* Takes a record's places in lru and ends away. */
+static int zc__lmdb_take_out(zc__lmdb_tx *t, const zc__lmdb_h *h, uint64_t stamp, uint64_t end) {
+    unsigned char at[8 + ZC__LMDB_H];
     zc__put_be64(at, stamp);
-    rc = zc__lmdb_rm(t, ZC__LMDB_LRU, zc__lmdb_val(at, 8));
+    int rc = zc__lmdb_rm(t, ZC__LMDB_LRU, zc__lmdb_val(at, 8));
+    if (rc != ZC_OK || !end) return rc;
     zc__put_be64(at, end);
     memcpy(at + 8, h->b, ZC__LMDB_H);
-    if (rc == ZC_OK && end) rc = zc__lmdb_rm(t, ZC__LMDB_ENDS, zc__lmdb_val(at, sizeof at));
+    return zc__lmdb_rm(t, ZC__LMDB_ENDS, zc__lmdb_val(at, sizeof at));
+}
+
+/* Deletes a record and its places (L1). ZC_MISS: there is none. */
+static int zc__lmdb_drop(zc__lmdb_tx *t, const zc__lmdb_h *h) {
+    MDB_val hv = zc__lmdb_val(h->b, ZC__LMDB_H);
+    uint64_t stamp, end;
+    int rc = zc__lmdb_uses(t->txn, t->db, h, &stamp, &end);
+    if (rc != ZC_OK) return rc;
+    rc = zc__lmdb_take_out(t, h, stamp, end);
     if (rc == ZC_OK) rc = zc__lmdb_rm(t, ZC__LMDB_USES, hv);
     return rc == ZC_OK ? zc__lmdb_rm(t, ZC__LMDB_RECORDS, hv) : rc;
 }
@@ -8239,21 +8256,14 @@ static int zc__lmdb_shrink(zc__lmdb_tx *t, size_t n) {
 
 /* Brings one note to the file. A use that is recent already, as uses go, is let be. */
 static int zc__lmdb_apply(zc__lmdb_tx *t, const zc__lmdb_note *n, uint64_t recent) {
-    unsigned char at[8 + ZC__LMDB_H];
     zc__lmdb_h h;
-    MDB_val uses;
+    uint64_t stamp, end;
     memcpy(h.b, n->h, ZC__LMDB_H);
-    MDB_val hv = zc__lmdb_val(h.b, ZC__LMDB_H);
-    int rc = zc__lmdb_get(t->txn, zc__lmdb_db(t, ZC__LMDB_USES), hv, &uses, 16);
+    int rc = zc__lmdb_uses(t->txn, t->db, &h, &stamp, &end);
     if (rc != ZC_OK) return rc == ZC_MISS ? ZC_OK : rc;
-    uint64_t stamp = zc__get64(zc__lmdb_at(&uses, 0)), end = zc__get64(zc__lmdb_at(&uses, 8));
     uint64_t later = end && n->end > end ? n->end : end;
     if (later == end && stamp > recent) return ZC_OK;
-    zc__put_be64(at, stamp);
-    rc = zc__lmdb_rm(t, ZC__LMDB_LRU, zc__lmdb_val(at, 8));
-    zc__put_be64(at, end);
-    memcpy(at + 8, h.b, ZC__LMDB_H);
-    if (rc == ZC_OK && end) rc = zc__lmdb_rm(t, ZC__LMDB_ENDS, zc__lmdb_val(at, sizeof at));
+    rc = zc__lmdb_take_out(t, &h, stamp, end);
     return rc == ZC_OK ? zc__lmdb_place_in(t, &h, later) : rc;
 }
 
@@ -8323,7 +8333,7 @@ static int zc__lmdb_write(zc__lmdb *db, zc__lmdb_step step, void *arg) {
 static int zc__lmdb_read_record(zc__lmdb_rd *r, zc_bytes key, zc_sink *sink) {
     zc__lmdb *db = r->db;
     zc__lmdb_h h = zc__lmdb_hash(db, key);
-    MDB_val hv = zc__lmdb_val(h.b, ZC__LMDB_H), row, uses;
+    MDB_val hv = zc__lmdb_val(h.b, ZC__LMDB_H), row;
     int rc = zc__lmdb_get(r->txn, db->dbi[ZC__LMDB_RECORDS], hv, &row, 10);
     if (rc != ZC_OK) return rc;
     size_t len = zc__get16(zc__lmdb_at(&row, 8));
@@ -8332,9 +8342,9 @@ static int zc__lmdb_read_record(zc__lmdb_rd *r, zc_bytes key, zc_sink *sink) {
         return ZC_MISS;
     uint64_t end = zc__get64(zc__lmdb_at(&row, 0)), now = end ? zc__lmdb_ms(db) : 0;
     if (ZC__UNLIKELY(zc__lmdb_over(end, now))) { /* unless a later end was noted meanwhile */
-        rc = zc__lmdb_get(r->txn, db->dbi[ZC__LMDB_USES], hv, &uses, 16);
+        uint64_t stamp;
+        rc = zc__lmdb_uses(r->txn, db, &h, &stamp, &end);
         if (rc != ZC_OK) return rc;
-        end = zc__get64(zc__lmdb_at(&uses, 8));
         if (zc__lmdb_over(end, now) && zc__lmdb_noted_end(db, &h) <= now) return ZC_MISS;
     }
     zc__lmdb_note n = zc__lmdb_note_of(&h, 0);
@@ -8883,12 +8893,24 @@ static int zc__lmdb_lengthen(zc__lmdb *db, bool alone) {
     return alone && st.st_size < whole && ftruncate(fd, whole) != 0 ? ZC_E_STORE : ZC_OK;
 }
 
+/* What the size of the map allows. */
+static void zc__lmdb_measure(zc__lmdb *db) {
+    MDB_envinfo info;
+    MDB_stat s;
+    (void)mdb_env_info(db->env, &info);
+    (void)mdb_env_stat(db->env, &s);
+    size_t pages = info.me_mapsize / s.ms_psize;
+    db->limit = pages - (pages / 8 > ZC__LMDB_SPARE ? pages / 8 : ZC__LMDB_SPARE);
+    db->most = info.me_mapsize / 8;
+    db->log_pages = pages / 16;
+    db->tags = info.me_mapsize / 4096;
+}
+
 static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
     char name[ZC__LMDB_PATH];
     struct stat st;
     unsigned flags = MDB_NOTLS | (db->sync ? 0u : (unsigned)MDB_NOSYNC);
     MDB_envinfo info;
-    MDB_stat s;
     MDB_txn *txn;
     int rc = mdb_env_create(&db->env), dead;
     if (rc != MDB_SUCCESS) return zc__lmdb_result(rc);
@@ -8925,13 +8947,7 @@ static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
     zc__lmdb_leave(db);
     if (rc == ZC_E_CORRUPT)
         zc__lmdb_say(db, "data.mdb is damaged, of another version or not of this library", NULL);
-    (void)mdb_env_info(db->env, &info);
-    (void)mdb_env_stat(db->env, &s);
-    size_t pages = info.me_mapsize / s.ms_psize;
-    db->limit = pages - (pages / 8 > ZC__LMDB_SPARE ? pages / 8 : ZC__LMDB_SPARE);
-    db->most = info.me_mapsize / 8;
-    db->log_pages = pages / 16;
-    db->tags = info.me_mapsize / 4096;
+    zc__lmdb_measure(db);
     return rc;
 }
 
