@@ -8566,12 +8566,13 @@ static int zc__lmdb_give_after(zc__lmdb_rd *r, uint64_t position, uint64_t tail,
                                zc_bus_sink *sink) {
     unsigned char at[8];
     MDB_cursor *c;
-    MDB_val key = zc__lmdb_val(at, sizeof at), entry;
+    MDB_val entry;
     MDB_cursor_op op = MDB_SET_RANGE;
     if (position >= tail) return position == tail ? ZC_OK : ZC_RETRY;
     int rc = zc__lmdb_result(mdb_cursor_open(r->txn, r->db->dbi[ZC__LMDB_ENTRIES], &c));
     if (rc != ZC_OK) return rc;
     zc__put_be64(at, position + 1);
+    MDB_val key = zc__lmdb_val(at, sizeof at);
     for (size_t n = 0; rc == ZC_OK && position < tail; n++, op = MDB_NEXT) {
         if (n == ZC__LMDB_GIVE) {
             rc = ZC_MORE;
@@ -8664,11 +8665,11 @@ static int zc__lmdb_trim(zc__lmdb_tx *t) {
 static int zc__lmdb_append_step(zc__lmdb_tx *t, void *arg) {
     const zc__lmdb_append *a = (const zc__lmdb_append *)arg;
     unsigned char at[8];
-    MDB_val key = zc__lmdb_val(at, sizeof at), value = zc__lmdb_val(NULL, 0);
     int rc = zc__lmdb_age_tags(t);
     if (rc != ZC_OK) return rc;
     uint64_t position = ++t->meta[ZC__LMDB_TAIL];
     zc__put_be64(at, position);
+    MDB_val key = zc__lmdb_val(at, sizeof at), value = zc__lmdb_val(NULL, 0);
     for (size_t i = 0; i < a->n; i++) value.mv_size += 2 + a->tags[i].len;
     rc = zc__lmdb_result(mdb_put(t->txn, zc__lmdb_db(t, ZC__LMDB_ENTRIES), &key, &value,
                                  MDB_APPEND | MDB_RESERVE));
