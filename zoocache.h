@@ -654,6 +654,7 @@ ZOOCACHE_API void zc_close(zc_cache *cache);
 ZOOCACHE_API int zc_get(zc_cache *cache, zc_bytes key, zc_view *view);
 
 /* The same, copied: up to `cap` bytes into `buf`; *len (may be NULL) is the value's whole length.
+ * Cheaper than zc_get() where the value is in an LMDB file, and the table is full.
  * ZC_E_RANGE: the value is longer than `cap`, nothing was copied. For an object: ZC_E_INVAL. */
 ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t cap, size_t *len);
 
@@ -2315,12 +2316,18 @@ static int zc__record_encode(const zc__mem *m, const zc_record *r, zc__buf *b) {
     return ZC_OK;
 }
 
-/* Decodes into *r, which points into `bytes` and into *memory. */
-static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value, zc_record *r,
-                             zc_bytes *memory) {
+/* What is behind a record's head and key. */
+typedef struct zc__record_body {
+    const unsigned char *deps, *value;
+    size_t deps_len, stored_len;
+    bool packed;
+} zc__record_body;
+
+/* Checks the whole, and reads all but the dependencies and a packed value, of which there are the
+ * number and the length. */
+static int zc__record_open(zc_bytes bytes, size_t max_value, zc_record *r, zc__record_body *body) {
     const unsigned char *p = (const unsigned char *)bytes.ptr;
     memset(r, 0, sizeof *r);
-    *memory = zc_slice(NULL, 0);
     if (bytes.len < ZC__RECORD_HEAD || memcmp(p, "ZOOC", 4) != 0) return ZC_E_CORRUPT;
     if (p[4] != ZC__RECORD_VERSION || p[5] & ~(ZC__RECORD_LZ4 | ZC__RECORD_ABSENT))
         return ZC_E_CORRUPT;
@@ -2336,42 +2343,14 @@ static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value,
         return ZC_E_CORRUPT;
     if (ndeps * 2 > deps_len || (ndeps == 0 && deps_len)) return ZC_E_CORRUPT;
     if (zc__get64(p + 8) != zc__record_checksum(p, bytes.len)) return ZC_E_CORRUPT;
-
-    size_t deps_size = ndeps * sizeof(zc_bytes);
-    size_t need = deps_size + (packed ? (size_t)value_len : 0);
-    unsigned char *mem = NULL;
-    if (need && !(mem = (unsigned char *)zc__alloc(m, need))) return ZC_E_NOMEM;
-    zc_bytes *deps = (zc_bytes *)(void *)mem;
-    const unsigned char *d = p + ZC__RECORD_HEAD + key_len + mark_len, *end = d + deps_len;
-    bool good = true;
-    for (size_t i = 0; good && i < ndeps; i++) {
-        size_t left = (size_t)(end - d);
-        size_t len = left < 2 ? 0 : zc__get16(d);
-        good = left >= 2 + len && len <= ZC_TAG_MAX;
-        if (!good) break;
-        deps[i] = zc_slice(d + 2, len);
-        d += 2 + len;
-    }
-    good = good && d == end;
-    r->value = zc_slice(end, (size_t)stored_len);
-    if (good && packed) {
-#ifndef ZOOCACHE_NO_LZ4
-        good = value_len <= LZ4_MAX_INPUT_SIZE &&
-               LZ4_decompress_safe((const char *)end, (char *)mem + deps_size, (int)stored_len,
-                                   (int)value_len) == (int)value_len;
-        r->value = zc_slice(mem + deps_size, (size_t)value_len);
-#else
-        good = false;
-#endif
-    }
-    if (!good) {
-        zc__free(m, mem, need);
-        memset(r, 0, sizeof *r);
-        return ZC_E_CORRUPT;
-    }
     r->key = zc_slice(p + ZC__RECORD_HEAD, (size_t)key_len);
     r->mark = zc_slice(p + ZC__RECORD_HEAD + key_len, mark_len);
-    r->deps = deps;
+    body->deps = p + ZC__RECORD_HEAD + key_len + mark_len;
+    body->deps_len = (size_t)deps_len;
+    body->value = body->deps + deps_len;
+    body->stored_len = (size_t)stored_len;
+    body->packed = packed;
+    r->value = zc_slice(packed ? NULL : body->value, (size_t)value_len);
     r->ndeps = ndeps;
     r->generation = zc__get64(p + 16);
     r->begin = zc__get64(p + 24);
@@ -2380,6 +2359,55 @@ static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value,
     r->tti_ms = zc__get64(p + 48);
     r->grace_ms = zc__get64(p + 56);
     r->absent = (p[5] & ZC__RECORD_ABSENT) != 0;
+    return ZC_OK;
+}
+
+/* Reads the n dependencies. */
+static bool zc__record_deps(const zc__record_body *body, size_t n, zc_bytes *deps) {
+    const unsigned char *d = body->deps, *end = d + body->deps_len;
+    for (size_t i = 0; i < n; i++) {
+        size_t left = (size_t)(end - d), len = left < 2 ? 0 : zc__get16(d);
+        if (left < 2 + len || len > ZC_TAG_MAX) return false;
+        deps[i] = zc_slice(d + 2, len);
+        d += 2 + len;
+    }
+    return d == end;
+}
+
+/* Writes a packed value, of `len` bytes. */
+static bool zc__record_unpack(const zc__record_body *body, void *to, size_t len) {
+#ifndef ZOOCACHE_NO_LZ4
+    return len <= LZ4_MAX_INPUT_SIZE &&
+           LZ4_decompress_safe((const char *)body->value, (char *)to, (int)body->stored_len,
+                               (int)len) == (int)len;
+#else
+    (void)body, (void)to, (void)len;
+    return false;
+#endif
+}
+
+/* Decodes into *r, which points into `bytes` and into *memory. */
+static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value, zc_record *r,
+                             zc_bytes *memory) {
+    zc__record_body body;
+    *memory = zc_slice(NULL, 0);
+    int rc = zc__record_open(bytes, max_value, r, &body);
+    if (rc != ZC_OK) return rc;
+    size_t deps_size = r->ndeps * sizeof(zc_bytes);
+    size_t need = deps_size + (body.packed ? r->value.len : 0);
+    unsigned char *mem = need ? (unsigned char *)zc__alloc(m, need) : NULL;
+    zc_bytes *deps = (zc_bytes *)(void *)mem;
+    if (need && !mem) rc = ZC_E_NOMEM;
+    else if (!zc__record_deps(&body, r->ndeps, deps)) rc = ZC_E_CORRUPT;
+    else if (body.packed && !zc__record_unpack(&body, mem + deps_size, r->value.len))
+        rc = ZC_E_CORRUPT;
+    if (rc != ZC_OK) {
+        zc__free(m, mem, need);
+        memset(r, 0, sizeof *r);
+        return rc;
+    }
+    r->deps = deps;
+    if (body.packed) r->value.ptr = mem + deps_size;
     *memory = zc_slice(mem, need);
     return ZC_OK;
 }
@@ -3084,6 +3112,7 @@ typedef struct zc__policy {
     uint64_t cap;     /* entries that this shard is expected to hold when full; 0: no limit */
     int64_t target;   /* of window and probation together, in 1/256 entry */
     bool full;        /* it has evicted, and not lost an eighth of its content since */
+    uint8_t passed;   /* keys that need not be put, modulo 256 */
     uint32_t *ghosts; /* buckets of 8 slots; NULL: not yet needed, or no memory */
     uint32_t nghosts; /* buckets */
     uint32_t tick;    /* a step of the ghosts' stamps is 2^tick evictions */
@@ -3411,6 +3440,7 @@ enum {
     ZC__LOOKS = 16,    /* for one victim; the last one looked at goes in any case */
     ZC__SMALLEST = 32, /* cap over this: the least target, and the window */
     ZC__START = 5,     /* cap over this: target at first */
+    ZC__PASS = 16,     /* one of so many is put, of those that need not be */
     /* An entry's state: */
     ZC__QUEUE_BITS = 3,
     ZC__EARLY = 4, /* times 0..2: hits while in W */
@@ -3574,6 +3604,12 @@ static unsigned zc__policy_miss(zc__shard *s, uint64_t hash) {
         return from_main && !proven ? ZC__WINDOW : ZC__MAIN;
     }
     return ZC__WINDOW;
+}
+
+/* A key that is not there is read, and need not be put. True: then it better is not, as another
+ * would have to go; but for some, by which the shard learns what is read often. */
+static inline bool zc__policy_pass(zc__shard *s) {
+    return s->policy.full && ++s->policy.passed % ZC__PASS != 0;
 }
 
 /* Links a new entry, for which room has been made. */
@@ -4450,8 +4486,9 @@ static int zc__bus_listen(zc_cache *c, uint64_t wait) {
  * have slept in between; and of the lease as it was before: the one of now may have been renewed by
  * the very read that killed the value. */
 static inline bool zc__bus_holds(zc_cache *c, uint64_t lease) {
+    if (c->bus.peeks) return true;
     uint64_t now = zc__coarse(&c->clock);
-    return c->bus.peeks || (lease && (now <= lease || now - lease <= c->bus.serve_for));
+    return lease && (now <= lease || now - lease <= c->bus.serve_for);
 }
 
 static inline uint64_t zc__bus_lease(const zc_cache *c) { return zc__load_acq(&c->bus.lease); }
@@ -5535,18 +5572,28 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               looks for the other's record until the lock is free. Only saves work: what is
  *               stored is judged by the rule all the same.
  *   With a bus  Records carry positions of its log, and are judged by >>bus.
+ *   Copies      If it can be peeked at, so that a read of the storage costs little, most of the
+ *               values that the full table does not have are copied from the record to the caller
+ *               while the storage shows it, and stay out of the table: of those that are read often
+ *               it sees enough.
  *   Locking     no spin lock is held while the storage is called
  * ========================================================================================== */
+
+typedef struct zc__copying zc__copying;
 
 struct zc_sink {
     zc__mem *mem;
     zc__buf buf;
     size_t most;
+    bool (*take)(void *user, zc_bytes record); /* may do with what the storage shows first */
+    void *user;
 };
 
 ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len) {
     if (!sink || (!data && len)) return ZC_E_INVAL;
     if (len > sink->most - sink->buf.size) return ZC_E_CORRUPT;
+    bool first = sink->buf.size == 0;
+    if (first && sink->take && sink->take(sink->user, zc_slice(data, len))) return ZC_OK;
     if (!zc__buf_reserve(sink->mem, &sink->buf, len)) return ZC_E_NOMEM;
     if (len) memcpy(sink->buf.ptr + sink->buf.size, data, len);
     sink->buf.size += len;
@@ -5576,7 +5623,7 @@ static inline bool zc__keeps_versions(const zc_cache *c) {
 static int zc__store_told(zc_cache *c, int rc) {
     bool lost = rc == ZC_E_TIMEOUT, bad = lost || rc == ZC_E_STORE || rc == ZC_E_BUS;
     if (!bad) {
-        if (rc >= 0) zc__store_rlx(&c->store_failures, 0);
+        if (rc >= 0 && zc__load_rlx(&c->store_failures)) zc__store_rlx(&c->store_failures, 0u);
         return rc;
     }
     uint32_t n = zc__add_rlx(&c->store_failures, 1u) + 1;
@@ -5665,12 +5712,12 @@ static uint64_t zc__left(uint64_t at_ms, uint64_t now_ms) {
 }
 
 #ifdef ZOOCACHE_WITH_BUS
-/* Has a log something after `position` that kills the ticket's value? ZC_OK: no; ZC_MISS: perhaps.
- * Asks for the paths of those dependencies that are in this log. */
-static int zc__bus_ask(zc_fill *t, unsigned log, uint64_t position) {
-    zc_cache *c = t->cache;
+/* Has a log something after `position` that kills a value with these dependencies? ZC_OK: no;
+ * ZC_MISS: perhaps. Asks for the paths of those that are in this log. */
+static int zc__bus_ask(zc_cache *c, zc_tag *const *deps, size_t ndeps, unsigned log,
+                       uint64_t position) {
     size_t n = 1;
-    for (size_t i = 0; i < t->ndeps; i++) n += t->deps[i]->depth;
+    for (size_t i = 0; i < ndeps; i++) n += deps[i]->depth;
     size_t size = n * (sizeof(zc_bytes) + sizeof(uint64_t)) + (n - 1) * (ZC_TAG_MAX + 1);
     zc_bytes *paths = (zc_bytes *)zc__alloc(&c->mem, size);
     if (!paths) return ZC_MISS;
@@ -5678,10 +5725,10 @@ static int zc__bus_ask(zc_fill *t, unsigned log, uint64_t position) {
     char *text = (char *)(positions + n);
     paths[0] = zc_slice("", 0);
     n = 1;
-    for (size_t i = 0; i < t->ndeps; i++) {
-        if (zc__bus_log_of(&c->bus, t->deps[i]) != log) continue;
-        size_t len = zc__tag_text(t->deps[i], text);
-        for (const zc_tag *p = t->deps[i]; p->parent; p = p->parent) {
+    for (size_t i = 0; i < ndeps; i++) {
+        if (zc__bus_log_of(&c->bus, deps[i]) != log) continue;
+        size_t len = zc__tag_text(deps[i], text);
+        for (const zc_tag *p = deps[i]; p->parent; p = p->parent) {
             paths[n++] = zc_slice(text, len);
             len -= (size_t)p->len + (p->parent->parent != NULL);
         }
@@ -5708,14 +5755,14 @@ static bool zc__mark_get(const zc__bus *b, const zc_record *r, uint64_t *mark) {
 /* What a record's position means here. ZC_OK: *begin is the local version up to which it is good,
  * for all that is known; ZC_MISS: it is of another log, or invalidated. One round trip for each log
  * concerned if it was begun before this node attached. */
-static int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
-    zc_cache *c = t->cache;
+static int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, size_t ndeps,
+                         uint64_t *begin) {
     zc__bus *b = &c->bus;
     uint64_t mark[ZC_LOGS_MAX], position;
     uint32_t which = 0;
     int rc = ZC_OK;
     if (!zc__mark_get(b, r, mark)) return ZC_MISS;
-    for (size_t i = 0; i < t->ndeps; i++) which |= 1u << zc__bus_log_of(b, t->deps[i]);
+    for (size_t i = 0; i < ndeps; i++) which |= 1u << zc__bus_log_of(b, deps[i]);
     if (!which) which = 1; /* the root is in each */
     zc__monitor_lock(&b->apply);
     bool ours = b->attached && r->generation == b->identity;
@@ -5727,7 +5774,7 @@ static int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
     zc__monitor_unlock(&b->apply);
     if (!ours) return ZC_MISS;
     for (unsigned i = 0; i < b->logs && !known && rc == ZC_OK; i++)
-        if (which >> i & 1) rc = zc__bus_ask(t, i, mark[i]);
+        if (which >> i & 1) rc = zc__bus_ask(c, deps, ndeps, i, mark[i]);
     return rc;
 }
 
@@ -5749,8 +5796,9 @@ static bool zc__bus_position(zc_cache *c, zc_record *r, unsigned char *mark) {
     return good;
 }
 #else
-static inline int zc__bus_judge(zc_fill *t, const zc_record *r, uint64_t *begin) {
-    (void)t; (void)r; (void)begin;
+static inline int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, size_t ndeps,
+                                uint64_t *begin) {
+    (void)c; (void)r; (void)deps; (void)ndeps; (void)begin;
     return ZC_OK;
 }
 static inline bool zc__bus_position(zc_cache *c, zc_record *r, unsigned char *mark) {
@@ -5771,22 +5819,32 @@ static int zc__store_value(zc_fill *t, zc_bytes value, zc__buf *read) {
     return ZC_OK;
 }
 
+/* Is a record with these dependencies good? Then *begin is the local version up to which it is
+ * known to be. ZC_MISS: it is stale. */
+static int zc__store_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, size_t ndeps,
+                           uint64_t *begin) {
+    int rc = ZC_OK;
+    *begin = r->begin;
+    if (zc__bus_on(c)) rc = zc__bus_judge(c, r, deps, ndeps, begin);
+    else if (r->generation != c->generation || *begin > zc__seen(&c->trie)) return ZC_MISS;
+    for (size_t i = 0; i < ndeps && zc__keeps_versions(c) && rc == ZC_OK; i++)
+        rc = zc__store_learn(c, deps[i]);
+    if (rc != ZC_OK) return rc == ZC_MISS ? rc : ZC_E_STORE;
+    if (*begin < zc__load_acq(&c->trusted)) return ZC_MISS;
+    return zc__trie_killer(&c->trie, deps, ndeps, *begin) ? ZC_MISS : ZC_OK;
+}
+
 /* Turns a good record into the value of a leader's ticket. ZC_OK, or ZC_MISS if it is stale. */
 static int zc__store_accept(zc_fill *t, const zc_record *r, zc__buf *read) {
     zc_cache *c = t->cache;
-    uint64_t now_ms = zc__wall_ms(c), begin = r->begin;
+    uint64_t now_ms = zc__wall_ms(c), begin;
     uint64_t left = zc__left(r->expires_ms, now_ms), soft = zc__left(r->soft_ms, now_ms);
     int rc = ZC_OK;
     if (left == 0) return ZC_MISS;
     for (size_t i = 0; i < r->ndeps && rc == ZC_OK; i++) rc = zc__fill_add_text(t, r->deps[i]);
     if (rc != ZC_OK) return rc == ZC_E_NOMEM ? ZC_MISS : ZC_E_CORRUPT;
-    if (zc__bus_on(c)) rc = zc__bus_judge(t, r, &begin);
-    else if (r->generation != c->generation || begin > zc__seen(&c->trie)) return ZC_MISS;
-    for (size_t i = 0; i < t->ndeps && zc__keeps_versions(c) && rc == ZC_OK; i++)
-        rc = zc__store_learn(c, t->deps[i]);
-    if (rc != ZC_OK) return rc == ZC_MISS ? rc : ZC_E_STORE;
-    if (begin < zc__load_acq(&c->trusted)) return ZC_MISS;
-    if (zc__trie_killer(&c->trie, t->deps, t->ndeps, begin)) return ZC_MISS;
+    rc = zc__store_judge(c, r, t->deps, t->ndeps, &begin);
+    if (rc != ZC_OK) return rc;
     rc = r->absent ? zc_fill_absent(t) : zc__store_value(t, r->value, read);
     if (rc != ZC_OK) return ZC_MISS;
     if (c->desc.store_ttl && c->desc.ttl < left) left = c->desc.ttl; /* the table's own */
@@ -5799,11 +5857,20 @@ static int zc__store_accept(zc_fill *t, const zc_record *r, zc__buf *read) {
     return ZC_OK;
 }
 
+/* Idle time starts again. */
+static void zc__store_used(zc_cache *c, zc_bytes key, const zc_record *r) {
+    const zc_store *st = &c->desc.store;
+    if (!r->tti_ms || !st->touch) return;
+    uint64_t until = zc__add_sat(zc__wall_ms(c), r->tti_ms);
+    if (r->expires_ms && r->expires_ms < until) until = r->expires_ms;
+    int rc = zc__store_told(c, st->touch(st->user, key, until));
+    if (rc < 0) zc__store_fault(c, key, rc);
+}
+
 /* What the storage has answered, `got`, becomes the ticket's value. ZC_OK; ZC_MISS: as if nothing
  * had been read, also if that took longer than `lease` holds. Frees the sink. */
 static int zc__store_take(zc_fill *t, int got, zc_sink *sink, uint64_t lease) {
     zc_cache *c = t->cache;
-    const zc_store *st = &c->desc.store;
     zc_bytes key = zc__flight_key(t->flight), memory;
     size_t deps = t->ndeps;
     zc_put_opts put = t->put;
@@ -5817,12 +5884,7 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink, uint64_t lease) {
         if (rc == ZC_OK) rc = zc__store_accept(t, &r, &sink->buf);
         if (rc == ZC_OK && zc__bus_on(c) && !zc__bus_holds(c, lease)) rc = ZC_MISS;
         if (rc == ZC_MISS) zc__count(&c->store_stale, 1);
-        if (rc == ZC_OK && r.tti_ms && st->touch) {
-            uint64_t until = zc__add_sat(zc__wall_ms(c), r.tti_ms);
-            if (r.expires_ms && r.expires_ms < until) until = r.expires_ms;
-            int touched = zc__store_told(c, st->touch(st->user, key, until));
-            if (touched < 0) zc__store_fault(c, key, touched);
-        }
+        if (rc == ZC_OK) zc__store_used(c, key, &r);
         zc__free(&c->mem, (void *)(uintptr_t)memory.ptr, memory.len);
     }
     zc__buf_free(&c->mem, &sink->buf);
@@ -5949,6 +6011,85 @@ static int zc__store_stamp(zc_cache *c, const zc_bytes *tags, size_t n, uint64_t
 }
 
 #ifdef ZOOCACHE_WITH_BUS
+/* ---- a copy of a value, from where the storage has it ---- */
+
+#define ZC__COPYING_DEPS 16u /* at most, of a record that is read so */
+
+struct zc__copying {
+    zc_cache *cache;
+    zc_bytes key;
+    void *to;
+    size_t cap, len;
+    zc_record record;
+    int rc; /* ZC_MORE: the storage has not shown such a record */
+};
+
+static int zc__copying_judge(zc_cache *c, const zc_record *r, const zc__record_body *body) {
+    zc_bytes deps[ZC__COPYING_DEPS];
+    zc_tag *nodes[ZC__COPYING_DEPS] = {NULL};
+    uint64_t begin;
+    size_t n = 0;
+    int rc = ZC_OK;
+    if (!zc__record_deps(body, r->ndeps, deps)) return ZC_E_CORRUPT;
+    if (r->expires_ms && zc__left(r->expires_ms, zc__wall_ms(c)) == 0) return ZC_MISS;
+    for (; n < r->ndeps && rc == ZC_OK; n += rc == ZC_OK) rc = zc__tag_get(c, deps[n], &nodes[n]);
+    if (rc == ZC_OK) rc = zc__store_judge(c, r, nodes, n, &begin);
+    else rc = rc == ZC_E_NOMEM ? ZC_MISS : ZC_E_CORRUPT;
+    while (n > 0) zc__tag_unref(&c->trie, nodes[--n]);
+    return rc;
+}
+
+/* Judges the record, and copies its value. False: it is not whole, or has too many dependencies. */
+static bool zc__copying_take(void *user, zc_bytes bytes) {
+    zc__copying *w = (zc__copying *)user;
+    zc_record *r = &w->record;
+    zc__record_body body;
+    if (w->rc != ZC_MORE || zc__record_open(bytes, UINT32_MAX / 2, r, &body) != ZC_OK ||
+        r->ndeps > ZC__COPYING_DEPS)
+        return false;
+    bool same = r->key.len == w->key.len && memcmp(r->key.ptr, w->key.ptr, w->key.len) == 0;
+    w->rc = same ? zc__copying_judge(w->cache, r, &body) : ZC_E_CORRUPT;
+    if (w->rc == ZC_OK && r->absent) w->rc = ZC_ABSENT;
+    if (w->rc != ZC_OK) return true;
+    size_t len = r->value.len;
+    if (len > w->cap) w->rc = ZC_E_RANGE;
+    else if (body.packed && !zc__record_unpack(&body, w->to, len)) w->rc = ZC_E_CORRUPT;
+    else if (r->soft_ms && zc__left(r->soft_ms, zc__wall_ms(w->cache)) == 0) w->rc = ZC_STALE;
+    if (w->rc == ZC_E_CORRUPT) return true;
+    if (w->rc != ZC_E_RANGE && !body.packed && len) memcpy(w->to, body.value, len);
+    w->len = len;
+    return true;
+}
+
+/* Reads a value that the table need not have: no ticket, no entry, no memory. False: it is for
+ * zc__get_through(). */
+static bool zc__store_copy(zc__copying *w) {
+    zc_cache *c = w->cache;
+    zc_sink sink;
+    w->rc = ZC_MISS;
+    if (!zc__store_up(c)) return true;
+    zc__sink_init(&sink, c);
+    sink.take = zc__copying_take;
+    sink.user = w;
+    w->rc = ZC_MORE;
+    int got = zc__store_told(c, c->desc.store.get(c->desc.store.user, w->key, &sink));
+    if (got != ZC_OK || sink.buf.size) { /* it failed later on, or there was more than a record */
+        w->rc = got != ZC_OK ? got : ZC_MORE;
+        w->len = 0;
+    }
+    zc__buf_free(&c->mem, &sink.buf);
+    if (w->rc == ZC_MORE) return false;
+    if (w->rc == ZC_MISS || (w->rc < 0 && w->rc != ZC_E_RANGE)) {
+        if (w->rc < 0) zc__store_fault(c, w->key, w->rc);
+        else zc__count(&c->store_stale, got == ZC_OK);
+        w->rc = ZC_MISS;
+        return true;
+    }
+    zc__count(&c->hits_store, 1);
+    zc__store_used(c, w->key, &w->record);
+    return true;
+}
+
 /* ---- write-behind ---- */
 
 #define ZC__BEHIND 1024u /* entries that may wait; then writers write themselves */
@@ -6074,6 +6215,10 @@ static void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
 }
 
 #else
+struct zc__copying {
+    int rc;
+};
+static inline bool zc__store_copy(zc__copying *w) { (void)w; return false; }
 static inline bool zc__behind_make(zc_cache *c) { (void)c; return true; }
 static inline void zc__behind_end(zc_cache *c) { (void)c; }
 static inline bool zc__behind_add(zc_cache *c, zc__entry *e) { (void)c; (void)e; return false; }
@@ -6335,24 +6480,29 @@ static inline int zc__look(zc_cache *c, zc__shard *s, uint64_t hash, zc_bytes ke
     return ZC_MISS;
 }
 
-static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view) {
+static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view,
+                                 zc__copying *copy) {
     zc__shard *s = zc__shard_of(c, hash);
     zc__entry *e;
     zc__spin_lock(&s->lock);
     int rc = zc__look(c, s, hash, key, &e);
+    bool pass = copy && rc == ZC_MISS && !e && zc__policy_pass(s);
+    if (pass) s->misses_absent++;
     if (rc != ZC_MISS) zc__entry_pin(e);
     zc__spin_unlock(&s->lock);
+    if (pass && zc__store_copy(copy)) return copy->rc;
     if (rc != ZC_MISS) return zc__deliver(c, e, NULL, rc, view);
     return ZC__UNLIKELY(zc__has_store(c)) ? zc__get_through(c, key, view) : ZC_MISS;
 }
 
 /* The same with a bus: only while it is proven that everything was heard. Asked again when the
  * value is in hand. */
-static ZC__NOINLINE int zc__get_heard(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view) {
+static ZC__NOINLINE int zc__get_heard(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view,
+                                      zc__copying *copy) {
     for (uint64_t lease;;) {
         int gate = zc__bus_gate(c, ZC_SILENCE_DEFAULT, &lease);
         if (gate == ZC_MISS || gate < 0) return gate;
-        int rc = zc__get_hashed(c, key, hash, view);
+        int rc = zc__get_hashed(c, key, hash, view, gate == ZC_OK ? copy : NULL);
         if (gate == ZC_STALE) return rc == ZC_OK ? ZC_STALE : rc;
         if (rc == ZC_MISS || rc < 0 || zc__bus_holds(c, lease)) return rc;
         zc_release(c, view);
@@ -6370,8 +6520,8 @@ ZOOCACHE_API int zc_get(zc_cache *cache, zc_bytes key, zc_view *view) {
     int rc = zc__check_key(cache, key);
     if (rc != ZC_OK) return rc;
     uint64_t hash = zc__hash(key, cache->seed);
-    return zc__bus_on(cache) ? zc__get_heard(cache, key, hash, view)
-                             : zc__get_hashed(cache, key, hash, view);
+    return zc__bus_on(cache) ? zc__get_heard(cache, key, hash, view, NULL)
+                             : zc__get_hashed(cache, key, hash, view, NULL);
 }
 
 #define ZC__COPY_LOCKED 4096u /* longer values are pinned and copied without the lock */
@@ -6390,19 +6540,33 @@ static int zc__copy_view(zc_cache *c, zc_view *view, int rc, void *buf, size_t c
     return rc;
 }
 
+#ifdef ZOOCACHE_WITH_BUS
 /* With a bus; the lease is asked for again after the copy. */
 static ZC__NOINLINE int zc__copy_heard(zc_cache *c, zc_bytes key, uint64_t hash, void *buf,
                                        size_t cap, size_t *len) {
+    zc__copying copy;
+    copy.cache = c;
+    copy.key = key;
+    copy.to = buf;
+    copy.cap = cap;
     for (;;) {
         zc_view view;
         memset(&view, 0, sizeof view);
-        if (len) *len = 0;
+        copy.len = 0;
         uint64_t lease = zc__bus_lease(c); /* no younger than the one that the read goes by */
-        int rc = zc__get_heard(c, key, hash, &view);
+        int rc = zc__get_heard(c, key, hash, &view, c->bus.peeks ? &copy : NULL);
+        if (len) *len = copy.len;
         rc = zc__copy_view(c, &view, rc, buf, cap, len);
         if (rc != ZC_OK || zc__bus_holds(c, lease)) return rc;
     }
 }
+#else
+static inline int zc__copy_heard(zc_cache *c, zc_bytes key, uint64_t hash, void *buf, size_t cap,
+                                 size_t *len) {
+    (void)c; (void)key; (void)hash; (void)buf; (void)cap; (void)len;
+    return ZC_MISS;
+}
+#endif
 
 ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t cap, size_t *len) {
     int rc = zc__check_key(cache, key);
@@ -6493,8 +6657,8 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
         tickets[k] = NULL;
         if (results[k] != ZC_OK) continue;
         if (!many) {
-            results[k] = zc__bus_on(c) ? zc__get_heard(c, keys[k], hash[k], &views[k])
-                                       : zc__get_hashed(c, keys[k], hash[k], &views[k]);
+            results[k] = zc__bus_on(c) ? zc__get_heard(c, keys[k], hash[k], &views[k], NULL)
+                                       : zc__get_hashed(c, keys[k], hash[k], &views[k], NULL);
             continue;
         }
         int rc = zc__begin(c, keys[k], &o, &views[k], &tickets[k]);
@@ -6503,7 +6667,7 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
             else (void)zc__fail(tickets[k], 0, NULL);
             tickets[k] = NULL;
             if (rc == ZC_FOLLOW)
-                rc = zc__bus_on(c) ? zc__get_heard(c, keys[k], hash[k], &views[k])
+                rc = zc__bus_on(c) ? zc__get_heard(c, keys[k], hash[k], &views[k], NULL)
                                    : zc__get_through(c, keys[k], &views[k]);
         }
         results[k] = rc == ZC_LEAD ? ZC_MISS : rc;
@@ -6521,7 +6685,7 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
 static inline void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *hash, size_t n,
                                  zc_view *views, int *results) {
     for (size_t k = 0; k < n; k++)
-        if (results[k] == ZC_OK) results[k] = zc__get_hashed(c, keys[k], hash[k], &views[k]);
+        if (results[k] == ZC_OK) results[k] = zc__get_hashed(c, keys[k], hash[k], &views[k], NULL);
 }
 #endif
 
@@ -8206,18 +8370,35 @@ static int zc__lmdb_try(zc__lmdb *db, zc__lmdb_step step, void *arg) {
     return rc;
 }
 
-/* Deletes a record and its places (L1). ZC_MISS: there is none. */
-static int zc__lmdb_drop(zc__lmdb_tx *t, const zc__lmdb_h *h) {
-    unsigned char at[8 + ZC__LMDB_H];
-    MDB_val hv = zc__lmdb_val(h->b, ZC__LMDB_H), uses;
-    int rc = zc__lmdb_get(t->txn, zc__lmdb_db(t, ZC__LMDB_USES), hv, &uses, 16);
+/* A record's row of `uses`. ZC_MISS: there is no such record. */
+static int zc__lmdb_uses(MDB_txn *txn, const zc__lmdb *db, const zc__lmdb_h *h, uint64_t *stamp,
+                         uint64_t *end) {
+    MDB_val uses, hv = zc__lmdb_val(h->b, ZC__LMDB_H);
+    int rc = zc__lmdb_get(txn, db->dbi[ZC__LMDB_USES], hv, &uses, 16);
     if (rc != ZC_OK) return rc;
-    uint64_t stamp = zc__get64(zc__lmdb_at(&uses, 0)), end = zc__get64(zc__lmdb_at(&uses, 8));
+    *stamp = zc__get64(zc__lmdb_at(&uses, 0));
+    *end = zc__get64(zc__lmdb_at(&uses, 8));
+    return ZC_OK;
+}
+
+/* Takes a record's places in lru and ends away. */
+static int zc__lmdb_take_out(zc__lmdb_tx *t, const zc__lmdb_h *h, uint64_t stamp, uint64_t end) {
+    unsigned char at[8 + ZC__LMDB_H];
     zc__put_be64(at, stamp);
-    rc = zc__lmdb_rm(t, ZC__LMDB_LRU, zc__lmdb_val(at, 8));
+    int rc = zc__lmdb_rm(t, ZC__LMDB_LRU, zc__lmdb_val(at, 8));
+    if (rc != ZC_OK || !end) return rc;
     zc__put_be64(at, end);
     memcpy(at + 8, h->b, ZC__LMDB_H);
-    if (rc == ZC_OK && end) rc = zc__lmdb_rm(t, ZC__LMDB_ENDS, zc__lmdb_val(at, sizeof at));
+    return zc__lmdb_rm(t, ZC__LMDB_ENDS, zc__lmdb_val(at, sizeof at));
+}
+
+/* Deletes a record and its places (L1). ZC_MISS: there is none. */
+static int zc__lmdb_drop(zc__lmdb_tx *t, const zc__lmdb_h *h) {
+    MDB_val hv = zc__lmdb_val(h->b, ZC__LMDB_H);
+    uint64_t stamp, end;
+    int rc = zc__lmdb_uses(t->txn, t->db, h, &stamp, &end);
+    if (rc != ZC_OK) return rc;
+    rc = zc__lmdb_take_out(t, h, stamp, end);
     if (rc == ZC_OK) rc = zc__lmdb_rm(t, ZC__LMDB_USES, hv);
     return rc == ZC_OK ? zc__lmdb_rm(t, ZC__LMDB_RECORDS, hv) : rc;
 }
@@ -8285,21 +8466,14 @@ static int zc__lmdb_shrink(zc__lmdb_tx *t, size_t n) {
 
 /* Brings one note to the file. A use that is recent already, as uses go, is let be. */
 static int zc__lmdb_apply(zc__lmdb_tx *t, const zc__lmdb_note *n, uint64_t recent) {
-    unsigned char at[8 + ZC__LMDB_H];
     zc__lmdb_h h;
-    MDB_val uses;
+    uint64_t stamp, end;
     memcpy(h.b, n->h, ZC__LMDB_H);
-    MDB_val hv = zc__lmdb_val(h.b, ZC__LMDB_H);
-    int rc = zc__lmdb_get(t->txn, zc__lmdb_db(t, ZC__LMDB_USES), hv, &uses, 16);
+    int rc = zc__lmdb_uses(t->txn, t->db, &h, &stamp, &end);
     if (rc != ZC_OK) return rc == ZC_MISS ? ZC_OK : rc;
-    uint64_t stamp = zc__get64(zc__lmdb_at(&uses, 0)), end = zc__get64(zc__lmdb_at(&uses, 8));
     uint64_t later = end && n->end > end ? n->end : end;
     if (later == end && stamp > recent) return ZC_OK;
-    zc__put_be64(at, stamp);
-    rc = zc__lmdb_rm(t, ZC__LMDB_LRU, zc__lmdb_val(at, 8));
-    zc__put_be64(at, end);
-    memcpy(at + 8, h.b, ZC__LMDB_H);
-    if (rc == ZC_OK && end) rc = zc__lmdb_rm(t, ZC__LMDB_ENDS, zc__lmdb_val(at, sizeof at));
+    rc = zc__lmdb_take_out(t, &h, stamp, end);
     return rc == ZC_OK ? zc__lmdb_place_in(t, &h, later) : rc;
 }
 
@@ -8369,7 +8543,7 @@ static int zc__lmdb_write(zc__lmdb *db, zc__lmdb_step step, void *arg) {
 static int zc__lmdb_read_record(zc__lmdb_rd *r, zc_bytes key, zc_sink *sink) {
     zc__lmdb *db = r->db;
     zc__lmdb_h h = zc__lmdb_hash(db, key);
-    MDB_val hv = zc__lmdb_val(h.b, ZC__LMDB_H), row, uses;
+    MDB_val hv = zc__lmdb_val(h.b, ZC__LMDB_H), row;
     int rc = zc__lmdb_get(r->txn, db->dbi[ZC__LMDB_RECORDS], hv, &row, 10);
     if (rc != ZC_OK) return rc;
     size_t len = zc__get16(zc__lmdb_at(&row, 8));
@@ -8378,9 +8552,9 @@ static int zc__lmdb_read_record(zc__lmdb_rd *r, zc_bytes key, zc_sink *sink) {
         return ZC_MISS;
     uint64_t end = zc__get64(zc__lmdb_at(&row, 0)), now = end ? zc__lmdb_ms(db) : 0;
     if (ZC__UNLIKELY(zc__lmdb_over(end, now))) { /* unless a later end was noted meanwhile */
-        rc = zc__lmdb_get(r->txn, db->dbi[ZC__LMDB_USES], hv, &uses, 16);
+        uint64_t stamp;
+        rc = zc__lmdb_uses(r->txn, db, &h, &stamp, &end);
         if (rc != ZC_OK) return rc;
-        end = zc__get64(zc__lmdb_at(&uses, 8));
         if (zc__lmdb_over(end, now) && zc__lmdb_noted_end(db, &h) <= now) return ZC_MISS;
     }
     zc__lmdb_note n = zc__lmdb_note_of(&h, 0);
@@ -8487,7 +8661,8 @@ static int zc__lmdb_store_clear(void *user) {
 
 typedef struct zc__lmdb_lock {
     zc__lmdb_h h;
-    uint64_t lease_ms, token;
+    uint64_t lease_ms, token; /* asked for; 0: a new one */
+    uint64_t given;           /* apart: the step may run again */
 } zc__lmdb_lock;
 
 /* Deletes the first lock at or after `h` if it has ended: holders that die leave theirs, and so
@@ -8519,12 +8694,10 @@ static int zc__lmdb_lock_step(zc__lmdb_tx *t, void *arg) {
     if (l->token ? l->token != token : end > now) return ZC_MISS;
     if (!l->token) rc = zc__lmdb_sweep_lock(t, &l->h, now);
     if (rc < 0) return rc;
-    token = l->token ? l->token : ++t->meta[ZC__LMDB_TOKEN];
-    zc__put_le(row, token, 8);
+    l->given = l->token ? l->token : ++t->meta[ZC__LMDB_TOKEN];
+    zc__put_le(row, l->given, 8);
     zc__put_le(row + 8, zc__add_sat(now, l->lease_ms), 8);
-    rc = zc__lmdb_put(t, ZC__LMDB_LOCKS, key, zc__lmdb_val(row, 16));
-    if (rc == ZC_OK) l->token = token;
-    return rc;
+    return zc__lmdb_put(t, ZC__LMDB_LOCKS, key, zc__lmdb_val(row, 16));
 }
 
 static int zc__lmdb_store_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *token) {
@@ -8534,7 +8707,7 @@ static int zc__lmdb_store_lock(void *user, zc_bytes key, uint64_t lease, uint64_
     l.lease_ms = lease / ZC_MILLISECOND + 1;
     l.token = *token;
     int rc = zc__lmdb_write(db, zc__lmdb_lock_step, &l);
-    if (rc == ZC_OK) *token = l.token;
+    if (rc == ZC_OK) *token = l.given;
     return rc;
 }
 
@@ -8603,12 +8776,13 @@ static int zc__lmdb_give_after(zc__lmdb_rd *r, uint64_t position, uint64_t tail,
                                zc_bus_sink *sink) {
     unsigned char at[8];
     MDB_cursor *c;
-    MDB_val key = zc__lmdb_val(at, sizeof at), entry;
+    MDB_val entry;
     MDB_cursor_op op = MDB_SET_RANGE;
     if (position >= tail) return position == tail ? ZC_OK : ZC_RETRY;
     int rc = zc__lmdb_result(mdb_cursor_open(r->txn, r->db->dbi[ZC__LMDB_ENTRIES], &c));
     if (rc != ZC_OK) return rc;
     zc__put_be64(at, position + 1);
+    MDB_val key = zc__lmdb_val(at, sizeof at);
     for (size_t n = 0; rc == ZC_OK && position < tail; n++, op = MDB_NEXT) {
         if (n == ZC__LMDB_GIVE) {
             rc = ZC_MORE;
@@ -8701,11 +8875,11 @@ static int zc__lmdb_trim(zc__lmdb_tx *t) {
 static int zc__lmdb_append_step(zc__lmdb_tx *t, void *arg) {
     const zc__lmdb_append *a = (const zc__lmdb_append *)arg;
     unsigned char at[8];
-    MDB_val key = zc__lmdb_val(at, sizeof at), value = zc__lmdb_val(NULL, 0);
     int rc = zc__lmdb_age_tags(t);
     if (rc != ZC_OK) return rc;
     uint64_t position = ++t->meta[ZC__LMDB_TAIL];
     zc__put_be64(at, position);
+    MDB_val key = zc__lmdb_val(at, sizeof at), value = zc__lmdb_val(NULL, 0);
     for (size_t i = 0; i < a->n; i++) value.mv_size += 2 + a->tags[i].len;
     rc = zc__lmdb_result(mdb_put(t->txn, zc__lmdb_db(t, ZC__LMDB_ENTRIES), &key, &value,
                                  MDB_APPEND | MDB_RESERVE));
@@ -8930,12 +9104,24 @@ static int zc__lmdb_lengthen(zc__lmdb *db, bool alone) {
     return alone && st.st_size < whole && ftruncate(fd, whole) != 0 ? ZC_E_STORE : ZC_OK;
 }
 
+/* What the size of the map allows. */
+static void zc__lmdb_measure(zc__lmdb *db) {
+    MDB_envinfo info;
+    MDB_stat s;
+    (void)mdb_env_info(db->env, &info);
+    (void)mdb_env_stat(db->env, &s);
+    size_t pages = info.me_mapsize / s.ms_psize;
+    db->limit = pages - (pages / 8 > ZC__LMDB_SPARE ? pages / 8 : ZC__LMDB_SPARE);
+    db->most = info.me_mapsize / 8;
+    db->log_pages = pages / 16;
+    db->tags = info.me_mapsize / 4096;
+}
+
 static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
     char name[ZC__LMDB_PATH];
     struct stat st;
     unsigned flags = MDB_NOTLS | (db->sync ? 0u : (unsigned)MDB_NOSYNC);
     MDB_envinfo info;
-    MDB_stat s;
     MDB_txn *txn;
     int rc = mdb_env_create(&db->env), dead;
     if (rc != MDB_SUCCESS) return zc__lmdb_result(rc);
@@ -8972,13 +9158,7 @@ static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
     zc__lmdb_leave(db);
     if (rc == ZC_E_CORRUPT)
         zc__lmdb_say(db, "data.mdb is damaged, of another version or not of this library", NULL);
-    (void)mdb_env_info(db->env, &info);
-    (void)mdb_env_stat(db->env, &s);
-    size_t pages = info.me_mapsize / s.ms_psize;
-    db->limit = pages - (pages / 8 > ZC__LMDB_SPARE ? pages / 8 : ZC__LMDB_SPARE);
-    db->most = info.me_mapsize / 8;
-    db->log_pages = pages / 16;
-    db->tags = info.me_mapsize / 4096;
+    zc__lmdb_measure(db);
     return rc;
 }
 

@@ -59,8 +59,8 @@ LINEAR = {
 # A fault may be several replacements: old, new, old, new, ...
 SIMULATION = {
     "no lease": (
-        "return c->bus.peeks || (lease && (now <= lease || now - lease <= c->bus.serve_for));",
-        "return c->bus.peeks || lease || now;",
+        "return lease && (now <= lease || now - lease <= c->bus.serve_for);",
+        "return lease || now;",
     ),
     "a lease is counted from the answer": (
         "if (ear.epoch == b->epoch) zc__store_rel(&b->lease, since ? since : 1);",

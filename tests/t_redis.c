@@ -91,7 +91,7 @@ static int put(node *n, const char *key, const char *value, uint64_t life_ms) {
 static const char *get_bytes(node *n, zc_bytes key, int *rc) {
     static char text[64];
     zc__mem mem = {.hook = zct_allocator(&n->mem)};
-    zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX};
+    zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
     *rc = n->st.get(n->st.user, key, &sink);
     snprintf(text, sizeof text, "%.*s", (int)sink.buf.size, (const char *)sink.buf.ptr);
     zc__buf_free(&mem, &sink.buf);
@@ -309,7 +309,7 @@ TEST(many_are_got_in_one_command) {
         snprintf(names[i], sizeof names[i], "key %d", i);
         keys[i] = zc_str(names[i]);
         if (i % 3) CHECK_EQ(put(&n, names[i], names[i], 0), ZC_OK);
-        sinks[i] = (zc_sink){&mem, {NULL, 0, 0}, SIZE_MAX};
+        sinks[i] = (zc_sink){&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
         at[i] = &sinks[i];
     }
     rs_say(&s, "CONFIG", "RESETSTAT", NULL);
@@ -1149,7 +1149,7 @@ static void *one_of_crowd(void *user) {
         snprintf(key, sizeof key, "%u/%d", w->id, i % 10);
         snprintf(value, sizeof value, "%u/%d", w->id, i);
         CHECK_EQ(w->n->st.put(w->n->st.user, zc_str(key), zc_str(value), 0), ZC_OK);
-        zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX};
+        zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
         CHECK_EQ(w->n->st.get(w->n->st.user, zc_str(key), &sink), ZC_OK);
         CHECK(sink.buf.size == strlen(value) && memcmp(sink.buf.ptr, value, sink.buf.size) == 0);
         zc__buf_free(&mem, &sink.buf);
@@ -1210,7 +1210,8 @@ static int everything(node *n, uint64_t lock) {
     uint64_t token = 0, positions[60];
     zc_allocator all = zct_allocator(&n->mem);
     zc__mem mem = {.hook = {1, all.alloc, all.free, all.user}};
-    zc_sink sinks[2] = {{&mem, {NULL, 0, 0}, SIZE_MAX}, {&mem, {NULL, 0, 0}, SIZE_MAX}};
+    zc_sink sinks[2] = {{&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL},
+                        {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL}};
     zc_sink *at[2] = {&sinks[0], &sinks[1]};
     for (int i = 0; i < 60; i++) many[i] = zc_str("t:1");
     if (rc == ZC_OK) rc = put(n, "a", "v", 0);
@@ -1315,6 +1316,7 @@ enum { SHARDS = 3 };
 
 static zc_cache *sharded_cache(const char *url, uint64_t t) {
     zc_redis_desc r = {.url = url, .timeout = 30 * ZC_SECOND, .log_shards = SHARDS};
+    r.tls_ca = rs_tls_file("all.pem"); /* with RS_TLS */
     zc_desc d = {.max_staleness = t};
     zc_cache *c = NULL;
     CHECK_EQ(zc_redis_open(&r, &d.store, &d.bus), ZC_OK);
@@ -1442,7 +1444,7 @@ TEST(many_keys_of_many_shards) {
         snprintf(names[i], sizeof names[i], "key %d", i);
         keys[i] = zc_str(names[i]);
         if (i % 3) CHECK_EQ(put(&n, names[i], names[i], 0), ZC_OK);
-        sinks[i] = (zc_sink){&mem, {NULL, 0, 0}, SIZE_MAX};
+        sinks[i] = (zc_sink){&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
         at[i] = &sinks[i];
     }
     rs_say(&s, "CONFIG", "RESETSTAT", NULL);

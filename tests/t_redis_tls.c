@@ -35,7 +35,7 @@ static int put(side *n, const char *key, zc_bytes value) {
 }
 static int get(side *n, const char *key, zc_bytes want) {
     zc__mem mem = {.hook = zct_allocator(&n->mem)};
-    zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX};
+    zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
     int rc = n->st.get(n->st.user, zc_str(key), &sink);
     if (rc == ZC_OK)
         CHECK(sink.buf.size == want.len && memcmp(sink.buf.ptr, want.ptr, want.len) == 0);
