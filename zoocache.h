@@ -9302,10 +9302,11 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *                               each a length (2 bytes, little-endian) and its bytes; none:
  *                               everything
  *                 tags, tags2   hashes, tag -> position of the last entry that named it; "" stands
- *                               for everything. Fields of ours begin with NUL: "\0g" the gen, "\0f"
- *                               the floor (of tags in neither hash), "\0s" the position when `tags`
- *                               was begun. When `tags` is full it becomes tags2, and the tags2
- *                               before it is forgotten: the floor is then its "\0s", in O(1)
+ *                               for everything. Fields of ours begin with NUL: "\0g" the gen, "\0n"
+ *                               the newest position, "\0f" the floor (of tags in neither hash),
+ *                               "\0s" the position when `tags` was begun. When `tags` is full it
+ *                               becomes tags2, and the tags2 before it is forgotten: the floor is
+ *                               then its "\0s", in O(1)
  *                 fence         written by whoever needs to know that it asks the true master
  *                 nodes         sorted set: node -> wall clock in ms of its last beat
  *                 node:<id>     what the node tells about itself (string, PX 5 s)
@@ -9318,10 +9319,11 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *                        none, or if its hashes or its last entry are gone. Identity: a hash of the
  *                        generation, a random number, and of the server's run id
  *               append   one script (entry, positions) and XRANGE from the cursor, in one pipeline
- *               read     XREAD BLOCK and XRANGE of the cursor, in one pipeline. ZC_OK only if the
- *                        entry at the cursor has the nonce that was seen there, the next has the
- *                        next id, the connection's run id is the attached one, the fence was taken,
- *                        and the reply was not full
+ *               read     the newest position, XREAD BLOCK and XRANGE of the cursor, in one
+ *                        pipeline. ZC_OK only if the entry at the cursor has the nonce that was
+ *                        seen there, the next has the next id, the newest was among them, the
+ *                        connection's run id is the attached one, the fence was taken, and the
+ *                        reply was not full
  *               versions both hashes in one MULTI
  *   Shards      Each is a storage and a log by itself, a zc__redis with connections of its own; the
  *               first stands for all. >>bus makes one order of their logs, and a record is in the
@@ -9470,7 +9472,7 @@ static const char zc__redis_lua_genesis[] =
     "if last then return last end "
     "redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) "
     "redis.call('XADD', KEYS[1], ARGV[1] .. '-0', 'n', ARGV[2], 'h', ARGV[3], 't', '') "
-    "redis.call('HSET', KEYS[2], '\\0g', ARGV[1], '\\0f', '0', '\\0s', '0') "
+    "redis.call('HSET', KEYS[2], '\\0g', ARGV[1], '\\0n', '0', '\\0f', '0', '\\0s', '0') "
     "return {ARGV[1] .. '-0', {'n', ARGV[2]}}";
 
 /* KEYS log tags tags2, ARGV gen nonce ms packed log_length max_tags tag... The entry's position, or
@@ -9483,6 +9485,7 @@ static const char zc__redis_lua_append[] =
     "local seq = string.format('%.0f', tonumber(last[1]:sub(#g + 2)) + 1) "
     "redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[5], g .. '-' .. seq,"
     " 'n', ARGV[2], 'h', ARGV[3], 't', ARGV[4]) "
+    "redis.call('HSET', KEYS[2], '\\0n', seq) "
     "if #ARGV < 7 then redis.call('HSET', KEYS[2], '', seq) end "
     "for i = 7, #ARGV, 500 do"
     " local set = {}"
@@ -9497,7 +9500,7 @@ static const char zc__redis_lua_append[] =
     " local floor = redis.call('HGET', KEYS[2], '\\0s')"
     " redis.call('DEL', KEYS[3])"
     " redis.call('RENAME', KEYS[2], KEYS[3])"
-    " redis.call('HSET', KEYS[2], '\\0g', g, '\\0f', floor, '\\0s', seq)"
+    " redis.call('HSET', KEYS[2], '\\0g', g, '\\0n', seq, '\\0f', floor, '\\0s', seq)"
     " if all then redis.call('HSET', KEYS[2], '', all) end "
     "end "
     "return seq";
@@ -10808,25 +10811,42 @@ static const redisReply *zc__redis_news(const redisReply *news) {
     return good ? news->element[1] : NULL;
 }
 
-/* What XREAD and XRANGE say: gives what is new. */
-static int zc__redis_hear(zc__redis *r, zc__redis_log log, const redisReply *news,
-                        const redisReply *cursor, uint64_t position, zc_bus_sink *sink) {
+/* The position of the last entry that was appended, whether it is still there or not. */
+static bool zc__redis_newest(const redisReply *reply, uint64_t *newest) {
+    if (!zc__redis_is(reply, REDIS_REPLY_ARRAY) || reply->elements != 1) return false;
+    const redisReply *v = reply->element[0];
+    return zc__redis_string(v) && zc__redis_number(v->str, v->len, newest);
+}
+
+/* What HMGET, XREAD and XRANGE say: gives what is new. */
+static int zc__redis_hear(zc__redis *r, zc__redis_log log, redisReply *const *replies,
+                          uint64_t position, zc_bus_sink *sink) {
+    const redisReply *news = replies[1], *cursor = replies[2];
+    uint64_t newest;
+    if (!zc__redis_newest(replies[0], &newest)) return ZC_RETRY;
     if (!zc__redis_is(cursor, REDIS_REPLY_ARRAY) || cursor->elements != 1) return ZC_RETRY;
     int proof = zc__redis_at_cursor(r, log, cursor->element[0], position);
-    if (proof == ZC_RETRY || zc__redis_is(news, REDIS_REPLY_NIL)) return proof;
+    if (proof == ZC_RETRY) return proof;
+    if (zc__redis_is(news, REDIS_REPLY_NIL)) return newest <= position ? proof : ZC_RETRY;
     const redisReply *list = zc__redis_news(news);
     if (!list) return ZC_E_BUS;
     int rc = zc__redis_give(r, log, list->element, list->elements, position, sink);
     if (rc != ZC_OK) return rc;
-    return list->elements >= ZC__REDIS_BATCH ? ZC_MORE : proof;
+    if (list->elements >= ZC__REDIS_BATCH) return ZC_MORE;
+    return newest <= position + list->elements ? proof : ZC_RETRY;
 }
 
-/* XREAD, for at most `ms`, and the cursor's own entry. */
+/* What is the newest, XREAD, for at most `ms`, and the cursor's own entry. */
 static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t position, uint64_t ms,
                                zc_bus_sink *sink) {
     zc__redis_req q;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
+    unsigned first = q.ncmds;
+    zc__req_str(&q, "HMGET");
+    zc__req_key(&q, "tags");
+    zc__req_arg(&q, "\0n", 2);
+    zc__req_end(&q);
     zc__req_str(&q, "XREAD");
     zc__req_str(&q, "COUNT");
     zc__req_num(&q, ZC__REDIS_BATCH);
@@ -10843,14 +10863,12 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
     zc__req_id(&q, log.gen, position);
     zc__req_id(&q, log.gen, position);
     zc__req_end(&q);
-    unsigned cursor = q.ncmds - 1;
     zc__req_line(r, &q); /* last: so what was read is of that line */
     int rc = zc__redis_bus_rc(zc__redis_send(r, &r->reader, &q, ms * ZC_MILLISECOND));
     if (rc == ZC_OK && r->reader.run != log.run) rc = ZC_RETRY;
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;
-    if (rc == ZC_OK)
-        rc = zc__redis_hear(r, log, q.reply[cursor - 1], q.reply[cursor], position, sink);
+    if (rc == ZC_OK) rc = zc__redis_hear(r, log, q.reply + first, position, sink);
     zc__req_free(&q);
     return rc;
 }

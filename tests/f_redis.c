@@ -38,10 +38,14 @@ static zc__redis *attached(zc_bus *bus) {
     return r;
 }
 
-static void entries(zc__redis *r, const redisReply *first, const redisReply *second) {
+static void entries(zc__redis *r, redisReply *first, redisReply *second) {
     ear e = {4, 0};
     zc_bus_sink sink = {hear, &e};
-    int rc = zc__redis_hear(r, log_7, first, second, 3, &sink);
+    static char four[] = "4";
+    redisReply number = {.type = REDIS_REPLY_STRING, .str = four, .len = 1}, *at = &number;
+    redisReply newest = {.type = REDIS_REPLY_ARRAY, .element = &at, .elements = 1};
+    redisReply *replies[] = {&newest, first, second};
+    int rc = zc__redis_hear(r, log_7, replies, 3, &sink);
     MUST(rc == ZC_OK || rc == ZC_MORE || rc == ZC_RETRY || rc == ZC_E_BUS);
     e.next = 4;
     rc = zc__redis_appended(r, log_7, first, second, 3, &sink);
@@ -64,6 +68,7 @@ static void others(zc__redis *r, const redisReply *reply) {
     (void)zc__redis_error(reply);
     (void)zc__redis_log_error(reply);
     (void)zc__redis_field(reply, &v);
+    (void)zc__redis_newest(reply, &v);
     (void)zc__redis_is_durable(r, reply, reply);
     if (zc__redis_redirect(reply, &to)) MUST(to.host[0] && to.port > 0 && to.port <= 65535);
 }
@@ -122,7 +127,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     redisReaderFeed(reader, bytes, size - 1);
     for (int i = 0; i < 2; i++)
         if (redisReaderGetReply(reader, &got[i]) != REDIS_OK) got[i] = NULL;
-    const redisReply *a = (const redisReply *)got[0], *b = (const redisReply *)got[1];
+    redisReply *a = (redisReply *)got[0], *b = (redisReply *)got[1];
     if (a) others(r, a);
     if (a && b) {
         entries(r, a, b);

@@ -330,6 +330,7 @@ static inline void sr_genesis(sr_log *db, const sr_cmd *c, sr_out *o) {
     for (int i = 0; i < 2; i++) sr_hash_del(&db->tags[i]);
     sr_xadd(db, sr_num(gen), 0, part, len, SIZE_MAX);
     sr_hset(&db->tags[0], "\0g", 2, sr_num(gen));
+    sr_hset(&db->tags[0], "\0n", 2, 0);
     sr_hset(&db->tags[0], "\0f", 2, 0);
     sr_hset(&db->tags[0], "\0s", 2, 0);
     sr_array(o, 2);
@@ -358,6 +359,7 @@ static inline void sr_append(sr_log *db, const sr_cmd *c, sr_out *o) {
     const char *part[3] = {c->arg[NONCE], c->arg[MS], c->arg[PACKED]};
     const size_t len[3] = {c->len[NONCE], c->len[MS], c->len[PACKED]};
     sr_xadd(db, g, seq, part, len, sr_num(c->arg[LENGTH]));
+    sr_hset(&db->tags[0], "\0n", 2, seq);
     if (c->argc == TAGS) sr_hset(&db->tags[0], "", 0, seq);
     for (int i = TAGS; i < c->argc; i++) sr_hset(&db->tags[0], c->arg[i], c->len[i], seq);
     if (db->tags[0].n > sr_num(c->arg[MOST])) {
@@ -368,6 +370,7 @@ static inline void sr_append(sr_log *db, const sr_cmd *c, sr_out *o) {
         db->tags[1] = db->tags[0];
         memset(&db->tags[0], 0, sizeof db->tags[0]);
         sr_hset(&db->tags[0], "\0g", 2, g);
+        sr_hset(&db->tags[0], "\0n", 2, seq);
         sr_hset(&db->tags[0], "\0f", 2, floor);
         sr_hset(&db->tags[0], "\0s", 2, seq);
         if (had) sr_hset(&db->tags[0], "", 0, everything);

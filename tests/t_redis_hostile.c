@@ -9,7 +9,7 @@
 
 typedef struct scene {
     const char *reply; /* what every command but a greeting gets; or the next ones, below */
-    const char *next[8];
+    const char *next[32]; /* again and again */
     hs_next how, greeting;
     size_t cut;       /* not 0: only so many bytes of it */
     uint64_t timeout; /* 0: a long one, for what must not depend on the machine's load */
@@ -23,8 +23,9 @@ static hs_next act(void *user, int argc, const char *const *argv, hs_out *out) {
         __atomic_add_fetch(&s->greeted, 1, __ATOMIC_RELAXED);
         return s->greeting;
     }
-    uint32_t n = __atomic_fetch_add(&s->asked, 1, __ATOMIC_RELAXED);
-    const char *text = s->reply ? s->reply : s->next[n % 8];
+    uint32_t n = __atomic_fetch_add(&s->asked, 1, __ATOMIC_RELAXED), lines = 1;
+    while (lines < 32 && s->next[lines]) lines++;
+    const char *text = s->reply ? s->reply : s->next[n % lines];
     size_t len = strlen(text ? text : "");
     hs_say_bytes(out, text ? text : "", s->cut && s->cut < len ? s->cut : len);
     return s->how;
@@ -223,7 +224,8 @@ TEST(lies_are_failures) {
     }
 }
 
-/* What an honest server says to READ: nothing new, and the entry at the cursor. */
+/* What an honest server says to READ: the newest position, what is new, the entry at the cursor. */
+#define NEWEST(position) "*1\r\n$1\r\n" position "\r\n"
 #define CURSOR "*1\r\n*2\r\n$3\r\n7-3\r\n*4\r\n$1\r\nn\r\n$4\r\nme.3\r\n$1\r\nt\r\n$0\r\n\r\n"
 #define NEWS(id)                                                                                   \
     "*1\r\n*2\r\n$3\r\nlog\r\n*1\r\n*2\r\n$3\r\n" id                                               \
@@ -231,8 +233,10 @@ TEST(lies_are_failures) {
 
 TEST(the_truth_is_taken) {
     stage g;
-    scene s = {
-        .next = {"*-1\r\n", CURSOR, NEWS("7-4"), CURSOR, NEWS("7-5"), CURSOR, NEWS("8-4"), CURSOR}};
+    scene s = {.next = {NEWEST("3"), "*-1\r\n", CURSOR, NEWEST("4"), NEWS("7-4"), CURSOR,
+                        NEWEST("5"), NEWS("7-5"), CURSOR, NEWEST("4"), NEWS("8-4"), CURSOR,
+                        NEWEST("4"), "*-1\r\n", CURSOR, NEWEST("5"), NEWS("7-4"), CURSOR,
+                        "*1\r\n$-1\r\n", "*-1\r\n", CURSOR, NEWEST("3"), NEWS("7-4"), CURSOR}};
     REQUIRE(begin(&g, s));
     attached(&g);
     CHECK_EQ(call(&g, READ), ZC_OK);
@@ -242,6 +246,13 @@ TEST(the_truth_is_taken) {
     CHECK_EQ(call(&g, READ), ZC_RETRY); /* a gap */
     CHECK_EQ(call(&g, READ), ZC_RETRY); /* another log */
     CHECK_EQ(g.heard, 1);
+    CHECK_EQ(call(&g, READ), ZC_RETRY); /* the newest entry is not there any more */
+    CHECK_EQ(g.heard, 1);
+    CHECK_EQ(call(&g, READ), ZC_RETRY); /* the one before it is */
+    CHECK_EQ(g.heard, 2);
+    CHECK_EQ(call(&g, READ), ZC_RETRY); /* nobody knows the newest */
+    CHECK_EQ(call(&g, READ), ZC_OK);    /* appended after the newest had been asked for */
+    CHECK_EQ(g.heard, 3);
     end(&g);
 }
 
@@ -253,7 +264,8 @@ TEST(the_truth_is_taken) {
 
 TEST(resp3_is_the_same_truth) {
     stage g;
-    scene s = {.next = {"_\r\n", CURSOR, PUSH MAP("7-4"), PUSH PUSH CURSOR, MAP("7-5"), CURSOR,
+    scene s = {.next = {NEWEST("3"), "_\r\n", CURSOR, NEWEST("4"), PUSH MAP("7-4"),
+                        PUSH PUSH CURSOR, NEWEST("5"), MAP("7-5"), CURSOR, PUSH NEWEST("4"),
                         MAP("7-4"), PUSH CURSOR PUSH}};
     REQUIRE(begin(&g, s));
     attached(&g);
