@@ -3074,6 +3074,10 @@ static inline zc_tag **zc__entry_deps(const zc__entry *e) {
 static inline zc_bytes zc__entry_key(const zc__entry *e) {
     return zc_slice(e + 1, e->key_len);
 }
+static inline bool zc__entry_is(const zc__entry *e, zc_bytes key) {
+    return e->key_len == key.len && zc__equal((const unsigned char *)(e + 1),
+                                              (const unsigned char *)key.ptr, key.len);
+}
 static inline zc_bytes zc__entry_raw(const zc__entry *e) {
     return zc_slice(zc__entry_bytes(e) + zc__value_at(e->key_len), e->value_len);
 }
@@ -3141,6 +3145,7 @@ typedef struct zc__shard {
     uint64_t next_lease; /* no flight is overdue before */
     uint64_t random;
     zc__monitor order; /* writes to the storage happen in the order of those to the table */
+    uint64_t writing;  /* hash | 1 of the key that is on its way to the storage; 0: none */
 } ZC__ALIGNED(ZC__LINE) zc__shard;
 
 /* A limit that all shards share. SIZE_MAX: none, and nothing is counted here. */
@@ -3325,9 +3330,7 @@ static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_by
             zc__entry *e = b->slot[zc__match_slot(m)];
             ZC__PREFETCH(zc__entry_bytes(e) + ZC__LINE);
             ZC__PREFETCH(zc__entry_bytes(e) + 2 * ZC__LINE);
-            if (e->key_len == key.len && zc__equal((const unsigned char *)(e + 1),
-                                                   (const unsigned char *)key.ptr, key.len))
-                return e;
+            if (zc__entry_is(e, key)) return e;
         }
         if (ZC__LIKELY(!b->fp[ZC__OVER])) return NULL;
         if (++i == s->nbuckets) i = 0;
@@ -5552,7 +5555,9 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               the versions has a generation of its own; otherwise each open makes a new one, and
  *               clears the storage: where clocks and addresses repeat, so does the generation.
  *   Order       Writers of a shard hold its `order` monitor from before the table is changed until
- *               the storage has been, so the storage sees changes in the table's order.
+ *               the storage has been, so the storage sees changes in the table's order. Meanwhile
+ *               the storage is not asked for that key (`writing`, or the queue): the table may have
+ *               lost what the storage does not have yet.
  *   Trust       If a record cannot be overwritten or deleted, the storage holds a value that it
  *               should not. So a new version is handed out, and records that began before it are
  *               misses from then on: what the storage has is forgotten, in O(1), rather than
@@ -5902,6 +5907,42 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink, uint64_t lease) {
     return ZC_MISS;
 }
 
+#ifdef ZOOCACHE_WITH_BUS
+#define ZC__BEHIND 1024u /* entries that may wait; then writers write themselves */
+
+/* Is an entry of this key in the queue of write_behind? */
+static bool zc__behind_has(zc_cache *c, zc_bytes key) {
+    bool has = false;
+    if (!c->behind) return false;
+    zc__spin_lock(&c->behind_lock);
+    for (uint32_t i = 0; i < c->behind_count && !has; i++) {
+        zc__entry *e = c->behind[(c->behind_at + i) % ZC__BEHIND];
+        has = e && zc__entry_is(e, key);
+    }
+    zc__spin_unlock(&c->behind_lock);
+    return has;
+}
+#else
+static inline bool zc__behind_has(zc_cache *c, zc_bytes key) { (void)c; (void)key; return false; }
+#endif
+
+/* The shard is locked: from now on its storage is not asked for this key, until zc__written(). */
+static inline void zc__writes(zc__shard *s, uint64_t hash) { s->writing = hash | 1; }
+static void zc__written(zc__shard *s) {
+    zc__spin_lock(&s->lock);
+    s->writing = 0;
+    zc__spin_unlock(&s->lock);
+}
+
+/* Is what the storage has of a flight's key about to be replaced or deleted? If that begins later,
+ * the flight is fenced. */
+static bool zc__store_is_old(zc_cache *c, zc__flight *f) {
+    zc__spin_lock(&f->shard->lock);
+    bool writing = f->shard->writing == (f->hash | 1);
+    zc__spin_unlock(&f->shard->lock);
+    return writing || zc__behind_has(c, zc__flight_key(f));
+}
+
 /* The storage is asked only while its records can be judged. */
 static bool zc__store_readable(zc_cache *c, uint64_t *lease) {
     return zc__bus_gate(c, ZC_SILENCE_BYPASS, lease) == ZC_OK && zc__store_up(c);
@@ -5912,7 +5953,7 @@ static int zc__store_load(zc_fill *t) {
     zc_cache *c = t->cache;
     zc_sink sink;
     uint64_t lease;
-    if (!zc__store_readable(c, &lease)) return ZC_MISS;
+    if (!zc__store_readable(c, &lease) || zc__store_is_old(c, t->flight)) return ZC_MISS;
     zc__sink_init(&sink, c);
     int got = c->desc.store.get(c->desc.store.user, zc__flight_key(t->flight), &sink);
     return zc__store_take(t, zc__store_told(c, got), &sink, lease);
@@ -6092,8 +6133,6 @@ static bool zc__store_copy(zc__copying *w) {
 
 /* ---- write-behind ---- */
 
-#define ZC__BEHIND 1024u /* entries that may wait; then writers write themselves */
-
 static bool zc__behind_make(zc_cache *c) {
     c->behind = (zc__entry **)zc__alloc(&c->mem, ZC__BEHIND * sizeof *c->behind);
     return c->behind != NULL;
@@ -6118,10 +6157,7 @@ static void zc__behind_forget(zc_cache *c, const zc_bytes *key) {
         zc__spin_lock(&c->behind_lock);
         bool more = i < c->behind_count;
         zc__entry **at = &c->behind[(c->behind_at + i) % ZC__BEHIND], *e = more ? *at : NULL;
-        if (e && key) {
-            zc_bytes k = zc__entry_key(e);
-            if (k.len != key->len || memcmp(k.ptr, key->ptr, k.len) != 0) e = NULL;
-        }
+        if (e && key && !zc__entry_is(e, *key)) e = NULL;
         if (e) *at = NULL;
         zc__spin_unlock(&c->behind_lock);
         if (e) zc__entry_unpin(c, e);
@@ -6153,12 +6189,14 @@ static bool zc__behind_flush(zc_cache *c, uint64_t deadline) {
         zc__monitor_lock(&s->order);
         zc__spin_lock(&c->behind_lock);
         bool still = c->behind_count && c->behind[c->behind_at] == head;
+        zc__spin_unlock(&c->behind_lock);
+        int rc = still ? zc__store_save(c, head, true) : ZC_OK;
+        zc__spin_lock(&c->behind_lock);
         if (still) {
             c->behind_at = (c->behind_at + 1) % ZC__BEHIND;
             c->behind_count--;
         }
         zc__spin_unlock(&c->behind_lock);
-        int rc = still ? zc__store_save(c, head, true) : ZC_OK;
         zc__monitor_unlock(&s->order);
         if (rc < 0) zc__store_fault(c, zc__entry_key(head), rc);
         if (still) zc__entry_unpin(c, head); /* the queue's */
@@ -6247,7 +6285,14 @@ static bool zc__store_keep(zc_cache *c, uint64_t deadline) {
 /* Writes an entry through, now or later, its order monitor held. Returns a failure of the
  * storage. */
 static int zc__store_through(zc_cache *c, zc__entry *e, bool replaces) {
-    return zc__behind_add(c, e) ? ZC_OK : zc__store_save(c, e, replaces);
+    zc_bytes key = zc__entry_key(e);
+    int rc = ZC_OK;
+    if (!zc__behind_add(c, e)) {
+        zc__behind_forget(c, &key);
+        rc = zc__store_save(c, e, replaces);
+    }
+    zc__written(zc__shard_of(c, zc__entry_hash(c, e)));
+    return rc;
 }
 
 /* ============================================================================================
@@ -6381,6 +6426,7 @@ static int zc__commit(zc_fill *t, zc_view *view) {
     else zc__spin_lock(&s->lock);
     bool late = !f->listed || f->fenced, ended = f->state == ZC__RUNNING;
     zc__entry_pin(e); /* ours, until the end of this function */
+    if (through && put == ZC_OK) zc__writes(s, f->hash);
     if (ended) {
         zc__entry_pin(e);
         f->result = e;
@@ -6486,7 +6532,8 @@ static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_vi
     zc__entry *e;
     zc__spin_lock(&s->lock);
     int rc = zc__look(c, s, hash, key, &e);
-    bool pass = copy && rc == ZC_MISS && !e && zc__policy_pass(s);
+    bool pass = copy && rc == ZC_MISS && !e && !c->behind && s->writing != (hash | 1) &&
+                zc__policy_pass(s);
     if (pass) s->misses_absent++;
     if (rc != ZC_MISS) zc__entry_pin(e);
     zc__spin_unlock(&s->lock);
@@ -6625,6 +6672,10 @@ static void zc__load_many(zc_cache *c, zc_fill **tickets, const zc_bytes *keys, 
     int got[ZC__BATCH];
     for (size_t i = 0; i < n; i++) {
         if (!tickets[i]) continue;
+        if (zc__store_is_old(c, tickets[i]->flight)) {
+            (void)zc__fail(tickets[i], 0, NULL);
+            continue;
+        }
         zc__sink_init(&sinks[m], c);
         to[m] = &sinks[m];
         wanted[m] = keys[i];
@@ -6736,10 +6787,12 @@ ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
     zc__fence(s, hash, key);
     zc__entry *e = zc__table_find(s, hash, key);
     if (e) zc__shard_remove(cache, s, e, hash, ZC_CAUSE_DELETED, &garbage);
+    if (through) zc__writes(s, hash);
     zc__spin_unlock(&s->lock);
     if (through) {
         zc__behind_forget(cache, &key);
         stored = zc__store_del(cache, key);
+        zc__written(s);
         zc__monitor_unlock(&s->order);
     }
     if (stored < 0) zc__store_fault(cache, key, stored);
@@ -6769,7 +6822,10 @@ static int zc__put(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin) {
         if (through) zc__monitor_lock(&s->order);
         rc = zc__store_entry(c, s, e, hash, NULL, &garbage);
         if (rc == ZC_OK) zc__fence(s, hash, key);
-        if (rc == ZC_OK && through) zc__entry_pin(e);
+        if (rc == ZC_OK && through) {
+            zc__entry_pin(e);
+            zc__writes(s, hash);
+        }
         zc__spin_unlock(&s->lock);
         if (through) {
             if (rc == ZC_OK) saved = zc__store_through(c, e, true);

@@ -722,6 +722,29 @@ TEST(write_behind_writes_later_and_brings_nothing_back) {
     stop(&f);
 }
 
+TEST(what_waits_to_be_written_is_newer_than_the_storage) {
+    fleet f;
+    zc_desc d = shared;
+    d.write_behind = true;
+    d.max_entries = 1;
+    if (!start(&f, 1, d)) return;
+    CHECK_EQ(put(f.c[0], "k", "old", NULL), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(put(f.c[0], "k", "new", NULL), ZC_OK);
+    CHECK_EQ(put(f.c[0], "other", "1", NULL), ZC_OK); /* evicts it before it is written */
+    CHECK_EQ(get(f.c[0], "k", ""), ZC_MISS);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[0], "k", "new"), ZC_OK);
+    /* No room to wait: it is written at once, and what waits of the same key is not, after it. */
+    CHECK_EQ(put(f.c[0], "k", "older", NULL), ZC_OK);
+    for (int i = 0; i < 1023; i++) CHECK_EQ(put(f.c[0], "other", "1", NULL), ZC_OK);
+    CHECK_EQ(put(f.c[0], "k", "newer", NULL), ZC_OK);
+    CHECK_EQ(put(f.c[0], "other", "1", NULL), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[0], "k", "newer"), ZC_OK);
+    stop(&f);
+}
+
 /* fault_store with get_many and locks, which all nodes share. */
 typedef struct locks {
     uint64_t owner, next, calls, many;

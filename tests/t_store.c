@@ -731,6 +731,54 @@ TEST(the_storage_goes_down_at_every_call) {
     sweep(true, true, true);
 }
 
+/* ---- reads while the storage is being written ---- */
+
+/* The storage's own put and del, and before each a read of what they are about to change. */
+static struct {
+    fixture *f;
+    zc_store real;
+    unsigned reads;
+} between;
+
+static void read_between(zc_bytes key) {
+    zc_view v;
+    zct_step(&between.f->time, 2 * ZC_SECOND);
+    CHECK_EQ(zc_get(between.f->c, key, &v), ZC_MISS);
+    int result = ZC_OK;
+    (void)zc_get_many(between.f->c, &key, 1, &v, &result);
+    CHECK_EQ(result, ZC_MISS);
+    between.reads++;
+}
+static int put_between(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
+    read_between(key);
+    return between.real.put(user, key, record, expires_ms);
+}
+static int del_between(void *user, zc_bytes key) {
+    read_between(key);
+    return between.real.del(user, key);
+}
+
+TEST(a_read_between_the_table_and_the_storage_brings_nothing_back) {
+    fixture f;
+    REQUIRE(start(&f, true));
+    CHECK_EQ(put_dep(&f, "k", "old", NULL), ZC_OK);
+    CHECK_EQ(put_dep(&f, "d", "old", NULL), ZC_OK);
+    close_cache(&f);
+    between.f = &f;
+    between.reads = 0;
+    f.d.store = between.real = fs_hook(&f.store, true);
+    f.d.store.put = put_between;
+    f.d.store.del = del_between;
+    CHECK_EQ(zc_open(&f.d, &f.c), ZC_OK);
+    zc_put_opts brief = {.ttl = ZC_SECOND}; /* it is over when the storage gets it */
+    CHECK_EQ(zc_put(f.c, zc_str("k"), zc_str("new"), &brief), ZC_OK);
+    CHECK_EQ(get(&f, "k", ""), ZC_MISS);
+    CHECK_EQ(zc_del(f.c, zc_str("d")), ZC_MISS);
+    CHECK_EQ(get(&f, "d", ""), ZC_MISS);
+    CHECK_EQ(between.reads, 2);
+    stop(&f);
+}
+
 /* ---- several threads ---- */
 
 typedef struct racer {
