@@ -1260,6 +1260,81 @@ TEST(without_memory_every_call_fails_cleanly) {
     rs_stop(&s);
 }
 
+/* The block's own io, of which the call number `at` fails. */
+typedef struct broken_io {
+    zc_redis_io real;
+    uint64_t calls, at;
+    int rc;
+} broken_io;
+
+static int broken(broken_io *b) { return ++b->calls == b->at ? b->rc : ZC_OK; }
+static int broken_open(void *user, const char *host, int port, bool tls, uint64_t timeout,
+                       void **conn) {
+    broken_io *b = (broken_io *)user;
+    int rc = broken(b);
+    return rc != ZC_OK ? rc : b->real.open(b->real.user, host, port, tls, timeout, conn);
+}
+static int broken_append(void *user, void *conn, int argc, const char **argv, const size_t *len) {
+    broken_io *b = (broken_io *)user;
+    int rc = broken(b);
+    return rc != ZC_OK ? rc : b->real.append(b->real.user, conn, argc, argv, len);
+}
+static int broken_reply(void *user, void *conn, uint64_t timeout, redisReply **reply) {
+    broken_io *b = (broken_io *)user;
+    int rc = broken(b);
+    return rc != ZC_OK ? rc : b->real.reply(b->real.user, conn, timeout, reply);
+}
+static void broken_wake(void *user, void *conn) {
+    const broken_io *b = (const broken_io *)user;
+    b->real.wake(b->real.user, conn);
+}
+static void broken_close(void *user, void *conn, bool forked) {
+    const broken_io *b = (const broken_io *)user;
+    b->real.close(b->real.user, conn, forked);
+}
+static void broken_sleep(void *user, uint64_t ns) {
+    const broken_io *b = (const broken_io *)user;
+    b->real.sleep(b->real.user, ns);
+}
+static uint64_t broken_random(void *user) {
+    const broken_io *b = (const broken_io *)user;
+    return b->real.random(b->real.user);
+}
+
+TEST(each_call_of_the_io_fails_once) {
+    static const int codes[] = {ZC_E_STORE, ZC_E_TIMEOUT, ZC_E_CORRUPT, ZC_E_NOMEM};
+    redis_server s;
+    uint64_t runs = 0, told = 0;
+    REQUIRE(rs_start(&s, NULL));
+    for (size_t k = 0; k < sizeof codes / sizeof codes[0]; k++) {
+        broken_io b = {.at = 0, .rc = codes[k]};
+        do {
+            node n;
+            REQUIRE(node_open(&n, s.url));
+            zc__redis *r = (zc__redis *)n.st.user;
+            b.real = r->io;
+            b.calls = 0;
+            b.at++;
+            r->io = (zc_redis_io){1, broken_open, broken_append, broken_reply, broken_wake,
+                                  broken_close, broken_sleep, broken_random, &b, NULL};
+            int rc = everything(&n, ++runs);
+            CHECK(rc == ZC_OK || rc == ZC_RETRY || rc == ZC_MORE || rc == ZC_E_BUS ||
+                  rc == ZC_MISS || rc == codes[k]); /* a lock whose taking was not told: a miss */
+            told += rc < 0;
+            bool reached = b.calls >= b.at;
+            b.at = reached ? b.at : 0;
+            r->down_until = 0;
+            uint64_t at = b.at;
+            b.at = 0;
+            CHECK_EQ(everything(&n, ++runs), ZC_OK);
+            b.at = at;
+            node_close(&n);
+        } while (b.at);
+    }
+    CHECK(runs > 100 && told > 20);
+    rs_stop(&s);
+}
+
 /* ---- whole caches */
 
 static zc_cache *cache_on(redis_server *s) {
