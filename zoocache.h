@@ -3186,6 +3186,7 @@ typedef struct zc__bus {
     zc__spin out;
     zc__buf outbox;     /* [out] of tags: length, 2 bytes; text */
     size_t outbox_tags; /* [out] */
+    size_t on_the_way;  /* [out] tags in letters */
     bool everything;    /* [out] the outbox is the root */
     uint64_t untold;    /* [out] N3; 0: the log has all */
     zc_shared64 entries, breaks, errors, silent;
@@ -3223,8 +3224,8 @@ struct zc_cache {
     uint32_t store_open, store_failures;
     zc_shared64 store_pause, store_retry;
     zc__spin behind_lock;
-    uint32_t behind_at, behind_count; /* [behind_lock] */
-    zc__entry **behind;               /* [behind_lock] a ring of ZC__BEHIND */
+    uint32_t behind_at, behind_end; /* [behind_lock] from where to where; they only grow */
+    zc__entry **behind;             /* [behind_lock] a ring of ZC__BEHIND; NULL: taken out */
     zc__bus bus;
     /* >>flight: refreshes to run, and who waits for whom */
     zc__spin jobs_lock, graph_lock;
@@ -4289,14 +4290,19 @@ static bool zc__outbox_empty(zc__bus *b) {
     return empty;
 }
 
+static size_t zc__outbox_count(const zc__bus *b) { return b->everything ? 1 : b->outbox_tags; }
+
 /* The outbox as an array of tags, to be freed with zc__letter_free(). */
 typedef struct zc__letter {
     zc__buf text;
     zc_bytes *tags; /* NULL, n == 0: everything */
-    size_t n, size;
+    size_t n, size, counted;
 } zc__letter;
 
 static void zc__letter_free(zc_cache *c, zc__letter *l) {
+    zc__spin_lock(&c->bus.out);
+    c->bus.on_the_way -= l->counted;
+    zc__spin_unlock(&c->bus.out);
     zc__free(&c->mem, l->tags, l->size);
     zc__buf_free(&c->mem, &l->text);
 }
@@ -4310,6 +4316,7 @@ static bool zc__outbox_take(zc_cache *c, zc__letter *l) {
     bool any = b->everything || b->outbox.size, everything = b->everything;
     l->text = b->outbox;
     l->n = b->outbox_tags;
+    b->on_the_way += l->counted = zc__outbox_count(b);
     memset(&b->outbox, 0, sizeof b->outbox);
     b->outbox_tags = 0;
     b->everything = false;
@@ -4808,7 +4815,7 @@ static void zc__bus_stats(zc_cache *c, zc_stats *st) {
     st->bus_silent = zc__load_rlx(&b->silent);
     st->bus_age = !lease ? ZC_NEVER : b->peeks || now <= lease ? 0 : now - lease;
     zc__spin_lock(&b->out);
-    st->bus_pending = b->everything ? 1 : b->outbox_tags;
+    st->bus_pending = zc__outbox_count(b) + b->on_the_way;
     zc__spin_unlock(&b->out);
 }
 
@@ -5915,8 +5922,8 @@ static bool zc__behind_has(zc_cache *c, zc_bytes key) {
     bool has = false;
     if (!c->behind) return false;
     zc__spin_lock(&c->behind_lock);
-    for (uint32_t i = 0; i < c->behind_count && !has; i++) {
-        zc__entry *e = c->behind[(c->behind_at + i) % ZC__BEHIND];
+    for (uint32_t i = c->behind_at; i != c->behind_end && !has; i++) {
+        zc__entry *e = c->behind[i % ZC__BEHIND];
         has = e && zc__entry_is(e, key);
     }
     zc__spin_unlock(&c->behind_lock);
@@ -5934,13 +5941,18 @@ static void zc__written(zc__shard *s) {
     zc__spin_unlock(&s->lock);
 }
 
-/* Is what the storage has of a flight's key about to be replaced or deleted? If that begins later,
- * the flight is fenced. */
-static bool zc__store_is_old(zc_cache *c, zc__flight *f) {
+static bool zc__is_writing(zc__flight *f) {
     zc__spin_lock(&f->shard->lock);
     bool writing = f->shard->writing == (f->hash | 1);
     zc__spin_unlock(&f->shard->lock);
-    return writing || zc__behind_has(c, zc__flight_key(f));
+    return writing;
+}
+
+/* Is what the storage has of a flight's key about to be replaced or deleted? If that begins later,
+ * the flight is fenced. Entries join the queue and leave it while their key is marked, so that
+ * between two looks at the mark none goes unseen. */
+static bool zc__store_is_old(zc_cache *c, zc__flight *f) {
+    return zc__is_writing(f) || zc__behind_has(c, zc__flight_key(f)) || zc__is_writing(f);
 }
 
 /* The storage is asked only while its records can be judged. */
@@ -6143,25 +6155,27 @@ static bool zc__behind_add(zc_cache *c, zc__entry *e) {
     if (!c->desc.write_behind) return false;
     zc__entry_pin(e);
     zc__spin_lock(&c->behind_lock);
-    bool room = c->behind && c->behind_count < ZC__BEHIND;
-    if (room) c->behind[(c->behind_at + c->behind_count++) % ZC__BEHIND] = e;
+    bool room = c->behind && c->behind_end - c->behind_at < ZC__BEHIND;
+    if (room) c->behind[c->behind_end++ % ZC__BEHIND] = e;
     zc__spin_unlock(&c->behind_lock);
     if (!room) zc__entry_unpin(c, e);
     return room;
 }
 
 /* Takes the entries of a key out of the queue, or all. The key's order monitor is held: what was
- * queued before must not be written after. */
+ * queued before must not be written after. Who takes an entry out lets its pin go. */
 static void zc__behind_forget(zc_cache *c, const zc_bytes *key) {
-    for (uint32_t i = 0; c->behind; i++) {
+    zc__spin_lock(&c->behind_lock);
+    uint32_t i = c->behind_at, end = c->behind_end;
+    zc__spin_unlock(&c->behind_lock);
+    for (; i != end; i++) {
         zc__spin_lock(&c->behind_lock);
-        bool more = i < c->behind_count;
-        zc__entry **at = &c->behind[(c->behind_at + i) % ZC__BEHIND], *e = more ? *at : NULL;
+        bool waits = i - c->behind_at < ZC__BEHIND; /* or others have written it meanwhile */
+        zc__entry **at = &c->behind[i % ZC__BEHIND], *e = waits ? *at : NULL;
         if (e && key && !zc__entry_is(e, *key)) e = NULL;
         if (e) *at = NULL;
         zc__spin_unlock(&c->behind_lock);
         if (e) zc__entry_unpin(c, e);
-        if (!more) return;
     }
 }
 
@@ -6171,36 +6185,43 @@ static void zc__behind_end(zc_cache *c) {
     c->behind = NULL;
 }
 
+/* The first that waits, pinned, or NULL. */
+static zc__entry *zc__behind_first(zc_cache *c) {
+    zc__entry *e = NULL;
+    zc__spin_lock(&c->behind_lock);
+    while (c->behind_at != c->behind_end && !(e = c->behind[c->behind_at % ZC__BEHIND]))
+        c->behind_at++;
+    if (e) zc__entry_pin(e);
+    zc__spin_unlock(&c->behind_lock);
+    return e;
+}
+
+/* Takes an entry out, with the queue's pin, if it is still the first. */
+static bool zc__behind_take(zc_cache *c, const zc__entry *e) {
+    zc__spin_lock(&c->behind_lock);
+    bool first = c->behind_at != c->behind_end && c->behind[c->behind_at % ZC__BEHIND] == e;
+    c->behind_at += first;
+    zc__spin_unlock(&c->behind_lock);
+    return first;
+}
+
 /* Writes what waits, until `deadline`. True: there is more. */
 static bool zc__behind_flush(zc_cache *c, uint64_t deadline) {
-    while (c->behind && !zc__store_is_open(c)) {
-        zc__spin_lock(&c->behind_lock);
-        zc__entry *head = c->behind_count ? c->behind[c->behind_at] : NULL;
-        bool empty = c->behind_count == 0;
-        if (head) zc__entry_pin(head);
-        if (!head && !empty) {
-            c->behind_at = (c->behind_at + 1) % ZC__BEHIND;
-            c->behind_count--;
-        }
-        zc__spin_unlock(&c->behind_lock);
-        if (empty) return false;
-        if (!head) continue;
-        zc__shard *s = zc__shard_of(c, zc__entry_hash(c, head));
+    zc__entry *e;
+    while (c->behind && !zc__store_is_open(c) && (e = zc__behind_first(c))) {
+        uint64_t hash = zc__entry_hash(c, e);
+        zc__shard *s = zc__shard_of(c, hash);
         zc__monitor_lock(&s->order);
-        zc__spin_lock(&c->behind_lock);
-        bool still = c->behind_count && c->behind[c->behind_at] == head;
-        zc__spin_unlock(&c->behind_lock);
-        int rc = still ? zc__store_save(c, head, true) : ZC_OK;
-        zc__spin_lock(&c->behind_lock);
-        if (still) {
-            c->behind_at = (c->behind_at + 1) % ZC__BEHIND;
-            c->behind_count--;
-        }
-        zc__spin_unlock(&c->behind_lock);
+        zc__spin_lock(&s->lock);
+        zc__writes(s, hash);
+        zc__spin_unlock(&s->lock);
+        bool taken = zc__behind_take(c, e);
+        int rc = taken ? zc__store_save(c, e, true) : ZC_OK;
+        zc__written(s);
         zc__monitor_unlock(&s->order);
-        if (rc < 0) zc__store_fault(c, zc__entry_key(head), rc);
-        if (still) zc__entry_unpin(c, head); /* the queue's */
-        zc__entry_unpin(c, head);
+        if (rc < 0) zc__store_fault(c, zc__entry_key(e), rc);
+        if (taken) zc__entry_unpin(c, e); /* the queue's */
+        zc__entry_unpin(c, e);
         if (zc__mono(&c->clock) >= deadline) return true;
     }
     return false;

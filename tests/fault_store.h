@@ -44,9 +44,11 @@ typedef struct fault_store {
     size_t chunk;               /* get hands the record out in pieces of so many bytes; 0: whole */
     /* what happened */
     uint64_t op_calls[FS_OPS], failed, closes;
-    /* called at the start of get, without the lock */
+    /* called at the start of get, and of put, without the lock */
     void (*on_get)(void *user);
     void *on_get_user;
+    void (*on_put)(void *user);
+    void *on_put_user;
 } fault_store;
 
 static inline void fs_init(fault_store *s) {
@@ -143,6 +145,7 @@ static inline int fs_get(void *user, zc_bytes key, zc_sink *sink) {
 
 static inline int fs_put(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
     fault_store *s = (fault_store *)user;
+    if (s->on_put) s->on_put(s->on_put_user);
     bool fail = fs_enter(s, FS_PUT);
     size_t len = fail ? record.len / 2 : record.len;
     if (!fail || s->torn) fs_plant(s, key, record.ptr, len, expires_ms);

@@ -34,6 +34,7 @@ typedef struct log_hub {
 
 typedef struct log_node {
     log_hub *hub;
+    zc_cache *cache;              /* the test's */
     bool down, down_after_append; /* calls fail; the append was done all the same */
     int fail_rc;
     uint64_t attached;            /* the identity that it knows */

@@ -221,6 +221,36 @@ TEST(what_was_killed_is_not_served_stale_in_silence) {
     stop(&f);
 }
 
+static size_t pending;
+static int append_and_look(void *user, const zc_bytes *tags, size_t n, bool durable,
+                           uint64_t position, zc_bus_sink *sink) {
+    log_node *b = (log_node *)user;
+    pending = stats(b->cache).bus_pending;
+    return lb_append(user, tags, n, durable, position, sink);
+}
+
+TEST(what_is_on_its_way_is_pending) {
+    fleet f;
+    if (!start(&f, 0, (zc_desc){0})) return;
+    zc_desc base = {.ack = ZC_ASYNC}, d = desc_of(&f, 0, &base);
+    d.bus.append = append_and_look;
+    f.node[0].hub = &f.hub;
+    f.n = 1;
+    if (!CHECK_EQ(zc_open(&d, &f.c[0]), ZC_OK)) return;
+    f.node[0].cache = f.c[0];
+    zc_bytes two[] = {zc_str("a"), zc_str("b")};
+    CHECK_EQ(zc_invalidate_many(f.c[0], two, 2), ZC_OK);
+    CHECK_EQ(stats(f.c[0]).bus_pending, 2);
+    poll_all(&f);
+    CHECK_EQ(pending, 2);
+    CHECK_EQ(stats(f.c[0]).bus_pending, 0);
+    CHECK_EQ(zc_clear(f.c[0]), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(pending, 1);
+    CHECK_EQ(stats(f.c[0]).bus_pending, 0);
+    stop(&f);
+}
+
 TEST(an_invalidation_that_cannot_be_told_is_kept) {
     fleet f;
     if (!start(&f, 2, (zc_desc){.max_staleness = T})) return;
@@ -719,6 +749,31 @@ TEST(write_behind_writes_later_and_brings_nothing_back) {
     zc_close(f.c[0]); /* writes what is left */
     f.c[0] = NULL;
     CHECK(fs_find(&f.store, zc_str("last")) != NULL);
+    stop(&f);
+}
+
+static void clear_it(void *user) {
+    fleet *f = (fleet *)user;
+    f->store.on_put = NULL;
+    CHECK_EQ(zc_clear(f->c[0]), ZC_OK);
+}
+
+TEST(a_clear_while_what_waits_is_written) {
+    fleet f;
+    zc_desc d = shared;
+    d.write_behind = true;
+    if (!start(&f, 1, d)) return;
+    CHECK_EQ(put(f.c[0], "a", "1", "t"), ZC_OK);
+    CHECK_EQ(put(f.c[0], "b", "1", "t"), ZC_OK);
+    f.store.on_put = clear_it;
+    f.store.on_put_user = &f;
+    poll_all(&f);
+    CHECK(!f.store.on_put);
+    CHECK_EQ(zc_check(f.c[0]), ZC_OK);
+    CHECK_EQ(get(f.c[0], "a", ""), ZC_MISS);
+    CHECK_EQ(put(f.c[0], "a", "2", "t"), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[0], "a", "2"), ZC_OK);
     stop(&f);
 }
 
