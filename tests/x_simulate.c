@@ -144,7 +144,7 @@ typedef struct fiber {
     struct node *node;
     ucontext_t ctx; /* to begin with; then: */
     jmp_buf at;
-    bool begun, finished;
+    bool begun, finished, joined;
     uint64_t wake;
     pthread_cond_t *cond; /* that it waits for */
     void *(*run)(void *);
@@ -345,13 +345,13 @@ static void fiber_main(void) {
 static fiber *fiber_new(node *n, void *(*run)(void *), void *arg) {
     fiber *f = NULL;
     for (int i = 0; i < w->nfibers && !f; i++)
-        if (w->fibers[i].finished) f = &w->fibers[i];
+        if (w->fibers[i].joined) f = &w->fibers[i];
     if (!f && w->nfibers == FIBERS) abort();
     if (!f) f = &w->fibers[w->nfibers++];
     char **stack = &stacks[f - w->fibers];
     if (!*stack) *stack = (char *)sr_alloc(STACK);
     f->node = n;
-    f->begun = f->finished = false;
+    f->begun = f->finished = f->joined = false;
     f->wake = w->now + below(100 * US);
     f->cond = NULL;
     f->run = run;
@@ -374,6 +374,7 @@ static int sim_thread_create(pthread_t *t, const pthread_attr_t *attr, void *(*r
 static int sim_thread_join(pthread_t t, void **result) {
     (void)result;
     while (!w->fibers[t].finished) nap(100 * US);
+    w->fibers[t].joined = true;
     return 0;
 }
 static pthread_t sim_thread_self(void) { return (pthread_t)(w->running - w->fibers); }
