@@ -803,9 +803,15 @@ static void change_something(writer *w) {
     }
 }
 
+/* Held from a transaction's beginning until its invalidation has returned: they invalidate in the
+ * order of their commits. A row that moves takes its tag with it; who renames it next names the new
+ * place, and must not have returned before the old one was invalidated. */
+static pthread_mutex_t writing = PTHREAD_MUTEX_INITIALIZER;
+
 static void write_once(writer *w) {
     zc_bytes tags[8];
     w->nfacts = w->ntags = 0;
+    pthread_mutex_lock(&writing);
     run(w->db, "BEGIN IMMEDIATE");
     change_something(w);
     for (size_t i = 0; i < w->nfacts; i++) raise_to(&facts[w->fact[i]].begun, w->rev[i]);
@@ -813,6 +819,7 @@ static void write_once(writer *w) {
     /* First the change, then the invalidation. */
     for (size_t i = 0; i < w->ntags; i++) tags[i] = zc_str(w->tag[i]);
     int rc = zc_invalidate_many(cache, tags, w->ntags);
+    pthread_mutex_unlock(&writing);
     if (rc != ZC_OK) die("zc_invalidate_many", zc_strerror(rc));
     w->tags += w->ntags;
     pthread_mutex_lock(&publishing);
