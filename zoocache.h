@@ -249,6 +249,8 @@
  *   - Invalidate after the change is committed, not before: else a fill may read the old row and
  *     begin after the invalidation. The same holds for a loader that reads from a replica of the
  *     database that lags.
+ *   - A change that moves what a tag names (country:FR:A:x becomes country:FR:B:x) invalidates the
+ *     old place; the next change names the new one. Invalidate such in the order of the commits.
  *   - Deadlines use a coarse clock: up to 4 ms late on Linux.
  *   - A key is bytes: whoever builds one from parts must make different parts differ ("a", "bc" and
  *     "ab", "c"). Only lookups of equal bytes meet.
