@@ -190,11 +190,11 @@ faults: ## plant faults in copies of the header: the histories of s_linear must 
 CHAOS = $(BUILD)/clang/chaos --seed $(SEED)
 chaos: $(BUILD)/clang/chaos ## nodes on real Redis servers under faults, for SECONDS (600), SEED=
 	@$(CHAOS) --seconds $$(($(or $(SECONDS),600) / 3))
-	@$(CHAOS) --seconds $$(($(or $(SECONDS),600) / 3)) --replicas
+	@$(CHAOS) --seconds $$(($(or $(SECONDS),600) / 3)) --replicas --shards 3
 	@tests/chaos_net.sh $(CHAOS) --seconds $$(($(or $(SECONDS),600) / 3)) --replicas
 chaos-short: # two minutes; then with checks taken out of the header, which it must find
 	@$(ALL) $(BUILD)/clang/chaos || :
-	@bad=; $(RUNNER) step chaos/one-server $(CHAOS) --seconds 40 || bad=1; \
+	@bad=; $(RUNNER) step chaos/one-server $(CHAOS) --seconds 40 --shards 3 || bad=1; \
 	$(RUNNER) step chaos/replicas $(CHAOS) --seconds 50 --replicas || bad=1; \
 	$(RUNNER) step chaos/lossy tests/chaos_net.sh $(CHAOS) --seconds 15 || bad=1; \
 	CC=$(GCC) $(RUNNER) step chaos/without tests/chaos.sh $(BUILD)/without || bad=1; test -z "$$bad"

@@ -1,6 +1,6 @@
 /* chaos.c: node processes on a real Redis, seeded faults, and the truth beside them.
  *
- *   chaos [--replicas] [--seconds 60] [--seed N|random] [--only NAME] [--list]
+ *   chaos [--replicas] [--shards 1] [--seconds 60] [--seed N|random] [--only NAME] [--list]
  *
  *   Truth      A table in shared memory: the committed version of each key, and for each version
  *              when its invalidation had been acknowledged. A loader reads the committed version;
@@ -65,6 +65,7 @@ typedef struct world {
     _Atomic unsigned stale, failures;
     _Atomic uint64_t bound, seed;
     bool replicas;
+    unsigned shards; /* of the log */
     char doing[64];
 } world;
 
@@ -362,6 +363,7 @@ static int node_main(int i) {
     d.prefix = "chaos";
     d.timeout = 200 * ZC_MILLISECOND;
     d.replicas = w->replicas ? 1 : 0;
+    d.log_shards = w->shards;
     d.log_length = 2000;
     d.connections = i == 0 ? 1 : 0;
     d.max_tags = i == 3 ? 64 : 0; /* forgets often: the floor is used */
@@ -571,21 +573,31 @@ static void f_stop_server(void) {
     rs_go_on(&servers[master]);
 }
 static void f_flushall(void) { say(master, "FLUSHALL", NULL, NULL, NULL); }
-static void f_del_log(void) { say(master, "DEL", "{chaos}:log", NULL, NULL); }
-static void f_del_tags(void) {
-    say(master, "DEL", dice(2) ? "{chaos}:tags" : "{chaos}:tags2", NULL, NULL);
+
+/* A key of one of the shards. */
+static const char *name_of(const char *what) {
+    static char name[32];
+    unsigned shard = (unsigned)dice(w->shards);
+    if (shard) snprintf(name, sizeof name, "{chaos:%u}:%s", shard, what);
+    else snprintf(name, sizeof name, "{chaos}:%s", what);
+    return name;
 }
-static void f_trim(void) { say(master, "XTRIM", "{chaos}:log", "MAXLEN", dice(2) ? "0" : "3"); }
+static void f_del_log(void) { say(master, "DEL", name_of("log"), NULL, NULL); }
+static void f_del_tags(void) {
+    say(master, "DEL", name_of(dice(2) ? "tags" : "tags2"), NULL, NULL);
+}
+static void f_trim(void) { say(master, "XTRIM", name_of("log"), "MAXLEN", dice(2) ? "0" : "3"); }
 static void f_foreign_entry(void) {
     rs_say(&servers[master], "EVAL",
            "local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1] "
            "local id = last and last[1]:match('^%d+') .. '-*' or '*' "
            "return redis.call('XADD', KEYS[1], id, 'x', 'y')",
-           "1", "{chaos}:log", NULL);
+           "1", name_of("log"), NULL);
 }
 static void f_not_a_log(void) {
-    say(master, "DEL", "{chaos}:log", NULL, NULL);
-    say(master, "SET", "{chaos}:log", "nonsense", NULL);
+    const char *log = name_of("log");
+    say(master, "DEL", log, NULL, NULL);
+    say(master, "SET", log, "nonsense", NULL);
 }
 static void f_memory_full(void) {
     say(master, "CONFIG", "SET", "maxmemory", "1");
@@ -947,6 +959,7 @@ static int report(unsigned recovered, bool settled) {
 
 int main(int argc, char **argv) {
     uint64_t seconds = 60, seed = 0;
+    unsigned shards = 1;
     const char *only = "";
     bool replicas = false;
     for (int i = 1; i < argc; i++) {
@@ -957,12 +970,16 @@ int main(int argc, char **argv) {
             seconds = strtoull(argv[++i], NULL, 0);
         else if (i + 1 < argc && strcmp(argv[i], "--seed") == 0)
             seed = strtoull(argv[++i], NULL, 0); /* random: 0 */
+        else if (i + 1 < argc && strcmp(argv[i], "--shards") == 0)
+            shards = (unsigned)strtoul(argv[++i], NULL, 0);
         else if (i + 1 < argc && strcmp(argv[i], "--only") == 0) only = argv[++i];
         else
-            return fprintf(stderr, "chaos [--replicas] [--seconds N] [--seed N] [--only NAME]\n"),
+            return fprintf(stderr, "chaos [--replicas] [--shards N] [--seconds N] [--seed N] "
+                                   "[--only NAME]\n"),
                    2;
         if (strcmp(argv[i], "--list") == 0) return 0;
     }
+    if (shards < 1 || shards > 16) return fprintf(stderr, "chaos: 1 to 16 shards\n"), 2;
     setvbuf(stdout, NULL, _IOLBF, 0);
     signal(SIGXFSZ, SIG_IGN); /* the servers inherit it: a write that is too long is an error */
     signal(SIGPIPE, SIG_IGN);
@@ -972,10 +989,12 @@ int main(int argc, char **argv) {
     if (w == MAP_FAILED) return 2;
     atomic_store(&w->seed, seed);
     w->replicas = replicas;
+    w->shards = shards;
     atomic_store(&w->bound, replicas ? T + (MAX_LAG + 2) * ZC_SECOND : T);
     for (uint32_t k = 0; k < KEYS; k++) atomic_store(&w->rows[k].version, 1);
-    printf("seed %" PRIu64 ", %s, %d nodes, T %d ms\n", seed,
-           replicas ? "a master and two replicas" : "one server", NODES, (int)(T / ZC_MILLISECOND));
+    printf("seed %" PRIu64 ", %s, %u shards, %d nodes, T %d ms\n", seed,
+           replicas ? "a master and two replicas" : "one server", w->shards, NODES,
+           (int)(T / ZC_MILLISECOND));
     if (!begin_servers()) return 2;
     for (int i = 0; i < NODES; i++) node_start(i);
     recover();

@@ -12,7 +12,8 @@
  *   The cache   Per key: what the source holds, what it held at the last invalidation, which fill
  *               is stored, which flight is open. A value that was stored, and was not killed,
  *               replaced or deleted, is there: a miss needs a reason, unless the history is `lossy`
- *               (evictions, deadlines, pruning), and then the value does not come back.
+ *               (evictions, deadlines, pruning), and then the value does not come back. In a
+ *               `tiered` one it may: a storage is not asked while the key is being written there.
  *   Partitions  Keys that no invalidation joins are searched apart; linearizability is local. */
 #ifndef LINEAR_H
 #define LINEAR_H
@@ -54,7 +55,7 @@ typedef struct lin_step {
 typedef struct lin_history {
     lin_step step[LIN_STEPS];
     unsigned n;
-    bool lossy;
+    bool lossy, tiered; /* tiered: lossy, too */
 } lin_history;
 
 typedef struct lin_key {
@@ -90,8 +91,9 @@ typedef enum lin_verdict { LIN_GOOD, LIN_BAD, LIN_UNDECIDED } lin_verdict;
 static inline uint64_t lin_bit(unsigned i) { return UINT64_C(1) << i; }
 
 /* Nothing fresh is there. False: there was. */
-static inline bool lin_miss(lin_key *k, bool lossy) {
-    if (k->entry && !k->weak && !lossy) return false;
+static inline bool lin_miss(lin_key *k, const lin_history *h) {
+    if (h->tiered) return true;
+    if (k->entry && !k->weak && !h->lossy) return false;
     k->corpse |= k->entry != 0;
     k->entry = k->weak = 0;
     return true;
@@ -136,13 +138,13 @@ static inline bool lin_read(const lin_search *x, const lin_step *p, lin_key *k,
                             const lin_state *s) {
     bool flies = p->kind == LIN_FETCH && p->fill && k->flight == p->fill;
     if (!p->good) return flies;
-    if (!p->fill) return lin_miss(k, x->h->lossy);
+    if (!p->fill) return lin_miss(k, x->h);
     if (x->version[p->fill] < k->floor) return false;
     return k->entry == p->fill || (flies && !((s->killed | s->fenced) & lin_bit(p->fill)));
 }
 
 static inline bool lin_lead(const lin_search *x, const lin_step *p, lin_key *k, lin_state *s) {
-    if (k->flight || !lin_miss(k, x->h->lossy)) return false;
+    if (k->flight || !lin_miss(k, x->h)) return false;
     k->flight = p->fill;
     s->begun |= lin_bit(p->fill);
     return true;
@@ -280,7 +282,7 @@ static inline void lin_print_step(const lin_step *p) {
 static inline void lin_print(const lin_search *x) {
     uint64_t left = x->steps;
     printf("not linearizable%s; (n): the n-th of the longest order found\n",
-           x->h->lossy ? " (lossy)" : "");
+           x->h->tiered ? " (tiered)" : x->h->lossy ? " (lossy)" : "");
     while (left) {
         unsigned first = (unsigned)__builtin_ctzll(left), rank = 0;
         for (uint64_t m = left; m; m &= m - 1) {

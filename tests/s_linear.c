@@ -2,9 +2,11 @@
  * must be one that a sequential cache could have given (linear.h). LINEAR_ROUNDS: how many times as
  * many histories as usual. A history that fails is printed. */
 #define _POSIX_C_SOURCE 200809L
+#define ZOOCACHE_WITH_BUS
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 #include "zc_test.h"
+#include "fault_store.h"
 #include "linear.h"
 #include <pthread.h>
 
@@ -12,7 +14,8 @@
 
 enum { KEYS = LIN_KEYS, THREADS = 4, CALLS = 5, STEPS = LIN_STEPS / THREADS };
 
-typedef enum op_set { PURE, DEPENDENT, LOSSY } op_set; /* get, put, del; all; all and pruning */
+/* get, put, del; all; all and pruning; that and housekeeping, for a storage. */
+typedef enum op_set { PURE, DEPENDENT, LOSSY, TIERED } op_set;
 
 typedef struct world {
     zc_cache *c;
@@ -224,7 +227,8 @@ static void clear(worker *me) {
 
 static void call(worker *me) {
     unsigned key = (unsigned)below(me, KEYS), dice = (unsigned)below(me, 100);
-    if (me->w->ops == LOSSY && dice % 10 == 0) zc_prune(me->w->c, 0);
+    if (me->w->ops >= LOSSY && dice % 10 == 0) zc_prune(me->w->c, 0);
+    if (me->w->ops == TIERED && dice % 3 == 0) zc_poll(me->w->c, 1);
     if (me->w->ops == PURE) dice %= 50;
     if (dice < 25) get(me, key);
     else if (dice < 40) put(me, key);
@@ -267,8 +271,17 @@ static void slow_free(void *user, void *ptr, size_t size) {
     free(ptr);
 }
 
+static void give_way(void *user) {
+    (void)user;
+    sched_yield();
+}
+
 static void play(world *w, worker *workers, zc_desc d, lin_history *h) {
+    fault_store store;
     d.seed = zct_rand() | 1;
+    fs_init(&store);
+    store.on_get = store.on_put = give_way;
+    if (w->ops == TIERED) d.store = fs_hook(&store, false);
     REQUIRE(zc_open(&d, &w->c) == ZC_OK);
     w->round++;
     w->moment = w->fills = 0;
@@ -277,12 +290,14 @@ static void play(world *w, worker *workers, zc_desc d, lin_history *h) {
     pthread_barrier_wait(&w->start);
     pthread_barrier_wait(&w->end);
     h->n = 0;
-    h->lossy = w->ops == LOSSY;
+    h->lossy = w->ops >= LOSSY;
+    h->tiered = w->ops == TIERED;
     for (int i = 0; i < THREADS; i++) {
         memcpy(&h->step[h->n], workers[i].step, workers[i].n * sizeof(lin_step));
         h->n += workers[i].n;
     }
     zc_close(w->c);
+    fs_destroy(&store);
 }
 
 /* A read at the end of what was invalidated before it: of any fill that was over by then. */
@@ -354,7 +369,7 @@ static lin_verdict verdict(const line *lines) {
     static const char kinds[] = "WRIBPDGFLE";
     lin_history h;
     h.n = 0;
-    h.lossy = false;
+    h.lossy = h.tiered = false;
     for (; lines->kind; lines++) {
         bool good = lines->kind < 'a';
         char kind = (char)(good ? lines->kind : lines->kind - 'a' + 'A');
@@ -442,6 +457,14 @@ TEST(with_dependencies_in_many_shards) {
 TEST(with_a_background_thread) { all_good(DEPENDENT, (zc_desc){.shards = 2}, 4000); }
 TEST(with_evictions_and_pruning) {
     all_good(LOSSY, (zc_desc){.shards = 2, .max_entries = 2, .no_thread = true}, 8000);
+}
+/* The values that the table has no room for come from the storage. */
+TEST(over_a_storage) {
+    all_good(TIERED, (zc_desc){.shards = 1, .max_entries = 2, .no_thread = true}, 8000);
+}
+TEST(over_a_storage_that_is_written_behind) {
+    zc_desc d = {.shards = 1, .max_entries = 2, .no_thread = true, .write_behind = true};
+    all_good(TIERED, d, 8000);
 }
 TEST(a_begin_after_the_reading_is_found_out) {
     world w = {.ops = DEPENDENT, .begins_late = true};
