@@ -56,6 +56,27 @@ LINEAR = {
     ),
 }
 
+# Those that it takes a storage to show.
+TIERED = {
+    "the storage is read while the key is written there": (
+        "!zc__store_readable(c, &lease) || zc__store_is_old(c, t->flight)",
+        "!zc__store_readable(c, &lease)",
+    ),
+    "the storage is read while what is newer waits": (
+        "zc__is_writing(f) || zc__behind_has(c, zc__flight_key(f)) || zc__is_writing(f)",
+        "zc__is_writing(f)",
+    ),
+    "what leaves the queue is not marked while it is written": (
+        "        zc__writes(s, hash);\n        zc__spin_unlock(&s->lock);\n"
+        "        bool taken",
+        "        zc__spin_unlock(&s->lock);\n        bool taken",
+    ),
+    "a deletion does not empty the queue": (
+        "        zc__behind_forget(cache, &key);\n        stored = zc__store_del(cache, key);",
+        "        stored = zc__store_del(cache, key);",
+    ),
+}
+
 # A fault may be several replacements: old, new, old, new, ...
 SIMULATION = {
     "no lease": (
@@ -214,7 +235,7 @@ def build(program, directory):
     return subprocess.run(command + ["-lhiredis"] * (program == "x_simulate")).returncode == 0
 
 
-def simulated(directory):
+def simulated(directory, _):
     """The seeds of the short run that it took; None: it was not found."""
     command = [directory / "x_simulate", "--seeds", "10000", "--jobs", os.environ.get("JOBS", "2")]
     out = subprocess.run(command, capture_output=True, text=True).stdout
@@ -223,9 +244,10 @@ def simulated(directory):
     return f"after {counts[0]} seeds" if counts[2] != "0" else None
 
 
-def found(directory):
+def found(directory, name):
     """The number of histories that it took; None: it was not found, or something else is wrong."""
-    command = [directory / "s_linear", "--seed", "random", "with_dependencies"]
+    test = "over_a_storage" if name in TIERED else "with_dependencies"
+    command = [directory / "s_linear", "--seed", "random", test]
     env = os.environ | {"LINEAR_ROUNDS": "20"}
     out = subprocess.run(command, env=env, capture_output=True, text=True).stdout
     good = [int(line.split()[0]) for line in out.splitlines() if " histories, " in line]
@@ -234,7 +256,8 @@ def found(directory):
 
 def main():
     directory, program = pathlib.Path(sys.argv[1]), sys.argv[2]
-    faults, look = {"s_linear": (LINEAR, found), "x_simulate": (SIMULATION, simulated)}[program]
+    programs = {"s_linear": (LINEAR | TIERED, found), "x_simulate": (SIMULATION, simulated)}
+    faults, look = programs[program]
     names = [name for name in faults if "".join(sys.argv[3:]) in name]
     failed = 0
     for name in names:
@@ -244,7 +267,7 @@ def main():
         elif not build(program, where):
             verdict = "FAILED: does not compile"
         else:
-            when = look(where)
+            when = look(where, name)
             verdict = f"found {when}" if when else "FAILED: not found"
         failed += "FAILED" in verdict
         print(f"{name}: {verdict}", flush=True)
