@@ -11103,21 +11103,24 @@ static void zc__req_durable(zc__redis *r, zc__redis_req *q) {
     zc__req_cmd2(q, "GET", "append*");
 }
 
-/* What the script and XRANGE from the cursor say. */
+/* What the script and XRANGE from the cursor say. The entry may have been deleted in between. */
 static int zc__redis_appended(zc__redis *r, zc__redis_log log, const redisReply *script,
-                            const redisReply *range, uint64_t position, zc_bus_sink *sink) {
+                              const redisReply *range, uint64_t position, zc_bus_sink *sink) {
+    uint64_t own;
     if (zc__redis_is(script, REDIS_REPLY_INTEGER)) return ZC_RETRY;
     if (!zc__redis_string(script) || !zc__redis_is(range, REDIS_REPLY_ARRAY)) return ZC_E_BUS;
+    if (!zc__redis_number(script->str, script->len, &own)) return ZC_E_BUS;
     if (range->elements == 0) return ZC_RETRY;
     int proof = zc__redis_at_cursor(r, log, range->element[0], position);
     if (proof == ZC_RETRY) return ZC_RETRY;
     int rc = zc__redis_give(r, log, range->element + 1, range->elements - 1, position, sink);
     if (rc != ZC_OK) return rc;
-    return range->elements > ZC__REDIS_BATCH ? ZC_MORE : proof;
+    if (range->elements > ZC__REDIS_BATCH) return ZC_MORE;
+    return own < position + range->elements ? proof : ZC_RETRY;
 }
 
 static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool durable,
-                          uint64_t position, zc_bus_sink *sink) {
+                            uint64_t position, zc_bus_sink *sink) {
     zc__redis *r = (zc__redis *)user;
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_req q;

@@ -256,6 +256,25 @@ TEST(the_truth_is_taken) {
     end(&g);
 }
 
+/* What an honest server says to APPEND: the entry's position, and the log from the cursor on. */
+#define AT_CURSOR "*2\r\n$3\r\n7-3\r\n*4\r\n$1\r\nn\r\n$4\r\nme.3\r\n$1\r\nt\r\n$0\r\n\r\n"
+#define AFTER "*2\r\n$3\r\n7-4\r\n*4\r\n$1\r\nn\r\n$4\r\nme.4\r\n$1\r\nt\r\n$0\r\n\r\n"
+
+TEST(what_is_appended_must_come_back) {
+    stage g;
+    scene s = {.next = {"$1\r\n4\r\n", "*2\r\n" AT_CURSOR AFTER, "$1\r\n4\r\n",
+                        "*1\r\n" AT_CURSOR, "$1\r\n5\r\n", "*2\r\n" AT_CURSOR AFTER,
+                        "$1\r\nx\r\n", "*2\r\n" AT_CURSOR AFTER}};
+    REQUIRE(begin(&g, s));
+    attached(&g);
+    CHECK_EQ(call(&g, APPEND), ZC_OK);
+    CHECK_EQ(g.heard, 1);
+    CHECK_EQ(call(&g, APPEND), ZC_RETRY); /* somebody has deleted it */
+    CHECK_EQ(call(&g, APPEND), ZC_RETRY);
+    CHECK_EQ(call(&g, APPEND), ZC_E_BUS);
+    end(&g);
+}
+
 #if HIREDIS_MAJOR >= 1
 #define MAP(id)                                                                                    \
     "%1\r\n$3\r\nlog\r\n*1\r\n*2\r\n$3\r\n" id                                                     \

@@ -206,6 +206,7 @@ typedef struct world {
     bool faults, writing;
     uint64_t t, l, timeout, fault_gap, end, quiet_since;
     unsigned loss; /* of 1000 messages */
+    unsigned ambush; /* so many entries will be deleted as soon as they are there */
     unsigned shards;
     uint64_t log_length, max_tags;
     /* The truth. */
@@ -409,8 +410,8 @@ static uint64_t clock_mono(void *user) {
             fail("no end: %d looks at the clock", STEPS);
             _exit(1);
         }
-        if (w->faults && !w->calm && below(1500) == 0) {
-            uint64_t pause = below(2) ? between(1, 20) * MS : below(3 * w->t);
+        if (w->faults && !w->calm && below(400) == 0) {
+            uint64_t pause = chance(300) ? between(1, 20) * MS : below(3 * w->t);
             trace(n, "sleeps for %.3f ms", (double)pause / 1e6);
             nap(pause);
         } else if (n->paused_until > w->now || others_are_due(w->running)) {
@@ -507,6 +508,7 @@ static bool has_replica(const server *s) {
 }
 
 static void unblock(int at);
+static void server_command(const char *a, const char *b, const char *c);
 
 static void exec_plain(server *s, conn *c, sr_cmd *cmd, sr_out *o) {
     bool known;
@@ -527,6 +529,10 @@ static void exec_plain(server *s, conn *c, sr_cmd *cmd, sr_out *o) {
     if (script == ZC__APPEND && s->superseded) c->node->unsafe++;
     sr_exec(&s->db, w->now, cmd, script, o);
     if (writes) replicate(s, cmd, script);
+    if (script == ZC__APPEND && w->ambush && s == &w->servers[w->master]) {
+        w->ambush--;
+        server_command("XDEL", cmd->arg[3], "0");
+    }
     if (script == ZC__APPEND) unblock(c->server);
 }
 
@@ -1297,7 +1303,7 @@ static void start(node *n) {
     desc.write_behind = n->write_behind && !n->bus_only;
     desc.flight_timeout = 10 * w->t;
     desc.prune_after = ZC_SECOND;
-    if (chance(300)) desc.ttl = between(1, 20) * w->t;
+    if (chance(600)) desc.ttl = between(1, 20) * w->t;
     if (chance(300)) desc.store_ttl = between(1, 20) * w->t;
     int rc = zc_redis_open(&d, n->bus_only ? NULL : &desc.store, &desc.bus);
     if (rc != ZC_OK) fail("zc_redis_open: %s", zc_result_name(rc));
@@ -1335,6 +1341,13 @@ static bool is_well(node *n) {
     return st.bus_pending == 0 && !n->c->bus.untold && st.bus_age <= w->t && !st.store_open;
 }
 
+/* A connection of it is broken, and it does not know yet. */
+static bool is_deceived(const node *n) {
+    for (const conn *c = w->conns; c; c = c->next)
+        if (c->node == n && !c->closed && c->broken != UINT64_MAX && c->broken > w->now) return true;
+    return false;
+}
+
 /* When the faults have ended: all is well in time, and the node serves hits that are right. */
 static void settle(node *n) {
     uint64_t begin = w->now, most = 8 * ZC_SECOND + 20 * w->t;
@@ -1349,7 +1362,7 @@ static void settle(node *n) {
     while (!well && w->now - begin < most) {
         nap(w->t / 4);
         poll_node(n);
-        well = is_well(n);
+        well = is_well(n) && !is_deceived(n);
     }
     if (!well) fail("not well again after %.1f s", (double)(w->now - begin) / 1e9);
     w->settled++;
@@ -1617,6 +1630,7 @@ static void fault(void) {
     case 12:
         snprintf(number, sizeof number, "%d", (int)below(chance(400) ? 8 : 3));
         server_command(chance(400) ? "XTRIM" : "XDEL", key_of_shard(key, "log"), number);
+        if (chance(500)) w->ambush = (unsigned)between(1, 3);
         break;
     case 13:
         n->wall_off = chance(500) ? below(2 * HOUR) : (uint64_t)0 - below(2 * HOUR);
@@ -1632,6 +1646,7 @@ static void heal(void) {
     trace(NULL, "the faults end");
     w->faults = false;
     w->writing = false;
+    w->ambush = 0;
     for (int i = 0; i < w->nnodes; i++) {
         node *n = &w->nodes[i];
         n->cut_until[0] = n->cut_until[1] = n->slow_until = 0;
