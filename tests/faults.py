@@ -182,8 +182,9 @@ SIMULATION = {
         "",
     ),
     "shards: one log is asked for the versions of all": (
-        "if (which >> i & 1) rc = zc__bus_ask(t, i, mark[i]);",
-        "if (which >> i & 1) {\n            rc = zc__bus_ask(t, i, mark[i]);\n            break;\n        }",
+        "if (which >> i & 1) rc = zc__bus_ask(c, deps, ndeps, i, mark[i]);",
+        "if (which >> i & 1) {\n            rc = zc__bus_ask(c, deps, ndeps, i, mark[i]);\n"
+        "            break;\n        }",
     ),
     "shards: the latest proof renews the lease": ("if (ear.log == 0) since = proof;", "since = proof;"),
     "shards: a log that cannot be read is passed over": (

@@ -740,6 +740,8 @@ TEST(sentinels_tell_the_master) {
     CHECK_EQ(append(&a, "x"), ZC_OK);
     uint64_t identity = a.identity;
     CHECK(rs_until(&w, "slaves=1", "INFO", "sentinel"));
+    CHECK_STR(rs_say(&s, "SET", "last", "arrived", NULL), "OK");
+    CHECK(rs_until(&r, "arrived", "GET", "last"));
     rs_kill(&s);
     int rc;
     for (int i = 0; i < 1500 && (rc = attach(&a)) != ZC_OK; i++) usleep(20000);
