@@ -242,7 +242,7 @@ simulate: ## simulate several nodes, the network and Redis: SEEDS (100000) runs,
 	    --seeds $(SEEDS) --jobs $(JOBS)
 
 .PHONY: simulate-faults
-simulate-faults: ## plant faults in copies of the header: simulate-short must find each
+simulate-faults: ## plant faults in copies of the header: simulate must find each
 	@CC=$(GCC) JOBS=$(JOBS) $(RUNNER) step simulate-faults \
 	    python3 tests/faults.py $(BUILD)/simulate-faults x_simulate
 

@@ -119,7 +119,7 @@ typedef struct repl { /* a write on its way to the other server, or to the disk 
 
 typedef enum event_kind { EV_EXEC, EV_ACTION } event_kind;
 typedef enum action {
-    A_FAULT, A_HEAL, A_UP, A_PROMOTE, A_VIEW, A_REJOIN, A_FAILBACK,
+    A_FAULT, A_HEAL, A_UP, A_PROMOTE, A_VIEW, A_REJOIN, A_FAILBACK, A_DELETE,
 } action;
 
 typedef struct event {
@@ -206,7 +206,8 @@ typedef struct world {
     bool faults, writing;
     uint64_t t, l, timeout, fault_gap, end, quiet_since;
     unsigned loss; /* of 1000 messages */
-    unsigned ambush; /* so many entries will be deleted as soon as they are there */
+    uint64_t hush_until; /* nobody invalidates */
+    bool vandal; /* entries are deleted soon after they are there */
     unsigned shards;
     uint64_t log_length, max_tags;
     /* The truth. */
@@ -529,9 +530,12 @@ static void exec_plain(server *s, conn *c, sr_cmd *cmd, sr_out *o) {
     if (script == ZC__APPEND && s->superseded) c->node->unsafe++;
     sr_exec(&s->db, w->now, cmd, script, o);
     if (writes) replicate(s, cmd, script);
-    if (script == ZC__APPEND && w->ambush && s == &w->servers[w->master]) {
-        w->ambush--;
-        server_command("XDEL", cmd->arg[3], "0");
+    if (script == ZC__APPEND && w->vandal && w->faults && s == &w->servers[w->master] &&
+        chance(80)) {
+        if (chance(200)) server_command("XDEL", cmd->arg[3], "0");
+        else
+            later(between(50 * US, w->t / 8), A_DELETE,
+                  cmd->arg[3][4] == ':' ? cmd->arg[3][5] - '0' : 0, (int)below(2));
     }
     if (script == ZC__APPEND) unblock(c->server);
 }
@@ -1030,7 +1034,7 @@ static int loader(zc_fill *fill, void *user) {
         fetch(n, l->key - PLAIN, fill, &inner[0]);
         ninner = inner[0].key < KEYS;
     }
-    if (n->depth == 1 && w->writing && chance(20)) invalidate(n);
+    if (n->depth == 1 && w->writing && w->now >= w->hush_until && chance(20)) invalidate(n);
     n->depth--;
     if (n->dead) return l->rc = ZC_E_USER;
     if (l->key >= PLAIN && !ninner) return l->rc = ZC_E_USER - 1;
@@ -1253,7 +1257,7 @@ static void step(node *n, bool first) {
     else if (dice < 220) get(n, key);
     else if (dice < 300) get_many(n);
     else if (dice < 560) fetch(n, key, NULL, NULL);
-    else if (dice < 660 && w->writing) invalidate(n);
+    else if (dice < 660 && w->writing && w->now >= w->hush_until) invalidate(n);
     else if (dice < 720 && first) fly(n, key);
     else if (dice < 750 && w->writing) put(n, key);
     else if (dice < 770) {
@@ -1577,12 +1581,14 @@ static void crash(node *n) {
         }
 }
 
-/* Of any shard. */
-static const char *key_of_shard(char key[16], const char *name) {
-    unsigned shard = (unsigned)below(w->shards);
+static const char *key_in_shard(char key[16], unsigned shard, const char *name) {
     if (shard) snprintf(key, 16, "{sim:%u}:%s", shard, name);
     else snprintf(key, 16, "{sim}:%s", name);
     return key;
+}
+/* Of any shard. */
+static const char *key_of_shard(char key[16], const char *name) {
+    return key_in_shard(key, (unsigned)below(w->shards), name);
 }
 
 static void fault(void) {
@@ -1630,7 +1636,6 @@ static void fault(void) {
     case 12:
         snprintf(number, sizeof number, "%d", (int)below(chance(400) ? 8 : 3));
         server_command(chance(400) ? "XTRIM" : "XDEL", key_of_shard(key, "log"), number);
-        if (chance(500)) w->ambush = (unsigned)between(1, 3);
         break;
     case 13:
         n->wall_off = chance(500) ? below(2 * HOUR) : (uint64_t)0 - below(2 * HOUR);
@@ -1646,7 +1651,6 @@ static void heal(void) {
     trace(NULL, "the faults end");
     w->faults = false;
     w->writing = false;
-    w->ambush = 0;
     for (int i = 0; i < w->nnodes; i++) {
         node *n = &w->nodes[i];
         n->cut_until[0] = n->cut_until[1] = n->slow_until = 0;
@@ -1659,6 +1663,7 @@ static void heal(void) {
 }
 
 static void act(const event *e) {
+    char key[16];
     switch (e->action) {
     case A_FAULT:
         if (!w->faults) break;
@@ -1672,6 +1677,10 @@ static void act(const event *e) {
         if (w->servers[e->b].master && w->master == e->b) w->nodes[e->a].view = e->b;
         break;
     case A_REJOIN: rejoin(e->a); break;
+    case A_DELETE: /* the next append would notice that the newest is not there */
+        server_command("XDEL", key_in_shard(key, (unsigned)e->a, "log"), e->b ? "1" : "0");
+        w->hush_until = w->now + 3 * w->t;
+        break;
     case A_FAILBACK: failback(e->a); break;
     }
 }
@@ -1686,6 +1695,7 @@ static void profile(void) {
     w->kills_on_demotion = w->sentinel || chance(200);
     w->fsync_always = !w->replicas && chance(200);
     w->calm = chance(80);
+    w->vandal = chance(250);
     w->t = ts[below(3)] * MS;
     w->l = between(20, 150) * MS;
     w->timeout = chance(700) ? w->t / 2 : 250 * MS;
