@@ -5,6 +5,7 @@ each of them.
 faults.py DIRECTORY PROGRAM [PART OF A NAME]: builds and runs in DIRECTORY with $CC. The text that a
 fault replaces must be in the header once. The last line is the count."""
 
+import concurrent.futures
 import os
 import pathlib
 import subprocess
@@ -56,12 +57,14 @@ LINEAR = {
     ),
 }
 
-# Those that it takes a storage to show.
-TIERED = {
+# Those that it takes a storage to show, written through or behind.
+THROUGH = {
     "the storage is read while the key is written there": (
         "!zc__store_readable(c, &lease) || zc__store_is_old(c, t->flight)",
         "!zc__store_readable(c, &lease)",
     ),
+}
+BEHIND = {
     "the storage is read while what is newer waits": (
         "zc__is_writing(f) || zc__behind_has(c, zc__flight_key(f)) || zc__is_writing(f)",
         "zc__is_writing(f)",
@@ -241,17 +244,16 @@ def build(program, directory):
 
 
 def simulated(directory, _):
-    """The seeds that it took; None: it was not found."""
-    command = [directory / "x_simulate", "--seeds", "60000", "--jobs", os.environ.get("JOBS", "2")]
+    """What a seed showed; None: it was not found."""
+    command = [directory / "x_simulate", "--seeds", "60000", "--jobs", "1"]
     out = subprocess.run(command, capture_output=True, text=True).stdout
-    print("\n".join(line for line in out.splitlines() if line.startswith("seed ")))
-    counts = out.splitlines()[-1].split()
-    return f"after {counts[0]} seeds" if counts[2] != "0" else None
+    shown = [line for line in out.splitlines() if line.startswith(("seed ", "failed: "))]
+    return f"by {shown[0]}" if shown else None
 
 
 def found(directory, name):
     """The number of histories that it took; None: it was not found, or something else is wrong."""
-    test = "over_a_storage" if name in TIERED else "with_dependencies"
+    test = "through" if name in THROUGH else "behind" if name in BEHIND else "with_dependencies"
     command = [directory / "s_linear", "--seed", "random", test]
     env = os.environ | {"LINEAR_ROUNDS": "20"}
     out = subprocess.run(command, env=env, capture_output=True, text=True).stdout
@@ -261,21 +263,24 @@ def found(directory, name):
 
 def main():
     directory, program = pathlib.Path(sys.argv[1]), sys.argv[2]
-    programs = {"s_linear": (LINEAR | TIERED, found), "x_simulate": (SIMULATION, simulated)}
+    programs = {"s_linear": (LINEAR | THROUGH | BEHIND, found), "x_simulate": (SIMULATION, simulated)}
     faults, look = programs[program]
-    names = [name for name in faults if "".join(sys.argv[3:]) in name]
-    failed = 0
-    for name in names:
+
+    def verdict(name):
         where = directory / name.replace(" ", "-")
         if not plant(faults[name], where):
-            verdict = "FAILED: zoocache.h has not this text once"
-        elif not build(program, where):
-            verdict = "FAILED: does not compile"
-        else:
-            when = look(where, name)
-            verdict = f"found {when}" if when else "FAILED: not found"
-        failed += "FAILED" in verdict
-        print(f"{name}: {verdict}", flush=True)
+            return "FAILED: zoocache.h has not this text once"
+        if not build(program, where):
+            return "FAILED: does not compile"
+        when = look(where, name)
+        return f"found {when}" if when else "FAILED: not found"
+
+    names = [name for name in faults if "".join(sys.argv[3:]) in name]
+    failed = 0
+    with concurrent.futures.ThreadPoolExecutor(int(os.environ.get("JOBS", "2"))) as pool:
+        for name, said in zip(names, pool.map(verdict, names)):
+            failed += "FAILED" in said
+            print(f"{name}: {said}", flush=True)
     print(f"{len(names) - failed} passed, {failed} failed")
     return failed > 0
 

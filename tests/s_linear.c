@@ -459,10 +459,10 @@ TEST(with_evictions_and_pruning) {
     all_good(LOSSY, (zc_desc){.shards = 2, .max_entries = 2, .no_thread = true}, 8000);
 }
 /* The values that the table has no room for come from the storage. */
-TEST(over_a_storage) {
+TEST(over_a_storage_written_through) {
     all_good(TIERED, (zc_desc){.shards = 1, .max_entries = 2, .no_thread = true}, 8000);
 }
-TEST(over_a_storage_that_is_written_behind) {
+TEST(over_a_storage_written_behind) {
     zc_desc d = {.shards = 1, .max_entries = 2, .no_thread = true, .write_behind = true};
     all_good(TIERED, d, 8000);
 }
