@@ -5580,8 +5580,10 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               Housekeeping tries it again, after a time that doubles, so no caller waits for
  *               that. A write that was spared counts as failed.
  *   Behind      With write_behind, what is stored is written by housekeeping, in order, from a
- *               queue of pinned entries; it takes an entry out of the queue with the shard's order
- *               monitor held, and zc_del() does so before it deletes: nothing comes back.
+ *               queue of pinned entries; who finds no room there writes at once. An entry is taken
+ *               out, once, with the shard's order monitor held and its key marked as being written:
+ *               by housekeeping, or by who deletes or writes the key before that; zc_clear() takes
+ *               all. Nothing comes back, and at no moment is an older record read.
  *   Fleet       Before a loader runs, the key is locked in the storage; who does not get the lock
  *               looks for the other's record until the lock is free. Only saves work: what is
  *               stored is judged by the rule all the same.
@@ -6167,6 +6169,7 @@ static bool zc__behind_add(zc_cache *c, zc__entry *e) {
 /* Takes the entries of a key out of the queue, or all. The key's order monitor is held: what was
  * queued before must not be written after. Who takes an entry out lets its pin go. */
 static void zc__behind_forget(zc_cache *c, const zc_bytes *key) {
+    if (!c->behind) return;
     zc__spin_lock(&c->behind_lock);
     uint32_t i = c->behind_at, end = c->behind_end;
     zc__spin_unlock(&c->behind_lock);
@@ -9397,7 +9400,8 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *   Bus         attach   one script: the log's generation and last entry, or a new log if there is
  *                        none, or if its hashes or its last entry are gone. Identity: a hash of the
  *                        generation, a random number, and of the server's run id
- *               append   one script (entry, positions) and XRANGE from the cursor, in one pipeline
+ *               append   one script (entry, positions) and XRANGE from the cursor, in one
+ *                        pipeline. ZC_OK only if the entry itself came back
  *               read     the newest position, XREAD BLOCK and XRANGE of the cursor, in one
  *                        pipeline. ZC_OK only if the entry at the cursor has the nonce that was
  *                        seen there, the next has the next id, the newest was among them, the
