@@ -295,32 +295,42 @@ TEST(every_record_has_an_expiry) {
     rs_stop(&s);
 }
 
-TEST(many_are_got_in_one_command) {
-    redis_server s;
-    node n;
-    enum { N = 200 };
-    REQUIRE(rs_start(&s, NULL) && node_open(&n, s.url));
-    static char names[N][16];
-    zc_bytes keys[N];
-    zc_sink sinks[N], *at[N];
-    int results[N];
-    zc__mem mem = {.hook = zct_allocator(&n.mem)};
-    for (int i = 0; i < N; i++) {
-        snprintf(names[i], sizeof names[i], "key %d", i);
-        keys[i] = zc_str(names[i]);
-        if (i % 3) CHECK_EQ(put(&n, names[i], names[i], 0), ZC_OK);
+enum { MANY = 200 };
+
+static const char *name_of(int i) { /* below MANY */
+    static char names[MANY][16];
+    snprintf(names[i], sizeof names[i], "key %d", i);
+    return names[i];
+}
+
+/* Two thirds of so many keys are put; all come with these commands. */
+static void get_many(redis_server *s, node *n, int count, const char *commands) {
+    zc_bytes keys[MANY];
+    zc_sink sinks[MANY], *at[MANY];
+    int results[MANY];
+    zc__mem mem = {.hook = zct_allocator(&n->mem)};
+    for (int i = 0; i < count; i++) {
+        keys[i] = zc_str(name_of(i));
+        if (i % 3) CHECK_EQ(put(n, name_of(i), name_of(i), 0), ZC_OK);
         sinks[i] = (zc_sink){&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
         at[i] = &sinks[i];
     }
-    rs_say(&s, "CONFIG", "RESETSTAT", NULL);
-    CHECK_EQ(n.st.get_many(n.st.user, keys, N, at, results), ZC_OK);
-    for (int i = 0; i < N; i++) {
+    rs_say(s, "CONFIG", "RESETSTAT", NULL);
+    CHECK_EQ(n->st.get_many(n->st.user, keys, (size_t)count, at, results), ZC_OK);
+    for (int i = 0; i < count; i++) {
         CHECK_EQ(results[i], i % 3 ? ZC_OK : ZC_MISS);
         CHECK(sinks[i].buf.size == (i % 3 ? keys[i].len : 0));
         if (i % 3) CHECK(memcmp(sinks[i].buf.ptr, keys[i].ptr, keys[i].len) == 0);
         zc__buf_free(&mem, &sinks[i].buf);
     }
-    CHECK(strstr(rs_say(&s, "INFO", "commandstats", NULL), "cmdstat_mget:calls=1,"));
+    CHECK(strstr(rs_say(s, "INFO", "commandstats", NULL), commands));
+}
+
+TEST(many_are_got_in_one_command) {
+    redis_server s;
+    node n;
+    REQUIRE(rs_start(&s, NULL) && node_open(&n, s.url));
+    get_many(&s, &n, MANY, "cmdstat_mget:calls=1,");
     CHECK(!strstr(s.said, "cmdstat_get:"));
     node_close(&n);
     rs_stop(&s);
@@ -1520,31 +1530,10 @@ TEST(shards_of_one_server) {
 TEST(many_keys_of_many_shards) {
     redis_server s;
     node n;
-    enum { N = 100 };
     REQUIRE(rs_start(&s, NULL));
     zc_redis_desc d = {.url = s.url, .log_shards = SHARDS};
     REQUIRE(node_open_with(&n, d));
-    static char names[N][16];
-    zc_bytes keys[N];
-    zc_sink sinks[N], *at[N];
-    int results[N];
-    zc__mem mem = {.hook = zct_allocator(&n.mem)};
-    for (int i = 0; i < N; i++) {
-        snprintf(names[i], sizeof names[i], "key %d", i);
-        keys[i] = zc_str(names[i]);
-        if (i % 3) CHECK_EQ(put(&n, names[i], names[i], 0), ZC_OK);
-        sinks[i] = (zc_sink){&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
-        at[i] = &sinks[i];
-    }
-    rs_say(&s, "CONFIG", "RESETSTAT", NULL);
-    CHECK_EQ(n.st.get_many(n.st.user, keys, N, at, results), ZC_OK);
-    for (int i = 0; i < N; i++) {
-        CHECK_EQ(results[i], i % 3 ? ZC_OK : ZC_MISS);
-        CHECK(sinks[i].buf.size == (i % 3 ? keys[i].len : 0));
-        if (i % 3) CHECK(memcmp(sinks[i].buf.ptr, keys[i].ptr, keys[i].len) == 0);
-        zc__buf_free(&mem, &sinks[i].buf);
-    }
-    CHECK(strstr(rs_say(&s, "INFO", "commandstats", NULL), "cmdstat_mget:calls=3,"));
+    get_many(&s, &n, 100, "cmdstat_mget:calls=3,"); /* SHARDS */
     CHECK_STR(get(&n, "key 1"), "key 1");
     CHECK_EQ(n.st.touch(n.st.user, zc_str("key 1"), 0), ZC_OK);
     CHECK_EQ(n.st.del(n.st.user, zc_str("key 1")), ZC_OK);
@@ -1557,15 +1546,16 @@ TEST(many_keys_of_many_shards) {
     if (pid == 0) {
         n.st.forked(n.st.user);
         bool good = true;
-        for (int i = 2; i < 50 && good; i++) good = get_rc(&n, names[i]) == (i % 3 ? ZC_OK : ZC_MISS);
+        for (int i = 2; i < 50 && good; i++)
+            good = get_rc(&n, name_of(i)) == (i % 3 ? ZC_OK : ZC_MISS);
         _exit(good ? 0 : 1);
     }
-    for (int i = 2; i < 50; i++) CHECK_EQ(get_rc(&n, names[i]), i % 3 ? ZC_OK : ZC_MISS);
+    for (int i = 2; i < 50; i++) CHECK_EQ(get_rc(&n, name_of(i)), i % 3 ? ZC_OK : ZC_MISS);
     int status = 1;
     waitpid(pid, &status, 0);
     CHECK_EQ(status, 0);
     CHECK_EQ(n.st.clear(n.st.user), ZC_OK);
-    for (int i = 0; i < N; i++) CHECK(get(&n, names[i]) == NULL);
+    for (int i = 0; i < 100; i++) CHECK(get(&n, name_of(i)) == NULL);
     node_close(&n);
     rs_stop(&s);
 }

@@ -225,11 +225,13 @@ TEST(lies_are_failures) {
 }
 
 /* What an honest server says to READ: the newest position, what is new, the entry at the cursor. */
-#define NEWEST(position) "*1\r\n$1\r\n" position "\r\n"
-#define CURSOR "*1\r\n*2\r\n$3\r\n7-3\r\n*4\r\n$1\r\nn\r\n$4\r\nme.3\r\n$1\r\nt\r\n$0\r\n\r\n"
-#define NEWS(id)                                                                                   \
-    "*1\r\n*2\r\n$3\r\nlog\r\n*1\r\n*2\r\n$3\r\n" id                                               \
-    "\r\n*4\r\n$1\r\nn\r\n$4\r\nme.4\r\n$1\r\nt\r\n$0\r\n\r\n"
+#define POSITION(p) "$1\r\n" p "\r\n"
+#define NEWEST(p) "*1\r\n" POSITION(p)
+#define LOGGED(id, nonce)                                                                          \
+    "*2\r\n$3\r\n" id "\r\n*4\r\n$1\r\nn\r\n$4\r\n" nonce "\r\n$1\r\nt\r\n$0\r\n\r\n"
+#define CURSOR "*1\r\n" LOGGED("7-3", "me.3")
+#define STREAM(id) "$3\r\nlog\r\n*1\r\n" LOGGED(id, "me.4")
+#define NEWS(id) "*1\r\n*2\r\n" STREAM(id)
 
 TEST(the_truth_is_taken) {
     stage g;
@@ -257,14 +259,12 @@ TEST(the_truth_is_taken) {
 }
 
 /* What an honest server says to APPEND: the entry's position, and the log from the cursor on. */
-#define AT_CURSOR "*2\r\n$3\r\n7-3\r\n*4\r\n$1\r\nn\r\n$4\r\nme.3\r\n$1\r\nt\r\n$0\r\n\r\n"
-#define AFTER "*2\r\n$3\r\n7-4\r\n*4\r\n$1\r\nn\r\n$4\r\nme.4\r\n$1\r\nt\r\n$0\r\n\r\n"
+#define BOTH "*2\r\n" LOGGED("7-3", "me.3") LOGGED("7-4", "me.4")
 
 TEST(what_is_appended_must_come_back) {
     stage g;
-    scene s = {.next = {"$1\r\n4\r\n", "*2\r\n" AT_CURSOR AFTER, "$1\r\n4\r\n",
-                        "*1\r\n" AT_CURSOR, "$1\r\n5\r\n", "*2\r\n" AT_CURSOR AFTER,
-                        "$1\r\nx\r\n", "*2\r\n" AT_CURSOR AFTER}};
+    scene s = {.next = {POSITION("4"), BOTH, POSITION("4"), CURSOR, POSITION("5"), BOTH,
+                        POSITION("x"), BOTH}};
     REQUIRE(begin(&g, s));
     attached(&g);
     CHECK_EQ(call(&g, APPEND), ZC_OK);
@@ -276,9 +276,7 @@ TEST(what_is_appended_must_come_back) {
 }
 
 #if HIREDIS_MAJOR >= 1
-#define MAP(id)                                                                                    \
-    "%1\r\n$3\r\nlog\r\n*1\r\n*2\r\n$3\r\n" id                                                     \
-    "\r\n*4\r\n$1\r\nn\r\n$4\r\nme.4\r\n$1\r\nt\r\n$0\r\n\r\n"
+#define MAP(id) "%1\r\n" STREAM(id)
 #define PUSH ">2\r\n+message\r\n$2\r\nhi\r\n"
 
 TEST(resp3_is_the_same_truth) {

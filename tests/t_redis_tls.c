@@ -23,6 +23,14 @@ static int side_try(side *n, zc_redis_desc d) {
     return zc_redis_open(&d, &n->st, &n->bus);
 }
 static bool side_open(side *n, zc_redis_desc d) { return CHECK_EQ(side_try(n, d), ZC_OK); }
+/* A server whose certificate is for 127.0.0.1, and one who trusts it. */
+static bool serve(redis_server *s) {
+    return rs_authority("ca") && rs_certificate("server", "ca", "/CN=x", "IP:127.0.0.1") &&
+           rs_start_tls(s, "server", "ca", NULL);
+}
+static bool side_to(side *n, const redis_server *s) {
+    return side_open(n, (zc_redis_desc){.url = s->url, .tls_ca = rs_tls_file("ca.pem")});
+}
 static void side_close(side *n) {
     n->st.close(n->st.user);
     n->bus.close(n->bus.user);
@@ -167,8 +175,7 @@ TEST(files_that_are_no_good) {
 
 TEST(both_ends_must_mean_the_same) {
     redis_server s, old;
-    REQUIRE(rs_authority("ca") && rs_certificate("server", "ca", "/CN=x", "IP:127.0.0.1"));
-    REQUIRE(rs_start_tls(&s, "server", "ca", NULL));
+    REQUIRE(serve(&s));
     CHECK_EQ(speaks_to(url_of("rediss", "127.0.0.1", s.tls_port), "ca.pem"), ZC_OK);
     int rc = waits_for(s.port, "ca.pem"); /* Redis waits for the end of what is no line */
     CHECK(rc == ZC_E_TIMEOUT || rc == ZC_E_STORE);
@@ -185,10 +192,7 @@ TEST(large_values_pass) {
     redis_server s;
     side n;
     enum { SIZE = 20 << 20 };
-    REQUIRE(rs_authority("ca") && rs_certificate("server", "ca", "/CN=x", "IP:127.0.0.1"));
-    REQUIRE(rs_start_tls(&s, "server", "ca", NULL));
-    zc_redis_desc d = {.url = s.url, .tls_ca = rs_tls_file("ca.pem")};
-    REQUIRE(side_open(&n, d));
+    REQUIRE(serve(&s) && side_to(&n, &s));
     char *bytes = (char *)malloc(SIZE);
     for (size_t i = 0; i < SIZE; i++) bytes[i] = (char)(i * 2654435761u >> 24);
     /* Also around the size of a record of TLS. */
@@ -310,8 +314,7 @@ TEST(a_handshake_has_a_deadline) {
 
 TEST(cut_or_stalled_anywhere) {
     redis_server s;
-    REQUIRE(rs_authority("ca") && rs_certificate("server", "ca", "/CN=x", "IP:127.0.0.1"));
-    REQUIRE(rs_start_tls(&s, "server", "ca", NULL));
+    REQUIRE(serve(&s));
     unsigned cut = 0, whole = 0, stalled = 0;
     for (size_t pass = 1; whole < 3 && CHECK(pass < 100000); pass += pass < 32 ? 3 : 149) {
         middle m;
@@ -358,10 +361,7 @@ TEST(a_server_killed_while_a_read_waits) {
     side n;
     pthread_t t;
     uint64_t identity;
-    REQUIRE(rs_authority("ca") && rs_certificate("server", "ca", "/CN=x", "IP:127.0.0.1"));
-    REQUIRE(rs_start_tls(&s, "server", "ca", NULL));
-    zc_redis_desc d = {.url = s.url, .tls_ca = rs_tls_file("ca.pem")};
-    REQUIRE(side_open(&n, d));
+    REQUIRE(serve(&s) && side_to(&n, &s));
     waiter w = {&n, 0, 12345};
     CHECK_EQ(put(&n, "k", zc_str("v")), ZC_OK);
     CHECK_EQ(n.bus.attach(n.bus.user, &identity, &w.at), ZC_OK);
@@ -382,10 +382,7 @@ TEST(a_server_killed_while_a_read_waits) {
 TEST(a_peer_that_vanished_raises_no_signal) {
     redis_server s;
     side n;
-    REQUIRE(rs_authority("ca") && rs_certificate("server", "ca", "/CN=x", "IP:127.0.0.1"));
-    REQUIRE(rs_start_tls(&s, "server", "ca", NULL));
-    zc_redis_desc d = {.url = s.url, .tls_ca = rs_tls_file("ca.pem")};
-    REQUIRE(side_open(&n, d));
+    REQUIRE(serve(&s) && side_to(&n, &s));
     CHECK_EQ(put(&n, "k", zc_str("v")), ZC_OK);
     zc__redis *r = (zc__redis *)n.st.user;
     for (unsigned i = 0; i < r->nconns; i++)
@@ -399,10 +396,7 @@ TEST(a_peer_that_vanished_raises_no_signal) {
 TEST(resp3_is_spoken) {
     redis_server s;
     side n;
-    REQUIRE(rs_authority("ca") && rs_certificate("server", "ca", "/CN=x", "IP:127.0.0.1"));
-    REQUIRE(rs_start_tls(&s, "server", "ca", NULL));
-    zc_redis_desc d = {.url = s.url, .tls_ca = rs_tls_file("ca.pem")};
-    REQUIRE(side_open(&n, d));
+    REQUIRE(serve(&s) && side_to(&n, &s));
     CHECK_EQ(put(&n, "k", zc_str("v")), ZC_OK);
     CHECK(strstr(rs_say(&s, "CLIENT", "LIST", NULL), " resp=3"));
     side_close(&n);

@@ -9,11 +9,12 @@
  *
  * x_simulate [--seeds N] [--first N] [--jobs N] [--seed N [--verbose]]
  *
- * Each thread of a node is a coroutine; it gives way wherever the code looks at the clock, talks to the server
- * or runs a loader. Faults: requests and replies lost or late, connections cut, partitions, slow and
- * paused nodes, crashes, clocks an hour off and stepping; a server that hangs, restarts empty or
- * with a lost tail, is flushed, trimmed, loses keys or scripts; a replica promoted with a lost tail
- * while the old master still answers, and its return. */
+ * Each thread of a node is a coroutine; it gives way wherever the code looks at the clock, talks to
+ * the server or runs a loader. Faults: requests and replies lost or late, connections cut,
+ * partitions, slow and paused nodes, crashes, clocks an hour off and stepping; a server that hangs,
+ * restarts empty or with a lost tail, is flushed, trimmed, loses keys, scripts, or entries before
+ * all have heard them; a replica promoted with a lost tail while the old master still answers, and
+ * its return. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
