@@ -1,6 +1,7 @@
 /* Linearizability: short random histories of several threads on few keys, of a cache alone and of
- * one over a storage, are recorded, and each must be one that a sequential cache could have given (linear.h). LINEAR_ROUNDS: how many times as
- * many histories as usual. A history that fails is printed. */
+ * one over a storage, are recorded, and each must be one that a sequential cache could have given
+ * (linear.h). LINEAR_ROUNDS: how many times as many histories as usual. A history that fails is
+ * printed. */
 #define _POSIX_C_SOURCE 200809L
 #define ZOOCACHE_WITH_BUS
 #define ZOOCACHE_IMPLEMENTATION
