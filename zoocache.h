@@ -3174,11 +3174,11 @@ typedef struct zc__bus {
     zc__monitor reading, apply, monitor;
     uint32_t attached;           /* [apply] */
     uint64_t identity;           /* [apply] of the log */
-    uint64_t base, attached_at;  /* [apply] see Versions */
+    uint64_t base, base_at;      /* [apply] see Versions: the base, from which position on */
+    uint64_t trusted;            /* [apply] records that are not from here on are misses */
     uint64_t epoch;              /* [apply] moves with each attach and detach */
     zc_shared64 cursor;          /* [apply] N1; the sum of: */
     zc_shared64 cursors[ZC_LOGS_MAX];   /* [apply] of each log */
-    uint64_t attached_to[ZC_LOGS_MAX];  /* [apply] `cursors` at the attach */
     uint64_t *history; /* [apply] with several logs: `cursors` at the last ZC__HISTORY positions */
     unsigned logs;
     zc_shared64 lease;           /* [apply] N2; monotonic; 0: none */
@@ -4054,11 +4054,14 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *               invalidation that killed it had been acknowledged. Where the log can be looked at
  *               in a few nanoseconds (`peek`), each read does that, and there is no lease.
  *   Versions    The table and the trie go on using local versions. The entry at a position of the
- *               log is applied at  base + (position << 16),  or above `seen` if that is later. An
- *               invalidation of one's own is applied at once, at seen + 1, and once more when it
- *               comes back from the log. A record of the storage carries a position; no position
- *               above one's own cursor is believed, so what was killed here and has not reached the
- *               log yet stays dead.
+ *               log is applied at  base + (position << 16);  where `seen` is past that already, it
+ *               is applied above `seen`, and `base` moves: the positions before are then as if from
+ *               before an attach. An invalidation of one's own is applied at once, at seen + 1, and
+ *               once more when it comes back from the log. A record of the storage carries a
+ *               position: that of the cursor before it was found that nothing has killed the value.
+ *               It is never made of a version, which moves without the log. No position above one's
+ *               own cursor is believed, so what was killed here and has not reached the log yet
+ *               stays dead.
  *   Breaks      Another identity of the log, or a gap, and the node attaches anew: the root is
  *               stamped, which flushes the table in O(1) and fences fills in flight, and positions
  *               count from a new base.
@@ -4195,17 +4198,17 @@ static void zc__bus_moved(zc__bus *b) {
     if (b->history) memcpy(&b->history[b->cursor % ZC__HISTORY * b->logs], b->cursors, size);
 }
 
-/* How far each log had been heard at a position since the attach; if that is not remembered any
- * more, at the attach. `apply` is held. */
-static const uint64_t *zc__bus_mark(const zc__bus *b, uint64_t position) {
-    if (b->logs == 1 || b->cursor - position >= ZC__HISTORY) return b->attached_to;
-    return &b->history[position % ZC__HISTORY * b->logs];
+/* The cursor's entry, or an attach, has been applied at this version. `apply` is held. */
+static void zc__bus_rebase(zc__bus *b, uint64_t version) {
+    b->base = version - (b->cursor << 16);
+    b->base_at = b->cursor;
 }
 
-/* Is nothing of the logs in `which` heard up to `position` that `mark` is without? */
+/* Is nothing of the logs in `which` heard up to `position`, which is remembered, that `mark` is
+ * without? */
 static bool zc__bus_within(const zc__bus *b, uint64_t position, const uint64_t *mark,
                            uint32_t which) {
-    const uint64_t *heard = zc__bus_mark(b, position);
+    const uint64_t *heard = &b->history[position % ZC__HISTORY * b->logs];
     for (unsigned i = 0; i < b->logs; i++)
         if (which >> i & 1 && heard[i] > mark[i]) return false;
     return true;
@@ -4214,7 +4217,7 @@ static bool zc__bus_within(const zc__bus *b, uint64_t position, const uint64_t *
 /* The last position here for which that is so; false: not known. `apply` is held. */
 static bool zc__bus_place(const zc__bus *b, const uint64_t *mark, uint32_t which,
                           uint64_t *position) {
-    uint64_t low = b->attached_at, high = b->cursor;
+    uint64_t low = b->base_at, high = b->cursor;
     if (b->logs == 1) {
         *position = *mark < high ? *mark : high;
         return *mark >= low;
@@ -4383,9 +4386,11 @@ static int zc__bus_hear_entry(void *user, uint64_t position, const zc_bytes *tag
     if (ear->epoch != b->epoch || position > *cursor + 1) {
         rc = ZC_RETRY;
     } else if (position == *cursor + 1) {
-        v = zc__trie_stamp(&c->trie, nodes.list, nodes.n, zc__bus_local(b, b->cursor + 1));
+        uint64_t local = zc__bus_local(b, b->cursor + 1);
+        v = zc__trie_stamp(&c->trie, nodes.list, nodes.n, local);
         zc__store_rel(cursor, position);
         zc__store_rel(&b->cursor, b->cursor + 1);
+        if (v != local) zc__bus_rebase(b, v);
         zc__bus_moved(b);
     }
     zc__monitor_unlock(&b->apply);
@@ -4420,14 +4425,14 @@ static int zc__bus_attach(zc_cache *c) {
         position += at[i];
     }
     zc__monitor_lock(&b->apply);
+    uint64_t identity = b->logs == 1 ? ids[0] : XXH3_64bits(ids, b->logs * sizeof *ids) | 1;
+    if (identity != b->identity) b->trusted = 0; /* a position of the log that was */
     b->epoch++;
-    b->identity = b->logs == 1 ? ids[0] : XXH3_64bits(ids, b->logs * sizeof *ids) | 1;
-    for (unsigned i = 0; i < b->logs; i++) b->cursors[i] = b->attached_to[i] = at[i];
-    b->cursor = b->attached_at = position;
+    b->identity = identity;
+    for (unsigned i = 0; i < b->logs; i++) b->cursors[i] = at[i];
+    b->cursor = position;
     zc__bus_moved(b);
-    uint64_t v = zc__trie_stamp(&c->trie, &root, 1, 0);
-    /* Room below the root's version, for positions that are rounded down to it. */
-    b->base = v - (position << 16);
+    zc__bus_rebase(b, zc__trie_stamp(&c->trie, &root, 1, 0));
     zc__store_rel(&b->attached, 1u);
     zc__store_rel(&b->lease, before ? before : 1);
     zc__store_rlx(&b->down, 0);
@@ -5570,7 +5575,7 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *   Trust       If a record cannot be overwritten or deleted, the storage holds a value that it
  *               should not. So a new version is handed out, and records that began before it are
  *               misses from then on: what the storage has is forgotten, in O(1), rather than
- *               trusted.
+ *               trusted. With a bus the next position of the log does the same.
  *   Kept        A record's begin is never above the highest version that the storage has kept:
  *               after a crash it might otherwise outlive an invalidation that gets a lower version.
  *   Faults      are counted and told (ZC_EVENT_STORE_FAULT); the caller never sees one, but for an
@@ -5781,7 +5786,7 @@ static int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, s
     for (size_t i = 0; i < ndeps; i++) which |= 1u << zc__bus_log_of(b, deps[i]);
     if (!which) which = 1; /* the root is in each */
     zc__monitor_lock(&b->apply);
-    bool ours = b->attached && r->generation == b->identity;
+    bool ours = b->attached && r->generation == b->identity && r->begin >= b->trusted;
     bool known = zc__bus_place(b, mark, which, &position);
     *begin = zc__bus_local(b, known ? position : b->cursor);
     zc__spin_lock(&b->out);
@@ -5794,22 +5799,27 @@ static int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, s
     return rc;
 }
 
-/* What an entry's begin stands for, as the record's position; `mark` has room for ZC__MARK bytes.
- * False: it is of another epoch, and dead. */
-static bool zc__bus_position(zc_cache *c, zc_record *r, unsigned char *mark) {
+/* The position that a record of an entry, whose begin is r->begin, may claim: that of the cursor
+ * now, if nothing up to it has killed the entry. `mark` has room for ZC__MARK bytes. False: it is
+ * dead, or there is no log. */
+static bool zc__bus_position(zc_cache *c, zc__entry *e, zc_record *r, unsigned char *mark) {
     zc__bus *b = &c->bus;
+    uint64_t begin = r->begin;
     zc__monitor_lock(&b->apply);
-    uint64_t since = r->begin - b->base;
-    bool good = b->attached && r->begin >= zc__bus_local(b, b->attached_at);
+    bool attached = b->attached;
     r->generation = b->identity;
-    r->begin = since >> 16 < b->cursor ? since >> 16 : b->cursor;
-    if (good && b->logs > 1) {
-        const uint64_t *heard = zc__bus_mark(b, r->begin);
-        for (unsigned i = 0; i < b->logs; i++) zc__put_le(mark + 8 * i, heard[i], 8);
-        r->mark = zc_slice(mark, 8 * b->logs);
-    }
+    r->begin = b->cursor;
+    for (unsigned i = 0; i < b->logs; i++) zc__put_le(mark + 8 * i, b->cursors[i], 8);
     zc__monitor_unlock(&b->apply);
-    return good;
+    if (b->logs > 1) r->mark = zc_slice(mark, 8 * b->logs);
+    return attached && !zc__trie_killer(&c->trie, zc__entry_deps(e), e->ndeps, begin);
+}
+
+/* No record that there may be now is to be trusted. */
+static void zc__bus_distrust(zc__bus *b) {
+    zc__monitor_lock(&b->apply);
+    b->trusted = b->cursor + 1;
+    zc__monitor_unlock(&b->apply);
 }
 #else
 static inline int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, size_t ndeps,
@@ -5817,10 +5827,11 @@ static inline int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *
     (void)c; (void)r; (void)deps; (void)ndeps; (void)begin;
     return ZC_OK;
 }
-static inline bool zc__bus_position(zc_cache *c, zc_record *r, unsigned char *mark) {
-    (void)c; (void)r; (void)mark;
+static inline bool zc__bus_position(zc_cache *c, zc__entry *e, zc_record *r, unsigned char *mark) {
+    (void)c; (void)e; (void)r; (void)mark;
     return true;
 }
+static inline void zc__bus_distrust(zc__bus *b) { (void)b; }
 #endif
 
 /* A record's value becomes the ticket's, in the buffer that it was read into, if it is there. */
@@ -5987,6 +5998,10 @@ static int zc__store_del(zc_cache *c, zc_bytes key) {
     const zc_store *st = &c->desc.store;
     int rc = zc__store_up(c) ? zc__store_told(c, st->del(st->user, key)) : ZC_PENDING;
     if (rc >= 0 && rc != ZC_PENDING) return rc;
+    if (zc__bus_on(c)) {
+        zc__bus_distrust(&c->bus);
+        return rc;
+    }
     uint64_t v = zc__trie_stamp(&c->trie, NULL, 0, 0);
     zc_bytes root = zc_slice("", 0);
     zc__raise64(&c->trusted, v);
@@ -5995,7 +6010,7 @@ static int zc__store_del(zc_cache *c, zc_bytes key) {
 }
 
 /* Writes an entry, which is pinned, to the storage. If it replaces what may be there, an object, or
- * a record that cannot be written, at least takes that away. The shard's order monitor is held. */
+ * what cannot be written or is dead by now, at least takes that away. The shard's order monitor is held. */
 static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     const zc_store *st = &c->desc.store;
     zc_bytes key = zc__entry_key(e), *deps = NULL;
@@ -6004,10 +6019,19 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     unsigned char mark[ZC__MARK];
     zc__buf record;
     zc_record r;
-    if (e->flags & ZC__OBJECT || zc__store_is_open(c))
-        return replaces ? zc__store_del(c, key) : ZC_OK;
     memset(&record, 0, sizeof record);
     memset(&r, 0, sizeof r);
+    r.generation = c->generation;
+    zc__shard *s = zc__shard_of(c, zc__entry_hash(c, e));
+    zc__spin_lock(&s->lock);
+    r.begin = e->begin;
+    uint64_t end = e->expires;
+    zc__spin_unlock(&s->lock);
+    uint64_t kept = zc__load_acq(&c->kept);
+    if (zc__keeps_versions(c) && r.begin > kept) r.begin = kept;
+    if (e->flags & ZC__OBJECT || zc__store_is_open(c) ||
+        (zc__bus_on(c) && !zc__bus_position(c, e, &r, mark)))
+        return replaces ? zc__store_del(c, key) : ZC_OK;
     for (size_t i = 0; i < ndeps; i++)
         for (const zc_tag *p = nodes[i]; p->parent; p = p->parent) text_len += (size_t)p->len + 1;
     size_t size = ndeps * sizeof *deps + text_len;
@@ -6026,15 +6050,6 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     r.value = zc__entry_raw(e);
     r.deps = deps;
     r.ndeps = ndeps;
-    r.generation = c->generation;
-    zc__shard *s = zc__shard_of(c, zc__entry_hash(c, e));
-    zc__spin_lock(&s->lock);
-    r.begin = e->begin;
-    uint64_t end = e->expires;
-    zc__spin_unlock(&s->lock);
-    uint64_t kept = zc__load_acq(&c->kept);
-    if (zc__keeps_versions(c) && r.begin > kept) r.begin = kept;
-    bool known = !zc__bus_on(c) || zc__bus_position(c, &r, mark);
     if (e->flags & ZC__EXTRAS) {
         const zc__extras *x = zc__entry_extras(e);
         hard = x->hard;
@@ -6044,7 +6059,7 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     }
     if (c->desc.store_ttl) hard = end = zc__add_sat(now, c->desc.store_ttl);
     r.expires_ms = zc__until_ms(hard, now, now_ms);
-    int rc = known ? zc__record_encode(&c->mem, &r, &record) : ZC_E_BUS;
+    int rc = zc__record_encode(&c->mem, &r, &record);
     if (rc == ZC_OK)
         rc = zc__store_told(c, st->put(st->user, key, zc_slice(record.ptr, record.size),
                                        zc__until_ms(end, now, now_ms)));

@@ -157,8 +157,8 @@ SIMULATION = {
         "uint64_t v = zc__trie_stamp(&c->trie, &root, 0, 0);",
     ),
     "what is written late passes for the new log's": (
-        "bool good = b->attached && r->begin >= zc__bus_local(b, b->attached_at);",
-        "bool good = b->attached;",
+        "return attached && !zc__trie_killer(&c->trie, zc__entry_deps(e), e->ndeps, begin);",
+        "return attached;",
     ),
     "records pass while an invalidation here is not told": (
         "if (b->untold && b->untold < *begin) *begin = b->untold; /* N3 */",
@@ -177,12 +177,8 @@ SIMULATION = {
     "shards: a mark is taken for the sum of its positions": (
         "bool known = zc__bus_place(b, mark, which, &position);",
         "position = 0;\n    for (unsigned i = 0; i < b->logs; i++) position += mark[i];\n"
-        "    bool known = position >= b->attached_at;\n"
+        "    bool known = position >= b->base_at;\n"
         "    if (position > b->cursor) position = b->cursor;",
-    ),
-    "shards: a record is marked with what is known when it is written": (
-        "const uint64_t *heard = zc__bus_mark(b, r->begin);",
-        "const uint64_t *heard = zc__bus_mark(b, b->cursor);",
     ),
     "shards: a node that joins late does not ask for versions": (
         "if (!zc__bus_within(b, low, mark, which)) return false;",
