@@ -150,6 +150,15 @@ $(BUILD)/bench_%: bench/bench_%.c zoocache.h Makefile
 test: deps ## everything below up to fuzz (a minute each); prints the counts and their total
 	@MAKE='$(MAKE)' FUZZ_SECONDS=60 SUMMARY=$(BUILD)/summary $(RUNNER) stages $(STAGES)
 
+# The loop that one works in. Left out: what waits for real servers' time-outs.
+QUICK = $(filter-out t_redis t_redis_hostile t_redis_tls,$(T))
+.PHONY: quick unit-quick
+quick: python-venv ## the layout, the section tests by gcc, and Python's tests without the slow ones
+	@MAKE='$(MAKE)' SUMMARY=$(BUILD)/summary-quick $(RUNNER) stages check unit-quick python-quick
+unit-quick:
+	@$(ALL) $(patsubst %,$(BUILD)/gcc/%,$(QUICK)) || :
+	@ARGS='--seed $(SEED)' $(RUNNER) each gcc $(patsubst %,$(BUILD)/gcc/%,$(QUICK))
+
 .PHONY: unit-gcc unit-clang redis-tls
 unit-gcc: ## the tests by gcc, with internal assertions
 	@$(ALL) build-gcc || :
@@ -321,6 +330,9 @@ $(BUILD)/venv/bin/python:
 	@python3 -m venv $(BUILD)/venv
 python-venv: $(BUILD)/venv/bin/python
 	@$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check -e './python_shim[test]'
+.PHONY: python-quick
+python-quick:
+	@$(RUNNER) step python-quick tests/python.sh quick
 test-python: deps python-venv ## the Python package: tests, coverage, sanitizers, types, lint
 	@for s in tests asan types lint; do $(RUNNER) step python-$$s tests/python.sh $$s || bad=1; \
 	    done; test -z "$$bad"

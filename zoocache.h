@@ -1078,6 +1078,47 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
 #if defined(ZOOCACHE_IMPLEMENTATION) && !defined(ZC__IMPLEMENTED)
 #define ZC__IMPLEMENTED
 
+/* FOLLOW ONE KEY
+ *
+ *     zc_get, zc_fetch                                                     zc_invalidate
+ *          |                                                                     |
+ *     hash -> shard -> bucket -> entry -- deps --> org:1:team --> org:1 --> org --> root
+ *          |             (>>table)  begin  >=?   version      version   version  (>>trie)
+ *          | nothing fresh                                                       |
+ *          v                                                                     v
+ *     flight (>>flight) --- first ---> storage (>>store) <-- records, positions --> log (>>bus)
+ *          | then                          |
+ *          v                               |
+ *     loader --- value, deps, begin ---> entry ---> table, and through to the storage
+ *
+ * A hit         zc_get() hashes the key. Under the lock of its shard, zc__look() finds the entry by
+ *               zc__table_find() and asks zc__entry_state(): is its time over, and is it fresh? If
+ *               `begin` is the newest version that there is, it is. If not, zc__trie_killer() walks
+ *               the path of each dependency, and what it finds fresh has its `begin` raised to now. zc__entry_touch()
+ *               tells the policy, zc__entry_pin() counts the view, and zc__deliver() fills it after
+ *               the lock. With a bus, zc__bus_gate() is asked before and zc__bus_holds() after:
+ *               is the proof that everything was heard young enough?
+ * A miss        zc_fetch() calls zc__begin(): under the shard's lock, either there is a flight for
+ *               the key (zc__wait() sleeps until it ends), or this caller becomes its leader and
+ *               takes `begin` = the newest version, before anything is read. zc__lead() asks the
+ *               storage, then runs the loader, in which zc_fill_dep() gathers tags. zc__commit()
+ *               makes the entry and asks zc__trie_killer() whether a dependency was invalidated
+ *               since `begin`: if so, the value goes to who asked before, and not into the table.
+ *               Otherwise zc__store_entry() inserts it, making room by the policy if need be,
+ *               zc__store_through() writes the record, and zc__flight_wake() wakes the waiters.
+ * An            zc_invalidate() finds the tag's node by zc__tag_acquire(), and zc__trie_stamp()
+ * invalidation  writes a new version into it: nothing else. What depends on it, or on a tag below, is dead
+ *               at its next look; housekeeping (zc_poll(), zc__sweep()) takes it out later. With a
+ *               bus, zc__bus_publish() appends the tag to the log. There every other node hears it,
+ *               zc__bus_listen() calling zc__bus_hear_entry(), and stamps its own node of the trie.
+ * A foreign     zc__store_load() reads what another node has written, zc__record_decode() takes it
+ * record        apart and trusts nothing in it. zc__store_judge() applies the same rule: the record
+ *               carries the position of the log up to which its writer had heard when the fill
+ *               began. zc__bus_judge() turns that into a version of this node; for what is older
+ *               than this node's attachment, zc__bus_ask() gets the versions of the path in one
+ *               round trip. If nothing is newer it becomes an entry as if it were loaded here.
+ */
+
 /* ============================================================================================
  * >>platform   Compiler, operating system, clocks
  *   Idea        Everything that differs between systems and is not about threads is here, so that

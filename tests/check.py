@@ -3,7 +3,8 @@
 
 Fails if: the manual's list of contents and the sections differ; a static function is declared ahead
 of its definition; a line is longer than 100 columns, or has a tab or trailing space; the version
-macros disagree with each other or with CHANGELOG.md; a conditional is nested deeper than four.
+macros disagree with each other or with CHANGELOG.md; a conditional is nested deeper than four; the
+page "Follow one key" names what is not there.
 """
 
 import re
@@ -84,6 +85,17 @@ def ratio(raw, code):
     return comment / with_code if with_code else 0.0
 
 
+def walk_of(raw, code):
+    """Problems of the page "Follow one key": each zc_name() and zc__name() in it must be defined below."""
+    first = next((i for i, l in enumerate(raw) if "FOLLOW ONE KEY" in l), None)
+    if first is None:
+        return ["there is none"]
+    last = next(i for i in range(first, len(raw)) if "*/" in raw[i])
+    names = set(re.findall(r"\b(zc_\w+)\(\)", "\n".join(raw[first:last])))
+    defined = set(re.findall(r"\b(zc_\w+)", "\n".join(code[last:])))
+    return [f"it names {name}(), which is nowhere" for name in sorted(names - defined)]
+
+
 def main(path):
     text = open(path, encoding="utf-8").read()
     raw, code = text.split("\n"), strip_comments(text).split("\n")
@@ -128,17 +140,21 @@ def main(path):
                 deep.append(f"{path}:{i + 1}")
     check(f"conditionals nest at most {NESTING} deep", deep)
 
+    check('"Follow one key" names functions that exist', walk_of(raw, code))
+
     lengths = functions(code[impl:])
     n = sorted(size for _, _, size in lengths)
     print(f"\n{len(raw)} lines: manual {decl}, declarations {impl - decl}, implementation {len(raw) - impl}")
     print(f"{len(n)} functions: median {statistics.median(n):.0f}, p90 {n[len(n) * 9 // 10]}, max {n[-1]} lines")
-    for size, name, line in sorted(((s, f, l) for f, l, s in lengths if s > 60), reverse=True):
+    for size, name, line in sorted(((s, f, l) for f, l, s in lengths), reverse=True)[:5]:
         print(f"    {size:4} {name} (line {line + impl})")
     print(f"comment lines for each code line: declarations {ratio(raw[decl:impl], code[decl:impl]):.2f}, "
           f"implementation {ratio(raw[impl:], code[impl:]):.2f}")
     print(f"conditionals per 1000 lines {1000 * ifs / len(raw):.1f}, deepest nesting {deepest}")
     ends = [line for _, line in sections[1:]] + [len(raw)]
-    print("lines of the sections: " + ", ".join(f"{t} {e - l}" for (t, l), e in zip(sections, ends)))
+    print("sections, with comment lines for each code line:")
+    for (tag, line), end in zip(sections, ends):
+        print(f"    {tag:10} {end - line:5} lines {ratio(raw[line - 1:end - 1], code[line - 1:end - 1]):.2f}")
     print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
     return 0 if all(results) else 1
 

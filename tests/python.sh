@@ -1,6 +1,7 @@
 #!/bin/bash
 # One check of the Python package, in the virtual environment $VENV, from the project's root.
 #   python.sh tests   pytest, with line coverage of at least 95 %
+#   python.sh quick   pytest without the tests that are marked as slow
 #   python.sh asan    the same tests against the library with AddressSanitizer and its own assertions
 #   python.sh types   mypy --strict, of the package and of what a user of it sees (tests/typed.py)
 #   python.sh lint    ruff: rules and format
@@ -16,6 +17,7 @@ tests)
     cat "$BUILD/log/pytest.txt" # its last line is the count
     exit $status
     ;;
+quick) "$VENV/bin/python" -m pytest -q -m "not slow" ;;
 asan)
     CC=gcc CFLAGS="-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -DZOOCACHE_DEBUG" \
         "$VENV/bin/python" _build.py "$BUILD/zoocache_native_asan.so"

@@ -87,6 +87,7 @@ def test_tags_that_are_taken():
         assert zoocache.get_tag_version(tag) > 0
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(codec="utf-8") | st.sampled_from(":./| a"), max_size=12) | st.text(":a", max_size=80))
 def test_both_judges_of_tags_agree(tag):
     try:

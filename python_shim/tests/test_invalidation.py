@@ -256,6 +256,7 @@ def test_hits_while_others_invalidate():
         thread.join()
 
 
+@pytest.mark.slow
 def test_never_stale_beside_writers():
     """Readers compare what they get with a counter that was raised, and invalidated, before they asked."""
     truth = [0] * 4
@@ -490,6 +491,7 @@ Model.TestCase.settings = settings(max_examples=150, stateful_step_count=40, dea
 test_model = Model.TestCase
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rounds", [40])
 def test_memory_stays_flat(rounds):
     """Fills and invalidations of ever new keys and tags; set ZOOCACHE_LEAK=1000 for a million and more."""

@@ -164,6 +164,7 @@ def storm():
             t.join()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
 def test_fork_in_a_storm():
     # In a process of its own: a tracer takes a lock of its own at every call of what it measures, and
@@ -214,6 +215,7 @@ def test_two_modules_know_ctypes():
     assert known == ["_ffi.py", "_ffi_shared.py"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (ROOT / "examples" / "python").is_dir(), reason="not in the checkout")
 @pytest.mark.parametrize("name", ["shop.py", "shop_async.py", "web.py", "file_storage.py"])
 def test_examples(name):

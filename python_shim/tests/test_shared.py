@@ -400,6 +400,7 @@ def test_unix_socket(server):
         assert cache.get("k") == 1
 
 
+@pytest.mark.slow
 def test_faults_never_reach_the_caller(own):
     with Cache(storage_url=own.url, timeout=0.1, max_staleness=0.5) as cache:
         calls = []
@@ -456,6 +457,7 @@ def test_silence(own):
         assert method() == 1
 
 
+@pytest.mark.slow
 def test_a_loud_writer(own):
     with (
         Cache(storage_url=own.url, timeout=0.1, ack="strict") as cache,
@@ -579,6 +581,7 @@ def test_build_leaves_out():
     assert done.stdout.strip() == "([], [])", done.stderr
 
 
+@pytest.mark.slow
 def test_never_staler_than_the_bound(own):
     """Faults at random: what a node serves has everything that was acknowledged before the bound."""
     import random
@@ -641,6 +644,7 @@ def test_never_staler_than_the_bound(own):
     [("redis", kind) for kind in ("sync", "async", "serve", "error", "key", "many")] + [("lmdb", "sync")],
     indirect=["place"],
 )
+@pytest.mark.slow
 def test_stopped_and_continued(place, tmp_path, kind):
     """A process that was stopped serves nothing that was invalidated longer than the bound before the call."""
     bound, stops, late = 0.1, 6, []

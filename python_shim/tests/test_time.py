@@ -122,6 +122,7 @@ def test_real_time():
     until(lambda: zoocache.get("k") is None)
 
 
+@pytest.mark.slow
 def test_idle_time_in_real_time():
     f, runs = counted(tti=0.5)
     end = time.monotonic() + 1.0
