@@ -2123,24 +2123,29 @@ static inline bool zc__slabs_serve(const zc__mem *m, size_t size) {
  * >>bytes   Texts of results, little-endian numbers, comparing, checked sums, decimal text
  * ========================================================================================== */
 
-ZOOCACHE_API const char *zc_strerror(int rc) {
-    switch (rc) {
-#define ZC_X(name, value, text)                                                                    \
-    case name: return text;
+/* The name or the text of a result; NULL: it is none of ours. */
+static const char *zc__result(int rc, bool text) {
+    static const struct {
+        int rc;
+        const char *is[2];
+    } all[] = {
+#define ZC_X(name, value, words) {value, {#name, words}},
         ZC_RESULTS(ZC_X)
 #undef ZC_X
-    default: return rc <= ZC_E_USER ? "the loader's own error" : "unknown result";
-    }
+    };
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        if (all[i].rc == rc) return all[i].is[text];
+    return NULL;
+}
+
+ZOOCACHE_API const char *zc_strerror(int rc) {
+    const char *text = zc__result(rc, true);
+    return text ? text : rc <= ZC_E_USER ? "the loader's own error" : "unknown result";
 }
 
 ZOOCACHE_API const char *zc_result_name(int rc) {
-    switch (rc) {
-#define ZC_X(name, value, text)                                                                    \
-    case name: return #name;
-        ZC_RESULTS(ZC_X)
-#undef ZC_X
-    default: return rc <= ZC_E_USER ? "ZC_E_USER" : "?";
-    }
+    const char *name = zc__result(rc, false);
+    return name ? name : rc <= ZC_E_USER ? "ZC_E_USER" : "?";
 }
 
 static inline uint64_t zc__get64(const unsigned char *p) {
