@@ -1094,10 +1094,10 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
  * A hit         zc_get() hashes the key. Under the lock of its shard, zc__look() finds the entry by
  *               zc__table_find() and asks zc__entry_state(): is its time over, and is it fresh? If
  *               `begin` is the newest version that there is, it is. If not, zc__trie_killer() walks
- *               the path of each dependency, and what it finds fresh has its `begin` raised to now. zc__entry_touch()
- *               tells the policy, zc__entry_pin() counts the view, and zc__deliver() fills it after
- *               the lock. With a bus, zc__bus_gate() is asked before and zc__bus_holds() after:
- *               is the proof that everything was heard young enough?
+ *               the path of each dependency, and what it finds fresh has its `begin` raised to now.
+ *               zc__entry_touch() tells the policy, zc__entry_pin() counts the view, and
+ *               zc__deliver() fills it after the lock. With a bus, zc__bus_gate() is asked before
+ *               and zc__bus_holds() after: is the proof that everything was heard young enough?
  * A miss        zc_fetch() calls zc__begin(): under the shard's lock, either there is a flight for
  *               the key (zc__wait() sleeps until it ends), or this caller becomes its leader and
  *               takes `begin` = the newest version, before anything is read. zc__lead() asks the
@@ -1107,10 +1107,11 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
  *               Otherwise zc__store_entry() inserts it, making room by the policy if need be,
  *               zc__store_through() writes the record, and zc__flight_wake() wakes the waiters.
  * An            zc_invalidate() finds the tag's node by zc__tag_acquire(), and zc__trie_stamp()
- * invalidation  writes a new version into it: nothing else. What depends on it, or on a tag below, is dead
- *               at its next look; housekeeping (zc_poll(), zc__sweep()) takes it out later. With a
- *               bus, zc__bus_publish() appends the tag to the log. There every other node hears it,
- *               zc__bus_listen() calling zc__bus_hear_entry(), and stamps its own node of the trie.
+ * invalidation  writes a new version into it: nothing else. What depends on it, or on a tag below,
+ *               is dead at its next look; housekeeping (zc_poll(), zc__sweep()) takes it out later.
+ *               With a bus, zc__bus_publish() appends the tag to the log. There every other node
+ *               hears it, zc__bus_listen() calling zc__bus_hear_entry(), and stamps its own node of
+ *               the trie.
  * A foreign     zc__store_load() reads what another node has written, zc__record_decode() takes it
  * record        apart and trusts nothing in it. zc__store_judge() applies the same rule: the record
  *               carries the position of the log up to which its writer had heard when the fill
@@ -6056,7 +6057,8 @@ static int zc__store_del(zc_cache *c, zc_bytes key) {
 }
 
 /* Writes an entry, which is pinned, to the storage. If it replaces what may be there, an object, or
- * what cannot be written or is dead by now, at least takes that away. The shard's order monitor is held. */
+ * what cannot be written or is dead by now, at least takes that away. The shard's order monitor is
+ * held. */
 static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     const zc_store *st = &c->desc.store;
     zc_bytes key = zc__entry_key(e), *deps = NULL;
