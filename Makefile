@@ -43,7 +43,7 @@ M = $(patsubst tests/%.c,%,$(sort $(wildcard tests/m_*.c)))
 S = $(patsubst tests/%.c,%,$(sort $(wildcard tests/s_*.c)))
 F = $(patsubst tests/%.c,%,$(sort $(wildcard tests/f_*.c)))
 TESTS = $(T) $(M) $(S)
-TSAN_TESTS = $(filter t_flight t_fetch t_bus t_slab,$(T)) $(S)
+TSAN_TESTS = $(filter t_flight t_fetch t_bus t_slab t_thread,$(T)) $(S)
 # Not t_fork: a child of clang 14's sanitizer may wait for a lock of its allocator for ever.
 ASAN_TESTS = $(filter-out t_fork,$(TESTS))
 # Not t_fork: what the parent's other threads held is lost in the child, which valgrind calls a leak.
@@ -92,7 +92,7 @@ SAN = -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-poi
 $(eval $(call KIND,gcc,$(GCC),-O1 -g -DZOOCACHE_DEBUG))
 $(eval $(call KIND,clang,$(CLANG),-O2 -g))
 $(eval $(call KIND,asan,$(CLANG),-O1 -g -DZOOCACHE_DEBUG $(SAN)))
-$(eval $(call KIND,tsan,$(CLANG),-O1 -g -DZOOCACHE_PTHREADS -fsanitize=thread))
+$(eval $(call KIND,tsan,$(CLANG),-O1 -g -fsanitize=thread))
 $(eval $(call KIND,cover,$(CLANG),-O0 -g -DNDEBUG -fprofile-instr-generate -fcoverage-mapping))
 $(eval $(call KIND,fuzz,$(CLANG),-O1 -g -DZOOCACHE_DEBUG -fsanitize=fuzzer $(SAN)))
 

@@ -89,8 +89,6 @@
  *     ZOOCACHE_WITH_BUS         what both need, for a bus or a shared storage of your own:
  *                               zc_desc.bus, the storage's breaker, write_behind, fleet, get_many
  *     ZOOCACHE_NO_LZ4           no compression of stored records; <lz4.h> and -llz4 are not needed
- *     ZOOCACHE_PTHREADS         pthreads instead of C11 threads (for TSan; chosen by itself in C++
- *                               and where <threads.h> is missing)
  *     ZOOCACHE_NO_THREADS       one thread: no locks, no atomics, no background thread. Not two
  *                               threads, not even one after the other without a barrier of yours
  *     ZOOCACHE_NO_STDLIB        no malloc, no clocks of the system: give a block or an allocator,
@@ -103,8 +101,9 @@
  *                               implementation
  *     ZOOCACHE_API              instead: what stands before every function (dllexport, ...)
  *   No macro changes the layout of a public struct. The implementation asks for gcc or clang.
- *   Without _POSIX_C_SOURCE >= 199309L, or gnu11, before the first #include, strict -std=c11 hides
- *   the monotonic clock, and the wall clock has to serve for deadlines.
+ *   Strict -std=c11 hides the monotonic clock and signal masks. On Linux the implementation asks
+ *   for both by itself (_POSIX_C_SOURCE), if it is included first. Elsewhere, or after another
+ *   #include, define that as 200809L, or take gnu11: else the wall clock serves for deadlines.
  *
  * CONCEPTS
  *   Tag        A path: segments, separated by ':', of any bytes but NUL. "org:1" is above
@@ -154,6 +153,10 @@
  *   One background thread, unless no_thread: it runs refreshes, removes what is dead, prunes, and
  *   ends overdue flights; at most a fifth of a core. With no_thread call zc_poll(), say every 100
  *   ms or each frame. Ages for pruning are as exact as polling is.
+ *   The library's threads are pthreads wherever there are any, else C11's (or Windows'). They block
+ *   all signals but those of a fault of their own (SIGSEGV, SIGBUS, SIGFPE, SIGILL), and so does
+ *   what a loader starts there. Waits count by the monotonic clock; with C11 threads a wall clock
+ *   that is set back makes them longer.
  *   fork(): wrap it in zc_fork_prepare(), zc_fork_parent() and zc_fork_child().
  *
  * OWNERSHIP
@@ -273,6 +276,12 @@
 
 #ifndef ZOOCACHE_H
 #define ZOOCACHE_H
+
+/* Before the first #include of all: see the manual, "Macros". */
+#if defined(ZOOCACHE_IMPLEMENTATION) && defined(__linux__) && defined(__STRICT_ANSI__) && \
+    !defined(_POSIX_C_SOURCE) && !defined(_FEATURES_H)
+#  define _POSIX_C_SOURCE 200809L
+#endif
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -1205,6 +1214,12 @@ static inline unsigned zc__clz64(uint64_t x) { return (unsigned)__builtin_clzll(
 static inline uint64_t zc__from_timespec(const struct timespec *t) {
     return (uint64_t)t->tv_sec * ZC_SECOND + (uint64_t)t->tv_nsec;
 }
+static inline struct timespec zc__to_timespec(uint64_t ns) {
+    struct timespec t;
+    t.tv_sec = (time_t)(ns / ZC_SECOND);
+    t.tv_nsec = (long)(ns % ZC_SECOND);
+    return t;
+}
 #endif
 
 #if defined(ZOOCACHE_NO_STDLIB)
@@ -1237,7 +1252,7 @@ static inline uint64_t zc__sys_mono(void) {
     return ticks / rate * ZC_SECOND + ticks % rate * ZC_SECOND / rate;
 }
 static inline uint64_t zc__sys_coarse(void) { return (uint64_t)GetTickCount64() * ZC_MILLISECOND; }
-#  else /* strict C11 without POSIX: the wall clock is all there is; see the manual, "Clocks" */
+#  else /* strict C11 without POSIX: the wall clock is all there is; see the manual, "Macros" */
 static inline uint64_t zc__sys_mono(void) { return zc__sys_wall(); }
 static inline uint64_t zc__sys_coarse(void) { return zc__sys_wall(); }
 #  endif
@@ -1256,13 +1271,15 @@ static inline uint64_t zc__wall(const zc_clock *c) {
 
 /* ============================================================================================
  * >>thread   Atomics, locks, waiting, one thread
- *   Idea        C11 threads by default; pthreads with ZOOCACHE_PTHREADS (for TSan, which does not
- *               know C11's, and where <threads.h> is missing); Win32; nothing at all with
- *               ZOOCACHE_NO_THREADS, where every atomic is a plain access and every lock empty.
+ *   Idea        Win32; pthreads wherever there are any, for their condition variables can count by
+ *               the monotonic clock, their threads can block signals, and TSan knows them; C11
+ *               threads elsewhere; nothing at all with ZOOCACHE_NO_THREADS, where every atomic is a
+ *               plain access and every lock empty.
  *   Atomics     GCC's __atomic built-ins on plain fields, so that the same text is C11 and C++17.
  *               Names say the order. A load_acq pairs with the store_rel or rmw of the same field.
  *   Spin locks  For short sections without calls out: 4 bytes, one exchange to lock, one store to
- *               unlock. A waiter spins a little and then yields, so a preempted holder can finish.
+ *               unlock. A waiter spins a little, yields some times, so a preempted holder can
+ *               finish, and then sleeps between looks, so one of lower priority can, too.
  *   Lock order  (a thread that holds one may take only those to its right)
  *               store (mutex) > inval writer (spin) > shard (spin) > stripe, jobs, arena, slabs
  *               (spin)
@@ -1292,12 +1309,17 @@ static inline uint64_t zc__wall(const zc_clock *c) {
                                   __ATOMIC_ACQUIRE)
 #  if defined(_WIN32)
 #    define ZC__WIN32_THREADS
-#  elif defined(ZOOCACHE_PTHREADS) || defined(__STDC_NO_THREADS__) || defined(__cplusplus)
+#  elif __has_include(<pthread.h>) && !defined(ZC__C11_THREADS) /* tests/matrix.sh defines it */
 #    define ZC__POSIX_THREADS
-#    include <errno.h>
 #    include <pthread.h>
 #    include <sched.h>
+#    include <signal.h>
+#    ifndef CLOCK_MONOTONIC /* strict -std=c11 hides this, too */
+extern int nanosleep(const struct timespec *, struct timespec *);
+#    endif
 #  else
+#    undef ZC__C11_THREADS
+#    define ZC__C11_THREADS
 #    include <threads.h>
 #  endif
 #endif
@@ -1311,13 +1333,27 @@ static inline void zc__raise64(zc_shared64 *p, uint64_t v) {
 /* Counters that several threads bump and that nothing else depends on. */
 static inline void zc__count(zc_shared64 *p, uint64_t n) { (void)zc__add_rlx(p, n); }
 
+/* Lets other threads run: of this priority and above; for `ns`, all. */
 static inline void zc__yield(void) {
 #if defined(ZC__WIN32_THREADS)
     SwitchToThread();
 #elif defined(ZC__POSIX_THREADS)
     sched_yield();
-#elif !defined(ZOOCACHE_NO_THREADS)
+#elif defined(ZC__C11_THREADS)
     thrd_yield();
+#endif
+}
+static inline void zc__nap(uint64_t ns) {
+#if defined(ZC__WIN32_THREADS)
+    Sleep((DWORD)(ns / ZC_MILLISECOND + 1));
+#elif defined(ZC__C11_THREADS)
+    struct timespec t = zc__to_timespec(ns);
+    (void)thrd_sleep(&t, NULL);
+#elif defined(ZC__POSIX_THREADS) || defined(CLOCK_MONOTONIC)
+    struct timespec t = zc__to_timespec(ns);
+    (void)nanosleep(&t, NULL);
+#else
+    (void)ns;
 #endif
 }
 
@@ -1335,6 +1371,18 @@ static inline void zc__pause(void) {
 #endif
 }
 
+/* Between two looks at what another thread is about to change. */
+static inline void zc__back_off(unsigned *looks) {
+#ifdef ZOOCACHE_NO_THREADS
+    (void)looks;
+#else
+    if (*looks < 100) zc__pause();
+    else if (*looks < 120) zc__yield();
+    else zc__nap(50000);
+    if (*looks < 120) ++*looks;
+#endif
+}
+
 #if defined(ZOOCACHE_NO_THREADS)
 static inline bool zc__spin_trylock(zc__spin *l) {
     if (l->held) return false;
@@ -1347,13 +1395,10 @@ static inline void zc__spin_lock(zc__spin *l) {
 }
 #else
 static ZC__NOINLINE void zc__spin_wait(zc__spin *l) {
-    for (unsigned spins = 0;; spins++) {
-        while (zc__load_rlx(&l->held)) {
-            if (++spins < 100) zc__pause();
-            else zc__yield();
-        }
-        if (!__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE)) return;
-    }
+    unsigned looks = 0;
+    do
+        while (zc__load_rlx(&l->held)) zc__back_off(&looks);
+    while (__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE));
 }
 static inline bool zc__spin_trylock(zc__spin *l) {
     return !zc__load_rlx(&l->held) && !__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE);
@@ -1367,7 +1412,9 @@ static inline void zc__spin_unlock(zc__spin *l) { zc__store_rel(&l->held, 0); }
 static inline bool zc__spin_is_held(zc__spin *l) { return zc__load_rlx(&l->held) != 0; }
 #endif
 
-/* A mutex with its condition, for sleeping; and a thread. */
+/* A mutex with its condition, for sleeping until woken, or for about `ns`, a minute at most: who
+ * sleeps looks at the clock again. */
+#define ZC__SLICE (60 * ZC_SECOND)
 #if defined(ZC__WIN32_THREADS)
 typedef struct zc__monitor {
     SRWLOCK mutex;
@@ -1383,17 +1430,30 @@ static inline void zc__monitor_lock(zc__monitor *m) { AcquireSRWLockExclusive(&m
 static inline void zc__monitor_unlock(zc__monitor *m) { ReleaseSRWLockExclusive(&m->mutex); }
 static inline void zc__monitor_wake(zc__monitor *m) { WakeAllConditionVariable(&m->cond); }
 static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
-    uint64_t ms = ns / ZC_MILLISECOND + 1;
-    SleepConditionVariableSRW(&m->cond, &m->mutex, ms > 60000 ? 60000 : (DWORD)ms, 0);
+    if (ns > ZC__SLICE) ns = ZC__SLICE;
+    SleepConditionVariableSRW(&m->cond, &m->mutex, (DWORD)(ns / ZC_MILLISECOND + 1), 0);
 }
 #elif defined(ZC__POSIX_THREADS)
 typedef struct zc__monitor {
     pthread_mutex_t mutex;
     pthread_cond_t cond;
 } zc__monitor;
+/* Its clock is that of zc__sys_mono(). */
+static inline bool zc__cond_init(pthread_cond_t *cond) {
+#  if defined(CLOCK_MONOTONIC) && !defined(__APPLE__)
+    pthread_condattr_t a;
+    if (pthread_condattr_init(&a) != 0) return false;
+    bool good = pthread_condattr_setclock(&a, CLOCK_MONOTONIC) == 0;
+    good = good && pthread_cond_init(cond, &a) == 0;
+    pthread_condattr_destroy(&a);
+    return good;
+#  else
+    return pthread_cond_init(cond, NULL) == 0;
+#  endif
+}
 static inline bool zc__monitor_init(zc__monitor *m) {
     if (pthread_mutex_init(&m->mutex, NULL) != 0) return false;
-    if (pthread_cond_init(&m->cond, NULL) == 0) return true;
+    if (zc__cond_init(&m->cond)) return true;
     pthread_mutex_destroy(&m->mutex);
     return false;
 }
@@ -1404,7 +1464,23 @@ static inline void zc__monitor_destroy(zc__monitor *m) {
 static inline void zc__monitor_lock(zc__monitor *m) { pthread_mutex_lock(&m->mutex); }
 static inline void zc__monitor_unlock(zc__monitor *m) { pthread_mutex_unlock(&m->mutex); }
 static inline void zc__monitor_wake(zc__monitor *m) { pthread_cond_broadcast(&m->cond); }
-#elif !defined(ZOOCACHE_NO_THREADS)
+#  ifdef __APPLE__
+#    if defined(_POSIX_C_SOURCE) && !defined(_DARWIN_C_SOURCE) /* hides it */
+extern int pthread_cond_timedwait_relative_np(pthread_cond_t *, pthread_mutex_t *,
+                                              const struct timespec *);
+#    endif
+#  endif
+static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
+    if (ns > ZC__SLICE) ns = ZC__SLICE;
+#  ifdef __APPLE__
+    struct timespec t = zc__to_timespec(ns);
+    pthread_cond_timedwait_relative_np(&m->cond, &m->mutex, &t);
+#  else
+    struct timespec t = zc__to_timespec(zc__sys_mono() + ns);
+    pthread_cond_timedwait(&m->cond, &m->mutex, &t);
+#  endif
+}
+#elif defined(ZC__C11_THREADS)
 typedef struct zc__monitor {
     mtx_t mutex;
     cnd_t cond;
@@ -1422,6 +1498,12 @@ static inline void zc__monitor_destroy(zc__monitor *m) {
 static inline void zc__monitor_lock(zc__monitor *m) { mtx_lock(&m->mutex); }
 static inline void zc__monitor_unlock(zc__monitor *m) { mtx_unlock(&m->mutex); }
 static inline void zc__monitor_wake(zc__monitor *m) { cnd_broadcast(&m->cond); }
+static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
+    struct timespec t;
+    (void)timespec_get(&t, TIME_UTC); /* there is no other clock for it */
+    t = zc__to_timespec(zc__from_timespec(&t) + (ns > ZC__SLICE ? ZC__SLICE : ns));
+    cnd_timedwait(&m->cond, &m->mutex, &t);
+}
 #else
 typedef struct zc__monitor {
     char none;
@@ -1437,24 +1519,6 @@ static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) { (void)m; (vo
 #  define ZC__CAN_SLEEP 0
 #else
 #  define ZC__CAN_SLEEP 1
-#endif
-
-#if !defined(ZOOCACHE_NO_THREADS) && !defined(ZC__WIN32_THREADS)
-/* Sleeps until woken, or for about `ns`, a second at most: the system's condition variables count
- * in wall time, which may step, so the callers look at the monotonic clock after every slice. */
-static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
-    struct timespec t;
-    if (ns > ZC_SECOND) ns = ZC_SECOND;
-    (void)timespec_get(&t, TIME_UTC);
-    uint64_t at = zc__from_timespec(&t) + ns;
-    t.tv_sec = (time_t)(at / ZC_SECOND);
-    t.tv_nsec = (long)(at % ZC_SECOND);
-#  ifdef ZC__POSIX_THREADS
-    pthread_cond_timedwait(&m->cond, &m->mutex, &t);
-#  else
-    cnd_timedwait(&m->cond, &m->mutex, &t);
-#  endif
-}
 #endif
 
 /* The worker: one thread that runs fn(arg) and is joined at the end. */
@@ -1474,11 +1538,26 @@ static inline void zc__thread_join(zc__thread t) {
 typedef pthread_t zc__thread;
 #  define ZC__THREAD_FN(name, arg) static void *name(void *arg)
 #  define ZC__THREAD_RESULT NULL
+/* The process's handlers are for its own threads: this one inherits a mask that keeps all signals
+ * away, but for those of a fault, which must be handled where it happens. */
 static inline bool zc__thread_start(zc__thread *t, void *(*fn)(void *), void *arg) {
-    return pthread_create(t, NULL, fn, arg) == 0;
+#  ifdef SIG_SETMASK /* strict -std=c11 may hide it */
+    sigset_t mask, old;
+    sigfillset(&mask);
+    sigdelset(&mask, SIGSEGV);
+    sigdelset(&mask, SIGBUS);
+    sigdelset(&mask, SIGFPE);
+    sigdelset(&mask, SIGILL);
+    pthread_sigmask(SIG_SETMASK, &mask, &old);
+#  endif
+    bool good = pthread_create(t, NULL, fn, arg) == 0;
+#  ifdef SIG_SETMASK
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+#  endif
+    return good;
 }
 static inline void zc__thread_join(zc__thread t) { pthread_join(t, NULL); }
-#elif !defined(ZOOCACHE_NO_THREADS)
+#elif defined(ZC__C11_THREADS)
 typedef thrd_t zc__thread;
 #  define ZC__THREAD_FN(name, arg) static int name(void *arg)
 #  define ZC__THREAD_RESULT 0
@@ -2935,7 +3014,8 @@ static const zc_tag *zc__trie_killer(const zc__trie *t, zc_tag *const *deps, siz
     uint64_t newest = n ? 0 : zc__load_acq(&t->root.version);
     for (size_t i = 0; i < n && newest <= begin; i++) newest = zc__tag_newest(deps[i], &who);
     if (ZC__LIKELY(newest <= begin)) return NULL;
-    while (zc__seen(t) < newest) zc__yield(); /* its writer is between stamp and publish */
+    unsigned looks = 0;
+    while (zc__seen(t) < newest) zc__back_off(&looks); /* its writer is about to publish it */
     return who;
 }
 
@@ -8235,13 +8315,6 @@ static inline bool zc__lmdb_over(uint64_t end, uint64_t now_ms) { return end && 
 
 #define ZC__LMDB_CLAIM 48 /* bytes of path/zoocache: "zoocache ", the boot's id, how written */
 
-static void zc__lmdb_pause(uint64_t ns) {
-    struct timespec t;
-    t.tv_sec = (time_t)(ns / ZC_SECOND);
-    t.tv_nsec = (long)(ns % ZC_SECOND);
-    (void)nanosleep(&t, NULL);
-}
-
 /* A lock of one byte of path/zoocache, of this open of it, by F_WRLCK or F_UNLCK. */
 static bool zc__lmdb_lock_byte(const zc__lmdb *db, uint64_t at, short type) {
 #ifdef ZC__LMDB_SETLK
@@ -8268,7 +8341,7 @@ static int zc__lmdb_enter(zc__lmdb *db) {
             zc__monitor_unlock(&db->gate);
             return ZC_E_TIMEOUT;
         }
-        zc__lmdb_pause(pause);
+        zc__nap(pause);
         waited += pause;
         if (pause < ZC_MILLISECOND) pause *= 2;
     }
@@ -8673,7 +8746,7 @@ static int zc__lmdb_write(zc__lmdb *db, zc__lmdb_step step, void *arg) {
         int rc = zc__lmdb_try(db, step, arg);
         if (rc != ZC_E_FULL || tries == ZC__LMDB_TRIES) return rc;
         zc__lmdb_bury(db);
-        if (tries > 0) zc__lmdb_pause(ZC_MILLISECOND << tries);
+        if (tries > 0) zc__nap(ZC_MILLISECOND << tries);
         /* Deleting takes pages, too: the fewer, the better. A transaction that deletes nothing
          * helps as well: what one has freed can be used by the next but one. */
         size_t many = (size_t)16 << tries, few = 1, none = 0;
@@ -9978,7 +10051,7 @@ static void zc__redis_io_wake(void *user, void *conn) {
 
 static void zc__redis_io_sleep(void *user, uint64_t ns) {
     (void)user;
-    (void)poll(NULL, 0, (int)(ns / ZC_MILLISECOND));
+    zc__nap(ns);
 }
 
 static uint64_t zc__redis_io_random(void *user) {

@@ -26,10 +26,12 @@ objects() { # one job a line, for xargs: everything that is only compiled
     local n=0 cc std option tls
     for cc in "$GCC" "$CLANG"; do
         for std in c11 c17 c2x; do
-            for option in "" NO_THREADS NO_LZ4 PTHREADS STATIC DEBUG WITH_BUS WITH_LMDB WITH_REDIS; do
+            for option in "" NO_THREADS NO_LZ4 STATIC DEBUG WITH_BUS WITH_LMDB WITH_REDIS; do
                 echo "$cc -std=$std $warn $posix ${option:+-DZOOCACHE_$option} -O2 -c tests/c_impl.c -o $out/$((n++)).o"
             done
             echo "$cc -std=$std $warn -O2 -c tests/c_impl.c -o $out/$((n++)).o"
+            echo "$cc -std=$std $warn -include stdint.h -O2 -c tests/c_impl.c -o $out/$((n++)).o"
+            echo "$cc -std=$std $warn $posix -DZC__C11_THREADS -O2 -c tests/c_impl.c -o $out/$((n++)).o"
             echo "$cc -std=$std $warn -O2 -c tests/c_decl.c -o $out/$((n++)).o"
             echo "$cc -std=$std $warn -O2 -c tests/c_freestanding.c -o $out/$((n++)).o"
         done
