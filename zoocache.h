@@ -138,9 +138,9 @@
  *   zc_desc.allocator; or one block (zc_desc.block), from which everything is taken, the cache
  *   itself included. A full block makes entries give way; if there are none left, ZC_E_NOMEM.
  *   max_entries and max_bytes hold at every instant, over all shards together. max_bytes
- *   counts entries: header, key, value, dependencies. Tables and tags come on top; zc_stats.memory
- *   has it all. Tags that nothing depends on are pruned after prune_after, and sooner when they are
- *   many.
+ *   counts entries: header, key, value, dependencies, and an object by its size. Tables and tags
+ *   come on top; zc_stats.memory has it all but the objects, which are yours. Tags that nothing
+ *   depends on are pruned after prune_after, and sooner when they are many.
  *
  * THREADS
  *   Every function may be called from any thread at any time, but for zc_open() and zc_close(), and
@@ -488,8 +488,8 @@ typedef struct zc_events {
     void *user;
 } zc_events;
 
-/* What an entry weighs against max_bytes, instead of the bytes it occupies. Called once an entry,
- * before it is stored. */
+/* What an entry weighs against max_bytes, instead of the bytes that it and its object occupy.
+ * Called once an entry, before it is stored. */
 typedef struct zc_weigher {
     uint32_t version;
     size_t (*weigh)(void *user, zc_bytes key, zc_bytes value);
@@ -608,7 +608,8 @@ typedef enum zc_silence {
 typedef struct zc_desc {
     /* Limits, held at every instant. */
     size_t max_entries;     /* default: no limit */
-    size_t max_bytes;       /* default: no limit. What entries occupy, or what `weigher` says */
+    size_t max_bytes;       /* default: no limit. What entries occupy, objects at the size given
+                               with them; or what `weigher` says */
     size_t max_entry_bytes; /* default: max_bytes. A larger entry is refused, not stored */
     /* Time. */
     uint64_t ttl;            /* default: ZC_NEVER. An entry's life, unless its put or fill says */
@@ -630,7 +631,7 @@ typedef struct zc_desc {
     zc_clock clock;         /* default: the system's clocks */
     zc_log log;             /* default: silent */
     zc_events events;       /* default: none */
-    zc_weigher weigher;     /* default: bytes occupied */
+    zc_weigher weigher;     /* default: as max_bytes says */
     zc_store store;         /* default: none, memory only */
     uint64_t store_ttl;     /* default: as in the table. An entry's life in the storage */
     bool write_behind;      /* default: false. The storage is written by the background thread */
@@ -3218,8 +3219,13 @@ static inline zc_bytes zc__entry_value(const zc__entry *e) {
     if (!(e->flags & ZC__OBJECT)) return zc__entry_raw(e);
     return zc_slice(zc__entry_object(e)->ptr, zc__entry_object(e)->size);
 }
-static inline size_t zc__entry_cost(const zc__entry *e) {
-    return e->flags & ZC__EXTRAS ? (size_t)zc__entry_extras(e)->cost : zc__entry_size(e);
+/* What it takes in memory, an object's own included. */
+static size_t zc__entry_weight(const zc__entry *e) {
+    size_t size = zc__entry_size(e), more = e->flags & ZC__OBJECT ? zc__entry_object(e)->size : 0;
+    return more < SIZE_MAX - size ? size + more : SIZE_MAX;
+}
+static size_t zc__entry_cost(const zc__entry *e) {
+    return e->flags & ZC__EXTRAS ? (size_t)zc__entry_extras(e)->cost : zc__entry_weight(e);
 }
 
 #define ZC__SLOTS 7u
@@ -3710,11 +3716,11 @@ static void zc__policy_resize(zc_cache *c, zc__policy *p, uint64_t cap) {
 /* With a limit of bytes, the number of entries that it holds is known from those that are there. */
 static void zc__policy_measure(zc_cache *c, zc__shard *s) {
     zc__policy *p = &s->policy;
-    if (c->entries.max != SIZE_MAX || !s->cost) return;
-    size_t share = c->cost.max != SIZE_MAX ? c->cost.max : c->desc.block_size / 4 * 3;
-    share /= c->nshards;
-    if (!share || (c->cost.max == SIZE_MAX && !c->mem.arena)) return;
-    uint64_t cap = (uint64_t)((double)share * s->count / (double)s->cost);
+    bool weighed = c->cost.max != SIZE_MAX; /* else a block is what is full some time */
+    size_t share = (weighed ? c->cost.max : c->desc.block_size / 4 * 3) / c->nshards;
+    size_t held = weighed ? s->cost : s->bytes;
+    if (c->entries.max != SIZE_MAX || !held || !share) return;
+    uint64_t cap = (uint64_t)((double)share * s->count / (double)held);
     if (cap < 1) cap = 1;
     if (cap > p->cap + p->cap / 4 || cap < p->cap - p->cap / 4) zc__policy_resize(c, p, cap);
 }
@@ -3965,7 +3971,7 @@ static zc__entry *zc__entry_new(zc_cache *c, zc_bytes key, zc_bytes value, const
         zc_bytes seen_as = zc__entry_value(e);
         x->cost = c->desc.weigher.version
                       ? c->desc.weigher.weigh(c->desc.weigher.user, zc__entry_key(e), seen_as)
-                      : zc__entry_size(e);
+                      : zc__entry_weight(e);
     }
     if (e->expires != ZC_NEVER) e->flags |= ZC__TIMED;
     return e;

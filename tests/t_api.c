@@ -719,6 +719,97 @@ TEST(a_weigher_decides) {
     stop(&f);
 }
 
+/* An object of 4 MiB, by a put or by a loader. */
+static int load_4_mib(zc_fill *fill, void *user) {
+    thing *t = (thing *)user;
+    t->alive++;
+    return zc_fill_object(fill, t, t->size, drop_thing, NULL);
+}
+
+TEST(objects_count_by_their_size) {
+    enum { N = 100, MIB = 1 << 20 };
+    static thing things[N];
+    fixture f;
+    zc_stats s;
+    zc_explanation x;
+    zc_view v;
+    if (!start(&f, &(zc_desc){.max_bytes = 64 * MIB, .max_entry_bytes = 5 * MIB, .shards = 4}))
+        return;
+    int alive = 0;
+    for (int i = 0; i < N; i++) {
+        char key[8];
+        snprintf(key, sizeof key, "%d", i);
+        memset(&things[i], 0, sizeof things[i]);
+        things[i].size = 4 * MIB;
+        if (i % 2) CHECK_EQ(put_thing(f.c, key, &things[i], NULL, (uint64_t)(i & 2)), ZC_OK);
+        else CHECK_EQ(zc_fetch(f.c, zc_str(key), load_4_mib, &things[i], NULL, &v), ZC_OK);
+        if (i % 2 == 0) zc_release(f.c, &v);
+        zc_stats_read(f.c, &s);
+        CHECK(s.bytes <= 64 * MIB && s.bytes >= s.entries * 4 * MIB);
+        CHECK_EQ(zc_check(f.c), ZC_OK);
+    }
+    for (int i = 0; i < N; i++) alive += things[i].alive;
+    CHECK_EQ(alive, (int)s.entries);
+    CHECK(s.entries <= 15 && s.entries >= 12);
+    CHECK_EQ(zc_explain(f.c, zc_str("99"), &x), ZC_OK);
+    CHECK(x.present && x.bytes > 4 * MIB && x.bytes < 4 * MIB + 200);
+    /* Too large, or more than numbers can say: refused, and still the caller's. */
+    thing huge = {.size = 5 * MIB};
+    for (int i = 0; i < 2; i++, huge.size = SIZE_MAX)
+        CHECK_EQ(put_thing(f.c, "huge", &huge, NULL, 0), ZC_REFUSED);
+    CHECK_EQ(huge.drops, 0);
+    /* In place of an object only its entry's bytes. */
+    for (int i = 0; i < N; i++) {
+        char key[8];
+        snprintf(key, sizeof key, "%d", i);
+        CHECK_EQ(put(f.c, key, "small", NULL), ZC_OK);
+    }
+    zc_stats_read(f.c, &s);
+    CHECK(s.entries == N && s.bytes < N * 200);
+    stop(&f);
+}
+
+TEST(a_weigher_outweighs_an_objects_size) {
+    fixture f;
+    zc_stats s;
+    zc_desc d = {.max_bytes = 300};
+    d.weigher = (zc_weigher){1, weigh_first_byte, &weighings};
+    if (!start(&f, &d)) return;
+    static thing things[3];
+    for (int key = 0; key < 3; key++) {
+        zc_put_opts o = {.drop = drop_thing};
+        things[key].alive = 100; /* its first byte: what it weighs */
+        things[key].size = (size_t)1 << 30;
+        CHECK_EQ(zc_put(f.c, zc_slice(&key, sizeof key), zc_slice(&things[key], (size_t)1 << 30), &o),
+                 ZC_OK);
+    }
+    zc_stats_read(f.c, &s);
+    CHECK(s.entries == 3 && s.bytes == 300);
+    stop(&f);
+}
+
+/* A block is full when its bytes are used, whatever objects say of themselves. */
+TEST(objects_do_not_fill_a_block) {
+    static char block[1 << 20];
+    static thing things[500];
+    fixture f;
+    zc_stats s;
+    zc_desc d = {.block = block, .block_size = sizeof block, .no_thread = true};
+    REQUIRE(zc_open(&d, &f.c) == ZC_OK);
+    for (int i = 0; i < 500; i++) {
+        char key[8];
+        snprintf(key, sizeof key, "%d", i);
+        memset(&things[i], 0, sizeof things[i]);
+        things[i].size = 1 << 30;
+        CHECK_EQ(put_thing(f.c, key, &things[i], NULL, 0), ZC_OK);
+        for (uint32_t k = 0; k < f.c->nshards; k++) CHECK(f.c->shards[k].policy.cap > 100);
+    }
+    zc_stats_read(f.c, &s);
+    CHECK_EQ(s.entries, 500);
+    CHECK_EQ(zc_check(f.c), ZC_OK);
+    zc_close(f.c);
+}
+
 TEST(what_stats_call_memory_is_what_was_taken) {
     fixture f;
     zc_stats s;
