@@ -48,7 +48,7 @@
  *   Manual             concepts, macros, threads, ownership, errors, costs, caveats, changes
  *   Declarations       results, types, hooks, zc_desc, functions by what they do
  *   >>platform         compiler, operating system, clocks
- *   >>thread           atomics, locks, waiting, the worker; the lock order
+ *   >>thread           atomics, locks, waiting, threads; the lock order
  *   >>mem              the allocator hook; an arena for the fixed block
  *   >>slab             small entries close together, on huge pages
  *   >>bytes            little-endian numbers, comparing, text
@@ -150,9 +150,11 @@
  *   Lock order, left before right:  storage order (mutex, one a shard) > bus: reading, apply
  *   (mutexes) > invalidation writer > shard > stripe of the trie, queues, arena, slabs (all spin
  *   locks of a few instructions).
- *   One background thread, unless no_thread: it runs refreshes, removes what is dead, prunes, and
- *   ends overdue flights; at most a fifth of a core. With no_thread call zc_poll(), say every 100
- *   ms or each frame. Ages for pruning are as exact as polling is.
+ *   Two background threads, unless no_thread. One keeps house: it removes what is dead, prunes,
+ *   ends overdue flights, looks after the storage; at most a fifth of a core. The other runs
+ *   refreshes; refresh_threads makes it several. With no_thread call zc_poll(), say every 100 ms or
+ *   each frame: it does both. Each duty has its turn in each call, however much another has to do.
+ *   Ages for pruning are as exact as polling is.
  *   The library's threads are pthreads wherever there are any, else C11's (or Windows'). They block
  *   all signals but those of a fault of their own (SIGSEGV, SIGBUS, SIGFPE, SIGILL), and so does
  *   what a loader starts there. Waits count by the monotonic clock; with C11 threads a wall clock
@@ -623,7 +625,8 @@ typedef struct zc_desc {
     size_t block_size; /* its size in bytes */
     /* Concurrency. */
     unsigned shards; /* default: chosen by max_entries, 1 to 64. A power of two */
-    bool no_thread;  /* default: false, one background thread. True: call zc_poll() yourself */
+    bool no_thread;  /* default: false, background threads. True: call zc_poll() yourself */
+    unsigned refresh_threads; /* default: 1, at most 64. So many refreshes at the same time */
     uint64_t seed;   /* default: random. Of the hash and the jitter: set it to repeat a run */
     uint64_t max_clock_drift; /* default: 60 s. See zc_observe() */
     /* Hooks. */
@@ -739,7 +742,7 @@ typedef struct zc_fetch_opts {
 /* The value of `key`: from the table, from the storage, or from the loader, which runs once however
  * many callers wait. ZC_OK, ZC_STALE (soft_ttl, stale_if_error) or ZC_ABSENT, as in zc_get(); free
  * *view with zc_release(). A value that could not be stored is returned all the same.
- * With soft_ttl or early_refresh the loader may run later, in the cache's thread or in zc_poll():
+ * With soft_ttl or early_refresh the loader may run later, in a thread of its own or in zc_poll():
  * then loader and user must stay valid until `release` is called, or until zc_close() has returned.
  * Fails: the loader's code; ZC_E_LOADER, ZC_E_TIMEOUT, ZC_E_DEADLOCK, ZC_E_NOMEM, ZC_E_KEY, ... */
 ZOOCACHE_API int zc_fetch(zc_cache *cache, zc_bytes key, zc_loader loader, void *user,
@@ -835,8 +838,9 @@ ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age);
 
 /* ---- keep house ----------------------------------------------------------------------------- */
 
-/* Does what the background thread would do: refreshes (runs loaders), removes what is expired or
+/* Does what the background threads would do: refreshes (runs loaders), removes what is expired or
  * invalidated, prunes; stops after about `budget_us` microseconds (a loader is not interrupted).
+ * Each duty has its turn in each call, at least for one small step.
  * ZC_OK: nothing is left to do now; ZC_MORE: call again. Where invalidations kill little, looking
  * for what they killed is put off, up to 8 s: that costs memory, not freshness. */
 ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us);
@@ -1118,7 +1122,8 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
  *               zc__store_through() writes the record, and zc__flight_wake() wakes the waiters.
  * An            zc_invalidate() finds the tag's node by zc__tag_acquire(), and zc__trie_stamp()
  * invalidation  writes a new version into it: nothing else. What depends on it, or on a tag below,
- *               is dead at its next look; housekeeping (zc_poll(), zc__sweep()) takes it out later.
+ *               is dead at its next look; housekeeping (zc_poll(), zc__sweep_some()) takes it out
+ *               later.
  *               With a bus, zc__bus_publish() appends the tag to the log. There every other node
  *               hears it, zc__bus_listen() calling zc__bus_hear_entry(), and stamps its own node of
  *               the trie.
@@ -1285,7 +1290,7 @@ static inline uint64_t zc__wall(const zc_clock *c) {
  *               store (mutex) > inval writer (spin) > shard (spin) > stripe, jobs, arena, slabs
  *               (spin)
  *               `house` keeps a second housekeeper away: it is only tried, but by zc_check().
- *               Sleeping happens on a flight's own mutex or the worker's, with nothing else held.
+ *               Sleeping happens on a flight's own mutex or a thread's, with nothing else held.
  * ========================================================================================== */
 
 #if defined(ZOOCACHE_NO_THREADS)
@@ -1522,7 +1527,7 @@ static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) { (void)m; (vo
 #  define ZC__CAN_SLEEP 1
 #endif
 
-/* The worker: one thread that runs fn(arg) and is joined at the end. */
+/* A thread that runs fn(arg), and is joined at the end. */
 #if defined(ZC__WIN32_THREADS)
 typedef HANDLE zc__thread;
 #  define ZC__THREAD_FN(name, arg) static DWORD WINAPI name(LPVOID arg)
@@ -3278,6 +3283,8 @@ typedef struct zc__shard {
     zc__flight **flights;
     uint32_t flight_buckets, nflights;
     uint64_t next_lease; /* no flight is overdue before */
+    uint64_t lease_found; /* of the flights that the look under way has seen; and */
+    uint32_t lease_at;    /*   its next chain */
     uint64_t random;
     zc__monitor order; /* writes to the storage happen in the order of those to the table */
     uint64_t writing;  /* hash | 1 of the key that is on its way to the storage; 0: none */
@@ -3365,15 +3372,14 @@ struct zc_cache {
     /* >>flight: refreshes to run, and who waits for whom */
     zc__spin jobs_lock, graph_lock;
     zc_fill *jobs, *jobs_tail;
-    uint32_t sweep_shard; /* >>expiry: where housekeeping goes on [house] */
+    uint32_t sweep_shard, lease_shard; /* where housekeeping goes on [house] */
     zc__spin house;
-    /* the worker */
-    zc__monitor worker;
-    bool worker_runs;
-    uint32_t worker_stop;
-    bool worker_woken; /* [worker] */
+    /* the threads: the housekeeper, and after it those that refresh */
+    unsigned nthreads;
 #ifndef ZOOCACHE_NO_THREADS
-    zc__thread thread;
+    zc__thread *threads;
+    zc__monitor keeper, refresher; /* who sleeps there: the one, the others */
+    uint32_t stop;
 #endif
 };
 
@@ -5147,6 +5153,7 @@ static bool zc__flight_list(zc_cache *c, zc__shard *s, zc__flight *f) {
     f->listed = true;
     s->nflights++;
     if (f->lease < s->next_lease) s->next_lease = f->lease;
+    if (f->lease < s->lease_found) s->lease_found = f->lease;
     return true;
 }
 
@@ -6359,26 +6366,24 @@ static bool zc__behind_take(zc_cache *c, const zc__entry *e) {
     return first;
 }
 
-/* Writes what waits, until `deadline`. True: there is more. */
-static bool zc__behind_flush(zc_cache *c, uint64_t deadline) {
-    zc__entry *e;
-    while (c->behind && !zc__store_is_open(c) && (e = zc__behind_first(c))) {
-        uint64_t hash = zc__entry_hash(c, e);
-        zc__shard *s = zc__shard_of(c, hash);
-        zc__monitor_lock(&s->order);
-        zc__spin_lock(&s->lock);
-        zc__writes(s, hash);
-        zc__spin_unlock(&s->lock);
-        bool taken = zc__behind_take(c, e);
-        int rc = taken ? zc__store_save(c, e, true) : ZC_OK;
-        zc__written(s);
-        zc__monitor_unlock(&s->order);
-        if (rc < 0) zc__store_fault(c, zc__entry_key(e), rc);
-        if (taken) zc__entry_unpin(c, e); /* the queue's */
-        zc__entry_unpin(c, e);
-        if (zc__mono(&c->clock) >= deadline) return true;
-    }
-    return false;
+/* Writes the entry that has waited longest. False: none waits, or the storage is spared. */
+static bool zc__behind_write(zc_cache *c) {
+    zc__entry *e = c->behind && !zc__store_is_open(c) ? zc__behind_first(c) : NULL;
+    if (!e) return false;
+    uint64_t hash = zc__entry_hash(c, e);
+    zc__shard *s = zc__shard_of(c, hash);
+    zc__monitor_lock(&s->order);
+    zc__spin_lock(&s->lock);
+    zc__writes(s, hash);
+    zc__spin_unlock(&s->lock);
+    bool taken = zc__behind_take(c, e);
+    int rc = taken ? zc__store_save(c, e, true) : ZC_OK;
+    zc__written(s);
+    zc__monitor_unlock(&s->order);
+    if (rc < 0) zc__store_fault(c, zc__entry_key(e), rc);
+    if (taken) zc__entry_unpin(c, e); /* the queue's */
+    zc__entry_unpin(c, e);
+    return true;
 }
 
 /* ---- one loader in the fleet ---- */
@@ -6436,10 +6441,7 @@ static inline bool zc__behind_make(zc_cache *c) { (void)c; return true; }
 static inline void zc__behind_end(zc_cache *c) { (void)c; }
 static inline bool zc__behind_add(zc_cache *c, zc__entry *e) { (void)c; (void)e; return false; }
 static inline void zc__behind_forget(zc_cache *c, const zc_bytes *key) { (void)c; (void)key; }
-static inline bool zc__behind_flush(zc_cache *c, uint64_t deadline) {
-    (void)c; (void)deadline;
-    return false;
-}
+static inline bool zc__behind_write(zc_cache *c) { (void)c; return false; }
 static inline bool zc__fleet_lock(zc_fill *t, uint64_t *token) {
     (void)t;
     *token = 0;
@@ -6451,10 +6453,10 @@ static inline void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) 
 }
 #endif
 
-/* Housekeeping. True: there is more. */
-static bool zc__store_keep(zc_cache *c, uint64_t deadline) {
+/* A step of housekeeping. False: there is nothing to do. */
+static bool zc__store_keep(zc_cache *c) {
     zc__store_try(c);
-    return zc__behind_flush(c, deadline);
+    return zc__behind_write(c);
 }
 
 /* Writes an entry through, now or later, its order monitor held. Returns a failure of the
@@ -7086,15 +7088,15 @@ static int zc__lead(zc_fill *t, zc_loader loader, void *user, bool refresh, zc_v
     return rc;
 }
 
-static void zc__wake_worker(zc_cache *c) {
-    if (!c->worker_runs) return;
-    zc__monitor_lock(&c->worker);
-    c->worker_woken = true;
-    zc__monitor_wake(&c->worker);
-    zc__monitor_unlock(&c->worker);
+#ifndef ZOOCACHE_NO_THREADS
+static void zc__wake_all(zc__monitor *m) {
+    zc__monitor_lock(m);
+    zc__monitor_wake(m);
+    zc__monitor_unlock(m);
 }
+#endif
 
-/* Leaves a refresh to the worker, or to the next zc_poll(). */
+/* Leaves a refresh to a thread, or to the next zc_poll(). */
 static void zc__refresh_later(zc_cache *c, zc_fill *t) {
     zc__count(&c->refreshes, 1);
     t->next = NULL;
@@ -7104,7 +7106,9 @@ static void zc__refresh_later(zc_cache *c, zc_fill *t) {
     else c->jobs = t;
     c->jobs_tail = t;
     zc__spin_unlock(&c->jobs_lock);
-    zc__wake_worker(c);
+#ifndef ZOOCACHE_NO_THREADS
+    if (c->threads) zc__wake_all(&c->refresher);
+#endif
 }
 
 static zc_fill *zc__next_refresh(zc_cache *c) {
@@ -7363,51 +7367,69 @@ ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age) {
 
 /* ---- keep house ---- */
 
-/* Ends the flights of a shard whose leaders have had their time, so that those who wait only for a
- * call-back are told. */
-static void zc__flights_expire(zc_cache *c, zc__shard *s) {
-    uint64_t now = zc__mono(&c->clock);
-    for (;;) {
-        zc__flight *late = NULL;
-        zc__spin_lock(&s->lock);
-        uint64_t next = ZC_NEVER;
-        for (uint32_t b = 0; b < s->flight_buckets && now >= s->next_lease && !late; b++) {
-            for (zc__flight *f = s->flights[b]; f && !late; f = f->next) {
-                if (f->lease <= now) late = f;
-                else if (f->lease < next) next = f->lease;
+/* Ends some of a shard's flights whose leaders have had their time, so that those who wait only for
+ * a call-back are told. Looks at a few chains, from where it stopped; growing moves flights to
+ * later ones, so a look over all has seen each, and when the next is due. False: none is due. */
+static bool zc__flights_expire(zc_cache *c, zc__shard *s, uint64_t now) {
+    zc__flight *late = NULL, *next;
+    unsigned ended = 0;
+    zc__spin_lock(&s->lock);
+    bool due = now >= s->next_lease;
+    uint32_t end = s->lease_at + 64 < s->flight_buckets ? s->lease_at + 64 : s->flight_buckets;
+    for (; due && s->lease_at < end && ended < 8; s->lease_at++) {
+        for (zc__flight *f = s->flights[s->lease_at]; f; f = next) {
+            next = f->next;
+            if (f->lease > now) {
+                if (f->lease < s->lease_found) s->lease_found = f->lease;
+                continue;
             }
+            f->refs++;
+            zc__flight_end(s, f, ZC__LOST);
+            f->next = late;
+            late = f;
+            ended++;
         }
-        if (late) {
-            late->refs++;
-            zc__flight_end(s, late, ZC__LOST);
-        } else if (now >= s->next_lease) {
-            s->next_lease = next;
-        }
-        zc__spin_unlock(&s->lock);
-        if (!late) return;
+    }
+    if (due && s->lease_at >= s->flight_buckets) {
+        s->next_lease = s->lease_found;
+        s->lease_found = ZC_NEVER;
+        s->lease_at = 0;
+    }
+    zc__spin_unlock(&s->lock);
+    for (; late; late = next) {
+        next = late->next;
         zc__flight_wake(late);
         zc__flight_let_go(c, late);
     }
+    return due;
 }
 
-/* Sweeps the shards that have something to sweep, until `deadline`. True: work remains. */
-static bool zc__sweep(zc_cache *c, uint64_t deadline) {
-    uint64_t now = zc__now(c), seen = zc__seen(&c->trie);
+/* A step for the first shard from where the last ended that has overdue flights. False: none. */
+static bool zc__expire_some(zc_cache *c) {
+    uint64_t now = zc__mono(&c->clock);
+    for (uint32_t i = 0; i < c->nshards; i++) {
+        zc__shard *s = &c->shards[c->lease_shard];
+        c->lease_shard = (c->lease_shard + 1) & (c->nshards - 1);
+        if (zc__flights_expire(c, s, now)) return true;
+    }
+    return false;
+}
+
+/* Sweeps a few buckets of the first shard, from where the last step ended, that has something to
+ * sweep: what was dead at `seen`, or is over at `now`. False: there is none. */
+static bool zc__sweep_some(zc_cache *c, uint64_t now, uint64_t seen) {
     for (uint32_t i = 0; i < c->nshards; i++) {
         zc__shard *s = &c->shards[c->sweep_shard];
-        zc__flights_expire(c, s);
-        for (bool done = false; !done;) {
-            zc__entry *garbage = NULL;
-            zc__spin_lock(&s->lock);
-            if (!s->count) s->cursor = 0;
-            done = !s->count || (s->cursor == 0 && now < s->next_expiry &&
-                                 (s->swept >= seen || now < s->next_sweep));
-            if (!done) (void)zc__shard_sweep(c, s, 8, now, &garbage);
-            zc__spin_unlock(&s->lock);
-            zc__reap(c, garbage);
-            if (!done && zc__mono(&c->clock) >= deadline) return true;
-        }
-        c->sweep_shard = (c->sweep_shard + 1) & (c->nshards - 1);
+        zc__entry *garbage = NULL;
+        zc__spin_lock(&s->lock);
+        if (!s->count) s->cursor = 0;
+        bool idle = !s->count || (s->cursor == 0 && now < s->next_expiry &&
+                                  (s->swept >= seen || now < s->next_sweep));
+        bool over = idle || zc__shard_sweep(c, s, 8, now, &garbage);
+        zc__spin_unlock(&s->lock);
+        zc__reap(c, garbage);
+        if (over) c->sweep_shard = (c->sweep_shard + 1) & (c->nshards - 1);
+        if (!idle) return true;
     }
     return false;
 }
@@ -7420,73 +7442,126 @@ static void zc__prune_some(zc_cache *c) {
         zc__stripe_sweep(&c->trie, &c->trie.stripes[i], 64, now_s - age_s);
 }
 
-ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
-    if (!cache) return ZC_E_INVAL;
-    uint64_t deadline = zc__add_sat(zc__mono(&cache->clock), zc__mul_sat(budget_us, 1000));
-    for (zc_fill *t; (t = zc__next_refresh(cache)) != NULL;) {
-        zc_view view;
-        memset(&view, 0, sizeof view);
-        t->started = zc__mono(&cache->clock);
-        (void)zc__lead(t, t->loader, t->user, true, &view);
-        zc_release(cache, &view);
-        if (zc__mono(&cache->clock) >= deadline) return ZC_MORE;
-    }
-    if (!zc__spin_trylock(&cache->house)) return ZC_OK; /* somebody is at it */
-    if (zc__bus_on(cache) && !zc__bus_runs(cache)) (void)zc__bus_round(cache, 0);
-    bool more = zc__has_store(cache) && zc__store_keep(cache, deadline);
-    more = zc__sweep(cache, deadline) || more;
-    zc__prune_some(cache);
-    zc__slabs_trim(cache->mem.slabs);
-    zc__spin_unlock(&cache->house);
+/* Runs the refresh that has waited longest. False: none waits. */
+static bool zc__refresh_one(zc_cache *c) {
+    zc_fill *t = zc__next_refresh(c);
+    zc_view view;
+    if (!t) return false;
+    memset(&view, 0, sizeof view);
+    t->started = zc__mono(&c->clock);
+    (void)zc__lead(t, t->loader, t->user, true, &view);
+    zc_release(c, &view);
+    return true;
+}
+
+/* Rounds until the budget is used up, in each of which every duty has its turn, for one small step,
+ * however much another has to do. ZC_MORE: work remains. */
+static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool refreshes) {
+    uint64_t now = zc__now(c), seen = zc__seen(&c->trie);
+    uint64_t deadline = zc__add_sat(zc__mono(&c->clock), zc__mul_sat(budget_us, 1000));
+    bool more, first = true;
+    do {
+        more = false;
+        if (zc__spin_trylock(&c->house)) { /* else somebody is at it */
+            if (first && zc__bus_on(c) && !zc__bus_runs(c)) (void)zc__bus_round(c, 0);
+            more = zc__has_store(c) && zc__store_keep(c);
+            more = zc__expire_some(c) || more;
+            more = zc__sweep_some(c, now, seen) || more;
+            if (first) zc__prune_some(c);
+            if (first) zc__slabs_trim(c->mem.slabs);
+            first = false;
+            zc__spin_unlock(&c->house);
+        }
+        more = (refreshes && zc__refresh_one(c)) || more;
+    } while (more && zc__mono(&c->clock) < deadline);
     return more ? ZC_MORE : ZC_OK;
 }
 
+ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
+    return cache ? zc__keep_house(cache, budget_us, true) : ZC_E_INVAL;
+}
+
+/* ---- the threads ---- */
+
 #ifndef ZOOCACHE_NO_THREADS
-ZC__THREAD_FN(zc__worker_main, arg) {
+/* Keeps house, at most a fifth of a core, however much there is to do. While it pauses, it goes on
+ * writing behind: that is mostly waiting for the storage. */
+ZC__THREAD_FN(zc__keeper_main, arg) {
     zc_cache *c = (zc_cache *)arg;
-    uint64_t pause = 100 * ZC_MILLISECOND;
-    zc__monitor_lock(&c->worker);
-    while (!c->worker_stop) {
-        if (!c->worker_woken) zc__monitor_sleep(&c->worker, pause);
-        c->worker_woken = false;
-        if (c->worker_stop) break;
-        zc__monitor_unlock(&c->worker);
-        /* At most a fifth of a core, however much there is to do. */
-        pause = zc_poll(c, 2000) == ZC_MORE ? 8 * ZC_MILLISECOND : 100 * ZC_MILLISECOND;
-        zc__monitor_lock(&c->worker);
+    while (!zc__load_acq(&c->stop)) {
+        bool more = zc__keep_house(c, 2000, false) == ZC_MORE;
+        uint64_t pause = (more ? 8 : 100) * ZC_MILLISECOND, now = zc__mono(&c->clock);
+        uint64_t end = now + pause;
+        while (now < end && !zc__load_acq(&c->stop) && zc__has_store(c) && zc__store_keep(c))
+            now = zc__mono(&c->clock);
+        zc__monitor_lock(&c->keeper);
+        if (now < end && !zc__load_acq(&c->stop)) zc__monitor_sleep(&c->keeper, end - now);
+        zc__monitor_unlock(&c->keeper);
     }
-    zc__monitor_unlock(&c->worker);
     return ZC__THREAD_RESULT;
 }
-#endif
 
-static int zc__worker_start(zc_cache *c) {
-#ifndef ZOOCACHE_NO_THREADS
-    if (!zc__monitor_init(&c->worker)) return ZC_E_THREAD;
-    c->worker_stop = 0;
-    c->worker_woken = false;
-    c->worker_runs = true;
-    if (zc__thread_start(&c->thread, zc__worker_main, c)) return ZC_OK;
-    c->worker_runs = false;
-    zc__monitor_destroy(&c->worker);
+static bool zc__refreshes_wait(zc_cache *c) {
+    zc__spin_lock(&c->jobs_lock);
+    bool any = c->jobs != NULL;
+    zc__spin_unlock(&c->jobs_lock);
+    return any;
+}
+
+ZC__THREAD_FN(zc__refresher_main, arg) {
+    zc_cache *c = (zc_cache *)arg;
+    while (!zc__load_acq(&c->stop)) {
+        if (zc__refresh_one(c)) continue;
+        zc__monitor_lock(&c->refresher);
+        if (!zc__load_acq(&c->stop) && !zc__refreshes_wait(c))
+            zc__monitor_sleep(&c->refresher, ZC_SECOND);
+        zc__monitor_unlock(&c->refresher);
+    }
+    return ZC__THREAD_RESULT;
+}
+
+/* The monitors are those of `threads`, which holds room for all that run. */
+static void zc__threads_end(zc_cache *c) {
+    if (!c->threads) return;
+    zc__store_rel(&c->stop, 1u);
+    zc__wake_all(&c->keeper);
+    zc__wake_all(&c->refresher);
+    while (c->nthreads) zc__thread_join(c->threads[--c->nthreads]);
+    zc__monitor_destroy(&c->refresher);
+    zc__monitor_destroy(&c->keeper);
+    zc__free(&c->mem, c->threads, (c->desc.refresh_threads + 1) * sizeof *c->threads);
+    c->threads = NULL;
+}
+
+static bool zc__threads_monitors(zc_cache *c) {
+    if (!zc__monitor_init(&c->keeper)) return false;
+    if (zc__monitor_init(&c->refresher)) return true;
+    zc__monitor_destroy(&c->keeper);
+    return false;
+}
+
+/* The housekeeper, and then those that refresh; what could be started runs, whatever is returned.
+ * In the child of a fork the room for them is there already. */
+static int zc__threads_start(zc_cache *c) {
+    unsigned all = c->desc.refresh_threads + 1;
+    size_t size = all * sizeof *c->threads;
+    zc__thread *room = c->threads ? c->threads : (zc__thread *)zc__alloc(&c->mem, size);
+    if (!room) return ZC_E_NOMEM;
+    c->threads = room;
+    c->nthreads = c->stop = 0;
+    if (!zc__threads_monitors(c)) {
+        zc__free(&c->mem, room, size);
+        c->threads = NULL;
+        return ZC_E_THREAD;
+    }
+    for (bool good = true; good && c->nthreads < all; c->nthreads += good)
+        good = zc__thread_start(&room[c->nthreads],
+                                c->nthreads ? zc__refresher_main : zc__keeper_main, c);
+    return c->nthreads == all ? ZC_OK : ZC_E_THREAD;
+}
 #else
-    (void)c;
+static inline void zc__threads_end(zc_cache *c) { (void)c; }
 #endif
-    return ZC_E_THREAD;
-}
-
-static void zc__worker_end(zc_cache *c) {
-    if (!c->worker_runs) return;
-#ifndef ZOOCACHE_NO_THREADS
-    zc__monitor_lock(&c->worker);
-    c->worker_stop = 1;
-    zc__monitor_wake(&c->worker);
-    zc__monitor_unlock(&c->worker);
-    zc__thread_join(c->thread);
-    zc__monitor_destroy(&c->worker);
-#endif
-    c->worker_runs = false;
-}
 
 /* ---- locking everything: fork, check ---- */
 
@@ -7543,7 +7618,9 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
     if (zc__has_store(cache) && cache->desc.store.forked)
         cache->desc.store.forked(cache->desc.store.user);
     if (zc__bus_fork_child(cache) != ZC_OK) rc = ZC_E_THREAD;
-    if (cache->worker_runs) rc = zc__worker_start(cache) == ZC_OK ? rc : ZC_E_THREAD;
+#ifndef ZOOCACHE_NO_THREADS
+    if (cache->threads && zc__threads_start(cache) != ZC_OK) rc = ZC_E_THREAD;
+#endif
     return rc;
 }
 
@@ -7553,6 +7630,7 @@ static bool zc__desc_valid(const zc_desc *d) {
     const zc_store *st = &d->store;
     const zc_bus *b = &d->bus;
     if (d->shards && (!zc__is_pow2(d->shards) || d->shards > 64)) return false;
+    if (d->refresh_threads > 64) return false;
     if (d->ttl_jitter > 100 || (d->block && d->allocator.version)) return false;
     if (!d->block != !d->block_size) return false;
     if (d->allocator.version && (!d->allocator.alloc || !d->allocator.free)) return false;
@@ -7601,6 +7679,7 @@ static void zc__desc_defaults(zc_desc *d) {
     if (!d->prune_after) d->prune_after = 3600 * ZC_SECOND;
     if (!d->max_staleness) d->max_staleness = ZC_SECOND;
     if (!d->bus_pause) d->bus_pause = 10 * ZC_MILLISECOND;
+    if (!d->refresh_threads) d->refresh_threads = 1;
 #ifdef ZOOCACHE_NO_THREADS
     d->no_thread = true;
 #endif
@@ -7627,7 +7706,7 @@ static bool zc__shards_make(zc_cache *c) {
     for (uint32_t i = 0; i < c->nshards; i++) {
         zc__shard *s = &c->shards[i];
         s->random = c->seed + i;
-        s->next_expiry = s->sweep_expiry = s->next_lease = ZC_NEVER;
+        s->next_expiry = s->sweep_expiry = s->next_lease = s->lease_found = ZC_NEVER;
         s->swept = zc__seen(&c->trie);
         if (!zc__shard_reserve(c, s)) return false;
     }
@@ -7636,8 +7715,8 @@ static bool zc__shards_make(zc_cache *c) {
 
 /* Ends everything but the memory that late tickets and pins still need. */
 static void zc__close(zc_cache *c) {
-    zc__worker_end(c);
-    (void)zc__behind_flush(c, ZC_NEVER);
+    zc__threads_end(c);
+    while (zc__behind_write(c)) {}
     zc__behind_end(c);
     zc__bus_end(c);
     for (zc_fill *t; (t = zc__next_refresh(c)) != NULL;) (void)zc__fail(t, ZC_E_CLOSED, NULL);
@@ -7710,7 +7789,10 @@ static int zc__setup(zc_cache *c) {
     if (c->desc.write_behind) return ZC_E_BUILD;
 #endif
     int rc = c->desc.bus.version ? zc__bus_open(c) : ZC_OK;
-    return rc != ZC_OK || c->desc.no_thread ? rc : zc__worker_start(c);
+#ifndef ZOOCACHE_NO_THREADS
+    if (rc == ZC_OK && !c->desc.no_thread) rc = zc__threads_start(c);
+#endif
+    return rc;
 }
 
 ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {

@@ -205,6 +205,7 @@ static void forks(zc_desc d, bool with_store) {
 
 TEST(fork_without_a_background_thread) { forks((zc_desc){.no_thread = true}, false); }
 TEST(fork_with_a_background_thread) { forks((zc_desc){.shards = 8}, false); }
+TEST(fork_with_threads_for_refreshes) { forks((zc_desc){.refresh_threads = 3}, false); }
 TEST(fork_with_a_limit) { forks((zc_desc){.max_entries = 20, .shards = 4}, false); }
 TEST(fork_with_a_fixed_block) {
     static unsigned char block[512 * 1024];
