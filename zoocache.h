@@ -4541,14 +4541,16 @@ static int zc__bus_hear_entry(void *user, uint64_t position, const zc_bytes *tag
     return ZC_OK;
 }
 
-/* Forgets the log that it was attached to: nothing is served from now on. */
-static void zc__bus_detach(zc_cache *c) {
+/* Forgets the log that it was attached to in `epoch`: nothing is served from now on. */
+static void zc__bus_detach(zc_cache *c, uint64_t epoch) {
     zc__bus *b = &c->bus;
     zc__monitor_lock(&b->apply);
-    if (b->attached) zc__count(&b->breaks, 1);
-    zc__store_rel(&b->attached, 0u);
-    zc__store_rel(&b->lease, 0);
-    b->epoch++;
+    if (b->attached && b->epoch == epoch) { /* or another has done it, and attached anew */
+        zc__count(&b->breaks, 1);
+        zc__store_rel(&b->attached, 0u);
+        zc__store_rel(&b->lease, 0);
+        b->epoch++;
+    }
     zc__monitor_unlock(&b->apply);
 }
 
@@ -4632,7 +4634,7 @@ static int zc__bus_listen(zc_cache *c, uint64_t wait) {
         zc__monitor_unlock(&b->apply);
         return ZC_OK;
     }
-    zc__bus_detach(c);
+    zc__bus_detach(c, ear.epoch);
     return zc__bus_attach(c);
 }
 
@@ -4710,13 +4712,12 @@ static int zc__bus_append_to(zc__ear *ear, unsigned log, const zc_bytes *tags, s
 }
 
 /* Appends to each log what belongs there. ZC_OK, ZC_MORE: all have it. */
-static int zc__bus_append(zc_cache *c, const zc_bytes *tags, size_t n, bool durable) {
+static int zc__bus_append(zc__ear *ear, const zc_bytes *tags, size_t n, bool durable) {
+    zc_cache *c = ear->cache;
     zc__bus *b = &c->bus;
-    zc__ear ear;
     int rc = ZC_OK, got;
-    zc__ear_open(&ear, c);
     if (b->logs == 1 || n == 1)
-        return zc__bus_append_to(&ear, n ? zc__bus_log_of_text(b, tags[0]) : 0, tags, n, durable);
+        return zc__bus_append_to(ear, n ? zc__bus_log_of_text(b, tags[0]) : 0, tags, n, durable);
     zc_bytes *some = n ? (zc_bytes *)zc__alloc(&c->mem, n * sizeof *some) : NULL;
     size_t all = some ? n : 0, size = all * sizeof *some; /* short of memory: everything */
     for (unsigned log = 0; log < b->logs && (rc == ZC_OK || rc == ZC_MORE); log++) {
@@ -4724,7 +4725,7 @@ static int zc__bus_append(zc_cache *c, const zc_bytes *tags, size_t n, bool dura
         for (size_t i = 0; i < all; i++)
             if (zc__bus_log_of_text(b, tags[i]) == log) some[count++] = tags[i];
         if (all && !count) continue;
-        got = zc__bus_append_to(&ear, log, some, count, durable);
+        got = zc__bus_append_to(ear, log, some, count, durable);
         if (got != ZC_OK) rc = got;
     }
     zc__free(&c->mem, some, size);
@@ -4736,6 +4737,7 @@ static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durabl
                         bool reading) {
     zc__bus *b = &c->bus;
     uint64_t t = c->desc.max_staleness;
+    zc__ear ear;
     int rc = ZC_RETRY;
     for (unsigned tries = 0; tries < 3 && rc == ZC_RETRY; tries++) {
         uint64_t since = zc__mono(&c->clock);
@@ -4744,9 +4746,10 @@ static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durabl
             rc = reading ? zc__bus_attach(c) : zc__bus_hear(c, since, t);
             if (rc != ZC_OK) return rc;
         }
-        rc = zc__bus_append(c, tags, n, durable);
+        zc__ear_open(&ear, c);
+        rc = zc__bus_append(&ear, tags, n, durable);
         if (rc == ZC_MORE) return reading ? ZC_OK : zc__bus_hear(c, zc__mono(&c->clock), t);
-        if (rc == ZC_RETRY) zc__bus_detach(c);
+        if (rc == ZC_RETRY) zc__bus_detach(c, ear.epoch);
     }
     if (rc == ZC_OK) return ZC_OK;
     return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
@@ -10969,18 +10972,22 @@ static bool zc__redis_is_attached(const zc__redis *r, zc__redis_log log) {
     return r->gen == log.gen && r->run == log.run && r->line == log.line;
 }
 
-static void zc__redis_remember(zc__redis *r, zc__redis_log log, const zc__redis_entry *e) {
+/* Several may be at it, and who is behind must not take the place of what is newer. ZC_RETRY: this
+ * position was another entry's. */
+static int zc__redis_remember(zc__redis *r, zc__redis_log log, const zc__redis_entry *e) {
     size_t i = e->position % ZC__REDIS_SEEN;
     zc__spin_lock(&r->state);
-    if (zc__redis_is_attached(r, log)) {
+    if (zc__redis_is_attached(r, log) && e->position >= r->seen_at[i]) {
         r->seen_at[i] = e->position + 1;
         r->seen[i] = e->nonce;
     }
+    bool other = r->seen_at[i] == e->position + 1 && r->seen[i] != e->nonce;
     zc__spin_unlock(&r->state);
+    return other ? ZC_RETRY : ZC_OK;
 }
 
-/* Is this the entry that was seen at the cursor? ZC_MORE: its nonce is no longer remembered, which
- * happens only when many were appended since the caller looked at its cursor. */
+/* Is this the entry that was seen at the cursor? ZC_MORE: its nonce is no longer remembered, for
+ * many have been heard since the caller looked at its cursor. */
 static int zc__redis_at_cursor(zc__redis *r, zc__redis_log log, const redisReply *entry,
                                uint64_t position) {
     zc__redis_entry e;
@@ -10988,10 +10995,10 @@ static int zc__redis_at_cursor(zc__redis *r, zc__redis_log log, const redisReply
     if (e.gen != log.gen || e.position != position) return ZC_RETRY;
     size_t i = position % ZC__REDIS_SEEN;
     zc__spin_lock(&r->state);
-    bool known = r->seen_at[i] == position + 1 && zc__redis_is_attached(r, log);
-    bool same = r->seen[i] == e.nonce;
+    bool later = r->seen_at[i] > position + 1, known = r->seen_at[i] == position + 1;
+    bool same = r->seen[i] == e.nonce, ours = zc__redis_is_attached(r, log);
     zc__spin_unlock(&r->state);
-    return !known ? ZC_MORE : same ? ZC_OK : ZC_RETRY;
+    return !ours ? ZC_RETRY : later ? ZC_MORE : known && same ? ZC_OK : ZC_RETRY;
 }
 
 /* Gives entries, which must be those right after `position` (R1). */
@@ -11002,8 +11009,8 @@ static int zc__redis_give(zc__redis *r, zc__redis_log log, redisReply *const *en
         zc__redis_entry e;
         if (!zc__redis_entry_read(entries[i], &e)) return ZC_RETRY;
         if (e.gen != log.gen || e.position != position + 1 + i) return ZC_RETRY;
-        zc__redis_remember(r, log, &e);
-        rc = zc__redis_entry_give(r, &e, sink);
+        rc = zc__redis_remember(r, log, &e);
+        if (rc == ZC_OK) rc = zc__redis_entry_give(r, &e, sink);
     }
     return rc;
 }
@@ -11102,8 +11109,7 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     r->line = log.line;
     memset(r->seen_at, 0, sizeof r->seen_at);
     zc__spin_unlock(&r->state);
-    zc__redis_remember(r, log, &e);
-    return ZC_OK;
+    return zc__redis_remember(r, log, &e);
 }
 
 /* The entries of the one stream that XREAD tells of: [[key, entries]], or a map. NULL: a lie. */

@@ -399,6 +399,29 @@ TEST(entries_in_pieces_and_twice) {
     stop(&f);
 }
 
+static zc_cache *the_cache;
+static int retry_after_another(void *user, const zc_bytes *tags, size_t n, bool durable,
+                               uint64_t position, zc_bus_sink *sink) {
+    (void)sink;
+    CHECK_EQ(zc__bus_listen(the_cache, 0), ZC_OK); /* another thread attaches anew */
+    the_cache->desc.bus.append = lb_append;
+    (void)user, (void)tags, (void)n, (void)durable, (void)position;
+    return ZC_RETRY;
+}
+
+TEST(who_finds_another_log_late_does_not_break_the_new_one) {
+    fleet f;
+    zc_desc none = {0};
+    if (!start(&f, 1, none)) return;
+    lb_restart(&f.hub, 0);
+    the_cache = f.c[0];
+    the_cache->desc.bus.append = retry_after_another;
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    CHECK_EQ(stats(f.c[0]).bus_breaks, 1);
+    CHECK_EQ(f.node[0].attaches, 2);
+    stop(&f);
+}
+
 TEST(a_fill_is_fenced_by_what_is_heard_meanwhile) {
     fleet f;
     zc_view v;
@@ -620,7 +643,7 @@ TEST(what_could_not_be_deleted_stays_dead_after_an_attach) {
     CHECK_EQ(zc_del(f.c[0], zc_str("k")), ZC_OK);
     fs_fail(&f.store, 0, 0, 0);
     CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
-    zc__bus_detach(f.c[0]);
+    zc__bus_detach(f.c[0], f.c[0]->bus.epoch);
     poll_all(&f); /* the same log, at the same position */
     CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
     CHECK_EQ(zc_invalidate(f.c[1], zc_str("x")), ZC_OK);

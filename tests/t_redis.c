@@ -578,6 +578,76 @@ TEST(reused_ids_are_noticed) {
     rs_stop(&s);
 }
 
+/* What a thread is given that began to append from position 0: at the first entry another, which
+ * began there as well, appends and hears everything. */
+static int hear_behind_another(void *user, uint64_t position, const zc_bytes *tags, size_t count) {
+    node *n = (node *)user;
+    if (position == 1 && n->at == 0) CHECK_EQ(append(n, "other"), ZC_OK);
+    return position > n->at ? hear(n, position, tags, count) : ZC_OK;
+}
+static int append_from_behind(node *n) {
+    zc_bytes t = zc_str("behind");
+    zc_bus_sink s = {hear_behind_another, n};
+    return n->bus.append(n->bus.user, &t, 1, false, 0, &s);
+}
+
+TEST(who_is_far_behind_does_not_displace_what_is_newer) {
+    redis_server s;
+    node a, b;
+    REQUIRE(rs_start(&s, NULL) && node_open(&a, s.url) && node_open(&b, s.url));
+    REQUIRE(CHECK_EQ(attach(&a), ZC_OK) && CHECK_EQ(attach(&b), ZC_OK));
+    for (int i = 0; i < 400; i++) CHECK_EQ(append(&a, "x"), ZC_OK);
+    CHECK_EQ(append_from_behind(&b), ZC_OK);
+    CHECK_EQ(b.at, 402);
+    for (int i = 0; i < 3; i++) CHECK_EQ(listen_for(&b, 0), ZC_OK);
+    CHECK_EQ(append_from_behind(&b), ZC_MORE); /* position 0 is forgotten: no proof */
+    CHECK_EQ(b.at, 403);
+    CHECK_EQ(listen_for(&b, 0), ZC_OK);
+    node_close(&a);
+    node_close(&b);
+    rs_stop(&s);
+}
+
+TEST(what_was_heard_first_at_a_position_counts) {
+    redis_server s;
+    node b;
+    REQUIRE(rs_start(&s, NULL) && node_open(&b, s.url) && CHECK_EQ(attach(&b), ZC_OK));
+    CHECK_EQ(append(&b, "x"), ZC_OK);
+    reuse_ids(&s);
+    CHECK_EQ(append_from_behind(&b), ZC_RETRY); /* another entry 1, and its own would follow */
+    CHECK_EQ(listen_for(&b, 0), ZC_RETRY);
+    node_close(&b);
+    rs_stop(&s);
+}
+
+TEST(a_cursor_that_is_not_remembered_is_a_break) {
+    redis_server s;
+    node b;
+    REQUIRE(rs_start(&s, NULL) && node_open(&b, s.url) && CHECK_EQ(attach(&b), ZC_OK));
+    CHECK_EQ(append(&b, "x"), ZC_OK);
+    zc__redis *r = (zc__redis *)b.bus.user;
+    memset(r->seen_at, 0, sizeof r->seen_at);
+    CHECK_EQ(listen_for(&b, 0), ZC_RETRY);
+    CHECK_EQ(append(&b, "y"), ZC_RETRY);
+    CHECK_EQ(attach(&b), ZC_OK);
+    CHECK_EQ(listen_for(&b, 0), ZC_OK);
+    node_close(&b);
+    /* A cache is back with its next round, and has counted it. */
+    zc_redis_desc rd = {.url = s.url, .timeout = 30 * ZC_SECOND, .tls_ca = rs_tls_file("all.pem")};
+    zc_desc d = {.max_staleness = 60 * ZC_SECOND, .no_thread = true};
+    zc_cache *c;
+    zc_stats st;
+    REQUIRE(zc_redis_open(&rd, NULL, &d.bus) == ZC_OK && zc_open(&d, &c) == ZC_OK);
+    CHECK_EQ(zc_poll(c, 0), ZC_OK);
+    r = (zc__redis *)d.bus.user;
+    memset(r->seen_at, 0, sizeof r->seen_at);
+    while (zc_poll(c, 1000000) == ZC_MORE) {}
+    zc_stats_read(c, &st);
+    CHECK_EQ(st.bus_breaks, 1);
+    zc_close(c);
+    rs_stop(&s);
+}
+
 TEST(a_gap_is_noticed) {
     redis_server s;
     node a, b;
