@@ -1,3 +1,4 @@
+import asyncio
 import gc
 import threading
 
@@ -8,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import zoocache
 from zoocache import Cache, InvalidTag, add_deps, cacheable, invalidate
+from zoocache._zoocache import Core
 from zoocache.testing import FakeClock
 
 
@@ -95,6 +97,56 @@ def test_add_deps_inside():
 
     with pytest.raises(InvalidTag):
         bad()
+
+
+def test_a_star_at_the_end():
+    calls = []
+
+    @cacheable(deps=lambda x: [f"user:{x}", "all"])
+    def f(x):
+        calls.append(x)
+
+    async def beside(*tags):
+        await zoocache.invalidate_async(*tags)
+
+    cache = zoocache._default.cache()
+    for act in (invalidate, lambda *tags: asyncio.run(beside(*tags)), cache.invalidate, Core().invalidate):
+        f(1)
+        calls.clear()
+        act("user:*")
+        f(1)
+        assert calls == [1], "everything below user"
+    f(2)
+    calls.clear()
+    invalidate("other", "user:1:*")
+    f(1), f(2)
+    assert calls == [1]
+    assert zoocache.get_tag_version("user:1") > 0
+
+
+@pytest.mark.parametrize("tag", ["*", "*:1", "user:*:1", "us*r", "user*", "user:**", "user:x*", "user:*:*", "a.*"])
+def test_a_star_elsewhere(tag):
+    for refused in (invalidate, lambda tag: invalidate("fine", tag), zoocache.get_tag_version):
+        with pytest.raises(InvalidTag, match=r"\*") as info:
+            refused(tag)
+        hint = "Write 'user'" if tag.startswith("user:") else "clear()"
+        assert hint in str(info.value)
+    assert zoocache.get_tag_version("fine") == 0, "nothing is done"
+
+
+@pytest.mark.parametrize("tag", ["user:*", "*"])
+def test_nothing_depends_on_a_star(tag):
+    def gathers():
+        add_deps([tag])
+
+    with pytest.raises(InvalidTag, match=r"\*"):
+        cacheable(deps=[tag])(lambda: 1)()
+    with pytest.raises(InvalidTag, match=r"\*"):
+        cacheable(gathers)()
+    with pytest.raises(InvalidTag, match=r"\*"):
+        zoocache.set("k", 1, deps=[tag])
+    with pytest.raises(InvalidTag, match=r"\*"):
+        zoocache.get_tag_version(tag)
 
 
 def test_add_deps_from_a_thread_with_the_context():

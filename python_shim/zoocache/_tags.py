@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-__all__ = ["TAG_MAX", "check", "fine", "listed", "pack", "refuse"]
+__all__ = ["TAG_MAX", "check", "fine", "listed", "pack", "refuse", "widened"]
 
 TAG_MAX = 256  # bytes
 _DEPTH = 32  # segments
@@ -32,6 +32,8 @@ def check(tag: object) -> None:
     for char in tag:
         if char <= " " or char in "|\x7f":
             raise InvalidTag(f"Invalid character {char!r} in tag {tag!r}")
+    if "*" in tag:
+        raise InvalidTag(_star(tag))
     if tag[0] in ":./" or tag[-1] in ":./":
         raise InvalidTag(f"Tag cannot start or end with ':', '.' or '/': {tag!r}")
     for pair in ("::", ":.", ".:", ".."):
@@ -39,6 +41,25 @@ def check(tag: object) -> None:
             raise InvalidTag(f"Tag cannot have consecutive separators: {tag!r}")
     if tag.count(":") >= _DEPTH:
         raise InvalidTag(f"Tag depth exceeded: at most {_DEPTH} segments are allowed: {tag!r}")
+
+
+def _star(tag: str) -> str:
+    """What to write instead of a tag with a '*'."""
+    above = tag[: tag.index("*")].rpartition(":")[0]
+    if above:
+        hint = f"Write {above!r}: to invalidate it is to invalidate everything below it"
+    else:
+        hint = "Segments are matched as a whole: name the tag above what is meant; clear() invalidates everything"
+    return f"A tag has no '*', but as its last segment when it is invalidated: {tag!r}. {hint}"
+
+
+def widened(tags: tuple[str, ...]) -> tuple[str, ...]:
+    """Tags to invalidate: "user:*" is everything below "user", which is what "user" means."""
+
+    def above(tag: str) -> str:
+        return tag[:-2] if isinstance(tag, str) and tag.find("*") == len(tag) - 1 and tag.endswith(":*") else tag
+
+    return tuple([above(tag) for tag in tags])
 
 
 def fine(tag: object) -> bool:
