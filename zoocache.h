@@ -106,8 +106,9 @@
  *   #include, define that as 200809L, or take gnu11: else the wall clock serves for deadlines.
  *
  * CONCEPTS
- *   Tag        A path: segments, separated by ':', of any bytes but NUL. "org:1" is above
- *              "org:1:team:a". To invalidate a tag is to invalidate everything below it.
+ *   Tag        A path: segments, separated by ':', of any bytes but NUL ('*' is one like any
+ *              other). "org:1" is above "org:1:team:a". To invalidate a tag is to invalidate
+ *              everything below it.
  *   Version    Each invalidation gets one, an HLC stamp, larger than all before. The tag's node in
  *              the trie remembers it.
  *   The rule   An entry remembers `begin`: the latest version that had been handed out when its
@@ -990,7 +991,8 @@ typedef struct zc_lmdb_desc {
                          True: each write waits for the disk, and the cache survives that, too */
     zc_allocator allocator; /* default: malloc and free. LMDB itself uses malloc all the same */
     zc_clock clock;         /* default: the system's clocks */
-    zc_log log;             /* default: silent. Says why an open has failed */
+    zc_log log;             /* default: silent. Says why an open has failed, and if the file is
+                               lost; may be called with locks of the cache held */
 } zc_lmdb_desc;
 
 /* Fills *store and *bus for zc_desc, both of one environment: its records, and its log of
@@ -8325,6 +8327,7 @@ typedef struct zc__lmdb {
     char path[ZC__LMDB_PATH];
 } zc__lmdb;
 
+/* May be called with locks of the cache held. */
 static void zc__lmdb_say(const zc__lmdb *db, const char *what, const char *detail) {
     char line[256];
     zc__text t = {line, sizeof line, 0};
@@ -8358,6 +8361,13 @@ static int zc__lmdb_result(int rc) {
     case MDB_KEYEXIST: return ZC_E_CORRUPT;
     default: return ZC_E_STORE;
     }
+}
+
+/* What the system has against it, as a result of ours: in errno. */
+static int zc__lmdb_refused(const zc__lmdb *db, const char *what) {
+    int e = errno;
+    zc__lmdb_say(db, what, mdb_strerror(e));
+    return e == ENOSPC || e == EDQUOT ? ZC_E_FULL : ZC_E_STORE;
 }
 
 static inline bool zc__lmdb_usable(zc__lmdb *db) { return db->env && !zc__load_rlx(&db->lost); }
@@ -9357,16 +9367,18 @@ static int zc__lmdb_settle(zc__lmdb *db) {
         return ZC_E_CORRUPT;
     }
     if (known && was[46] != 's' && (!same_boot || now[9] == ' ')) {
-        if (unlink(name) != 0 && errno != ENOENT) return ZC_E_STORE;
+        if (unlink(name) != 0 && errno != ENOENT)
+            return zc__lmdb_refused(db, "data.mdb of before the reboot cannot be deleted");
         zc__lmdb_file(db, "/lock.mdb", name, sizeof name);
-        if (unlink(name) != 0 && errno != ENOENT) return ZC_E_STORE;
+        if (unlink(name) != 0 && errno != ENOENT)
+            return zc__lmdb_refused(db, "lock.mdb of before the reboot cannot be deleted");
     } else if (known && was[46] != 's') {
         now[46] = 'n'; /* some of it is not on disk */
     }
     if (known && memcmp(was, now, sizeof now) == 0) return ZC_OK;
     if (pwrite(db->claim, now, sizeof now, 0) != (ssize_t)sizeof now || fsync(db->claim) != 0 ||
         !zc__lmdb_sync_dir(db))
-        return errno == ENOSPC || errno == EDQUOT ? ZC_E_FULL : ZC_E_STORE;
+        return zc__lmdb_refused(db, "path/zoocache cannot be written");
     return ZC_OK;
 }
 
@@ -9488,16 +9500,11 @@ static int zc__lmdb_start(zc__lmdb *db) {
     bool alone;
     int locked, rc = ZC_E_STORE;
     db->pid = getpid();
-    if (mkdir(db->path, 0700) != 0 && errno != EEXIST) {
-        zc__lmdb_say(db, "the directory cannot be made", NULL);
-        return errno == ENOSPC ? ZC_E_FULL : ZC_E_STORE;
-    }
+    if (mkdir(db->path, 0700) != 0 && errno != EEXIST)
+        return zc__lmdb_refused(db, "the directory cannot be made");
     zc__lmdb_file(db, "/zoocache", name, sizeof name);
     db->claim = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (db->claim < 0) {
-        zc__lmdb_say(db, "path/zoocache cannot be opened", NULL);
-        return ZC_E_STORE;
-    }
+    if (db->claim < 0) return zc__lmdb_refused(db, "path/zoocache cannot be opened");
     do locked = flock(db->claim, LOCK_EX);
     while (locked != 0 && errno == EINTR);
     if (locked == 0) rc = zc__lmdb_take_byte(db, &alone);

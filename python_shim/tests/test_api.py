@@ -321,6 +321,29 @@ def test_automatic_prune():
     assert cache.stats().tags == 0
 
 
+@pytest.mark.parametrize("options", [{"prune_after": 0}, {"auto_prune_secs": 0, "auto_prune_interval": 0}])
+def test_configured_prune(options):
+    configure(**options)
+    invalidate("gone")
+    for n in range(100):
+        zoocache.set(str(n), n)
+    assert zoocache.stats().tags == 0
+
+
+def test_prune_after_is_short_for_both():
+    for options, both in (
+        ({}, (3600, 3600)),
+        ({"prune_after": 60}, (60, 60)),
+        ({"prune_after": 7200}, (7200, 3600)),
+        ({"prune_after": 60, "auto_prune_secs": 90}, (90, 60)),
+        ({"prune_after": 60, "auto_prune_interval": 10}, (60, 10)),
+    ):
+        cache = Cache(**options)
+        assert (cache.auto_prune_secs, cache.auto_prune_interval) == both
+    with pytest.raises(ValueError, match="prune_after"):
+        Cache(prune_after=-1)
+
+
 def test_semi_public_names():
     assert _manager.is_configured() is False
     assert _manager.core is None

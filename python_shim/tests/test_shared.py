@@ -318,11 +318,10 @@ def test_lmdb_limits(tmp_path):
         assert len(cache.get("huge")) == 9 * 2**20
         huge = cache.cacheable(namespace="huge")(lambda: os.urandom(9 * 2**20))
         assert huge() is huge()
-        with pytest.raises(ValueError, match="cannot open"):
-            Cache(storage_url=f"lmdb://{tmp_path}/c")
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(OSError, match="cannot open"):
-        Cache(storage_url=f"lmdb://{tmp_path}/file/below")
+        (tmp_path / "link").symlink_to(tmp_path / "c")
+        for name in ("c", "link", "c/../c"):
+            with pytest.raises(ValueError, match="open in this process already"):
+                Cache(storage_url=f"lmdb://{tmp_path}/{name}")
 
 
 # ---- Redis: several nodes ----------------------------------------------------------------------------

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from zoocache._functions import Cached, Decorator, Options, P, R
-    from zoocache._shared import Shared
+    from zoocache._shared import Shared, Tier
     from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager
 
@@ -81,6 +81,7 @@ if TYPE_CHECKING:
         bus_breaks: int  # times that everything was dropped, as something may have been missed
         bus_errors: int
         bus_pending: int  # tags of invalidations that the log has not taken yet
+        storage_down: int  # 1: it could not be opened, or does not answer and is not asked
 
 else:
     CacheInfo = namedtuple("CacheInfo", "hits misses maxsize currsize")
@@ -88,7 +89,7 @@ else:
         "CacheStats",
         "hits hits_stale misses absent expired invalidated fills errors refused waits refreshes evictions entries"
         " flights invalidations tags tag_bytes hits_storage storage_errors storage_skipped unserializable"
-        " bus_heard bus_breaks bus_errors bus_pending",
+        " bus_heard bus_breaks bus_errors bus_pending storage_down",
     )
 
 
@@ -113,6 +114,7 @@ class Cache:
         flight_timeout: float = 60,
         auto_prune_secs: float | None = None,
         auto_prune_interval: float = 3600,
+        prune_after: float | None = None,
         lru_cache_size: int = 10_000,
         lmdb_map_size: int | None = None,
         telemetry: TelemetryManager | None = None,
@@ -124,38 +126,47 @@ class Cache:
             raise ValueError("lru_cache_size must be >= 1")
         if max_entries is not None and max_entries < 1:
             raise ValueError("max_entries must be >= 1")
-        unknown = set(more) - _IGNORED - SHARED
+        unknown = more.keys() - _IGNORED.keys() - SHARED
         if unknown:
             raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
+        _ignore({**more, "lru_cache_size": lru_cache_size})
         flight_timeout = seconds("flight_timeout", flight_timeout) or inf
         self.shared: Shared | None = None  # the second tier
+        self.core: Core
+        self.lost = self.loud = False
+        self.most = inf
         if storage_url is not None or bus_url is not None or storage is not None:
-            from zoocache._shared import Settings, Shared
+            from zoocache._shared import Settings, tier
 
             given = {name: more[name] for name in SHARED if name in more}
-            self.shared = Shared(
-                Settings(
-                    storage_url=storage_url,
-                    bus_url=bus_url,
-                    storage=storage,
-                    prefix=prefix,
-                    lmdb_map_size=lmdb_map_size,
-                    flight_timeout=flight_timeout,
-                    **given,
-                )
+            settings = Settings(
+                storage_url=storage_url,
+                bus_url=bus_url,
+                storage=storage,
+                prefix=prefix,
+                lmdb_map_size=lmdb_map_size,
+                flight_timeout=flight_timeout,
+                **given,
             )
+            self.loud = settings.loud
+            self.take(tier(settings))
+        else:
+            self.core = Core()
         self.prefix = prefix or "zoocache"
         self.default_ttl = seconds("default_ttl", default_ttl)
         self.read_extend_ttl = read_extend_ttl
         self.max_entries = max_entries
         self.flight_timeout = flight_timeout
-        self.auto_prune_secs = seconds("auto_prune_secs", auto_prune_secs) or 3600.0
-        self.auto_prune_interval = seconds("auto_prune_interval", auto_prune_interval) or 3600.0
+        both = seconds("prune_after", prune_after)
+        usual = 3600.0 if both is None else both
+        idle = seconds("auto_prune_secs", auto_prune_secs)
+        self.auto_prune_secs = usual if idle is None else idle
+        every = seconds("auto_prune_interval", auto_prune_interval)
+        self.auto_prune_interval = usual if every is None else min(every, usual)
         self.clock = clock or _monotonic
         self.ticking = clock is None
         self._telemetry = telemetry
         self.telemetry_enabled = telemetry is not None and telemetry.enabled
-        self.core: Core = Core() if self.shared is None else self.shared.core
         self.lock = threading.RLock()
         self.policy = None if max_entries is None else Policy(max_entries)
         self.closed = False
@@ -176,6 +187,12 @@ class Cache:
 
             self._telemetry = TelemetryManager()
         return self._telemetry
+
+    def take(self, found: Tier) -> None:
+        """What stands behind its tables from now on."""
+        self.shared, self.core = found.shared, found.core
+        self.lost = found.lost  # the storage could not be opened
+        self.most = found.most  # seconds that a value may live
 
     # ---- tables ----------------------------------------------------------------------------------
 
@@ -328,6 +345,9 @@ class Cache:
         if not tags:
             return
         code = self.core.invalidate(_tags.pack(tags))
+        if code == _ffi.E_INVAL:
+            tags = _tags.widened(tags)
+            code = self.core.invalidate(_tags.pack(tags))
         if code:
             self._told(code, tags)
         if self.telemetry_enabled:
@@ -341,8 +361,9 @@ class Cache:
             code = _ffi.E_INVAL if "\0" in tag or self.closed else self.core.invalidate(tag.encode())
         except (AttributeError, TypeError, UnicodeEncodeError):
             code = _ffi.E_INVAL
-        if code:
-            self.check_open()
+        if code == _ffi.E_INVAL:
+            self.invalidate(tag)
+        elif code:
             self._told(code, (tag,))
 
     def _told(self, code: int, tags: tuple[str, ...]) -> None:
@@ -351,6 +372,10 @@ class Cache:
             _tags.refuse(tags)
         if self.shared is not None:
             self.shared.told(code)
+        elif code and self.loud:
+            from zoocache._shared import silent
+
+            raise silent("it is invalidated in this process alone")
 
     def token(self) -> int:
         """Stands for all invalidations that were finished here: catch_up() on another node waits for them."""
@@ -384,13 +409,15 @@ class Cache:
     def clear(self) -> None:
         """Removes everything; no computation that runs will be stored."""
         self.check_open()
-        self.core.clear()
+        code = self.core.clear()
         for table in self.tables():
             table.clear()
         if self.policy is not None:
             with self.lock:
                 if not len(self.policy):
                     self.policy.clear()
+        if code:
+            self._told(code, ())
 
     async def clear_async(self) -> None:
         """As clear()."""
@@ -419,6 +446,7 @@ class Cache:
 
         invalidations, tags, _, tag_bytes, _ = self.core.stats()
         absent, expired, invalidated = total("absent"), total("expired"), total("invalidated")
+        lost = {"storage_down": 1} if self.lost else {}
         return CacheStats(
             hits=total("hits") + sum(table.fast_hits() for table in tables),
             hits_stale=total("stale"),
@@ -437,7 +465,7 @@ class Cache:
             invalidations=invalidations,
             tags=tags,
             tag_bytes=tag_bytes,
-            **(_ALONE if self.shared is None else self.shared.counters()),
+            **{**(_ALONE if self.shared is None else self.shared.counters()), **lost},
         )
 
     def detach(self) -> None:
@@ -517,15 +545,9 @@ class Cache:
             if isinstance(fill, Fill) and fill.cache is self:
                 fill.store = False
                 fill.name = fill.static = None
-        try:
-            core = shared.reopen()
-        except Exception:  # the storage cannot be reached from here: it is done without
-            core = None
-        if core is None:
-            self.shared = None
-            for table in self.tables():
-                table.forget()
-        self.core = core or Core()
+        self.take(shared.forked())
+        for table in self.tables():
+            table.joined(self)
 
 
 _ALONE = dict.fromkeys(CacheStats._fields[CacheStats._fields.index("hits_storage") :], 0)
@@ -536,8 +558,21 @@ SHARED = frozenset({
     "write_behind", "sync", "max_staleness", "max_stale", "silence", "ack", "bus_pause",
 })  # fmt: skip
 
-# Options that are accepted and have no effect.
-_IGNORED = frozenset({"prune_after", "tti_flush_secs", "lru_update_interval", "channel_capacity", "batch_size"})
+# Options of the package as it was published that nothing here corresponds to, and their defaults.
+_IGNORED = {
+    "tti_flush_secs": 30, "lru_update_interval": 30, "channel_capacity": 1_000_000, "batch_size": 1000,
+    "lru_cache_size": 10_000,
+}  # fmt: skip
+
+
+def _ignore(given: dict[str, Any]) -> None:
+    """Says which of the options that were given have no effect."""
+    names = [name for name, usual in _IGNORED.items() if given.get(name, usual) != usual]
+    if names:
+        import logging
+
+        logging.getLogger("zoocache").warning("zoocache: these options have no effect: %s", ", ".join(names))
+
 
 _caches: WeakSet[Cache] = WeakSet()
 _forking: list[Cache] = []

@@ -166,7 +166,8 @@ def configure(
     read_extend_ttl: a read begins that life anew.
     max_entries: the limit, over all functions; the least useful give way.
     flight_timeout: how long a call waits for another that computes the same.
-    auto_prune_secs, auto_prune_interval: how idle a tag must be to be forgotten, how often that happens.
+    auto_prune_secs, auto_prune_interval: how idle a tag must be to be forgotten, how often that happens; both are
+        looked at when values are stored. prune_after: short for both.
     clock: instead of time.monotonic, for deadlines; for tests.
     serializer: "msgpack", "pickle", or an object with name, dumps() and loads().
     timeout: of a call of Redis, 0.25 seconds by default; a storage that does not answer is left alone for a while.
@@ -179,7 +180,8 @@ def configure(
         the bus has been silent for longer: "bypass" computes, "serve" serves for max_stale longer, "error" raises.
     ack: when invalidate() returns: "acked", the log has it; "async", at once; "durable", its replicas or disk have
         it, too; "strict", no process can serve the old value any more. bus_pause: between two reads of a busy log.
-    prune_after, tti_flush_secs, lru_update_interval, channel_capacity, batch_size have no effect.
+    tti_flush_secs, lru_update_interval, channel_capacity, batch_size, lru_cache_size have no effect; the log says
+        so if they are given.
     """
     given = dict(locals())
     del given["telemetry"]

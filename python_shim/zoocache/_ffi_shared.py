@@ -7,8 +7,10 @@ released.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_char_p, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from logging import ERROR
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +20,7 @@ from zoocache._errors import StorageIsFull
 from zoocache._ffi import E_FULL, E_INVAL, E_STORE, E_TIMEOUT, MISS, OK, STALE, Core, Deps
 
 if TYPE_CHECKING:
+    from zoocache._log import Troubles
     from zoocache.storage import Storage
 
 __all__ = ["Found", "SharedCore", "open_core"]
@@ -59,6 +62,7 @@ class _Options(ctypes.Structure):
         ("storage_ttl", c_uint64), ("flight_timeout", c_uint64), ("bus_pause", c_uint64),
         ("connections", c_uint32), ("replicas", c_uint32), ("log_shards", c_uint32), ("ack", c_int32),
         ("silence", c_int32), ("write_behind", c_int32), ("sync", c_int32), ("own", _Store),
+        ("why", ctypes.c_char * 256),
     ]  # fmt: skip
 
 
@@ -86,6 +90,7 @@ def _declare(name: str, result: Any, *arguments: Any, hold: bool = False) -> Cal
 
 
 _has = _declare("zcpy_has", c_int, c_void_p, hold=True)
+_news = _declare("zcpy_news", c_int, c_void_p, c_char_p, hold=True)
 _gate = _ffi._declare_quick("zcpy_gate", c_int)
 _lease = _ffi._declare_quick("zcpy_lease", c_uint64)
 _find = _declare("zcpy_find", c_int, c_void_p, c_char_p, c_size_t, c_int, c_void_p)
@@ -126,7 +131,10 @@ class SharedCore(Core):
     __slots__ = ("parts",)
 
     def __init__(self, options: _Options) -> None:
-        super().__init__(ctypes.byref(options))
+        try:
+            super().__init__(ctypes.byref(options))
+        except OSError as error:
+            raise OSError(error.args[0], options.why.decode(errors="replace")) from None
         self.parts = int(_has(self.pointer))
 
     def __del__(self, _close: Callable[..., Any] = _close) -> None:
@@ -225,19 +233,29 @@ class SharedCore(Core):
         _stats(self.pointer, out)
         return list(out)
 
+    def well(self) -> bool:
+        """Whether the storage is asked, and the bus is heard, at this moment."""
+        return not self.shared_stats()[5] and self.gate(1) == OK
+
+    def news(self) -> Iterator[tuple[int, str]]:
+        """What the library has said since the last time: levels and lines."""
+        line = ctypes.create_string_buffer(256)
+        while self.pointer and (level := _news(self.pointer, line)):
+            yield level, line.value.decode(errors="replace")
+
     def leave_behind(self) -> None:
         """In the child of a fork."""
         _leave_behind(self.pointer)
         self.pointer = None
 
 
-def open_core(settings: dict[str, Any], storage: Storage | None) -> SharedCore:
-    """Opens a cache of the library. Raises OSError with its code."""
+def open_core(settings: dict[str, Any], storage: Storage | None, troubles: Troubles) -> SharedCore:
+    """Opens a cache of the library. Raises OSError: its code, and what it has said, if anything."""
     options = _Options()
     for name, value in settings.items():
         setattr(options, name, value.encode() if isinstance(value, str) else value)
     if storage is not None:
-        options.own = _store_of(storage)
+        options.own = _store_of(storage, troubles)
     return SharedCore(options)
 
 
@@ -249,17 +267,17 @@ _kept: list[Any] = []  # call-backs live as long as the process: the library may
 class _Caller:
     """Calls a storage for the library, and turns what it raises into codes."""
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, troubles: Troubles) -> None:
         self.storage: Any = storage
+        self.troubles = troubles
 
     def call(self, work: Callable[[Any], int | None]) -> int:
         try:
             return work(self.storage) or OK
         except BaseException as error:
             if not isinstance(error, (StorageIsFull, TimeoutError)):
-                import logging
-
-                logging.getLogger("zoocache").exception("zoocache: a call of the storage has failed")
+                name = type(error).__name__
+                self.troubles.note(ERROR, f"zoocache: a call of the storage has raised {name}", traceback.format_exc)
             error.__traceback__ = None  # its frames would keep the cache open
             return (
                 E_FULL
@@ -317,10 +335,10 @@ class _Caller:
         self.storage = None
 
 
-def _store_of(storage: Storage) -> _Store:
+def _store_of(storage: Storage, troubles: Troubles) -> _Store:
     from zoocache.storage import VersionedStorage
 
-    caller = _Caller(storage)
+    caller = _Caller(storage, troubles)
     store = _Store(
         version=1, get=_GET(caller.get), put=_PUT(caller.put), del_=_DEL(caller.delete), touch=_TOUCH(caller.touch),
         clear=_CLEAR(caller.clear), close=_CLOSE(caller.close),

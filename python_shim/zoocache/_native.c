@@ -132,7 +132,7 @@ static bool tag_ok(const unsigned char *s, size_t n) {
     if (strchr(":./", s[0]) || strchr(":./", s[n - 1])) return false;
     for (size_t i = 0; i < n; i++) {
         unsigned char c = s[i];
-        if (c <= ' ' || c == '|' || c == 0x7f) return false;
+        if (c <= ' ' || c == '|' || c == '*' || c == 0x7f) return false;
         if (c != ':' && c != '.') continue;
         if (s[i + 1] == ':' || s[i + 1] == '.') return false; /* not the last, by the check above */
         depth += c == ':';
@@ -166,8 +166,23 @@ ZCPY_API int zcpy_tag_ok(const char *tag, size_t len) {
 
 /* ---- sets ---- */
 
+#define ZCPY_LINES 16u /* that wait to be asked for */
+#define ZCPY_LINE 256u /* bytes of one */
+
+/* What the library says, until Python asks: it speaks in threads of its own, and with locks held
+ * that somebody with the interpreter's lock may wait for. */
+typedef struct news {
+    zc__spin lock;
+    unsigned first, n;
+    struct {
+        int level;
+        char text[ZCPY_LINE];
+    } line[ZCPY_LINES];
+} news;
+
 typedef struct core {
     zc_cache *cache;
+    news *news; /* NULL: it has nothing to say */
     uint64_t refs; /* the handle that Python has, and one for each set: they are freed in any order */
     bool left_behind; /* in the child of a fork: nothing of it is touched any more */
     bool calls_python;
@@ -195,8 +210,43 @@ static zc_cache *cache_of(const zc_tag *tag) {
                                    offsetof(zc__trie, root));
 }
 
+static void on_log(void *user, zc_log_level level, const char *message) {
+    news *w = (news *)user;
+    zc__spin_lock(&w->lock);
+    unsigned i = (w->first + w->n) % ZCPY_LINES;
+    const char *last = w->n ? w->line[(i + ZCPY_LINES - 1) % ZCPY_LINES].text : "";
+    if (w->n < ZCPY_LINES && strcmp(last, message) != 0) {
+        size_t n = strnlen(message, ZCPY_LINE - 1);
+        memcpy(w->line[i].text, message, n);
+        w->line[i].text[n] = '\0';
+        w->line[i].level = (int)level;
+        w->n++;
+    }
+    zc__spin_unlock(&w->lock);
+}
+
+/* The oldest line that nobody has asked for, and its level; 0: there is none. */
+static int news_take(news *w, char out[ZCPY_LINE]) {
+    int level = 0;
+    zc__spin_lock(&w->lock);
+    if (w->n) {
+        level = w->line[w->first].level;
+        memcpy(out, w->line[w->first].text, ZCPY_LINE);
+        w->first = (w->first + 1) % ZCPY_LINES;
+        w->n--;
+    }
+    zc__spin_unlock(&w->lock);
+    return level;
+}
+
+/* The oldest line that the library has said, at most ZCPY_LINE bytes with its NUL: its level, or 0. */
+ZCPY_API int zcpy_news(const core *c, char out[ZCPY_LINE]) {
+    return c->news ? news_take(c->news, out) : 0;
+}
+
 static void close_now(core *c) {
     zc_close(c->cache);
+    free(c->news);
     free(c);
 }
 
@@ -316,6 +366,7 @@ typedef struct options {
     int32_t ack, silence;
     int32_t write_behind, sync;
     zc_store own; /* a storage in Python; version 0: none */
+    char why[ZCPY_LINE]; /* out: the first that was said, if it could not be opened */
 } options;
 
 #define ZCPY_TABLE 64u /* entries of the library's own table: Python has the values */
@@ -323,7 +374,8 @@ typedef struct options {
 static bool is_lmdb(const char *url) { return strncmp(url, "lmdb://", 7) == 0; }
 
 /* Fills the tables that are wanted from the place that a URL names. */
-static int open_url(const options *o, const char *url, zc_store *store, zc_bus *bus) {
+static int open_url(const options *o, const zc_log *log, const char *url, zc_store *store,
+                    zc_bus *bus) {
     if (is_lmdb(url)) {
 #ifdef ZOOCACHE_WITH_LMDB
         zc_lmdb_desc d;
@@ -333,6 +385,7 @@ static int open_url(const options *o, const char *url, zc_store *store, zc_bus *
         d.path = url + 7;
         d.map_size = (size_t)o->map_size;
         d.sync = o->sync != 0;
+        d.log = *log;
         int rc = zc_lmdb_open(&d, store ? store : &unwanted_store, bus ? bus : &unwanted_bus);
         if (rc != ZC_OK) return rc;
         if (!store) unwanted_store.close(unwanted_store.user);
@@ -355,7 +408,7 @@ static int open_url(const options *o, const char *url, zc_store *store, zc_bus *
         return zc_redis_open(&d, store, bus);
 #endif
     }
-    (void)o, (void)store, (void)bus;
+    (void)o, (void)log, (void)store, (void)bus;
     return ZC_E_BUILD;
 }
 
@@ -363,8 +416,9 @@ static int open_tiers(const options *o, zc_desc *desc) {
     bool apart = o->bus && (!o->storage || strcmp(o->bus, o->storage) != 0);
     int rc = ZC_OK;
     desc->store = o->own;
-    if (o->storage) rc = open_url(o, o->storage, &desc->store, apart ? NULL : &desc->bus);
-    if (rc == ZC_OK && apart) rc = open_url(o, o->bus, NULL, &desc->bus);
+    if (o->storage)
+        rc = open_url(o, &desc->log, o->storage, &desc->store, apart ? NULL : &desc->bus);
+    if (rc == ZC_OK && apart) rc = open_url(o, &desc->log, o->bus, NULL, &desc->bus);
     if (rc != ZC_OK && o->storage && desc->store.version) desc->store.close(desc->store.user);
     return rc;
 }
@@ -389,13 +443,21 @@ static void describe(const options *o, zc_desc *desc) {
 }
 
 /* A cache: `o` NULL: of this process alone. *rc: why there is none. */
-ZCPY_API core *zcpy_open(const options *o, int *rc) {
+ZCPY_API core *zcpy_open(options *o, int *rc) {
     zc_desc desc;
     core *c = (core *)calloc(1, sizeof *c);
+    news *w = o ? (news *)calloc(1, sizeof *w) : NULL;
     *rc = ZC_E_NOMEM;
-    if (!c) return NULL;
+    if (!c || (o && !w)) {
+        free(c);
+        return NULL;
+    }
     c->refs = 1;
+    c->news = w;
     memset(&desc, 0, sizeof desc);
+    if (w) desc.log.version = 1;
+    desc.log.write = on_log;
+    desc.log.user = w;
     desc.shards = 1;
     desc.no_thread = true;
     desc.events.version = 1;
@@ -409,6 +471,8 @@ ZCPY_API core *zcpy_open(const options *o, int *rc) {
     }
     if (*rc == ZC_OK && (*rc = zc_open(&desc, &c->cache)) != ZC_OK && o) close_tiers(o, &desc);
     if (*rc == ZC_OK) return c;
+    if (w) (void)news_take(w, o->why);
+    free(w);
     free(c);
     return NULL;
 }
@@ -635,6 +699,7 @@ ZCPY_API void zcpy_shared_stats(core *c, uint64_t out[12]) {
 ZCPY_API void zcpy_leave_behind(core *c) {
     const zc_desc *d = &c->cache->desc;
     c->left_behind = true;
+    memset(&c->news->lock, 0, sizeof c->news->lock);
     if (d->store.forked) d->store.forked(d->store.user);
     if (d->bus.forked) d->bus.forked(d->bus.user);
     if (d->store.forked) d->store.close(d->store.user);

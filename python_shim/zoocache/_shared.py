@@ -11,17 +11,22 @@ apart by identity) is kept in L1 alone. Each entry depends on one tag more, its 
 from __future__ import annotations
 
 import os
+import re
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from logging import WARNING
+from math import inf
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoocache import _ffi, _keys
 from zoocache._errors import BuiltWithout, BusSilent, StorageIsFull, Unserializable
 from zoocache._ffi import E_BUILD, E_BUS, E_FULL, E_INVAL, MISS, OK
 from zoocache._ffi_shared import CAN_LOCK, HAS_BUS, HAS_STORE, PEEKS, Found, SharedCore, nanoseconds, open_core
+from zoocache._log import LEVELS, Troubles, logger, watch
 from zoocache.serializers import serializer
 
 if TYPE_CHECKING:
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
     from zoocache._table import Fill
     from zoocache.storage import Storage
 
-__all__ = ["Settings", "Shared", "identity"]
+__all__ = ["Settings", "Shared", "Tier", "identity", "tier"]
 
 ACKS = {"acked": 0, "async": 1, "durable": 2, "strict": 3}
 SILENCES = {None: 0, "bypass": 1, "serve": 2, "error": 3}
@@ -101,17 +106,19 @@ class Settings:
             "ack": ACKS[ack], "silence": SILENCES[silence], "write_behind": write_behind, "sync": sync,
         }  # fmt: skip
 
-    def open(self) -> SharedCore:
+    def open(self, troubles: Troubles) -> SharedCore:
         """The library's cache."""
         try:
-            return open_core(self.options, self.storage)
+            return open_core(self.options, self.storage, troubles)
         except OSError as error:
-            raise self.explain(error.args[0]) from None
+            raise self.explain(*error.args) from None
 
-    def explain(self, code: int) -> Exception:
+    def explain(self, code: int, why: str = "") -> Exception:
         """Why it could not be opened."""
-        where = " and ".join(repr(u) for u in (self.options["storage"], self.options["bus"]) if u) or "the storage"
-        text = f"zoocache cannot open {where}: {_ffi.error_text(code)}"
+        urls = [url for url in (self.options["storage"], self.options["bus"]) if url]
+        where = " and ".join([shown(url) for url in urls]) or "the storage"
+        why = why.removeprefix(f"zoocache: lmdb: {(self.options['storage'] or '')[7:]}: ") or _ffi.error_text(code)
+        text = f"zoocache cannot open {where}: {why}"
         if code == E_BUILD:
             return BuiltWithout(text)
         if code == E_FULL:
@@ -119,13 +126,27 @@ class Settings:
         return ValueError(text) if code == E_INVAL else OSError(text)
 
 
-def check_url(option: str, url: str | None, known: tuple[str, ...]) -> None:
+def shown(url: str) -> str:
+    """A URL as it may be told: nobody knows where in one that is wrong the password stands."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "lmdb" and (rest.startswith("/") or "@" not in rest):
+        return repr(url)
+    if rest and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]{0,15}", scheme):
+        return repr(scheme + "://...")
+    return "a text without one"
+
+
+def check_url(option: str, url: object, known: tuple[str, ...]) -> None:
     """Raises for a URL that this build cannot use."""
     if url is None:
         return
+    if not isinstance(url, str):
+        raise TypeError(f"{option} must be a str, not {type(url).__name__}")
     scheme = url.partition("://")[0] if "://" in url else ""
     if scheme not in known:
-        raise ValueError(f"Unsupported {option} scheme: {url!r}; known are {', '.join(known)}")
+        raise ValueError(f"Unsupported {option} scheme: {shown(url)}; known are {', '.join(known)}")
+    if "\0" in url or any("\ud800" <= char <= "\udfff" for char in url):
+        raise ValueError(f"{option} has a character that no URL has: {shown(scheme + '://x')}")
     part = {"lmdb": "lmdb", "rediss": "tls"}.get(scheme, "redis")
     parts = _ffi.parts()
     if part == "tls" and not parts["redis"]:
@@ -133,7 +154,7 @@ def check_url(option: str, url: str | None, known: tuple[str, ...]) -> None:
     if not parts[part]:
         name = "LMDB" if part == "lmdb" else "Redis"
         raise BuiltWithout(
-            f"zoocache was built without {name} support: {option}={url!r} cannot be used. For {_HOW[part]},"
+            f"zoocache was built without {name} support: {option}={shown(url)} cannot be used. For {_HOW[part]},"
             " and build the package again: pip install --force-reinstall ./python_shim"
         )
 
@@ -145,7 +166,12 @@ class Shared:
         self.settings = settings
         self.serializer = serializer(settings.serializer)
         self.magic = _ffi.hash_bytes(self.serializer.name.encode()) & 0xFFFFFFFF
-        self.core = settings.open()
+        self.troubles = Troubles()
+        try:
+            self.core = settings.open(self.troubles)
+        except BaseException:
+            self.troubles.tell()
+            raise
         parts = self.core.parts
         self.stores = bool(parts & HAS_STORE)
         self.bus = bool(parts & HAS_BUS)
@@ -157,6 +183,9 @@ class Shared:
         self.hits = self.unserializable = 0
         self._refused: set[type] = set()
         self._pool: ThreadPoolExecutor | None = None
+        self._speaking = threading.Lock()
+        self._closed = False
+        watch(self)
 
     # ---- threads -----------------------------------------------------------------------------------
 
@@ -180,6 +209,23 @@ class Shared:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True)
+        self.speak()
+        with self._speaking:
+            self._closed = True
+
+    def speak(self) -> bool:
+        """Brings what has been said about it to the logger. False: it is closed."""
+        with self._speaking:
+            if self._closed:
+                return False
+            core, troubles = self.core, self.troubles
+            for level, line in core.news():
+                troubles.note(LEVELS.get(level, WARNING), line)
+            if troubles.met and core.well():
+                troubles.settle()
+            del core
+        troubles.tell()
+        return True
 
     # ---- reading -----------------------------------------------------------------------------------
 
@@ -267,10 +313,8 @@ class Shared:
         self.unserializable += 1
         if type(value) not in self._refused:
             self._refused.add(type(value))
-            import logging
-
             reason = str(error) if isinstance(error, Unserializable) else f"{type(error).__name__}: {error}"
-            logging.getLogger("zoocache").error("zoocache: a value is not stored, only returned: %s", reason)
+            logger.error("zoocache: a value is not stored, only returned: %s", reason)
 
     def forget(self, name: bytes | None, mark: bytes) -> None:
         """A key is written or deleted: no process is to have what was there."""
@@ -286,23 +330,67 @@ class Shared:
 
     def counters(self) -> dict[str, int]:
         """Its part of the statistics."""
-        _, errors, corrupt, _, skipped, _, heard, breaks, bus_errors, _, pending, _ = self.core.shared_stats()
+        _, errors, corrupt, _, skipped, is_open, heard, breaks, bus_errors, _, pending, _ = self.core.shared_stats()
         return {
             "hits_storage": self.hits, "storage_errors": errors + corrupt, "storage_skipped": skipped,
             "unserializable": self.unserializable, "bus_heard": heard, "bus_breaks": breaks,
-            "bus_errors": bus_errors, "bus_pending": pending,
+            "bus_errors": bus_errors, "bus_pending": pending, "storage_down": int(is_open),
         }  # fmt: skip
 
     # ---- fork --------------------------------------------------------------------------------------
 
-    def reopen(self) -> SharedCore | None:
-        """In the child of a fork: a connection of its own. None: not for a storage in Python."""
+    def forked(self) -> Tier:
+        """In the child of a fork: another, with connections of its own. A storage in Python is the parent's."""
         self._pool = None
         self.core.leave_behind()
-        if self.settings.storage is not None:
-            return None
-        self.core = self.settings.open()
-        return self.core
+        settings = self.settings
+        if settings.storage is None:
+            return tier(settings)
+        settings.storage = None
+        return tier(settings) if settings.options["bus"] else Tier(None, _ffi.Core())
+
+
+class Alone(_ffi.Core):
+    """A cache of the library in place of one whose log cannot be had: what it invalidates, nobody else hears of."""
+
+    __slots__ = ()
+
+    def invalidate(self, names: bytes) -> int:
+        """Invalidates tags separated by NUL, in one step: here."""
+        return super().invalidate(names) or E_BUS
+
+    def clear(self) -> int:
+        """Invalidates everything: here."""
+        return super().clear() or E_BUS
+
+
+class Tier(NamedTuple):
+    """What stands behind a cache's tables, or takes the place of what should."""
+
+    shared: Shared | None
+    core: _ffi.Core
+    lost: bool = False  # the storage could not be opened
+    most: float = inf  # seconds that a value may live, as this process does not hear of invalidations
+
+
+def tier(settings: Settings) -> Tier:
+    """Opens it. A storage that cannot be opened takes nothing down with it: values are kept in memory alone."""
+    try:
+        shared = Shared(settings)
+        return Tier(shared, shared.core)
+    except (OSError, StorageIsFull) as error:
+        options = settings.options
+        reason = str(error)
+        hears = bool(options["bus"]) or not options["storage"]
+    bound = "" if hears else f", and for {settings.max_staleness:g} s at most, as what others invalidate is not heard"
+    logger.error("%s. Values are kept in memory alone%s", reason, bound)
+    if not hears:
+        return Tier(None, Alone(), True, settings.max_staleness)
+    settings.storage = options["storage"] = None
+    if not options["bus"]:
+        return Tier(None, _ffi.Core(), True)
+    shared = Shared(settings)
+    return Tier(shared, shared.core, True)
 
 
 def silent(more: str = "") -> BusSilent:

@@ -246,7 +246,7 @@ class Table:
         self.silence = 0 if shared is None else shared.silence_of(self.rules.silence)
         self.peeks = self.plain and shared is not None and shared.peeks
         times = [self.rules.ttl, self.rules.tti, self.rules.soft_ttl, self.rules.negative_ttl, self.rules.error_ttl]
-        times.append(cache.default_ttl)
+        times += [cache.default_ttl, cache.most]
         self.tick = 0
         for each in times:
             self.ticks_for(each)
@@ -367,10 +367,12 @@ class Table:
             if ttl is None:
                 ttl = cache.default_ttl
         tti = rules.tti
-        if ttl is None and tti is None and not rules.fancy:
+        if ttl is None and tti is None and not rules.fancy and cache.most == inf:
             return entry
         if tti is None and cache.read_extend_ttl:
             ttl, tti = None, ttl
+        if cache.most != inf:
+            ttl = cache.most if ttl is None else min(ttl, cache.most)
         if ttl == 0 or tti == 0:
             return None
         if rules.jitter:
