@@ -2987,10 +2987,16 @@ static zc_tag *zc__tag_acquire(zc__trie *t, const zc__path *path) {
     return n;
 }
 
-/* The text of a node's path. `buf` has room for ZC_TAG_MAX bytes; not terminated. */
-static size_t zc__tag_text(const zc_tag *n, char *buf) {
+/* The length of the text of a node's path. */
+static size_t zc__tag_len(const zc_tag *n) {
     size_t len = 0;
-    for (const zc_tag *p = n; p->parent; p = p->parent) len += (size_t)p->len + (p != n);
+    for (; n->parent; n = n->parent) len += (size_t)n->len + (n->parent->parent != NULL);
+    return len;
+}
+
+/* The text of a node's path. `buf` has room for it, at most ZC_TAG_MAX bytes; not terminated. */
+static size_t zc__tag_text(const zc_tag *n, char *buf) {
+    size_t len = zc__tag_len(n);
     for (size_t at = len; n->parent; n = n->parent) {
         at -= n->len;
         memcpy(buf + at, zc__tag_label(n), n->len);
@@ -5878,13 +5884,18 @@ static uint64_t zc__left(uint64_t at_ms, uint64_t now_ms) {
 }
 
 #ifdef ZOOCACHE_WITH_BUS
+#define ZC__ASK 64u /* dependencies that one call asks about */
+
 /* Has a log something after `position` that kills a value with these dependencies? ZC_OK: no;
  * ZC_MISS: perhaps. Asks for the paths of those that are in this log. */
-static int zc__bus_ask(zc_cache *c, zc_tag *const *deps, size_t ndeps, unsigned log,
-                       uint64_t position) {
-    size_t n = 1;
-    for (size_t i = 0; i < ndeps; i++) n += deps[i]->depth;
-    size_t size = n * (sizeof(zc_bytes) + sizeof(uint64_t)) + (n - 1) * (ZC_TAG_MAX + 1);
+static int zc__bus_ask_some(zc_cache *c, zc_tag *const *deps, size_t ndeps, unsigned log,
+                            uint64_t position) {
+    size_t n = 1, text_len = 0;
+    for (size_t i = 0; i < ndeps; i++) {
+        n += deps[i]->depth;
+        text_len += zc__tag_len(deps[i]);
+    }
+    size_t size = n * (sizeof(zc_bytes) + sizeof(uint64_t)) + text_len;
     zc_bytes *paths = (zc_bytes *)zc__alloc(&c->mem, size);
     if (!paths) return ZC_MISS;
     uint64_t *positions = (uint64_t *)(void *)(paths + n), newest = 0;
@@ -5894,11 +5905,12 @@ static int zc__bus_ask(zc_cache *c, zc_tag *const *deps, size_t ndeps, unsigned 
     for (size_t i = 0; i < ndeps; i++) {
         if (zc__bus_log_of(&c->bus, deps[i]) != log) continue;
         size_t len = zc__tag_text(deps[i], text);
+        const char *start = text;
+        text += len;
         for (const zc_tag *p = deps[i]; p->parent; p = p->parent) {
-            paths[n++] = zc_slice(text, len);
+            paths[n++] = zc_slice(start, len);
             len -= (size_t)p->len + (p->parent->parent != NULL);
         }
-        text += ZC_TAG_MAX + 1;
     }
     memset(positions, 0, n * sizeof *positions);
     int rc = c->desc.bus.versions(zc__bus_user(c, log), paths, n, positions);
@@ -5907,6 +5919,21 @@ static int zc__bus_ask(zc_cache *c, zc_tag *const *deps, size_t ndeps, unsigned 
     zc__free(&c->mem, paths, size);
     if (rc != ZC_OK) return ZC_E_BUS;
     return newest <= position ? ZC_OK : ZC_MISS;
+}
+
+/* Some at a time: neither memory nor a message grows with what a record names. Mostly one call does
+ * it. What is appended between two is heard, and comes after all that the record can claim. */
+static int zc__bus_ask(zc_cache *c, zc_tag *const *deps, size_t ndeps, unsigned log,
+                       uint64_t position) {
+    int rc = ZC_OK;
+    size_t n = 0;
+    do {
+        deps += n;
+        ndeps -= n;
+        n = ndeps < ZC__ASK ? ndeps : ZC__ASK;
+        rc = zc__bus_ask_some(c, deps, n, log, position);
+    } while (rc == ZC_OK && n < ndeps);
+    return rc;
 }
 
 /* Up to where each log was known to who wrote the record; false: it was of another number. */
@@ -5919,8 +5946,8 @@ static bool zc__mark_get(const zc__bus *b, const zc_record *r, uint64_t *mark) {
 }
 
 /* What a record's position means here. ZC_OK: *begin is the local version up to which it is good,
- * for all that is known; ZC_MISS: it is of another log, or invalidated. One round trip for each log
- * concerned if it was begun before this node attached. */
+ * for all that is known; ZC_MISS: it is of another log, or invalidated. If it was begun before this
+ * node attached, one round trip for each log concerned and every ZC__ASK dependencies. */
 static int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, size_t ndeps,
                          uint64_t *begin) {
     zc__bus *b = &c->bus;
@@ -6178,8 +6205,7 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     if (e->flags & ZC__OBJECT || zc__store_is_open(c) ||
         (zc__bus_on(c) && !zc__bus_position(c, e, &r, mark)))
         return replaces ? zc__store_del(c, key) : ZC_OK;
-    for (size_t i = 0; i < ndeps; i++)
-        for (const zc_tag *p = nodes[i]; p->parent; p = p->parent) text_len += (size_t)p->len + 1;
+    for (size_t i = 0; i < ndeps; i++) text_len += zc__tag_len(nodes[i]);
     size_t size = ndeps * sizeof *deps + text_len;
     if (size && !(deps = (zc_bytes *)zc__alloc(&c->mem, size))) {
         if (replaces) (void)zc__store_del(c, key);

@@ -522,6 +522,48 @@ TEST(who_joins_late_learns_what_was_invalidated) {
     stop(&f);
 }
 
+/* The largest call for versions, and the largest piece of memory. */
+static size_t most_paths, most_bytes;
+static int count_versions(void *user, const zc_bytes *paths, size_t n, uint64_t *positions) {
+    if (n > most_paths) most_paths = n;
+    return lb_versions(user, paths, n, positions);
+}
+static void *count_alloc(void *user, size_t n) {
+    if (n > most_bytes) most_bytes = n;
+    return zct_allocator((zct_mem *)user).alloc(user, n);
+}
+
+TEST(a_record_with_many_dependencies_is_asked_about_in_parts) {
+    enum { DEPS = 1000, DEEP = 32 };
+    static char text[DEPS][2 * DEEP + 8];
+    static zc_bytes deps[DEPS];
+    static fleet f;
+    for (int i = 0; i < DEPS; i++) {
+        for (int k = 0; k < DEEP - 1; k++) memcpy(text[i] + 2 * k, "a:", 2);
+        snprintf(text[i] + 2 * (DEEP - 1), 8, "%d", i);
+        deps[i] = zc_str(text[i]);
+    }
+    for (int killed = -1; killed < DEPS; killed += killed < 0 ? 1 : DEPS - 1) {
+        if (!start(&f, 1, shared)) return;
+        zc_put_opts o = {.deps = deps, .ndeps = DEPS};
+        CHECK_EQ(zc_put(f.c[0], zc_str("K"), zc_str("v"), &o), ZC_OK);
+        /* The log moves on: without it, and in the first or the last of its dependencies. */
+        CHECK_EQ(zc_invalidate(f.c[0], killed < 0 ? zc_str("other") : deps[killed]), ZC_OK);
+        zc_desc d = desc_of(&f, 1, &shared);
+        d.bus.versions = count_versions;
+        d.allocator.alloc = count_alloc;
+        f.node[1].hub = &f.hub;
+        f.n = 2;
+        if (!CHECK_EQ(zc_open(&d, &f.c[1]), ZC_OK)) return;
+        most_paths = most_bytes = 0;
+        CHECK_EQ(get(f.c[1], "K", "v"), killed < 0 ? ZC_OK : ZC_MISS);
+        CHECK(most_paths > 1 && most_paths <= 64 * DEEP + 1);
+        CHECK(most_bytes < 1000000);
+        if (killed < 0) CHECK_EQ(f.node[1].versions, (DEPS + 63) / 64);
+        stop(&f);
+    }
+}
+
 TEST(records_of_another_log_are_misses) {
     fleet f;
     if (!start(&f, 2, shared)) return;
