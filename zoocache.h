@@ -167,11 +167,13 @@
  *   keys, tags, bytes given   you                           the call returns: they are copied
  *   zc_view                   the cache; pinned for you     zc_release()
  *   objects (drop)            the cache, once ZC_OK         the last holder lets go: drop is called
- *   zc_fill                   you                           commit, abandon, or wait (not PENDING)
+ *   zc_fill                   you                           commit, abandon, or wait (not PENDING),
+ *                                                           before or after those of its parent
  *   zc_fill_opts()            the fill                      its end
  *   zc_tag                    you, counted                  zc_tag_release(), before zc_close()
  *   zc_desc, hook tables      you                           zc_open() returns: they are copied
- *   zc_desc.block             you                           the cache is closed, all pins released
+ *   zc_desc.block, and what   you                           the cache is closed, all pins released,
+ *   allocator and clock use                                 all tickets ended
  *   loader's user pointer     you                           zc_fetch() returns; with soft_ttl or
  *                                                           early_refresh: release(user) is called
  *
@@ -657,8 +659,12 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache);
 
 /* Ends a cache: its thread stops, its entries are removed (cause: closed), outstanding flights end
  * with ZC_E_CLOSED. No other call may run at the same time or begin later, but for zc_release() of
- * pins and zc_flight_commit/abandon/wait of tickets that are still out: they stay valid, and what
- * they need is freed with the last of them. NULL: does nothing. */
+ * pins, zc_fill_*() and zc_flight_commit/abandon/wait/notify of tickets that are still out: they
+ * stay valid, and what they need is freed with the last of them. A commit that is writing to the
+ * storage is waited for; what any of these calls has to tell may come as long as it runs, and
+ * nothing of calls that begin after the return, but for destructors. Call-backs may use the cache
+ * while it closes: it takes nothing in any more (ZC_E_NOMEM). Not from a call-back that the cache's
+ * own thread runs. NULL: does nothing. */
 ZOOCACHE_API void zc_close(zc_cache *cache);
 
 /* ---- read ----------------------------------------------------------------------------------- */
@@ -729,7 +735,8 @@ typedef int (*zc_loader)(zc_fill *fill, void *user);
 /* How to fetch. NULL or zero: the defaults. */
 typedef struct zc_fetch_opts {
     zc_put_opts put;           /* how to store the value; the loader may add to it and change it */
-    zc_fill *parent;           /* the fill that this fetch is part of: it inherits dependencies */
+    zc_fill *parent;           /* the fill that this fetch is part of: it inherits dependencies,
+                                  unless it ends before */
     uint64_t wait_timeout;     /* 0: no limit but the leader's lease. ZC_E_TIMEOUT past it */
     uint64_t flight_timeout;   /* 0: zc_desc.flight_timeout. The lease, if this caller leads */
     double early_refresh;      /* 0: off. XFetch's beta (Vattani et al. 2015); 1 is usual */
@@ -3361,7 +3368,7 @@ struct zc_cache {
     void *raw_cache, *raw_shards; /* as allocated: the structs are aligned within */
     size_t raw_shards_size;
     uint32_t alive;   /* the cache itself, tickets, entries that outlived the table: frees at 0 */
-    uint32_t closed;
+    uint32_t closed;  /* 1: it closes, and tables do not grow any more; 2: nothing is told either */
     uint32_t evict_turn; /* the shard that gives way next */
     uint64_t generation;
     zc_shared64 trusted; /* records of the storage that began before are not (see >>store) */
@@ -3399,6 +3406,8 @@ static inline zc__shard *zc__shard_of(const zc_cache *c, uint64_t hash) {
 
 static void zc__cache_free(zc_cache *c) {
     zc__mem mem = c->mem;
+    for (uint32_t i = 0; i < c->nshards && c->desc.store.version; i++)
+        zc__monitor_destroy(&c->shards[i].order);
     zc__trie_destroy(&c->trie);
     zc__free(&mem, c->raw_shards, c->raw_shards_size);
     zc__free(&mem, c->raw_cache, sizeof *c + ZC__LINE);
@@ -3549,7 +3558,7 @@ static bool zc__table_reserve(zc_cache *c, zc__shard *s) {
     uint64_t slots = (uint64_t)s->nbuckets * ZC__SLOTS;
     if (ZC__LIKELY((uint64_t)s->count * 7 < slots * 6)) return true;
     uint32_t more = s->nbuckets < 2 ? 2 : s->nbuckets + s->nbuckets / 2 + 1;
-    return zc__table_resize(c, s, more) || s->count + 1 < slots;
+    return (!zc__load_rlx(&c->closed) && zc__table_resize(c, s, more)) || s->count + 1 < slots;
 }
 
 /* ============================================================================================
@@ -4097,7 +4106,7 @@ static int zc__shard_insert(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t ha
 static void zc__say(zc_cache *c, zc_log_level level, const char *what, const char *detail) {
     char line[160];
     zc__text t = {line, sizeof line, 0};
-    if (!c->desc.log.version || c->closed) return;
+    if (!c->desc.log.version || zc__load_rlx(&c->closed) > 1) return;
     zc__text_str(&t, "zoocache: ");
     zc__text_str(&t, what);
     zc__text_str(&t, ": ");
@@ -4108,7 +4117,8 @@ static void zc__say(zc_cache *c, zc_log_level level, const char *what, const cha
 
 static void zc__event(zc_cache *c, const zc_event *event) {
     const zc_events *ev = &c->desc.events;
-    if (ev->version && !c->closed && (ev->mask == 0 || ev->mask & (uint32_t)event->kind))
+    if (ev->version && zc__load_rlx(&c->closed) < 2 &&
+        (ev->mask == 0 || ev->mask & (uint32_t)event->kind))
         ev->on_event(ev->user, event);
 }
 
@@ -5060,6 +5070,9 @@ static inline void zc__bus_stats(zc_cache *c, zc_stats *st) { (void)c; (void)st;
  *   Deadlock    A nested fetch knows its parent ticket. A key that waits for itself is seen in the
  *               chain of parents; flights that wait for each other, by following waits_for, which
  *               a flight sets while its loader follows or leads another.
+ *   Life        A ticket has its owner, and those of nested fetches, which look at its flight and
+ *               hand up their dependencies: with the last of them go flight, dependencies, memory.
+ *               Each holds the cache. So tickets may end in any order, also after zc_close().
  *   Invariants  F1 at most one flight a key is listed   F2 only a listed flight stores
  *               F3 state leaves RUNNING once; whoever changes it wakes all sleepers and watchers
  *   Locking     the shard's lock: list, refs, watchers, sleepers, listed, fenced. state: store_rel
@@ -5098,8 +5111,9 @@ struct zc__flight {
 struct zc_fill {
     zc_cache *cache;
     zc__flight *flight;
-    zc_fill *parent;
+    zc_fill *parent;      /* held, also when it has ended */
     zc_fill *next, *prev; /* in the flight's watchers; next: in the queue of refreshes */
+    uint32_t refs;        /* its owner, and the tickets of nested fetches */
     bool leader, watching;
     bool unfenced; /* follower: no put or del had come when it joined */
     bool promote, serve_invalidated;
@@ -5138,11 +5152,13 @@ static zc__flight *zc__flight_find(const zc__shard *s, uint64_t hash, zc_bytes k
     return f;
 }
 
-/* Lists a flight. False: no memory for the first chains. */
+/* Lists a flight. False: no memory for the first chains, or the cache is closed. */
 static bool zc__flight_list(zc_cache *c, zc__shard *s, zc__flight *f) {
     if (s->nflights >= s->flight_buckets) {
         uint32_t n = s->flight_buckets ? s->flight_buckets * 2 : 4;
-        zc__flight **to = (zc__flight **)zc__alloc_zero(&c->mem, n * sizeof *to);
+        zc__flight **to = NULL;
+        if (!zc__load_rlx(&c->closed))
+            to = (zc__flight **)zc__alloc_zero(&c->mem, n * sizeof *to);
         if (to) {
             for (uint32_t i = 0; i < s->flight_buckets; i++) {
                 for (zc__flight *g = s->flights[i], *next; g; g = next) {
@@ -5214,18 +5230,16 @@ static void zc__flight_wake(zc__flight *f) {
 static void zc__fill_init(zc_fill *t, zc_cache *c) {
     memset(t, 0, sizeof *t);
     t->cache = c;
+    t->refs = 1;
     t->deps = t->few;
     t->deps_cap = sizeof t->few / sizeof t->few[0];
 }
 
-/* Frees what a ticket holds. */
+/* Frees a ticket's dependencies. */
 static void zc__fill_clear(zc_fill *t) {
     zc_cache *c = t->cache;
     for (size_t i = 0; i < t->ndeps; i++) zc__tag_unref(&c->trie, t->deps[i]);
     if (t->deps != t->few) zc__free(&c->mem, t->deps, t->deps_cap * sizeof *t->deps);
-    if (t->object.drop) t->object.drop(t->object.user, t->object.ptr, t->object.size);
-    zc__buf_free(&c->mem, &t->value);
-    if (t->release) t->release(t->user);
 }
 
 static void zc__flight_free(zc_cache *c, zc__flight *f) {
@@ -5235,25 +5249,43 @@ static void zc__flight_free(zc_cache *c, zc__flight *f) {
     zc__free(&c->mem, f, zc__flight_size(f));
 }
 
-/* Gives a ticket back, and its flight with the last of them. No lock is held. */
+/* Gives a reference on a flight back. No lock is held. */
+static void zc__flight_let_go(zc_cache *c, zc__flight *f) {
+    zc__spin_lock(&f->shard->lock);
+    bool last = --f->refs == 0;
+    zc__spin_unlock(&f->shard->lock);
+    if (last) zc__flight_free(c, f);
+}
+
+/* Gives a reference on a ticket back. The last one gives back what is looked at from below: its
+ * flight, its dependencies, its parent. */
+static void zc__fill_let_go(zc_fill *t) {
+    for (zc_fill *parent; t && zc__sub_acqrel(&t->refs, 1u) == 1; t = parent) {
+        zc_cache *c = t->cache;
+        parent = t->parent;
+        if (t->flight) zc__flight_let_go(c, t->flight);
+        zc__fill_clear(t);
+        zc__free(&c->mem, t, sizeof *t);
+        zc__cache_let_go(c);
+    }
+}
+
+/* Ends a ticket. No lock is held. */
 static void zc__fill_close(zc_fill *t) {
-    zc_cache *c = t->cache;
     zc__flight *f = t->flight;
     if (f) {
-        zc__shard *s = f->shard;
-        zc__spin_lock(&s->lock);
+        zc__spin_lock(&f->shard->lock);
         if (t->watching) {
             if (t->next) t->next->prev = t->prev;
             if (t->prev) t->prev->next = t->next;
             else f->watchers = t->next;
         }
-        bool last = --f->refs == 0;
-        zc__spin_unlock(&s->lock);
-        if (last) zc__flight_free(c, f);
+        zc__spin_unlock(&f->shard->lock);
     }
-    zc__fill_clear(t);
-    zc__free(&c->mem, t, sizeof *t);
-    zc__cache_let_go(c);
+    if (t->object.drop) t->object.drop(t->object.user, t->object.ptr, t->object.size);
+    zc__buf_free(&t->cache->mem, &t->value);
+    if (t->release) t->release(t->user);
+    zc__fill_let_go(t);
 }
 
 static zc_fill *zc__fill_new(zc_cache *c, const zc_fetch_opts *o) {
@@ -5263,7 +5295,6 @@ static zc_fill *zc__fill_new(zc_cache *c, const zc_fetch_opts *o) {
     if (!t) return NULL;
     zc__cache_hold(c);
     zc__fill_init(t, c);
-    t->parent = o->parent;
     t->promote = o->promote;
     t->serve_invalidated = o->serve_invalidated;
     t->timed = o->early_refresh > 0;
@@ -5573,20 +5604,12 @@ static int zc__start_look(zc__start *st) {
     return ZC_FOLLOW;
 }
 
-static bool zc__is_recursive(zc_cache *c, const zc_fill *parent, uint64_t hash, zc_bytes key) {
+static bool zc__is_recursive(const zc_fill *parent, uint64_t hash, zc_bytes key) {
     for (; parent; parent = parent->parent) {
         const zc__flight *f = parent->flight;
-        if (parent->cache == c && f && zc__flight_is(f, hash, key)) return true;
+        if (zc__flight_is(f, hash, key) && zc__load_acq(&f->state) == ZC__RUNNING) return true;
     }
     return false;
-}
-
-/* Lets go of a flight that was held without a ticket. */
-static void zc__flight_let_go(zc_cache *c, zc__flight *f) {
-    zc__spin_lock(&f->shard->lock);
-    bool last = --f->refs == 0;
-    zc__spin_unlock(&f->shard->lock);
-    if (last) zc__flight_free(c, f);
 }
 
 /* zc_flight_begin(), with what the bus allows: `gate`. */
@@ -5600,7 +5623,7 @@ static int zc__begin_gated(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, in
     st.key = key;
     st.o = o;
     *fill = NULL;
-    if (o->parent && zc__is_recursive(c, o->parent, st.hash, key)) return ZC_E_DEADLOCK;
+    if (o->parent && zc__is_recursive(o->parent, st.hash, key)) return ZC_E_DEADLOCK;
     st.gate = gate;
     zc__spin_lock(&st.s->lock);
     int rc = zc__start_look(&st);
@@ -5626,7 +5649,10 @@ static int zc__begin_gated(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, in
             zc__fill_close(st.t);
         } else if (st.t) {
             *fill = st.t;
-            if (st.refresh) st.t->parent = NULL; /* it will not wait for the refresh */
+            if (o->parent && !st.refresh) { /* for which nobody waits */
+                (void)zc__add_rlx(&o->parent->refs, 1u);
+                st.t->parent = o->parent;
+            }
         }
     }
     return rc == ZC_OK || rc == ZC_STALE ? zc__deliver(c, st.e, o->parent, rc, view) : rc;
@@ -6510,7 +6536,9 @@ static int zc__store_through(zc_cache *c, zc__entry *e, bool replaces) {
  *               gave way is told and freed after it. Room is made in the entry's own shard; if that
  *               is empty, in the others, one after the other.
  *   Ending      A cache is freed when the last of these is gone: itself, tickets, pinned entries
- *               that have left the table.
+ *               that have left the table. zc_close() closes shard after shard, under its locks: no
+ *               flight is listed there and the table has no bucket, so nothing is added or written
+ *               from then on, whoever still tries. Only then go threads, bus and storage.
  * ========================================================================================== */
 
 /* ---- read ---- */
@@ -7131,7 +7159,6 @@ static void zc__wake_all(zc__monitor *m) {
 static void zc__refresh_later(zc_cache *c, zc_fill *t) {
     zc__count(&c->refreshes, 1);
     t->next = NULL;
-    t->parent = NULL;
     zc__spin_lock(&c->jobs_lock);
     if (c->jobs_tail) c->jobs_tail->next = t;
     else c->jobs = t;
@@ -7719,69 +7746,82 @@ static void zc__desc_defaults(zc_desc *d) {
 /* Makes a shard's table and ghosts at once where memory is a fixed block and the limit is known:
  * then nothing large has to be found later. */
 static bool zc__shard_reserve(zc_cache *c, zc__shard *s) {
-    if (c->entries.max != SIZE_MAX) zc__policy_resize(c, &s->policy, c->entries.max / c->nshards);
+    uint32_t shards = c->desc.shards;
+    if (c->entries.max != SIZE_MAX) zc__policy_resize(c, &s->policy, c->entries.max / shards);
     if (!c->mem.arena) return true;
-    uint64_t share = c->desc.block_size / 256 / c->nshards; /* a guess: 256 bytes an entry */
+    uint64_t share = c->desc.block_size / 256 / shards; /* a guess: 256 bytes an entry */
     uint64_t n = c->entries.max == SIZE_MAX || s->policy.cap > share ? share : s->policy.cap;
     if (c->entries.max == SIZE_MAX) zc__policy_resize(c, &s->policy, n ? n : 1);
     zc__ghosts_make(c, &s->policy);
     return zc__table_resize(c, s, (uint32_t)(n / 5 + 2));
 }
 
-static bool zc__shards_make(zc_cache *c) {
-    c->raw_shards_size = c->nshards * sizeof(zc__shard) + ZC__LINE;
+/* All shards, or as many as could be made. */
+static int zc__shards_make(zc_cache *c) {
+    uint32_t n = c->desc.shards;
+    c->raw_shards_size = n * sizeof(zc__shard) + ZC__LINE;
     c->raw_shards = zc__alloc_zero(&c->mem, c->raw_shards_size);
-    if (!c->raw_shards) return false;
+    if (!c->raw_shards) return ZC_E_NOMEM;
     unsigned char *p = (unsigned char *)c->raw_shards;
     c->shards = (zc__shard *)(void *)(p + (size_t)(-(uintptr_t)p & (ZC__LINE - 1)));
-    for (uint32_t i = 0; i < c->nshards; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         zc__shard *s = &c->shards[i];
+        c->nshards = i; /* in case this one cannot be made */
+        if (zc__has_store(c) && !zc__monitor_init(&s->order)) return ZC_E_THREAD;
+        c->nshards = i + 1;
         s->random = c->seed + i;
         s->next_expiry = s->sweep_expiry = s->next_lease = s->lease_found = ZC_NEVER;
         s->swept = zc__seen(&c->trie);
-        if (!zc__shard_reserve(c, s)) return false;
+        if (!zc__shard_reserve(c, s)) return ZC_E_NOMEM;
     }
-    return true;
+    return ZC_OK;
 }
 
-/* Ends everything but the memory that late tickets and pins still need. */
+/* Ends a shard: its flights, its entries, its tables. What is on its way to the storage arrives
+ * first; from now on nothing is added. */
+static void zc__shard_close(zc_cache *c, zc__shard *s) {
+    zc__entry *garbage = NULL;
+    zc__flight *ended = NULL, *f;
+    if (zc__has_store(c)) zc__monitor_lock(&s->order);
+    zc__spin_lock(&s->lock);
+    for (uint32_t b = 0; b < s->flight_buckets; b++) {
+        while ((f = s->flights[b]) != NULL) {
+            f->refs++;
+            f->error = ZC_E_CLOSED;
+            zc__flight_end(s, f, ZC__FAILED);
+            f->next = ended;
+            ended = f;
+        }
+    }
+    zc__shard_purge(c, s, ZC_CAUSE_CLOSED, &garbage);
+    zc__free(&c->mem, s->flights, s->flight_buckets * sizeof *s->flights);
+    zc__free(&c->mem, s->buckets, s->nbuckets * sizeof *s->buckets);
+    zc__ghosts_free(c, &s->policy);
+    s->flights = NULL;
+    s->buckets = NULL;
+    s->flight_buckets = s->nbuckets = 0;
+    zc__spin_unlock(&s->lock);
+    if (zc__has_store(c)) zc__monitor_unlock(&s->order);
+    for (; (f = ended) != NULL; zc__flight_let_go(c, f)) {
+        ended = f->next;
+        zc__flight_wake(f);
+    }
+    zc__reap(c, garbage);
+}
+
+/* Ends everything but the memory that late tickets and pins still need. Flights end first: the
+ * thread of a refresh may be waiting for one. */
 static void zc__close(zc_cache *c) {
+    zc__store_rlx(&c->closed, 1u);
+    for (uint32_t i = 0; i < c->nshards; i++) zc__shard_close(c, &c->shards[i]);
     zc__threads_end(c);
+    for (zc_fill *t; (t = zc__next_refresh(c)) != NULL;) (void)zc__fail(t, ZC_E_CLOSED, NULL);
     while (zc__behind_write(c)) {}
     zc__behind_end(c);
     zc__bus_end(c);
-    for (zc_fill *t; (t = zc__next_refresh(c)) != NULL;) (void)zc__fail(t, ZC_E_CLOSED, NULL);
-    for (uint32_t i = 0; c->shards && i < c->nshards; i++) {
-        zc__shard *s = &c->shards[i];
-        zc__entry *garbage = NULL;
-        for (uint32_t b = 0; b < s->flight_buckets; b++) {
-            while (s->flights[b]) {
-                zc__flight *f = s->flights[b];
-                zc__spin_lock(&s->lock);
-                f->refs++;
-                f->error = ZC_E_CLOSED;
-                zc__flight_end(s, f, ZC__FAILED);
-                zc__spin_unlock(&s->lock);
-                zc__flight_wake(f);
-                zc__flight_let_go(c, f);
-            }
-        }
-        zc__spin_lock(&s->lock);
-        zc__shard_purge(c, s, ZC_CAUSE_CLOSED, &garbage);
-        zc__spin_unlock(&s->lock);
-        zc__reap(c, garbage);
-        zc__free(&c->mem, s->flights, s->flight_buckets * sizeof *s->flights);
-        zc__free(&c->mem, s->buckets, s->nbuckets * sizeof *s->buckets);
-        zc__ghosts_free(c, &s->policy);
-        s->flights = NULL;
-        s->buckets = NULL;
-        s->flight_buckets = s->nbuckets = 0;
-        if (zc__has_store(c)) zc__monitor_destroy(&s->order);
-    }
     if (zc__has_store(c) && c->desc.store.close) c->desc.store.close(c->desc.store.user);
     if (c->desc.bus.version && c->desc.bus.close) c->desc.bus.close(c->desc.bus.user);
-    c->desc.store.version = c->desc.bus.version = 0;
-    c->closed = 1;
+    zc__store_rlx(&c->closed, 2u);
     zc__cache_let_go(c);
 }
 
@@ -7809,17 +7849,12 @@ static int zc__setup(zc_cache *c) {
         return ZC_E_STORE;
     }
     (void)zc__now(c); /* ages count from now on */
-    if (!zc__shards_make(c)) return ZC_E_NOMEM;
-    for (uint32_t i = 0; i < c->nshards && st->version; i++) {
-        if (zc__monitor_init(&c->shards[i].order)) continue;
-        while (i--) zc__monitor_destroy(&c->shards[i].order);
-        return ZC_E_THREAD;
-    }
     if (c->desc.write_behind && st->version && !zc__behind_make(c)) return ZC_E_NOMEM;
 #ifndef ZOOCACHE_WITH_BUS
     if (c->desc.write_behind) return ZC_E_BUILD;
 #endif
-    int rc = c->desc.bus.version ? zc__bus_open(c) : ZC_OK;
+    int rc = zc__shards_make(c);
+    if (rc == ZC_OK && c->desc.bus.version) rc = zc__bus_open(c);
 #ifndef ZOOCACHE_NO_THREADS
     if (rc == ZC_OK && !c->desc.no_thread) rc = zc__threads_start(c);
 #endif
@@ -7834,7 +7869,7 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
     memset(&d, 0, sizeof d);
     if (desc) d = *desc;
     if (!zc__desc_valid(&d)) return ZC_E_INVAL;
-    uint32_t nshards = zc__shards_for(&d);
+    d.shards = zc__shards_for(&d);
     zc__desc_defaults(&d);
     memset(&mem, 0, sizeof mem);
     mem.hook = d.allocator;
@@ -7844,11 +7879,10 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
     zc_cache *c = (zc_cache *)(void *)(raw + (size_t)(-(uintptr_t)raw & (ZC__LINE - 1)));
     c->raw_cache = raw;
     c->mem = mem;
-    if (!ZC__WATCHED && !d.block && !d.allocator.version) c->mem.slabs = zc__slabs_make(nshards);
+    if (!ZC__WATCHED && !d.block && !d.allocator.version) c->mem.slabs = zc__slabs_make(d.shards);
     c->desc = d;
     c->clock = c->hlc.clock = d.clock;
     c->hlc.max_drift = d.max_clock_drift;
-    c->nshards = nshards;
     c->entries.max = d.max_entries;
     c->cost.max = d.max_bytes;
     c->alive = 1;
@@ -7857,7 +7891,7 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
         *cache = c;
         return ZC_OK;
     }
-    c->desc.store.version = c->desc.bus.version = 0; /* not ours to close: the caller has them */
+    c->desc.store.close = c->desc.bus.close = NULL; /* not ours to close: the caller has them */
     zc__close(c);
     return rc;
 }

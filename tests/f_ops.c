@@ -662,7 +662,7 @@ static void fetch(ticket *parent) {
 
 static void noticed(void *user) { *(bool *)user = true; }
 
-/* Without a parent, which would have to outlive it. */
+/* Without a parent: what it would hand up is not known here. */
 static void begin(void) {
     zc_fetch_opts o;
     zc_bytes dep;

@@ -726,6 +726,82 @@ TEST(a_refresh_may_outlive_the_fill_around_it) {
     stop(&f);
 }
 
+/* A cancelled task ends the outer ticket while the inner one is still out. */
+static void outer_ends_first(bool commits, bool follows) {
+    fixture f;
+    zc_fill *outer, *inner, *leads = NULL, *again, *lowest;
+    zc_view v;
+    if (!start(&f)) return;
+    CHECK_EQ(begin(f.c, "outer", NULL, &outer), ZC_LEAD);
+    zc_fetch_opts in_outer = {.parent = outer};
+    if (follows) CHECK_EQ(begin(f.c, "inner", NULL, &leads), ZC_LEAD);
+    CHECK_EQ(begin(f.c, "inner", &in_outer, &inner), follows ? ZC_FOLLOW : ZC_LEAD);
+    CHECK_EQ(begin(f.c, "outer", &in_outer, &again), ZC_E_DEADLOCK);
+    for (int i = 0; i < 9; i++) { /* more than a ticket has room for */
+        char tag[8];
+        snprintf(tag, sizeof tag, "t%d", i);
+        CHECK_EQ(zc_fill_dep(outer, zc_str(tag)), ZC_OK);
+    }
+    if (commits) CHECK_EQ(commit(f.c, outer, "o"), ZC_OK);
+    else zc_flight_abandon(outer, 0);
+    zc_fetch_opts in_inner = {.parent = inner};
+    CHECK_EQ(begin(f.c, "lowest", &in_inner, &lowest), ZC_LEAD);
+    if (!commits) {
+        /* What has ended waits for nobody. */
+        CHECK_EQ(begin(f.c, "outer", &in_inner, &again), ZC_LEAD);
+        CHECK_EQ(commit(f.c, again, "o"), ZC_OK);
+    }
+    if (follows) {
+        CHECK_EQ(zc_flight_wait(inner, 0, &v), ZC_PENDING);
+        CHECK_EQ(zc_fill_dep(leads, zc_str("dep")), ZC_OK);
+        CHECK_EQ(commit(f.c, leads, "i"), ZC_OK);
+        CHECK_EQ(wait_now(f.c, inner, "i"), ZC_OK);
+    } else {
+        CHECK_EQ(zc_fill_dep(inner, zc_str("dep")), ZC_OK);
+        CHECK_EQ(commit(f.c, inner, "i"), ZC_OK);
+    }
+    CHECK_EQ(commit(f.c, lowest, "l"), ZC_OK);
+    CHECK_EQ(get(f.c, "outer", "o"), ZC_OK);
+    CHECK_EQ(zc_invalidate(f.c, zc_str("dep")), ZC_OK);
+    CHECK_EQ(get(f.c, "outer", "o"), ZC_OK); /* it ended before it could inherit that */
+    CHECK_EQ(get(f.c, "inner", ""), ZC_MISS);
+    CHECK_EQ(stats(f.c).flights, 0);
+    stop(&f);
+}
+TEST(the_outer_ticket_may_end_first) {
+    for (int how = 0; how < 4; how++) outer_ends_first(how & 1, how & 2);
+}
+
+TEST(a_chain_of_tickets_may_end_in_any_order) {
+    enum { DEEP = 5, ORDERS = 120 };
+    for (int order = 0; order < ORDERS; order++) {
+        fixture f;
+        zc_fill *t[DEEP];
+        int left[DEEP] = {0, 1, 2, 3, 4};
+        if (!start(&f)) return;
+        for (int i = 0; i < DEEP; i++) {
+            char key[8];
+            snprintf(key, sizeof key, "k%d", i);
+            zc_fetch_opts o = {.parent = i ? t[i - 1] : NULL};
+            CHECK_EQ(begin(f.c, key, &o, &t[i]), ZC_LEAD);
+            CHECK_EQ(zc_fill_dep(t[i], zc_str(key)), ZC_OK);
+        }
+        if (order & 1) {
+            zc_close(f.c);
+            f.c = NULL;
+        }
+        for (int n = DEEP, rest = order; n > 0; rest /= n, n--) {
+            int at = rest % n, i = left[at];
+            left[at] = left[n - 1];
+            CHECK_EQ(zc_fill_value(t[i], zc_str("v")), ZC_OK);
+            if (i & 1) zc_flight_abandon(t[i], 0);
+            else CHECK(zc_flight_commit(t[i], NULL) == (order & 1 ? ZC_E_LEASE : ZC_OK));
+        }
+        if (f.c) zc_close(f.c);
+        CHECK_EQ(f.mem.blocks, 0);
+    }
+}
+
 static int load_itself(zc_fill *fill, void *user) {
     zc_fetch_opts o = {.parent = fill};
     zc_view v;
