@@ -8037,49 +8037,56 @@ static void zc__metric_loads(zc__text *t, const zc_stats *s, const char *cache) 
 ZOOCACHE_API size_t zc_stats_prometheus(const zc_stats *stats, const char *name, char *buf,
                                         size_t cap) {
     static const char *const reasons[] = {"absent", "expired", "invalidated"};
+#define ZC__METRIC(name, type, field)                                                              \
+    {name, type, offsetof(zc_stats, field), sizeof ((zc_stats *)NULL)->field}
+    static const struct {
+        const char *name, *type;
+        size_t at, size;
+    } plain[] = {
+        ZC__METRIC("hits_total", "counter", hits),
+        ZC__METRIC("hits_stale_total", "counter", hits_stale),
+        ZC__METRIC("hits_store_total", "counter", hits_store),
+        ZC__METRIC("puts_total", "counter", puts),
+        ZC__METRIC("refused_total", "counter", refused),
+        ZC__METRIC("fills_total", "counter", fills),
+        ZC__METRIC("fill_errors_total", "counter", fill_errors),
+        ZC__METRIC("fills_late_total", "counter", fills_late),
+        ZC__METRIC("waits_total", "counter", waits),
+        ZC__METRIC("refreshes_total", "counter", refreshes),
+        ZC__METRIC("invalidations_total", "counter", invalidations),
+        ZC__METRIC("tags_pruned_total", "counter", tags_pruned),
+        ZC__METRIC("clock_refused_total", "counter", clock_refused),
+        ZC__METRIC("store_errors_total", "counter", store_errors),
+        ZC__METRIC("store_corrupt_total", "counter", store_corrupt),
+        ZC__METRIC("store_stale_total", "counter", store_stale),
+#ifdef ZOOCACHE_WITH_BUS
+        ZC__METRIC("store_skipped_total", "counter", store_skipped),
+        ZC__METRIC("store_open", "gauge", store_open),
+        ZC__METRIC("bus_entries_total", "counter", bus_entries),
+        ZC__METRIC("bus_breaks_total", "counter", bus_breaks),
+        ZC__METRIC("bus_errors_total", "counter", bus_errors),
+        ZC__METRIC("bus_silent_total", "counter", bus_silent),
+        ZC__METRIC("bus_pending", "gauge", bus_pending),
+#endif
+        ZC__METRIC("entries", "gauge", entries),
+        ZC__METRIC("bytes", "gauge", bytes),
+        ZC__METRIC("flights", "gauge", flights),
+        ZC__METRIC("tags", "gauge", tags),
+        ZC__METRIC("tags_idle", "gauge", tags_idle),
+        ZC__METRIC("tag_bytes", "gauge", tag_bytes),
+        ZC__METRIC("memory_bytes", "gauge", memory),
+    };
+#undef ZC__METRIC
     zc__text t = {buf, buf ? cap : 0, 0};
     if (!stats) return zc__text_end(&t);
     if (!name) name = "";
-    const struct {
-        const char *name, *type;
-        uint64_t value;
-    } plain[] = {
-        {"hits_total", "counter", stats->hits},
-        {"hits_stale_total", "counter", stats->hits_stale},
-        {"hits_store_total", "counter", stats->hits_store},
-        {"puts_total", "counter", stats->puts},
-        {"refused_total", "counter", stats->refused},
-        {"fills_total", "counter", stats->fills},
-        {"fill_errors_total", "counter", stats->fill_errors},
-        {"fills_late_total", "counter", stats->fills_late},
-        {"waits_total", "counter", stats->waits},
-        {"refreshes_total", "counter", stats->refreshes},
-        {"invalidations_total", "counter", stats->invalidations},
-        {"tags_pruned_total", "counter", stats->tags_pruned},
-        {"clock_refused_total", "counter", stats->clock_refused},
-        {"store_errors_total", "counter", stats->store_errors},
-        {"store_corrupt_total", "counter", stats->store_corrupt},
-        {"store_stale_total", "counter", stats->store_stale},
-#ifdef ZOOCACHE_WITH_BUS
-        {"store_skipped_total", "counter", stats->store_skipped},
-        {"store_open", "gauge", stats->store_open},
-        {"bus_entries_total", "counter", stats->bus_entries},
-        {"bus_breaks_total", "counter", stats->bus_breaks},
-        {"bus_errors_total", "counter", stats->bus_errors},
-        {"bus_silent_total", "counter", stats->bus_silent},
-        {"bus_pending", "gauge", stats->bus_pending},
-#endif
-        {"entries", "gauge", stats->entries},
-        {"bytes", "gauge", stats->bytes},
-        {"flights", "gauge", stats->flights},
-        {"tags", "gauge", stats->tags},
-        {"tags_idle", "gauge", stats->tags_idle},
-        {"tag_bytes", "gauge", stats->tag_bytes},
-        {"memory_bytes", "gauge", stats->memory},
-    };
     for (size_t i = 0; i < sizeof plain / sizeof plain[0]; i++) {
+        const void *field = (const char *)stats + plain[i].at;
+        uint64_t value = plain[i].size == sizeof(uint64_t) ? *(const uint64_t *)field
+                         : plain[i].size == sizeof(size_t) ? *(const size_t *)field
+                                                           : *(const bool *)field;
         zc__metric_type(&t, plain[i].name, plain[i].type);
-        zc__metric(&t, plain[i].name, name, NULL, NULL, plain[i].value);
+        zc__metric(&t, plain[i].name, name, NULL, NULL, value);
     }
     const uint64_t misses[] = {stats->misses_absent, stats->misses_expired,
                                stats->misses_invalidated};
