@@ -2774,6 +2774,9 @@ typedef struct zc__trie {
     uint64_t invalidations; /* [writer] */
     zc_shared64 now_s; /* the monotonic clock's seconds, as last read by anyone */
     zc_shared64 tags, idle, bytes, pruned;
+    uint64_t prune_due;                  /* [house] nothing idle was let go before this second */
+    uint64_t prune_next;                 /* [house] of the look under way, and */
+    uint32_t prune_stripe, prune_at;     /* [house]   where it goes on */
     zc_tag root;
     zc__stripe stripes[ZC__STRIPES];
 } zc__trie;
@@ -2878,11 +2881,16 @@ static void zc__stripe_grow(zc__trie *t, zc__stripe *s) {
 static size_t zc__tag_size(const zc_tag *n) { return sizeof *n + n->len; }
 
 /* Takes the idle nodes of one bucket that were let go at or before `until`, and chains them up to
- * be freed. The stripe is locked. */
-static void zc__stripe_prune(zc__stripe *s, uint32_t bucket, uint64_t until, zc_tag **dead) {
+ * be freed; *next becomes at most the second in which one of the others was. The stripe is
+ * locked. */
+static void zc__stripe_prune(zc__stripe *s, uint32_t bucket, uint64_t until, uint64_t *next,
+                             zc_tag **dead) {
     ZC__ASSERT_HELD(&s->lock);
     for (zc_tag **link = &s->buckets[bucket], *n; (n = *link) != NULL;) {
-        if (zc__load_acq(&n->refs) || zc__load_rlx(&n->touched) > until) {
+        bool idle = zc__load_acq(&n->refs) == 0;
+        uint32_t touched = zc__load_rlx(&n->touched);
+        if (!idle || touched > until) {
+            if (idle && touched < *next) *next = touched;
             link = &n->next;
             continue;
         }
@@ -2910,14 +2918,16 @@ static size_t zc__tags_free(zc__trie *t, zc_tag *dead) {
     return n;
 }
 
-/* Prunes a few buckets of a stripe from where the hand stands. Returns how many nodes it freed. */
-static size_t zc__stripe_sweep(zc__trie *t, zc__stripe *s, unsigned buckets, uint64_t until) {
+/* Prunes a few buckets of a stripe from *hand on, which moves behind them, and to 0 when it comes
+ * to the end. Growing moves nodes to later buckets, so none is passed by. Returns how many nodes it
+ * freed. */
+static size_t zc__stripe_sweep(zc__trie *t, zc__stripe *s, uint32_t *hand, unsigned buckets,
+                               uint64_t until, uint64_t *next) {
     zc_tag *dead = NULL;
     zc__spin_lock(&s->lock);
-    for (; buckets && s->nbuckets; buckets--) {
-        s->hand = (s->hand + 1) & (s->nbuckets - 1);
-        zc__stripe_prune(s, s->hand, until, &dead);
-    }
+    for (; buckets && *hand < s->nbuckets; buckets--, ++*hand)
+        zc__stripe_prune(s, *hand, until, next, &dead);
+    if (*hand >= s->nbuckets) *hand = 0;
     zc__spin_unlock(&s->lock);
     return zc__tags_free(t, dead);
 }
@@ -2964,7 +2974,7 @@ static zc_tag *zc__tag_create(zc__trie *t, zc_tag *parent, const zc__path *path,
     uint64_t idle = zc__load_rlx(&t->idle);
     if (idle < UINT64_MAX / 2 &&
         idle > zc__load_rlx(&t->tags) / (2 * ZC_TAG_DEPTH) + ZC__IDLE_SLACK)
-        zc__stripe_sweep(t, s, 4 * depth, UINT32_MAX);
+        zc__stripe_sweep(t, s, &s->hand, 4 * depth, UINT32_MAX, &idle);
     return n;
 }
 
@@ -7406,17 +7416,16 @@ ZOOCACHE_API int zc_tag_version(zc_cache *cache, zc_bytes tag, uint64_t *version
 ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age) {
     size_t total = 0, found;
     if (!cache) return 0;
-    uint64_t now_s = zc__now(cache) / ZC_SECOND, age_s = max_age / ZC_SECOND;
+    zc__trie *t = &cache->trie;
+    uint64_t now_s = zc__now(cache) / ZC_SECOND, age_s = max_age / ZC_SECOND, ignored;
     if (age_s > now_s) return 0;
     do { /* a parent is idle when its last child has gone */
         found = 0;
         for (unsigned i = 0; i < ZC__STRIPES; i++) {
-            zc__stripe *s = &cache->trie.stripes[i];
-            zc__spin_lock(&s->lock);
-            uint32_t left = s->nbuckets;
-            zc__spin_unlock(&s->lock);
-            for (; left; left -= left < 64 ? left : 64)
-                found += zc__stripe_sweep(&cache->trie, s, 64, now_s - age_s);
+            uint32_t at = 0;
+            do
+                found += zc__stripe_sweep(t, &t->stripes[i], &at, 64, now_s - age_s, &ignored);
+            while (at);
         }
         total += found;
     } while (found);
@@ -7492,12 +7501,20 @@ static bool zc__sweep_some(zc_cache *c, uint64_t now, uint64_t seen) {
     return false;
 }
 
-/* Looks at a part of the trie for tags that are idle for prune_after. */
-static void zc__prune_some(zc_cache *c) {
-    uint64_t now_s = zc__load_rlx(&c->trie.now_s), age_s = c->desc.prune_after / ZC_SECOND;
-    if (!zc__load_rlx(&c->trie.idle) || age_s > now_s) return;
-    for (unsigned i = 0; i < ZC__STRIPES; i++)
-        zc__stripe_sweep(&c->trie, &c->trie.stripes[i], 64, now_s - age_s);
+/* Looks at a few chains for tags that are idle for prune_after. A look over all finds out when the
+ * next is due; after one that found any comes another, as a parent is idle when its last child has
+ * gone. False: none is due. */
+static bool zc__prune_some(zc_cache *c) {
+    zc__trie *t = &c->trie;
+    uint64_t now_s = zc__load_rlx(&t->now_s), age_s = c->desc.prune_after / ZC_SECOND;
+    if (!zc__load_rlx(&t->idle) || age_s > now_s || now_s - age_s < t->prune_due) return false;
+    if (!t->prune_at && !t->prune_stripe) t->prune_next = now_s;
+    if (zc__stripe_sweep(t, &t->stripes[t->prune_stripe], &t->prune_at, 16, now_s - age_s,
+                         &t->prune_next))
+        t->prune_next = 0;
+    if (t->prune_at || (t->prune_stripe = (t->prune_stripe + 1) % ZC__STRIPES) != 0) return true;
+    t->prune_due = t->prune_next;
+    return true;
 }
 
 /* Runs the refresh that has waited longest. False: none waits. */
@@ -7525,7 +7542,7 @@ static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool refreshes) {
             more = zc__has_store(c) && zc__store_keep(c);
             more = zc__expire_some(c) || more;
             more = zc__sweep_some(c, now, seen) || more;
-            if (first) zc__prune_some(c);
+            more = zc__prune_some(c) || more;
             if (first) zc__slabs_trim(c->mem.slabs);
             first = false;
             zc__spin_unlock(&c->house);

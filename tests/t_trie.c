@@ -459,6 +459,39 @@ TEST(polling_prunes_after_prune_after) {
     zc_close(c);
 }
 
+TEST(pruning_goes_on_in_small_steps_and_only_when_due) {
+    zc_cache *c = fresh();
+    char name[32];
+    size_t idle, before = 0, most = 0;
+    unsigned steps = 0;
+    for (unsigned i = 0; i < 3000; i++) {
+        snprintf(name, sizeof name, "a:%u:%u", i % 100, i);
+        CHECK_EQ(zc_invalidate(c, zc_str(name)), ZC_OK);
+    }
+    later(c, 1000);
+    kill_tag(c, "young");
+    zct_step(&now, 2600 * ZC_SECOND);
+    CHECK_EQ(tags(c, &idle), 3102);
+    for (before = 3102; zc_poll(c, 0) == ZC_MORE; steps++) {
+        size_t left = tags(c, NULL);
+        if (before - left > most) most = before - left;
+        before = left;
+        CHECK_EQ(zc_check(c), ZC_OK);
+        if (!CHECK(steps < 10000)) break;
+    }
+    CHECK_EQ(before, 1);
+    CHECK(node(c, "young") != NULL);
+    CHECK(most > 0 && most < 200);
+    CHECK_EQ(zc_poll(c, 0), ZC_OK); /* nothing is due, so nothing is looked at */
+    zct_step(&now, 999 * ZC_SECOND);
+    CHECK_EQ(zc_poll(c, 0), ZC_OK);
+    zct_step(&now, 2 * ZC_SECOND);
+    CHECK_EQ(zc_poll(c, 0), ZC_MORE);
+    while (zc_poll(c, 0) == ZC_MORE) {}
+    CHECK_EQ(tags(c, NULL), 0);
+    zc_close(c);
+}
+
 TEST(T3_idle_tags_are_counted) {
     zc_cache *c = fresh();
     size_t idle;
