@@ -524,7 +524,8 @@ typedef struct zc_store {
      * `generation`: an id, never 0, that changes when the kept versions are lost; and the highest
      * version ever put (0: none).
      * `tag_put`: raise each path's version to `version` if lower, all or none.
-     * `tag_get`: the versions of n paths, 0 where unknown. The empty path is the root. */
+     * `tag_get`: the versions of n paths, 0 where unknown. The empty path is the root.
+     * What is above 2^62 is no version: ZC_E_CORRUPT, and nothing is learned. */
     int (*generation)(void *user, uint64_t *generation, uint64_t *latest);
     int (*tag_put)(void *user, const zc_bytes *paths, size_t n, uint64_t version);
     int (*tag_get)(void *user, const zc_bytes *paths, size_t n, uint64_t *versions);
@@ -549,9 +550,10 @@ typedef struct zc_bus_sink zc_bus_sink;
 ZOOCACHE_API int zc_bus_entry(zc_bus_sink *sink, uint64_t position, const zc_bytes *tags, size_t n);
 
 /* A log of invalidations that caches share, and the authority over their order: see the manual,
- * "Several nodes". Positions are dense: the entry after 7 is 8. `read` is called by one thread at a
- * time, the others by any, at the same time. Codes: 0 done; ZC_RETRY: the log is not the one that
- * `attach` has seen, or entries are missing, so the cache attaches anew; negative: a failure. */
+ * "Several nodes". Positions are dense: the entry after 7 is 8; none is above 2^47. `read` is
+ * called by one thread at a time, the others by any, at the same time. Codes: 0 done; ZC_RETRY: the
+ * log is not the one that `attach` has seen, or entries are missing, so the cache attaches anew;
+ * negative: a failure. */
 typedef struct zc_bus {
     uint32_t version;
     /* The log's identity, never 0, another one whenever entries may have been lost or positions may
@@ -654,7 +656,8 @@ typedef struct zc_desc {
 
 /* Makes a cache. `desc` is copied; NULL: all defaults. On failure *cache is NULL.
  * Free with zc_close(). Fails: ZC_E_NOMEM, ZC_E_INVAL (a contradiction in desc), ZC_E_THREAD,
- * ZC_E_STORE (the storage cannot say its generation, or, without versions, cannot be cleared). */
+ * ZC_E_STORE (the storage cannot say its generation, or, without versions, cannot be cleared),
+ * ZC_E_CORRUPT (what it says are no versions). */
 ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache);
 
 /* Ends a cache: its thread stops, its entries are removed (cause: closed), outstanding flights end
@@ -951,7 +954,7 @@ typedef struct zc_hlc {
 /* A stamp above every stamp given or merged before, whatever the wall clock does. */
 ZOOCACHE_API uint64_t zc_hlc_now(zc_hlc *hlc);
 /* Takes note of another node's stamp: later stamps are above it. ZC_E_CLOCK: more than max_drift
- * ahead of the wall clock; counted, and nothing changes. */
+ * ahead of the wall clock, or above 2^62; counted, and nothing changes. */
 ZOOCACHE_API int zc_hlc_merge(zc_hlc *hlc, uint64_t remote);
 /* "2026-11-21T07:32:11.123Z+0042": sorts as the stamps do. Returns `text`, terminated. */
 ZOOCACHE_API char *zc_hlc_format(uint64_t stamp, char text[ZC_HLC_TEXT]);
@@ -2591,11 +2594,14 @@ ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_all
  *               and "the last one plus 1". A counter that overflows runs into the milliseconds,
  *               which is harmless: only the order matters.  (Kulkarni et al. 2014, section 3.)
  *   Invariants  H1 every stamp given is above all given and all merged before it
- *               H2 a merged stamp is at most max_drift above the wall clock
+ *               H2 a merged stamp is at most max_drift above the wall clock, and never so high that
+ *                  stamps might end: whatever comes in is at most ZC__VERSION_MAX, which no wall
+ *                  clock reaches, and from which on there are more than will ever be given
  *   Locking     none: one compare-and-swap
  * ========================================================================================== */
 
 #define ZC__HLC_BITS 16
+#define ZC__VERSION_MAX (UINT64_C(1) << 62) /* what is above is no version, wherever it is from */
 
 static uint64_t zc__hlc_wall(const zc_hlc *h) {
     return zc__wall(&h->clock) / ZC_MILLISECOND << ZC__HLC_BITS;
@@ -2603,7 +2609,7 @@ static uint64_t zc__hlc_wall(const zc_hlc *h) {
 
 ZOOCACHE_API uint64_t zc_hlc_now(zc_hlc *h) {
     uint64_t wall = zc__hlc_wall(h), last = zc__load_rlx(&h->last), next;
-    do next = last >= wall ? last + 1 : wall;
+    do next = last >= wall && last < 2 * ZC__VERSION_MAX ? last + 1 : wall;
     while (!zc__cas(&h->last, &last, next));
     return next; /* H1 */
 }
@@ -2611,7 +2617,7 @@ ZOOCACHE_API uint64_t zc_hlc_now(zc_hlc *h) {
 ZOOCACHE_API int zc_hlc_merge(zc_hlc *h, uint64_t remote) {
     uint64_t drift = h->max_drift ? h->max_drift : 60 * ZC_SECOND;
     uint64_t most = drift == ZC_NEVER
-                        ? UINT64_MAX
+                        ? ZC__VERSION_MAX
                         : zc__add_sat(zc__hlc_wall(h), drift / ZC_MILLISECOND << ZC__HLC_BITS);
     if (remote > most) { /* H2 */
         zc__count(&h->refused, 1);
@@ -4334,6 +4340,7 @@ static int zc__tags_check(const zc_bytes *tags, size_t n) {
 #define ZC__OUTBOX_BYTES 65536u     /* of tags that wait for the log; more collapse */
 #define ZC__COARSE_SLACK (10 * ZC_MILLISECOND) /* a coarse clock may lag so much */
 #define ZC__HISTORY 4096u           /* positions whose parts are remembered, with several logs */
+#define ZC__POSITION_MAX (UINT64_C(1) << 47) /* of one log; what is above is none */
 
 static inline uint64_t zc__bus_local(const zc__bus *b, uint64_t position) {
     return b->base + (position << 16); /* modulo 2^64: base may be "negative" */
@@ -4590,6 +4597,7 @@ static int zc__bus_attach(zc_cache *c) {
     for (unsigned i = 0; i < b->logs; i++) {
         ids[i] = at[i] = 0;
         int rc = c->desc.bus.attach(zc__bus_user(c, i), &ids[i], &at[i]);
+        if (rc == ZC_OK && at[i] > ZC__POSITION_MAX) rc = ZC_E_CORRUPT;
         if (rc != ZC_OK) return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
         position += at[i];
     }
@@ -5907,6 +5915,8 @@ static int zc__store_learn(zc_cache *c, zc_tag *leaf) {
     }
     if (n == 0) return ZC_OK;
     int rc = st->tag_get(st->user, paths, n, versions);
+    for (size_t i = 0; i < n && rc == ZC_OK; i++)
+        if (versions[i] > ZC__VERSION_MAX) rc = ZC_E_CORRUPT;
     for (size_t i = 0; i < n && rc == ZC_OK; i++) zc__trie_learn(&c->trie, nodes[i], versions[i]);
     return rc;
 }
@@ -5954,6 +5964,7 @@ static int zc__bus_ask_some(zc_cache *c, zc_tag *const *deps, size_t ndeps, unsi
         if (positions[i] > newest) newest = positions[i];
     zc__free(&c->mem, paths, size);
     if (rc != ZC_OK) return ZC_E_BUS;
+    if (newest > ZC__POSITION_MAX) return ZC_E_CORRUPT;
     return newest <= position ? ZC_OK : ZC_MISS;
 }
 
@@ -5972,13 +5983,18 @@ static int zc__bus_ask(zc_cache *c, zc_tag *const *deps, size_t ndeps, unsigned 
     return rc;
 }
 
-/* Up to where each log was known to who wrote the record; false: it was of another number. */
-static bool zc__mark_get(const zc__bus *b, const zc_record *r, uint64_t *mark) {
+/* Up to where each log was known to who wrote the record, and the sum. ZC_MISS: their number was
+ * another. */
+static int zc__mark_get(const zc__bus *b, const zc_record *r, uint64_t *mark, uint64_t *sum) {
     mark[0] = r->begin;
-    if (r->mark.len != (b->logs == 1 ? 0 : 8 * b->logs)) return false;
-    for (unsigned i = 0; i < r->mark.len / 8; i++)
-        mark[i] = zc__get64((const unsigned char *)r->mark.ptr + 8 * i);
-    return true;
+    *sum = 0;
+    if (r->mark.len != (b->logs == 1 ? 0 : 8 * b->logs)) return ZC_MISS;
+    for (unsigned i = 0; i < b->logs; i++) {
+        if (b->logs > 1) mark[i] = zc__get64((const unsigned char *)r->mark.ptr + 8 * i);
+        if (mark[i] > ZC__POSITION_MAX) return ZC_E_CORRUPT;
+        *sum += mark[i];
+    }
+    return ZC_OK;
 }
 
 /* What a record's position means here. ZC_OK: *begin is the local version up to which it is good,
@@ -5987,14 +6003,14 @@ static bool zc__mark_get(const zc__bus *b, const zc_record *r, uint64_t *mark) {
 static int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, size_t ndeps,
                          uint64_t *begin) {
     zc__bus *b = &c->bus;
-    uint64_t mark[ZC_LOGS_MAX], position;
+    uint64_t mark[ZC_LOGS_MAX], sum, position;
     uint32_t which = 0;
-    int rc = ZC_OK;
-    if (!zc__mark_get(b, r, mark)) return ZC_MISS;
+    int rc = zc__mark_get(b, r, mark, &sum);
+    if (rc != ZC_OK) return rc;
     for (size_t i = 0; i < ndeps; i++) which |= 1u << zc__bus_log_of(b, deps[i]);
     if (!which) which = 1; /* the root is in each */
     zc__monitor_lock(&b->apply);
-    bool ours = b->attached && r->generation == b->identity && r->begin >= b->trusted;
+    bool ours = b->attached && r->generation == b->identity && sum >= b->trusted;
     bool known = zc__bus_place(b, mark, which, &position);
     *begin = zc__bus_local(b, known ? position : b->cursor);
     zc__spin_lock(&b->out);
@@ -6064,7 +6080,7 @@ static int zc__store_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps,
     else if (r->generation != c->generation || *begin > zc__seen(&c->trie)) return ZC_MISS;
     for (size_t i = 0; i < ndeps && zc__keeps_versions(c) && rc == ZC_OK; i++)
         rc = zc__store_learn(c, deps[i]);
-    if (rc != ZC_OK) return rc == ZC_MISS ? rc : ZC_E_STORE;
+    if (rc != ZC_OK) return rc == ZC_MISS || rc == ZC_E_CORRUPT ? rc : ZC_E_STORE;
     if (*begin < zc__load_acq(&c->trusted)) return ZC_MISS;
     return zc__trie_killer(&c->trie, deps, ndeps, *begin) ? ZC_MISS : ZC_OK;
 }
@@ -7852,15 +7868,16 @@ static int zc__setup(zc_cache *c) {
     if (c->desc.bus.version) {
         c->generation = 0; /* the log's identity is */
     } else if (st->version && st->generation) {
-        if (st->generation(st->user, &c->generation, &latest) < 0) return ZC_E_STORE;
+        zc_bytes root = zc_slice("", 0);
+        uint64_t version = 0;
+        if (st->generation(st->user, &c->generation, &latest) < 0 ||
+            st->tag_get(st->user, &root, 1, &version) < 0)
+            return ZC_E_STORE;
+        if (latest > ZC__VERSION_MAX || version > ZC__VERSION_MAX) return ZC_E_CORRUPT;
         c->trie.has_store = true;
-        if (latest) zc__trie_learn(&c->trie, &c->trie.root, 0);
         zc__raise64(&c->trie.seen, latest);
         c->kept = latest;
         zc__raise64(&c->hlc.last, latest);
-        zc_bytes root = zc_slice("", 0);
-        uint64_t version = 0;
-        if (st->tag_get(st->user, &root, 1, &version) < 0) return ZC_E_STORE;
         zc__trie_learn(&c->trie, &c->trie.root, version);
     } else if (st->version && st->clear(st->user) < 0) {
         return ZC_E_STORE;
@@ -8602,6 +8619,14 @@ static inline int zc__lmdb_get(MDB_txn *txn, MDB_dbi dbi, MDB_val key, MDB_val *
 
 #define ZC__LMDB_MAIN 1 /* LMDB's handle of the unnamed database */
 
+/* Are these numbers that come from counting? */
+static bool zc__lmdb_numbers(const uint64_t meta[ZC__LMDB_META]) {
+    uint64_t tail = meta[ZC__LMDB_TAIL];
+    return tail <= ZC__POSITION_MAX && meta[ZC__LMDB_FLOOR] <= tail &&
+           meta[ZC__LMDB_SWAPPED] <= tail && meta[ZC__LMDB_ROOT] <= tail &&
+           meta[ZC__LMDB_STAMP] <= ZC__VERSION_MAX && meta[ZC__LMDB_TOKEN] <= ZC__VERSION_MAX;
+}
+
 static int zc__lmdb_load(MDB_txn *txn, uint64_t meta[ZC__LMDB_META]) {
     MDB_val v;
     int rc = zc__lmdb_get(txn, ZC__LMDB_MAIN, zc__lmdb_val("zoocache", 8), &v, ZC__LMDB_META * 8);
@@ -8609,7 +8634,7 @@ static int zc__lmdb_load(MDB_txn *txn, uint64_t meta[ZC__LMDB_META]) {
         meta[i] = zc__get64(zc__lmdb_at(&v, i * 8));
     if (rc == ZC_OK && (meta[ZC__LMDB_FORMAT] != ZC__LMDB_FORMAT_1 || meta[ZC__LMDB_YOUNG] > 1))
         rc = ZC_E_CORRUPT;
-    return rc;
+    return rc == ZC_OK && !zc__lmdb_numbers(meta) ? ZC_E_CORRUPT : rc;
 }
 
 /* Remembers the tail as this transaction sees it. The transaction is named by its own id: the
@@ -9716,7 +9741,8 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *               without a second round trip. Every write carries GET era and is done again if that
  *               was not ours.
  *   Bus         attach   one script: the log's generation and last entry, or a new log if there is
- *                        none, or if its hashes or its last entry are gone. Identity: a hash of the
+ *                        none, or if its hashes or its last entry are gone, or the newest
+ *                        position is no position or not that entry's. Identity: a hash of the
  *                        generation, a random number, and of the server's run id
  *               append   one script (entry, positions) and XRANGE from the cursor, in one
  *                        pipeline. ZC_OK only if the entry itself came back
@@ -9867,6 +9893,8 @@ static const char zc__redis_lua_genesis[] =
     " end"
     " local g = redis.pcall('HGET', KEYS[2], '\\0g')"
     " if type(g) ~= 'string' or last[1]:sub(1, #g + 1) ~= g .. '-' then return end"
+    " local seq = last[1]:sub(#g + 2)"
+    " if seq ~= redis.call('HGET', KEYS[2], '\\0n') or tonumber(seq) > 2^47 then return end"
     " return last "
     "end "
     "local last = whole() "

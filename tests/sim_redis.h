@@ -322,7 +322,9 @@ static inline void sr_genesis(sr_log *db, const sr_cmd *c, sr_out *o) {
     const size_t len[3] = {c->len[7], c->len[8], 0};
     const sr_entry *last = db->entries ? db->log[db->entries - 1] : NULL;
     if (last && (last->gen != db->last_gen || last->pos != db->last_pos)) last = NULL;
-    if (last && sr_hget(&db->tags[0], "\0g", 2, 0) == last->gen) {
+    if (last && sr_hget(&db->tags[0], "\0n", 2, UINT64_MAX) != last->pos) last = NULL;
+    if (last && last->pos <= UINT64_C(1) << 47 &&
+        sr_hget(&db->tags[0], "\0g", 2, 0) == last->gen) {
         sr_reply_entry(last, o);
         return;
     }

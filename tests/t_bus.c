@@ -759,6 +759,82 @@ TEST(a_record_from_beyond_ones_cursor_is_no_newer_than_the_cursor) {
     stop(&f);
 }
 
+/* Positions that no log has. */
+static const uint64_t absurd[] = {ZC__POSITION_MAX + 1, UINT64_C(1) << 48, UINT64_C(1) << 63,
+                                  UINT64_MAX - 1, UINT64_MAX};
+enum { ABSURD = sizeof absurd / sizeof absurd[0] };
+
+TEST(a_record_from_an_absurd_position_is_refused) {
+    for (unsigned i = 0; i < ABSURD; i++) {
+        fleet f;
+        zc_bytes tag = zc_str("t"), bytes;
+        if (!start(&f, 1, shared)) return;
+        zc_record r = {.key = zc_str("k"), .value = zc_str("v"), .deps = &tag, .ndeps = 1,
+                       .generation = f.hub.identity, .begin = absurd[i]};
+        CHECK_EQ(zc_record_encode(&r, NULL, &bytes), ZC_OK);
+        fs_plant(&f.store, r.key, bytes.ptr, bytes.len, 0);
+        free((void *)(uintptr_t)bytes.ptr);
+        CHECK_EQ(get(f.c[0], "k", ""), ZC_MISS);
+        CHECK_EQ(stats(f.c[0]).store_corrupt, 1);
+        stop(&f);
+    }
+}
+
+static uint64_t the_position;
+static int attach_there(void *user, uint64_t *identity, uint64_t *position) {
+    int rc = lb_attach(user, identity, position);
+    if (the_position) *position = the_position;
+    return rc;
+}
+static int versions_there(void *user, const zc_bytes *paths, size_t n, uint64_t *positions) {
+    (void)user, (void)paths;
+    for (size_t i = 0; i < n; i++) positions[i] = the_position;
+    return ZC_OK;
+}
+
+TEST(a_log_with_an_absurd_position_is_not_attached_to) {
+    for (unsigned i = 0; i < ABSURD; i++) {
+        fleet f;
+        zc_desc none = {0};
+        if (!start(&f, 1, none)) return;
+        f.c[0]->desc.bus.attach = attach_there;
+        the_position = absurd[i];
+        lb_restart(&f.hub, 0);
+        poll_all(&f);
+        CHECK(stats(f.c[0]).bus_errors > 0);
+        CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+        CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
+        CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_E_BUS);
+        the_position = 0;
+        poll_all(&f); /* a sound one again: nothing is lost */
+        poll_all(&f);
+        CHECK_EQ(f.hub.tail, 1);
+        CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+        CHECK_EQ(get(f.c[0], "k", "v"), ZC_OK);
+        CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+        CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
+        stop(&f);
+    }
+}
+
+TEST(absurd_versions_of_a_log_are_counted) {
+    for (unsigned i = 0; i < ABSURD; i++) {
+        fleet f;
+        if (!start(&f, 1, shared)) return;
+        CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+        CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
+        f.n = 2;
+        if (!join(&f, 1, &shared)) return;
+        f.c[1]->desc.bus.versions = versions_there;
+        the_position = absurd[i];
+        CHECK_EQ(get(f.c[1], "k", "v"), ZC_MISS);
+        CHECK_EQ(stats(f.c[1]).store_corrupt, 1);
+        the_position = 0;
+        CHECK_EQ(get(f.c[1], "k", "v"), ZC_OK);
+        stop(&f);
+    }
+}
+
 TEST(nothing_is_read_from_the_storage_in_silence) {
     fleet f;
     if (!start(&f, 2, shared)) return;

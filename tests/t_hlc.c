@@ -112,14 +112,30 @@ TEST(H2_no_creeping) {
     CHECK_EQ(h.refused, 29);
 }
 
-TEST(a_drift_without_end_takes_everything) {
+TEST(a_drift_without_end_takes_every_stamp) {
     zc_hlc h = fake(1000);
     h.max_drift = ZC_NEVER;
-    CHECK_EQ(zc_hlc_merge(&h, UINT64_MAX - 10), ZC_OK);
-    CHECK(zc_hlc_now(&h) == UINT64_MAX - 9);
+    CHECK_EQ(zc_hlc_merge(&h, ZC__VERSION_MAX), ZC_OK);
+    CHECK(zc_hlc_now(&h) == ZC__VERSION_MAX + 1);
     h = fake(UINT64_MAX / MS); /* and a wall clock at its end does not overflow the bound */
     CHECK_EQ(zc_hlc_merge(&h, stamp_of(UINT64_MAX / MS, 0)), ZC_OK);
     CHECK_EQ(zc_hlc_merge(&h, UINT64_MAX), ZC_E_CLOCK);
+}
+
+TEST(H2_no_stamp_is_the_last) {
+    static const uint64_t absurd[] = {ZC__VERSION_MAX + 1, UINT64_C(1) << 63, UINT64_MAX - 1,
+                                      UINT64_MAX};
+    static const uint64_t drifts[] = {0, 1, ZC_NEVER - 1, ZC_NEVER};
+    for (unsigned i = 0; i < 16; i++) {
+        zc_hlc h = fake(1000);
+        h.max_drift = drifts[i % 4];
+        CHECK_EQ(zc_hlc_merge(&h, absurd[i / 4]), ZC_E_CLOCK);
+        CHECK_EQ(h.refused, 1);
+        CHECK_EQ(zc_hlc_now(&h), stamp_of(1000, 0));
+        h.last = absurd[i / 4]; /* as of memory that was not zeroed */
+        uint64_t s = zc_hlc_now(&h);
+        for (unsigned k = 0; k < 3; k++) CHECK(zc_hlc_now(&h) > s + k);
+    }
 }
 
 static const char *text_of(uint64_t stamp) {

@@ -846,6 +846,35 @@ static int spoil(zc__lmdb_tx *t, void *arg) {
     return ZC_OK;
 }
 
+static int write_number(zc__lmdb_tx *t, void *arg) {
+    const uint64_t *number = (const uint64_t *)arg;
+    t->meta[number[0]] = number[1];
+    return ZC_OK;
+}
+
+TEST(absurd_numbers_are_damage) {
+    static const uint64_t bad[][2] = {
+        {ZC__LMDB_TAIL, ZC__POSITION_MAX + 1}, {ZC__LMDB_TAIL, UINT64_MAX},
+        {ZC__LMDB_FLOOR, 2},                   {ZC__LMDB_FLOOR, UINT64_MAX},
+        {ZC__LMDB_SWAPPED, UINT64_MAX},        {ZC__LMDB_ROOT, UINT64_MAX - 1},
+        {ZC__LMDB_STAMP, UINT64_MAX},          {ZC__LMDB_TOKEN, UINT64_MAX}};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        fixture f;
+        uint64_t identity, at, number[2] = {bad[i][0], bad[i][1]};
+        if (!start(&f, 0)) return;
+        zc_bytes tag = zc_str("t");
+        zc_bus_sink none = {NULL, NULL};
+        CHECK_EQ(zc__lmdb_write((zc__lmdb *)f.b.user, write_number, number), ZC_OK);
+        CHECK_EQ(f.b.attach(f.b.user, &identity, &at), ZC_E_CORRUPT);
+        CHECK_EQ(f.b.append(f.b.user, &tag, 1, false, 0, &none), ZC_E_CORRUPT);
+        CHECK_EQ(put(&f, "k", "v", 0), ZC_E_CORRUPT);
+        shut(&f);
+        CHECK_EQ(again(&f), ZC_E_CORRUPT); /* and told when it is opened */
+        CHECK(strstr(f.said, "damaged") != NULL);
+        ld_remove(&f.dir);
+    }
+}
+
 TEST(another_format_is_told) {
     fixture f;
     uint64_t bit = 2;

@@ -648,6 +648,38 @@ TEST(a_cursor_that_is_not_remembered_is_a_break) {
     rs_stop(&s);
 }
 
+/* Somebody writes numbers that no log has: a new log takes the place of this one. */
+TEST(absurd_numbers_are_a_break) {
+    static const char *const ids[] = {"-140737488355329", "-9007199254740993",
+                                      "-18446744073709551615", NULL};
+    for (int i = 0; i < 4; i++) {
+        redis_server s;
+        node a, b;
+        char id[64];
+        REQUIRE(rs_start(&s, NULL) && node_open(&a, s.url) && node_open(&b, s.url));
+        REQUIRE(CHECK_EQ(attach(&a), ZC_OK) && CHECK_EQ(attach(&b), ZC_OK));
+        CHECK_EQ(append(&a, "x"), ZC_OK);
+        uint64_t was = a.identity;
+        zc__redis_log log = zc__redis_attached((zc__redis *)a.bus.user);
+        snprintf(id, sizeof id, "%" PRIu64 "%s", log.gen, ids[i] ? ids[i] : "");
+        if (ids[i]) rs_say(&s, "XADD", "{zoocache}:log", id, "n", "other", "t", "", NULL);
+        else rs_say(&s, "EVAL", "return redis.call('HSET', KEYS[1], '\\0n', '99999999999')", "1",
+                    "{zoocache}:tags", NULL);
+        CHECK_EQ(listen_for(&b, 0), ZC_RETRY);
+        CHECK_EQ(attach(&b), ZC_OK);
+        CHECK(b.identity != was);
+        CHECK_EQ(b.at, 0);
+        CHECK_EQ(append(&a, "x"), ZC_RETRY);
+        CHECK_EQ(attach(&a), ZC_OK);
+        for (int k = 0; k < 3; k++) CHECK_EQ(append(&a, "x"), ZC_OK);
+        CHECK_EQ(listen_for(&b, 0), ZC_OK);
+        CHECK_EQ(b.given, 3);
+        node_close(&a);
+        node_close(&b);
+        rs_stop(&s);
+    }
+}
+
 TEST(a_gap_is_noticed) {
     redis_server s;
     node a, b;

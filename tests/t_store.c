@@ -577,6 +577,74 @@ TEST(a_failing_open) {
     fs_destroy(&f.store);
 }
 
+/* What no clock has ever given. */
+static const uint64_t absurd[] = {ZC__VERSION_MAX + 1, UINT64_C(1) << 63, UINT64_MAX - 1,
+                                  UINT64_MAX};
+
+static void invalidates(fixture *f) {
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(put_dep(f, "k", "old", "org:1"), ZC_OK);
+        CHECK_EQ(get(f, "k", "old"), ZC_OK);
+        CHECK_EQ(zc_invalidate(f->c, zc_str(i ? "org:1" : "org")), ZC_OK);
+        CHECK_EQ(get(f, "k", "old"), ZC_MISS);
+    }
+}
+
+TEST(absurd_versions_of_a_storage_are_refused_when_it_is_opened) {
+    for (unsigned i = 0; i < 9; i++) {
+        fixture f;
+        zc_bytes root = zc_str("");
+        if (!start(&f, true)) return;
+        close_cache(&f);
+        uint64_t v = i < 8 ? absurd[i / 2] : ZC__VERSION_MAX, was = f.store.latest;
+        fs_tag_put(&f.store, &root, 1, v);
+        if (i < 8 && i & 1) f.store.latest = was; /* of the root alone */
+        if (i < 8) CHECK_EQ(zc_open(&f.d, &f.c), ZC_E_CORRUPT);
+        if (i < 8) CHECK_EQ(f.mem.blocks, 0);
+        if (i == 8 && reopen(&f)) { /* the largest that is none of these */
+            invalidates(&f);
+            close_cache(&f);
+        }
+        fs_destroy(&f.store);
+    }
+}
+
+TEST(absurd_versions_of_tags_are_counted_and_not_learned) {
+    for (unsigned i = 0; i < 4; i++) {
+        fixture f;
+        uint64_t v;
+        zc_bytes tag = zc_str("org:1");
+        if (!start(&f, true)) return;
+        CHECK_EQ(put_dep(&f, "k", "v", "org:1"), ZC_OK);
+        close_cache(&f);
+        uint64_t was = f.store.latest;
+        fs_tag_put(&f.store, &tag, 1, absurd[i]);
+        f.store.latest = was;
+        if (!reopen(&f)) return;
+        CHECK_EQ(get(&f, "k", "v"), ZC_MISS); /* nobody knows */
+        CHECK_EQ(stats(&f).store_corrupt, 1);
+        CHECK_EQ(zc_tag_version(f.c, tag, &v), ZC_E_STORE);
+        CHECK(zc_begin(f.c) < ZC__VERSION_MAX);
+        invalidates(&f);
+        stop(&f);
+    }
+}
+
+TEST(an_absurd_version_of_another_node_is_counted_and_not_learned) {
+    for (unsigned i = 0; i < 4; i++) {
+        fixture f;
+        if (!start_with(&f, false, (zc_desc){.max_clock_drift = ZC_NEVER})) return;
+        CHECK_EQ(zc_observe(f.c, absurd[i]), ZC_E_CLOCK);
+        CHECK_EQ(stats(&f).clock_refused, 1);
+        invalidates(&f);
+        zc_put_opts o = {.begin = absurd[i]};
+        CHECK_EQ(zc_put(f.c, zc_str("k"), zc_str("v"), &o), ZC_E_INVAL);
+        CHECK_EQ(zc_observe(f.c, ZC__VERSION_MAX), ZC_OK);
+        invalidates(&f);
+        stop(&f);
+    }
+}
+
 TEST(each_fault_is_counted_and_told) {
     fixture f;
     zc_desc d = {.max_entries = 1};
