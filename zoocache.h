@@ -1081,6 +1081,8 @@ typedef struct zc_redis_desc {
     zc_redis_io io;          /* default: hiredis */
     zc_allocator allocator;  /* default: malloc and free */
     zc_clock clock;          /* default: the system's clocks */
+    zc_log log;              /* default: silent. Says, each time, that a server cannot be reached or
+                                what it refuses; may be called with locks of the cache held */
 } zc_redis_desc;
 
 #ifdef ZOOCACHE_WITH_REDIS
@@ -9732,6 +9734,8 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *                               "\0s" the position when `tags` was begun. When `tags` is full it
  *                               becomes tags2, and the tags2 before it is forgotten: the floor is
  *                               then its "\0s", in O(1)
+ *                 run           where INFO is refused: the digest of a script that was loaded in
+ *                               this run of the server
  *                 fence         written by whoever needs to know that it asks the true master
  *                 nodes         sorted set: node -> wall clock in ms of its last beat
  *                 node:<id>     what the node tells about itself (string, PX 5 s)
@@ -9766,6 +9770,17 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *               replaced once, after a random pause of up to 2 ms; one that cannot be made is not
  *               tried again for a time that grows from 20 ms to a second. Looking up a host's name
  *               takes what the system takes.
+ *   Run         A server's run id is what INFO says. Where the user may not run INFO (+@all
+ *               -@dangerous), a mark takes its place, from Redis 7 on: a script with a random text,
+ *               whose digest is in the key `run`. Scripts are neither written to disk nor sent to
+ *               replicas there, so a server that has it is in the run in which it was loaded; one
+ *               that has not gets another mark. SCRIPT FLUSH, or losing the key, costs a flush.
+ *   Permissions of the user, in full: keys ~{prefix}:*, ~{prefix:*}:* with several shards, and
+ *               +get +mget +set +del +unlink +pexpire +xadd +xread +xrange +xrevrange +xinfo|stream
+ *               +hget +hset +hmget +hlen +rename +multi +exec +eval +evalsha +script|load
+ *               +script|exists +zadd +zremrangebyscore +lrange +ltrim +rpush; +select with a
+ *               database; with replicas +info +wait; ZC_DURABLE without: +waitaof or +config|get;
+ *               in a cluster +asking. +info is no loss: it saves round trips when connecting.
  *   Protocol    RESP3 where hiredis (1.0) and the server (6) have it, else RESP2. HELLO is the last
  *               of the greeting's commands, so that an older server's refusal costs nothing
  *   TLS         OpenSSL over the socket of hiredis; the handshake has the greeting's deadline
@@ -9836,6 +9851,7 @@ typedef struct zc__redis_conn {
 typedef struct zc__redis {
     zc__mem mem;
     zc_clock clock;
+    zc_log log;
     zc_redis_io io;
     uint64_t timeout, log_length, max_tags, max_ttl;
     unsigned replicas;
@@ -9881,24 +9897,31 @@ typedef struct zc__redis {
 
 /* ---- scripts */
 
-/* KEYS log tags tags2, ARGV gen nonce ms. The last entry of a log that is whole, or a new one's. */
+/* KEYS log tags tags2, ARGV gen nonce ms. The last entry of a log that is whole, or a new one's. An
+ * error that says nothing about the log (NOPERM) is returned. */
 static const char zc__redis_lua_genesis[] =
+    "local bad "
+    "local function failed(x)"
+    " if type(x) ~= 'table' or not x.err then return false end"
+    " if not x.err:find('WRONGTYPE') and not x.err:find('no such key') then bad = x end"
+    " return true "
+    "end "
     "local function whole()"
     " local info = redis.pcall('XINFO', 'STREAM', KEYS[1])"
-    " if info.err then return end"
+    " if failed(info) then return end"
     " local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]"
     " if not last then return end"
     " for i = 1, #info, 2 do"
     "  if info[i] == 'last-generated-id' and info[i + 1] ~= last[1] then return end"
     " end"
     " local g = redis.pcall('HGET', KEYS[2], '\\0g')"
-    " if type(g) ~= 'string' or last[1]:sub(1, #g + 1) ~= g .. '-' then return end"
+    " if failed(g) or type(g) ~= 'string' or last[1]:sub(1, #g + 1) ~= g .. '-' then return end"
     " local seq = last[1]:sub(#g + 2)"
     " if seq ~= redis.call('HGET', KEYS[2], '\\0n') or tonumber(seq) > 2^47 then return end"
     " return last "
     "end "
     "local last = whole() "
-    "if last then return last end "
+    "if last or bad then return last or bad end "
     "redis.call('DEL', KEYS[1], KEYS[2], KEYS[3]) "
     "redis.call('XADD', KEYS[1], ARGV[1] .. '-0', 'n', ARGV[2], 'h', ARGV[3], 't', '') "
     "redis.call('HSET', KEYS[2], '\\0g', ARGV[1], '\\0n', '0', '\\0f', '0', '\\0s', '0') "
@@ -10404,6 +10427,40 @@ static void zc__req_script(zc__redis_req *q, zc__redis_script s, unsigned nkeys)
     zc__req_num(q, nkeys);
 }
 
+/* ---- what is said. Of the URL only where it leads; of what AUTH is answered only the first word: an
+ * error may repeat its command */
+
+static void zc__redis_say(const zc__redis *r, zc_log_level level, const char *what,
+                          zc_bytes detail) {
+    char line[256];
+    zc__text t = {line, sizeof line, 0};
+    const char *from = (const char *)detail.ptr;
+    if (!r->log.version) return;
+    zc__text_str(&t, "zoocache: redis: ");
+    zc__text_str(&t, r->master ? r->master : r->addrs[0].host);
+    zc__text_str(&t, !r->master && r->addrs[0].port ? ":" : "");
+    if (!r->master && r->addrs[0].port) zc__text_num(&t, (uint64_t)r->addrs[0].port, 1);
+    zc__text_str(&t, ": ");
+    zc__text_str(&t, what);
+    zc__text_str(&t, detail.len ? ": " : "");
+    for (size_t i = 0; i < detail.len; i++)
+        zc__text_bytes(&t, from[i] < ' ' || from[i] > '~' ? "?" : from + i, 1);
+    zc__text_end(&t);
+    r->log.write(r->log.user, level, line);
+}
+
+static void zc__redis_unreachable(const zc__redis *r, int rc) {
+    const char *why = rc == ZC_E_TIMEOUT ? "no answer in time" : "refused, closed or not known";
+    if (rc != ZC_OK) zc__redis_say(r, ZC_LOG_WARN, "cannot be reached", zc_str(why));
+}
+
+/* A command was answered with an error. */
+static void zc__redis_complain(const zc__redis *r, const char *cmd, const redisReply *e) {
+    if (!zc__redis_is(e, REDIS_REPLY_ERROR)) return;
+    const char *end = strcmp(cmd, "AUTH") ? NULL : (const char *)memchr(e->str, ' ', e->len);
+    zc__redis_say(r, ZC_LOG_ERROR, cmd, zc_slice(e->str, end ? (size_t)(end - e->str) : e->len));
+}
+
 /* ---- connections */
 
 static uint64_t zc__redis_now(const zc__redis *r) { return zc__mono(&r->clock); }
@@ -10476,6 +10533,108 @@ static void zc__req_cmd2(zc__redis_req *q, const char *a, const char *b) {
     zc__req_end(q);
 }
 
+/* A value of what HELLO says: names and values by turns, in both protocols. */
+static zc_bytes zc__redis_hello(const redisReply *hello, const char *name) {
+    if (!zc__redis_is(hello, REDIS_REPLY_ARRAY) && !zc__redis_is(hello, ZC__REDIS_MAP))
+        return zc_slice("", 0);
+    for (size_t i = 0; i + 1 < hello->elements; i += 2) {
+        const redisReply *key = hello->element[i], *value = hello->element[i + 1];
+        if (zc__redis_string(key) && zc__redis_string(value) && strcmp(key->str, name) == 0)
+            return zc_slice(value->str, value->len);
+    }
+    return zc_slice("", 0);
+}
+
+static bool zc__redis_same(zc_bytes a, const char *b) {
+    return a.len == strlen(b) && memcmp(a.ptr, b, a.len) == 0;
+}
+
+/* The digest of the script that marks this run of the server, as the key `run` has it. 0: there is
+ * none, or it is of another run. */
+static uint64_t zc__redis_marked(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
+    char sha[41] = "";
+    zc__redis_req q;
+    zc__req_init(r, &q);
+    zc__req_str(&q, "GET");
+    zc__req_key(&q, "run");
+    zc__req_end(&q);
+    int rc = zc__redis_exchange(r, c, &q, deadline);
+    if (rc == ZC_OK && zc__redis_string(q.reply[0]) && q.reply[0]->len == 40)
+        memcpy(sha, q.reply[0]->str, 41);
+    zc__req_free(&q);
+    if (!sha[0]) return 0;
+    zc__req_init(r, &q);
+    zc__req_str(&q, "SCRIPT");
+    zc__req_cmd2(&q, "EXISTS", sha);
+    rc = zc__redis_exchange(r, c, &q, deadline);
+    const redisReply *got = q.reply[0];
+    bool here = rc == ZC_OK && zc__redis_is(got, REDIS_REPLY_ARRAY) && got->elements == 1 &&
+                zc__redis_is(got->element[0], REDIS_REPLY_INTEGER) && got->element[0]->integer == 1;
+    zc__req_free(&q);
+    return here ? XXH3_64bits(sha, 40) | 1 : 0;
+}
+
+/* Marks this run. 0: it cannot be. */
+static uint64_t zc__redis_mark(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
+    char text[] = "return '0123456789abcdef'";
+    zc__redis_req q;
+    uint64_t run = 0;
+    zc__redis_hex(text + 8, r->io.random(r->io.user));
+    zc__req_init(r, &q);
+    zc__req_str(&q, "SCRIPT");
+    zc__req_cmd2(&q, "LOAD", text);
+    int rc = zc__redis_exchange(r, c, &q, deadline);
+    zc__redis_complain(r, "SCRIPT LOAD", q.reply[0]);
+    bool loaded = rc == ZC_OK && zc__redis_string(q.reply[0]) && q.reply[0]->len == 40;
+    char sha[41];
+    if (loaded) memcpy(sha, q.reply[0]->str, 41);
+    zc__req_free(&q);
+    if (!loaded) return 0;
+    zc__req_init(r, &q);
+    zc__req_str(&q, "SET");
+    zc__req_key(&q, "run");
+    zc__req_arg(&q, sha, 40);
+    zc__req_end(&q);
+    rc = zc__redis_exchange(r, c, &q, deadline);
+    zc__redis_complain(r, "SET", q.reply[0]);
+    if (rc == ZC_OK && zc__redis_is(q.reply[0], REDIS_REPLY_STATUS)) run = XXH3_64bits(sha, 40) | 1;
+    zc__req_free(&q);
+    return run;
+}
+
+/* Who the server is, where INFO is refused. */
+static void zc__redis_identify(zc__redis *r, zc__redis_conn *c, const redisReply *hello,
+                               uint64_t deadline) {
+    zc_bytes version = zc__redis_hello(hello, "version");
+    bool early = version.len < 2 || (((const char *)version.ptr)[1] == '.' &&
+                                     ((const char *)version.ptr)[0] < '7');
+    c->run = 0;
+    c->fenced = false;
+    c->master = zc__redis_same(zc__redis_hello(hello, "role"), "master");
+    if (early || r->replicas) {
+        zc__redis_say(r, ZC_LOG_ERROR, "INFO is refused, and needed",
+                      zc_str(early ? "the server is older than Redis 7" : "there are replicas"));
+        return;
+    }
+    if (c->master) c->run = zc__redis_marked(r, c, deadline);
+    if (c->master && !c->run && c->link) c->run = zc__redis_mark(r, c, deadline);
+}
+
+/* What a greeting's replies say about the server; `info`: the first of INFO. */
+static void zc__redis_greeted(zc__redis *r, zc__redis_conn *c, const zc__redis_req *q,
+                              unsigned info) {
+    zc_bytes run = zc__redis_info(q->reply[info], "run_id");
+    unsigned scripts = c == &r->reader ? 0 : ZC__REDIS_SCRIPTS;
+    c->run = run.len ? XXH3_64bits(run.ptr, run.len) | 1 : 0;
+    c->master = zc__redis_same(zc__redis_info(q->reply[info + 1], "role"), "master");
+    c->fenced = zc__redis_info(q->reply[info + 1], "min_slaves_good_slaves").len != 0;
+    for (unsigned i = 0; i < scripts; i++) {
+        const redisReply *sha = q->reply[info + 2 + i];
+        bool good = zc__redis_string(sha) && sha->len == 40;
+        memcpy(c->sha[i], good ? sha->str : "", good ? 41 : 1);
+    }
+}
+
 /* Who are we, which database, who is the server, the scripts, the protocol: one round trip. */
 static int zc__redis_greet(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
     zc__redis_req q;
@@ -10499,24 +10658,27 @@ static int zc__redis_greet(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
         zc__req_str(&q, "SCRIPT");
         zc__req_cmd2(&q, "LOAD", zc__redis_script_text((zc__redis_script)i));
     }
-    if (HIREDIS_MAJOR >= 1) zc__req_cmd2(&q, "HELLO", "3"); /* if not, RESP2 */
+    zc__req_cmd2(&q, "HELLO", HIREDIS_MAJOR >= 1 ? "3" : "2"); /* if not, RESP2 */
     int rc = zc__redis_exchange(r, c, &q, deadline);
-    for (unsigned i = 0; i < info && rc == ZC_OK; i++) rc = zc__redis_error(q.reply[i]);
+    zc__redis_unreachable(r, rc);
+    for (unsigned i = 0; i < info && rc == ZC_OK; i++) {
+        zc__redis_complain(r, r->password && i == 0 ? "AUTH" : "SELECT", q.reply[i]);
+        rc = zc__redis_error(q.reply[i]);
+    }
     if (rc == ZC_OK) {
-        zc_bytes run = zc__redis_info(q.reply[info], "run_id");
-        zc_bytes role = zc__redis_info(q.reply[info + 1], "role");
-        c->run = run.len ? XXH3_64bits(run.ptr, run.len) | 1 : 0;
-        c->master = role.len == 6 && memcmp(role.ptr, "master", 6) == 0;
-        c->fenced = zc__redis_info(q.reply[info + 1], "min_slaves_good_slaves").len != 0;
-        for (unsigned i = 0; i < scripts; i++) {
-            const redisReply *sha = q.reply[info + 2 + i];
-            bool good = zc__redis_string(sha) && sha->len == 40;
-            memcpy(c->sha[i], good ? sha->str : "", good ? 41 : 1);
-        }
-        if (zc__redis_is(q.reply[info], REDIS_REPLY_ERROR) &&
-            zc__redis_starts(q.reply[info], "NOAUTH"))
+        const redisReply *server = q.reply[info];
+        zc__redis_greeted(r, c, &q, info);
+        if (zc__redis_is(server, REDIS_REPLY_ERROR) && zc__redis_starts(server, "NOAUTH")) {
+            zc__redis_complain(r, "INFO", server);
             rc = ZC_E_STORE;
-        if (r->master && !c->master) rc = ZC_E_STORE; /* the Sentinel's news is old */
+        } else if (zc__redis_is(server, REDIS_REPLY_ERROR)) {
+            zc__redis_identify(r, c, q.reply[q.ncmds - 1], deadline);
+            if (!c->link) rc = ZC_E_STORE;
+        }
+        if (rc == ZC_OK && r->master && !c->master) {
+            zc__redis_say(r, ZC_LOG_WARN, "the Sentinel's news is old", zc_str("no master there"));
+            rc = ZC_E_STORE;
+        }
     }
     zc__req_free(&q);
     if (rc != ZC_OK) zc__redis_drop(r, c);
@@ -10610,6 +10772,7 @@ static int zc__redis_connect(zc__redis *r, zc__redis_conn *c, uint64_t deadline)
     int rc = zc__redis_find(r, &at, deadline);
     c->asking = false;
     if (rc == ZC_OK) rc = zc__redis_link_to(r, c, &at, deadline);
+    zc__redis_unreachable(r, rc);
     if (rc == ZC_OK) rc = zc__redis_greet(r, c, deadline);
     zc__redis_tried(r, rc == ZC_OK);
     return rc;
@@ -10654,6 +10817,16 @@ static bool zc__redis_follow(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, 
     return false;
 }
 
+/* Says which commands were answered with an error; those about the disk are only a question. */
+static void zc__redis_refused(const zc__redis *r, const zc__redis_req *q) {
+    for (unsigned i = 0; i < q->ncmds; i++) {
+        if (!zc__redis_is(q->reply[i], REDIS_REPLY_ERROR)) continue;
+        const char *cmd = q->argv[i ? q->end[i - 1] : 0];
+        if (strcmp(cmd, "WAITAOF") && strcmp(cmd, "CONFIG"))
+            zc__redis_complain(r, cmd, q->reply[i]);
+    }
+}
+
 static uint64_t zc__redis_patience(const zc__redis *r) {
     uint64_t t = zc__mul_sat(zc__load_rlx(&r->latency), 16);
     if (t == 0 || t > r->timeout) return r->timeout;
@@ -10696,6 +10869,7 @@ static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uin
     }
     if (c->asking) zc__redis_drop(r, c);
     if (rc != ZC_OK) zc__req_forget(q);
+    zc__redis_refused(r, q);
     return rc;
 }
 
@@ -11512,7 +11686,10 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;
     if (rc == ZC_OK) rc = zc__redis_appended(r, log, q.reply[0], q.reply[1], position, sink);
     bool done = rc == ZC_OK || rc == ZC_MORE;
-    if (done && durable && !zc__redis_is_durable(r, q.reply[2], q.reply[3])) rc = ZC_E_BUS;
+    if (done && durable && !zc__redis_is_durable(r, q.reply[2], q.reply[3])) {
+        zc__redis_say(r, ZC_LOG_ERROR, "ZC_DURABLE: not known to be safe", zc_slice("", 0));
+        rc = ZC_E_BUS;
+    }
     zc__req_free(&q);
     zc__buf_free(&r->mem, &packed);
     return rc;
@@ -11852,6 +12029,7 @@ static int zc__redis_tls(zc__redis *r, const zc_redis_desc *d) {
 
 static void zc__redis_defaults(zc__redis *r, const zc_redis_desc *d) {
     r->clock = d->clock;
+    r->log = d->log;
     r->io = d->io;
     if (!r->io.version) {
         zc_redis_io io = {1, zc__redis_io_open, zc__redis_io_append, zc__redis_io_reply,

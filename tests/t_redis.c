@@ -995,6 +995,191 @@ TEST(a_user_without_scripts_still_stores) {
     rs_stop(&s);
 }
 
+/* Of two nodes without INFO: a mark in the server's cache of scripts tells its run. */
+#define NO_DANGER "zoo", "on", ">pw", "~*", "&*", "+@all", "-@dangerous"
+
+static bool poor_url(redis_server *s, char url[128]) {
+    snprintf(url, 128, "redis://zoo:pw@127.0.0.1:%d", s->port);
+    return CHECK_STR(rs_say(s, "ACL", "SETUSER", NO_DANGER, NULL), "OK");
+}
+
+TEST(without_info_a_mark_tells_the_servers_run) {
+    redis_server s;
+    node a, b;
+    char url[128];
+    REQUIRE(rs_start(&s, "--appendonly", "yes", "--appendfsync", "always", NULL));
+    REQUIRE(poor_url(&s, url) && node_open(&a, url) && node_open(&b, url));
+    REQUIRE(CHECK_EQ(attach(&a), ZC_OK) && CHECK_EQ(attach(&b), ZC_OK));
+    CHECK(a.identity == b.identity);
+    CHECK_EQ(append(&a, "x"), ZC_OK);
+    CHECK_EQ(listen_for(&b, 0), ZC_OK);
+    CHECK_STR(b.tags, "x;");
+    CHECK_EQ(put(&a, "k", "v", 0), ZC_OK);
+    CHECK_STR(get(&b, "k"), "v");
+    /* New connections to the same run are nothing new. */
+    rs_say(&s, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes", NULL);
+    CHECK_EQ(append(&a, "y"), ZC_OK);
+    CHECK_EQ(listen_for(&b, 0), ZC_OK);
+    CHECK_STR(b.tags, "y;");
+    CHECK_EQ(version(&b, "x"), 1);
+    /* Another run is, although nothing was lost; and so is a mark that was forgotten. */
+    for (int i = 0; i < 3; i++) {
+        uint64_t identity = a.identity;
+        if (i == 0) {
+            rs_kill(&s);
+            REQUIRE(CHECK(rs_again(&s) && rs_up(&s)) && poor_url(&s, url));
+        } else {
+            if (i == 1) rs_say(&s, "SCRIPT", "FLUSH", NULL);
+            if (i == 2) rs_say(&s, "DEL", "{zoocache}:run", NULL);
+            rs_say(&s, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes", NULL);
+        }
+        int rc;
+        while ((rc = listen_for(&b, 0)) == ZC_E_BUS || rc == ZC_E_TIMEOUT) usleep(10000);
+        CHECK_EQ(rc, ZC_RETRY);
+        CHECK_EQ(append(&a, "z"), ZC_RETRY);
+        CHECK_EQ(attach(&a), ZC_OK);
+        CHECK_EQ(attach(&b), ZC_OK);
+        CHECK(a.identity == b.identity && a.identity != identity);
+    }
+    node_close(&a);
+    node_close(&b);
+    rs_stop(&s);
+}
+
+static void hear_line(void *user, zc_log_level level, const char *message) {
+    char *said = (char *)user;
+    size_t used = strlen(said);
+    (void)level;
+    snprintf(said + used, 8192 - used, "%s\n", message);
+}
+
+/* What a replica says of the run is not believed, nor what goes with replicas. */
+TEST(without_info_replicas_cannot_be_proven) {
+    redis_server s, t;
+    node n;
+    static char said[8192];
+    char url[128], port[8];
+    REQUIRE(rs_start(&s, NULL));
+    snprintf(port, sizeof port, "%d", s.port);
+    REQUIRE(rs_start(&t, "--replicaof", "127.0.0.1", port, NULL));
+    CHECK(rs_until(&t, "master_link_status:up", "INFO", "replication"));
+    REQUIRE(poor_url(&t, url) && node_open(&n, url));
+    CHECK_EQ(attach(&n), ZC_E_BUS);
+    node_close(&n);
+    REQUIRE(poor_url(&s, url));
+    zc_redis_desc d = {.url = url, .replicas = 1, .log = {1, hear_line, said}};
+    REQUIRE(node_open_with(&n, d));
+    CHECK_EQ(attach(&n), ZC_E_BUS);
+    CHECK(strstr(said, "INFO is refused, and needed: there are replicas"));
+    node_close(&n);
+    rs_stop(&t);
+    rs_stop(&s);
+}
+
+/* The permissions that >>redis lists. */
+static const char *const permissions[] = {
+    "+get", "+mget", "+set", "+del", "+unlink", "+pexpire", "+xadd", "+xread", "+xrange",
+    "+xrevrange", "+xinfo|stream", "+hget", "+hset", "+hmget", "+hlen", "+rename", "+multi",
+    "+exec", "+eval", "+evalsha", "+script|load", "+script|exists", "+zadd", "+zremrangebyscore",
+    "+lrange", "+ltrim", "+rpush"};
+
+/* Everything that a node may ask for, with these but one. Counts what was not granted. */
+static unsigned exercise(redis_server *s, const char *url, size_t without) {
+    node n;
+    char inspect[64];
+    const char *ask[] = {"zoo", "other"};
+    zc_bytes keys[2] = {zc_str("k"), zc_str("none")}, p = zc_str("t0");
+    uint64_t token = 0, v;
+    unsigned bad = 0;
+    CHECK_STR(rs_say(s, "ACL", "SETUSER", "zoo", "reset", "on", ">pw", "~{zoocache}:*", NULL), "OK");
+    for (size_t i = 0; i < sizeof permissions / sizeof permissions[0]; i++)
+        if (i != without) CHECK_STR(rs_say(s, "ACL", "SETUSER", "zoo", permissions[i], NULL), "OK");
+    rs_say(s, "FLUSHALL", NULL);
+    rs_say(s, "SCRIPT", "FLUSH", NULL);
+    zc_redis_desc d = {.url = url, .max_tags = 8};
+    if (!node_open_with(&n, d)) return 1;
+    const zc__redis *r = (const zc__redis *)n.st.user;
+    snprintf(inspect, sizeof inspect, "{zoocache}:inspect:%016llx", (unsigned long long)r->node);
+    rs_say(s, "RPUSH", inspect, ask[1], NULL);
+    bad += attach(&n) != ZC_OK;
+    bad += attach(&n) != ZC_OK; /* there is one now */
+    for (int i = 0; i < 20; i++) {
+        char tag[8];
+        snprintf(tag, sizeof tag, "t%d", i);
+        bad += append(&n, tag) != ZC_OK;
+    }
+    bad += listen_for(&n, 0) != ZC_OK;
+    bad += n.bus.versions(n.bus.user, &p, 1, &v) != ZC_OK;
+    bad += n.bus.beat(n.bus.user, zc_str("text")) != ZC_OK;
+    bad += put(&n, "k", "v", 0) != ZC_OK;
+    bad += get_rc(&n, "k") != ZC_OK;
+    zc__mem mem = {.hook = zct_allocator(&n.mem)};
+    zc_sink one = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL}, two = one;
+    zc_sink *sinks[2] = {&one, &two};
+    int rcs[2];
+    bad += n.st.get_many(n.st.user, keys, 2, sinks, rcs) != ZC_OK;
+    zc__buf_free(&mem, &one.buf);
+    bad += n.st.touch(n.st.user, keys[0], wall_ms() + 5000) != ZC_OK;
+    bad += n.st.del(n.st.user, keys[0]) != ZC_OK;
+    bad += n.st.lock(n.st.user, keys[0], ZC_SECOND, &token) != ZC_OK;
+    bad += n.st.lock(n.st.user, keys[0], ZC_SECOND, &token) != ZC_OK;
+    bad += n.st.unlock(n.st.user, keys[0], token) != ZC_OK;
+    bad += n.st.clear(n.st.user) != ZC_OK;
+    node_close(&n);
+    if (node_open_with(&n, d)) { /* another finds the mark */
+        bad += attach(&n) != ZC_OK;
+        node_close(&n);
+    }
+    return bad;
+}
+
+TEST(the_permissions_listed_are_enough_and_needed) {
+    redis_server s;
+    char url[128];
+    size_t all = sizeof permissions / sizeof permissions[0];
+    REQUIRE(rs_start(&s, NULL) && poor_url(&s, url));
+    CHECK_EQ(exercise(&s, url, all), 0);
+    for (size_t i = 0; i < all; i++)
+        if (!CHECK(exercise(&s, url, i) > 0)) fprintf(stderr, "not needed: %s\n", permissions[i]);
+    rs_stop(&s);
+}
+
+/* Where it leads, what is refused, and no password: also where a server repeats it. */
+TEST(troubles_are_said_without_secrets) {
+    static const struct {
+        const char *url, *said; /* the server's address is added where it is missing */
+    } cases[] = {
+        {"redis://:s3cret@127.0.0.1:1", "127.0.0.1:1: cannot be reached: refused"},
+        {"unix://u:s3cret@/nowhere", "/nowhere: cannot be reached"},
+        {"redis+sentinel://:s3cret@127.0.0.1:1/m", "m: cannot be reached"},
+        {"redis://:s3cret@", "AUTH: WRONGPASS"},
+        {"redis://u:s3%63ret@", "AUTH: WRONGPASS"},
+        {"redis://", "INFO: NOAUTH"},
+        {"redis://zoo:pw@", "MGET: NOPERM"},
+    };
+    redis_server s;
+    static char said[8192];
+    REQUIRE(rs_start(&s, "--requirepass", "right", NULL));
+    rs_say(&s, "AUTH", "right", NULL);
+    rs_say(&s, "ACL", "SETUSER", "zoo", "on", ">pw", "~*", "+@all", "-mget", NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        node n;
+        char url[128];
+        said[0] = '\0';
+        size_t len = strlen(cases[i].url);
+        bool whole = cases[i].url[len - 1] != '@' && cases[i].url[len - 1] != '/';
+        if (whole) snprintf(url, sizeof url, "%s", cases[i].url);
+        else snprintf(url, sizeof url, "%s127.0.0.1:%d", cases[i].url, s.port);
+        zc_redis_desc d = {.url = url, .log = {1, hear_line, said}};
+        REQUIRE(node_open_with(&n, d));
+        CHECK_EQ(get_rc(&n, "k"), ZC_E_STORE);
+        if (!CHECK(strstr(said, cases[i].said))) fprintf(stderr, "%s: %s\n", url, said);
+        CHECK(!strstr(said, "s3"));
+        node_close(&n);
+    }
+    rs_stop(&s);
+}
+
 /* ---- failures */
 
 TEST(a_full_server_says_so) {

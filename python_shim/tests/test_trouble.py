@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 
 import pytest
-from servers import Redis, until
+from servers import Redis, free_port, until
 from test_process import in_child
 
 import zoocache
@@ -293,6 +293,67 @@ def test_a_handler_may_use_the_cache(caplog):
         logging.getLogger("zoocache").removeHandler(handler)
 
 
+@needs_redis
+def test_a_server_that_is_not_there(caplog, monkeypatch, tmp_path):
+    monkeypatch.setattr(_log, "QUIET", 0.5)
+    server = Redis(tmp_path)
+    server.stop()
+    with Cache(storage_url=server.url, timeout=0.2) as cache:
+        cache.set("k", 1)
+        until(lambda: lines(caplog, "cannot be reached"))
+        server.start()
+        until(lambda: lines(caplog, "not known (this is over)"))
+        cache.set("k", 2)
+    server.stop()
+    assert len(lines(caplog, "redis: 127.0.0.1")) == 2, "once, and when it was over"
+
+
+@needs_redis
+@pytest.mark.parametrize("password", ["wr0ng-s3cret", "wr0ng%2Fs3cret%40"])
+def test_a_wrong_password(caplog, tmp_path, password):
+    server = Redis(tmp_path, "--requirepass", "right")
+    try:
+        with Cache(storage_url=f"redis://:{password}@127.0.0.1:{server.port}", timeout=0.2) as cache:
+            cache.set("k", 1)
+            until(lambda: lines(caplog, "WRONGPASS"))
+            assert "s3cret" not in caplog.text
+        with Cache(storage_url=f"redis://127.0.0.1:{server.port}", timeout=0.2):
+            until(lambda: lines(caplog, "NOAUTH"))
+    finally:
+        server.stop()
+
+
+@needs_redis
+def test_what_a_user_may_not_do_is_told(caplog, own):
+    command(own, "ACL SETUSER poor on >pw ~* &* +@all -xread")
+    with Cache(storage_url=f"redis://poor:pw@127.0.0.1:{own.port}", timeout=0.2) as cache:
+        until(lambda: lines(caplog, "NOPERM"))
+        assert lines(caplog, "XREAD")
+        cache.set("k", 1)
+
+
+@needs_redis
+def test_a_user_without_info(own, caplog):
+    """All but what is dangerous, as managed servers give it; and exactly what the guide lists."""
+    guide = (Path(__file__).parents[1] / "README.md").read_text()
+    listed = guide.partition("```acl\n")[2].partition("```")[0].split()
+    assert "+script|load" in listed
+    for n, rights in enumerate(["~* &* +@all -@dangerous", " ".join(listed).replace("shop", "p1")]):
+        command(own, f"ACL SETUSER u{n} on >pw {rights}")
+        options = {"storage_url": f"redis://u{n}:pw@127.0.0.1:{own.port}", "prefix": f"p{n}", "ack": "strict"}
+        with Cache(**options) as one, Cache(**options) as two:
+            one.set("k", 1, deps=["t"])
+            assert two.get("k") == 1 and two.stats().hits_storage == 1
+            two.invalidate("t")
+            assert one.get("k") is None, "acknowledged by all"
+            assert one.cacheable(namespace="n", fleet=True)(lambda: 5)() == 5
+            one.set("k", 2)
+            one.clear()
+            until(lambda: two.get("k") is None)
+            assert one.stats().bus_errors == one.stats().storage_errors == 0
+    assert not caplog.records
+
+
 def command(server, text):
     import socket
 
@@ -334,6 +395,17 @@ def test_no_secret_is_told_by_other_builds(scheme, monkeypatch):
         with pytest.raises(zoocache.BuiltWithout) as info:
             Cache(storage_url=url)
         assert SECRET not in "".join(traceback.format_exception(info.value))
+
+
+@needs_redis
+@pytest.mark.parametrize("url", ["redis://u:{s}@127.0.0.1:{p}", "redis+sentinel://u:{s}@127.0.0.1:{p}/m"])
+def test_no_secret_is_told_by_what_lives(url, caplog):
+    with Cache(storage_url=url.format(s=SECRET, p=free_port()), timeout=0.1) as cache:
+        cache.set("k", 1)
+        until(lambda: lines(caplog, "cannot be reached"))
+        for thing in (cache, cache.shared, cache.shared.settings, cache.shared.core, cache.stats()):
+            assert SECRET not in repr(thing) + str(thing)
+    assert SECRET not in caplog.text
 
 
 def test_what_may_be_shown():

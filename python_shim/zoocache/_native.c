@@ -405,6 +405,7 @@ static int open_url(const options *o, const zc_log *log, const char *url, zc_sto
         d.tls_ca = o->tls_ca;
         d.tls_cert = o->tls_cert;
         d.tls_key = o->tls_key;
+        d.log = *log;
         return zc_redis_open(&d, store, bus);
 #endif
     }
