@@ -10427,8 +10427,8 @@ static void zc__req_script(zc__redis_req *q, zc__redis_script s, unsigned nkeys)
     zc__req_num(q, nkeys);
 }
 
-/* ---- what is said. Of the URL only where it leads; of what AUTH is answered only the first word: an
- * error may repeat its command */
+/* ---- what is said. Of the URL only where it leads; of what AUTH is answered only the first word:
+ * an error may repeat its command */
 
 static void zc__redis_say(const zc__redis *r, zc_log_level level, const char *what,
                           zc_bytes detail) {
