@@ -1,3 +1,6 @@
+import datetime
+import decimal
+import functools
 import gc
 import importlib.util
 import logging
@@ -320,6 +323,55 @@ def test_what_stays_in_this_process():
         assert len(shelf.records) == 1, "what it closes over has a text"
         assert cache.tables()[-1].shared_name("x" * 1000) is not None
         assert len(cache.tables()[-1].shared_name("x" * 1000)) <= 200
+
+
+def test_which_arguments_are_shared():
+    class Zone(datetime.tzinfo):
+        def utcoffset(self, when):
+            return datetime.timedelta(hours=1)
+
+    shelf = Shelf()
+    with Cache(storage=shelf) as cache:
+
+        def name(x):
+            return str(x)
+
+        one, two = cache.cacheable(name), cache.cacheable(name)
+        when = datetime.datetime(2026, 1, 1, 12)
+        shared = [Path("/a"), decimal.Decimal(1), when.replace(tzinfo=datetime.timezone.utc), (1.5, {"a": [1]})]
+        for n, value in enumerate(shared):
+            one(value)
+            assert len(shelf.records) == n + 1
+            assert two(value) == one(value)
+        assert cache.stats().hits_storage == len(shared)
+        for value in (when.replace(tzinfo=Zone()), datetime.time(1, tzinfo=Zone()), Zone(), len):
+            one(value)
+        assert len(shelf.records) == len(shared)
+
+
+class Rate:
+    def __init__(self, n):
+        self.n = n
+
+    def __zoocache_key__(self):
+        return self.n
+
+    def times(self, x):
+        return self.n * x
+
+    def __call__(self, x):
+        return self.n + x
+
+
+def test_functions_of_several_objects():
+    """A storage that all write to: each finds its own."""
+    shelf = Shelf()
+    with Cache(storage=shelf) as cache:
+        calls = [Rate(2).times, Rate(3).times, Rate(2), Rate(3), functools.partial(pow, 2), functools.partial(pow, 3)]
+        for wanted in (6, 6):
+            assert [cache.cacheable(call)(5) for call in calls] == [10, 15, 7, 8, 32, 243]
+            assert len(shelf.records) == wanted
+        assert cache.stats().hits_storage == 6
 
 
 def test_nested_and_found():

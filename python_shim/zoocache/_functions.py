@@ -25,15 +25,15 @@ call. Arguments of other types go through ``other``, which freezes them first (s
 
 from __future__ import annotations
 
-import functools
 from time import monotonic
 from weakref import ref
 
 from zoocache import _ffi, _keys, _tags
 from zoocache._cache import Cache, CacheInfo
+from zoocache._callables import Signature, binds, function_of, imitate, is_async, is_generator, name_of
 from zoocache._ffi import words
 from zoocache._fills import Filled
-from zoocache._keys import KEYWORDS, RAW, Key, Unkeyable, freeze, freeze_self
+from zoocache._keys import KEYWORDS, RAW, Key, Unkeyable, Unportable, by_identity, freeze, portable
 from zoocache._table import Rules
 from zoocache.context import ACTIVE, note
 
@@ -50,9 +50,6 @@ if TYPE_CHECKING:
     R_co = TypeVar("R_co", covariant=True)
 
 __all__ = ["Cached", "cacheable"]
-
-_POSITIONAL, _KEYWORD = 0x04, 0x08  # code flags: *args, **kwargs
-_GENERATOR, _COROUTINE, _ASYNC_GENERATOR = 0x20, 0x80, 0x200
 
 
 if TYPE_CHECKING:
@@ -103,88 +100,6 @@ else:
             return cls
 
 
-class _Signature:
-    """The parameters of a function, as source text."""
-
-    def __init__(self, func: Callable[..., Any]) -> None:
-        code = getattr(func, "__code__", None)
-        self.defaults: dict[str, Any] = {}
-        if code is None or not hasattr(func, "__defaults__"):
-            self.names: list[str] = []
-            self.only: list[str] = []
-            self.positional = "args"
-            self.keyword = "kwargs"
-            self.parameters = "*args, **kwargs"
-            return
-        count, only = code.co_argcount, code.co_kwonlyargcount
-        names = code.co_varnames
-        self.names = list(names[:count])
-        self.only = list(names[count : count + only])
-        rest = list(names[count + only :])
-        self.positional = rest.pop(0) if code.co_flags & _POSITIONAL else ""
-        self.keyword = rest.pop(0) if code.co_flags & _KEYWORD else ""
-        defaults = func.__defaults__ or ()
-        for name, value in zip(self.names[len(self.names) - len(defaults) :], defaults):
-            self.defaults[name] = value
-        self.defaults.update(func.__kwdefaults__ or {})
-        parts = [self._with_default(name) for name in self.names]
-        if code.co_posonlyargcount:
-            parts.insert(code.co_posonlyargcount, "/")
-        if self.positional:
-            parts.append("*" + self.positional)
-        elif self.only:
-            parts.append("*")
-        parts += [self._with_default(name) for name in self.only]
-        if self.keyword:
-            parts.append("**" + self.keyword)
-        self.parameters = ", ".join(parts)
-
-    def _with_default(self, name: str) -> str:
-        return f"{name}=_zc_default_{name}" if name in self.defaults else name
-
-    @property
-    def open(self) -> bool:
-        """It takes arguments that it does not name."""
-        return bool(self.positional or self.keyword)
-
-    @property
-    def args(self) -> str:
-        """The tuple of its positional arguments, as an expression."""
-        if self.positional and not self.names:
-            return self.positional
-        parts = [name + "," for name in self.names]
-        if self.positional:
-            parts.append(f"*{self.positional},")
-        return "(" + " ".join(parts) + ")"
-
-    @property
-    def kwargs(self) -> str:
-        """The dict of its keyword arguments, as an expression."""
-        parts = [f"{name!r}: {name}" for name in self.only]
-        if self.keyword:
-            parts.append("**" + self.keyword)
-        return "{" + ", ".join(parts) + "}"
-
-    def fast(self, method: bool) -> tuple[str, str]:
-        """A statement with a block for when the arguments are their own key, and that key."""
-        if self.open:
-            if method or self.only:
-                return "if False:", "None"
-            args = f"(_zc_raw,) if {self.keyword} else {self.args}" if self.keyword else self.args
-            return _EACH.format(args=args), self.args
-        conditions: list[str] = []
-        parts: list[str] = []
-        for name in self.names + self.only:
-            if method and not parts:
-                conditions.append(f"_zc_type({name}) in _zc_identities")
-                parts.append(f"_zc_ref({name})")
-            else:
-                conditions.append(f"((_zc_t := _zc_type({name})) is _zc_int or _zc_t is _zc_str or _zc_t in _zc_raw)")
-                parts.append(name)
-        guard = f"if {' and '.join(conditions) or 'True'}:"
-        return guard, parts[0] if len(parts) == 1 else "(" + ", ".join(parts) + ")"
-
-
 _EACH = """\
 for _zc_x in {args}:
             if _zc_type(_zc_x) not in _zc_raw:
@@ -221,28 +136,32 @@ def _zc_make(_zc_entries, _zc_words, _zc_now, _zc_active, _zc_note, _zc_serve, _
 """
 
 
-def _is_async(func: Any) -> bool:
-    """Whether calling it gives a coroutine."""
-    while isinstance(func, functools.partial):
-        func = func.func
-    code = getattr(func, "__code__", None)
-    if code is None and not isinstance(func, type):  # a callable object
-        code = getattr(vars(type(func)).get("__call__"), "__code__", None)
-    if code is not None and code.co_flags & _COROUTINE:
-        return True
-    return hasattr(func, "_is_coroutine_mark") or hasattr(func, "_is_coroutine_marker")
+def _fast(signature: Signature, method: bool) -> tuple[str, str]:
+    """A statement with a block for when the arguments are their own key, and that key."""
+    if signature.open:
+        if signature.only:
+            return "if False:", "None"
+        args = f"(_zc_raw,) if {signature.keyword} else {signature.args}" if signature.keyword else signature.args
+        return _EACH.format(args=args), signature.args
+    conditions: list[str] = []
+    parts: list[str] = []
+    for name in signature.names + signature.only:
+        if method and not parts:
+            conditions.append(f"_zc_type({name}) in _zc_identities")
+            parts.append(f"_zc_ref({name})")
+        else:
+            conditions.append(f"((_zc_t := _zc_type({name})) is _zc_int or _zc_t is _zc_str or _zc_t in _zc_raw)")
+            parts.append(name)
+    guard = f"if {' and '.join(conditions) or 'True'}:"
+    return guard, parts[0] if len(parts) == 1 else "(" + ", ".join(parts) + ")"
 
 
-def _is_method(func: Any) -> bool:
-    code = getattr(func, "__code__", None)
-    path = getattr(func, "__qualname__", "").split(".")
-    return bool(
-        code is not None
-        and code.co_argcount
-        and code.co_varnames[0] == "self"
-        and len(path) > 1
-        and path[-2] != "<locals>"
-    )
+def _looks_bound(func: Any) -> bool:
+    """Whether it is probably a method: the fast path then expects an object. Wrong guesses cost time only."""
+    path = name_of(func, "__qualname__").split(".")
+    if function_of(func) is not func or len(path) < 2 or path[-2] == "<locals>":
+        return False
+    return bool(func.__code__.co_varnames[:1] == ("self",))
 
 
 class Function(Filled):
@@ -259,19 +178,18 @@ class Function(Filled):
     ) -> None:
         super().__init__(cache, rules)
         self.func = func
-        self.name = getattr(func, "__name__", type(func).__name__)
+        self.name = name_of(func)
         self.namespace = namespace
         self.deps = deps
         self.own_key = key
-        self.is_async = _is_async(func)
-        code = getattr(func, "__code__", None)
-        if code is not None and code.co_flags & (_GENERATOR | _ASYNC_GENERATOR):
+        self.is_async = is_async(func)
+        if is_generator(func):
             raise TypeError(f"zoocache cannot cache `{self.name}`: it is a generator; return a list instead")
-        if callable(deps) and _is_async(deps) and not self.is_async:
+        if callable(deps) and is_async(deps) and not self.is_async:
             raise TypeError(f"zoocache: the deps of `{self.name}` are a coroutine function, but it is not one itself")
-        self.signature = _Signature(func)
-        self.method = _is_method(func)
-        self.identities: set[type] = set()
+        self.signature = Signature(func)
+        self.code: Any = None  # of the wrapper
+        self.identities: set[type] = set()  # classes of which it is a method
         self._identity: tuple[str, str] | None = None
         self.count: Callable[..., int] = int
         self.bound_arguments: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]
@@ -284,7 +202,7 @@ class Function(Filled):
         """The function to call instead."""
         signature = self.signature
         name = self.name if self.name.isidentifier() else "cached"
-        guard, key = signature.fast(self.method) if self.own_key is None else ("if False:", "None")
+        guard, key = _fast(signature, _looks_bound(self.func)) if self.own_key is None else ("if False:", "None")
         source = _BODY.format(
             define="async def" if self.is_async else "def",
             wait="await " if self.is_async else "",
@@ -302,7 +220,8 @@ class Function(Filled):
         serve = self.aserve if self.is_async else self.serve
         other = self.aother if self.is_async else self.other
         wrapper, self.count, self.bound_arguments = make(self.entries, words, monotonic, ACTIVE, note, serve, other)
-        functools.update_wrapper(wrapper, self.func)
+        self.code = wrapper.__code__
+        imitate(wrapper, self.func)
         wrapper.cache_info = self.cache_info
         wrapper.cache_clear = self.cache_clear
         wrapper.invalidate = self.invalidate
@@ -317,12 +236,12 @@ class Function(Filled):
         try:
             if self.own_key is not None:
                 return freeze(self.own_key(*args, **kwargs))
-            first = 0
             parts: list[Any] = []
-            if self.method and args:
-                parts.append(freeze_self(args[0], self.identities))
-                first = 1
-            parts += [x if type(x) in RAW else freeze(x) for x in args[first:]]
+            if args:
+                first = args[0]
+                parts.append(first if type(first) in RAW else self.freeze_first(first))
+                if len(args) > 1:
+                    parts += [x if type(x) in RAW else freeze(x) for x in args[1:]]
             if self.signature.open:
                 if kwargs:
                     parts.append(KEYWORDS)
@@ -334,6 +253,24 @@ class Function(Filled):
             raise _keys.explain(self.name, error.args[0]) from None
         except RecursionError:
             raise _keys.explain(self.name, args) from None
+
+    def freeze_first(self, value: Any) -> Any:
+        """As freeze; the object of a method is told apart by identity, and not kept alive by the cache."""
+        kind = type(value)
+        if kind in self.identities:
+            return ref(value)
+        try:
+            return freeze(value)
+        except Unkeyable:
+            if not by_identity(kind) or not binds(kind, self.func, self.code):
+                raise
+        try:
+            weak = ref(value)
+        except TypeError:
+            raise Unkeyable(value) from None
+        self.identities.add(kind)
+        self.method = True
+        return weak
 
     def other(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call whose arguments have to be frozen."""
@@ -369,7 +306,8 @@ class Function(Filled):
                 import warnings
 
                 warnings.warn(
-                    f"zoocache: `{self.name}` closes over what has no stable identity: its values stay in this process."
+                    f"zoocache: `{self.name}` is bound to, or closes over, what has no stable identity:"
+                    " its values stay in this process."
                     " Give it a namespace of its own to share them.",
                     RuntimeWarning,
                     stacklevel=2,
@@ -380,7 +318,7 @@ class Function(Filled):
 
     def shared_name(self, key: Any) -> bytes | None:
         """The key in a storage; None: it is not for other processes."""
-        from zoocache._shared import Unportable, named, portable
+        from zoocache._shared import named
 
         identity = self.identity()
         try:
@@ -426,8 +364,8 @@ class Function(Filled):
     def key_text(self, frozen: Any) -> str:
         """[namespace:]name:hash"""
         prefix = f"{self.namespace}:{self.name}" if self.namespace else self.name
-        module = getattr(self.func, "__module__", "")
-        return Key.make(prefix, f"{module}.{getattr(self.func, '__qualname__', self.name)}", self, frozen)
+        path = f"{name_of(self.func, '__module__')}.{name_of(self.func, '__qualname__')}"
+        return Key.make(prefix, path, self, frozen)
 
     def refresh(self, *args: Any, **kwargs: Any) -> Any:
         """Computes this call's value anew."""
@@ -522,7 +460,7 @@ def cacheable(  # noqa: F811
         deps = _tags.listed(deps)
 
     def decorate(target: Any) -> Any:
-        if isinstance(target, (staticmethod, classmethod)):
+        if issubclass(type(target), (staticmethod, classmethod)):
             return type(target)(decorate(target.__func__))
         if not callable(target):
             raise TypeError(f"cacheable() decorates functions, not {type(target).__name__}")

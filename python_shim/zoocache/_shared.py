@@ -10,19 +10,20 @@ apart by identity) is kept in L1 alone. Each entry depends on one tag more, its 
 
 from __future__ import annotations
 
-import os
 import re
 import struct
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import blake2b
 from logging import WARNING
 from math import inf
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoocache import _ffi, _keys
+from zoocache._callables import peek
 from zoocache._errors import BuiltWithout, BusSilent, StorageIsFull, Unserializable
 from zoocache._ffi import E_BUILD, E_BUS, E_FULL, E_INVAL, MISS, OK
 from zoocache._ffi_shared import CAN_LOCK, HAS_BUS, HAS_STORE, PEEKS, Found, SharedCore, nanoseconds, open_core
@@ -401,24 +402,6 @@ def silent(more: str = "") -> BusSilent:
 # ---- keys: the same in every process -----------------------------------------------------------------
 
 
-class Unportable(Exception):
-    """It has no text that another process would give it, too."""
-
-
-def portable(frozen: Any) -> str:
-    """A frozen key as text that means the same in every process."""
-    kind = type(frozen)
-    if kind in _keys.RAW or kind is bool:
-        return repr(frozen)
-    if kind is tuple:
-        return "(" + ",".join([portable(x) for x in frozen]) + ")"
-    if kind is frozenset:
-        return "{" + ",".join(sorted([portable(x) for x in frozen])) + "}"
-    if isinstance(frozen, type) and "<" not in frozen.__qualname__:
-        return f"<{_module(frozen)}.{frozen.__qualname__}>"
-    raise Unportable
-
-
 def named(text: str) -> bytes:
     """A text as a key of bounded length."""
     name = text.encode("utf-8", "surrogatepass")
@@ -427,52 +410,63 @@ def named(text: str) -> bytes:
     return name[: _LONG - 44] + b"#" + blake2b(name, digest_size=20).hexdigest().encode()
 
 
-def _module(thing: Any) -> str:
-    name = getattr(thing, "__module__", None) or ""
-    if name == "__main__":
-        path = getattr(sys.modules["__main__"], "__file__", None)
-        return f"__main__({os.path.basename(path) if path else ''})"
-    return str(name)
-
-
-def identity(func: Any, namespace: str | None) -> str | None:
-    """What tells this function from others, in every process. None: it closes over something without a text."""
-    while hasattr(func, "__wrapped__"):
-        func = func.__wrapped__
-    path = getattr(func, "__qualname__", type(func).__qualname__)
-    text = f"{namespace or ''}|{_module(func)}.{path}"
-    code = getattr(func, "__code__", None)
-    if "<" not in path or namespace:
-        return text
-    if code is None:
-        return None
+def identity(called: Any, namespace: str | None) -> str | None:
+    """What tells this function from others, in every process. None: it holds something without a text."""
     try:
-        return f"{text}|{_code_text(code)}|{_cells(func)}"
-    except Unportable:
+        return _identity(called, namespace)
+    except (_keys.Unportable, _keys.Unkeyable, RecursionError):
         return None
+
+
+def _identity(called: Any, namespace: str | None = None) -> str:
+    kind = type(called)
+    if kind is FunctionType:
+        table = peek(called.__dict__.get("cache_info"), "__self__")
+        if peek(table, "code") is called.__code__:  # a cached function: that by which it computes
+            return _identity(table.func, namespace)
+    if kind is MethodType:  # of one object
+        text = _identity(called.__func__, namespace)
+        return text if namespace else f"{text}|{_held(called.__self__)}"
+    if issubclass(kind, partial):
+        text = _identity(called.func, namespace)
+        return text if namespace else f"{text}|{_held((called.args, called.keywords))}"
+    path = peek(called, "__qualname__")
+    if type(path) is not str:  # an object that can be called
+        text = f"{namespace or ''}|{_keys.module_of(kind)}.{kind.__qualname__}"
+        return text if namespace else f"{text}|{_held(called)}"
+    text = f"{namespace or ''}|{_keys.module_of(called)}.{path}"
+    if namespace:
+        return text
+    if kind is BuiltinFunctionType and type(called.__self__) is not ModuleType:
+        return f"{text}|{_held(called.__self__)}"
+    if "<" not in path:
+        return text
+    if kind is not FunctionType:
+        raise _keys.Unportable
+    return f"{text}|{_code_text(called.__code__)}|{_cells(called)}"
+
+
+def _held(value: Any) -> str:
+    return _keys.portable(_keys.freeze(value))
 
 
 def _code_text(code: Any) -> str:
-    consts = [_code_text(x) if hasattr(x, "co_code") else repr(x) for x in code.co_consts]
+    consts = [_code_text(x) if type(x) is CodeType else _held(x) for x in code.co_consts]
     parts = repr((code.co_code, code.co_names, consts)).encode("utf-8", "surrogatepass")
     return blake2b(parts, digest_size=12).hexdigest()
 
 
-def _cells(func: Any) -> str:
+_NAMED = (FunctionType, BuiltinFunctionType, MethodType)
+
+
+def _cells(function: Any) -> str:
     texts = []
-    for cell in func.__closure__ or ():
+    for cell in function.__closure__ or ():
         try:
             x = cell.cell_contents
         except ValueError:
-            raise Unportable from None
-        if hasattr(x, "__code__") or hasattr(x, "__wrapped__"):
-            inner = None if x is func else identity(x, None)
-            if inner is None:
-                raise Unportable
-            texts.append(inner)
-        else:
-            try:
-                texts.append(portable(_keys.freeze(x)))
-            except (_keys.Unkeyable, RecursionError):
-                raise Unportable from None
+            raise _keys.Unportable from None
+        texts.append(_identity(x) if type(x) in _NAMED or issubclass(type(x), partial) else _held(x))
+        if type(x) is FunctionType and "<" in x.__qualname__:
+            texts.append(_held((x.__defaults__, x.__kwdefaults__)))
     return repr(texts)

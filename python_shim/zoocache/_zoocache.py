@@ -60,8 +60,8 @@ class Core:
 def hash_key(obj: Any, prefix: str | None = None) -> str:
     """XXH3 of an object's content, as text. Raises TypeError if it has none."""
     try:
-        text = _keys.text_of(_keys.freeze(obj))
-    except _keys.Unkeyable as error:
-        raise TypeError(f"no stable key: {type(error.args[0]).__name__}") from None
+        text = _keys.portable(_keys.freeze(obj))
+    except (_keys.Unkeyable, _keys.Unportable):
+        raise TypeError(f"no stable key: {type(obj).__name__}") from None
     digest = f"{_ffi.hash_bytes(text.encode('utf-8', 'surrogatepass')):016x}"
     return f"{prefix}:{digest}" if prefix else digest

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, Protocol
 import msgpack
 
 from zoocache._errors import Unserializable
+from zoocache._keys import home, zone_key
 
 __all__ = ["MessagePack", "Pickle", "Serializer", "serializer"]
 
@@ -47,8 +48,8 @@ def _zone(zone: Any) -> Any:
         offset = zone.utcoffset(None)
         name = zone.tzname(None)
         return [int(offset.total_seconds() // 1), offset.microseconds, None if zone is datetime.timezone.utc else name]
-    key = getattr(zone, "key", None)
-    if type(zone).__module__.startswith("zoneinfo") and key:
+    kind = type(zone)
+    if home(kind) == "zoneinfo" and type(key := zone_key(kind, zone)) is str:
         return key
     raise Unserializable(f"{type(zone).__name__} objects cannot be stored by the MessagePack serializer")
 
@@ -143,13 +144,13 @@ class MessagePack:
             return ext(_INT, x.to_bytes(x.bit_length() // 8 + 1, "little", signed=True))
         if kind is set or kind is frozenset:
             return ext(_SET if kind is set else _FROZENSET, pack(list(x)))
-        place = _PLACES.get((_home(kind), kind.__qualname__))
+        place = _PLACES.get((home(kind), kind.__qualname__))
         if place is not None:
             return ext(_KIND, pack([place, *_KINDS[place][2](x)]))
         parts = _parts(kind, x)
         if parts is None:
             _refuse(kind)
-        return ext(_CLASS, pack([kind.__module__, kind.__qualname__, parts]))
+        return ext(_CLASS, pack([home(kind), kind.__qualname__, parts]))
 
     def _unwrap(self, code: int, data: bytes) -> Any:
         if code == _INT:
@@ -167,13 +168,6 @@ class MessagePack:
         if code == _CLASS:
             return _rebuild(_loaded(inner[0], inner[1]), inner[2])
         raise ValueError(f"unknown extension {code}")
-
-
-def _home(kind: type) -> str:
-    """The module of a class, whichever of its implementations is in use."""
-    return {"_decimal": "decimal", "_pydecimal": "decimal", "_pydatetime": "datetime"}.get(
-        kind.__module__, kind.__module__
-    )
 
 
 def _refuse(kind: type) -> NoReturn:
