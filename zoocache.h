@@ -240,7 +240,8 @@
  *                the whole. What is invalidated in one step is one step on another node only within
  *                a shard. zc_catch_up() always reads.
  *   Storage down A call that times out opens the storage's breaker: nobody waits a second time, and
- *                housekeeping looks when it is back.
+ *                housekeeping looks when it is back. However many calls time out together, that is
+ *                one failure; to wait for calls of one's own (ZC_E_BUSY) is none.
  *   fleet        (zc_fetch_opts) one loader in all nodes: the key is locked in the storage.
  *   write_behind The storage is written by the background thread. What has not been written when
  *                the process dies is lost, which costs misses.
@@ -352,7 +353,7 @@ extern "C" {
     X(ZC_E_TAG_LONG, -7, "invalid tag: longer than ZC_TAG_MAX bytes")                              \
     X(ZC_E_TAG_DEEP, -8, "invalid tag: more than ZC_TAG_DEPTH segments")                           \
     X(ZC_E_DEPS, -9, "more than ZC_DEPS_MAX dependencies on one entry")                            \
-    X(ZC_E_TIMEOUT, -10, "timed out while waiting for another caller's fill")                      \
+    X(ZC_E_TIMEOUT, -10, "timed out")                                                            \
     X(ZC_E_LEASE, -11, "the flight's lease was lost: a late value is not stored")                  \
     X(ZC_E_DEADLOCK, -12, "a fill waits for itself, directly or through other fills")              \
     X(ZC_E_CLOCK, -13, "a remote stamp is too far ahead of the local clock")                       \
@@ -364,7 +365,8 @@ extern "C" {
     X(ZC_E_RANGE, -19, "the buffer given is too small")                                            \
     X(ZC_E_BUS, -20, "the bus cannot be reached, or has been silent for too long")                 \
     X(ZC_E_FULL, -21, "the storage is full")                                                       \
-    X(ZC_E_BUILD, -22, "this build is without the optional part that was asked for")
+    X(ZC_E_BUILD, -22, "this build is without the optional part that was asked for")               \
+    X(ZC_E_BUSY, -23, "not done in time, because other calls of this process were in the way")
 
 #define ZC_X(name, value, text) name = value,
 typedef enum zc_result { ZC_RESULTS(ZC_X) ZC_E_USER = -1000 } zc_result;
@@ -509,8 +511,9 @@ ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len);
 /* A second tier behind the table: records outlive the process, or are shared. See the manual,
  * "Storage". Return 0 for done, ZC_MISS for "not there", any negative code for a failure; a failure
  * never reaches the caller of the cache, it is counted and the loader runs. A call that takes long
- * should give up by itself, with ZC_E_TIMEOUT. Every function but `get`, `put`, `del` and `clear`
- * may be NULL. */
+ * should give up by itself, with ZC_E_TIMEOUT; with ZC_E_BUSY if it was other calls that it waited
+ * for, which is no fault of the storage. Every function but `get`, `put`, `del` and `clear` may be
+ * NULL. */
 typedef struct zc_store {
     uint32_t version;
     int (*get)(void *user, zc_bytes key, zc_sink *sink);
@@ -1449,6 +1452,7 @@ static inline void zc__monitor_destroy(zc__monitor *m) { (void)m; }
 static inline void zc__monitor_lock(zc__monitor *m) { AcquireSRWLockExclusive(&m->mutex); }
 static inline void zc__monitor_unlock(zc__monitor *m) { ReleaseSRWLockExclusive(&m->mutex); }
 static inline void zc__monitor_wake(zc__monitor *m) { WakeAllConditionVariable(&m->cond); }
+static inline void zc__monitor_wake_one(zc__monitor *m) { WakeConditionVariable(&m->cond); }
 static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
     if (ns > ZC__SLICE) ns = ZC__SLICE;
     SleepConditionVariableSRW(&m->cond, &m->mutex, (DWORD)(ns / ZC_MILLISECOND + 1), 0);
@@ -1484,6 +1488,7 @@ static inline void zc__monitor_destroy(zc__monitor *m) {
 static inline void zc__monitor_lock(zc__monitor *m) { pthread_mutex_lock(&m->mutex); }
 static inline void zc__monitor_unlock(zc__monitor *m) { pthread_mutex_unlock(&m->mutex); }
 static inline void zc__monitor_wake(zc__monitor *m) { pthread_cond_broadcast(&m->cond); }
+static inline void zc__monitor_wake_one(zc__monitor *m) { pthread_cond_signal(&m->cond); }
 #  ifdef __APPLE__
 #    if defined(_POSIX_C_SOURCE) && !defined(_DARWIN_C_SOURCE) /* hides it */
 extern int pthread_cond_timedwait_relative_np(pthread_cond_t *, pthread_mutex_t *,
@@ -1518,6 +1523,7 @@ static inline void zc__monitor_destroy(zc__monitor *m) {
 static inline void zc__monitor_lock(zc__monitor *m) { mtx_lock(&m->mutex); }
 static inline void zc__monitor_unlock(zc__monitor *m) { mtx_unlock(&m->mutex); }
 static inline void zc__monitor_wake(zc__monitor *m) { cnd_broadcast(&m->cond); }
+static inline void zc__monitor_wake_one(zc__monitor *m) { cnd_signal(&m->cond); }
 static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
     struct timespec t;
     (void)timespec_get(&t, TIME_UTC); /* there is no other clock for it */
@@ -1533,6 +1539,7 @@ static inline void zc__monitor_destroy(zc__monitor *m) { (void)m; }
 static inline void zc__monitor_lock(zc__monitor *m) { (void)m; }
 static inline void zc__monitor_unlock(zc__monitor *m) { (void)m; }
 static inline void zc__monitor_wake(zc__monitor *m) { (void)m; }
+static inline void zc__monitor_wake_one(zc__monitor *m) { (void)m; }
 static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) { (void)m; (void)ns; }
 #endif
 #ifdef ZOOCACHE_NO_THREADS
@@ -1540,6 +1547,37 @@ static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) { (void)m; (vo
 #else
 #  define ZC__CAN_SLEEP 1
 #endif
+
+/* A lock that may be held for long: who wants it says how long he waits. */
+typedef struct zc__gate {
+    zc__monitor monitor;
+    bool held; /* [monitor] */
+} zc__gate;
+
+static inline bool zc__gate_init(zc__gate *g) {
+    g->held = false;
+    return zc__monitor_init(&g->monitor);
+}
+static inline void zc__gate_destroy(zc__gate *g) { zc__monitor_destroy(&g->monitor); }
+
+/* False: it was held until `until`. A clock of the user's own does not tell when it will have moved
+ * on: look often. */
+static inline bool zc__gate_enter(zc__gate *g, const zc_clock *clock, uint64_t until) {
+    uint64_t now;
+    zc__monitor_lock(&g->monitor);
+    while (ZC__CAN_SLEEP && g->held && (now = zc__mono(clock)) < until)
+        zc__monitor_sleep(&g->monitor, clock->version ? ZC_MILLISECOND : until - now);
+    bool mine = !g->held;
+    g->held = true;
+    zc__monitor_unlock(&g->monitor);
+    return mine;
+}
+static inline void zc__gate_leave(zc__gate *g) {
+    zc__monitor_lock(&g->monitor);
+    g->held = false;
+    zc__monitor_wake_one(&g->monitor);
+    zc__monitor_unlock(&g->monitor);
+}
 
 /* A thread that runs fn(arg), and is joined at the end. */
 #if defined(ZC__WIN32_THREADS)
@@ -3344,7 +3382,8 @@ typedef struct zc__bus {
     bool peeks; /* reads look at the log itself: no lease, no thread */
     bool runs;  /* its thread does */
     uint64_t serve_for; /* T, less what the clock may lag */
-    zc__monitor reading, apply, monitor;
+    zc__gate reading;
+    zc__monitor apply, monitor;
     uint32_t attached;           /* [apply] */
     uint64_t identity;           /* [apply] of the log */
     uint64_t base, base_at;      /* [apply] see Versions: the base, from which position on */
@@ -3396,7 +3435,7 @@ struct zc_cache {
     zc_shared64 load_histogram[ZC_LOAD_BUCKETS];
     zc_shared64 hits_store, store_errors, store_corrupt, store_stale, store_skipped;
     /* >>store: its breaker, and what waits to be written */
-    uint32_t store_open, store_failures;
+    uint32_t store_episode, store_failures; /* odd: its breaker is open */
     zc_shared64 store_pause, store_retry;
     zc__spin behind_lock;
     uint32_t behind_at, behind_end; /* [behind_lock] from where to where; they only grow */
@@ -4256,7 +4295,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *                  other entries may move the cursor past it
  *               N4 with several logs: `history` has `cursors` as they were at each of the last
  *                  positions since the attach
- *   Locking     `reading` (mutex): one reader, one attach at a time. `apply` (mutex): identity,
+ *   Locking     `reading` (gate): one reader, one attach at a time. `apply` (mutex): identity,
  *               epoch, base, cursor move together, entries are applied in order. `out` (spin): the
  *               outbox. Order: reading > apply > out, the trie's writer.
  *   Cost        a hit: the coarse clock and two loads, twice. An invalidation: one round trip.
@@ -4535,6 +4574,7 @@ static void zc__outbox_told(zc__bus *b) {
 
 static int zc__bus_fault(zc_cache *c, int rc) {
     zc__count(&c->bus.errors, 1);
+    if (rc == ZC_E_BUSY) return rc; /* no fault of the bus */
     if (!zc__load_rlx(&c->bus.down)) zc__say(c, ZC_LOG_WARN, "the bus has failed", zc_strerror(rc));
     zc__store_rlx(&c->bus.down, 1);
     return rc;
@@ -4704,10 +4744,10 @@ static int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
     zc__bus *b = &c->bus;
     *lease = 0;
     if (!b->on || ZC__LIKELY(zc__bus_is_current(c, lease))) return ZC_OK;
-    if (b->peeks) {
-        zc__monitor_lock(&b->reading);
+    uint64_t until = b->peeks ? zc__add_sat(zc__mono(&c->clock), c->desc.max_staleness) : 0;
+    if (b->peeks && zc__gate_enter(&b->reading, &c->clock, until)) {
         int rc = zc__bus_is_current(c, lease) ? ZC_OK : zc__bus_listen(c, 0);
-        zc__monitor_unlock(&b->reading);
+        zc__gate_leave(&b->reading);
         if (rc == ZC_OK) return ZC_OK;
     }
     zc__count(&b->silent, 1);
@@ -4720,14 +4760,14 @@ static int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
 
 /* ---- telling ---- */
 
-/* Waits until the log has been read to its end after `since`, or attached. */
-static int zc__bus_hear(zc_cache *c, uint64_t since, uint64_t timeout) {
+/* Waits until the log has been read to its end after `since`, or attached; `end` at the latest. */
+static int zc__bus_hear(zc_cache *c, uint64_t since, uint64_t end) {
     zc__bus *b = &c->bus;
-    for (uint64_t end = zc__add_sat(zc__mono(&c->clock), timeout);;) {
+    for (;;) {
         if (b->peeks || !b->runs) {
-            zc__monitor_lock(&b->reading);
+            if (!zc__gate_enter(&b->reading, &c->clock, end)) return ZC_E_BUS;
             int rc = zc__bus_listen(c, 0);
-            zc__monitor_unlock(&b->reading);
+            zc__gate_leave(&b->reading);
             return rc;
         }
         if (zc__load_acq(&b->lease) >= since) return ZC_OK;
@@ -4770,23 +4810,24 @@ static int zc__bus_append(zc__ear *ear, const zc_bytes *tags, size_t n, bool dur
     return rc;
 }
 
-/* Appends to the log, and hears what came before. `reading`: the caller is the reader. */
+/* Appends to the log, and hears what came before, within T but for the append itself. `reading`:
+ * the caller is the reader. */
 static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durable,
                         bool reading) {
     zc__bus *b = &c->bus;
-    uint64_t t = c->desc.max_staleness;
+    uint64_t end = zc__add_sat(zc__mono(&c->clock), c->desc.max_staleness);
     zc__ear ear;
     int rc = ZC_RETRY;
     for (unsigned tries = 0; tries < 3 && rc == ZC_RETRY; tries++) {
         uint64_t since = zc__mono(&c->clock);
         if (zc__load_rlx(&b->down) && !b->peeks && !reading) return ZC_E_BUS; /* others try */
         if (!zc__load_acq(&b->attached)) {
-            rc = reading ? zc__bus_attach(c) : zc__bus_hear(c, since, t);
+            rc = reading ? zc__bus_attach(c) : zc__bus_hear(c, since, end);
             if (rc != ZC_OK) return rc;
         }
         zc__ear_open(&ear, c);
         rc = zc__bus_append(&ear, tags, n, durable);
-        if (rc == ZC_MORE) return reading ? ZC_OK : zc__bus_hear(c, zc__mono(&c->clock), t);
+        if (rc == ZC_MORE) return reading ? ZC_OK : zc__bus_hear(c, zc__mono(&c->clock), end);
         if (rc == ZC_RETRY) zc__bus_detach(c, ear.epoch);
     }
     if (rc == ZC_OK) return ZC_OK;
@@ -4856,18 +4897,19 @@ static void zc__bus_beat(zc_cache *c) {
     zc__free(&c->mem, text, size);
 }
 
-/* One round: sends, listens, tells about itself. ZC_MORE: entries were heard. */
+/* One round: sends, listens, tells about itself. ZC_MORE: entries were heard. Without a `wait` it
+ * does not wait for another reader either. */
 static int zc__bus_round(zc_cache *c, uint64_t wait) {
     zc__bus *b = &c->bus;
     uint64_t heard = zc__load_rlx(&b->entries);
     int rc = ZC_OK;
-    zc__monitor_lock(&b->reading);
+    if (!zc__gate_enter(&b->reading, &c->clock, wait ? ZC_NEVER : 0)) return ZC_OK;
     if (!zc__load_acq(&b->attached)) rc = zc__bus_attach(c);
     if (rc == ZC_OK) rc = zc__bus_flush(c);
     bool sent = rc == ZC_OK && zc__outbox_empty(b);
     if (rc == ZC_OK) rc = zc__bus_listen(c, sent ? wait : 0);
     if (rc == ZC_OK && sent) zc__outbox_told(b);
-    zc__monitor_unlock(&b->reading);
+    zc__gate_leave(&b->reading);
     if (rc != ZC_OK) return rc;
     uint64_t now = zc__mono(&c->clock);
     if (c->desc.bus.beat && now - b->beaten >= ZC_SECOND) {
@@ -4913,14 +4955,14 @@ static int zc__bus_start(zc_cache *c) {
 }
 
 static bool zc__bus_monitors(zc__bus *b) {
-    if (!zc__monitor_init(&b->reading)) return false;
+    if (!zc__gate_init(&b->reading)) return false;
     if (!zc__monitor_init(&b->apply)) goto no_apply;
     if (!zc__monitor_init(&b->monitor)) goto no_monitor;
     return true;
 no_monitor:
     zc__monitor_destroy(&b->apply);
 no_apply:
-    zc__monitor_destroy(&b->reading);
+    zc__gate_destroy(&b->reading);
     return false;
 }
 
@@ -4939,9 +4981,9 @@ static int zc__bus_open(zc_cache *c) {
     b->peeks = c->desc.bus.peek != NULL;
     b->serve_for = c->clock.version ? t : t - ZC__COARSE_SLACK;
     c->trie.counts = true;
-    zc__monitor_lock(&b->reading);
+    (void)zc__gate_enter(&b->reading, &c->clock, ZC_NEVER);
     (void)zc__bus_attach(c);
-    zc__monitor_unlock(&b->reading);
+    zc__gate_leave(&b->reading);
     return zc__bus_start(c);
 }
 
@@ -4960,14 +5002,14 @@ static void zc__bus_end(zc_cache *c) {
         b->runs = false;
     }
 #endif
-    zc__monitor_lock(&b->reading);
+    (void)zc__gate_enter(&b->reading, &c->clock, ZC_NEVER);
     (void)zc__bus_flush(c);
-    zc__monitor_unlock(&b->reading);
+    zc__gate_leave(&b->reading);
     zc__buf_free(&c->mem, &b->outbox);
     zc__free(&c->mem, b->history, ZC__HISTORY * b->logs * sizeof *b->history);
     zc__monitor_destroy(&b->monitor);
     zc__monitor_destroy(&b->apply);
-    zc__monitor_destroy(&b->reading);
+    zc__gate_destroy(&b->reading);
     b->on = false;
 }
 
@@ -5036,7 +5078,7 @@ ZOOCACHE_API int zc_catch_up(zc_cache *cache, uint64_t token, uint64_t timeout) 
         if (there || (attached && !same && zc__load_acq(&b->lease) >= start)) return ZC_OK;
         uint64_t now = zc__mono(&cache->clock);
         if (rc != ZC_PENDING && now >= end) return rc < 0 ? rc : ZC_E_TIMEOUT;
-        rc = zc__bus_hear(cache, now, end > now ? end - now : 0);
+        rc = zc__bus_hear(cache, now, end);
     }
 }
 
@@ -5140,7 +5182,7 @@ struct zc_fill {
     bool has_value, absent, no_store, from_store;
     bool fleet;     /* the loader is to run in one node only */
     bool asked;     /* the storage had nothing, or could not be asked: a write replaces nothing */
-    bool outdone;   /* another node has taken over: its record is not overwritten */
+    bool unsaved;   /* no record is written: another node has taken over, or the storage is slow */
     int dep_error; /* a dependency is missing: the value must not be stored */
     uint64_t begin;   /* leader: the flight's, or the record's; follower: `seen` when it joined */
     uint64_t started; /* monotonic */
@@ -5836,55 +5878,74 @@ static inline bool zc__keeps_versions(const zc_cache *c) {
 #define ZC__BREAKER_LEAST (100 * ZC_MILLISECOND)
 #define ZC__BREAKER_MOST (5 * ZC_SECOND)
 
-/* What a call of the storage tells about its health. Half of the pause is drawn, so that not all
- * nodes come back at once. */
-static int zc__store_told(zc_cache *c, int rc) {
+/* The breaker is closed, then open, then closed: each is an episode, and a call belongs to the one
+ * that it began in. */
+static inline uint32_t zc__store_episode(const zc_cache *c) {
+    return zc__load_acq(&c->store_episode);
+}
+static inline bool zc__store_is_open(const zc_cache *c) { return zc__store_episode(c) & 1; }
+
+/* Half of the pause is drawn, so that not all nodes come back at once. */
+static void zc__store_pause(zc_cache *c, uint64_t pause) {
+    uint64_t now = zc__mono(&c->clock), random = now ^ c->seed;
+    zc__store_rlx(&c->store_pause, pause);
+    zc__store_rlx(&c->store_retry, now + pause / 2 + zc__random(&random) % (pause / 2));
+}
+
+/* What a call of the storage tells about its health. Of those that fail together the first opens
+ * the breaker; the others, and all that began before it was closed again, have nothing to add. */
+static int zc__store_told(zc_cache *c, uint32_t episode, int rc) {
     bool lost = rc == ZC_E_TIMEOUT, bad = lost || rc == ZC_E_STORE || rc == ZC_E_BUS;
-    if (!bad) {
-        if (rc >= 0 && zc__load_rlx(&c->store_failures)) zc__store_rlx(&c->store_failures, 0u);
-        return rc;
-    }
+    if (rc >= 0 && zc__load_rlx(&c->store_failures)) zc__store_rlx(&c->store_failures, 0u);
+    if (!bad || episode & 1 || episode != zc__store_episode(c)) return rc;
     uint32_t n = zc__add_rlx(&c->store_failures, 1u) + 1;
     if (!lost && n < ZC__BREAKER_FAILURES) return rc;
-    uint64_t pause = zc__load_rlx(&c->store_pause), random = zc__mono(&c->clock) ^ c->seed;
-    pause = pause ? pause * 2 : ZC__BREAKER_LEAST;
-    if (pause > ZC__BREAKER_MOST) pause = ZC__BREAKER_MOST;
-    zc__store_rlx(&c->store_pause, pause);
-    zc__store_rlx(&c->store_retry, zc__mono(&c->clock) + pause / 2 +
-                                       zc__random(&random) % (pause / 2));
-    if (!zc__load_rlx(&c->store_open))
+    zc__store_pause(c, ZC__BREAKER_LEAST);
+    if (zc__cas(&c->store_episode, &episode, episode + 1))
         zc__say(c, ZC_LOG_WARN, "the storage is not asked for a while", zc_strerror(rc));
-    zc__store_rel(&c->store_open, 1u);
     return rc;
 }
 
-static inline bool zc__store_is_open(zc_cache *c) { return zc__load_acq(&c->store_open) != 0; }
-
 /* False: the storage is to be spared. */
-static inline bool zc__store_up(zc_cache *c) {
-    if (ZC__LIKELY(!zc__store_is_open(c))) return true;
+static inline bool zc__store_up(zc_cache *c, uint32_t *episode) {
+    *episode = zc__store_episode(c);
+    if (ZC__LIKELY(!(*episode & 1))) return true;
     zc__count(&c->store_skipped, 1);
     return false;
 }
 
-/* Tries a storage that was spared. */
+/* Tries a storage that was spared; only housekeeping does, so only it closes the breaker. */
 static void zc__store_try(zc_cache *c) {
     zc_sink sink;
-    uint64_t retry = zc__load_rlx(&c->store_retry);
+    uint64_t retry = zc__load_rlx(&c->store_retry), pause = zc__load_rlx(&c->store_pause);
     if (!zc__store_is_open(c) || zc__mono(&c->clock) < retry) return;
     zc__sink_init(&sink, c);
     int rc = c->desc.store.get(c->desc.store.user, zc_slice("", 0), &sink);
     zc__buf_free(&c->mem, &sink.buf);
-    if (zc__store_told(c, rc) < 0) return;
-    zc__store_rlx(&c->store_pause, 0);
-    zc__store_rel(&c->store_open, 0u);
+    if (rc < 0) {
+        zc__store_pause(c, pause < ZC__BREAKER_MOST / 2 ? pause * 2 : ZC__BREAKER_MOST);
+        return;
+    }
+    zc__store_rlx(&c->store_failures, 0u);
+    zc__store_rel(&c->store_episode, zc__store_episode(c) + 1);
 }
 #else
-static inline int zc__store_told(zc_cache *c, int rc) { (void)c; return rc; }
-static inline bool zc__store_up(zc_cache *c) { (void)c; return true; }
-static inline bool zc__store_is_open(zc_cache *c) { (void)c; return false; }
+static inline uint32_t zc__store_episode(const zc_cache *c) { (void)c; return 0; }
+static inline int zc__store_told(zc_cache *c, uint32_t episode, int rc) {
+    (void)c; (void)episode;
+    return rc;
+}
+static inline bool zc__store_up(zc_cache *c, uint32_t *episode) {
+    (void)c;
+    *episode = 0;
+    return true;
+}
+static inline bool zc__store_is_open(const zc_cache *c) { (void)c; return false; }
 static inline void zc__store_try(zc_cache *c) { (void)c; }
 #endif
+
+/* Has a call used up the time that a caller is ready to wait? Then he makes no other. */
+static inline bool zc__store_was_slow(int rc) { return rc == ZC_E_TIMEOUT || rc == ZC_E_BUSY; }
 
 static void zc__store_fault(zc_cache *c, zc_bytes key, int rc) {
     zc_event ev;
@@ -5965,7 +6026,7 @@ static int zc__bus_ask_some(zc_cache *c, zc_tag *const *deps, size_t ndeps, unsi
     for (size_t i = 0; i < n; i++)
         if (positions[i] > newest) newest = positions[i];
     zc__free(&c->mem, paths, size);
-    if (rc != ZC_OK) return ZC_E_BUS;
+    if (rc != ZC_OK) return rc < 0 ? rc : ZC_E_BUS;
     if (newest > ZC__POSITION_MAX) return ZC_E_CORRUPT;
     return newest <= position ? ZC_OK : ZC_MISS;
 }
@@ -6082,7 +6143,8 @@ static int zc__store_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps,
     else if (r->generation != c->generation || *begin > zc__seen(&c->trie)) return ZC_MISS;
     for (size_t i = 0; i < ndeps && zc__keeps_versions(c) && rc == ZC_OK; i++)
         rc = zc__store_learn(c, deps[i]);
-    if (rc != ZC_OK) return rc == ZC_MISS || rc == ZC_E_CORRUPT ? rc : ZC_E_STORE;
+    bool told = rc == ZC_MISS || rc == ZC_E_CORRUPT || zc__store_was_slow(rc);
+    if (rc != ZC_OK) return told ? rc : ZC_E_STORE;
     if (*begin < zc__load_acq(&c->trusted)) return ZC_MISS;
     return zc__trie_killer(&c->trie, deps, ndeps, *begin) ? ZC_MISS : ZC_OK;
 }
@@ -6113,10 +6175,11 @@ static int zc__store_accept(zc_fill *t, const zc_record *r, zc__buf *read) {
 /* Idle time starts again. */
 static void zc__store_used(zc_cache *c, zc_bytes key, const zc_record *r) {
     const zc_store *st = &c->desc.store;
-    if (!r->tti_ms || !st->touch) return;
+    uint32_t episode;
+    if (!r->tti_ms || !st->touch || !zc__store_up(c, &episode)) return;
     uint64_t until = zc__add_sat(zc__wall_ms(c), r->tti_ms);
     if (r->expires_ms && r->expires_ms < until) until = r->expires_ms;
-    int rc = zc__store_told(c, st->touch(st->user, key, until));
+    int rc = zc__store_told(c, episode, st->touch(st->user, key, until));
     if (rc < 0) zc__store_fault(c, key, rc);
 }
 
@@ -6146,6 +6209,7 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink, uint64_t lease) {
         return ZC_OK;
     }
     if (rc < 0) zc__store_fault(c, key, rc);
+    if (zc__store_was_slow(rc)) t->unsaved = true;
     for (; t->ndeps > deps; t->ndeps--) zc__tag_unref(&c->trie, t->deps[t->ndeps - 1]);
     zc__fill_unset(t);
     t->put = put;
@@ -6197,8 +6261,8 @@ static bool zc__store_is_old(zc_cache *c, zc__flight *f) {
 }
 
 /* The storage is asked only while its records can be judged. */
-static bool zc__store_readable(zc_cache *c, uint64_t *lease) {
-    return zc__bus_gate(c, ZC_SILENCE_BYPASS, lease) == ZC_OK && zc__store_up(c);
+static bool zc__store_readable(zc_cache *c, uint64_t *lease, uint32_t *episode) {
+    return zc__bus_gate(c, ZC_SILENCE_BYPASS, lease) == ZC_OK && zc__store_up(c, episode);
 }
 
 /* Looks the ticket's key up in the storage. ZC_OK: the ticket has its value. ZC_MISS: else. */
@@ -6206,10 +6270,11 @@ static int zc__store_load(zc_fill *t) {
     zc_cache *c = t->cache;
     zc_sink sink;
     uint64_t lease;
-    if (!zc__store_readable(c, &lease) || zc__store_is_old(c, t->flight)) return ZC_MISS;
+    uint32_t episode;
+    if (!zc__store_readable(c, &lease, &episode) || zc__store_is_old(c, t->flight)) return ZC_MISS;
     zc__sink_init(&sink, c);
     int got = c->desc.store.get(c->desc.store.user, zc__flight_key(t->flight), &sink);
-    return zc__store_take(t, zc__store_told(c, got), &sink, lease);
+    return zc__store_take(t, zc__store_told(c, episode, got), &sink, lease);
 }
 
 /* The end of a deadline of the monotonic clock, on the wall clock; 0 for ZC_NEVER. */
@@ -6218,20 +6283,27 @@ static uint64_t zc__until_ms(uint64_t at, uint64_t now, uint64_t now_ms) {
     return zc__add_sat(now_ms, at > now ? (at - now) / ZC_MILLISECOND : 0);
 }
 
-/* Deletes a record. ZC_PENDING: the storage was spared. Then, or if it fails, trusts none of those
- * that there are, in the next life neither. The order monitor is held. */
-static int zc__store_del(zc_cache *c, zc_bytes key) {
+/* Trusts none of the records that there are, in the next life neither. */
+static void zc__store_distrust(zc_cache *c) {
     const zc_store *st = &c->desc.store;
-    int rc = zc__store_up(c) ? zc__store_told(c, st->del(st->user, key)) : ZC_PENDING;
-    if (rc >= 0 && rc != ZC_PENDING) return rc;
     if (zc__bus_on(c)) {
         zc__bus_distrust(&c->bus);
-        return rc;
+        return;
     }
     uint64_t v = zc__trie_stamp(&c->trie, NULL, 0, 0);
     zc_bytes root = zc_slice("", 0);
     zc__raise64(&c->trusted, v);
     if (zc__keeps_versions(c) && st->tag_put(st->user, &root, 1, v) >= 0) zc__raise64(&c->kept, v);
+}
+
+/* Deletes a record; if that fails, or the storage was spared (ZC_PENDING), trusts none. The order
+ * monitor is held. */
+static int zc__store_del(zc_cache *c, zc_bytes key) {
+    const zc_store *st = &c->desc.store;
+    uint32_t episode;
+    int rc = ZC_PENDING;
+    if (zc__store_up(c, &episode)) rc = zc__store_told(c, episode, st->del(st->user, key));
+    if (rc < 0 || rc == ZC_PENDING) zc__store_distrust(c);
     return rc;
 }
 
@@ -6256,7 +6328,8 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     zc__spin_unlock(&s->lock);
     uint64_t kept = zc__load_acq(&c->kept);
     if (zc__keeps_versions(c) && r.begin > kept) r.begin = kept;
-    if (e->flags & ZC__OBJECT || zc__store_is_open(c) ||
+    uint32_t episode = zc__store_episode(c);
+    if (e->flags & ZC__OBJECT || episode & 1 ||
         (zc__bus_on(c) && !zc__bus_position(c, e, &r, mark)))
         return replaces ? zc__store_del(c, key) : ZC_OK;
     for (size_t i = 0; i < ndeps; i++) text_len += zc__tag_len(nodes[i]);
@@ -6287,11 +6360,12 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     r.expires_ms = zc__until_ms(hard, now, now_ms);
     int rc = zc__record_encode(&c->mem, &r, &record);
     if (rc == ZC_OK)
-        rc = zc__store_told(c, st->put(st->user, key, zc_slice(record.ptr, record.size),
-                                       zc__until_ms(end, now, now_ms)));
+        rc = zc__store_told(c, episode, st->put(st->user, key, zc_slice(record.ptr, record.size),
+                                                zc__until_ms(end, now, now_ms)));
     zc__buf_free(&c->mem, &record);
     zc__free(&c->mem, deps, size);
-    if (rc < 0 && replaces) (void)zc__store_del(c, key);
+    if (zc__store_was_slow(rc) && replaces) zc__store_distrust(c);
+    else if (rc < 0 && replaces) (void)zc__store_del(c, key);
     return rc;
 }
 
@@ -6364,13 +6438,14 @@ static bool zc__copying_take(void *user, zc_bytes bytes) {
 static bool zc__store_copy(zc__copying *w) {
     zc_cache *c = w->cache;
     zc_sink sink;
+    uint32_t episode;
     w->rc = ZC_MISS;
-    if (!zc__store_up(c)) return true;
+    if (!zc__store_up(c, &episode)) return true;
     zc__sink_init(&sink, c);
     sink.take = zc__copying_take;
     sink.user = w;
     w->rc = ZC_MORE;
-    int got = zc__store_told(c, c->desc.store.get(c->desc.store.user, w->key, &sink));
+    int got = zc__store_told(c, episode, c->desc.store.get(c->desc.store.user, w->key, &sink));
     if (got != ZC_OK || sink.buf.size) { /* it failed later on, or there was more than a record */
         w->rc = got != ZC_OK ? got : ZC_MORE;
         w->len = 0;
@@ -6482,10 +6557,10 @@ static bool zc__fleet_lock(zc_fill *t, uint64_t *token) {
     uint64_t pause = 2 * ZC_MILLISECOND, random = c->seed ^ t->started;
     *token = 0;
     if (!zc__has_store(c) || !st->lock) return false;
-    while (zc__store_up(c)) {
+    for (uint32_t episode; zc__store_up(c, &episode);) {
         uint64_t now = zc__mono(&c->clock);
         if (now >= t->flight->lease) return false;
-        int rc = zc__store_told(c, st->lock(st->user, key, t->flight->lease - now, token));
+        int rc = zc__store_told(c, episode, st->lock(st->user, key, t->flight->lease - now, token));
         if (rc != ZC_OK) *token = 0;
         if (rc < 0) zc__store_fault(c, key, rc);
         if (rc == ZC_OK) { /* the flight outlives its ticket: it has the key */
@@ -6506,14 +6581,17 @@ static bool zc__fleet_lock(zc_fill *t, uint64_t *token) {
 /* Who lost the lock to another, because its lease was over, does not write over the other's. */
 static void zc__fleet_check(zc_fill *t, uint64_t token) {
     zc_cache *c = t->cache;
-    if (!token || !zc__store_up(c)) return;
+    uint32_t episode;
+    if (!token || !zc__store_up(c, &episode)) return;
     int rc = c->desc.store.lock(c->desc.store.user, zc__flight_key(t->flight), ZC_SECOND, &token);
-    if (zc__store_told(c, rc) == ZC_MISS) t->outdone = true;
+    if (zc__store_told(c, episode, rc) == ZC_MISS || zc__store_was_slow(rc)) t->unsaved = true;
 }
 
 static void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
-    if (zc__store_up(c))
-        (void)zc__store_told(c, c->desc.store.unlock(c->desc.store.user, zc__flight_key(f), token));
+    const zc_store *st = &c->desc.store;
+    uint32_t episode;
+    if (zc__store_up(c, &episode))
+        (void)zc__store_told(c, episode, st->unlock(st->user, zc__flight_key(f), token));
     zc__flight_let_go(c, f);
 }
 
@@ -6682,7 +6760,7 @@ static int zc__commit(zc_fill *t, zc_view *view) {
     if (!e) return zc__fail(t, ZC_E_NOMEM, view);
     bool fits = zc__entry_cost(e) <= c->desc.max_entry_bytes;
     bool store = fresh && fits && !t->no_store && !t->dep_error;
-    bool through = zc__has_store(c) && store && !t->from_store && !t->outdone;
+    bool through = zc__has_store(c) && store && !t->from_store && !t->unsaved;
 
     if (through) zc__monitor_lock(&s->order);
     int put = ZC_REFUSED;
@@ -6948,8 +7026,9 @@ static void zc__load_many(zc_cache *c, zc_fill **tickets, const zc_bytes *keys, 
     int rc = m ? ZC_MISS : ZC_OK;
     for (size_t k = 0; k < m; k++) got[k] = ZC_MISS;
     uint64_t lease = 0;
-    if (m && zc__store_readable(c, &lease))
-        rc = zc__store_told(c, st->get_many(st->user, wanted, m, to, got));
+    uint32_t episode;
+    if (m && zc__store_readable(c, &lease, &episode))
+        rc = zc__store_told(c, episode, st->get_many(st->user, wanted, m, to, got));
     for (size_t k = 0; k < m; k++) {
         zc_fill *t = tickets[at[k]];
         if (zc__store_take(t, rc < 0 ? rc : got[k], &sinks[k], lease) == ZC_OK)
@@ -7158,7 +7237,7 @@ static int zc__lead(zc_fill *t, zc_loader loader, void *user, bool refresh, zc_v
     bool loaded = t->asked && zc__store_load(t) == ZC_OK;
     zc__flight *f = t->flight;
     uint64_t token = 0;
-    if (!loaded && t->fleet) loaded = zc__fleet_lock(t, &token);
+    if (!loaded && t->fleet && !t->unsaved) loaded = zc__fleet_lock(t, &token);
     int rc = ZC_OK;
     if (!loaded) {
         (void)zc__wait_for(t, true); /* a new flight waits for nobody: no circle */
@@ -8317,12 +8396,12 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *               L4 `seen` is never above the transaction that `tail` was read in, or after
  *   Locking     One writer at a time: `gate` in a process, byte 0 after the text of path/zoocache
  *               among processes (Linux; elsewhere LMDB's own lock does it alone). A killed holder's
- *               is released by the system; behind one that is stopped (SIGSTOP) the others get
- *               ZC_E_TIMEOUT after a second. Readers wait for nobody: one of a few pooled read
- *               transactions, each under its own spin lock; or, beyond those, a new one, for which
- *               the writer's lock is taken a moment. No transaction is open in two threads.
- *               `notes` (spin) is a leaf. Sinks are called with a read transaction and its slot
- *               held, and may come back to read.
+ *               is released by the system; behind one that is stopped (SIGSTOP) each call gets
+ *               ZC_E_TIMEOUT or ZC_E_BUSY after a second of its own. Readers wait for nobody: one
+ *               of a few pooled read transactions, each under its own spin lock; or, beyond those,
+ *               a new one, for which the writer's lock is taken a moment. No transaction is open in
+ *               two threads. `notes` (spin) is a leaf. Sinks are called with a read transaction and
+ *               its slot held, and may come back to read.
  *   fork        An environment may not cross it: `forked` makes the child open its own, and leaves
  *               the parent's alone: closing it would give the parent's slots of readers away.
  *   Cost        get: 1 renewal, 2 descents of a tree (of the names, of the records), 1 copy; put
@@ -8417,7 +8496,8 @@ typedef struct zc__lmdb {
     zc__spin notes;
     zc__lmdb_note note[ZC__LMDB_NOTES]; /* [notes] */
     zc__lmdb_slot slot[ZC__LMDB_SLOTS];
-    zc__monitor wake, gate; /* gate: held by who writes here */
+    zc__monitor wake;
+    zc__gate gate; /* held by who writes here */
     zc__mem mem;
     zc_clock clock;
     zc_log log;
@@ -8536,24 +8616,25 @@ static bool zc__lmdb_lock_byte(const zc__lmdb *db, uint64_t at, short type) {
 }
 
 /* Before LMDB's own locks, so that nobody ever waits for those: a process that is killed just when
- * it is woken for one takes the wake-up of all others with it. ZC_E_TIMEOUT: somebody keeps it. */
+ * it is woken for one takes the wake-up of all others with it. ZC_E_TIMEOUT: somebody keeps it;
+ * ZC_E_BUSY: another thread of this process was there first, all the time. */
 static int zc__lmdb_enter(zc__lmdb *db) {
-    uint64_t pause = 20000, waited = 0;
-    zc__monitor_lock(&db->gate);
-    while (!zc__lmdb_lock_byte(db, 0, F_WRLCK)) {
-        if (waited >= ZC__LMDB_WAIT) {
-            zc__monitor_unlock(&db->gate);
+    zc_clock real = {0, NULL, NULL, NULL}; /* what the others wait by, too */
+    uint64_t until = zc__mono(&real) + ZC__LMDB_WAIT;
+    if (!zc__gate_enter(&db->gate, &real, until)) return ZC_E_BUSY;
+    for (uint64_t pause = 20000; !zc__lmdb_lock_byte(db, 0, F_WRLCK);) {
+        if (zc__mono(&real) >= until) {
+            zc__gate_leave(&db->gate);
             return ZC_E_TIMEOUT;
         }
         zc__nap(pause);
-        waited += pause;
         if (pause < ZC_MILLISECOND) pause *= 2;
     }
     return ZC_OK;
 }
 static void zc__lmdb_leave(zc__lmdb *db) {
     (void)zc__lmdb_lock_byte(db, 0, F_UNLCK);
-    zc__monitor_unlock(&db->gate);
+    zc__gate_leave(&db->gate);
 }
 
 /* Frees the slots of readers that have died. */
@@ -9638,7 +9719,7 @@ static void zc__lmdb_forked(void *user) {
     db->seen = db->tail = 0;
     db->env = NULL;
     if (db->claim >= 0) close(db->claim);
-    if (!zc__monitor_init(&db->wake) || !zc__monitor_init(&db->gate)) return;
+    if (!zc__monitor_init(&db->wake) || !zc__gate_init(&db->gate)) return;
     (void)zc__lmdb_start(db);
 }
 
@@ -9650,7 +9731,7 @@ static void zc__lmdb_close(void *user) {
             (void)zc__lmdb_write(db, zc__lmdb_tidy_all, NULL);
         zc__lmdb_close_env(db);
     }
-    zc__monitor_destroy(&db->gate);
+    zc__gate_destroy(&db->gate);
     zc__monitor_destroy(&db->wake);
     zc__mem mem = db->mem;
     zc__free(&mem, db, sizeof *db);
@@ -9699,14 +9780,14 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
     db->path_len = len;
     memcpy(db->path, desc->path, len + 1);
     db->refs = 2;
-    bool wake = zc__monitor_init(&db->wake), gate = zc__monitor_init(&db->gate);
+    bool wake = zc__monitor_init(&db->wake), gate = zc__gate_init(&db->gate);
     int rc = wake && gate ? zc__lmdb_start(db) : ZC_E_THREAD;
     if (rc == ZC_OK) {
         zc__lmdb_hooks(db, store, bus);
         return ZC_OK;
     }
     if (wake) zc__monitor_destroy(&db->wake);
-    if (gate) zc__monitor_destroy(&db->gate);
+    if (gate) zc__gate_destroy(&db->gate);
     zc__free(&mem, db, sizeof *db);
     return rc;
 }
@@ -9764,12 +9845,14 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *   Invariants  R1 an entry given as read is the next one, or the answer is ZC_RETRY
  *               R2 a position told by `versions` is never below the true one
  *               R3 a connection that failed in any way is closed: replies never shift
- *   Time-outs   A call has one deadline: 16 times the smoothed latency, at least a quarter of
- *               desc.timeout, at most that; that is also what connecting, and a request of more
- *               than 64 KiB, may take. Each time-out doubles the estimate. A dropped connection is
- *               replaced once, after a random pause of up to 2 ms; one that cannot be made is not
- *               tried again for a time that grows from 20 ms to a second. Looking up a host's name
- *               takes what the system takes.
+ *   Time-outs   A call has one deadline, desc.timeout, whatever it consists of: a place in the line
+ *               for a connection, connecting, being sent again, several shards. For the server's
+ *               answer it waits 16 times the smoothed latency, at least a quarter of that, but for
+ *               a request of more than 64 KiB. Each time-out doubles the estimate. Who has had to
+ *               stand in line for too long says ZC_E_BUSY, and nothing of the server. A dropped
+ *               connection is replaced once, after a random pause of up to 2 ms; one that cannot be
+ *               made is not tried again for a time that grows from 20 ms to a second. Looking up a
+ *               host's name takes what the system takes.
  *   Run         A server's run id is what INFO says. Where the user may not run INFO (+@all
  *               -@dangerous), a mark takes its place, from Redis 7 on: a script with a random text,
  *               whose digest is in the key `run`. Scripts are neither written to disk nor sent to
@@ -9786,8 +9869,8 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *   TLS         OpenSSL over the socket of hiredis; the handshake has the greeting's deadline
  *   Not done    Slots of a cluster but one a shard; Sentinels with a password of their own, or over
  *               TLS. ZC_DURABLE without replicas asks for appendfsync always or WAITAOF.
- *   Locking     pool (monitor; never held during I/O) > state (spin; a few instructions). A slot
- *               of the pool belongs to who took it.
+ *   Locking     pool (monitor; never held during I/O) > a waiter's monitor; state (spin; a few
+ *               instructions). A slot of the pool belongs to who took it.
  *   Cost        get, put, del, touch, lock, append, versions: one round trip each; append and
  *               versions: for each shard concerned, read: for each shard
  * ========================================================================================== */
@@ -9848,6 +9931,12 @@ typedef struct zc__redis_conn {
     char sha[ZC__REDIS_SCRIPTS][41]; /* "": not loaded, send the text */
 } zc__redis_conn;
 
+typedef struct zc__redis_waiter {
+    struct zc__redis_waiter *next;
+    zc__redis_conn *conn; /* that it was given [monitor] */
+    zc__monitor monitor;
+} zc__redis_waiter;
+
 typedef struct zc__redis {
     zc__mem mem;
     zc_clock clock;
@@ -9868,6 +9957,7 @@ typedef struct zc__redis {
     size_t prefix_len;
     /* Shared; pool. */
     zc__monitor pool;
+    zc__redis_waiter *queue; /* for a connection: who came first, and so on */
     zc__redis_addr moved; /* where a cluster has sent us; host "": nowhere */
     uint64_t down_until;  /* no connecting before */
     unsigned fails;       /* to connect, in a row */
@@ -10301,6 +10391,7 @@ static uint64_t zc__redis_io_random(void *user) {
 
 typedef struct zc__redis_req {
     zc__redis *r;
+    uint64_t begin; /* of the call that it is part of */
     const char **argv;
     size_t *len;
     size_t argc, cap;
@@ -10317,9 +10408,12 @@ typedef struct zc__redis_req {
     char text_fixed[768];
 } zc__redis_req;
 
+static uint64_t zc__redis_now(const zc__redis *r) { return zc__mono(&r->clock); }
+
 static void zc__req_init(zc__redis *r, zc__redis_req *q) {
     memset(q, 0, offsetof(zc__redis_req, argv_fixed));
     q->r = r;
+    q->begin = zc__redis_now(r);
     q->argv = q->argv_fixed;
     q->len = q->len_fixed;
     q->cap = sizeof q->argv_fixed / sizeof q->argv_fixed[0];
@@ -10462,8 +10556,6 @@ static void zc__redis_complain(const zc__redis *r, const char *cmd, const redisR
 }
 
 /* ---- connections */
-
-static uint64_t zc__redis_now(const zc__redis *r) { return zc__mono(&r->clock); }
 
 static void zc__redis_drop(zc__redis *r, zc__redis_conn *c) {
     zc__spin_lock(&r->state); /* zc__redis_wake() */
@@ -10849,18 +10941,18 @@ static bool zc__req_is_large(const zc__redis_req *q) {
  * longer than usual the server may take on purpose. ZC_OK: every command has its reply, which may
  * be an error. */
 static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uint64_t extra) {
-    uint64_t begin = zc__redis_now(r);
-    uint64_t most = zc__add_sat(begin, zc__add_sat(r->timeout, extra));
+    uint64_t end = q->begin + r->timeout, most = zc__add_sat(end, extra);
     bool again = c != &r->reader || !r->waits;
     int rc = ZC_E_STORE;
     for (unsigned hops = 0; hops < 5; hops++) {
         uint64_t now = zc__redis_now(r), deadline = most;
         bool fresh = !c->link;
-        if (fresh && (rc = zc__redis_connect(r, c, begin + r->timeout)) != ZC_OK) break;
+        if (fresh && (rc = zc__redis_connect(r, c, end)) != ZC_OK) break;
         uint64_t usual = now + zc__redis_patience(r);
         if (!fresh && !extra && usual < most && !zc__req_is_large(q)) deadline = usual;
         rc = zc__redis_exchange(r, c, q, deadline);
-        if (!extra && !fresh) zc__redis_learn(r, zc__redis_now(r) - now, rc);
+        if (!extra && !fresh && (rc == ZC_OK || usual <= most))
+            zc__redis_learn(r, zc__redis_now(r) - now, rc);
         if (rc == ZC_OK && zc__redis_follow(r, c, q, most)) continue;
         if (rc != ZC_E_STORE || !again) break;
         again = false; /* dropped by the server, perhaps long ago: once more */
@@ -10892,28 +10984,55 @@ static zc__redis_conn *zc__redis_free_conn(zc__redis *r, size_t first) {
     return NULL;
 }
 
-/* NULL: all are taken, and stay so for the time of a call. */
-static zc__redis_conn *zc__redis_take(zc__redis *r) {
+#ifndef ZOOCACHE_NO_THREADS
+/* Waits in line, until `until` (NULL). `pool` is held, but not meanwhile. */
+static zc__redis_conn *zc__redis_queue(zc__redis *r, uint64_t until) {
+    zc__redis_waiter w, **at = &r->queue;
+    memset(&w, 0, sizeof w);
+    if (!zc__monitor_init(&w.monitor)) return NULL;
+    while (*at) at = &(*at)->next;
+    *at = &w;
+    zc__monitor_unlock(&r->pool);
+    zc__monitor_lock(&w.monitor);
+    for (uint64_t now; !w.conn && (now = zc__redis_now(r)) < until;)
+        zc__monitor_sleep(&w.monitor, until - now);
+    zc__monitor_unlock(&w.monitor);
+    zc__monitor_lock(&r->pool);
+    if (!w.conn) {
+        for (at = &r->queue; *at != &w;) at = &(*at)->next;
+        *at = w.next;
+    }
+    zc__monitor_destroy(&w.monitor); /* who gave a connection has let go of `pool` since */
+    return w.conn;
+}
+#endif
+
+/* NULL: all are taken, and none has come back by `until`. */
+static zc__redis_conn *zc__redis_take(zc__redis *r, uint64_t until) {
     size_t first = zc__redis_affinity() % r->nconns;
     zc__monitor_lock(&r->pool);
     zc__redis_conn *c = zc__redis_free_conn(r, first);
-#ifndef ZOOCACHE_NO_THREADS
-    uint64_t begin = c ? 0 : zc__redis_now(r), now = begin;
-    while (!c && now - begin < r->timeout) {
-        zc__monitor_sleep(&r->pool, r->timeout - (now - begin));
-        c = zc__redis_free_conn(r, first);
-        now = zc__redis_now(r);
-    }
-#endif
     if (c) c->taken = true;
+#ifndef ZOOCACHE_NO_THREADS
+    else c = zc__redis_queue(r, until);
+#endif
     zc__monitor_unlock(&r->pool);
+    (void)until;
     return c;
 }
 
+/* To the first in line, if there is one: who comes later does not get ahead. */
 static void zc__redis_give_back(zc__redis *r, zc__redis_conn *c) {
     zc__monitor_lock(&r->pool);
-    c->taken = false;
-    zc__monitor_wake(&r->pool);
+    zc__redis_waiter *w = r->queue;
+    c->taken = w != NULL;
+    if (w) {
+        r->queue = w->next;
+        zc__monitor_lock(&w->monitor);
+        w->conn = c;
+        zc__monitor_wake(&w->monitor);
+        zc__monitor_unlock(&w->monitor);
+    }
     zc__monitor_unlock(&r->pool);
 }
 
@@ -10925,10 +11044,15 @@ static uint64_t zc__redis_run(const zc__redis *r, const zc__redis_conn *c) {
 /* A request over a connection of the pool. `run` (0: any): where the log is attached. A connection
  * to another server, which may be an old master, is made anew; ZC_RETRY: there, too, is another. */
 static int zc__redis_call(zc__redis *r, zc__redis_req *q, uint64_t extra, uint64_t run) {
-    zc__redis_conn *c = zc__redis_take(r);
-    if (!c) return ZC_E_TIMEOUT;
+    uint64_t patience = zc__redis_patience(r);
+    uint64_t rest = patience < r->timeout / 2 ? patience : r->timeout / 2;
+    zc__redis_conn *c = zc__redis_take(r, q->begin + r->timeout - rest);
+    if (!c) return ZC_E_BUSY;
+    uint64_t waited = zc__redis_now(r) - q->begin;
     if (run && c->link && c->run != run) zc__redis_drop(r, c);
     int rc = zc__redis_send(r, c, q, extra);
+    if (rc == ZC_E_TIMEOUT && waited > r->timeout / 16 && waited + patience > r->timeout)
+        rc = ZC_E_BUSY; /* the server has had less time than it may take */
     if (rc == ZC_OK && run && zc__redis_run(r, c) != run) {
         zc__redis_drop(r, c); /* greeted by a replica, it may be a master by now */
         rc = ZC_RETRY;
@@ -10964,10 +11088,11 @@ static bool zc__redis_record_key(zc__redis *r, zc__buf *b, uint64_t era, zc_byte
 }
 
 /* Makes an era if there is none, and learns it. */
-static int zc__redis_new_era(zc__redis *r, bool replace) {
+static int zc__redis_new_era(zc__redis *r, bool replace, uint64_t begin) {
     zc__redis_req q;
     uint64_t era = 0;
     zc__req_init(r, &q);
+    q.begin = begin;
     zc__req_str(&q, "SET");
     zc__req_key(&q, "era");
     zc__req_hex(&q, r->io.random(r->io.user));
@@ -10988,12 +11113,12 @@ static int zc__redis_new_era(zc__redis *r, bool replace) {
 
 /* What the server says about the era. ZC_OK: it is `era`; ZC_RETRY: the caller's is old, begin
  * again. */
-static int zc__redis_era(zc__redis *r, const redisReply *said, uint64_t era) {
+static int zc__redis_era(zc__redis *r, const redisReply *said, uint64_t era, uint64_t begin) {
     uint64_t now;
     int rc = zc__redis_error(said);
     if (rc != ZC_OK) return rc;
     if (!zc__redis_string(said) || !zc__redis_unhex(said->str, said->len, &now))
-        rc = zc__redis_new_era(r, !zc__redis_is(said, REDIS_REPLY_NIL));
+        rc = zc__redis_new_era(r, !zc__redis_is(said, REDIS_REPLY_NIL), begin);
     else if (now == era) return ZC_OK;
     else zc__store_rel(&r->era, now);
     return rc == ZC_OK ? ZC_RETRY : rc;
@@ -11002,7 +11127,7 @@ static int zc__redis_era(zc__redis *r, const redisReply *said, uint64_t era) {
 #define ZC__REDIS_ERAS 4 /* tries while others clear */
 
 static int zc__redis_many(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
-                          int *results) {
+                          int *results, uint64_t begin) {
     uint64_t era = zc__load_acq(&r->era);
     zc__redis_req q;
     zc__buf text;
@@ -11011,6 +11136,7 @@ static int zc__redis_many(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink 
     for (size_t i = 0; i < n; i++) total += r->prefix_len + 17 + keys[i].len;
     if (!zc__buf_reserve(&r->mem, &text, total)) return ZC_E_NOMEM;
     zc__req_init(r, &q);
+    q.begin = begin;
     zc__req_str(&q, "MGET");
     zc__req_key(&q, "era");
     for (size_t i = 0; i < n; i++) {
@@ -11025,7 +11151,7 @@ static int zc__redis_many(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink 
     if (rc == ZC_OK) rc = zc__redis_error(got);
     if (rc == ZC_OK && (!zc__redis_is(got, REDIS_REPLY_ARRAY) || got->elements != n + 1))
         rc = ZC_E_CORRUPT;
-    if (rc == ZC_OK) rc = zc__redis_era(r, got->element[0], era);
+    if (rc == ZC_OK) rc = zc__redis_era(r, got->element[0], era, begin);
     for (size_t i = 0; i < n && rc == ZC_OK; i++) {
         const redisReply *v = got->element[i + 1];
         results[i] = zc__redis_string(v) ? zc_sink_write(sinks[i], v->str, v->len) : ZC_MISS;
@@ -11035,16 +11161,17 @@ static int zc__redis_many(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink 
 }
 
 static int zc__redis_get_these(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
-                               int *results) {
+                               int *results, uint64_t begin) {
     int rc = ZC_RETRY;
     for (int i = 0; i < ZC__REDIS_ERAS && rc == ZC_RETRY; i++)
-        rc = zc__redis_many(r, keys, n, sinks, results);
+        rc = zc__redis_many(r, keys, n, sinks, results, begin);
     return rc == ZC_RETRY ? ZC_E_STORE : rc;
 }
 
 static int zc__redis_get(void *user, zc_bytes key, zc_sink *sink) {
     zc__redis *r = zc__redis_of(user, key);
-    int result = ZC_MISS, rc = zc__redis_get_these(r, &key, 1, &sink, &result);
+    int result = ZC_MISS;
+    int rc = zc__redis_get_these(r, &key, 1, &sink, &result, zc__redis_now(r));
     return rc == ZC_OK ? result : rc;
 }
 
@@ -11053,7 +11180,8 @@ static int zc__redis_get_many(void *user, const zc_bytes *keys, size_t n, zc_sin
                               int *results) {
     zc__redis *r = (zc__redis *)user;
     int rc = ZC_OK;
-    if (r->nshards == 1) return zc__redis_get_these(r, keys, n, sinks, results);
+    uint64_t begin = zc__redis_now(r);
+    if (r->nshards == 1) return zc__redis_get_these(r, keys, n, sinks, results, begin);
     size_t size = n * (sizeof(zc_bytes) + sizeof(zc_sink *) + sizeof(size_t) + sizeof(int));
     zc_bytes *some = (zc_bytes *)zc__alloc(&r->mem, size);
     if (!some) return ZC_E_NOMEM;
@@ -11068,7 +11196,7 @@ static int zc__redis_get_many(void *user, const zc_bytes *keys, size_t n, zc_sin
             to[count] = sinks[i];
             at[count++] = i;
         }
-        if (count) rc = zc__redis_get_these((zc__redis *)r->shards[s], some, count, to, got);
+        if (count) rc = zc__redis_get_these((zc__redis *)r->shards[s], some, count, to, got, begin);
         for (size_t i = 0; i < count && rc == ZC_OK; i++) results[at[i]] = got[i];
     }
     zc__free(&r->mem, some, size);
@@ -11077,13 +11205,14 @@ static int zc__redis_get_many(void *user, const zc_bytes *keys, size_t n, zc_sin
 
 /* One command on a record's key, with GET era before it. `ms`: PX or PEXPIRE; 0: none. */
 static int zc__redis_write_once(zc__redis *r, const char *cmd, zc_bytes key, const zc_bytes *record,
-                                uint64_t ms) {
+                                uint64_t ms, uint64_t begin) {
     uint64_t era = zc__load_acq(&r->era);
     zc__redis_req q;
     zc__buf name;
     memset(&name, 0, sizeof name);
     if (!zc__redis_record_key(r, &name, era, key)) return ZC_E_NOMEM;
     zc__req_init(r, &q);
+    q.begin = begin;
     zc__req_str(&q, "GET");
     zc__req_key(&q, "era");
     zc__req_end(&q);
@@ -11096,7 +11225,7 @@ static int zc__redis_write_once(zc__redis *r, const char *cmd, zc_bytes key, con
     if (ms) zc__req_num(&q, ms);
     zc__req_end(&q);
     int rc = zc__redis_call(r, &q, 0, 0);
-    if (rc == ZC_OK) rc = zc__redis_era(r, q.reply[0], era);
+    if (rc == ZC_OK) rc = zc__redis_era(r, q.reply[0], era, begin);
     if (rc == ZC_OK) rc = zc__redis_error(q.reply[1]);
     if (rc == ZC_OK && zc__redis_is(q.reply[1], REDIS_REPLY_INTEGER) && q.reply[1]->integer == 0)
         rc = ZC_MISS;
@@ -11107,9 +11236,10 @@ static int zc__redis_write_once(zc__redis *r, const char *cmd, zc_bytes key, con
 
 static int zc__redis_write(zc__redis *r, const char *cmd, zc_bytes key, const zc_bytes *record,
                            uint64_t ms) {
+    uint64_t begin = zc__redis_now(r);
     int rc = ZC_RETRY;
     for (int i = 0; i < ZC__REDIS_ERAS && rc == ZC_RETRY; i++)
-        rc = zc__redis_write_once(r, cmd, key, record, ms);
+        rc = zc__redis_write_once(r, cmd, key, record, ms, begin);
     return rc == ZC_RETRY ? ZC_E_STORE : rc;
 }
 
@@ -11135,8 +11265,9 @@ static int zc__redis_touch(void *user, zc_bytes key, uint64_t expires_ms) {
 static int zc__redis_clear(void *user) {
     const zc__redis *r = (const zc__redis *)user;
     int rc = ZC_OK, got;
-    for (unsigned i = 0; i < r->nshards; i++)
-        if ((got = zc__redis_new_era((zc__redis *)r->shards[i], true)) != ZC_OK) rc = got;
+    uint64_t begin = zc__redis_now(r);
+    for (unsigned i = 0; i < r->nshards && !zc__store_was_slow(rc); i++)
+        if ((got = zc__redis_new_era((zc__redis *)r->shards[i], true, begin)) != ZC_OK) rc = got;
     return rc;
 }
 
@@ -11846,6 +11977,7 @@ static void zc__redis_fork(zc__redis *r) {
         memset(c, 0, sizeof *c);
     }
     (void)zc__monitor_init(&r->pool);
+    r->queue = NULL;
     memset(&r->state, 0, sizeof r->state);
     r->waits = r->woken = false;
     r->node = r->io.random(r->io.user); /* nonces are one process's own */

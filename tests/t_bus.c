@@ -649,9 +649,9 @@ TEST(a_record_claims_no_more_than_was_heard) {
         zc_invalidate(f.c[0], zc_str("mine"));
         CHECK_EQ(put(f.c[0], "k", "old", "t"), ZC_OK); /* waits to be written */
         CHECK_EQ(zc_invalidate(f.c[1], zc_str("t")), ZC_OK);
-        zc__monitor_lock(&f.c[1]->bus.reading);
+        (void)zc__gate_enter(&f.c[1]->bus.reading, &f.c[1]->clock, 0);
         CHECK_EQ(zc__bus_flush(f.c[1]), ZC_OK);
-        zc__monitor_unlock(&f.c[1]->bus.reading);
+        zc__gate_leave(&f.c[1]->bus.reading);
         poll_all(&f); /* hears, and writes */
         CHECK_EQ(get(f.c[0], "k", ""), ZC_MISS);
         CHECK_EQ(get(f.c[1], "k", ""), ZC_MISS);
@@ -922,6 +922,111 @@ TEST(the_breaker_opens_at_once_when_a_call_times_out) {
     zct_step(&f.time, ZC_SECOND);
     poll_all(&f);
     CHECK(!stats(f.c[0]).store_open);
+    stop(&f);
+}
+
+typedef struct reader {
+    pthread_t thread;
+    zc_cache *c;
+    unsigned *inside; /* atomic: calls that have begun, */
+    const unsigned *go; /* atomic: and that are let go on */
+} reader;
+
+static void stand_in_line(void *user) {
+    const reader *r = (const reader *)user;
+    unsigned n = __atomic_add_fetch(r->inside, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(r->go, __ATOMIC_SEQ_CST) < n) {}
+}
+static void *read_slowly(void *user) {
+    const reader *r = (const reader *)user;
+    char key[32];
+    snprintf(key, sizeof key, "%p", user);
+    CHECK_EQ(get(r->c, key, ""), ZC_MISS);
+    return NULL;
+}
+
+TEST(calls_that_time_out_together_are_one_failure) {
+    enum { READERS = 8 };
+    fleet f;
+    unsigned inside = 0, go = 0;
+    reader r[READERS];
+    if (!start(&f, 1, shared)) return;
+    f.store.fail_rc = ZC_E_TIMEOUT;
+    fs_fail(&f.store, 0, 0, 1);
+    f.store.on_get = stand_in_line;
+    f.store.on_get_user = &r[0];
+    for (int i = 0; i < READERS; i++) {
+        r[i] = (reader){.c = f.c[0], .inside = &inside, .go = &go};
+        REQUIRE(pthread_create(&r[i].thread, NULL, read_slowly, &r[i]) == 0);
+    }
+    while (__atomic_load_n(&inside, __ATOMIC_SEQ_CST) < READERS) {}
+    __atomic_store_n(&go, READERS - 1, __ATOMIC_SEQ_CST); /* all but one */
+    while (stats(f.c[0]).store_errors < READERS - 1) {}
+    CHECK(stats(f.c[0]).store_open);
+    f.store.on_get = NULL;
+    fs_fail(&f.store, 0, 0, 0);
+    zct_step(&f.time, ZC__BREAKER_LEAST); /* as after one */
+    poll_all(&f);
+    CHECK(!stats(f.c[0]).store_open);
+    fs_fail(&f.store, 0, 0, 1);
+    __atomic_store_n(&go, READERS, __ATOMIC_SEQ_CST); /* what began long ago tells nothing new */
+    for (int i = 0; i < READERS; i++) pthread_join(r[i].thread, NULL);
+    CHECK_EQ(stats(f.c[0]).store_errors, READERS);
+    CHECK(!stats(f.c[0]).store_open);
+    stop(&f);
+}
+
+TEST(a_storage_that_was_busy_with_other_calls_has_not_failed) {
+    static const int slow[] = {ZC_E_BUSY, ZC_E_TIMEOUT};
+    for (int i = 0; i < 2; i++) {
+        fleet f;
+        zc_view v;
+        zc_desc d = shared;
+        d.max_entries = 1;
+        if (!start(&f, 1, d)) return;
+        CHECK_EQ(put(f.c[0], "k", "old", NULL), ZC_OK);
+        CHECK_EQ(put(f.c[0], "other", "1", NULL), ZC_OK); /* evicts it */
+        uint64_t puts = f.store.op_calls[FS_PUT];
+        f.store.fail_rc = slow[i];
+        fs_fail(&f.store, 0, 0, 1);
+        for (int j = 0; j < 5; j++) {
+            char key[8];
+            snprintf(key, sizeof key, "f%d", j);
+            CHECK_EQ(zc_fetch(f.c[0], zc_str(key), load_text, "v", NULL, &v), ZC_OK);
+            zc_release(f.c[0], &v);
+        }
+        CHECK_EQ(f.store.op_calls[FS_PUT], puts); /* who has waited once, waits no more */
+        CHECK_EQ(f.store.op_calls[FS_DEL], 0);
+        CHECK_EQ(stats(f.c[0]).store_open, slow[i] == ZC_E_TIMEOUT);
+        CHECK_EQ(put(f.c[0], "k", "new", NULL), ZC_OK);
+        CHECK_EQ(put(f.c[0], "other", "1", NULL), ZC_OK);
+        CHECK_EQ(f.store.op_calls[FS_DEL], 0);
+        fs_fail(&f.store, 0, 0, 0);
+        zct_step(&f.time, ZC_SECOND);
+        poll_all(&f);
+        CHECK_EQ(get(f.c[0], "k", "old"), ZC_MISS);
+        stop(&f);
+    }
+}
+
+static int busy_append(void *user, const zc_bytes *tags, size_t n, bool durable, uint64_t position,
+                       zc_bus_sink *sink) {
+    (void)user, (void)tags, (void)n, (void)durable, (void)position, (void)sink;
+    return ZC_E_BUSY;
+}
+
+TEST(a_log_that_was_busy_with_other_calls_has_not_failed) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){0})) return;
+    int (*append)(void *, const zc_bytes *, size_t, bool, uint64_t, zc_bus_sink *) =
+        f.c[0]->desc.bus.append;
+    f.c[0]->desc.bus.append = busy_append;
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_E_BUS); /* it is kept */
+    f.c[0]->desc.bus.append = append;
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("u")), ZC_OK); /* nobody was told to spare the log */
+    CHECK_EQ(stats(f.c[0]).bus_errors, 1);
+    poll_all(&f);
+    CHECK_EQ(stats(f.c[1]).bus_entries, 2);
     stop(&f);
 }
 

@@ -779,6 +779,26 @@ TEST(a_stopped_writer_is_not_waited_for) {
     stop(&f);
 }
 
+static void *put_busily(void *user) {
+    fixture *f = (fixture *)user;
+    CHECK_EQ(put(f, "a", "y", 0), ZC_E_BUSY);
+    return NULL;
+}
+
+/* Each call waits for itself, not for those before it to have waited. */
+TEST(a_thread_that_waits_for_a_writer_does_not_keep_the_others) {
+    fixture f;
+    pthread_t t;
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(zc__lmdb_enter(db(&f)), ZC_OK);
+    REQUIRE(pthread_create(&t, NULL, put_busily, &f) == 0);
+    pthread_join(t, NULL); /* while the lock is held */
+    zc__lmdb_leave(db(&f));
+    CHECK_EQ(put(&f, "a", "z", 0), ZC_OK);
+    check_whole(&f);
+    stop(&f);
+}
+
 TEST(more_readers_at_once_than_slots) {
     fixture f;
     zc__lmdb_rd r[ZC__LMDB_SLOTS + 5];

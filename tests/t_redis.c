@@ -1232,6 +1232,60 @@ TEST(a_hung_server_costs_one_timeout) {
     rs_stop(&s);
 }
 
+typedef struct in_line {
+    pthread_t thread;
+    zc__redis *r;
+    int name, *order, *n; /* [its connection] */
+} in_line;
+
+static void *take_a_turn(void *user) {
+    const in_line *w = (const in_line *)user;
+    zc__redis_conn *c = zc__redis_take(w->r, ZC_NEVER);
+    if (!CHECK(c != NULL)) return NULL;
+    w->order[(*w->n)++] = w->name;
+    zc__redis_give_back(w->r, c);
+    return NULL;
+}
+
+static int line_length(zc__redis *r) {
+    int n = 0;
+    zc__monitor_lock(&r->pool);
+    for (const zc__redis_waiter *w = r->queue; w; w = w->next) n++;
+    zc__monitor_unlock(&r->pool);
+    return n;
+}
+
+TEST(who_waits_for_a_connection_stands_in_line) {
+    redis_server s;
+    node n;
+    REQUIRE(rs_start(&s, NULL));
+    zc_redis_desc d = {.url = s.url, .timeout = BRIEF, .connections = 1};
+    REQUIRE(node_open_with(&n, d));
+    while (put(&n, "k", "v", 0) != ZC_OK) usleep(1000);
+    zc__redis *r = (zc__redis *)n.st.user;
+    zc__redis_conn *c = zc__redis_take(r, 0);
+    REQUIRE(c != NULL);
+    CHECK_EQ(get_rc(&n, "k"), ZC_E_BUSY); /* which is no time-out of the server's */
+    CHECK(zc__redis_take(r, 0) == NULL);
+    int order[8], len = 0;
+    in_line w[8];
+    for (int i = 0; i < 8; i++) {
+        w[i] = (in_line){.r = r, .name = i, .order = order, .n = &len};
+        REQUIRE(pthread_create(&w[i].thread, NULL, take_a_turn, &w[i]) == 0);
+        while (line_length(r) != i + 1) usleep(100);
+    }
+    zc__redis_give_back(r, c);
+    c = zc__redis_take(r, ZC_NEVER); /* behind them, if they are still there */
+    CHECK(c != NULL);
+    zc__redis_give_back(r, c);
+    for (int i = 0; i < 8; i++) pthread_join(w[i].thread, NULL);
+    CHECK_EQ(len, 8);
+    for (int i = 0; i < len; i++) CHECK_EQ(order[i], i);
+    while (get_rc(&n, "k") != ZC_OK) usleep(1000);
+    node_close(&n);
+    rs_stop(&s);
+}
+
 TEST(patience_grows_with_a_slow_server) {
     node n;
     REQUIRE(node_open(&n, "redis://127.0.0.1"));
