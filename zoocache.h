@@ -1192,7 +1192,8 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
 #  if defined(__linux__) && !defined(__ANDROID__) && !defined(ZOOCACHE_NO_THREADS)
 #    define ZC__SLABS /* >>slab is compiled */
 #    include <sys/mman.h>
-#    ifndef MADV_HUGEPAGE /* strict -std=c11 hides both */
+#    ifndef MADV_HUGEPAGE /* strict -std=c11 hides all three */
+#      define MADV_DONTNEED 4
 #      define MADV_HUGEPAGE 14
 extern int madvise(void *start, size_t size, int advice);
 #    endif
@@ -1894,20 +1895,25 @@ static void zc__buf_free(const zc__mem *m, zc__buf *b) {
  *
  *   Pools       Up to 16, by the hash of the key: a lock, and a chain of free blocks for each size.
  *               What was freed last is used first, while it is in the caches.
- *   Giving back Housekeeping does it. Of a pool that uses less than half of what it has, pages all
- *               of whose blocks are free go back to their region; a region that has no page in use
- *               goes back to malloc, but for the last one.
- *   Small caches  take a page at a time from the first region, which is not on huge pages.
+ *   Giving back When less than half is used, housekeeping begins a new generation: from then on
+ *               blocks come from new regions alone. Sweeping moves the entries that it finds in old
+ *               ones, unless they are pinned; an old region goes back to malloc when its last block
+ *               is given. So what lives stays close together, and what is given back is whole.
+ *   Small caches  take a page at a time from the first region, which is on huge pages once it is
+ *               full.
  *   Where not   An allocator or block of the user's; ZOOCACHE_NO_THREADS, for the sake of its code
  *               size; ZOOCACHE_DEBUG and AddressSanitizer: there each entry is malloc's, and
  *               watched.
- *   Invariants  S1 a free block is in the chain of its size, whole in a page of its pool
- *               S2 pool: room == used + free blocks   S3 region: each page is in use, free or fresh
- *               S4 pages in use, of all regions >= pages of all pools; == where no fork lost one
- *               S5 regions with room are before full ones; found[] is 0 but while trimming
- *   Locking     pool: its lock. Regions: the lock of zc__slabs; neither is taken with the other
- *               held. found[]: the housekeeper alone.
- *   Cost        a block: one lock, no new line. Half a page for each size and pool, half a region
+ *   Invariants  S1 a free block is in the chain of its size, whole in a page of this generation
+ *               S2 of a page with a free block, all are free or used   S3 a pool's `used` is the
+ *               size of the blocks that are used   S4 regions of this generation but the first are
+ *               full
+ *   Locking     pool: its lock, and used[] of its pages, which housekeeping reads without; regions:
+ *               the lock of zc__slabs, taken alone or after that of all pools. A generation begins
+ *               with all locked. old, look, walking, retry: the housekeeper alone.
+ *   Cost        a block: one lock, and its page's count. Half a page for each size and pool, half a
+ *               region; half of what is there may be free, and is there once more while entries
+ *               move
  * ========================================================================================== */
 
 #ifdef ZC__SLABS
@@ -1917,35 +1923,38 @@ static void zc__buf_free(const zc__mem *m, zc__buf *b) {
 #define ZC__SLAB_REGION 2097152u
 #define ZC__SLAB_PAGES (ZC__SLAB_REGION / ZC__SLAB_PAGE)
 #define ZC__SLAB_POOLS 16u
-#define ZC__SLAB_FEW 8u /* pages: a pool that has no more is not worth trimming */
+#define ZC__SLAB_FEW 128u /* pages: no more are not worth a new generation */
 
 typedef struct zc__block {
     struct zc__block *next;
 } zc__block;
 
 typedef struct zc__region {
-    struct zc__region *next, *prev;
-    zc__block *pages; /* free ones, chained */
-    uint32_t used;    /* pages of pools */
-    uint32_t fresh;   /* the first page that was never used; page 0 is this struct's */
+    struct zc__region *next;
+    uint32_t generation;
+    uint32_t fresh; /* the first page that was never taken; page 0 is this struct's */
     bool huge;
-    uint16_t found[ZC__SLAB_PAGES]; /* free blocks of each page */
+    uint16_t used[ZC__SLAB_PAGES]; /* blocks of each page that are taken; 1 while it is being cut */
 } zc__region;
 
 typedef struct zc__pool {
     zc__spin lock;
-    uint32_t pages;
-    size_t room, used; /* bytes in blocks: all, and those that are taken */
-    size_t trim_below; /* what `used` must come down to before trimming is tried again */
+    size_t used; /* bytes in blocks that are taken */
     zc__block *chain[ZC__SLAB_MAX / 8 + 1];
 } ZC__ALIGNED(ZC__LINE) zc__pool;
 
 struct zc__slabs {
     zc__spin lock;
-    uint32_t regions;
-    zc__region *first, *last;
-    uint32_t npools; /* a power of two */
-    zc__pool *pools; /* behind this struct */
+    uint32_t generation;
+    zc__region *first, *last; /* of this generation; only the first may have room */
+    zc__region *old;          /* of those before */
+    uint32_t pages;           /* of this generation */
+    size_t renew_below;       /* what `used` must come down to before a new generation begins */
+    zc__region **look; /* the link to the next old region that is looked at */
+    bool walking;      /* entries are being moved [lock, to set it] */
+    uint64_t retry;    /* s: not before, those that were pinned */
+    uint32_t npools;   /* a power of two */
+    zc__pool *pools;   /* behind this struct */
 } ZC__ALIGNED(ZC__LINE);
 
 static size_t zc__slabs_size(uint32_t npools) {
@@ -1959,14 +1968,21 @@ static zc__slabs *zc__slabs_make(uint32_t shards) {
     memset((void *)s, 0, zc__slabs_size(n));
     s->npools = n;
     s->pools = (zc__pool *)(void *)(s + 1);
+    s->look = &s->old;
     return s;
 }
 
-static void zc__slabs_destroy(zc__slabs *s) {
-    for (zc__region *r = s ? s->first : NULL, *next; r; r = next) {
+static void zc__regions_free(zc__region *r) {
+    for (zc__region *next; r; r = next) {
         next = r->next;
         free(r);
     }
+}
+
+static void zc__slabs_destroy(zc__slabs *s) {
+    if (!s) return;
+    zc__regions_free(s->first);
+    zc__regions_free(s->old);
     free(s);
 }
 
@@ -1979,39 +1995,20 @@ static inline zc__pool *zc__slab_pool(zc__slabs *s, uint64_t hash) {
 static inline zc__region *zc__region_of(const void *p) {
     return (zc__region *)((uintptr_t)p & ~(uintptr_t)(ZC__SLAB_REGION - 1));
 }
-static inline uint16_t *zc__region_found(const void *block) {
+static inline uint16_t *zc__region_used(const void *block) {
     size_t at = (uintptr_t)block & (ZC__SLAB_REGION - 1);
-    return &zc__region_of(block)->found[at / ZC__SLAB_PAGE];
+    return &zc__region_of(block)->used[at / ZC__SLAB_PAGE];
+}
+/* Is this of a generation that is over? Then the answer stays, else as long as its pool is
+ * locked. */
+static inline bool zc__block_is_old(const zc__slabs *s, const void *block) {
+    return zc__region_of(block)->generation != zc__load_rlx(&s->generation);
 }
 
-static void zc__region_unlink(zc__slabs *s, zc__region *r) {
-    if (r->next) r->next->prev = r->prev;
-    else s->last = r->prev;
-    if (r->prev) r->prev->next = r->next;
-    else s->first = r->next;
-}
-
-static void zc__region_push_front(zc__slabs *s, zc__region *r) {
-    r->prev = NULL;
-    r->next = s->first;
-    if (r->next) r->next->prev = r;
-    else s->last = r;
-    s->first = r;
-}
-
-static void zc__region_push_back(zc__slabs *s, zc__region *r) {
-    r->next = NULL;
-    r->prev = s->last;
-    if (r->prev) r->prev->next = r;
-    else s->first = r;
-    s->last = r;
-}
-
-static inline bool zc__region_full(const zc__region *r) { return r->used == ZC__SLAB_PAGES - 1; }
-
-/* The lock is held, and let go meanwhile. */
+/* The lock is held, and let go meanwhile. While entries are being moved, the region gets its huge
+ * page when it is full, from the kernel's own thread: to clear one takes longer than a step may. */
 static bool zc__region_add(zc__slabs *s) {
-    bool huge = s->regions > 0;
+    bool huge = s->first && !s->walking;
     zc__spin_unlock(&s->lock);
     zc__region *r = (zc__region *)aligned_alloc(ZC__SLAB_REGION, ZC__SLAB_REGION);
     if (r && huge) (void)madvise(r, ZC__SLAB_REGION, MADV_HUGEPAGE);
@@ -2020,43 +2017,37 @@ static bool zc__region_add(zc__slabs *s) {
     if (!r) return false;
     r->huge = huge;
     r->fresh = 1;
-    zc__region_push_front(s, r);
-    s->regions++;
+    r->generation = s->generation;
+    r->next = s->first;
+    if (!r->next) s->last = r;
+    s->first = r;
     return true;
 }
 
+static inline bool zc__region_full(const zc__region *r) { return r->fresh == ZC__SLAB_PAGES; }
+
+/* A page that its pool is to cut. */
 static zc__block *zc__page_take(zc__slabs *s) {
-    bool room = true;
+    bool room = true, crowded = false;
+    zc__block *page = NULL;
+    zc__region *r = NULL;
     zc__spin_lock(&s->lock);
     while (room && (!s->first || zc__region_full(s->first))) room = zc__region_add(s);
-    zc__block *page = NULL;
     if (room) {
-        zc__region *r = s->first;
-        page = r->pages;
-        if (page) r->pages = page->next;
-        else page = (zc__block *)(void *)((unsigned char *)r + ZC__SLAB_PAGE * (size_t)r->fresh++);
-        r->used++;
-        if (zc__region_full(r)) { /* S5 */
-            zc__region_unlink(s, r);
-            zc__region_push_back(s, r);
-        }
+        r = s->first;
+        page = (zc__block *)(void *)((unsigned char *)r + ZC__SLAB_PAGE * (size_t)r->fresh);
+        r->used[r->fresh++] = 1;
+        crowded = zc__region_full(r) && !r->huge;
+        r->huge |= crowded;
+        if (++s->pages > ZC__SLAB_FEW) s->renew_below += ZC__SLAB_PAGE / 2;
     }
     zc__spin_unlock(&s->lock);
+    if (crowded) (void)madvise(r, ZC__SLAB_REGION, MADV_HUGEPAGE);
     return page;
 }
 
-static void zc__page_give(zc__slabs *s, zc__block *page) {
-    zc__region *r = zc__region_of(page);
-    zc__spin_lock(&s->lock);
-    page->next = r->pages;
-    r->pages = page;
-    r->used--;
-    zc__region_unlink(s, r); /* S5 */
-    bool empty = r->used == 0 && s->regions > 1;
-    if (empty) s->regions--;
-    else zc__region_push_front(s, r);
-    zc__spin_unlock(&s->lock);
-    if (empty) free(r);
+static size_t zc__region_size(const zc__region *r) {
+    return r->huge ? ZC__SLAB_REGION : ZC__SLAB_PAGE * (size_t)r->fresh;
 }
 
 /* ---- blocks ---- */
@@ -2070,22 +2061,26 @@ static void zc__pool_grow(zc__slabs *s, zc__pool *p, size_t cls) {
         last->next = (zc__block *)(void *)((unsigned char *)last + cls * 8);
     zc__spin_lock(&p->lock);
     if (!page) return;
-    last->next = p->chain[cls];
-    p->chain[cls] = page;
-    p->room += n * cls * 8;
-    if (++p->pages > ZC__SLAB_FEW) p->trim_below += ZC__SLAB_PAGE / 2;
+    if (!zc__block_is_old(s, page)) {
+        last->next = p->chain[cls];
+        p->chain[cls] = page;
+    }
+    zc__store_rel(zc__region_used(page), (uint16_t)0);
 }
 
 /* For 1 to ZC__SLAB_MAX bytes, aligned to 8. NULL: no memory. */
 static void *zc__slab_take(zc__slabs *s, uint64_t hash, size_t size) {
     zc__pool *p = zc__slab_pool(s, hash);
     size_t cls = (size + 7) / 8;
+    zc__block *b = NULL;
     zc__spin_lock(&p->lock);
-    if (ZC__UNLIKELY(!p->chain[cls])) zc__pool_grow(s, p, cls);
-    zc__block *b = p->chain[cls];
-    if (ZC__LIKELY(b != NULL)) {
+    /* Twice if a generation began meanwhile. */
+    for (unsigned i = 0; i < 2 && !p->chain[cls]; i++) zc__pool_grow(s, p, cls);
+    if (ZC__LIKELY((b = p->chain[cls]) != NULL)) {
+        uint16_t *used = zc__region_used(b);
         p->chain[cls] = b->next;
         p->used += cls * 8;
+        zc__store_rlx(used, (uint16_t)(*used + 1));
     }
     zc__spin_unlock(&p->lock);
     return b;
@@ -2095,90 +2090,18 @@ static void zc__slab_give(zc__slabs *s, uint64_t hash, void *ptr, size_t size) {
     zc__pool *p = zc__slab_pool(s, hash);
     size_t cls = (size + 7) / 8;
     zc__block *b = (zc__block *)ptr;
+    uint16_t *used = zc__region_used(b);
     zc__spin_lock(&p->lock);
-    b->next = p->chain[cls];
-    p->chain[cls] = b;
+    if (ZC__LIKELY(!zc__block_is_old(s, b))) {
+        b->next = p->chain[cls];
+        p->chain[cls] = b;
+    }
     p->used -= cls * 8;
+    zc__store_rel(used, (uint16_t)(*used - 1)); /* now an old region may be gone */
     zc__spin_unlock(&p->lock);
 }
 
-/* ---- giving back ---- */
-
-/* Takes the pages of which all blocks are free out of a chain of blocks of one size, and chains
- * them up. *n: how many. */
-static zc__block *zc__chain_sift(zc__block **chain, size_t size, uint32_t *n) {
-    zc__block *empty = NULL, *kept = NULL, *next;
-    for (zc__block *b = *chain; b; b = b->next) ++*zc__region_found(b);
-    *n = 0;
-    for (zc__block *b = *chain; b; b = next) {
-        next = b->next;
-        bool all = *zc__region_found(b) == ZC__SLAB_PAGE / size;
-        if (all && (uintptr_t)b % ZC__SLAB_PAGE != 0) continue;
-        *n += all;
-        b->next = all ? empty : kept;
-        *(all ? &empty : &kept) = b;
-    }
-    for (zc__block *b = kept; b; b = b->next) *zc__region_found(b) = 0;
-    for (zc__block *b = empty; b; b = b->next) *zc__region_found(b) = 0;
-    *chain = kept;
-    return empty;
-}
-
-static void zc__pool_trim(zc__slabs *s, zc__pool *p, size_t cls) {
-    uint32_t n;
-    zc__spin_lock(&p->lock);
-    zc__block *chain = p->chain[cls];
-    p->chain[cls] = NULL;
-    zc__spin_unlock(&p->lock);
-    if (!chain) return;
-    zc__block *empty = zc__chain_sift(&chain, cls * 8, &n), *last = chain, *next;
-    while (last && last->next) last = last->next;
-    zc__spin_lock(&p->lock);
-    if (last) {
-        last->next = p->chain[cls];
-        p->chain[cls] = chain;
-    }
-    p->pages -= n;
-    p->room -= n * (ZC__SLAB_PAGE / (cls * 8) * cls * 8);
-    zc__spin_unlock(&p->lock);
-    for (; empty; empty = next) {
-        next = empty->next;
-        zc__page_give(s, empty);
-    }
-}
-
-/* For the housekeeper: one at a time. */
-static void zc__slabs_trim(zc__slabs *s) {
-    for (uint32_t i = 0; s && i < s->npools; i++) {
-        zc__pool *p = &s->pools[i];
-        zc__spin_lock(&p->lock);
-        bool due = p->used < p->trim_below;
-        zc__spin_unlock(&p->lock);
-        if (!due) continue;
-        for (size_t cls = 1; cls <= ZC__SLAB_MAX / 8; cls++) zc__pool_trim(s, p, cls);
-        zc__spin_lock(&p->lock);
-        p->trim_below = p->pages > ZC__SLAB_FEW ? p->used / 2 : 0;
-        zc__spin_unlock(&p->lock);
-    }
-}
-
-/* ---- everything: figures, fork, check ---- */
-
-/* Memory that is taken, but not by entries. */
-static size_t zc__slabs_slack(zc__slabs *s) {
-    if (!s) return 0;
-    size_t n = zc__slabs_size(s->npools);
-    zc__spin_lock(&s->lock);
-    for (const zc__region *r = s->first; r; r = r->next)
-        n += r->huge ? ZC__SLAB_REGION : ZC__SLAB_PAGE * (size_t)r->fresh;
-    zc__spin_unlock(&s->lock);
-    for (uint32_t i = 0; i < s->npools; i++) {
-        zc__spin_lock(&s->pools[i].lock);
-        n -= s->pools[i].used;
-        zc__spin_unlock(&s->pools[i].lock);
-    }
-    return n;
-}
+/* ---- everything: figures, generations, fork, check ---- */
 
 static void zc__slabs_lock(zc__slabs *s) {
     for (uint32_t i = 0; s && i < s->npools; i++) zc__spin_lock(&s->pools[i].lock);
@@ -2189,50 +2112,122 @@ static void zc__slabs_unlock(zc__slabs *s) {
     for (uint32_t i = 0; s && i < s->npools; i++) zc__spin_unlock(&s->pools[i].lock);
 }
 
-static size_t zc__pool_free(const zc__pool *p) {
+static size_t zc__slabs_used(zc__slabs *s) {
     size_t n = 0;
-    for (size_t cls = 1; cls <= ZC__SLAB_MAX / 8; cls++)
-        for (const zc__block *b = p->chain[cls]; b; b = b->next) n += cls * 8;
+    for (uint32_t i = 0; i < s->npools; i++) {
+        zc__spin_lock(&s->pools[i].lock);
+        n += s->pools[i].used;
+        zc__spin_unlock(&s->pools[i].lock);
+    }
     return n;
 }
 
-/* Counts anew after a fork: blocks and pages that other threads had in hand are lost here. */
-static void zc__slabs_recount(zc__slabs *s) {
-    for (uint32_t i = 0; s && i < s->npools; i++)
-        s->pools[i].used = s->pools[i].room - zc__pool_free(&s->pools[i]);
-    for (zc__region *r = s ? s->first : NULL; r; r = r->next) memset(r->found, 0, sizeof r->found);
+/* Memory that is taken, but not by entries. */
+static size_t zc__slabs_slack(zc__slabs *s) {
+    if (!s) return 0;
+    size_t n = zc__slabs_size(s->npools);
+    zc__spin_lock(&s->lock);
+    for (const zc__region *r = s->first; r; r = r->next) n += zc__region_size(r);
+    for (const zc__region *r = s->old; r; r = r->next) n += zc__region_size(r);
+    zc__spin_unlock(&s->lock);
+    size_t used = zc__slabs_used(s);
+    return n > used ? n - used : 0;
 }
 
-/* S1 to S5, with everything locked. */
-static bool zc__slabs_check(const zc__slabs *s) {
-    uint32_t pages = 0, used = 0, regions = 0;
-    bool full = false;
+/* Begins a new generation, if too little is used. True: then, or if `again`, entries are to be
+ * moved. */
+static bool zc__slabs_renew(zc__slabs *s, bool again) {
+    size_t used = zc__slabs_used(s);
+    zc__spin_lock(&s->lock);
+    bool due = used < s->renew_below;
+    zc__spin_unlock(&s->lock);
+    if (!due && !again) return false;
+    zc__slabs_lock(s);
+    s->walking = true;
+    if (due) {
+        zc__store_rlx(&s->generation, s->generation + 1);
+        for (uint32_t i = 0; i < s->npools; i++)
+            memset(s->pools[i].chain, 0, sizeof s->pools[i].chain);
+        s->last->next = s->old;
+        s->old = s->first;
+        s->first = s->last = NULL;
+        s->pages = 0;
+        s->renew_below = 0;
+    }
+    zc__slabs_unlock(s);
+    return true;
+}
+
+/* All are where they belong: what is used now is not to be moved again before it is half of it. */
+static void zc__slabs_settle(zc__slabs *s) {
+    size_t used = zc__slabs_used(s);
+    zc__spin_lock(&s->lock);
+    s->walking = false;
+    if (s->renew_below > used / 2) s->renew_below = s->pages > ZC__SLAB_FEW ? used / 2 : 0;
+    zc__spin_unlock(&s->lock);
+}
+
+static bool zc__region_is_empty(const zc__region *r) {
+    for (uint32_t i = 1; i < r->fresh; i++)
+        if (zc__load_acq(&r->used[i])) return false;
+    return true;
+}
+
+/* Looks at some old regions from where it stopped, and frees the first that is empty. False: none
+ * was. */
+static bool zc__slabs_free_one(zc__slabs *s) {
+    zc__region *r = NULL;
+    for (unsigned n = 0; n < 16 && (r = *s->look) != NULL && !zc__region_is_empty(r); n++)
+        s->look = &r->next;
+    bool empty = r && r == *s->look;
+    if (empty) {
+        zc__spin_lock(&s->lock);
+        *s->look = r->next;
+        zc__spin_unlock(&s->lock);
+        (void)madvise(r, ZC__SLAB_REGION, MADV_DONTNEED); /* whether malloc keeps it or not */
+        free(r);
+    }
+    if (!*s->look) s->look = &s->old;
+    return empty;
+}
+
+/* S1 to S4, with everything locked. */
+static bool zc__slabs_check(zc__slabs *s) {
+    size_t used = 0, blocks = 0;
+    bool good = true;
+    for (const zc__region *r = s ? s->first : NULL; r; r = r->next) {
+        if (r != s->first && !zc__region_full(r)) return false;
+        for (uint32_t i = 1; i < r->fresh; i++) blocks += r->used[i];
+    }
+    for (const zc__region *r = s ? s->old : NULL; r; r = r->next)
+        for (uint32_t i = 1; i < r->fresh; i++) blocks += r->used[i];
     for (uint32_t i = 0; s && i < s->npools; i++) {
         const zc__pool *p = &s->pools[i];
-        if (p->room != p->used + zc__pool_free(p)) return false;
+        used += p->used;
         for (size_t size = 8; size <= ZC__SLAB_MAX; size += 8) {
             for (const zc__block *b = p->chain[size / 8]; b; b = b->next) {
                 size_t at = (uintptr_t)b % ZC__SLAB_PAGE;
                 if (at % size != 0 || at + size > ZC__SLAB_PAGE) return false;
+                if (zc__block_is_old(s, b)) return false;
             }
+            /* S2: the counts, with the free ones added for a moment. */
+            for (zc__block *b = p->chain[size / 8]; b; b = b->next) ++*zc__region_used(b);
+            for (zc__block *b = p->chain[size / 8]; b; b = b->next)
+                good = good && *zc__region_used(b) == ZC__SLAB_PAGE / size;
+            for (zc__block *b = p->chain[size / 8]; b; b = b->next) --*zc__region_used(b);
         }
-        pages += p->pages;
     }
-    for (const zc__region *r = s ? s->first : NULL; r; r = r->next, regions++) {
-        uint32_t n = 1 + r->used;
-        for (const zc__block *b = r->pages; b && n <= r->fresh; b = b->next) n++;
-        if (n != r->fresh || (full && !zc__region_full(r))) return false;
-        full = zc__region_full(r);
-        used += r->used;
-        for (uint32_t i = 0; i < ZC__SLAB_PAGES; i++)
-            if (r->found[i]) return false;
-    }
-    return !s || (pages <= used && regions == s->regions);
+    return good && used >= blocks * 8 && used <= blocks * ZC__SLAB_MAX;
 }
 
 /* Is this what blocks are for? */
 static inline bool zc__slabs_serve(const zc__mem *m, size_t size) {
     return m->slabs && size <= ZC__SLAB_MAX;
+}
+
+/* Is this a block of theirs that is to be moved? */
+static inline bool zc__slab_moves(const zc__mem *m, const void *block, size_t size) {
+    return zc__slabs_serve(m, size) && zc__block_is_old(m->slabs, block);
 }
 
 #else
@@ -2245,14 +2240,16 @@ static inline void *zc__slab_take(zc__slabs *s, uint64_t hash, size_t size) {
 static inline void zc__slab_give(zc__slabs *s, uint64_t hash, void *ptr, size_t size) {
     (void)s, (void)hash, (void)ptr, (void)size;
 }
-static inline void zc__slabs_trim(zc__slabs *s) { (void)s; }
 static inline size_t zc__slabs_slack(zc__slabs *s) { (void)s; return 0; }
 static inline void zc__slabs_lock(zc__slabs *s) { (void)s; }
 static inline void zc__slabs_unlock(zc__slabs *s) { (void)s; }
-static inline void zc__slabs_recount(zc__slabs *s) { (void)s; }
-static inline bool zc__slabs_check(const zc__slabs *s) { (void)s; return true; }
+static inline bool zc__slabs_check(zc__slabs *s) { (void)s; return true; }
 static inline bool zc__slabs_serve(const zc__mem *m, size_t size) {
     (void)m, (void)size;
+    return false;
+}
+static inline bool zc__slab_moves(const zc__mem *m, const void *block, size_t size) {
+    (void)m, (void)block, (void)size;
     return false;
 }
 #endif
@@ -3856,17 +3853,22 @@ static void zc__policy_add(zc_cache *c, zc__shard *s, zc__entry *e, unsigned que
     }
 }
 
-/* Puts e in the place of `old`, which it replaces; that counts as a hit. */
-static void zc__policy_replace(zc__shard *s, zc__entry *old, zc__entry *e) {
+/* Puts e in the place of `old` in its queue. */
+static void zc__queue_swap(zc__shard *s, const zc__entry *old, zc__entry *e) {
     zc__queue *q = &s->policy.queue[old->state & ZC__QUEUE_BITS];
     e->state = old->state;
-    e->hits = (uint8_t)(old->hits < ZC__HITS_MAX ? old->hits + 1 : old->hits);
     e->next = old->next;
     e->prev = old->prev;
     if (e->next) e->next->prev = e;
     else q->newest = e;
     if (e->prev) e->prev->next = e;
     else q->oldest = e;
+}
+
+/* The same for one that replaces `old`, which counts as a hit. */
+static void zc__policy_replace(zc__shard *s, const zc__entry *old, zc__entry *e) {
+    e->hits = (uint8_t)(old->hits < ZC__HITS_MAX ? old->hits + 1 : old->hits);
+    zc__queue_swap(s, old, e);
 }
 
 /* Unlinks an entry that is deleted, invalidated or expired. */
@@ -4221,7 +4223,23 @@ static bool zc__relieve_block(zc_cache *c) {
     return found;
 }
 
-/* Looks at up to `buckets` buckets for what is expired or invalidated. True: the round is done. */
+/* Moves an entry of the table to where memory is dense, if it is not there and nobody has it
+ * pinned: *slot is its place. The shard is locked. */
+static inline void zc__entry_move(zc_cache *c, zc__shard *s, zc__entry **slot) {
+    zc__entry *e = *slot;
+    size_t size = zc__entry_size(e);
+    if (!zc__slab_moves(&c->mem, e, size) || zc__load_acq(&e->refs) != 1) return;
+    uint64_t hash = zc__entry_hash(c, e);
+    zc__entry *to = (zc__entry *)zc__slab_take(c->mem.slabs, hash, size);
+    if (!to) return;
+    memcpy((void *)to, e, size);
+    zc__queue_swap(s, e, to);
+    *slot = to;
+    zc__slab_give(c->mem.slabs, hash, e, size);
+}
+
+/* Looks at up to `buckets` buckets for what is expired, invalidated, or to be moved. True: the
+ * round is done. */
 static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_t now,
                             zc__entry **garbage) {
     ZC__ASSERT_HELD(&s->lock);
@@ -4245,6 +4263,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
                                  garbage);
             else if (zc__entry_end(e) < s->sweep_expiry)
                 s->sweep_expiry = zc__entry_end(e);
+            if (!dead && !over) zc__entry_move(c, s, &s->buckets[s->cursor].slot[k]);
         }
     }
     if (s->cursor < s->nbuckets) return false;
@@ -7614,6 +7633,51 @@ static bool zc__prune_some(zc_cache *c) {
     return true;
 }
 
+#ifdef ZC__SLABS
+#define ZC__SLAB_RETRY 10u /* s: after so long, what could not be moved is looked at again */
+
+/* Has each shard been swept since zc__walk()? */
+static bool zc__walked(zc_cache *c) {
+    bool over = true;
+    for (uint32_t i = 0; i < c->nshards && over; i++) {
+        zc__shard *s = &c->shards[i];
+        zc__spin_lock(&s->lock);
+        over = !s->count || s->next_expiry != 0;
+        zc__spin_unlock(&s->lock);
+    }
+    return over;
+}
+
+/* Lets each shard be swept, from its first bucket on. */
+static void zc__walk(zc_cache *c) {
+    for (uint32_t i = 0; i < c->nshards; i++) {
+        zc__spin_lock(&c->shards[i].lock);
+        c->shards[i].next_expiry = c->shards[i].cursor = 0;
+        zc__spin_unlock(&c->shards[i].lock);
+    }
+}
+
+/* A step of giving memory back. False: there is nothing to do, or sweeping will tell. */
+static bool zc__slabs_keep(zc_cache *c) {
+    zc__slabs *s = c->mem.slabs;
+    uint64_t now_s = zc__load_rlx(&c->trie.now_s);
+    if (!s) return false;
+    if (zc__slabs_free_one(s)) return true;
+    if (s->walking) {
+        if (!zc__walked(c)) return false;
+        s->retry = now_s + ZC__SLAB_RETRY;
+        zc__slabs_settle(s);
+        return true;
+    }
+    bool again = s->old && now_s >= s->retry;
+    if (!zc__slabs_renew(s, again)) return false;
+    zc__walk(c);
+    return true;
+}
+#else
+static inline bool zc__slabs_keep(zc_cache *c) { (void)c; return false; }
+#endif
+
 /* Runs the refresh that has waited longest. False: none waits. */
 static bool zc__refresh_one(zc_cache *c) {
     zc_fill *t = zc__next_refresh(c);
@@ -7640,7 +7704,7 @@ static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool refreshes) {
             more = zc__expire_some(c) || more;
             more = zc__sweep_some(c, now, seen) || more;
             more = zc__prune_some(c) || more;
-            if (first) zc__slabs_trim(c->mem.slabs);
+            more = zc__slabs_keep(c) || more;
             first = false;
             zc__spin_unlock(&c->house);
         }
@@ -7784,7 +7848,6 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
             while (s->flights[b]) zc__flight_end(s, s->flights[b], ZC__LOST);
     }
     zc__trie_recount(&cache->trie);
-    zc__slabs_recount(cache->mem.slabs);
     zc__unlock_all(cache, false);
     zc__store_rel(&cache->house.held, 0u);
     if (zc__has_store(cache) && cache->desc.store.forked)
@@ -8328,7 +8391,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     zc__lock_all(cache);
     const char *broken = zc__trie_check(&cache->trie);
     if (!broken && cache->mem.arena && !zc__arena_check(cache->mem.arena)) broken = "M1 to M4";
-    if (!broken && !zc__slabs_check(cache->mem.slabs)) broken = "S1 to S5";
+    if (!broken && !zc__slabs_check(cache->mem.slabs)) broken = "S1 to S4";
     for (uint32_t i = 0; i < cache->nshards && !broken; i++) {
         const zc__shard *s = &cache->shards[i];
         broken = zc__check_table(cache, s);

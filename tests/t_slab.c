@@ -1,5 +1,5 @@
-/* Slabs: blocks do not overlap and come back, pages and regions are given back, figures, want of
- * memory, threads, fork, and the validator. */
+/* Slabs: blocks do not overlap and come back, entries move and regions are given back, figures, want
+ * of memory, threads, and the validator. */
 #define _POSIX_C_SOURCE 200809L
 #include <stdbool.h>
 #include <stdlib.h>
@@ -44,10 +44,25 @@ static size_t used(const zc__slabs *s) {
     for (uint32_t i = 0; i < s->npools; i++) n += s->pools[i].used;
     return n;
 }
-static size_t pages(const zc__slabs *s) {
-    size_t n = 0;
-    for (uint32_t i = 0; i < s->npools; i++) n += s->pools[i].pages;
+static uint32_t regions(const zc__slabs *s) {
+    uint32_t n = 0;
+    for (const zc__region *r = s->first; r; r = r->next) n++;
+    for (const zc__region *r = s->old; r; r = r->next) n++;
     return n;
+}
+static void free_old(zc__slabs *s) {
+    for (uint32_t n = 0; n <= regions(s) / 16; n++)
+        while (zc__slabs_free_one(s)) {}
+}
+/* What housekeeping does with an entry. */
+static bool move(zc__slabs *s, piece *p) {
+    unsigned char *from = p->ptr;
+    if (!zc__block_is_old(s, from)) return true;
+    p->ptr = (unsigned char *)zc__slab_take(s, p->hash, p->size);
+    if (!p->ptr || zc__block_is_old(s, p->ptr)) return false;
+    memcpy(p->ptr, from, p->size);
+    zc__slab_give(s, p->hash, from, p->size);
+    return true;
 }
 
 /* All kinds of tests work the slabs, also where a cache of its own accord would not. */
@@ -75,13 +90,17 @@ TEST(blocks_are_whole_and_apart) {
             CHECK_EQ((uintptr_t)q->ptr % 8, 0);
             sum += (q->size + 7) / 8 * 8;
         }
-        if (round % 50000 == 0) zc__slabs_trim(s);
+        if (round % 50000 == 0) s->renew_below = SIZE_MAX; /* whether it pays or not */
+        if (round % 50000 == 0) CHECK(zc__slabs_renew(s, false));
+        if (round % 1000 == 0) (void)zc__slabs_free_one(s);
         if (round % 20000 == 0) CHECK(zc__slabs_check(s));
     }
     CHECK_EQ(used(s), sum);
     for (unsigned i = 0; i < N; i++)
         if (p[i].ptr) CHECK(give(s, &p[i]));
     CHECK_EQ(used(s), 0);
+    free_old(s);
+    CHECK(!s->old);
     CHECK(zc__slabs_check(s));
     free(p);
     zc__slabs_destroy(s);
@@ -100,41 +119,59 @@ TEST(the_last_block_given_is_the_first_taken) {
     zc__slabs_destroy(s);
 }
 
-TEST(trimming_gives_back_what_is_empty_and_leaves_the_rest) {
+TEST(a_new_generation_begins_when_less_than_half_is_used) {
     enum { N = 60000 };
     zc__slabs *s = zc__slabs_make(2);
     piece *p = (piece *)calloc(N, sizeof *p);
     REQUIRE(s && p);
     for (unsigned i = 0; i < N; i++) REQUIRE(take(s, &p[i], 136));
-    CHECK(s->regions >= 4);
-    uint32_t regions = s->regions;
-    size_t before = pages(s);
-    zc__slabs_trim(s); /* nothing is due */
-    CHECK_EQ(pages(s), before);
-    for (unsigned i = 0; i < N; i++)
+    CHECK(regions(s) >= 4);
+    uint32_t before = regions(s), n = 0;
+    CHECK(!zc__slabs_renew(s, false)); /* not due */
+    for (; n < N && !zc__slabs_renew(s, false); n++) CHECK(give(s, &p[n]));
+    CHECK(n > N / 2 && n < N / 2 + N / 20);
+    for (unsigned i = n; i < N; i++)
         if (i % 500) CHECK(give(s, &p[i]));
-    zc__slabs_trim(s);
     CHECK(zc__slabs_check(s));
-    CHECK(pages(s) <= N / 500 + 1 + 2 * ZC__SLAB_FEW);
-    CHECK(pages(s) >= N / 500 * 136 / ZC__SLAB_PAGE);
-    /* What is left is scattered over all regions; a second try waits until it would do good. */
-    CHECK_EQ(s->regions, regions);
-    before = pages(s);
-    zc__slabs_trim(s);
-    CHECK_EQ(pages(s), before);
+    free_old(s);
+    CHECK(regions(s) > 1 && regions(s) < before); /* what is left is scattered over the others */
+    for (unsigned i = n; i < N; i++)
+        if (p[i].ptr) CHECK(move(s, &p[i]));
+    zc__slabs_settle(s);
+    free_old(s);
+    CHECK(zc__slabs_check(s));
+    CHECK_EQ(regions(s), 1);
+    CHECK(!zc__slabs_renew(s, false));
     for (unsigned i = 0; i < N; i++)
         if (p[i].ptr) CHECK(give(s, &p[i]));
-    zc__slabs_trim(s);
-    CHECK(zc__slabs_check(s));
-    CHECK_EQ(s->regions, 1);
-    CHECK_EQ(pages(s), 0);
+    CHECK(!zc__slabs_renew(s, false)); /* a few pages are not worth it */
     for (unsigned i = 0; i < N; i++) REQUIRE(take(s, &p[i], 512)); /* and serves again */
     for (unsigned i = 0; i < N; i++) CHECK(give(s, &p[i]));
+    CHECK(zc__slabs_renew(s, false));
+    free_old(s);
+    CHECK_EQ(regions(s), 0);
     free(p);
     zc__slabs_destroy(s);
 }
 
-TEST(pages_of_one_size_serve_another) {
+TEST(what_cannot_be_denser_is_not_moved_again) {
+    /* Few blocks of many sizes: half empty pages, however they are laid. */
+    zc__slabs *s = zc__slabs_make(16);
+    piece *p = (piece *)calloc(3000, sizeof *p);
+    REQUIRE(s && p);
+    for (unsigned i = 0; i < 3000; i++) REQUIRE(take(s, &p[i], 8 + 8 * (i % 60)));
+    CHECK(zc__slabs_renew(s, false)); /* it may help */
+    for (unsigned i = 0; i < 3000; i++) CHECK(move(s, &p[i]));
+    zc__slabs_settle(s);
+    free_old(s);
+    CHECK(!s->old);
+    CHECK(!zc__slabs_renew(s, false)); /* it did not */
+    for (unsigned i = 0; i < 3000; i++) CHECK(give(s, &p[i]));
+    free(p);
+    zc__slabs_destroy(s);
+}
+
+TEST(memory_of_one_size_serves_another) {
     enum { N = 20000 };
     zc__slabs *s = zc__slabs_make(1);
     piece *p = (piece *)calloc(N, sizeof *p);
@@ -144,8 +181,9 @@ TEST(pages_of_one_size_serve_another) {
         size_t n = N * 100 / size; /* the same bytes every time */
         for (size_t i = 0; i < n; i++) REQUIRE(take(s, &p[i], size));
         for (size_t i = 0; i < n; i++) CHECK(give(s, &p[i]));
-        zc__slabs_trim(s);
-        if (s->regions > most) most = s->regions;
+        CHECK(zc__slabs_renew(s, false));
+        if (regions(s) > most) most = regions(s);
+        free_old(s);
         CHECK(zc__slabs_check(s));
     }
     CHECK(most <= 2);
@@ -164,7 +202,7 @@ TEST(slack_is_what_entries_do_not_use) {
     CHECK_EQ(zc__slabs_slack(s), own + 2 * ZC__SLAB_PAGE - 136);
     for (unsigned i = 1; i < 40000; i++) REQUIRE(take(s, &p[i], 136));
     CHECK(zc__slabs_slack(s) < ZC__SLAB_REGION + 40000 * 2); /* the last region, and the rests */
-    CHECK(!s->last->huge || s->regions > 1);
+    CHECK(s->last->huge && s->first->huge);
     for (unsigned i = 0; i < 40000; i++) CHECK(give(s, &p[i]));
     free(p);
     zc__slabs_destroy(s);
@@ -202,7 +240,63 @@ TEST(memory_comes_back_by_polling) {
     zc_stats_read(c, &end);
     CHECK_EQ(zc_check(c), ZC_OK);
     CHECK_EQ(end.entries, 0);
-    CHECK_EQ(c->mem.slabs->regions, 1);
+    CHECK_EQ(regions(c->mem.slabs), 0);
+    CHECK(end.memory - empty.memory < 50000 * 20); /* tables */
+    zc_close(c);
+}
+
+/* A value that tells whose it is. */
+static zc_bytes value_of(unsigned i, char buf[256]) {
+    size_t size = 20 + i % 180;
+    memset(buf, (int)(i * 7 & 255), size);
+    memcpy(buf, &i, sizeof i);
+    return zc_slice(buf, size);
+}
+static bool is_there(zc_cache *c, unsigned i) {
+    char want[256], got[256];
+    zc_bytes v = value_of(i, want);
+    size_t len;
+    return zc_get_copy(c, zc_slice(&i, sizeof i), got, sizeof got, &len) == ZC_OK &&
+           len == v.len && memcmp(got, v.ptr, len) == 0;
+}
+
+TEST(few_survivors_keep_little) {
+    enum { N = 200000, EACH = 200 };
+    static zct_time time;
+    static zc_view pins[N / EACH];
+    time.mono = 1000 * ZC_SECOND;
+    zc_desc d = {.no_thread = true, .clock = zct_clock(&time)};
+    zc_cache *c = open_cache(&d);
+    zc_stats full, end;
+    char value[256];
+    REQUIRE(c != NULL);
+    for (unsigned i = 0; i < N; i++)
+        CHECK_EQ(zc_put(c, zc_slice(&i, sizeof i), value_of(i, value), NULL), ZC_OK);
+    zc_stats_read(c, &full);
+    /* Of those that stay some are pinned, and so cannot be moved yet. */
+    for (unsigned i = 0; i < N; i += 10 * EACH)
+        CHECK_EQ(zc_get(c, zc_slice(&i, sizeof i), &pins[i / EACH]), ZC_OK);
+    for (unsigned i = 0; i < N; i++)
+        if (i % EACH) CHECK_EQ(zc_del(c, zc_slice(&i, sizeof i)), ZC_OK);
+    while (zc_poll(c, 0) == ZC_MORE) {}
+    CHECK_EQ(zc_check(c), ZC_OK);
+    CHECK(c->mem.slabs->old != NULL);
+    for (unsigned i = 0; i < N; i += EACH) CHECK(is_there(c, i));
+    for (unsigned i = 0; i < N; i += 10 * EACH) {
+        zc_bytes v = value_of(i, value);
+        CHECK(memcmp(pins[i / EACH].data, v.ptr, v.len) == 0);
+        zc_release(c, &pins[i / EACH]);
+    }
+    zct_step(&time, 60 * ZC_SECOND);
+    while (zc_poll(c, 0) == ZC_MORE) {}
+    CHECK_EQ(zc_check(c), ZC_OK);
+    CHECK(!c->mem.slabs->old);
+    CHECK_EQ(regions(c->mem.slabs), 1);
+    for (unsigned i = 0; i < N; i += EACH) CHECK(is_there(c, i));
+    zc_stats_read(c, &end);
+    CHECK_EQ(end.entries, N / EACH);
+    CHECK(zc__slabs_slack(c->mem.slabs) < 2 * ZC__SLAB_REGION);
+    CHECK(zc_poll(c, 1000) == ZC_OK);
     zc_close(c);
 }
 
@@ -301,7 +395,7 @@ static void *work(void *arg) {
     return NULL;
 }
 
-TEST(threads_take_and_give_while_the_housekeeper_trims) {
+TEST(threads_take_and_give_while_generations_change) {
     static world w;
     pthread_t t[THREADS];
     worker me[THREADS];
@@ -312,12 +406,11 @@ TEST(threads_take_and_give_while_the_housekeeper_trims) {
         REQUIRE(pthread_create(&t[i], NULL, work, &me[i]) == 0);
     }
     while (__atomic_load_n(&w.running, __ATOMIC_ACQUIRE)) {
-        for (uint32_t i = 0; i < 2; i++) { /* whether it pays or not */
-            zc__spin_lock(&w.s->pools[i].lock);
-            w.s->pools[i].trim_below = SIZE_MAX / 2;
-            zc__spin_unlock(&w.s->pools[i].lock);
-        }
-        zc__slabs_trim(w.s);
+        zc__spin_lock(&w.s->lock);
+        if (w.s->first) w.s->renew_below = SIZE_MAX; /* whether it pays or not */
+        zc__spin_unlock(&w.s->lock);
+        (void)zc__slabs_renew(w.s, false);
+        for (unsigned i = 0; i < 100; i++) (void)zc__slabs_free_one(w.s);
         (void)zc__slabs_slack(w.s);
     }
     for (unsigned i = 0; i < THREADS; i++) pthread_join(t[i], NULL);
@@ -327,26 +420,61 @@ TEST(threads_take_and_give_while_the_housekeeper_trims) {
         free(w.seats[i]);
     }
     CHECK_EQ(used(w.s), 0);
+    free_old(w.s);
+    CHECK(!w.s->old);
     zc__slabs_destroy(w.s);
 }
 
-TEST(what_a_fork_has_cut_off_is_recounted) {
-    zc__slabs *s = zc__slabs_make(1);
-    piece p[200];
-    REQUIRE(s != NULL);
-    for (unsigned i = 0; i < 200; i++) REQUIRE(take(s, &p[i], 64));
-    for (unsigned i = 0; i < 100; i++) CHECK(give(s, &p[i]));
-    /* A housekeeper was counting a chain that it had taken away. */
-    s->pools[0].chain[64 / 8] = s->pools[0].chain[64 / 8]->next;
-    ++*zc__region_found(p[150].ptr);
-    CHECK(!zc__slabs_check(s));
-    zc__slabs_recount(s);
-    zc__slabs_recount(NULL);
-    CHECK(zc__slabs_check(s));
-    for (unsigned i = 100; i < 200; i++) CHECK(give(s, &p[i]));
-    CHECK_EQ(used(s), 64);
-    CHECK(zc__slabs_check(s));
-    zc__slabs_destroy(s);
+typedef struct user {
+    zc_cache *c;
+    uint64_t random;
+    unsigned *running; /* atomic */
+} user;
+
+/* Reads, pins, writes and deletes; what is there is whole. */
+static void *use(void *arg) {
+    user *me = (user *)arg;
+    char want[256];
+    for (unsigned n = 0; n < ROUNDS; n++) {
+        uint64_t r = zc__random(&me->random);
+        unsigned i = (unsigned)(r >> 32) % 3000;
+        zc_bytes key = zc_slice(&i, sizeof i), v = value_of(i, want);
+        zc_view view;
+        if (r % 8 == 0) CHECK_EQ(zc_put(me->c, key, v, NULL), ZC_OK);
+        if (r % 8 == 1) CHECK(zc_del(me->c, key) >= 0);
+        if (r % 8 < 2 || zc_get(me->c, key, &view) != ZC_OK) continue;
+        CHECK(view.size == v.len && memcmp(view.data, v.ptr, v.len) == 0);
+        zc_release(me->c, &view);
+    }
+    __atomic_fetch_sub(me->running, 1, __ATOMIC_ACQ_REL);
+    return NULL;
+}
+
+TEST(entries_move_under_the_hands_of_threads) {
+    zc_desc d = {.no_thread = true, .max_entries = 2000, .shards = 4};
+    zc_cache *c = open_cache(&d);
+    pthread_t t[THREADS];
+    user me[THREADS];
+    unsigned running = THREADS, turns = 0;
+    REQUIRE(c != NULL);
+    for (unsigned i = 0; i < THREADS; i++) {
+        me[i] = (user){c, zct_rand(), &running};
+        REQUIRE(pthread_create(&t[i], NULL, use, &me[i]) == 0);
+    }
+    for (; __atomic_load_n(&running, __ATOMIC_ACQUIRE); turns++) {
+        zc__spin_lock(&c->mem.slabs->lock);
+        if (c->mem.slabs->first) c->mem.slabs->renew_below = SIZE_MAX;
+        zc__spin_unlock(&c->mem.slabs->lock);
+        (void)zc_poll(c, 100);
+    }
+    for (unsigned i = 0; i < THREADS; i++) pthread_join(t[i], NULL);
+    CHECK(turns > 0);
+    CHECK_EQ(zc_check(c), ZC_OK);
+    zc_clear(c);
+    while (zc_poll(c, 1000) == ZC_MORE) {}
+    CHECK_EQ(used(c->mem.slabs), 0);
+    CHECK_EQ(zc_check(c), ZC_OK);
+    zc_close(c);
 }
 
 TEST(the_validator_sees_what_is_wrong) {
@@ -356,26 +484,26 @@ TEST(the_validator_sees_what_is_wrong) {
     CHECK(zc__slabs_check(s) && zc__slabs_check(NULL));
     zc__pool *p = &s->pools[0];
     zc__region *r = s->first;
-    p->used += 8;
-    CHECK(!zc__slabs_check(s)); /* S2 */
-    p->used -= 8;
+    p->used += 1024;
+    CHECK(!zc__slabs_check(s)); /* S3 */
+    p->used -= 1024;
     zc__block *chain = p->chain[128 / 8];
     p->chain[128 / 8] = (zc__block *)(void *)((unsigned char *)chain + 8);
     p->chain[128 / 8]->next = chain->next;
     CHECK(!zc__slabs_check(s)); /* S1 */
     p->chain[128 / 8] = chain;
-    r->fresh++;
-    CHECK(!zc__slabs_check(s)); /* S3 */
-    r->fresh--;
-    p->pages++;
+    r->used[1]++;
+    CHECK(!zc__slabs_check(s)); /* S2 */
+    r->used[1]--;
+    s->generation++;
+    CHECK(!zc__slabs_check(s)); /* S1 */
+    s->generation--;
+    zc__region *full = (zc__region *)calloc(1, sizeof *full);
+    REQUIRE(full != NULL);
+    r->next = full;
     CHECK(!zc__slabs_check(s)); /* S4 */
-    p->pages--;
-    r->found[1] = 1;
-    CHECK(!zc__slabs_check(s)); /* S5 */
-    r->found[1] = 0;
-    s->regions++;
-    CHECK(!zc__slabs_check(s));
-    s->regions--;
+    r->next = NULL;
+    free(full);
     CHECK(give(s, &a));
     CHECK(give(s, &b));
     CHECK(zc__slabs_check(s));
