@@ -1000,6 +1000,10 @@ typedef struct zc_lmdb_desc {
     size_t map_size;  /* default: 1 GiB; at least 8 MiB. The most that the file may occupy. If it is
                          there already, it is made larger if no other process has it open, and
                          never smaller */
+    size_t max_entries; /* default: no limit. Records in the file at most, of all processes, which
+                         give the same: each heeds it at its own writes. What has ended goes first,
+                         then what was not used for longest. Where the file has more when it is
+                         opened, each write and each second take some away */
     bool sync;        /* default: false, the cache survives kill -9 but begins empty after a reboot.
                          True: each write waits for the disk, and the cache survives that, too */
     zc_allocator allocator; /* default: malloc and free. LMDB itself uses malloc all the same */
@@ -8442,7 +8446,8 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *               which later writes, or `beat`, or `close`, bring to the file, some at a time. Ends
  *               that `touch` moves go the same way, but are never dropped, as long as the process
  *               lives; they move to later only.
- *   Room        What is live stays below 7/8 of the map: each write deletes a few that have ended
+ *   Room        What is live stays below 7/8 of the map, and records are max_entries at most, which
+ *               LMDB counts itself: each write deletes a few that have ended
  *               and, above that, the longest unused. The rest is for pages that were freed, but not
  *               yet for all readers: those of the last two transactions at the least.
  *               If LMDB is out of pages all the same, the transaction is aborted, dead readers are
@@ -8553,6 +8558,7 @@ typedef struct zc__lmdb {
     uint64_t identity;
     zc_shared64 seen, tail; /* a transaction, and the tail that it or a later one has seen */
     size_t limit, most;     /* pages that may be live; bytes of a record */
+    size_t max_entries;     /* records */
     size_t tags, log_pages; /* paths of one generation; pages of the log */
     uint32_t refs;          /* 2, then 1 */
     uint32_t wakes;         /* reads that are not to wait [wake] */
@@ -9023,19 +9029,27 @@ static int zc__lmdb_evict(zc__lmdb_tx *t) {
     return rc == ZC_MISS ? ZC_E_CORRUPT : rc;
 }
 
-/* Evicts while more is live than may be, up to n. */
-static int zc__lmdb_shrink(zc__lmdb_tx *t, size_t n) {
+/* Is more live than may be? */
+static bool zc__lmdb_too_much(const zc__lmdb_tx *t) {
+    const zc__lmdb *db = t->db;
     MDB_envinfo info;
-    (void)mdb_env_info(t->db->env, &info);
-    if (info.me_last_pgno < t->db->limit) return ZC_OK; /* never has been */
-    for (; n > 0; n--) {
-        size_t live = zc__lmdb_pages(t, ZC__LMDB_MAIN);
-        for (unsigned i = 0; i < ZC__LMDB_DBS; i++) live += zc__lmdb_pages(t, t->db->dbi[i]);
-        if (live <= t->db->limit) return ZC_OK;
-        int rc = zc__lmdb_evict(t);
-        if (rc != ZC_OK) return rc == ZC_MISS ? ZC_OK : rc;
-    }
-    return ZC_OK;
+    MDB_stat s;
+    if (mdb_stat(t->txn, zc__lmdb_db(t, ZC__LMDB_RECORDS), &s) == MDB_SUCCESS &&
+        s.ms_entries > db->max_entries)
+        return true;
+    (void)mdb_env_info(db->env, &info);
+    if (info.me_last_pgno < db->limit) return false; /* never has been */
+    size_t live = zc__lmdb_pages(t, ZC__LMDB_MAIN);
+    for (unsigned i = 0; i < ZC__LMDB_DBS; i++) live += zc__lmdb_pages(t, db->dbi[i]);
+    return live > db->limit;
+}
+
+/* While more is live than may be: deletes what has ended, then evicts, up to n of each. */
+static int zc__lmdb_shrink(zc__lmdb_tx *t, size_t n) {
+    if (!zc__lmdb_too_much(t)) return ZC_OK;
+    int rc = zc__lmdb_expire(t, n);
+    for (; n > 0 && rc == ZC_OK && zc__lmdb_too_much(t); n--) rc = zc__lmdb_evict(t);
+    return rc == ZC_MISS ? ZC_OK : rc;
 }
 
 /* Brings one note to the file. A use that is recent already, as uses go, is let be. */
@@ -9070,10 +9084,12 @@ static int zc__lmdb_flush(zc__lmdb_tx *t, size_t n) {
     return rc;
 }
 
-/* What every write, of so many bytes, does beside its own. */
-static int zc__lmdb_tidy(zc__lmdb_tx *t, size_t size) {
-    int rc = zc__lmdb_flush(t, ZC__LMDB_FLUSH);
-    if (rc == ZC_OK) rc = zc__lmdb_expire(t, ZC__LMDB_EXPIRE);
+/* What every write does beside its own: the uses before it, */
+static int zc__lmdb_tidy_before(zc__lmdb_tx *t) { return zc__lmdb_flush(t, ZC__LMDB_FLUSH); }
+
+/* and what gives way to it, of so many bytes, after it. */
+static int zc__lmdb_tidy_after(zc__lmdb_tx *t, size_t size) {
+    int rc = zc__lmdb_expire(t, ZC__LMDB_EXPIRE);
     return rc == ZC_OK ? zc__lmdb_shrink(t, ZC__LMDB_EVICT + size / 1024) : rc;
 }
 
@@ -9164,7 +9180,8 @@ typedef struct zc__lmdb_row {
 static int zc__lmdb_put_step(zc__lmdb_tx *t, void *arg) {
     const zc__lmdb_row *row = (const zc__lmdb_row *)arg;
     MDB_val key = zc__lmdb_val(row->h.b, ZC__LMDB_H), value;
-    int rc = zc__lmdb_drop(t, &row->h);
+    int rc = zc__lmdb_tidy_before(t);
+    if (rc == ZC_OK) rc = zc__lmdb_drop(t, &row->h);
     if (rc < 0) return rc;
     value = zc__lmdb_val(NULL, 10 + row->key.len + row->record.len);
     rc = zc__lmdb_result(
@@ -9176,7 +9193,7 @@ static int zc__lmdb_put_step(zc__lmdb_tx *t, void *arg) {
     if (row->key.len) memcpy(p + 10, row->key.ptr, row->key.len);
     if (row->record.len) memcpy(p + 10 + row->key.len, row->record.ptr, row->record.len);
     rc = zc__lmdb_place_in(t, &row->h, row->end);
-    return rc == ZC_OK ? zc__lmdb_tidy(t, row->record.len) : rc;
+    return rc == ZC_OK ? zc__lmdb_tidy_after(t, row->record.len) : rc;
 }
 
 /* What was noted of a record that is replaced or deleted is of no use to the next. */
@@ -9449,7 +9466,8 @@ static int zc__lmdb_trim(zc__lmdb_tx *t) {
 static int zc__lmdb_append_step(zc__lmdb_tx *t, void *arg) {
     const zc__lmdb_append *a = (const zc__lmdb_append *)arg;
     unsigned char at[8];
-    int rc = zc__lmdb_age_tags(t);
+    int rc = zc__lmdb_tidy_before(t);
+    if (rc == ZC_OK) rc = zc__lmdb_age_tags(t);
     if (rc != ZC_OK) return rc;
     uint64_t position = ++t->meta[ZC__LMDB_TAIL];
     zc__put_be64(at, position);
@@ -9466,7 +9484,7 @@ static int zc__lmdb_append_step(zc__lmdb_tx *t, void *arg) {
     for (size_t i = 0; i < a->n && rc == ZC_OK; i++) rc = zc__lmdb_put_tag(t, a->tags[i], position);
     if (a->n == 0) t->meta[ZC__LMDB_ROOT] = position;
     if (rc == ZC_OK) rc = zc__lmdb_trim(t);
-    return rc == ZC_OK ? zc__lmdb_tidy(t, 0) : rc;
+    return rc == ZC_OK ? zc__lmdb_tidy_after(t, 0) : rc;
 }
 
 /* `durable` asks for nothing more: with `sync` each write is on the disk, and without it what a
@@ -9511,6 +9529,7 @@ static int zc__lmdb_bus_versions(void *user, const zc_bytes *paths, size_t n,
 static bool zc__lmdb_untidy(zc__lmdb *db) {
     zc__lmdb_rd r;
     MDB_val key, value;
+    MDB_stat s;
     bool any = false;
     zc__spin_lock(&db->notes);
     for (size_t i = 0; i < ZC__LMDB_NOTES && !any; i++) any = db->note[i].h[0] || db->note[i].h[1];
@@ -9518,6 +9537,8 @@ static bool zc__lmdb_untidy(zc__lmdb *db) {
     if (any || zc__lmdb_begin(db, &r) != ZC_OK) return any;
     any = zc__lmdb_first(r.txn, db->dbi[ZC__LMDB_ENDS], &key, &value) == ZC_OK &&
           key.mv_size >= 8 && zc__lmdb_over(zc__get_be64(zc__lmdb_at(&key, 0)), zc__lmdb_ms(db));
+    any |= mdb_stat(r.txn, db->dbi[ZC__LMDB_RECORDS], &s) == MDB_SUCCESS &&
+           s.ms_entries > db->max_entries;
     zc__lmdb_end(&r);
     return any;
 }
@@ -9838,6 +9859,7 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
     db->clock = desc->clock;
     db->log = desc->log;
     db->sync = desc->sync;
+    db->max_entries = desc->max_entries ? desc->max_entries : SIZE_MAX;
     db->map_size = desc->map_size ? desc->map_size : ZC__LMDB_MAP;
     db->map_size -= db->map_size % 65536; /* whole pages */
     db->path_len = len;

@@ -828,6 +828,98 @@ TEST(a_file_that_was_replaced_is_not_believed) {
     stop(&f);
 }
 
+/* ---- a limit of entries ---- */
+
+TEST(a_limit_of_entries_holds) {
+    fixture f;
+    REQUIRE(start(&f, 0));
+    shut(&f);
+    f.d.max_entries = 10;
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    for (unsigned i = 0; i < 200; i++) {
+        CHECK_EQ(put_n(&f, i, 100), ZC_OK);
+        CHECK_EQ(entries(&f, ZC__LMDB_RECORDS), i < 10 ? i + 1 : 10);
+        CHECK_EQ(has_n(&f, i, 100), ZC_OK); /* not the newest gives way */
+    }
+    for (unsigned i = 0; i < 190; i++) CHECK_EQ(has_n(&f, i, 100), ZC_MISS);
+    CHECK_EQ(put_n(&f, 195, 100), ZC_OK); /* in place of another of the same key */
+    for (unsigned i = 190; i < 200; i++) CHECK_EQ(has_n(&f, i, 100), ZC_OK);
+    check_whole(&f);
+    /* What is used stays: all others come and go. */
+    for (unsigned i = 0; i < 50; i++) {
+        CHECK_EQ(has_n(&f, 195, 100), ZC_OK);
+        CHECK_EQ(put_n(&f, 1000 + i, 100), ZC_OK);
+        CHECK_EQ(has_n(&f, 1000 + i, 100), ZC_OK);
+    }
+    CHECK_EQ(has_n(&f, 195, 100), ZC_OK);
+    CHECK_EQ(entries(&f, ZC__LMDB_RECORDS), 10);
+    check_whole(&f);
+    stop(&f);
+}
+
+TEST(what_has_ended_gives_way_first) {
+    fixture f;
+    REQUIRE(start(&f, 0));
+    shut(&f);
+    f.d.max_entries = 10;
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    for (unsigned i = 0; i < 5; i++) CHECK_EQ(put_n(&f, i, 100), ZC_OK);
+    for (unsigned i = 0; i < 5; i++) {
+        char key[8];
+        snprintf(key, sizeof key, "e%u", i);
+        CHECK_EQ(put(&f, key, "x", MS + 5), ZC_OK);
+    }
+    f.time.wall += 10 * ZC_MILLISECOND;
+    for (unsigned i = 5; i < 10; i++) CHECK_EQ(put_n(&f, i, 100), ZC_OK);
+    for (unsigned i = 0; i < 10; i++) CHECK_EQ(has_n(&f, i, 100), ZC_OK);
+    CHECK_EQ(entries(&f, ZC__LMDB_RECORDS), 10);
+    check_whole(&f);
+    stop(&f);
+}
+
+TEST(a_file_with_too_many_entries_comes_down) {
+    fixture f;
+    REQUIRE(start(&f, 0));
+    for (unsigned i = 0; i < 1000; i++) CHECK_EQ(put_n(&f, i, 10), ZC_OK);
+    shut(&f);
+    f.d.max_entries = 100;
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    CHECK_EQ(f.b.beat(f.b.user, zc_str("")), ZC_OK);
+    CHECK_EQ(put_n(&f, 1000, 10), ZC_OK);
+    CHECK(entries(&f, ZC__LMDB_RECORDS) <= 1000 - ZC__LMDB_NOTES);
+    CHECK_EQ(f.b.beat(f.b.user, zc_str("")), ZC_OK);
+    CHECK_EQ(entries(&f, ZC__LMDB_RECORDS), 100);
+    CHECK_EQ(has_n(&f, 1000, 10), ZC_OK);
+    check_whole(&f);
+    stop(&f);
+}
+
+/* Two processes at once: neither counts for itself. */
+TEST(a_limit_of_entries_is_of_all_processes) {
+    fixture f;
+    REQUIRE(start(&f, 0));
+    shut(&f);
+    f.d.max_entries = 100;
+    pid_t pids[2];
+    for (unsigned p = 0; p < 2; p++) {
+        if ((pids[p] = fork()) != 0) continue;
+        bool good = again(&f) == ZC_OK;
+        for (unsigned i = 0; i < 400 && good; i++)
+            good = put_n(&f, 400 * p + i, 10) == ZC_OK && entries(&f, ZC__LMDB_RECORDS) <= 100;
+        f.s.close(f.s.user);
+        f.b.close(f.b.user);
+        leave(good);
+    }
+    for (unsigned p = 0; p < 2; p++) {
+        int status;
+        CHECK(waitpid(pids[p], &status, 0) == pids[p] && status == 0);
+    }
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
+    CHECK_EQ(entries(&f, ZC__LMDB_RECORDS), 100);
+    check_whole(&f);
+    stop(&f);
+}
+
 /* ---- what cannot be opened ---- */
 
 static void write_file(fixture *f, const char *file, const void *data, size_t len) {

@@ -1091,7 +1091,8 @@ static unsigned exercise(redis_server *s, const char *url, size_t without) {
     zc_bytes keys[2] = {zc_str("k"), zc_str("none")}, p = zc_str("t0");
     uint64_t token = 0, v;
     unsigned bad = 0;
-    CHECK_STR(rs_say(s, "ACL", "SETUSER", "zoo", "reset", "on", ">pw", "~{zoocache}:*", NULL), "OK");
+    CHECK_STR(rs_say(s, "ACL", "SETUSER", "zoo", "reset", "on", ">pw", "~{zoocache}:*", NULL),
+              "OK");
     for (size_t i = 0; i < sizeof permissions / sizeof permissions[0]; i++)
         if (i != without) CHECK_STR(rs_say(s, "ACL", "SETUSER", "zoo", permissions[i], NULL), "OK");
     rs_say(s, "FLUSHALL", NULL);

@@ -324,6 +324,29 @@ def test_lmdb_limits(tmp_path):
                 Cache(storage_url=f"lmdb://{tmp_path}/{name}")
 
 
+@pytest.mark.skipif(not PARTS["lmdb"], reason="without LMDB")
+def test_a_limit_is_of_all_processes(tmp_path):
+    url = f"lmdb://{tmp_path}/c"
+    code = """
+    import sys, zoocache
+    url, me = sys.argv[1:]
+    zoocache.configure(storage_url=url, max_entries=100)
+    for n in range(400):
+        zoocache.set(f"{me}:{n}", n)
+    """
+    both = [subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), url, str(me)], cwd=ROOT) for me in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    with Cache(storage_url=url) as cache:
+        live = cache.get_many([f"{me}:{n}" for me in range(2) for n in range(400)])
+        assert len(live) == 100
+        assert all(int(key.partition(":")[2]) == value for key, value in live.items())
+    with Cache(storage_url=url, max_entries=10) as cache:
+        for n in range(50):
+            cache.set(f"k{n}", n)
+    with Cache(storage_url=url) as cache:
+        assert sorted(cache.get_many([f"k{n}" for n in range(50)]).values()) == list(range(40, 50))
+
+
 # ---- Redis: several nodes ----------------------------------------------------------------------------
 
 

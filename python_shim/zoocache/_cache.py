@@ -146,6 +146,7 @@ class Cache:
                 prefix=prefix,
                 lmdb_map_size=lmdb_map_size,
                 flight_timeout=flight_timeout,
+                max_entries=max_entries,
                 **given,
             )
             self.loud = settings.loud

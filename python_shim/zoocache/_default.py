@@ -164,7 +164,8 @@ def configure(
     storage: instead of a URL, a Storage of your own. prefix: of all keys in Redis.
     default_ttl: the life of a value, in seconds, unless its function says otherwise.
     read_extend_ttl: a read begins that life anew.
-    max_entries: the limit, over all functions; the least useful give way.
+    max_entries: the limit, over all functions; the least useful give way. Of an LMDB file, too, all processes
+        together. What Redis keeps is limited by its own maxmemory.
     flight_timeout: how long a call waits for another that computes the same.
     auto_prune_secs, auto_prune_interval: how idle a tag must be to be forgotten, how often that happens; both are
         looked at when values are stored. prune_after: short for both.

@@ -58,8 +58,9 @@ class _Options(ctypes.Structure):
     _fields_ = [
         ("storage", c_char_p), ("bus", c_char_p), ("prefix", c_char_p),
         ("tls_ca", c_char_p), ("tls_cert", c_char_p), ("tls_key", c_char_p),
-        ("map_size", c_uint64), ("timeout", c_uint64), ("max_staleness", c_uint64), ("max_stale", c_uint64),
-        ("storage_ttl", c_uint64), ("flight_timeout", c_uint64), ("bus_pause", c_uint64),
+        ("map_size", c_uint64), ("max_entries", c_uint64), ("timeout", c_uint64),
+        ("max_staleness", c_uint64), ("max_stale", c_uint64), ("storage_ttl", c_uint64),
+        ("flight_timeout", c_uint64), ("bus_pause", c_uint64),
         ("connections", c_uint32), ("replicas", c_uint32), ("log_shards", c_uint32), ("ack", c_int32),
         ("silence", c_int32), ("write_behind", c_int32), ("sync", c_int32), ("own", _Store),
         ("why", ctypes.c_char * 256),

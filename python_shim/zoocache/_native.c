@@ -361,7 +361,7 @@ typedef struct options {
     const char *storage, *bus; /* URLs; the bus is by default where the storage is */
     const char *prefix;
     const char *tls_ca, *tls_cert, *tls_key;
-    uint64_t map_size, timeout, max_staleness, max_stale, storage_ttl, flight_timeout, bus_pause;
+    uint64_t map_size, max_entries, timeout, max_staleness, max_stale, storage_ttl, flight_timeout, bus_pause;
     uint32_t connections, replicas, log_shards;
     int32_t ack, silence;
     int32_t write_behind, sync;
@@ -384,6 +384,7 @@ static int open_url(const options *o, const zc_log *log, const char *url, zc_sto
         memset(&d, 0, sizeof d);
         d.path = url + 7;
         d.map_size = (size_t)o->map_size;
+        d.max_entries = (size_t)o->max_entries;
         d.sync = o->sync != 0;
         d.log = *log;
         int rc = zc_lmdb_open(&d, store ? store : &unwanted_store, bus ? bus : &unwanted_bus);
@@ -433,6 +434,7 @@ static void describe(const options *o, zc_desc *desc) {
     uint64_t t = o->max_staleness ? o->max_staleness : ZC_SECOND;
     desc->no_thread = false;
     desc->max_entries = ZCPY_TABLE;
+    if (o->max_entries && o->max_entries < ZCPY_TABLE) desc->max_entries = (size_t)o->max_entries;
     desc->max_staleness = t;
     desc->max_stale = o->max_stale;
     desc->store_ttl = o->storage_ttl;

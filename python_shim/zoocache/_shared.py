@@ -64,6 +64,7 @@ class Settings:
         prefix: str | None,
         lmdb_map_size: int | None,
         flight_timeout: float,
+        max_entries: int | None = None,
         serializer: Any = "msgpack",
         timeout: float | None = None,
         connections: int = 0,
@@ -99,6 +100,7 @@ class Settings:
         self.options: dict[str, Any] = {
             "storage": storage_url, "bus": bus_url, "prefix": prefix,
             "tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key,
+            "max_entries": max_entries or 0,
             "map_size": max(lmdb_map_size, _MAP_LEAST) if lmdb_map_size else 0, "timeout": nanoseconds(timeout or 0),
             "max_staleness": nanoseconds(max_staleness), "max_stale": nanoseconds(max_stale),
             "storage_ttl": nanoseconds(storage_ttl or 0), "flight_timeout": nanoseconds(flight_timeout),
