@@ -303,17 +303,17 @@ class Promise:
 
 
 PASSING = [
-    (_coroutine, "a coroutine; make it an `async def` function"),
-    (Promise, "something to await"),
-    (lambda: (x for x in [1]), "an iterator .generator.; return a list"),
-    (lambda: map(str, [1]), "an iterator .map."),
+    (_coroutine, "coroutine.*`async def`"),
+    (Promise, "Promise.*`async def`"),
+    (lambda: (x for x in [1]), "generator.* an iterator: return a list"),
+    (lambda: map(str, [1]), "map.* an iterator"),
     (lambda: filter(None, [1]), "an iterator"),
     (lambda: zip([1]), "an iterator"),
     (lambda: iter([1]), "an iterator"),
     (lambda: enumerate([1]), "an iterator"),
     (lambda: itertools.chain([1]), "an iterator"),
     (lambda: io.StringIO("a\n"), "an iterator"),
-    (lambda: open(__file__), "an iterator"),
+    (lambda: open(__file__), "TextIOWrapper.* an iterator"),
     (Once, "an iterator"),
     (AsyncOnce, "an async iterator"),
     (_agenerator, "an async iterator"),
@@ -330,10 +330,14 @@ def test_results_that_only_one_caller_can_have(make, text):
         return made[-1]
 
     for n in (1, 2):
-        with pytest.raises(TypeError, match=f"cannot cache `load`: it has returned {text}"):
+        with pytest.raises(TypeError, match=f"cannot cache `load`: the first caller uses up its value .*{text}"):
             load(1)
         assert len(made) == n
     assert load.cache_info().currsize == 0
+    made.append(make())
+    with pytest.raises(TypeError, match=f"cannot cache `k`: the first caller uses up its value .*{text}"):
+        zoocache.set("k", made[-1])
+    assert zoocache.get("k") is None
     if isinstance(made[0], io.TextIOWrapper):
         for file in made:
             file.close()
@@ -352,7 +356,7 @@ async def test_results_of_coroutines_too():
     def task():
         return asyncio.get_running_loop().create_future()
 
-    with pytest.raises(TypeError, match="something to await"):
+    with pytest.raises(TypeError, match="Future"):
         task()
 
 
@@ -368,9 +372,14 @@ def test_results_that_last():
         def __iter__(self):
             return iter([1])
 
+        def __next__(self):
+            return 1
+
     for value in (MagicMock(), Mock(), AsyncMock(), Stub(), Container(), range(3), {}.keys(), memoryview(b""), Stub):
         load = cacheable(lambda x: value)
         assert load(1) is load(1) is value
+        if isinstance(value, Mock):
+            assert value.mock_calls == []
 
 
 # ---- mocks, stubs: whatever answers to every name ----------------------------------------------------
@@ -401,7 +410,7 @@ def test_stubs_are_not_asked(kind):
     call = cacheable(kind())
     assert call(1) is call(1)
     assert call(2) == [(2,)]
-    assert call.__name__ in (kind.__name__, "cached") or "_zc_" in call.__name__
+    assert call.__name__ == kind.__name__
     assert identity(call, None) is None
     assert cacheable(lambda x: 1, deps=kind())
     with pytest.raises(UnkeyableArgument):

@@ -3,6 +3,8 @@ import datetime as dt
 import decimal
 import enum
 import fractions
+import sys
+import types
 import uuid
 import zoneinfo
 from dataclasses import dataclass, field
@@ -188,3 +190,14 @@ def test_which():
     assert serializer(mine) is mine
     with pytest.raises(ValueError, match="serializer must be"):
         serializer("json")
+
+
+def test_classes_of_modules_that_were_moved(monkeypatch):
+    """They are stored by the name that every Python knows."""
+    public = types.ModuleType("moved")
+    monkeypatch.setitem(sys.modules, "moved", public)
+    public.Kind = enum.Enum("Kind", {"A": 1}, module="moved._local")
+    data = MessagePack().dumps(public.Kind.A)
+    assert b"moved" in data
+    assert b"_local" not in data
+    assert MessagePack().loads(data) is public.Kind.A

@@ -15,18 +15,19 @@ from zoocache._keys import defines
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final
 
 __all__ = [
     "LASTING",
     "Signature",
     "binds",
+    "check",
     "function_of",
     "imitate",
     "is_async",
     "is_generator",
     "name_of",
-    "passing",
     "peek",
 ]
 
@@ -112,22 +113,29 @@ def imitate(wrapper: Any, called: Any) -> None:
     wrapper.__wrapped__ = called
 
 
-def passing(value: Any) -> str | None:
-    """What the value is, if only one caller can have it: nothing would be left of it for the next. Else None."""
+def check(value: Any, name: str) -> None:
+    """Refuses a value that only one caller can have: nothing would be left of it for the next."""
     kind = type(value)
     if issubclass(kind, Awaitable):
         if kind is CoroutineType:
             value.close()
-            return "a coroutine"
-        return f"something to await ({kind.__name__})"
+        how = "return what comes out of it, from an `async def` function"
+    elif _its_own(kind, value, Iterator, "__next__", iter):
+        how = "an iterator: return a list, or another value that lasts"
+    elif _its_own(kind, value, AsyncIterator, "__anext__", aiter):
+        how = "an async iterator: return a list, or another value that lasts"
+    else:
+        return
+    raise TypeError(f"zoocache cannot cache `{name}`: the first caller uses up its value ({kind.__name__}); {how}")
+
+
+def _its_own(kind: type, value: Any, abstract: type, step: str, begin: Callable[[Any], Any]) -> bool:
+    """Whether the value is an iterator. Mocks only have the name of the step, and record who begins."""
+    owner = defines(kind, step) if issubclass(kind, abstract) else None
     try:
-        if issubclass(kind, Iterator) and kind.__iter__(value) is value:
-            return f"an iterator ({kind.__name__})"
-        if issubclass(kind, AsyncIterator) and kind.__aiter__(value) is value:
-            return f"an async iterator ({kind.__name__})"
-    except Exception:
-        return None  # it cannot be iterated at all
-    return None
+        return owner is not None and callable(vars(owner)[step]) and begin(value) is value
+    except Exception:  # it cannot be iterated at all, as a closed file
+        return False
 
 
 # ---- methods -----------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from contextvars import copy_context
 from math import inf, log
 
 from zoocache import _tags
-from zoocache._callables import LASTING, passing
+from zoocache._callables import LASTING, check
 from zoocache._errors import FlightTimeout, RecursiveFill
 from zoocache._ffi import OK, STALE, Deps
 from zoocache._table import AGAIN, DONE, FAILED, SWEEP_EVERY, Entry, Fill, More, Table, deepcopy, lives, random
@@ -282,7 +282,7 @@ class Filled(Table):
             fill.static = fill.cache.core.nothing if self.deps is None else self.dependencies(fill, args, kwargs)
             value = self.func(*args, **kwargs)
             if type(value) not in LASTING:
-                self.check(value)
+                check(value, self.name)
             if self.rules.special or self.rules.copy:
                 self.commit(fill, value)
             else:
@@ -387,7 +387,7 @@ class Filled(Table):
             fill.static = await self.adependencies(fill, args, kwargs)
             value = await self.func(*args, **kwargs)
             if type(value) not in LASTING:
-                self.check(value)
+                check(value, self.name)
             self.commit(fill, value)
             if shared is not None:
                 await shared.run(shared.keep_fill, fill)
@@ -481,15 +481,6 @@ class Filled(Table):
             gatherer.deps.update(fill.deps)
 
     # ---- end -------------------------------------------------------------------------------------
-
-    def check(self, value: Any) -> None:
-        """Refuses what the next caller would find used up."""
-        what = passing(value)
-        if what is not None:
-            how = (
-                "return a list or another value that lasts" if "iterator" in what else "make it an `async def` function"
-            )
-            raise TypeError(f"zoocache cannot cache `{self.name}`: it has returned {what}; {how}")
 
     def commit(self, fill: Fill, value: Any) -> None:
         """The function has returned: stores the value, if that is allowed, and ends the flight."""

@@ -221,6 +221,7 @@ class Function(Filled):
         other = self.aother if self.is_async else self.other
         wrapper, self.count, self.bound_arguments = make(self.entries, words, monotonic, ACTIVE, note, serve, other)
         self.code = wrapper.__code__
+        wrapper.__name__ = self.name
         imitate(wrapper, self.func)
         wrapper.cache_info = self.cache_info
         wrapper.cache_clear = self.cache_clear

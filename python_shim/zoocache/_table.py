@@ -17,6 +17,7 @@ import time
 from math import inf, isnan
 
 from zoocache import _ffi, _tags
+from zoocache._callables import LASTING, check
 from zoocache._errors import StorageIsFull
 from zoocache._ffi import CHANGES, OK, PERIOD, STALE, WANTED, Core, Deps, words
 from zoocache.context import ACTIVE, CURRENT, note
@@ -506,6 +507,8 @@ class Table:
 
     def set(self, cache: Cache, key: Any, value: Any, deps: object, ttl: float | None) -> None:
         """Stores a value under a key."""
+        if type(value) not in LASTING:
+            check(value, key)
         ttl = seconds("ttl", ttl)
         self.ticks_for(ttl)
         tags = _tags.listed(deps)
