@@ -669,14 +669,16 @@ ZCPY_API int zcpy_drop(core *c, const char *key, size_t len) {
 /* One loader in the fleet: as zc_store.lock and unlock, through the breaker. */
 ZCPY_API int zcpy_lock(core *c, const char *key, size_t len, uint64_t lease, uint64_t *token) {
     const zc_store *st = &c->cache->desc.store;
-    if (!st->lock || !zc__store_up(c->cache)) return ZC_E_STORE;
-    return zc__store_told(c->cache, st->lock(st->user, zc_slice(key, len), lease, token));
+    uint32_t episode;
+    if (!st->lock || !zc__store_up(c->cache, &episode)) return ZC_E_STORE;
+    return zc__store_told(c->cache, episode, st->lock(st->user, zc_slice(key, len), lease, token));
 }
 
 ZCPY_API int zcpy_unlock(core *c, const char *key, size_t len, uint64_t token) {
     const zc_store *st = &c->cache->desc.store;
-    if (!zc__store_up(c->cache)) return ZC_E_STORE;
-    return zc__store_told(c->cache, st->unlock(st->user, zc_slice(key, len), token));
+    uint32_t episode;
+    if (!zc__store_up(c->cache, &episode)) return ZC_E_STORE;
+    return zc__store_told(c->cache, episode, st->unlock(st->user, zc_slice(key, len), token));
 }
 
 ZCPY_API uint64_t zcpy_token(core *c) { return zc_token(c->cache); }
