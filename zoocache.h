@@ -190,7 +190,7 @@
  *   zc_put                O(key + value)                1                   shard
  *   zc_fetch, a miss      put + loader                  3 and the value     shard, three times
  *   zc_invalidate         O(length of the tag)          0; 1 a new node     stripe, writer
- *   zc_clear              O(n)                          none                each shard in turn
+ *   zc_clear              O(shards); housekeeping frees none                each shard in turn
  *   eviction              at most 16 looks, mostly 1    none                shard
  *   zc_poll               its budget                    none                shard, for 8 buckets
  *   An entry costs 48 bytes, 8 for each dependency, and about 15 of the table, on top of key and
@@ -823,7 +823,9 @@ ZOOCACHE_API int zc_invalidate(zc_cache *cache, zc_bytes tag);
 ZOOCACHE_API int zc_invalidate_many(zc_cache *cache, const zc_bytes *tags, size_t n);
 /* The same without parsing. */
 ZOOCACHE_API int zc_invalidate_tag(zc_cache *cache, zc_tag *tag);
-/* Everything: also what has no dependency, also in the storage. Cost: O(entries), to free them. */
+/* Everything: also what has no dependency, also in the storage. It is gone at once, and not counted
+ * by zc_stats.entries and bytes any more; its memory comes back, its destructors and events are
+ * called, by housekeeping or when it gives way, before anything else does. Cost: O(shards). */
 ZOOCACHE_API int zc_clear(zc_cache *cache);
 
 /* Read your writes on another node. A token stands for all invalidations that this cache has
@@ -1232,7 +1234,11 @@ extern int madvise(void *start, size_t size, int advice);
 #define ZC__UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define ZC__NOINLINE __attribute__((noinline))
 #define ZC__ALIGNED(n) __attribute__((aligned(n)))
-#define ZC__PREFETCH(p) __builtin_prefetch(p)
+#ifdef __OPTIMIZE_SIZE__
+#  define ZC__PREFETCH(p) ((void)(p))
+#else
+#  define ZC__PREFETCH(p) __builtin_prefetch(p)
+#endif
 #define ZC__LINE 64 /* bytes of a cache line */
 
 static inline unsigned zc__ctz64(uint64_t x) { return (unsigned)__builtin_ctzll(x); }
@@ -2686,25 +2692,20 @@ static void zc__date_of(uint64_t days, uint64_t *y, uint64_t *m, uint64_t *d) {
     *y = z / 146097 * 400 + year + (*m <= 2);
 }
 
+/* Digits of year, month, day, hour, minute, second, millisecond, counter. */
+static const unsigned char zc__hlc_width[8] = {4, 2, 2, 2, 2, 2, 3, 4};
+
 ZOOCACHE_API char *zc_hlc_format(uint64_t stamp, char text[ZC_HLC_TEXT]) {
     uint64_t ms = stamp >> ZC__HLC_BITS, s = ms / 1000, y, m, d;
     unsigned counter = (unsigned)(stamp & 0xffff);
     zc__text t = {text, ZC_HLC_TEXT, 0};
     zc__date_of(s / 86400, &y, &m, &d);
-    zc__text_num(&t, y, 4);
-    zc__text_str(&t, "-");
-    zc__text_num(&t, m, 2);
-    zc__text_str(&t, "-");
-    zc__text_num(&t, d, 2);
-    zc__text_str(&t, "T");
-    zc__text_num(&t, s / 3600 % 24, 2);
-    zc__text_str(&t, ":");
-    zc__text_num(&t, s / 60 % 60, 2);
-    zc__text_str(&t, ":");
-    zc__text_num(&t, s % 60, 2);
-    zc__text_str(&t, ".");
-    zc__text_num(&t, ms % 1000, 3);
-    zc__text_str(&t, "Z+");
+    const uint64_t parts[7] = {y, m, d, s / 3600 % 24, s / 60 % 60, s % 60, ms % 1000};
+    for (unsigned i = 0; i < 7; i++) {
+        zc__text_num(&t, parts[i], zc__hlc_width[i]);
+        zc__text_bytes(&t, &"--T::.Z"[i], 1);
+    }
+    zc__text_str(&t, "+");
     for (unsigned i = 0; i < 4; i++)
         zc__text_bytes(&t, &"0123456789abcdef"[counter >> (12 - 4 * i) & 15], 1);
     zc__text_end(&t);
@@ -2730,17 +2731,16 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
     *stamp = 0;
     if (!text.ptr || (text.len != 29 && text.len != 30)) return ZC_E_INVAL;
     const char *s = (const char *)text.ptr;
-    unsigned extra = (unsigned)text.len - 29; /* a year of five digits */
-    uint64_t y = zc__digits(s, 4 + extra, 10);
-    s += extra;
-    uint64_t mon = zc__digits(s + 5, 2, 10), d = zc__digits(s + 8, 2, 10);
-    uint64_t h = zc__digits(s + 11, 2, 10), min = zc__digits(s + 14, 2, 10);
-    uint64_t sec = zc__digits(s + 17, 2, 10), ms = zc__digits(s + 20, 3, 10);
-    uint64_t counter = zc__digits(s + 25, 4, 16);
-    if ((y | mon | d | h | min | sec | ms | counter) == UINT64_MAX) return ZC_E_INVAL;
-    if (y < 1970 || y > 10889 || mon < 1 || mon > 12 || d < 1) return ZC_E_INVAL;
-    uint64_t at = ((zc__days_of(y, mon, d) * 24 + h) * 60 + min) * 60 + sec;
-    uint64_t v = (at * 1000 + ms) << ZC__HLC_BITS | counter;
+    uint64_t p[8]; /* as in zc__hlc_width */
+    for (unsigned i = 0; i < 8; i++) {
+        unsigned width = zc__hlc_width[i] + (i ? 0 : (unsigned)text.len - 29); /* a year of 5 */
+        p[i] = zc__digits(s, width, i == 7 ? 16 : 10);
+        if (p[i] == UINT64_MAX) return ZC_E_INVAL;
+        s += width + (i == 6 ? 2 : 1);
+    }
+    if (p[0] < 1970 || p[0] > 10889 || p[1] < 1 || p[1] > 12 || p[2] < 1) return ZC_E_INVAL;
+    uint64_t at = ((zc__days_of(p[0], p[1], p[2]) * 24 + p[3]) * 60 + p[4]) * 60 + p[5];
+    uint64_t v = (at * 1000 + p[6]) << ZC__HLC_BITS | p[7];
     /* Only what the formatter writes is right: that catches every field out of range. */
     zc_hlc_format(v, again);
     if (memcmp(again, text.ptr, text.len) != 0 || again[text.len] != '\0') return ZC_E_INVAL;
@@ -2824,7 +2824,7 @@ typedef struct zc__trie {
     uint64_t prune_due;                  /* [house] nothing idle was let go before this second */
     uint64_t prune_next;                 /* [house] of the look under way, and */
     uint32_t prune_stripe, prune_at;     /* [house]   where it goes on */
-    zc_tag root;
+    zc_tag root, all; /* all: its version is that of the last zc_clear() */
     zc__stripe stripes[ZC__STRIPES];
 } zc__trie;
 
@@ -3199,6 +3199,11 @@ static const char *zc__trie_check(zc__trie *t) {
  *               is 0, so nothing is moved when an entry goes and there are no tombstones. A count
  *               that reached 255 stays (the next growth mends it).
  *               (Compare F14, Bronson & Shi 2019: the overflow counts are theirs.)
+ *   Growth      A table that is full to 6/7 gets a larger one beside it, and each put moves a few
+ *               homes there, in their order: the entries whose home in the old table is the next
+ *               one. So it is known of every key in which of both it is. The larger one is cleared
+ *               as the homes go over, never at once: that, and the page faults, would take longer
+ *               than all else. Housekeeping moves homes before it sweeps.
  *   Life        `refs` counts the owner (the table) and the pins. The owner's reference is dropped
  *               exactly once, by zc__entry_drop(), never with a lock held; whoever drops the last
  *               reference runs the object's destructor and frees. Entries leave the table into a
@@ -3206,10 +3211,12 @@ static const char *zc__trie_check(zc__trie *t) {
  *   Invariants  B1 every entry is found by its key   B2 count == entries in buckets
  *               B3 over == entries whose probe passed the bucket, unless 255
  *               B4 bytes, cost == sums over the entries   B5 used entries, cost <= the limits
+ *               B6 while it grows: what has one of the first `moved` homes is in `table`, the rest
+ *               in `old`; the buckets of `table` from `ready` on are as they were found
  *   Locking     all fields of a shard, and next, prev, begin, expires, hits, state of its entries:
  *               the shard's lock. refs: atomic; sub_acqrel pairs with itself. Lengths, key, value,
  *               dependencies: constant once the entry is visible.
- *   Cost        64 / 7 bytes a slot at 60 to 86 % load; growth by 1.5, one shard at a time
+ *   Cost        64 / 7 bytes a slot at 60 to 86 % load; growth by 1.5: both tables for a while
  * ========================================================================================== */
 
 typedef struct zc__entry zc__entry;
@@ -3307,11 +3314,17 @@ static size_t zc__entry_cost(const zc__entry *e) {
 
 #define ZC__SLOTS 7u
 #define ZC__OVER ZC__SLOTS /* fp[ZC__OVER]: how many entries have passed the bucket over */
+#define ZC__MOVES 4u       /* homes that are moved with a put while a table grows */
 
 typedef struct zc__bucket {
     unsigned char fp[ZC__SLOTS + 1]; /* 0: free; the last is `over` */
     zc__entry *slot[ZC__SLOTS];
 } zc__bucket;
+
+typedef struct zc__table {
+    zc__bucket *buckets;
+    uint32_t nbuckets, count;
+} zc__table;
 
 typedef struct zc__flight zc__flight; /* >>flight */
 
@@ -3320,11 +3333,12 @@ typedef struct zc__queue {
     uint32_t count;
 } zc__queue;
 
-enum { ZC__WINDOW, ZC__PROBATION, ZC__MAIN, ZC__QUEUES };
+enum { ZC__WINDOW, ZC__PROBATION, ZC__MAIN, ZC__CLEARED, ZC__QUEUES };
 
 /* The state of the policy, see >>policy. */
 typedef struct zc__policy {
     zc__queue queue[ZC__QUEUES];
+    uint64_t cleared; /* the version of the last zc_clear() that the shard has taken note of */
     uint64_t cap;     /* entries that this shard is expected to hold when full; 0: no limit */
     int64_t target;   /* of window and probation together, in 1/256 entry */
     bool full;        /* it has evicted, and not lost an eighth of its content since */
@@ -3337,12 +3351,15 @@ typedef struct zc__policy {
 
 typedef struct zc__shard {
     zc__spin lock;
-    uint32_t nbuckets;
-    zc__bucket *buckets;
+    uint32_t moved;       /* homes of `old` whose entries are in `table` */
+    zc__table table, old; /* old: while the table grows */
+    uint64_t hits, hits_stale, misses_absent; /* what a look-up needs ends here: one line */
+    uint64_t misses_expired, misses_invalidated, puts;
+    uint32_t ready;       /* buckets of `table` that were cleared; the rest is as it was found */
     uint32_t count;
-    uint32_t cursor;      /* the next bucket to sweep */
     size_t bytes, cost;   /* of its entries: memory, and as counted against the limit */
-    uint64_t hits, hits_stale, misses_absent, misses_expired, misses_invalidated, puts;
+    size_t cleared_cost;  /* of these: of what zc_clear() has killed */
+    uint32_t cursor;      /* the next bucket to sweep */
     uint64_t removed[ZC_CAUSE_COUNT];
     zc__policy policy;
     /* >>expiry */
@@ -3537,12 +3554,18 @@ static inline uint64_t zc__bucket_match(const zc__bucket *b, unsigned char fp) {
 static inline unsigned zc__match_slot(uint64_t match) { return zc__ctz64(match) >> 3; }
 #endif
 
+/* Where a key belongs: what is not moved yet is in the old table. */
+static inline zc__table *zc__table_of(const zc__shard *s, uint64_t hash) {
+    bool old = ZC__UNLIKELY(s->old.nbuckets) && zc__home_of(hash, s->old.nbuckets) >= s->moved;
+    return (zc__table *)(uintptr_t)(old ? &s->old : &s->table);
+}
+
 static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_bytes key) {
-    if (ZC__UNLIKELY(!s->nbuckets)) return NULL;
+    const zc__table *t = zc__table_of(s, hash);
     unsigned char fp = zc__fp_of(hash);
-    uint32_t i = zc__home_of(hash, s->nbuckets);
-    for (uint32_t probes = s->nbuckets; probes; probes--) {
-        const zc__bucket *b = &s->buckets[i];
+    uint32_t i = zc__home_of(hash, t->nbuckets);
+    for (uint32_t probes = t->nbuckets; probes; probes--) {
+        const zc__bucket *b = &t->buckets[i];
         for (uint64_t m = zc__bucket_match(b, fp); m; m &= m - 1) {
             zc__entry *e = b->slot[zc__match_slot(m)];
             ZC__PREFETCH(zc__entry_bytes(e) + ZC__LINE);
@@ -3550,15 +3573,24 @@ static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_by
             if (zc__entry_is(e, key)) return e;
         }
         if (ZC__LIKELY(!b->fp[ZC__OVER])) return NULL;
-        if (++i == s->nbuckets) i = 0;
+        if (++i == t->nbuckets) i = 0;
     }
     return NULL;
 }
 
+/* Clears the table's buckets before the n-th. */
+static void zc__table_clear(zc__shard *s, uint32_t n) {
+    if (n <= s->ready) return;
+    memset(&s->table.buckets[s->ready], 0, (n - s->ready) * sizeof(zc__bucket));
+    s->ready = n;
+}
+
 /* Puts an entry in the first free slot from its home on; there is one. */
-static void zc__table_link(zc__bucket *buckets, uint32_t n, zc__entry *e, uint64_t hash) {
-    for (uint32_t i = zc__home_of(hash, n);; i = i + 1 == n ? 0 : i + 1) {
-        zc__bucket *b = &buckets[i];
+static void zc__table_link(zc__shard *s, zc__entry *e, uint64_t hash) {
+    zc__table *t = zc__table_of(s, hash);
+    t->count++;
+    for (uint32_t i = zc__home_of(hash, t->nbuckets);;) {
+        zc__bucket *b = &t->buckets[i];
         for (unsigned k = 0; k < ZC__SLOTS; k++) {
             if (b->fp[k]) continue;
             b->fp[k] = zc__fp_of(hash);
@@ -3566,12 +3598,15 @@ static void zc__table_link(zc__bucket *buckets, uint32_t n, zc__entry *e, uint64
             return;
         }
         if (b->fp[ZC__OVER] < 255) b->fp[ZC__OVER]++;
+        if (++i == t->nbuckets) i = 0;
+        if (t == &s->table) zc__table_clear(s, i + 1);
     }
 }
 
-static void zc__table_unlink(zc__shard *s, zc__entry *e, uint64_t hash) {
-    for (uint32_t i = zc__home_of(hash, s->nbuckets);; i = i + 1 == s->nbuckets ? 0 : i + 1) {
-        zc__bucket *b = &s->buckets[i];
+static void zc__table_unlink(zc__table *t, zc__entry *e, uint64_t hash) {
+    t->count--;
+    for (uint32_t i = zc__home_of(hash, t->nbuckets);; i = i + 1 == t->nbuckets ? 0 : i + 1) {
+        zc__bucket *b = &t->buckets[i];
         for (unsigned k = 0; k < ZC__SLOTS; k++) {
             if (b->slot[k] != e) continue;
             b->fp[k] = 0;
@@ -3589,34 +3624,69 @@ static uint64_t zc__entry_hash(const zc_cache *c, const zc__entry *e) {
 
 /* Asks for a key's home bucket, without the lock: a stale look does no harm. */
 static inline void zc__bucket_prefetch(const zc__shard *s, uint64_t hash) {
-    uintptr_t buckets = (uintptr_t)zc__load_rlx(&s->buckets);
-    size_t home = zc__home_of(hash, zc__load_rlx(&s->nbuckets));
+    uintptr_t buckets = (uintptr_t)zc__load_rlx(&s->table.buckets);
+    size_t home = zc__home_of(hash, zc__load_rlx(&s->table.nbuckets));
     ZC__PREFETCH((const void *)(buckets + home * sizeof(zc__bucket)));
 }
 
-static bool zc__table_resize(zc_cache *c, zc__shard *s, uint32_t n) {
-    zc__bucket *to = (zc__bucket *)zc__alloc_zero(&c->mem, n * sizeof *to);
+/* ---- growth ---- */
+
+/* Begins to move into a table of n buckets, of which nothing is cleared yet; a first one is at
+ * once. */
+static bool zc__table_grow(zc_cache *c, zc__shard *s, uint32_t n) {
+    zc__bucket *to = (zc__bucket *)zc__alloc(&c->mem, n * sizeof *to);
     if (!to) return false;
-    for (uint32_t i = 0; i < s->nbuckets; i++) {
-        for (unsigned k = 0; k < ZC__SLOTS; k++) {
-            zc__entry *e = s->buckets[i].slot[k];
-            if (e) zc__table_link(to, n, e, zc__entry_hash(c, e));
-        }
-    }
-    zc__free(&c->mem, s->buckets, s->nbuckets * sizeof *to);
-    zc__store_rlx(&s->buckets, to); /* see zc__bucket_prefetch() */
-    zc__store_rlx(&s->nbuckets, n);
-    s->cursor = 0;
+    s->old = s->table;
+    s->table.count = s->moved = s->ready = s->cursor = 0;
+    zc__store_rlx(&s->table.buckets, to); /* see zc__bucket_prefetch() */
+    zc__store_rlx(&s->table.nbuckets, n);
+    if (!s->old.nbuckets) zc__table_clear(s, n);
     return true;
+}
+
+/* Moves the entries whose home in the old table is the next one. Their new homes are cleared. */
+static void zc__table_move_home(zc_cache *c, zc__shard *s) {
+    zc__table *old = &s->old;
+    uint32_t home = s->moved++, n = s->table.nbuckets, i = home;
+    zc__table_clear(s, 2 * home + 3 < n ? 2 * home + 3 : n); /* n is at most twice as many */
+    do {
+        zc__bucket *b = &old->buckets[i];
+        for (unsigned k = 0; k < ZC__SLOTS; k++) {
+            zc__entry *e = b->slot[k];
+            if (!e) continue;
+            uint64_t hash = zc__entry_hash(c, e);
+            if (zc__home_of(hash, old->nbuckets) != home) continue;
+            zc__table_unlink(old, e, hash);
+            zc__table_link(s, e, hash);
+        }
+        if (!b->fp[ZC__OVER]) break;
+        if (++i == old->nbuckets) i = 0;
+    } while (i != home);
+}
+
+static void zc__table_free(zc_cache *c, zc__table *t) {
+    zc__free(&c->mem, t->buckets, t->nbuckets * sizeof(zc__bucket));
+    memset(t, 0, sizeof *t);
+}
+
+/* Goes on with the growth under way: moves a few homes. */
+static void zc__table_move(zc_cache *c, zc__shard *s) {
+    for (unsigned n = 0; n < ZC__MOVES && s->moved < s->old.nbuckets; n++)
+        zc__table_move_home(c, s);
+    if (s->moved == s->old.nbuckets) zc__table_free(c, &s->old);
 }
 
 /* Room for one entry more: true if there is, after growing if that is due. At worst the table fills
  * up to its last slot but one. */
-static bool zc__table_reserve(zc_cache *c, zc__shard *s) {
-    uint64_t slots = (uint64_t)s->nbuckets * ZC__SLOTS;
-    if (ZC__LIKELY((uint64_t)s->count * 7 < slots * 6)) return true;
-    uint32_t more = s->nbuckets < 2 ? 2 : s->nbuckets + s->nbuckets / 2 + 1;
-    return (!zc__load_rlx(&c->closed) && zc__table_resize(c, s, more)) || s->count + 1 < slots;
+static bool zc__table_reserve(zc_cache *c, zc__shard *s, uint64_t hash) {
+    uint32_t n = s->table.nbuckets;
+    bool grows = s->old.nbuckets != 0;
+    if (ZC__UNLIKELY(!grows && (uint64_t)s->count * 7 >= (uint64_t)n * ZC__SLOTS * 6))
+        grows = !zc__load_rlx(&c->closed) &&
+                zc__table_grow(c, s, n < 2 ? 2 : n + n / 2 + 1);
+    if (ZC__UNLIKELY(grows)) zc__table_move(c, s);
+    const zc__table *t = zc__table_of(s, hash);
+    return t->count + 1 < (uint64_t)t->nbuckets * ZC__SLOTS;
 }
 
 /* ============================================================================================
@@ -3647,8 +3717,12 @@ static bool zc__table_reserve(zc_cache *c, zc__shard *s) {
  *   Origin      FIFOs with lazy promotion: S3-FIFO (Yang et al. 2023), 2Q (Johnson & Shasha 1994);
  *               ghosts that steer: ARC (Megiddo & Modha 2003); the correlated window: Clock2Q+
  *               (2024). The weighing per slot and `proven` are ours; bench/ replays traces.
- *   Invariants  P1 every entry is in exactly the queue that its state says   P2 counts are right
- *               P3 1 <= target <= cap, in entries
+ *   Cleared     zc_clear() looks at no entry: the queues become one, of what waits to be freed,
+ *               and an entry is in that one if its begin is below the version of the clear. What
+ *               is in it gives way before anything else, and to look-ups it is not there.
+ *   Invariants  P1 every entry is in exactly the queue that its state says, but:
+ *               P2 counts are right   P3 1 <= target <= cap, in entries
+ *               P4 what begins below `cleared` is in the queue of the cleared, whatever its state
  *   Locking     the shard's lock
  *   Cost        a hit: one byte, written only below 2. A victim: at most 16 looks. 8 bytes an
  *               entry.
@@ -3667,8 +3741,24 @@ enum {
     ZC__PROVEN = 16
 };
 
+/* P4. A reader that finds a later `begin` finds the clear's version, too: an entry that began after
+ * a clear comes into the shard after zc__policy_clear() has taken note of that. */
+static inline bool zc__is_cleared(const zc__shard *s, const zc__entry *e) {
+    return e->begin < s->policy.cleared;
+}
+
+/* What a shard has under a key, unless it was cleared. */
+static zc__entry *zc__shard_find(const zc__shard *s, uint64_t hash, zc_bytes key) {
+    zc__entry *e = zc__table_find(s, hash, key);
+    return e && zc__is_cleared(s, e) ? NULL : e;
+}
+
+static inline zc__queue *zc__queue_of(zc__shard *s, const zc__entry *e) {
+    return &s->policy.queue[zc__is_cleared(s, e) ? ZC__CLEARED : e->state & ZC__QUEUE_BITS];
+}
+
 static void zc__queue_unlink(zc__shard *s, zc__entry *e) {
-    zc__queue *q = &s->policy.queue[e->state & ZC__QUEUE_BITS];
+    zc__queue *q = zc__queue_of(s, e);
     if (e->next) e->next->prev = e->prev;
     else q->newest = e->prev;
     if (e->prev) e->prev->next = e->next;
@@ -3676,15 +3766,35 @@ static void zc__queue_unlink(zc__shard *s, zc__entry *e) {
     q->count--;
 }
 
+/* Puts the chain from `first` to `last` at the end of a queue. */
+static void zc__queue_append(zc__queue *q, zc__entry *first, zc__entry *last) {
+    first->prev = q->newest;
+    if (q->newest) q->newest->next = first;
+    else q->oldest = first;
+    q->newest = last;
+}
+
 static void zc__queue_push(zc__shard *s, zc__entry *e, unsigned to) {
     zc__queue *q = &s->policy.queue[to];
     e->state = (uint8_t)((e->state & ~(unsigned)ZC__QUEUE_BITS) | to);
     e->next = NULL;
-    e->prev = q->newest;
-    if (q->newest) q->newest->next = e;
-    else q->oldest = e;
-    q->newest = e;
+    zc__queue_append(q, e, e);
     q->count++;
+}
+
+/* Takes note of a zc_clear(): all entries change to the queue of what is cleared, in one step. */
+static void zc__policy_clear(zc_cache *c, zc__shard *s) {
+    zc__policy *p = &s->policy;
+    uint64_t version = zc__load_acq(&c->trie.all.version);
+    if (version <= p->cleared) return;
+    zc__queue *to = &p->queue[ZC__CLEARED];
+    for (zc__queue *q = p->queue; q < to; q++)
+        if (q->oldest) zc__queue_append(to, q->oldest, q->newest);
+    memset(p->queue, 0, ZC__CLEARED * sizeof *to);
+    to->count = s->count;
+    p->cleared = version;
+    p->full = false;
+    s->cleared_cost = s->cost;
 }
 
 /* Moves the target by d, in 1/256 entry. */
@@ -3859,7 +3969,7 @@ static void zc__policy_add(zc_cache *c, zc__shard *s, zc__entry *e, unsigned que
 
 /* Puts e in the place of `old` in its queue. */
 static void zc__queue_swap(zc__shard *s, const zc__entry *old, zc__entry *e) {
-    zc__queue *q = &s->policy.queue[old->state & ZC__QUEUE_BITS];
+    zc__queue *q = zc__queue_of(s, old);
     e->state = old->state;
     e->next = old->next;
     e->prev = old->prev;
@@ -3879,6 +3989,7 @@ static void zc__policy_replace(zc__shard *s, const zc__entry *old, zc__entry *e)
 static void zc__policy_remove(zc__shard *s, zc__entry *e, uint64_t hash) {
     bool in_main = (e->state & ZC__QUEUE_BITS) == ZC__MAIN;
     zc__queue_unlink(s, e);
+    if (zc__is_cleared(s, e)) return;
     if (in_main ? e->hits || e->state & ZC__PROVEN
                 : e->hits + e->state / ZC__EARLY % 4 >= ZC__PROMOTE)
         zc__ghost_add(&s->policy, hash, 0, true);
@@ -3896,6 +4007,12 @@ static inline void zc__victim_prefetch(const zc_cache *c, const zc__shard *s, co
 static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
     zc__policy *p = &s->policy;
     zc__queue *w = &p->queue[ZC__WINDOW], *q = &p->queue[ZC__PROBATION], *m = &p->queue[ZC__MAIN];
+    zc__entry *dead = p->queue[ZC__CLEARED].oldest;
+    if (dead) {
+        zc__queue_unlink(s, dead);
+        *hash = zc__entry_hash(c, dead);
+        return dead;
+    }
     zc__policy_measure(c, s);
     if (!p->cap) zc__policy_resize(c, p, s->count);
     if (!p->ghosts) zc__ghosts_make(c, p);
@@ -3924,7 +4041,7 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
         }
         zc__queue_unlink(s, e);
         *hash = zc__entry_hash(c, e);
-        ZC__PREFETCH(&s->buckets[zc__home_of(*hash, s->nbuckets)]);
+        zc__bucket_prefetch(s, *hash);
         zc__ghost_add(p, *hash, from_main, e->state & ZC__PROVEN);
         p->gone[from_main]++;
         zc__victim_prefetch(c, s, q->oldest);
@@ -3977,7 +4094,7 @@ static inline void zc__entry_touch(zc_cache *c, zc__entry *e) {
 
 /* Counts a miss by its reason. The shard is locked. */
 static int zc__miss(zc__shard *s, const zc__entry *e, zc__state state) {
-    if (!e) s->misses_absent++;
+    if (!e || zc__is_cleared(s, e)) s->misses_absent++;
     else if (state == ZC__DEAD) s->misses_invalidated++;
     else s->misses_expired++;
     return ZC_MISS;
@@ -4081,10 +4198,14 @@ static inline void zc__limit_give(zc__limit *l, size_t n) {
 static void zc__shard_detach(zc__shard *s, zc__entry *e, uint64_t hash, zc_cause cause,
                              zc__entry **garbage) {
     ZC__ASSERT_HELD(&s->lock);
-    zc__table_unlink(s, e, hash);
+    zc__table_unlink(zc__table_of(s, hash), e, hash);
     s->count--;
     s->bytes -= zc__entry_size(e);
     s->cost -= zc__entry_cost(e);
+    if (zc__is_cleared(s, e)) {
+        s->cleared_cost -= zc__entry_cost(e);
+        cause = ZC_CAUSE_INVALIDATED;
+    }
     s->removed[cause]++;
     e->state = (uint8_t)cause;
     e->next = *garbage;
@@ -4121,9 +4242,15 @@ static int zc__shard_insert(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t ha
                             zc__entry **garbage) {
     ZC__ASSERT_HELD(&s->lock);
     size_t n = 0, cost = 0, need = zc__entry_cost(e);
-    bool room = zc__table_reserve(c, s);
+    bool room = zc__table_reserve(c, s, hash);
     unsigned queue = ZC__WINDOW;
     zc__entry *old = zc__table_find(s, hash, zc__entry_key(e));
+    zc__policy_clear(c, s);
+    if (old && (zc__is_cleared(s, old) || zc__is_cleared(s, e))) { /* not in its place */
+        zc__shard_remove(c, s, old, hash, ZC_CAUSE_REPLACED, garbage);
+        old = NULL;
+        room = true;
+    }
     if (old) {
         n = 1;
         cost = zc__entry_cost(old);
@@ -4131,7 +4258,7 @@ static int zc__shard_insert(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t ha
         zc__shard_detach(s, old, hash, ZC_CAUSE_REPLACED, garbage);
         room = true;
     } else {
-        queue = zc__policy_miss(s, hash);
+        queue = zc__is_cleared(s, e) ? (unsigned)ZC__CLEARED : zc__policy_miss(s, hash);
     }
     for (;;) {
         size_t more_n = n ? 0 : 1, more_cost = need > cost ? need - cost : 0;
@@ -4155,10 +4282,11 @@ static int zc__shard_insert(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t ha
     zc__limit_give(&c->entries, n ? n - 1 : 0);
     zc__limit_give(&c->cost, cost > need ? cost - need : 0);
     if (!old) zc__policy_add(c, s, e, queue);
-    zc__table_link(s->buckets, s->nbuckets, e, hash);
+    zc__table_link(s, e, hash);
     s->count++;
     s->bytes += zc__entry_size(e);
     s->cost += need;
+    if (zc__is_cleared(s, e)) s->cleared_cost += need;
     s->puts++;
     if (e->expires < s->next_expiry) s->next_expiry = e->expires;
     if (e->expires < s->sweep_expiry) s->sweep_expiry = e->expires;
@@ -4227,6 +4355,18 @@ static bool zc__relieve_block(zc_cache *c) {
     return found;
 }
 
+/* What comes before sweeping: growth, and freeing what was cleared. */
+static bool zc__shard_untidy(const zc__shard *s) {
+    return s->old.nbuckets || s->policy.queue[ZC__CLEARED].oldest;
+}
+static void zc__shard_tidy(zc_cache *c, zc__shard *s, uint32_t entries, zc__entry **garbage) {
+    zc__queue *q = &s->policy.queue[ZC__CLEARED];
+    if (s->old.nbuckets) zc__table_move(c, s);
+    for (; entries && q->oldest; entries--)
+        zc__shard_remove(c, s, q->oldest, zc__entry_hash(c, q->oldest), ZC_CAUSE_INVALIDATED,
+                         garbage);
+}
+
 /* Moves an entry of the table to where memory is dense, if it is not there and nobody has it
  * pinned: *slot is its place. The shard is locked. */
 static inline void zc__entry_move(zc_cache *c, zc__shard *s, zc__entry **slot) {
@@ -4248,14 +4388,18 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
                             zc__entry **garbage) {
     ZC__ASSERT_HELD(&s->lock);
     uint64_t seen = zc__seen(&c->trie);
+    if (zc__shard_untidy(s)) {
+        zc__shard_tidy(c, s, buckets * ZC__SLOTS, garbage);
+        return false;
+    }
     if (s->cursor == 0) {
         s->sweep_seen = seen;
         s->sweep_expiry = ZC_NEVER;
         s->sweep_found = 0;
     }
-    for (; buckets && s->cursor < s->nbuckets; buckets--, s->cursor++) {
+    for (; buckets && s->cursor < s->table.nbuckets; buckets--, s->cursor++) {
         for (unsigned k = 0; k < ZC__SLOTS; k++) {
-            zc__entry *e = s->buckets[s->cursor].slot[k];
+            zc__entry *e = s->table.buckets[s->cursor].slot[k];
             if (!e) continue;
             zc__state state = zc__entry_state(c, e, seen);
             bool over = now >= zc__entry_end(e);
@@ -4267,10 +4411,10 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
                                  garbage);
             else if (zc__entry_end(e) < s->sweep_expiry)
                 s->sweep_expiry = zc__entry_end(e);
-            if (!dead && !over) zc__entry_move(c, s, &s->buckets[s->cursor].slot[k]);
+            if (!dead && !over) zc__entry_move(c, s, &s->table.buckets[s->cursor].slot[k]);
         }
     }
-    if (s->cursor < s->nbuckets) return false;
+    if (s->cursor < s->table.nbuckets) return false;
     s->cursor = 0;
     s->swept = s->sweep_seen;
     s->next_expiry = s->sweep_expiry;
@@ -5651,7 +5795,7 @@ static int zc__start_look(zc__start *st) {
     uint64_t seen = zc__seen(&c->trie), now = 0;
     zc__state state = ZC__DEAD;
     st->refresh = false;
-    st->e = zc__table_find(s, st->hash, st->key);
+    st->e = zc__shard_find(s, st->hash, st->key);
     st->f = s->nflights ? zc__flight_find(s, st->hash, st->key) : NULL;
     int rc = zc__start_serve(st, seen, &state);
     if (st->f || st->t) now = zc__mono(&c->clock);
@@ -7151,7 +7295,7 @@ ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
     if (through) zc__monitor_lock(&s->order);
     zc__spin_lock(&s->lock);
     zc__fence(s, hash, key);
-    zc__entry *e = zc__table_find(s, hash, key);
+    zc__entry *e = zc__shard_find(s, hash, key);
     if (e) zc__shard_remove(cache, s, e, hash, ZC_CAUSE_DELETED, &garbage);
     if (through) zc__writes(s, hash);
     zc__spin_unlock(&s->lock);
@@ -7446,34 +7590,11 @@ ZOOCACHE_API int zc_invalidate_tag(zc_cache *cache, zc_tag *tag) {
     return zc__invalidated(cache, &name, 1, v);
 }
 
-/* Empties a shard. */
-static void zc__shard_purge(zc_cache *c, zc__shard *s, zc_cause cause, zc__entry **garbage) {
-    ZC__ASSERT_HELD(&s->lock);
-    for (uint32_t i = 0; i < s->nbuckets; i++) {
-        zc__bucket *b = &s->buckets[i];
-        for (unsigned k = 0; k < ZC__SLOTS; k++) {
-            zc__entry *e = b->slot[k];
-            if (!e) continue;
-            e->state = (uint8_t)cause;
-            e->next = *garbage;
-            *garbage = e;
-            s->removed[cause]++;
-        }
-        memset(b, 0, sizeof *b);
-    }
-    memset(s->policy.queue, 0, sizeof s->policy.queue);
-    s->policy.full = false;
-    zc__limit_give(&c->entries, s->count);
-    zc__limit_give(&c->cost, s->cost);
-    s->count = s->cursor = 0;
-    s->bytes = s->cost = 0;
-    s->next_expiry = s->sweep_expiry = ZC_NEVER;
-}
-
 ZOOCACHE_API int zc_clear(zc_cache *cache) {
     if (!cache) return ZC_E_INVAL;
     zc_bytes name = zc_slice("", 0);
-    uint64_t v = zc__invalidate_text(cache, NULL, 0);
+    zc_tag *everything[2] = {&cache->trie.root, &cache->trie.all};
+    uint64_t v = zc__trie_stamp(&cache->trie, everything, 2, 0);
     int rc = zc__invalidated(cache, NULL, 0, v);
     if (zc__has_store(cache)) {
         zc__behind_forget(cache, NULL);
@@ -7484,11 +7605,9 @@ ZOOCACHE_API int zc_clear(zc_cache *cache) {
         }
     }
     for (uint32_t i = 0; i < cache->nshards; i++) {
-        zc__entry *garbage = NULL;
         zc__spin_lock(&cache->shards[i].lock);
-        zc__shard_purge(cache, &cache->shards[i], ZC_CAUSE_INVALIDATED, &garbage);
+        zc__policy_clear(cache, &cache->shards[i]);
         zc__spin_unlock(&cache->shards[i].lock);
-        zc__reap(cache, garbage);
     }
     zc__told_invalidated(cache, name, v);
     return rc;
@@ -7610,8 +7729,9 @@ static bool zc__sweep_some(zc_cache *c, uint64_t now, uint64_t seen) {
         zc__entry *garbage = NULL;
         zc__spin_lock(&s->lock);
         if (!s->count) s->cursor = 0;
-        bool idle = !s->count || (s->cursor == 0 && now < s->next_expiry &&
-                                  (s->swept >= seen || now < s->next_sweep));
+        bool idle = !zc__shard_untidy(s) &&
+                    (!s->count || (s->cursor == 0 && now < s->next_expiry &&
+                                   (s->swept >= seen || now < s->next_sweep)));
         bool over = idle || zc__shard_sweep(c, s, 8, now, &garbage);
         zc__spin_unlock(&s->lock);
         zc__reap(c, garbage);
@@ -7934,7 +8054,7 @@ static bool zc__shard_reserve(zc_cache *c, zc__shard *s) {
     uint64_t n = c->entries.max == SIZE_MAX || s->policy.cap > share ? share : s->policy.cap;
     if (c->entries.max == SIZE_MAX) zc__policy_resize(c, &s->policy, n ? n : 1);
     zc__ghosts_make(c, &s->policy);
-    return zc__table_resize(c, s, (uint32_t)(n / 5 + 2));
+    return zc__table_grow(c, s, (uint32_t)(n / 5 + 2));
 }
 
 /* All shards, or as many as could be made. */
@@ -7958,6 +8078,20 @@ static int zc__shards_make(zc_cache *c) {
     return ZC_OK;
 }
 
+/* Empties a shard for good. */
+static void zc__shard_purge(zc__shard *s, zc__entry **garbage) {
+    for (unsigned i = 0; i < ZC__QUEUES; i++) {
+        for (zc__entry *e = s->policy.queue[i].oldest, *next; e; e = next) {
+            next = e->next;
+            e->state = i == ZC__CLEARED ? ZC_CAUSE_INVALIDATED : ZC_CAUSE_CLOSED;
+            e->next = *garbage;
+            *garbage = e;
+        }
+    }
+    memset(s->policy.queue, 0, sizeof s->policy.queue);
+    s->count = 0;
+}
+
 /* Ends a shard: its flights, its entries, its tables. What is on its way to the storage arrives
  * first; from now on nothing is added. */
 static void zc__shard_close(zc_cache *c, zc__shard *s) {
@@ -7974,13 +8108,13 @@ static void zc__shard_close(zc_cache *c, zc__shard *s) {
             ended = f;
         }
     }
-    zc__shard_purge(c, s, ZC_CAUSE_CLOSED, &garbage);
+    zc__shard_purge(s, &garbage);
     zc__free(&c->mem, s->flights, s->flight_buckets * sizeof *s->flights);
-    zc__free(&c->mem, s->buckets, s->nbuckets * sizeof *s->buckets);
+    zc__table_free(c, &s->table);
+    zc__table_free(c, &s->old);
     zc__ghosts_free(c, &s->policy);
     s->flights = NULL;
-    s->buckets = NULL;
-    s->flight_buckets = s->nbuckets = 0;
+    s->flight_buckets = 0;
     zc__spin_unlock(&s->lock);
     if (zc__has_store(c)) zc__monitor_unlock(&s->order);
     for (; (f = ended) != NULL; zc__flight_let_go(c, f)) {
@@ -8102,10 +8236,11 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
         out->misses_invalidated += s->misses_invalidated;
         out->puts += s->puts;
         for (unsigned k = 0; k < ZC_CAUSE_COUNT; k++) out->removed[k] += s->removed[k];
-        out->entries += s->count;
-        out->bytes += s->cost;
+        out->entries += s->count - s->policy.queue[ZC__CLEARED].count;
+        out->bytes += s->cost - s->cleared_cost;
         out->flights += s->nflights;
-        out->memory += s->bytes + s->nbuckets * sizeof(zc__bucket) +
+        out->memory += s->bytes +
+                       ((size_t)s->table.nbuckets + s->old.nbuckets) * sizeof(zc__bucket) +
                        (size_t)s->policy.nghosts * ZC__GHOST_WAYS * sizeof(uint32_t) +
                        s->flight_buckets * sizeof(zc__flight *);
         zc__spin_unlock(&s->lock);
@@ -8292,7 +8427,7 @@ ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out) 
     out->state = ZC_MISS;
     zc__spin_lock(&s->lock);
     out->filling = s->nflights && zc__flight_find(s, hash, key);
-    const zc__entry *e = zc__table_find(s, hash, key);
+    const zc__entry *e = zc__shard_find(s, hash, key);
     if (e) {
         const zc_tag *killer =
             zc__trie_killer(&cache->trie, zc__entry_deps(e), e->ndeps, e->begin);
@@ -8320,56 +8455,55 @@ ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out) 
  * >>check   Validators: every numbered invariant of the openers above
  * ========================================================================================== */
 
-static const char *zc__check_table(const zc_cache *c, const zc__shard *s) {
+/* B1, B2, B3 and B6 of a table, of which `ready` buckets are cleared. */
+static const char *zc__check_buckets(const zc_cache *c, const zc__shard *s, const zc__table *t,
+                                     uint32_t ready) {
+    uint64_t passed = 0, over = 0;
     uint32_t count = 0;
-    size_t bytes = 0, cost = 0;
-    for (uint32_t i = 0; i < s->nbuckets; i++) {
-        unsigned passed = 0;
+    bool exact = true;
+    for (uint32_t i = 0; i < ready; i++) {
+        const zc__bucket *b = &t->buckets[i];
+        over += b->fp[ZC__OVER];
+        exact = exact && b->fp[ZC__OVER] < 255;
         for (unsigned k = 0; k < ZC__SLOTS; k++) {
-            const zc__entry *e = s->buckets[i].slot[k];
-            if (!e != !s->buckets[i].fp[k]) return "B1: fingerprint";
+            const zc__entry *e = b->slot[k];
+            if (!e != !b->fp[k]) return "B1: fingerprint";
             if (!e) continue;
             uint64_t hash = zc__entry_hash(c, e);
             if (zc__shard_of(c, hash) != s) return "B1: shard";
+            if (zc__table_of(s, hash) != t) return "B6";
             if (zc__table_find(s, hash, zc__entry_key(e)) != e) return "B1";
             if (e->begin > zc__seen(&c->trie)) return "T1: begin";
+            passed += (i + t->nbuckets - zc__home_of(hash, t->nbuckets)) % t->nbuckets;
             count++;
-            bytes += zc__entry_size(e);
-            cost += zc__entry_cost(e);
         }
-        /* B3: count who has passed this bucket, from the entries of the buckets after it */
-        for (uint32_t d = 1, j = i; d < s->nbuckets && s->buckets[j].fp[ZC__OVER]; d++) {
-            j = j + 1 == s->nbuckets ? 0 : j + 1;
-            for (unsigned k = 0; k < ZC__SLOTS; k++) {
-                const zc__entry *e = s->buckets[j].slot[k];
-                if (!e) continue;
-                uint32_t home = zc__home_of(zc__entry_hash(c, e), s->nbuckets);
-                uint32_t to_here = (i + s->nbuckets - home) % s->nbuckets;
-                uint32_t to_there = (j + s->nbuckets - home) % s->nbuckets;
-                passed += to_here < to_there;
-            }
-        }
-        unsigned over = s->buckets[i].fp[ZC__OVER];
-        if (over != passed && over != 255) return "B3";
     }
-    if (count != s->count) return "B2";
-    return bytes == s->bytes && cost == s->cost ? NULL : "B4";
+    if (count != t->count) return "B2";
+    return exact && over != passed ? "B3" : NULL;
 }
 
+/* P1 to P4, and B4. */
 static const char *zc__check_policy(const zc__shard *s) {
     const zc__policy *p = &s->policy;
     uint32_t total = 0;
+    size_t bytes = 0, cost = 0, cleared = 0;
     for (unsigned i = 0; i < ZC__QUEUES; i++) {
         uint32_t count = 0;
         const zc__entry *prev = NULL;
         for (const zc__entry *e = p->queue[i].oldest; e; prev = e, e = e->next, count++) {
             if (count > s->count || e->prev != prev) return "P1: links";
-            if ((e->state & ZC__QUEUE_BITS) != i || e->hits > ZC__HITS_MAX) return "P1";
+            bytes += zc__entry_size(e);
+            cost += zc__entry_cost(e);
+            if (zc__is_cleared(s, e) != (i == ZC__CLEARED)) return "P4";
+            if (i == ZC__CLEARED) cleared += zc__entry_cost(e);
+            else if ((e->state & ZC__QUEUE_BITS) != i || e->hits > ZC__HITS_MAX) return "P1";
         }
         if (prev != p->queue[i].newest || count != p->queue[i].count) return "P2";
         total += count;
     }
-    if (total != s->count) return "P2: total";
+    if (total != s->count || total != s->table.count + s->old.count) return "P2: total";
+    if (!s->old.nbuckets && s->ready != s->table.nbuckets) return "B6: ready";
+    if (bytes != s->bytes || cost != s->cost || cleared != s->cleared_cost) return "B4";
     if (p->cap && (p->target < 256 || p->target > (int64_t)p->cap * 256)) return "P3";
     return NULL;
 }
@@ -8398,7 +8532,8 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     if (!broken && !zc__slabs_check(cache->mem.slabs)) broken = "S1 to S4";
     for (uint32_t i = 0; i < cache->nshards && !broken; i++) {
         const zc__shard *s = &cache->shards[i];
-        broken = zc__check_table(cache, s);
+        broken = zc__check_buckets(cache, s, &s->table, s->ready);
+        if (!broken) broken = zc__check_buckets(cache, s, &s->old, s->old.nbuckets);
         if (!broken) broken = zc__check_policy(s);
         if (!broken) broken = zc__check_flights(s);
         entries += s->count;

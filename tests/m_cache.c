@@ -34,7 +34,7 @@ typedef struct setup {
     unsigned steps;
 } setup;
 
-static item model[KEYS];
+static item model[KEYS], cleared[KEYS]; /* cleared, and not told yet */
 static tag_path paths[TAGS];
 static unsigned npaths;
 static uint64_t root_killed;
@@ -48,8 +48,8 @@ static uint64_t removed[ZC_CAUSE_COUNT];
 static bool given[OBJECTS];          /* the objects that were transferred */
 
 /* What the operation under way may do, beside evicting: keys whose entries may be replaced or
- * deleted; everything may be cleared, or closed. */
-static bool op_replaces[KEYS], op_deletes[KEYS], op_clears, op_closes;
+ * deleted; everything may be closed. */
+static bool op_replaces[KEYS], op_deletes[KEYS], op_closes;
 
 /* The loads under way, the innermost last. */
 typedef struct load {
@@ -162,7 +162,7 @@ static bool within_limits(void) {
 }
 
 static void told_removed(unsigned k, const zc_event *ev) {
-    item *x = &model[k];
+    item *x = cleared[k].present ? &cleared[k] : &model[k];
     bool dead = model_dead(x), over = model_expired(x), ok = false;
     removed[ev->cause]++;
     if (!x->present) {
@@ -177,7 +177,7 @@ static void told_removed(unsigned k, const zc_event *ev) {
     switch (ev->cause) {
     case ZC_CAUSE_REPLACED: ok = op_replaces[k]; break;
     case ZC_CAUSE_DELETED: ok = op_deletes[k]; break;
-    case ZC_CAUSE_INVALIDATED: ok = dead || op_clears; break;
+    case ZC_CAUSE_INVALIDATED: ok = dead; break;
     case ZC_CAUSE_EXPIRED: ok = over && !dead; break;
     case ZC_CAUSE_EVICTED:
         ok = !dead && !over && (cfg->max_entries || cfg->max_bytes || cfg->block);
@@ -185,6 +185,7 @@ static void told_removed(unsigned k, const zc_event *ev) {
     case ZC_CAUSE_CLOSED: ok = op_closes; break;
     default: break;
     }
+    if (x == &cleared[k]) ok = ev->cause == ZC_CAUSE_INVALIDATED;
     if (!ok) wrong("wrong cause", (int)k, ev);
     x->present = false;
 }
@@ -493,10 +494,14 @@ static void op_invalidate_many(void) {
 }
 
 static void op_clear(void) {
-    op_clears = true;
     CHECK_EQ(zc_clear(cache), ZC_OK);
     root_killed = zc_begin(cache);
-    for (unsigned k = 0; k < KEYS; k++) CHECK(!model[k].present);
+    for (unsigned k = 0; k < KEYS; k++) {
+        if (!model[k].present) continue;
+        CHECK(!cleared[k].present);
+        cleared[k] = model[k];
+        model[k].present = false;
+    }
 }
 
 static void op_clock(void) {
@@ -583,7 +588,8 @@ static void open_cache(const setup *s, uint64_t seed, void *block, zct_mem *mem)
 static void close_cache(void) {
     op_closes = true;
     zc_close(cache);
-    for (unsigned k = 0; k < KEYS; k++) CHECK(!model[k].present); /* all told as closed */
+    for (unsigned k = 0; k < KEYS; k++)
+        CHECK(!model[k].present && !cleared[k].present); /* all told */
     for (unsigned i = 0; i < PINS; i++) { /* pins outlive the cache */
         if (pins[i].pin && !pinned_object[i])
             CHECK_EQ(value_number(pins[i].data, pins[i].size), pinned_value[i]);
@@ -621,7 +627,6 @@ static void run(const setup *s, uint64_t seed) {
     for (unsigned step = 0; step < s->steps && zct_bad == before; step++) {
         memset(op_replaces, 0, sizeof op_replaces);
         memset(op_deletes, 0, sizeof op_deletes);
-        op_clears = false;
         if (zct_below(400) == 0) op_clear();
         else ops[zct_below(sizeof ops / sizeof ops[0])]();
         check_step(step);

@@ -18,11 +18,12 @@ static zc__shard shard;
 static void relink(uint32_t nbuckets) {
     zc__bucket *to = (zc__bucket *)calloc(nbuckets, sizeof *to);
     if (!to) exit(1);
+    free(shard.table.buckets);
+    shard.table.buckets = to;
+    shard.table.nbuckets = shard.ready = nbuckets;
+    shard.table.count = 0;
     for (unsigned i = 0; i < KEYS; i++)
-        if (in[i]) zc__table_link(to, nbuckets, made[i], hash_of[i]);
-    free(shard.buckets);
-    shard.buckets = to;
-    shard.nbuckets = nbuckets;
+        if (in[i]) zc__table_link(&shard, made[i], hash_of[i]);
 }
 
 static void check_all(bool exact) {
@@ -31,20 +32,20 @@ static void check_all(bool exact) {
         zc__entry *e = zc__table_find(&shard, hash_of[i], zc_str(names[i]));
         CHECK(e == (in[i] ? made[i] : NULL));
         held += in[i];
-        for (uint32_t b = zc__home_of(hash_of[i], shard.nbuckets); in[i];
-             b = b + 1 == shard.nbuckets ? 0 : b + 1) {
+        for (uint32_t b = zc__home_of(hash_of[i], shard.table.nbuckets); in[i];
+             b = b + 1 == shard.table.nbuckets ? 0 : b + 1) {
             bool here = false;
-            for (unsigned k = 0; k < ZC__SLOTS; k++) here |= shard.buckets[b].slot[k] == made[i];
+            for (unsigned k = 0; k < ZC__SLOTS; k++) here |= shard.table.buckets[b].slot[k] == made[i];
             if (here) break;
             passed[b]++;
         }
     }
-    for (uint32_t b = 0; b < shard.nbuckets; b++) {
+    for (uint32_t b = 0; b < shard.table.nbuckets; b++) {
         for (unsigned k = 0; k < ZC__SLOTS; k++) {
-            CHECK_EQ(shard.buckets[b].slot[k] != NULL, shard.buckets[b].fp[k] != 0);
-            found += shard.buckets[b].slot[k] != NULL;
+            CHECK_EQ(shard.table.buckets[b].slot[k] != NULL, shard.table.buckets[b].fp[k] != 0);
+            found += shard.table.buckets[b].slot[k] != NULL;
         }
-        unsigned over = shard.buckets[b].fp[ZC__OVER];
+        unsigned over = shard.table.buckets[b].fp[ZC__OVER];
         CHECK(over == passed[b] || (over == 255 && (!exact || passed[b] > 255)));
     }
     CHECK_EQ(found, held);
@@ -74,26 +75,26 @@ static void run(uint64_t home_mask, unsigned fps, unsigned steps) {
         unsigned i = (unsigned)zct_below(KEYS);
         if (in[i]) {
             if (zct_below(100) < (step / 2000 % 2 ? 80 : 30)) {
-                zc__table_unlink(&shard, made[i], hash_of[i]);
+                zc__table_unlink(&shard.table, made[i], hash_of[i]);
                 in[i] = false;
                 count--;
             }
         } else {
-            if (count + 1 >= shard.nbuckets * ZC__SLOTS || zct_below(500) == 0) {
+            if (count + 1 >= shard.table.nbuckets * ZC__SLOTS || zct_below(500) == 0) {
                 uint32_t least = (count + 1) / ZC__SLOTS + 1;
                 relink(least + (uint32_t)zct_below(least)); /* larger, or smaller again */
                 exact = true;
             }
-            zc__table_link(shard.buckets, shard.nbuckets, made[i], hash_of[i]);
+            zc__table_link(&shard, made[i], hash_of[i]);
             in[i] = true;
             count++;
         }
-        for (uint32_t b = 0; b < shard.nbuckets; b++)
-            if (shard.buckets[b].fp[ZC__OVER] == 255) exact = false;
+        for (uint32_t b = 0; b < shard.table.nbuckets; b++)
+            if (shard.table.buckets[b].fp[ZC__OVER] == 255) exact = false;
         if (step % 50 == 0) check_all(exact);
     }
     check_all(exact);
-    free(shard.buckets);
+    free(shard.table.buckets);
     for (unsigned i = 0; i < KEYS; i++) zc__entry_drop(c, made[i]);
     zc_close(c);
 }

@@ -509,6 +509,7 @@ TEST(objects_are_dropped_once) {
     CHECK_EQ(invalidated.drops, 1);
     CHECK_EQ(put_thing(f.c, "c", &cleared, NULL, 0), ZC_OK);
     CHECK_EQ(zc_clear(f.c), ZC_OK);
+    while (zc_poll(f.c, 1000) == ZC_MORE) {}
     CHECK_EQ(cleared.drops, 1);
     CHECK_EQ(put_thing(f.c, "z", &closed, NULL, 0), ZC_OK);
     CHECK_EQ(put_thing(f.c, "y", &copied, NULL, 0), ZC_OK);
@@ -561,6 +562,7 @@ TEST(destructors_may_call_the_cache) {
     CHECK_EQ(put_thing(f.c, "y", &t[2], NULL, 0), ZC_OK);
     CHECK_EQ(put_thing(f.c, "z", &t[3], NULL, 0), ZC_OK);
     CHECK_EQ(zc_clear(f.c), ZC_OK);
+    while (zc_poll(f.c, 1000) == ZC_MORE) {}
     for (int i = 0; i < 4; i++) CHECK_EQ(t[i].drops, 1);
     stop(&f);
 }
@@ -828,6 +830,9 @@ TEST(what_stats_call_memory_is_what_was_taken) {
     zc_stats_read(f.c, &s);
     CHECK_EQ(s.memory, f.mem.bytes);
     CHECK_EQ(zc_clear(f.c), ZC_OK);
+    zc_stats_read(f.c, &s);
+    CHECK_EQ(s.memory, f.mem.bytes);
+    while (zc_poll(f.c, 1000) == ZC_MORE) {}
     zc_prune(f.c, 0);
     zc_stats_read(f.c, &s);
     CHECK_EQ(s.memory, f.mem.bytes);
@@ -1066,6 +1071,7 @@ TEST(interned_tags) {
     /* A handle keeps its node; when all are back, the node may be pruned. */
     zct_step(&f.time, 10 * ZC_SECOND);
     CHECK_EQ(zc_clear(f.c), ZC_OK);
+    while (zc_poll(f.c, 1000) == ZC_MORE) {}
     CHECK_EQ(zc_prune(f.c, 0), 0);
     zc_tag_release(f.c, a);
     CHECK_EQ(zc_prune(f.c, 0), 0);

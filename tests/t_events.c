@@ -126,6 +126,8 @@ TEST(each_cause) {
     removed(&f, "k", "4", ZC_CAUSE_INVALIDATED, 1);
     CHECK_EQ(put(&f, "k", "5", NULL, 0), ZC_OK);
     CHECK_EQ(zc_clear(f.c), ZC_OK);
+    CHECK_EQ(f.r.causes[ZC_CAUSE_INVALIDATED], 1);
+    poll_all(&f);
     removed(&f, "k", "5", ZC_CAUSE_INVALIDATED, 2);
     for (int i = 0; i < 10; i++)
         CHECK_EQ(zc_put(f.c, zc_slice(&i, sizeof i), zc_str("e"), NULL), ZC_OK);

@@ -429,6 +429,10 @@ TEST(a_quiet_shard_is_not_swept) {
     sweep(c);
     CHECK_EQ(s->next_expiry, at + 90 * S);
     CHECK_EQ(zc_clear(c), ZC_OK);
+    sweep(c);
+    CHECK_EQ(put_ttl(c, "d", ZC_NEVER), ZC_OK);
+    zct_step(&now, 90 * S);
+    sweep(c);
     CHECK_EQ(s->next_expiry == ZC_NEVER, 1);
     zc_close(c);
 }
@@ -443,7 +447,7 @@ TEST(inserts_during_a_sweep) {
         snprintf(key, sizeof key, "%u", i);
         CHECK_EQ(put_ttl(c, key, (i % 2 ? 1000000 : 10) * S), ZC_OK);
     }
-    uint32_t buckets = s->nbuckets;
+    uint32_t buckets = s->table.nbuckets;
     for (unsigned round = 0; round < 30; round++) {
         zc__entry *garbage = NULL;
         uint64_t start = now.mono;
@@ -457,7 +461,7 @@ TEST(inserts_during_a_sweep) {
             snprintf(key, sizeof key, "new%u", i);
             CHECK_EQ(put_ttl(c, key, (5 + i) * S), ZC_OK);
         }
-        REQUIRE(s->nbuckets == buckets);
+        REQUIRE(s->table.nbuckets == buckets);
         while (!done) {
             garbage = NULL;
             zc__spin_lock(&s->lock);

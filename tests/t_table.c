@@ -51,8 +51,8 @@ static void drop_entries(zc_cache *c, unsigned n) {
 
 static void table(uint32_t nbuckets) {
     memset(&shard, 0, sizeof shard);
-    shard.nbuckets = nbuckets;
-    shard.buckets = (zc__bucket *)calloc(nbuckets, sizeof(zc__bucket));
+    shard.table.nbuckets = shard.ready = nbuckets;
+    shard.table.buckets = (zc__bucket *)calloc(nbuckets, sizeof(zc__bucket));
 }
 
 static uint64_t hash_for(uint32_t home, uint32_t nbuckets, unsigned char fp) {
@@ -62,32 +62,32 @@ static uint64_t hash_for(uint32_t home, uint32_t nbuckets, unsigned char fp) {
 
 static void link_one(unsigned i, uint64_t hash) {
     hash_of[i] = hash;
-    zc__table_link(shard.buckets, shard.nbuckets, made[i], hash);
+    zc__table_link(&shard, made[i], hash);
     in[i] = true;
 }
 
 static void unlink_one(unsigned i) {
-    zc__table_unlink(&shard, made[i], hash_of[i]);
+    zc__table_unlink(&shard.table, made[i], hash_of[i]);
     in[i] = false;
 }
 
 /* B1 and B3, counted naively. */
 static void check_table(unsigned n) {
     unsigned passed[600] = {0};
-    if (!CHECK(shard.nbuckets <= 600)) exit(1);
+    if (!CHECK(shard.table.nbuckets <= 600)) exit(1);
     for (unsigned i = 0; i < n; i++) {
         CHECK((zc__table_find(&shard, hash_of[i], name_of(i)) == made[i]) == in[i]);
         if (!in[i]) continue;
-        uint32_t b = zc__home_of(hash_of[i], shard.nbuckets);
-        for (;; b = b + 1 == shard.nbuckets ? 0 : b + 1) {
+        uint32_t b = zc__home_of(hash_of[i], shard.table.nbuckets);
+        for (;; b = b + 1 == shard.table.nbuckets ? 0 : b + 1) {
             bool here = false;
-            for (unsigned k = 0; k < ZC__SLOTS; k++) here |= shard.buckets[b].slot[k] == made[i];
+            for (unsigned k = 0; k < ZC__SLOTS; k++) here |= shard.table.buckets[b].slot[k] == made[i];
             if (here) break;
             passed[b]++;
         }
     }
-    for (uint32_t b = 0; b < shard.nbuckets; b++) {
-        unsigned over = shard.buckets[b].fp[ZC__OVER];
+    for (uint32_t b = 0; b < shard.table.nbuckets; b++) {
+        unsigned over = shard.table.buckets[b].fp[ZC__OVER];
         CHECK(over == 255 || over == passed[b]);
         if (passed[b] >= 255) CHECK_EQ(over, 255);
     }
@@ -144,8 +144,8 @@ TEST(all_fingerprints_and_homes_equal) {
     check_table(n);
     for (unsigned i = n; i-- > 0;) unlink_one(i);
     check_table(n);
-    for (uint32_t b = 0; b < 60; b++) CHECK_EQ(shard.buckets[b].fp[ZC__OVER], 0);
-    free(shard.buckets);
+    for (uint32_t b = 0; b < 60; b++) CHECK_EQ(shard.table.buckets[b].fp[ZC__OVER], 0);
+    free(shard.table.buckets);
     drop_entries(c, n);
     zc_close(c);
     CHECK_EQ(mem.blocks, 0);
@@ -158,12 +158,12 @@ TEST(probing_wraps_around_the_end) {
     table(8);
     for (unsigned i = 0; i < n; i++) link_one(i, hash_for(6 + i % 2, 8, (unsigned char)i));
     check_table(n);
-    CHECK(shard.buckets[7].fp[ZC__OVER] > 0 && shard.buckets[0].slot[0] != NULL);
+    CHECK(shard.table.buckets[7].fp[ZC__OVER] > 0 && shard.table.buckets[0].slot[0] != NULL);
     for (unsigned i = 0; i < 20; i++) unlink_one(i);
     check_table(n);
     for (unsigned i = 20; i < n; i++) unlink_one(i);
-    for (uint32_t b = 0; b < 8; b++) CHECK_EQ(shard.buckets[b].fp[ZC__OVER], 0);
-    free(shard.buckets);
+    for (uint32_t b = 0; b < 8; b++) CHECK_EQ(shard.table.buckets[b].fp[ZC__OVER], 0);
+    free(shard.table.buckets);
     drop_entries(c, n);
     zc_close(c);
 }
@@ -180,7 +180,7 @@ TEST(a_full_table_is_searched_once_round) {
     link_one(0, hash_for(4, n, 1)); /* into the very last free slot, the whole way round */
     check_table(n * ZC__SLOTS);
     for (unsigned i = 0; i < n * ZC__SLOTS; i++) unlink_one(i);
-    free(shard.buckets);
+    free(shard.table.buckets);
     drop_entries(c, n * ZC__SLOTS);
     zc_close(c);
 }
@@ -192,19 +192,19 @@ TEST(the_count_of_overflows_saturates_at_255) {
     table(200);
     for (unsigned i = 0; i < n; i++) {
         link_one(i, hash_for(10, 200, (unsigned char)i));
-        if (i == 7 + 253) CHECK_EQ(shard.buckets[10].fp[ZC__OVER], 254);
-        if (i == 7 + 254) CHECK_EQ(shard.buckets[10].fp[ZC__OVER], 255);
+        if (i == 7 + 253) CHECK_EQ(shard.table.buckets[10].fp[ZC__OVER], 254);
+        if (i == 7 + 254) CHECK_EQ(shard.table.buckets[10].fp[ZC__OVER], 255);
     }
     check_table(n);
-    CHECK_EQ(shard.buckets[10].fp[ZC__OVER], 255);
+    CHECK_EQ(shard.table.buckets[10].fp[ZC__OVER], 255);
     for (unsigned i = 0; i < n; i++) unlink_one(i);
-    CHECK_EQ(shard.buckets[10].fp[ZC__OVER], 255); /* it stays: a look goes on for nothing */
-    CHECK(shard.buckets[18].fp[ZC__OVER] == 255 && shard.buckets[60].fp[ZC__OVER] == 0);
+    CHECK_EQ(shard.table.buckets[10].fp[ZC__OVER], 255); /* it stays: a look goes on for nothing */
+    CHECK(shard.table.buckets[18].fp[ZC__OVER] == 255 && shard.table.buckets[60].fp[ZC__OVER] == 0);
     check_table(n);
     link_one(5, hash_for(10, 200, 1));
     CHECK(zc__table_find(&shard, hash_of[5], name_of(5)) == made[5]);
     CHECK(zc__table_find(&shard, hash_of[6], name_of(6)) == NULL);
-    free(shard.buckets);
+    free(shard.table.buckets);
     drop_entries(c, n);
     zc_close(c);
 }
@@ -280,15 +280,15 @@ TEST(growth_keeps_everything_and_mends_counts) {
     for (unsigned i = 0; i < 20000; i++) {
         snprintf(key, sizeof key, "%u", i);
         CHECK_EQ(zc_put(c, zc_str(key), zc_slice(&i, sizeof i), NULL), ZC_OK);
-        if (s->nbuckets != last) {
+        if (s->table.nbuckets != last) {
             CHECK_EQ(zc_check(c), ZC_OK);
-            for (uint32_t b = 0; b < s->nbuckets; b++) CHECK(s->buckets[b].fp[ZC__OVER] < 255);
-            last = s->nbuckets;
+            for (uint32_t b = 0; b < s->table.nbuckets; b++) CHECK(s->table.buckets[b].fp[ZC__OVER] < 255);
+            last = s->table.nbuckets;
             grown++;
         }
     }
     CHECK(grown > 10 && grown < 40);
-    CHECK((uint64_t)s->nbuckets * ZC__SLOTS < 20000 * 2);
+    CHECK((uint64_t)s->table.nbuckets * ZC__SLOTS < 20000 * 2);
     for (unsigned i = 0; i < 20000; i++) {
         unsigned got = 0;
         size_t len;
@@ -310,7 +310,7 @@ TEST(a_table_that_cannot_grow_fills_up_then_fails_cleanly) {
     }
     for (unsigned i = 100; i < 400; i++) {
         snprintf(key, sizeof key, "%u", i);
-        bool grows = (uint64_t)s->count * 7 >= (uint64_t)s->nbuckets * ZC__SLOTS * 6;
+        bool grows = (uint64_t)s->count * 7 >= (uint64_t)s->table.nbuckets * ZC__SLOTS * 6;
         mem.fail_at = grows ? mem.count + 2 : 0; /* the entry can be had, the table cannot grow */
         int rc = zc_put(c, zc_str(key), zc_str("v"), NULL);
         mem.fail_at = 0;
@@ -320,7 +320,7 @@ TEST(a_table_that_cannot_grow_fills_up_then_fails_cleanly) {
         CHECK_EQ(zc_check(c), ZC_OK);
     }
     CHECK(stored > 0 && refused > 0);
-    CHECK_EQ(s->count, s->nbuckets * ZC__SLOTS - 1); /* one slot stays free */
+    CHECK_EQ(s->count, s->table.nbuckets * ZC__SLOTS - 1); /* one slot stays free */
     mem.fail_from = mem.count + 2; /* replacing needs no room in the table */
     CHECK_EQ(zc_put(c, zc_str("5"), zc_str("new"), NULL), ZC_OK);
     mem.fail_from = 0;
@@ -436,6 +436,11 @@ TEST(a_limit_taken_and_given) {
 
 /* ---- the validator ---- */
 
+static const char *check_shard(const zc_cache *c, const zc__shard *s) {
+    const char *broken = zc__check_buckets(c, s, &s->table, s->ready);
+    return broken ? broken : zc__check_policy(s);
+}
+
 TEST(the_validator_sees_what_is_broken) {
     zc_cache *c = open_limits(100, 100000, 1);
     zc__shard *s = &c->shards[0];
@@ -444,30 +449,36 @@ TEST(the_validator_sees_what_is_broken) {
         snprintf(key, sizeof key, "%u", i);
         CHECK_EQ(zc_put(c, zc_str(key), zc_str("v"), NULL), ZC_OK);
     }
-    CHECK(zc__check_table(c, s) == NULL);
-    zc__bucket *b = s->buckets;
+    CHECK(check_shard(c, s) == NULL);
+    zc__bucket *b = s->table.buckets;
     while (!b->slot[0]) b++;
     zc__entry *e = b->slot[0];
     b->fp[0] = (unsigned char)(b->fp[0] ^ 1);
-    CHECK(strncmp(zc__check_table(c, s), "B1", 2) == 0);
+    CHECK(strncmp(check_shard(c, s), "B1", 2) == 0);
     b->fp[0] = (unsigned char)(b->fp[0] ^ 1);
     b->slot[0] = NULL;
-    CHECK(strncmp(zc__check_table(c, s), "B1", 2) == 0);
+    CHECK(strncmp(check_shard(c, s), "B1", 2) == 0);
     b->slot[0] = e;
+    s->table.count++;
+    CHECK_STR(check_shard(c, s), "B2");
+    s->table.count--;
     s->count++;
-    CHECK_STR(zc__check_table(c, s), "B2");
+    CHECK_STR(check_shard(c, s), "P2: total");
     s->count--;
+    s->ready--;
+    CHECK_STR(zc__check_policy(s), "B6: ready");
+    s->ready++;
     b->fp[ZC__OVER]++;
-    CHECK_STR(zc__check_table(c, s), "B3");
+    CHECK_STR(check_shard(c, s), "B3");
     b->fp[ZC__OVER]--;
     s->bytes++;
-    CHECK_STR(zc__check_table(c, s), "B4");
+    CHECK_STR(check_shard(c, s), "B4");
     s->bytes--;
     s->cost++;
-    CHECK_STR(zc__check_table(c, s), "B4");
+    CHECK_STR(check_shard(c, s), "B4");
     s->cost--;
     e->begin += UINT64_C(1) << 60;
-    CHECK(strncmp(zc__check_table(c, s), "T1", 2) == 0);
+    CHECK(strncmp(check_shard(c, s), "T1", 2) == 0);
     e->begin -= UINT64_C(1) << 60;
     c->entries.max = 59;
     CHECK_EQ(zc_check(c), ZC_E_CORRUPT);

@@ -1,0 +1,303 @@
+/* Bounded frames: what a call does at once, counted in buckets, entries and bytes, never in time.
+ * Growth in steps, clearing without looking at an entry, destructors in zc_poll() alone. */
+#define _POSIX_C_SOURCE 200809L
+#define ZOOCACHE_IMPLEMENTATION
+#include "zoocache.h"
+#include "zc_test.h"
+
+static zct_mem mem;
+static zct_time now;
+static uint64_t removed[ZC_CAUSE_COUNT];
+
+static void on_event(void *user, const zc_event *ev) {
+    (void)user;
+    removed[ev->cause]++;
+}
+
+static zc_cache *open_with(zc_desc d) {
+    zc_cache *c;
+    memset(&mem, 0, sizeof mem);
+    memset(removed, 0, sizeof removed);
+    now.mono = now.wall = 1000 * ZC_SECOND;
+    d.no_thread = true;
+    if (!d.seed) d.seed = 5;
+    if (!d.shards) d.shards = 1;
+    d.clock = zct_clock(&now);
+    if (!d.block) d.allocator = zct_allocator(&mem);
+    d.events = (zc_events){1, ZC_EVENT_REMOVED, on_event, NULL};
+    if (!CHECK_EQ(zc_open(&d, &c), ZC_OK)) exit(1);
+    return c;
+}
+
+static void close_sound(zc_cache *c) {
+    CHECK_EQ(zc_check(c), ZC_OK);
+    zc_close(c);
+    CHECK_EQ(mem.blocks, 0);
+}
+
+static int put(zc_cache *c, unsigned i) {
+    return zc_put(c, zc_slice(&i, sizeof i), zc_slice(&i, sizeof i), NULL);
+}
+static bool has(zc_cache *c, unsigned i) {
+    unsigned got = 0;
+    return zc_get_copy(c, zc_slice(&i, sizeof i), &got, sizeof got, NULL) == ZC_OK && got == i;
+}
+static void poll_all(zc_cache *c) {
+    while (zc_poll(c, 0) == ZC_MORE) {}
+}
+
+/* ---- growth ---- */
+
+/* No put moves or clears more than a few buckets, and everything is found at every step. */
+static void grow_in_steps(zc_cache *c, unsigned n) {
+    zc__shard *s = &c->shards[0];
+    unsigned growths = 0, steps = 0;
+    for (unsigned i = 0; i < n; i++) {
+        uint32_t moved = s->moved, ready = s->ready;
+        const zc__bucket *before = s->table.buckets;
+        REQUIRE(put(c, i) == ZC_OK);
+        if (s->table.buckets != before) { /* it has begun, of nothing */
+            growths++;
+            moved = ready = 0;
+        }
+        if (s->old.nbuckets) {
+            steps++;
+            CHECK(s->moved > moved && s->moved - moved <= ZC__MOVES);
+            CHECK(s->ready - ready <= 2 * ZC__MOVES + 4);
+            for (unsigned k = 0; k < 20; k++) CHECK(has(c, (unsigned)zct_below(i + 1)));
+            CHECK(!has(c, i + 1));
+            if (steps % 64 == 0) CHECK_EQ(zc_check(c), ZC_OK);
+        } else {
+            CHECK_EQ(s->ready, s->table.nbuckets);
+        }
+    }
+    CHECK(growths > 5 && steps > n / 100);
+    for (unsigned i = 0; i < n; i++) CHECK(has(c, i));
+}
+
+TEST(a_put_that_grows_the_table_moves_a_few_homes) {
+    zc_cache *c = open_with((zc_desc){0});
+    grow_in_steps(c, 20000);
+    close_sound(c);
+}
+
+TEST(a_fixed_block_grows_in_the_same_steps) {
+    static char block[4 << 20];
+    memset(block, 0xa5, sizeof block);
+    zc_cache *c = open_with((zc_desc){.block = block, .block_size = sizeof block});
+    zc__shard *s = &c->shards[0];
+    zc__free(&c->mem, s->table.buckets, s->table.nbuckets * sizeof(zc__bucket));
+    memset(&s->table, 0, sizeof s->table); /* as if the block had been small at first */
+    s->ready = 0;
+    grow_in_steps(c, 12000);
+    close_sound(c);
+}
+
+TEST(housekeeping_ends_a_growth) {
+    zc_cache *c = open_with((zc_desc){0});
+    zc__shard *s = &c->shards[0];
+    unsigned n = 0;
+    while (n < 1000 || !s->old.nbuckets) CHECK_EQ(put(c, n++), ZC_OK);
+    for (uint32_t moved = s->moved; s->old.nbuckets; moved = s->moved) {
+        CHECK_EQ(zc_poll(c, 0), ZC_MORE);
+        CHECK(!s->old.nbuckets || (s->moved > moved && s->moved - moved <= ZC__MOVES));
+        CHECK_EQ(zc_check(c), ZC_OK);
+    }
+    poll_all(c);
+    zc_stats st;
+    zc_stats_read(c, &st);
+    CHECK_EQ(st.memory, mem.bytes);
+    for (unsigned i = 0; i < n; i++) CHECK(has(c, i));
+    close_sound(c);
+}
+
+/* Deleting, replacing, expiring and sweeping while a table grows; against a plain array. */
+TEST(anything_may_happen_during_a_growth) {
+    enum { KEYS = 3001 };
+    static bool in[KEYS];
+    zc_cache *c = open_with((zc_desc){0});
+    zc__shard *s = &c->shards[0];
+    unsigned growing = 0;
+    memset(in, 0, sizeof in);
+    for (unsigned step = 0; step < 30000; step++) {
+        unsigned i = (unsigned)zct_below(1 + step / 10);
+        switch (zct_below(8)) {
+        case 0:
+            CHECK(zc_del(c, zc_slice(&i, sizeof i)) == ZC_OK || !in[i]); /* or one that is over */
+            in[i] = false;
+            break;
+        case 1:
+        case 2: CHECK_EQ(has(c, i), in[i]); break;
+        case 3: {
+            zc_put_opts o = {.ttl = ZC_SECOND};
+            CHECK_EQ(zc_put(c, zc_slice(&i, sizeof i), zc_slice(&i, sizeof i), &o), ZC_OK);
+            zct_step(&now, ZC_SECOND); /* is over at once */
+            in[i] = false;
+            break;
+        }
+        case 4:
+            if (step % 16 == 0) (void)zc_poll(c, 0);
+            break;
+        default:
+            CHECK_EQ(put(c, i), ZC_OK);
+            in[i] = true;
+        }
+        growing += s->old.nbuckets != 0;
+        if (step % 200 == 0) CHECK_EQ(zc_check(c), ZC_OK);
+    }
+    CHECK(growing > 100);
+    poll_all(c);
+    CHECK_EQ(zc_check(c), ZC_OK);
+    unsigned held = 0;
+    for (unsigned i = 0; i < KEYS; i++) {
+        CHECK_EQ(has(c, i), in[i]);
+        held += in[i];
+    }
+    CHECK_EQ(s->count, held);
+    close_sound(c);
+}
+
+/* Without memory for a larger table, and then with it again. */
+TEST(a_growth_without_memory_is_tried_again) {
+    for (unsigned fails = 1; fails < 4; fails++) {
+        zc_cache *c = open_with((zc_desc){0});
+        zc__shard *s = &c->shards[0];
+        unsigned n = 0, stored;
+        while (n < 500 || s->old.nbuckets || (uint64_t)s->count * 7 < s->table.nbuckets * 42u)
+            CHECK_EQ(put(c, n++), ZC_OK);
+        for (stored = n; stored < n + fails * 10; stored++) {
+            mem.fail_at = mem.count + 2; /* the entry can be had */
+            CHECK_EQ(put(c, stored), ZC_OK);
+            CHECK(!s->old.nbuckets);
+        }
+        mem.fail_at = 0;
+        CHECK_EQ(put(c, stored++), ZC_OK);
+        CHECK(s->old.nbuckets && s->moved == ZC__MOVES);
+        CHECK_EQ(zc_check(c), ZC_OK);
+        zc_close(c); /* in the middle of it */
+        CHECK_EQ(mem.blocks, 0);
+    }
+}
+
+/* ---- zc_clear ---- */
+
+TEST(clearing_looks_at_no_entry) {
+    zc_cache *c = open_with((zc_desc){.shards = 4});
+    zc_stats st;
+    enum { N = 5000 };
+    for (unsigned i = 0; i < N; i++) CHECK_EQ(put(c, i), ZC_OK);
+    CHECK_EQ(zc_clear(c), ZC_OK);
+    CHECK_EQ(removed[ZC_CAUSE_INVALIDATED], 0);
+    zc_stats_read(c, &st);
+    CHECK(st.entries == 0 && st.bytes == 0 && st.removed[ZC_CAUSE_INVALIDATED] == 0);
+    CHECK_EQ(st.memory, mem.bytes); /* it is still there */
+    CHECK_EQ(zc_check(c), ZC_OK);
+    uint64_t before = 0;
+    while (zc_poll(c, 0) == ZC_MORE) { /* a budget of nothing: one small step */
+        CHECK(removed[ZC_CAUSE_INVALIDATED] - before <= 8 * ZC__SLOTS);
+        before = removed[ZC_CAUSE_INVALIDATED];
+    }
+    CHECK_EQ(removed[ZC_CAUSE_INVALIDATED], N);
+    zc_stats_read(c, &st);
+    CHECK_EQ(st.removed[ZC_CAUSE_INVALIDATED], N);
+    CHECK_EQ(st.memory, mem.bytes);
+    CHECK(st.memory < 5000 * 48);
+    close_sound(c);
+    CHECK_EQ(removed[ZC_CAUSE_CLOSED], 0);
+}
+
+/* To every function, what was cleared is as if it had never been, freed or not. */
+TEST(what_was_cleared_is_not_there) {
+    zc_cache *c = open_with((zc_desc){0});
+    zc_put_opts o = {.soft_ttl = ZC_MILLISECOND, .ttl = ZC_SECOND, .stale_if_error = ZC_SECOND};
+    zc_fetch_opts f = {.put = o, .serve_invalidated = true};
+    zc_view v;
+    zc_fill *fill;
+    zc_explanation x;
+    zc_stats st;
+    CHECK_EQ(zc_flight_begin(c, zc_str("k"), &f, &v, &fill), ZC_LEAD);
+    CHECK_EQ(zc_fill_value(fill, zc_str("old")), ZC_OK);
+    CHECK_EQ(zc_flight_commit(fill, NULL), ZC_OK);
+    zct_step(&now, 2 * ZC_MILLISECOND);
+    CHECK_EQ(zc_clear(c), ZC_OK);
+    CHECK_EQ(c->shards[0].count, 1);
+    CHECK_EQ(zc_get(c, zc_str("k"), &v), ZC_MISS);
+    CHECK_EQ(zc_explain(c, zc_str("k"), &x), ZC_OK);
+    CHECK(!x.present && x.state == ZC_MISS);
+    CHECK_EQ(zc_del(c, zc_str("k")), ZC_MISS);
+    CHECK_EQ(zc_flight_begin(c, zc_str("k"), &f, &v, &fill), ZC_LEAD); /* no stale value */
+    zc_flight_abandon(fill, ZC_E_USER);
+    zc_stats_read(c, &st);
+    CHECK(st.misses_absent >= 2 && st.misses_invalidated == 0);
+    CHECK_EQ(zc_put(c, zc_str("k"), zc_str("new"), NULL), ZC_OK);
+    CHECK(removed[ZC_CAUSE_INVALIDATED] == 1 && removed[ZC_CAUSE_REPLACED] == 0);
+    CHECK_EQ(zc_get(c, zc_str("k"), &v), ZC_OK);
+    zc_release(c, &v);
+    close_sound(c);
+}
+
+/* Limits count what is not freed yet, and it goes before anything that lives. */
+TEST(the_cleared_give_way_first) {
+    enum { N = 200 };
+    for (int bytes = 0; bytes < 2; bytes++) {
+        size_t max = bytes ? SIZE_MAX : N;
+        zc_cache *c = open_with((zc_desc){.max_entries = max, .max_bytes = bytes ? N * 64 : 0});
+        zc__shard *s = &c->shards[0];
+        unsigned i = 0;
+        for (; i < 2 * N; i++) CHECK_EQ(put(c, i), ZC_OK);
+        for (unsigned k = 0; k < 2 * N; k++) (void)has(c, k); /* some are hot */
+        uint64_t evicted = removed[ZC_CAUSE_EVICTED];
+        uint32_t held = s->count;
+        for (int round = 0; round < 5; round++) {
+            CHECK_EQ(zc_clear(c), ZC_OK);
+            unsigned first = i;
+            for (; i < first + held / 2; i++) {
+                CHECK_EQ(put(c, i), ZC_OK);
+                CHECK(s->count <= held && s->cost <= c->cost.max);
+            }
+            for (unsigned k = first; k < i; k++) CHECK(has(c, k));
+            CHECK_EQ(zc_check(c), ZC_OK);
+        }
+        CHECK_EQ(removed[ZC_CAUSE_EVICTED], evicted);
+        close_sound(c);
+    }
+}
+
+/* An entry that was made before a zc_clear() and comes after it. */
+static zc_cache *to_clear;
+static void *alloc_and_clear(void *user, size_t size) {
+    zc_cache *c = to_clear;
+    to_clear = NULL;
+    if (c) CHECK_EQ(zc_clear(c), ZC_OK);
+    return zct_alloc(user, size);
+}
+
+TEST(what_comes_late_is_cleared_as_well) {
+    zc_cache *c;
+    memset(&mem, 0, sizeof mem);
+    memset(removed, 0, sizeof removed);
+    zc_desc d = {.shards = 1, .seed = 5, .no_thread = true, .max_entries = 10};
+    d.allocator = (zc_allocator){1, alloc_and_clear, zct_free, &mem};
+    d.events = (zc_events){1, ZC_EVENT_REMOVED, on_event, NULL};
+    REQUIRE(zc_open(&d, &c) == ZC_OK);
+    zc_stats st;
+    for (unsigned round = 0; round < 40; round++) {
+        if (round % 2) CHECK_EQ(put(c, 1), ZC_OK);
+        CHECK_EQ(put(c, 2 + round), ZC_OK);
+        to_clear = c;
+        CHECK_EQ(put(c, 1), ZC_OK); /* the clear comes between */
+        CHECK(!has(c, 1) && !has(c, 2 + round));
+        zc_stats_read(c, &st);
+        CHECK(st.entries == 0 && st.bytes == 0);
+        CHECK_EQ(zc_check(c), ZC_OK);
+        if (round % 3 == 0) poll_all(c);
+        if (round % 3 == 1) CHECK_EQ(put(c, 1), ZC_OK);
+    }
+    poll_all(c);
+    zc_stats_read(c, &st);
+    uint64_t all = 0;
+    for (int i = 0; i < ZC_CAUSE_COUNT; i++) all += removed[i];
+    CHECK_EQ(all + st.entries, st.puts);
+    CHECK_EQ(removed[ZC_CAUSE_EVICTED], 0);
+    close_sound(c);
+}
