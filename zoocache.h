@@ -1049,7 +1049,9 @@ typedef struct zc_redis_io {
     /* Sends what waits, then gives the next whole reply, transferred. ZC_E_TIMEOUT: not whole
      * within `timeout`. After any failure the connection is only closed. */
     int (*reply)(void *user, void *conn, uint64_t timeout, struct redisReply **reply);
-    /* From any thread: makes a `reply` that waits, and every later one, fail at once. */
+    /* From any thread: makes a `reply` that waits on this connection give ZC_MORE at once, after
+     * which it may be called again for the same reply; a `wait`, ZC_E_TIMEOUT. (Or makes both fail,
+     * and each later `reply`: then a wake costs a connection.) */
     void (*wake)(void *user, void *conn);
     /* `forked`: in the child of a fork, a thread that no longer exists may have been in the middle
      * of using it: let go of the descriptor alone. */
@@ -10057,6 +10059,10 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *                        connection's run id is the attached one, the fence was taken, and the
  *                        reply was not full
  *               versions both hashes in one MULTI
+ *   Waking      A read that waits can be woken, for what is to be sent, or for a proof now. It
+ *               leaves its question behind, in a connection that stays. Until that is answered,
+ *               as any entry does, reads that do not wait go over the pool; the next that does
+ *               waits for this answer first, which is not looked at.
  *   Shards      Each is a storage and a log by itself, a zc__redis with connections of its own; the
  *               first stands for all. >>bus makes one order of their logs, and a record is in the
  *               shard that its key's hash names. An entry of several tags is atomic within a shard.
@@ -10148,6 +10154,8 @@ typedef struct zc__redis_conn {
     bool taken;    /* by a caller; the pool's monitor, but for the reader's */
     bool master, fenced; /* as the server said: it is one; it has min-replicas-to-write */
     bool asking;         /* at a node that only a redirection has named */
+    unsigned owed;       /* replies still to come of a request that was given up, */
+    uint64_t owed_until; /*   and until when */
     char sha[ZC__REDIS_SCRIPTS][41]; /* "": not loaded, send the text */
 } zc__redis_conn;
 
@@ -10191,14 +10199,15 @@ typedef struct zc__redis {
     zc__spin state;
     zc__redis_conn reader;
     uint64_t gen, run, line; /* as attached; gen 0: not. line: see zc__req_line() */
-    bool waits; /* the reader does, and may be interrupted */
-    bool woken; /* the next read does not wait */
+    void *sleeper; /* the link on which the reader waits, to be woken; NULL: it does not wait */
+    bool woken;    /* the next read does not wait */
     uint64_t seen_at[ZC__REDIS_SEEN], seen[ZC__REDIS_SEEN]; /* position + 1 (0: none), nonce */
     /* Several shards. */
     void *shards[ZC_LOGS_MAX]; /* of the first: all of them, itself included */
     unsigned nshards, shard;   /* shard: which one this is */
     zc__redis_conn bell;
     uint64_t bell_gen, bell_until; /* asked of which log; to be answered by then, 0: not asked */
+    int alarm[2];                  /* of the default io: a pipe, whose other end wakes */
 #ifdef ZOOCACHE_WITH_REDIS_TLS
     SSL_CTX *tls_ctx; /* NULL: no TLS */
     BIO_METHOD *tls_bio;
@@ -10516,26 +10525,44 @@ static bool zc__redis_io_writes(const zc__redis_link *l) {
     return l->out.size != 0;
 }
 
-/* Waits until the socket has something to read, or takes something to write, then does that. */
-static int zc__redis_io_pump(zc__redis_link *l, uint64_t left) {
-    struct pollfd p;
-    p.fd = l->ctx->fd;
-    p.events = (short)(zc__redis_io_writes(l) ? POLLIN | POLLOUT : POLLIN);
-    p.revents = 0;
+static int zc__redis_io_poll(struct pollfd *p, nfds_t n, uint64_t left) {
     uint64_t ms = left / ZC_MILLISECOND + (left % ZC_MILLISECOND != 0);
-    int n = poll(&p, 1, ms > 3600000 ? 3600000 : (int)ms);
+    return poll(p, n, ms > 3600000 ? 3600000 : (int)ms);
+}
+
+/* Waits until the socket has something to read, or takes something to write, then does that.
+ * `alarm`: -1, or what ends the waiting, too: ZC_MORE. */
+static int zc__redis_io_pump(zc__redis_link *l, int alarm, uint64_t left) {
+    struct pollfd p[2];
+    char bytes[64];
+    p[0].fd = l->ctx->fd;
+    p[0].events = (short)(zc__redis_io_writes(l) ? POLLIN | POLLOUT : POLLIN);
+    p[1].fd = alarm;
+    p[1].events = POLLIN;
+    p[0].revents = p[1].revents = 0;
+    int n = zc__redis_io_poll(p, 2, left);
     if (n == 0) return ZC_E_TIMEOUT;
     if (n < 0) return errno == EINTR ? ZC_OK : ZC_E_STORE;
-    if (p.revents & POLLOUT) return zc__redis_io_send(l);
-    return zc__redis_io_recv(l);
+    if (p[0].revents & POLLOUT) return zc__redis_io_send(l);
+    if (p[0].revents) return zc__redis_io_recv(l);
+    return read(alarm, bytes, sizeof bytes) > 0 ? ZC_MORE : ZC_OK;
+}
+
+/* The alarm of who waits on this connection and may be woken; else -1. */
+static int zc__redis_io_alarm(zc__redis *r, const zc__redis_link *l) {
+    zc__spin_lock(&r->state);
+    int alarm = r->sleeper == l ? r->alarm[0] : -1;
+    zc__spin_unlock(&r->state);
+    return alarm;
 }
 
 /* The usual case, a small request and a small reply: waits in the read itself, which saves a call
  * of the system. Its time-out is set anew only when it is no longer about right. Under TLS one read
  * is several of the socket, and must not wait. */
-static int zc__redis_io_await(zc__redis_link *l, uint64_t left) {
+static int zc__redis_io_await(zc__redis_link *l, int alarm, uint64_t left) {
+    if (alarm >= 0) return zc__redis_io_pump(l, alarm, left);
 #ifdef ZOOCACHE_WITH_REDIS_TLS
-    if (l->ssl) return zc__redis_io_pump(l, left);
+    if (l->ssl) return zc__redis_io_pump(l, alarm, left);
 #endif
     uint64_t off = left > l->patience ? left - l->patience : l->patience - left;
     if (off > left / 16) {
@@ -10550,7 +10577,7 @@ static int zc__redis_io_reply(void *user, void *conn, uint64_t timeout, redisRep
     zc__redis *r = (zc__redis *)user;
     zc__redis_link *l = (zc__redis_link *)conn;
     uint64_t deadline = 0;
-    int rc = l->out.size ? zc__redis_io_send(l) : ZC_OK;
+    int rc = l->out.size ? zc__redis_io_send(l) : ZC_OK, alarm = -1;
     while (rc == ZC_OK) {
         void *got = NULL;
         if (redisReaderGetReply(l->ctx->reader, &got) != REDIS_OK) return ZC_E_CORRUPT;
@@ -10563,33 +10590,52 @@ static int zc__redis_io_reply(void *user, void *conn, uint64_t timeout, redisRep
         uint64_t now = zc__mono(&r->clock);
         bool first = !deadline;
         if (first) deadline = zc__add_sat(now, timeout);
+        if (first) alarm = zc__redis_io_alarm(r, l);
         if (now >= deadline) return ZC_E_TIMEOUT;
-        rc = first && !l->out.size ? zc__redis_io_await(l, deadline - now)
-                                   : zc__redis_io_pump(l, deadline - now);
+        rc = first && !l->out.size ? zc__redis_io_await(l, alarm, deadline - now)
+                                   : zc__redis_io_pump(l, alarm, deadline - now);
     }
     return rc;
 }
 
 static int zc__redis_io_wait(void *user, void *const *conns, unsigned n, uint64_t timeout) {
-    struct pollfd p[ZC_LOGS_MAX];
-    (void)user;
-    for (unsigned i = 0; i < n; i++) {
-        zc__redis_link *l = (zc__redis_link *)conns[i];
-        if (l->out.size && zc__redis_io_send(l) != ZC_OK) return (int)i;
-        p[i].fd = l->ctx->fd;
+    const zc__redis *r = (const zc__redis *)user;
+    struct pollfd p[ZC_LOGS_MAX + 1];
+    char bytes[64];
+    for (unsigned i = 0; i <= n; i++) {
+        zc__redis_link *l = i < n ? (zc__redis_link *)conns[i] : NULL;
+        if (l && l->out.size && zc__redis_io_send(l) != ZC_OK) return (int)i;
+        p[i].fd = l ? l->ctx->fd : r->alarm[0];
         p[i].events = POLLIN;
         p[i].revents = 0;
     }
-    uint64_t ms = timeout / ZC_MILLISECOND + (timeout % ZC_MILLISECOND != 0);
-    (void)poll(p, n, ms > 3600000 ? 3600000 : (int)ms);
+    (void)zc__redis_io_poll(p, n + 1, timeout);
+    if (p[n].revents && read(r->alarm[0], bytes, sizeof bytes) > 0) return ZC_E_TIMEOUT;
     for (unsigned i = 0; i < n; i++)
         if (p[i].revents) return (int)i;
     return ZC_E_TIMEOUT;
 }
 
 static void zc__redis_io_wake(void *user, void *conn) {
-    (void)user;
-    shutdown(((zc__redis_link *)conn)->ctx->fd, SHUT_RDWR);
+    const zc__redis *r = (const zc__redis *)user;
+    (void)conn;
+    (void)!write(r->alarm[1], "", 1); /* if it is full, that will do */
+}
+
+static void zc__redis_alarm_close(zc__redis *r) {
+    for (unsigned i = 0; i < 2; i++)
+        if (r->alarm[i] >= 0) close(r->alarm[i]);
+    r->alarm[0] = r->alarm[1] = -1;
+}
+
+/* False: there are no more descriptors, and nobody can be woken. */
+static bool zc__redis_alarm_open(zc__redis *r) {
+    if (pipe(r->alarm) != 0) r->alarm[0] = r->alarm[1] = -1;
+    for (unsigned i = 0; i < 2 && r->alarm[i] >= 0; i++) {
+        (void)fcntl(r->alarm[i], F_SETFD, FD_CLOEXEC);
+        (void)fcntl(r->alarm[i], F_SETFL, O_NONBLOCK);
+    }
+    return r->alarm[0] >= 0;
 }
 
 static void zc__redis_io_sleep(void *user, uint64_t ns) {
@@ -10781,7 +10827,9 @@ static void zc__redis_drop(zc__redis *r, zc__redis_conn *c) {
     zc__spin_lock(&r->state); /* zc__redis_wake() */
     void *link = c->link;
     c->link = NULL;
+    if (link && r->sleeper == link) r->sleeper = NULL;
     zc__spin_unlock(&r->state);
+    c->owed = 0;
     if (link) r->io.close(r->io.user, link, false);
 }
 
@@ -10800,7 +10848,8 @@ static int zc__redis_append_cmd(zc__redis *r, const zc__redis_conn *c, zc__redis
     return r->io.append(r->io.user, c->link, argc, q->argv + from, q->len + from);
 }
 
-/* Sends a request and takes all its replies. On failure the connection is dropped (R3). */
+/* Sends a request and takes all its replies. On failure the connection is dropped (R3). ZC_MORE:
+ * who waited was woken, and the connection owes the rest. */
 static int zc__redis_exchange(zc__redis *r, zc__redis_conn *c, zc__redis_req *q,
                               uint64_t deadline) {
     static const char *asking[] = {"ASKING"};
@@ -10811,15 +10860,18 @@ static int zc__redis_exchange(zc__redis *r, zc__redis_conn *c, zc__redis_req *q,
         if (c->asking) rc = r->io.append(r->io.user, c->link, 1, asking, asking_len);
         if (rc == ZC_OK) rc = zc__redis_append_cmd(r, c, q, i);
     }
-    for (unsigned i = 0; i < q->ncmds && rc == ZC_OK; i++) {
-        for (int skip = c->asking; skip >= 0 && rc == ZC_OK; skip--) {
-            uint64_t now = zc__redis_now(r), left = deadline > now ? deadline - now : 0;
-            if (q->reply[i]) freeReplyObject(q->reply[i]);
-            q->reply[i] = NULL;
-            rc = r->io.reply(r->io.user, c->link, left, &q->reply[i]);
-        }
+    unsigned each = 1 + c->asking, all = q->ncmds * each;
+    for (unsigned i = 0; i < all && rc == ZC_OK; i++) {
+        redisReply **to = &q->reply[i / each];
+        uint64_t now = zc__redis_now(r), left = deadline > now ? deadline - now : 0;
+        if (*to) freeReplyObject(*to);
+        *to = NULL;
+        rc = r->io.reply(r->io.user, c->link, left, to);
+        c->owed = all - i;
     }
-    if (rc != ZC_OK) zc__redis_drop(r, c);
+    c->owed_until = deadline;
+    if (rc == ZC_OK) c->owed = 0;
+    else if (rc != ZC_MORE) zc__redis_drop(r, c);
     return rc;
 }
 
@@ -11162,7 +11214,7 @@ static bool zc__req_is_large(const zc__redis_req *q) {
  * be an error. */
 static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uint64_t extra) {
     uint64_t end = q->begin + r->timeout, most = zc__add_sat(end, extra);
-    bool again = c != &r->reader || !r->waits;
+    bool again = c != &r->reader || !r->sleeper;
     int rc = ZC_E_STORE;
     for (unsigned hops = 0; hops < 5; hops++) {
         uint64_t now = zc__redis_now(r), deadline = most;
@@ -11793,9 +11845,11 @@ static int zc__redis_hear(zc__redis *r, zc__redis_log log, redisReply *const *re
     return newest <= position + list->elements ? proof : ZC_RETRY;
 }
 
-/* What is the newest, XREAD, for at most `ms`, and the cursor's own entry. */
+/* What is the newest, XREAD, for at most `ms`, and the cursor's own entry. Over the pool as long as
+ * the reader's connection owes something. */
 static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t position, uint64_t ms,
                                zc_bus_sink *sink) {
+    bool pool = r->reader.owed != 0;
     zc__redis_req q;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
@@ -11821,8 +11875,9 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
     zc__req_id(&q, log.gen, position);
     zc__req_end(&q);
     zc__req_line(r, &q); /* last: so what was read is of that line */
-    int rc = zc__redis_bus_rc(zc__redis_send(r, &r->reader, &q, ms * ZC_MILLISECOND));
-    if (rc == ZC_OK && r->reader.run != log.run) rc = ZC_RETRY;
+    int rc = zc__redis_bus_rc(pool ? zc__redis_call(r, &q, 0, log.run)
+                                   : zc__redis_send(r, &r->reader, &q, ms * ZC_MILLISECOND));
+    if (rc == ZC_OK && !pool && r->reader.run != log.run) rc = ZC_RETRY;
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;
     if (rc == ZC_OK) rc = zc__redis_hear(r, log, q.reply + first, position, sink);
@@ -11834,9 +11889,9 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
  * is never interrupted, so that many wakes cannot keep a node from its proof. */
 static bool zc__redis_may_wait(zc__redis *r, uint64_t wait) {
     zc__spin_lock(&r->state);
-    bool may = wait && !r->woken && r->reader.link;
+    r->sleeper = wait && !r->woken ? r->reader.link : NULL;
     r->woken = false;
-    r->waits = may;
+    bool may = r->sleeper != NULL;
     zc__spin_unlock(&r->state);
     return may;
 }
@@ -11845,9 +11900,34 @@ static bool zc__redis_may_wait(zc__redis *r, uint64_t wait) {
 static bool zc__redis_waited(zc__redis *r) {
     zc__spin_lock(&r->state);
     bool woken = r->woken;
-    r->waits = false;
+    r->sleeper = NULL;
     zc__spin_unlock(&r->state);
     return woken;
+}
+
+/* Takes what the reader's connection owes. ZC_MORE: woken again; else it owes nothing any more,
+ * because it is closed perhaps. */
+static int zc__redis_settle(zc__redis *r) {
+    zc__redis_conn *c = &r->reader;
+    int rc = ZC_OK;
+    while (c->owed && rc == ZC_OK) {
+        redisReply *reply = NULL;
+        uint64_t now = zc__redis_now(r), left = c->owed_until > now ? c->owed_until - now : 0;
+        rc = r->io.reply(r->io.user, c->link, left, &reply);
+        if (reply) freeReplyObject(reply);
+        if (rc == ZC_OK) c->owed--;
+        else if (rc != ZC_MORE) zc__redis_drop(r, c);
+    }
+    return rc == ZC_MORE ? rc : ZC_OK;
+}
+
+/* Waits for what was left behind, then for an entry, and reads. */
+static int zc__redis_read_waiting(zc__redis *r, zc__redis_log log, uint64_t position, uint64_t ms,
+                                  zc_bus_sink *sink) {
+    uint64_t begin = zc__redis_now(r);
+    if (zc__redis_settle(r) == ZC_MORE) return ZC_MORE;
+    uint64_t gone = (zc__redis_now(r) - begin) / ZC_MILLISECOND;
+    return zc__redis_read_once(r, log, position, gone < ms && r->reader.link ? ms - gone : 0, sink);
 }
 
 static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink) {
@@ -11857,10 +11937,12 @@ static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
     if (!log.gen) return ZC_RETRY;
     zc__store_rel(&r->reader.taken, true);
     bool may = zc__redis_may_wait(r, ms);
-    int rc = zc__redis_read_once(r, log, position, may ? ms : 0, sink);
+    int rc = may ? zc__redis_read_waiting(r, log, position, ms, sink)
+                 : zc__redis_read_once(r, log, position, 0, sink);
     bool woken = zc__redis_waited(r);
     if (may && woken && rc < 0) rc = ZC_MORE;
     else if (may && rc == ZC_E_BUS) rc = zc__redis_read_once(r, log, position, 0, sink);
+    if (rc < 0 && r->reader.owed) zc__redis_drop(r, &r->reader); /* not over the pool again */
     zc__store_rel(&r->reader.taken, false);
     return rc;
 }
@@ -11930,8 +12012,8 @@ static void zc__redis_wait(void *user, const uint64_t *positions, uint64_t wait)
         good = zc__redis_ask_bell(s, positions[i]) && good;
     }
     zc__spin_lock(&r->state);
-    r->waits = good && !r->woken;
-    bool may = r->waits;
+    r->sleeper = good && !r->woken ? r->bell.link : NULL;
+    bool may = r->sleeper != NULL;
     zc__spin_unlock(&r->state);
     if (may) good = zc__redis_wait_bells(r, wait);
     bool woken = zc__redis_waited(r);
@@ -12178,13 +12260,11 @@ static int zc__redis_beat(void *user, zc_bytes text) {
     return zc__redis_bus_rc(rc);
 }
 
-/* A read that waits gives its connection up: that works also when the server hangs. */
 static void zc__redis_wake(void *user) {
     zc__redis *r = (zc__redis *)user;
     zc__spin_lock(&r->state);
-    const zc__redis_conn *c = r->nshards > 1 ? &r->bell : &r->reader;
     r->woken = true;
-    if (c->link && r->waits) r->io.wake(r->io.user, c->link);
+    if (r->sleeper) r->io.wake(r->io.user, r->sleeper);
     zc__spin_unlock(&r->state);
 }
 
@@ -12199,7 +12279,12 @@ static void zc__redis_fork(zc__redis *r) {
     (void)zc__monitor_init(&r->pool);
     r->queue = NULL;
     memset(&r->state, 0, sizeof r->state);
-    r->waits = r->woken = false;
+    r->woken = false;
+    r->sleeper = NULL;
+    if (r->alarm[0] >= 0) { /* the parent's is not to ring */
+        zc__redis_alarm_close(r);
+        (void)zc__redis_alarm_open(r);
+    }
     r->node = r->io.random(r->io.user); /* nonces are one process's own */
 }
 
@@ -12219,6 +12304,7 @@ static void zc__redis_free(zc__redis *r) {
     SSL_CTX_free(r->tls_ctx);
     BIO_meth_free(r->tls_bio);
 #endif
+    zc__redis_alarm_close(r);
     zc__monitor_destroy(&r->pool);
     zc__mem mem = r->mem;
     zc__free(&mem, r, sizeof *r);
@@ -12468,8 +12554,10 @@ static int zc__redis_new(const zc_redis_desc *d, unsigned shard, zc__redis **out
         return ZC_E_THREAD;
     }
     zc__redis_defaults(r, d);
+    r->alarm[0] = r->alarm[1] = -1;
     int rc = zc__redis_texts(r, d);
     if (rc == ZC_OK) rc = zc__redis_tls(r, d);
+    if (rc == ZC_OK && !shard && !d->io.version && !zc__redis_alarm_open(r)) rc = ZC_E_THREAD;
     if (rc == ZC_OK) *out = r;
     else zc__redis_free(r);
     return rc;

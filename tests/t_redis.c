@@ -1393,6 +1393,67 @@ TEST(a_waiting_read_can_be_woken) {
     rs_stop(&s);
 }
 
+static unsigned opened; /* connections; atomic */
+static int counted_open(void *user, const char *host, int port, bool tls, uint64_t timeout,
+                        void **conn) {
+    __atomic_add_fetch(&opened, 1, __ATOMIC_RELAXED);
+    return zc__redis_io_open(user, host, port, tls, timeout, conn);
+}
+static unsigned count_opened(const void *user) {
+    zc__redis *r = (zc__redis *)(uintptr_t)user;
+    for (unsigned i = 0; i < r->nshards; i++) ((zc__redis *)r->shards[i])->io.open = counted_open;
+    return __atomic_load_n(&opened, __ATOMIC_RELAXED);
+}
+
+TEST(a_wake_costs_no_connection) {
+    redis_server s;
+    node a, b;
+    pthread_t t;
+    REQUIRE(rs_start(&s, NULL) && node_open(&a, s.url));
+    REQUIRE(node_open_with(&b, (zc_redis_desc){.url = s.url, .connections = 1}));
+    REQUIRE(CHECK_EQ(attach(&a), ZC_OK) && CHECK_EQ(attach(&b), ZC_OK));
+    CHECK_EQ(append(&b, "x"), ZC_OK); /* the pool has its connection */
+    unsigned before = count_opened(b.bus.user);
+    zc__redis *r = (zc__redis *)b.bus.user;
+    waiter w = {&b, -1};
+    for (int i = 0; i < 20; i++) {
+        pthread_create(&t, NULL, wait_long, &w);
+        CHECK(rs_until(&s, "blocked_clients:1", "INFO", "clients"));
+        b.bus.wake(b.bus.user);
+        pthread_join(t, NULL);
+        CHECK(w.rc == ZC_MORE || (i && w.rc == ZC_OK)); /* it had not begun to wait again */
+        CHECK_EQ(listen_for(&b, 0), ZC_OK);
+    }
+    CHECK(r->reader.owed > 0);
+    CHECK_EQ(append(&a, "y"), ZC_OK); /* answers what was left behind */
+    CHECK_EQ(listen_for(&b, 600 * ZC_SECOND), ZC_OK);
+    CHECK_STR(b.tags, "y;");
+    CHECK_EQ(r->reader.owed, 0);
+    CHECK_EQ(opened, before);
+    /* What is owed by a connection that is lost, or by a server that hangs. */
+    for (int hangs = 0; hangs < 2; hangs++) {
+        pthread_create(&t, NULL, wait_long, &w);
+        CHECK(rs_until(&s, "blocked_clients:1", "INFO", "clients"));
+        b.bus.wake(b.bus.user);
+        pthread_join(t, NULL);
+        CHECK(r->reader.owed > 0);
+        if (hangs) rs_hang(&s);
+        else rs_say(&s, "CLIENT", "KILL", "TYPE", "normal", NULL);
+        r->timeout = hangs ? BRIEF : r->timeout;
+        int rc = listen_for(&b, 0);
+        CHECK(hangs ? rc == ZC_E_TIMEOUT && r->reader.link == NULL : rc == ZC_OK);
+        if (hangs) rs_go_on(&s);
+        r->timeout = 30 * ZC_SECOND;
+        CHECK_EQ(append(&a, "z"), ZC_OK);
+        CHECK_EQ(listen_for(&b, 600 * ZC_SECOND), ZC_OK);
+        CHECK_STR(b.tags, "z;");
+        CHECK_EQ(r->reader.owed, 0);
+    }
+    node_close(&a);
+    node_close(&b);
+    rs_stop(&s);
+}
+
 TEST(an_append_ends_the_waiting) {
     redis_server s;
     node a, b;
@@ -1749,6 +1810,44 @@ TEST(caches_share_what_they_load_and_what_they_invalidate) {
     zc_close(b);
     zc_close(late);
     rs_stop(&s);
+}
+
+/* A cache that tells of its invalidations later, on so many logs. */
+static zc_cache *async_cache(redis_server *s, unsigned shards) {
+    zc_redis_desc r = {.url = s->url, .timeout = 30 * ZC_SECOND, .log_shards = shards};
+    r.tls_ca = rs_tls_file("all.pem");
+    r.connections = 1;
+    zc_desc d = {.max_staleness = 60 * ZC_SECOND, .ack = ZC_ASYNC, .bus_pause = 1};
+    zc_cache *c = NULL;
+    CHECK_EQ(zc_redis_open(&r, NULL, &d.bus), ZC_OK);
+    (void)count_opened(d.bus.user);
+    CHECK_EQ(zc_open(&d, &c), ZC_OK);
+    return c;
+}
+
+TEST(asynchronous_invalidations_cost_no_connections) {
+    for (unsigned shards = 1; shards <= 3; shards += 2) {
+        redis_server s;
+        unsigned before = 0;
+        REQUIRE(rs_start(&s, NULL));
+        zc_cache *a = async_cache(&s, shards), *b = async_cache(&s, shards);
+        REQUIRE(a && b);
+        for (int i = 0; i < 40; i++) {
+            char tag[16];
+            zc_stats st;
+            snprintf(tag, sizeof tag, "t%d", i);
+            CHECK_EQ(i ? zc_invalidate(a, zc_str(tag)) : zc_clear(a), ZC_OK);
+            do zc_stats_read(a, &st);
+            while (st.bus_pending && usleep(1000) == 0);
+            CHECK_EQ(zc_catch_up(b, zc_token(a), 30 * ZC_SECOND), ZC_OK);
+            CHECK_EQ(zc_catch_up(a, zc_token(b), 30 * ZC_SECOND), ZC_OK);
+            if (i == 5) before = __atomic_load_n(&opened, __ATOMIC_RELAXED); /* all are there */
+        }
+        CHECK_EQ(__atomic_load_n(&opened, __ATOMIC_RELAXED), before);
+        zc_close(a);
+        zc_close(b);
+        rs_stop(&s);
+    }
 }
 
 /* ---- several shards */

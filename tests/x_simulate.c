@@ -102,7 +102,7 @@ typedef struct conn {
     sr_cmd *queued[8];
     unsigned nqueued;
     struct fiber *waiter; /* for a reply */
-    bool woken;           /* io_wake: no reply any more */
+    bool woken;           /* io_wake: `reply` gives way, or fails from now on */
     bool blocked;         /* its XREAD waits; what comes after it waits as well: */
     struct event *behind;
     size_t nbehind;
@@ -214,6 +214,7 @@ typedef struct world {
     unsigned loss; /* of 1000 messages */
     uint64_t hush_until; /* nobody invalidates */
     bool vandal; /* entries are deleted soon after they are there */
+    bool wakes_break; /* io_wake costs the connection */
     unsigned shards;
     uint64_t log_length, max_tags;
     /* The truth. */
@@ -843,7 +844,11 @@ static int io_reply(void *user, void *link, uint64_t timeout, redisReply **reply
     if (c->nout) io_send(c);
     for (;;) {
         void *got = NULL;
-        if (c->woken) return ZC_E_STORE;
+        if (c->woken && w->wakes_break) return ZC_E_STORE;
+        if (c->woken) {
+            c->woken = false;
+            return ZC_MORE;
+        }
         for (chunk *k; (k = c->inbox) != NULL && k->at <= w->now; free(k)) {
             redisReaderFeed(c->reader, k->bytes, k->len);
             c->inbox = k->next;
@@ -876,6 +881,10 @@ static int io_wait(void *user, void *const *links, unsigned n, uint64_t timeout)
         for (unsigned i = 0; i < n; i++) {
             conn *c = (conn *)links[i];
             uint64_t comes = c->inbox ? c->inbox->at : c->broken;
+            if (c->woken && !w->wakes_break) {
+                c->woken = false;
+                return ZC_E_TIMEOUT;
+            }
             if (c->woken || comes <= w->now) return (int)i;
             if (comes < next) next = comes;
             c->waiter = w->running;
@@ -1702,6 +1711,7 @@ static void profile(void) {
     w->fsync_always = !w->replicas && chance(200);
     w->calm = chance(80);
     w->vandal = chance(250);
+    w->wakes_break = chance(200);
     w->t = ts[below(3)] * MS;
     w->l = between(20, 150) * MS;
     w->timeout = chance(700) ? w->t / 2 : 250 * MS;
