@@ -1,10 +1,15 @@
 """What goes wrong outside: it is said, once and when it is over, without secrets, and takes nothing down."""
 
+import inspect
 import logging
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
+import textwrap
+import threading
 import traceback
 from pathlib import Path
 
@@ -13,7 +18,7 @@ from servers import Redis, free_port, until
 from test_process import in_child
 
 import zoocache
-from zoocache import BusSilent, Cache, _ffi, _log, _shared
+from zoocache import BusSilent, Cache, _ffi, _ffi_shared, _log, _shared
 from zoocache._log import QUIET, Troubles
 from zoocache.storage import Storage
 
@@ -294,6 +299,35 @@ def test_a_handler_may_use_the_cache(caplog):
 
 
 @needs_redis
+def test_a_child_tells_its_own(caplog, own):
+    with Cache(storage_url=own.url, timeout=0.2) as cache:
+        cache.set("k", 1)
+        until(lambda: any(thread.name == "zoocache-log" for thread in threading.enumerate()))
+        own.stop()
+
+        def child():
+            caplog.clear()
+            cache.set("k", 2)
+            until(lambda: lines(caplog, "cannot be reached"))
+
+        in_child(child)
+        until(lambda: lines(caplog, "cannot be reached"))
+
+
+@needs_redis
+def test_what_was_said_last_is_told_at_the_end(tmp_path):
+    """The interpreter ends at once, and its threads with it."""
+    code = f"""
+    import logging, zoocache
+    logging.basicConfig(format="LINE %(message)s")
+    zoocache.configure(storage_url="redis://127.0.0.1:{free_port()}", timeout=0.2)
+    zoocache.set("k", 1)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert "LINE zoocache: redis" in done.stderr and "Traceback" not in done.stderr
+
+
+@needs_redis
 def test_a_server_that_is_not_there(caplog, monkeypatch, tmp_path):
     monkeypatch.setattr(_log, "QUIET", 0.5)
     server = Redis(tmp_path)
@@ -429,3 +463,47 @@ def test_what_has_no_effect_is_told(caplog):
     caplog.clear()
     Cache(batch_size=1000, prune_after=5, default_ttl=1)
     assert not caplog.records, "the defaults are what they are"
+
+
+OTHERWISE = {
+    "bus_url": "redis://127.0.0.1:1", "prefix": "other", "prune_after": 60, "default_ttl": 5, "read_extend_ttl": False,
+    "max_entries": 7, "lmdb_map_size": 2**24, "flight_timeout": 3, "auto_prune_secs": 9, "auto_prune_interval": 8,
+    "clock": lambda: 5.0, "serializer": "pickle", "timeout": 1, "connections": 2, "replicas": 1, "log_shards": 2,
+    "tls_ca": "/a", "tls_cert": "/b", "tls_key": "/c", "storage_ttl": 4, "write_behind": True, "sync": True,
+    "max_staleness": 2, "max_stale": 3, "silence": "serve", "ack": "strict", "bus_pause": 1, "tti_flush_secs": 1,
+    "lru_update_interval": 1, "channel_capacity": 1, "batch_size": 1, "lru_cache_size": 1,
+}  # fmt: skip
+
+
+@needs_redis
+@needs_lmdb
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_no_option_is_dropped(name, tmp_path, caplog):
+    """Each reaches the library or the cache, or the log says that it has no effect."""
+    known = inspect.signature(zoocache.configure).parameters.keys() - {"storage_url", "storage", "telemetry"}
+    assert known == OTHERWISE.keys(), "what comes new is to be looked at here"
+
+    def seen(**options):
+        zoocache.reset()
+        zoocache.configure(storage_url=f"lmdb://{tmp_path}", **options)
+        cache = zoocache._default.cache()
+        settings = cache.shared.settings
+        own = {key: value for key, value in vars(cache).items() if type(value) in (int, float, str, bool, type(None))}
+        return {**own, **settings.options, "clock": cache.clock, "serializer": cache.shared.serializer.name,
+                "limit": cache.policy is not None and cache.max_entries, "_pruned": 0}  # fmt: skip
+
+    usual = seen()
+    other = seen(**{name: OTHERWISE[name]})
+    changed = {key for key in usual.keys() | other.keys() if usual.get(key) != other.get(key)}
+    assert changed or name in "".join(lines(caplog, "no effect"))
+
+
+@needs_lmdb
+def test_options_reach_the_library(tmp_path):
+    """What Settings has is what _native.c is given."""
+    names = {field[0] for field in _ffi_shared._Options._fields_} - {"own", "why"}
+    with Cache(storage_url=f"lmdb://{tmp_path}") as cache:
+        assert cache.shared.settings.options.keys() == names
+    text = (Path(zoocache.__file__).parent / "_native.c").read_text()
+    for name in names:
+        assert f"o->{name}" in text, name
