@@ -78,15 +78,19 @@ _thread: threading.Thread | None = None
 def watch(one: Watched) -> None:
     """Tells what it has to say, from now until it is closed or nobody has it any more."""
     global _thread
+    if _thread is not None and not _thread.is_alive():  # in the child of a fork: those are the parent's
+        _watched.clear()
+        _thread = None
     _watched.append(ref(one))
-    if _thread is None or not _thread.is_alive():  # the child of a fork has none
+    if _thread is None:
         _thread = threading.Thread(target=_run, name="zoocache-log", daemon=True)
         _thread.start()
 
 
 def _run() -> None:
     global _thread
-    while _thread is threading.current_thread():
+    me = threading.current_thread()
+    while _thread is me:
         time.sleep(_PERIOD)
         for each in list(_watched):
             one = each()
@@ -95,3 +99,5 @@ def _run() -> None:
             del one
         if not _watched:
             _thread = None
+            if _watched:  # it came in between; if it found no thread, this one gives way to its own
+                _thread = _thread or me

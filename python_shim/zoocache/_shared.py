@@ -186,7 +186,7 @@ class Shared:
         self.hits = self.unserializable = 0
         self._refused: set[type] = set()
         self._pool: ThreadPoolExecutor | None = None
-        self._speaking = threading.Lock()
+        self._speaking = threading.RLock()
         self._closed = False
         watch(self)
 
