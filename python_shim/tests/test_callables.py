@@ -170,6 +170,24 @@ def test_methods_by_how_they_are_bound(kind, way):
     assert gone() is None
 
 
+def test_an_object_is_the_object_only_in_its_place():
+    class Pair:
+        @cacheable
+        def same(self, other):
+            return [self is other]
+
+        @cacheable(key=lambda self, x: self)
+        def keyed(self, x):
+            return [x]
+
+    pair = Pair()
+    assert pair.same(1) == pair.same(2) == [False]
+    with pytest.raises(UnkeyableArgument):
+        pair.same(pair)
+    with pytest.raises(UnkeyableArgument):
+        pair.keyed(1)
+
+
 def test_properties():
     one, other = Shop(1), Shop(2)
     assert one.whole is one.whole

@@ -237,12 +237,12 @@ class Function(Filled):
         try:
             if self.own_key is not None:
                 return freeze(self.own_key(*args, **kwargs))
+            rest = args
             parts: list[Any] = []
-            if args:
-                first = args[0]
-                parts.append(first if type(first) in RAW else self.freeze_first(first))
-                if len(args) > 1:
-                    parts += [x if type(x) in RAW else freeze(x) for x in args[1:]]
+            if self.method and args and type(args[0]) in self.identities:
+                rest = args[1:]
+                parts.append(ref(args[0]))
+            parts += [x if type(x) in RAW else freeze(x) for x in rest]
             if self.signature.open:
                 if kwargs:
                     parts.append(KEYWORDS)
@@ -251,27 +251,25 @@ class Function(Filled):
             parts += [freeze(kwargs[name]) for name in self.signature.only]
             return parts[0] if len(parts) == 1 else tuple(parts)
         except Unkeyable as error:
-            raise _keys.explain(self.name, error.args[0]) from None
+            culprit = error.args[0]
+            if self.own_key is None and args and culprit is args[0] and self.adopts(culprit):
+                return self.freeze(args, kwargs)
+            raise _keys.explain(self.name, culprit) from None
         except RecursionError:
             raise _keys.explain(self.name, args) from None
 
-    def freeze_first(self, value: Any) -> Any:
-        """As freeze; the object of a method is told apart by identity, and not kept alive by the cache."""
+    def adopts(self, value: Any) -> bool:
+        """Whether this is a method of the object: then its class is told apart by identity from now on."""
         kind = type(value)
-        if kind in self.identities:
-            return ref(value)
+        if kind in self.identities or not by_identity(kind) or not binds(kind, self.func, self.code):
+            return False
         try:
-            return freeze(value)
-        except Unkeyable:
-            if not by_identity(kind) or not binds(kind, self.func, self.code):
-                raise
-        try:
-            weak = ref(value)
-        except TypeError:
-            raise Unkeyable(value) from None
+            ref(value)
+        except TypeError:  # it cannot be had without being kept alive
+            return False
         self.identities.add(kind)
         self.method = True
-        return weak
+        return True
 
     def other(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call whose arguments have to be frozen."""
