@@ -170,6 +170,17 @@ def test_methods_by_how_they_are_bound(kind, way):
     assert gone() is None
 
 
+def test_methods_that_are_bound_in_the_object():
+    class Thing:
+        def __init__(self, n):
+            self.n = n
+            self.get = types.MethodType(cacheable(lambda thing, x: [thing.n, x]), self)
+
+    one, other = Thing(1), Thing(2)
+    assert one.get(3) is one.get(3)
+    assert other.get(3) == [2, 3]
+
+
 def test_an_object_is_the_object_only_in_its_place():
     class Pair:
         @cacheable

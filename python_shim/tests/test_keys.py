@@ -690,6 +690,18 @@ def test_decimals_do_not_depend_on_their_context():
         assert same(decimal.Decimal(one), decimal.Decimal(one))
 
 
+def test_the_types_that_are_written_in_python():
+    slow = pytest.importorskip("_pydecimal")
+    assert same(slow.Decimal("1.0"), slow.Decimal("1.0"))
+    assert not same(slow.Decimal("1.0"), slow.Decimal("1.00"))
+    slow = pytest.importorskip("_pydatetime")
+    noon = slow.datetime(2026, 5, 1, 12, tzinfo=slow.timezone.utc)
+    later = slow.datetime(2026, 5, 1, 13, tzinfo=slow.timezone(slow.timedelta(hours=1)))
+    assert noon == later
+    assert not same(noon, later)
+    assert same(noon, noon.replace())
+
+
 class Angle:
     """A scalar of others: NaN is not equal to itself."""
 

@@ -141,13 +141,17 @@ def _its_own(kind: type, value: Any, abstract: type, step: str, begin: Callable[
 # ---- methods -----------------------------------------------------------------------------------------
 
 
-def binds(kind: type, called: Any, code: CodeType | None) -> bool:
-    """Whether the function with this code, the wrapper of ``called``, is called on objects of this class.
+def binds(value: Any, called: Any, code: CodeType | None) -> bool:
+    """Whether the function with this code, the wrapper of ``called``, is a method of this object.
 
-    It is if it is found in the class, below other decorators, where access binds the object. A decorator may
-    hide it; then what counts is that it was written in the body of the class, and its place is still taken.
+    It is if it is found in the class, below other decorators, where access binds the object; or bound, in the
+    object itself. A decorator may hide it; then what counts is that it was written in the body of the class,
+    and its place is still taken.
     """
-    if any(_leads(attribute, code) for base in kind.__mro__ for attribute in list(vars(base).values())):
+    kind = type(value)
+    there = [attribute for base in kind.__mro__ for attribute in list(vars(base).values())]
+    bound = [x for x in list((peek(value, "__dict__") or {}).values()) if type(x) is MethodType]
+    if any(_leads(x, code) for x in there + [x.__func__ for x in bound if x.__self__ is value]):
         return True
     if function_of(called) is not called:
         return False

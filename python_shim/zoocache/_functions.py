@@ -261,7 +261,7 @@ class Function(Filled):
     def adopts(self, value: Any) -> bool:
         """Whether this is a method of the object: then its class is told apart by identity from now on."""
         kind = type(value)
-        if kind in self.identities or not by_identity(kind) or not binds(kind, self.func, self.code):
+        if kind in self.identities or not by_identity(kind) or not binds(value, self.func, self.code):
             return False
         try:
             ref(value)

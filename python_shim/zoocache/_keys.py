@@ -267,9 +267,10 @@ def defines(kind: type, name: str) -> type | None:
 def _known(kind: type) -> tuple[Any, Any]:
     """The known type that this one is, or is derived from, and its content."""
     for module, name, content in _KNOWN:
-        base = vars(sys.modules[module]).get(name) if module in sys.modules else None
-        if base in kind.__mro__:
-            return base, content
+        for place in (module, f"_py{module}"):  # the one that is written in Python
+            base = vars(sys.modules[place]).get(name) if place in sys.modules else None
+            if base in kind.__mro__:
+                return base, content
     return None, None
 
 
