@@ -55,6 +55,7 @@
  *   >>hash             the seeded hash, random numbers
  *   >>codec            the stored record, byte by byte
  *   >>hlc              the hybrid logical clock
+ *   >>chains           hash tables of linked things, which grow in small steps
  *   >>trie             tags, versions, floors, pruning: the one rule
  *   >>table            entries, buckets, shards
  *   >>policy           eviction
@@ -1425,10 +1426,16 @@ static inline bool zc__spin_trylock(zc__spin *l) {
     l->held = 1;
     return true;
 }
+#  ifdef ZOOCACHE_DEBUG
 static inline void zc__spin_lock(zc__spin *l) {
     ZC__ASSERT(!l->held);
     l->held = 1;
 }
+static inline void zc__spin_unlock(zc__spin *l) { l->held = 0; }
+#  else
+static inline void zc__spin_lock(zc__spin *l) { (void)l; }
+static inline void zc__spin_unlock(zc__spin *l) { (void)l; }
+#  endif
 #else
 static ZC__NOINLINE void zc__spin_wait(zc__spin *l) {
     unsigned looks = 0;
@@ -1442,8 +1449,11 @@ static inline bool zc__spin_trylock(zc__spin *l) {
 static inline void zc__spin_lock(zc__spin *l) {
     if (ZC__UNLIKELY(__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE))) zc__spin_wait(l);
 }
-#endif
 static inline void zc__spin_unlock(zc__spin *l) { zc__store_rel(&l->held, 0); }
+#endif
+/* Ends what zc__spin_trylock() began: that is real without threads, too, as a call-back may come
+ * here again. */
+static inline void zc__spin_end(zc__spin *l) { zc__store_rel(&l->held, 0); }
 #ifdef ZOOCACHE_DEBUG
 static inline bool zc__spin_is_held(zc__spin *l) { return zc__load_rlx(&l->held) != 0; }
 #endif
@@ -2751,6 +2761,101 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
 }
 
 /* ============================================================================================
+ * >>chains   Hash tables of linked things, which grow in small steps
+ *   Idea        Tags and flights are found by chains, one for each value of some bits of a hash.
+ *               When there are more things than chains, twice as many chains begin to be used, and
+ *               with each thing that is added a few of the old ones are moved: chain i splits into
+ *               i and i + half. What is not moved yet is looked for in the old ones, and the new
+ *               ones need not be cleared before. So no step takes long, however much there is.
+ *
+ *                 old   | moved | moved | 2 | 3 |
+ *                 to    | 0 | 1 |  ?  |  ?  | 4 | 5 |  ?  |  ?  |          half 4, moved 2
+ *
+ *   Invariants  C1 a thing is in the chain of its hash   C2 count is right
+ *               C3 moving ends before the next doubling is due
+ *   Locking     their owner's
+ *   Cost        8 bytes a chain, 8 to 16 a thing; half as much again while they move
+ * ========================================================================================== */
+
+#define ZC__CHAINS_MOVED 4u /* with each thing that is added */
+
+typedef struct zc__link {
+    struct zc__link *next;
+    uint32_t hash;
+    uint32_t refs; /* its owner's: here it fills a gap */
+} zc__link;
+
+typedef struct zc__chains {
+    zc__link **to;
+    zc__link **old;           /* not NULL: the n / 2 from before, of which `moved` are in `to` */
+    uint32_t n, moved, count; /* n: a power of two; 0: there are none yet */
+} zc__chains;
+
+/* A hash's chain. There are some. */
+static zc__link **zc__chain(const zc__chains *t, uint32_t hash) {
+    uint32_t low = hash & (t->n / 2 - 1);
+    return t->old && low >= t->moved ? &t->old[low] : &t->to[hash & (t->n - 1)];
+}
+
+/* The chains of 0 up to here are all, each once. Moving raises it, and moves things to higher ones
+ * alone: who goes through them upwards, in steps, passes none by. */
+static inline uint32_t zc__chains_end(const zc__chains *t) {
+    return t->old ? t->n / 2 + t->moved : t->n;
+}
+
+static void zc__chains_move(const zc__mem *m, zc__chains *t) {
+    uint32_t half = t->n / 2;
+    for (unsigned i = 0; i < ZC__CHAINS_MOVED && t->old; i++) {
+        zc__link *l = t->old[t->moved], *next;
+        t->to[t->moved] = t->to[t->moved + half] = NULL;
+        t->moved++;
+        for (; l; l = next) {
+            zc__link **chain = &t->to[l->hash & (t->n - 1)];
+            next = l->next;
+            l->next = *chain;
+            *chain = l;
+        }
+        if (t->moved < half) continue;
+        zc__free(m, t->old, half * sizeof *t->old);
+        t->old = NULL;
+    }
+}
+
+/* Adds a thing. False: there is no memory for the first chains; without memory for more, they grow
+ * longer. */
+static bool zc__chains_add(const zc__mem *m, zc__chains *t, zc__link *l) {
+    if (t->count >= t->n && !t->old) {
+        uint32_t n = t->n ? t->n * 2 : 8;
+        zc__link **to = (zc__link **)zc__alloc(m, n * sizeof *to);
+        if (to) {
+            t->old = t->to;
+            t->to = to;
+            t->n = n;
+            t->moved = 0;
+            if (!t->old) memset((void *)to, 0, n * sizeof *to);
+        }
+    }
+    if (!t->n) return false;
+    zc__chains_move(m, t);
+    zc__link **chain = zc__chain(t, l->hash);
+    l->next = *chain;
+    *chain = l;
+    t->count++;
+    return true;
+}
+
+static size_t zc__chains_size(const zc__chains *t) {
+    return (t->n + (t->old ? t->n / 2 : 0)) * sizeof *t->to;
+}
+
+/* Frees the chains; what is in them stays. */
+static void zc__chains_free(const zc__mem *m, zc__chains *t) {
+    zc__free(m, t->old, t->n / 2 * sizeof *t->old);
+    zc__free(m, t->to, t->n * sizeof *t->to);
+    memset(t, 0, sizeof *t);
+}
+
+/* ============================================================================================
  * >>trie   Tags, versions, floors, pruning: hierarchical invalidation in O(depth)
  *   Idea        A tag is a path. Each prefix of it is a node with the version of its last
  *               invalidation. An entry points at the nodes of its dependencies; it is fresh while
@@ -2790,12 +2895,11 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
 #define ZC__IDLE_SLACK 4096 /* so many idle nodes are never too many */
 
 struct zc_tag {
+    zc__link link;    /* chain [stripe]; hash of the path; refs of entries, fills, interned handles,
+                       * children */
     zc_tag *parent;   /* NULL: the root */
-    zc_tag *next;     /* chain [stripe] */
     zc_shared64 version; /* of the last invalidation; born with the parent's floor */
     zc_shared64 floor; /* T5 */
-    uint32_t refs;    /* of entries, fills, interned handles, children */
-    uint32_t hash;    /* of the path */
     uint32_t touched; /* seconds of the monotonic clock when last let go or invalidated */
     uint16_t len;     /* bytes of the segment, which follows this struct */
     uint8_t depth;    /* root 0 */
@@ -2804,11 +2908,9 @@ struct zc_tag {
 
 typedef struct zc__stripe {
     zc__spin lock;
-    uint32_t nbuckets; /* a power of two */
-    uint32_t count;
-    uint32_t hand; /* the next bucket to look for idle nodes */
-    zc_tag **buckets;
-    char pad[ZC__LINE - 16 - sizeof(zc_tag **)];
+    uint32_t hand; /* the next chain to look for idle nodes */
+    zc__chains tags;
+    char pad[ZC__LINE - 8 - sizeof(zc__chains)];
 } zc__stripe;
 
 typedef struct zc__trie {
@@ -2881,23 +2983,23 @@ static bool zc__tag_is(const zc_tag *n, const zc__path *path, unsigned depth) {
 
 /* The node of the first `depth` segments, or NULL. The stripe is locked. */
 static zc_tag *zc__stripe_find(zc__stripe *s, uint64_t hash, const zc__path *path, unsigned depth) {
-    if (!s->nbuckets) return NULL;
-    zc_tag *n = s->buckets[hash & (s->nbuckets - 1)];
-    while (n && (n->hash != (uint32_t)hash || !zc__tag_is(n, path, depth))) n = n->next;
-    return n;
+    if (!s->tags.n) return NULL;
+    zc__link *l = *zc__chain(&s->tags, (uint32_t)hash);
+    while (l && (l->hash != (uint32_t)hash || !zc__tag_is((zc_tag *)l, path, depth))) l = l->next;
+    return (zc_tag *)l;
 }
 
-static inline void zc__tag_ref(zc_tag *n) { (void)zc__add_rlx(&n->refs, 1u); }
+static inline void zc__tag_ref(zc_tag *n) { (void)zc__add_rlx(&n->link.refs, 1u); }
 
 /* Adds a reference with the stripe locked, which may wake an idle node. */
 static inline void zc__tag_revive(zc__trie *t, zc_tag *n) {
-    if (zc__add_rlx(&n->refs, 1u) == 0) (void)zc__sub_rlx(&t->idle, 1u);
+    if (zc__add_rlx(&n->link.refs, 1u) == 0) (void)zc__sub_rlx(&t->idle, 1u);
 }
 
 static inline void zc__tag_unref(zc__trie *t, zc_tag *n) {
     zc__store_rlx(&n->touched, (uint32_t)zc__load_rlx(&t->now_s));
     /* From the moment it is idle it may be freed: no access after this one. */
-    if (zc__sub_acqrel(&n->refs, 1u) == 1) (void)zc__add_rlx(&t->idle, 1u);
+    if (zc__sub_acqrel(&n->link.refs, 1u) == 1) (void)zc__add_rlx(&t->idle, 1u);
 }
 
 static zc_tag *zc__tag_lookup(zc__trie *t, const zc__path *path, unsigned depth) {
@@ -2910,54 +3012,37 @@ static zc_tag *zc__tag_lookup(zc__trie *t, const zc__path *path, unsigned depth)
     return n;
 }
 
-/* Doubles the buckets; without memory the chains just grow longer. */
-static void zc__stripe_grow(zc__trie *t, zc__stripe *s) {
-    uint32_t n = s->nbuckets ? s->nbuckets * 2 : 8;
-    zc_tag **to = (zc_tag **)zc__alloc_zero(t->mem, n * sizeof *to);
-    if (!to) return;
-    for (uint32_t i = 0; i < s->nbuckets; i++) {
-        for (zc_tag *node = s->buckets[i], *next; node; node = next) {
-            next = node->next;
-            node->next = to[node->hash & (n - 1)];
-            to[node->hash & (n - 1)] = node;
-        }
-    }
-    zc__free(t->mem, s->buckets, s->nbuckets * sizeof *to);
-    s->buckets = to;
-    s->nbuckets = n;
-}
-
 static size_t zc__tag_size(const zc_tag *n) { return sizeof *n + n->len; }
 
-/* Takes the idle nodes of one bucket that were let go at or before `until`, and chains them up to
- * be freed; *next becomes at most the second in which one of the others was. The stripe is
- * locked. */
-static void zc__stripe_prune(zc__stripe *s, uint32_t bucket, uint64_t until, uint64_t *next,
-                             zc_tag **dead) {
+/* Takes the idle nodes of one chain that were let go at or before `until`, and chains them up to be
+ * freed; *next becomes at most the second in which one of the others was. The stripe is locked. */
+static void zc__stripe_prune(zc__stripe *s, uint32_t chain, uint64_t until, uint64_t *next,
+                             zc__link **dead) {
     ZC__ASSERT_HELD(&s->lock);
-    for (zc_tag **link = &s->buckets[bucket], *n; (n = *link) != NULL;) {
-        bool idle = zc__load_acq(&n->refs) == 0;
+    for (zc__link **link = zc__chain(&s->tags, chain), *l; (l = *link) != NULL;) {
+        zc_tag *n = (zc_tag *)l;
+        bool idle = zc__load_acq(&l->refs) == 0;
         uint32_t touched = zc__load_rlx(&n->touched);
         if (!idle || touched > until) {
             if (idle && touched < *next) *next = touched;
-            link = &n->next;
+            link = &l->next;
             continue;
         }
         uint64_t v = zc__load_acq(&n->version), f = zc__load_acq(&n->floor);
         zc__raise64(&n->parent->floor, v > f ? v : f); /* T5, before it can be born again */
-        *link = n->next;
-        n->next = *dead;
-        *dead = n;
-        s->count--;
+        *link = l->next;
+        l->next = *dead;
+        *dead = l;
+        s->tags.count--;
     }
 }
 
-static size_t zc__tags_free(zc__trie *t, zc_tag *dead) {
+static size_t zc__tags_free(zc__trie *t, zc__link *link) {
     size_t n = 0;
-    for (zc_tag *next; dead; dead = next, n++) {
-        next = dead->next;
+    for (zc_tag *dead; (dead = (zc_tag *)link) != NULL; n++) {
+        link = link->next;
         /* not a use of the parent: its idle time goes on */
-        if (zc__sub_acqrel(&dead->parent->refs, 1u) == 1) (void)zc__add_rlx(&t->idle, 1u);
+        if (zc__sub_acqrel(&dead->parent->link.refs, 1u) == 1) (void)zc__add_rlx(&t->idle, 1u);
         (void)zc__sub_rlx(&t->bytes, zc__tag_size(dead));
         zc__free(t->mem, dead, zc__tag_size(dead));
     }
@@ -2967,16 +3052,15 @@ static size_t zc__tags_free(zc__trie *t, zc_tag *dead) {
     return n;
 }
 
-/* Prunes a few buckets of a stripe from *hand on, which moves behind them, and to 0 when it comes
- * to the end. Growing moves nodes to later buckets, so none is passed by. Returns how many nodes it
- * freed. */
-static size_t zc__stripe_sweep(zc__trie *t, zc__stripe *s, uint32_t *hand, unsigned buckets,
+/* Prunes a few chains of a stripe from *hand on, which moves behind them, and to 0 when it comes to
+ * the end. Returns how many nodes it freed. */
+static size_t zc__stripe_sweep(zc__trie *t, zc__stripe *s, uint32_t *hand, unsigned chains,
                                uint64_t until, uint64_t *next) {
-    zc_tag *dead = NULL;
+    zc__link *dead = NULL;
     zc__spin_lock(&s->lock);
-    for (; buckets && *hand < s->nbuckets; buckets--, ++*hand)
+    for (; chains && *hand < zc__chains_end(&s->tags); chains--, ++*hand)
         zc__stripe_prune(s, *hand, until, next, &dead);
-    if (*hand >= s->nbuckets) *hand = 0;
+    if (*hand >= zc__chains_end(&s->tags)) *hand = 0;
     zc__spin_unlock(&s->lock);
     return zc__tags_free(t, dead);
 }
@@ -2991,8 +3075,8 @@ static zc_tag *zc__tag_create(zc__trie *t, zc_tag *parent, const zc__path *path,
     uint64_t hash = zc__path_hash(t, path, depth);
     zc__stripe *s = zc__stripe_of(t, hash);
     n->parent = parent;
-    n->refs = 1;
-    n->hash = (uint32_t)hash;
+    n->link.refs = 1;
+    n->link.hash = (uint32_t)hash;
     n->len = (uint16_t)len;
     n->depth = (uint8_t)depth;
     n->learned = !t->has_store;
@@ -3000,15 +3084,11 @@ static zc_tag *zc__tag_create(zc__trie *t, zc_tag *parent, const zc__path *path,
 
     zc__spin_lock(&s->lock);
     zc_tag *other = zc__stripe_find(s, hash, path, depth);
-    if (!other && s->count >= s->nbuckets) zc__stripe_grow(t, s);
-    bool lost = other || !s->nbuckets; /* without a single bucket there is no place for it */
+    bool lost = other || !zc__chains_add(t->mem, &s->tags, &n->link);
     if (other) zc__tag_revive(t, other);
     if (!lost) {
         zc__tag_ref(parent); /* T2 */
         n->version = n->floor = zc__load_acq(&parent->floor);
-        n->next = s->buckets[hash & (s->nbuckets - 1)];
-        s->buckets[hash & (s->nbuckets - 1)] = n;
-        s->count++;
         (void)zc__add_rlx(&t->tags, 1u);
         (void)zc__add_rlx(&t->bytes, zc__tag_size(n));
     }
@@ -3130,20 +3210,20 @@ static void zc__trie_init(zc__trie *t, zc__mem *mem, zc_hlc *hlc, uint64_t seed)
     t->seed = seed;
     t->seen = 1; /* above the 0 of "never invalidated", so that no begin is 0 */
     zc__raise64(&hlc->last, t->seen);
-    t->root.refs = 1;
+    t->root.link.refs = 1;
     t->root.learned = 1;
 }
 
 static void zc__trie_destroy(zc__trie *t) {
     for (unsigned i = 0; i < ZC__STRIPES; i++) {
-        zc__stripe *s = &t->stripes[i];
-        for (uint32_t b = 0; b < s->nbuckets; b++) {
-            for (zc_tag *n = s->buckets[b], *next; n; n = next) {
-                next = n->next;
-                zc__free(t->mem, n, zc__tag_size(n));
+        zc__chains *tags = &t->stripes[i].tags;
+        for (uint32_t k = 0; k < zc__chains_end(tags); k++) {
+            for (zc__link *l = *zc__chain(tags, k), *next; l; l = next) {
+                next = l->next;
+                zc__free(t->mem, l, zc__tag_size((zc_tag *)l));
             }
         }
-        zc__free(t->mem, s->buckets, s->nbuckets * sizeof(zc_tag *));
+        zc__chains_free(t->mem, tags);
     }
 }
 
@@ -3152,11 +3232,12 @@ static void zc__trie_destroy(zc__trie *t) {
 static void zc__trie_recount(zc__trie *t) {
     t->tags = t->idle = t->bytes = 0;
     for (unsigned i = 0; i < ZC__STRIPES; i++) {
-        for (uint32_t b = 0; b < t->stripes[i].nbuckets; b++) {
-            for (const zc_tag *n = t->stripes[i].buckets[b]; n; n = n->next) {
+        const zc__chains *tags = &t->stripes[i].tags;
+        for (uint32_t k = 0; k < zc__chains_end(tags); k++) {
+            for (const zc__link *l = *zc__chain(tags, k); l; l = l->next) {
                 t->tags++;
-                t->idle += n->refs == 0;
-                t->bytes += zc__tag_size(n);
+                t->idle += l->refs == 0;
+                t->bytes += zc__tag_size((const zc_tag *)l);
             }
         }
     }
@@ -3166,19 +3247,20 @@ static void zc__trie_recount(zc__trie *t) {
 static const char *zc__trie_check(zc__trie *t) {
     uint64_t tags = 0, idle = 0, bytes = 0;
     for (unsigned i = 0; i < ZC__STRIPES; i++) {
-        zc__stripe *s = &t->stripes[i];
+        const zc__chains *all = &t->stripes[i].tags;
         uint32_t count = 0;
-        for (uint32_t b = 0; b < s->nbuckets; b++) {
-            for (zc_tag *n = s->buckets[b]; n; n = n->next, count++) {
+        for (uint32_t k = 0; k < zc__chains_end(all); k++) {
+            for (zc__link *l = *zc__chain(all, k); l; l = l->next, count++) {
+                zc_tag *n = (zc_tag *)l;
                 if (n->version > t->seen || n->floor > t->seen) return "T1";
-                if (!n->parent || zc__load_rlx(&n->parent->refs) == 0) return "T2";
-                if ((n->hash & (s->nbuckets - 1)) != b) return "T4: bucket";
+                if (!n->parent || zc__load_rlx(&n->parent->link.refs) == 0) return "T2";
+                if (zc__chain(all, l->hash) != zc__chain(all, k)) return "T4: chain";
                 if (n->depth != n->parent->depth + 1) return "T4: depth";
-                idle += zc__load_rlx(&n->refs) == 0;
+                idle += zc__load_rlx(&l->refs) == 0;
                 bytes += zc__tag_size(n);
             }
         }
-        if (count != s->count) return "T4: count";
+        if (count != all->count) return "T4: count";
         tags += count;
     }
     if (tags != zc__load_rlx(&t->tags) || bytes != zc__load_rlx(&t->bytes)) return "T4: totals";
@@ -3371,8 +3453,7 @@ typedef struct zc__shard {
     uint32_t sweep_found;              /* invalidated entries it has found so far */
     uint64_t next_sweep, sweep_pause;  /* for the sake of invalidations: not before, and how long */
     /* >>flight */
-    zc__flight **flights;
-    uint32_t flight_buckets, nflights;
+    zc__chains flights;
     uint64_t next_lease; /* no flight is overdue before */
     uint64_t lease_found; /* of the flights that the look under way has seen; and */
     uint32_t lease_at;    /*   its next chain */
@@ -5316,13 +5397,12 @@ static inline void zc__bus_stats(zc_cache *c, zc_stats *st) { (void)c; (void)st;
 typedef enum zc__flight_state { ZC__RUNNING, ZC__DONE, ZC__FAILED, ZC__LOST } zc__flight_state;
 
 struct zc__flight {
-    zc__flight *next; /* chain of the shard's table */
+    zc__link link;    /* chain of the shard's table; refs of tickets and the table */
     zc__shard *shard;
     uint64_t hash;
     uint64_t begin;
     uint64_t started;     /* monotonic */
     uint64_t lease;       /* until then the leader has it */
-    uint32_t refs;        /* tickets, and the table */
     uint32_t state;       /* zc__flight_state */
     bool listed;          /* in the shard's table */
     bool fenced;          /* a put or del of the key came: do not store */
@@ -5377,39 +5457,17 @@ static bool zc__flight_is(const zc__flight *f, uint64_t hash, zc_bytes key) {
 }
 
 static zc__flight *zc__flight_find(const zc__shard *s, uint64_t hash, zc_bytes key) {
-    if (!s->flight_buckets) return NULL;
-    zc__flight *f = s->flights[(hash >> 8) & (s->flight_buckets - 1)];
-    while (f && !zc__flight_is(f, hash, key)) f = f->next;
-    return f;
+    if (!s->flights.count) return NULL;
+    zc__link *l = *zc__chain(&s->flights, (uint32_t)hash);
+    while (l && !zc__flight_is((zc__flight *)l, hash, key)) l = l->next;
+    return (zc__flight *)l;
 }
 
 /* Lists a flight. False: no memory for the first chains, or the cache is closed. */
 static bool zc__flight_list(zc_cache *c, zc__shard *s, zc__flight *f) {
-    if (s->nflights >= s->flight_buckets) {
-        uint32_t n = s->flight_buckets ? s->flight_buckets * 2 : 4;
-        zc__flight **to = NULL;
-        if (!zc__load_rlx(&c->closed))
-            to = (zc__flight **)zc__alloc_zero(&c->mem, n * sizeof *to);
-        if (to) {
-            for (uint32_t i = 0; i < s->flight_buckets; i++) {
-                for (zc__flight *g = s->flights[i], *next; g; g = next) {
-                    next = g->next;
-                    g->next = to[(g->hash >> 8) & (n - 1)];
-                    to[(g->hash >> 8) & (n - 1)] = g;
-                }
-            }
-            zc__free(&c->mem, s->flights, s->flight_buckets * sizeof *to);
-            s->flights = to;
-            s->flight_buckets = n;
-        } else if (!s->flight_buckets) {
-            return false;
-        }
-    }
-    zc__flight **head = &s->flights[(f->hash >> 8) & (s->flight_buckets - 1)];
-    f->next = *head;
-    *head = f;
+    if (zc__load_rlx(&c->closed) && !s->flights.n) return false;
+    if (!zc__chains_add(&c->mem, &s->flights, &f->link)) return false;
     f->listed = true;
-    s->nflights++;
     if (f->lease < s->next_lease) s->next_lease = f->lease;
     if (f->lease < s->lease_found) s->lease_found = f->lease;
     return true;
@@ -5420,12 +5478,12 @@ static void zc__flight_end(zc__shard *s, zc__flight *f, zc__flight_state state) 
     ZC__ASSERT_HELD(&s->lock);
     ZC__ASSERT(f->state == ZC__RUNNING); /* F3 */
     if (f->listed) {
-        zc__flight **link = &s->flights[(f->hash >> 8) & (s->flight_buckets - 1)];
-        while (*link != f) link = &(*link)->next;
-        *link = f->next;
+        zc__link **link = zc__chain(&s->flights, f->link.hash);
+        while (*link != &f->link) link = &(*link)->next;
+        *link = f->link.next;
         f->listed = false;
-        f->refs--;
-        s->nflights--;
+        f->link.refs--;
+        s->flights.count--;
     }
     zc__store_rel(&f->state, (uint32_t)state);
 }
@@ -5483,7 +5541,7 @@ static void zc__flight_free(zc_cache *c, zc__flight *f) {
 /* Gives a reference on a flight back. No lock is held. */
 static void zc__flight_let_go(zc_cache *c, zc__flight *f) {
     zc__spin_lock(&f->shard->lock);
-    bool last = --f->refs == 0;
+    bool last = --f->link.refs == 0;
     zc__spin_unlock(&f->shard->lock);
     if (last) zc__flight_free(c, f);
 }
@@ -5547,6 +5605,7 @@ static zc__flight *zc__flight_new(zc_cache *c, uint64_t hash, zc_bytes key) {
         return NULL;
     }
     f->hash = hash;
+    f->link.hash = (uint32_t)hash;
     f->shard = zc__shard_of(c, hash);
     f->key_len = (uint32_t)key.len;
     if (key.len) memcpy(f + 1, key.ptr, key.len);
@@ -5779,7 +5838,7 @@ static bool zc__start_lead(zc__start *st, uint64_t now, bool miss) {
     f->begin = st->t->begin = zc__seen(&st->c->trie);
     f->started = st->t->started = now;
     if (!zc__flight_list(st->c, st->s, f)) return false;
-    f->refs = 2; /* the table's, and the ticket's */
+    f->link.refs = 2; /* the table's, and the ticket's */
     st->t->leader = true;
     st->t->flight = st->f = f;
     if (miss && st->e && st->e->flags & ZC__EXTRAS && zc__entry_extras(st->e)->grace) {
@@ -5798,7 +5857,7 @@ static int zc__start_look(zc__start *st) {
     zc__state state = ZC__DEAD;
     st->refresh = false;
     st->e = zc__shard_find(s, st->hash, st->key);
-    st->f = s->nflights ? zc__flight_find(s, st->hash, st->key) : NULL;
+    st->f = s->flights.count ? zc__flight_find(s, st->hash, st->key) : NULL;
     int rc = zc__start_serve(st, seen, &state);
     if (st->f || st->t) now = zc__mono(&c->clock);
     bool overdue = st->f && now >= st->f->lease;
@@ -5808,7 +5867,7 @@ static int zc__start_look(zc__start *st) {
     if (ticket && !st->t) return ZC_MORE;
     if (ticket && overdue) { /* its leader has had its time */
         st->lost = st->f;
-        st->lost->refs++;
+        st->lost->link.refs++;
         zc__flight_end(s, st->lost, ZC__LOST);
         st->f = NULL;
     }
@@ -5831,7 +5890,7 @@ static int zc__start_look(zc__start *st) {
     /* While the bus is silent, what kills the value may not have been heard since the loader ran: a
      * flight that is older than T is waited for, but its result is not fit for who joins now. */
     if (st->gate != ZC_OK && !zc__bus_holds(c, st->f->started)) st->t->begin = UINT64_MAX;
-    st->f->refs++;
+    st->f->link.refs++;
     return ZC_FOLLOW;
 }
 
@@ -6734,7 +6793,7 @@ static bool zc__fleet_lock(zc_fill *t, uint64_t *token) {
         if (rc < 0) zc__store_fault(c, key, rc);
         if (rc == ZC_OK) { /* the flight outlives its ticket: it has the key */
             zc__spin_lock(&t->flight->shard->lock);
-            t->flight->refs++;
+            t->flight->link.refs++;
             zc__spin_unlock(&t->flight->shard->lock);
         }
         if (rc != ZC_MISS || !ZC__CAN_SLEEP) return false;
@@ -7005,7 +7064,7 @@ static int zc__get_through(zc_cache *c, zc_bytes key, zc_view *view) {
             zc__fill_close(t);
             return ZC_E_NOMEM;
         }
-        t->flight->refs = 1;
+        t->flight->link.refs = 1;
         t->flight->begin = t->begin = zc__seen(&c->trie);
         t->started = zc__mono(&c->clock);
     }
@@ -7283,7 +7342,7 @@ ZOOCACHE_API void zc_release(zc_cache *cache, zc_view *view) {
 
 /* A put or del of a key that is being computed: the value to come must not undo it. */
 static void zc__fence(zc__shard *s, uint64_t hash, zc_bytes key) {
-    zc__flight *f = s->nflights ? zc__flight_find(s, hash, key) : NULL;
+    zc__flight *f = s->flights.count ? zc__flight_find(s, hash, key) : NULL;
     if (f) f->fenced = true;
 }
 
@@ -7679,35 +7738,34 @@ ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age) {
  * a call-back are told. Looks at a few chains, from where it stopped; growing moves flights to
  * later ones, so a look over all has seen each, and when the next is due. False: none is due. */
 static bool zc__flights_expire(zc_cache *c, zc__shard *s, uint64_t now) {
-    zc__flight *late = NULL, *next;
-    unsigned ended = 0;
+    zc__link *late = NULL, *l, *next;
+    unsigned looks = 64, ended = 0;
     zc__spin_lock(&s->lock);
     bool due = now >= s->next_lease;
-    uint32_t end = s->lease_at + 64 < s->flight_buckets ? s->lease_at + 64 : s->flight_buckets;
-    for (; due && s->lease_at < end && ended < 8; s->lease_at++) {
-        for (zc__flight *f = s->flights[s->lease_at]; f; f = next) {
-            next = f->next;
+    for (; due && looks && ended < 8 && s->lease_at < zc__chains_end(&s->flights); looks--) {
+        for (l = *zc__chain(&s->flights, s->lease_at++); l; l = next) {
+            zc__flight *f = (zc__flight *)l;
+            next = l->next;
             if (f->lease > now) {
                 if (f->lease < s->lease_found) s->lease_found = f->lease;
                 continue;
             }
-            f->refs++;
+            l->refs++;
             zc__flight_end(s, f, ZC__LOST);
-            f->next = late;
-            late = f;
+            l->next = late;
+            late = l;
             ended++;
         }
     }
-    if (due && s->lease_at >= s->flight_buckets) {
+    if (due && s->lease_at >= zc__chains_end(&s->flights)) {
         s->next_lease = s->lease_found;
         s->lease_found = ZC_NEVER;
         s->lease_at = 0;
     }
     zc__spin_unlock(&s->lock);
-    for (; late; late = next) {
-        next = late->next;
-        zc__flight_wake(late);
-        zc__flight_let_go(c, late);
+    for (; (l = late) != NULL; zc__flight_let_go(c, (zc__flight *)l)) {
+        late = l->next;
+        zc__flight_wake((zc__flight *)l);
     }
     return due;
 }
@@ -7832,7 +7890,7 @@ static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool refreshes) {
             more = zc__prune_some(c) || more;
             more = zc__slabs_keep(c) || more;
             first = false;
-            zc__spin_unlock(&c->house);
+            zc__spin_end(&c->house);
         }
         more = (refreshes && zc__refresh_one(c)) || more;
     } while (more && zc__mono(&c->clock) < deadline);
@@ -7970,12 +8028,13 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
         zc__shard *s = &cache->shards[i];
         if (zc__has_store(cache) && !zc__monitor_init(&s->order)) rc = ZC_E_THREAD;
         /* Their leaders and followers are threads of the parent: their tickets are lost here. */
-        for (uint32_t b = 0; b < s->flight_buckets; b++)
-            while (s->flights[b]) zc__flight_end(s, s->flights[b], ZC__LOST);
+        for (uint32_t k = 0; k < zc__chains_end(&s->flights); k++)
+            for (zc__link *l; (l = *zc__chain(&s->flights, k)) != NULL;)
+                zc__flight_end(s, (zc__flight *)l, ZC__LOST);
     }
     zc__trie_recount(&cache->trie);
     zc__unlock_all(cache, false);
-    zc__store_rel(&cache->house.held, 0u);
+    zc__spin_end(&cache->house);
     if (zc__has_store(cache) && cache->desc.store.forked)
         cache->desc.store.forked(cache->desc.store.user);
     if (zc__bus_fork_child(cache) != ZC_OK) rc = ZC_E_THREAD;
@@ -8098,30 +8157,28 @@ static void zc__shard_purge(zc__shard *s, zc__entry **garbage) {
  * first; from now on nothing is added. */
 static void zc__shard_close(zc_cache *c, zc__shard *s) {
     zc__entry *garbage = NULL;
-    zc__flight *ended = NULL, *f;
+    zc__link *ended = NULL, *l;
     if (zc__has_store(c)) zc__monitor_lock(&s->order);
     zc__spin_lock(&s->lock);
-    for (uint32_t b = 0; b < s->flight_buckets; b++) {
-        while ((f = s->flights[b]) != NULL) {
-            f->refs++;
-            f->error = ZC_E_CLOSED;
-            zc__flight_end(s, f, ZC__FAILED);
-            f->next = ended;
-            ended = f;
+    for (uint32_t k = 0; k < zc__chains_end(&s->flights); k++) {
+        while ((l = *zc__chain(&s->flights, k)) != NULL) {
+            l->refs++;
+            ((zc__flight *)l)->error = ZC_E_CLOSED;
+            zc__flight_end(s, (zc__flight *)l, ZC__FAILED);
+            l->next = ended;
+            ended = l;
         }
     }
     zc__shard_purge(s, &garbage);
-    zc__free(&c->mem, s->flights, s->flight_buckets * sizeof *s->flights);
+    zc__chains_free(&c->mem, &s->flights);
     zc__table_free(c, &s->table);
     zc__table_free(c, &s->old);
     zc__ghosts_free(c, &s->policy);
-    s->flights = NULL;
-    s->flight_buckets = 0;
     zc__spin_unlock(&s->lock);
     if (zc__has_store(c)) zc__monitor_unlock(&s->order);
-    for (; (f = ended) != NULL; zc__flight_let_go(c, f)) {
-        ended = f->next;
-        zc__flight_wake(f);
+    for (; (l = ended) != NULL; zc__flight_let_go(c, (zc__flight *)l)) {
+        ended = l->next;
+        zc__flight_wake((zc__flight *)l);
     }
     zc__reap(c, garbage);
 }
@@ -8240,17 +8297,17 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
         for (unsigned k = 0; k < ZC_CAUSE_COUNT; k++) out->removed[k] += s->removed[k];
         out->entries += s->count - s->policy.queue[ZC__CLEARED].count;
         out->bytes += s->cost - s->cleared_cost;
-        out->flights += s->nflights;
+        out->flights += s->flights.count;
         out->memory += s->bytes +
                        ((size_t)s->table.nbuckets + s->old.nbuckets) * sizeof(zc__bucket) +
                        (size_t)s->policy.nghosts * ZC__GHOST_WAYS * sizeof(uint32_t) +
-                       s->flight_buckets * sizeof(zc__flight *);
+                       zc__chains_size(&s->flights);
         zc__spin_unlock(&s->lock);
     }
     zc__trie *t = &cache->trie;
     for (unsigned i = 0; i < ZC__STRIPES; i++) {
         zc__spin_lock(&t->stripes[i].lock);
-        out->tag_bytes += t->stripes[i].nbuckets * sizeof(zc_tag *);
+        out->tag_bytes += zc__chains_size(&t->stripes[i].tags);
         zc__spin_unlock(&t->stripes[i].lock);
     }
     zc__spin_lock(&t->writer);
@@ -8428,7 +8485,7 @@ ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out) 
     zc__shard *s = zc__shard_of(cache, hash);
     out->state = ZC_MISS;
     zc__spin_lock(&s->lock);
-    out->filling = s->nflights && zc__flight_find(s, hash, key);
+    out->filling = s->flights.count && zc__flight_find(s, hash, key);
     const zc__entry *e = zc__shard_find(s, hash, key);
     if (e) {
         const zc_tag *killer =
@@ -8512,16 +8569,17 @@ static const char *zc__check_policy(const zc__shard *s) {
 
 static const char *zc__check_flights(const zc__shard *s) {
     uint32_t n = 0;
-    for (uint32_t b = 0; b < s->flight_buckets; b++) {
-        for (const zc__flight *f = s->flights[b]; f; f = f->next, n++) {
-            if (!f->listed || f->state != ZC__RUNNING || f->refs == 0) return "F2";
-            for (const zc__flight *g = f->next; g; g = g->next)
+    for (uint32_t k = 0; k < zc__chains_end(&s->flights); k++) {
+        for (const zc__link *l = *zc__chain(&s->flights, k); l; l = l->next, n++) {
+            const zc__flight *f = (const zc__flight *)l, *g;
+            if (!f->listed || f->state != ZC__RUNNING || l->refs == 0) return "F2";
+            for (const zc__link *m = l->next; (g = (const zc__flight *)m) != NULL; m = m->next)
                 if (g->hash == f->hash && g->key_len == f->key_len &&
                     memcmp(f + 1, g + 1, f->key_len) == 0)
                     return "F1";
         }
     }
-    return n == s->nflights ? NULL : "F1: count";
+    return n == s->flights.count ? NULL : "F1: count";
 }
 
 ZOOCACHE_API int zc_check(zc_cache *cache) {
@@ -8883,7 +8941,7 @@ static int zc__lmdb_begin(zc__lmdb *db, zc__lmdb_rd *r) {
                         : zc__lmdb_new_reader(db, &s->txn);
         r->slot = s;
         r->txn = s->txn;
-        if (rc != ZC_OK) zc__spin_unlock(&s->lock);
+        if (rc != ZC_OK) zc__spin_end(&s->lock);
         return rc;
     }
     return zc__lmdb_new_reader(db, &r->txn);
@@ -8895,7 +8953,7 @@ static void zc__lmdb_end(zc__lmdb_rd *r) {
         return;
     }
     mdb_txn_reset(r->txn);
-    zc__spin_unlock(&r->slot->lock);
+    zc__spin_end(&r->slot->lock);
 }
 
 /* The value of `key`, which must have at least `size` bytes. ZC_MISS: none. */

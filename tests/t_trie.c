@@ -250,7 +250,7 @@ TEST(interned_tags) {
     o.ntags = 2;
     CHECK_EQ(zc_put(c, zc_str("k"), zc_str("v"), &o), ZC_OK);
     CHECK(fresh_value(c, "k"));
-    CHECK_EQ(t->refs, 2); /* the handle and the entry: doubles count once */
+    CHECK_EQ(t->link.refs, 2); /* the handle and the entry: doubles count once */
     CHECK_EQ(zc_invalidate_tag(c, t), ZC_OK);
     CHECK(!fresh_value(c, "k"));
     CHECK(version(c, "x:y") == zc_begin(c));
@@ -310,7 +310,7 @@ TEST(hash_collisions_within_a_stripe) {
         snprintf(b, sizeof b, "t%u", all[i].id);
         CHECK_EQ(put(c, "a", a, 0), ZC_OK);
         CHECK_EQ(put(c, "b", b, 0), ZC_OK);
-        CHECK(node(c, a) != node(c, b) && node(c, a)->hash == node(c, b)->hash);
+        CHECK(node(c, a) != node(c, b) && node(c, a)->link.hash == node(c, b)->link.hash);
         uint64_t v = kill_tag(c, a);
         CHECK(!fresh_value(c, "a") && fresh_value(c, "b"));
         CHECK(version(c, a) == v && version(c, b) < v);
@@ -510,7 +510,7 @@ TEST(T3_idle_tags_are_counted) {
     CHECK_EQ(zc_prune(c, 0), 4);
     CHECK_EQ(tags(c, &idle), 0);
     CHECK_EQ(idle, 0);
-    CHECK_EQ(c->trie.root.refs, 1);
+    CHECK_EQ(c->trie.root.link.refs, 1);
     CHECK_EQ(c->trie.bytes, 0);
     zc_close(c);
 }
@@ -671,18 +671,18 @@ TEST(the_validator_sees_what_is_broken) {
     uint8_t depth = t->depth;
     BREAKS(uint64_t, t->version, seen + 1, "T1");
     BREAKS(uint64_t, t->floor, seen + 1, "T1");
-    BREAKS(uint32_t, t->parent->refs, 0, "T2");
-    BREAKS(uint32_t, t->refs, 0, "T3");
-    BREAKS(uint32_t, node(c, "x")->refs, 1, "T3");
+    BREAKS(uint32_t, t->parent->link.refs, 0, "T2");
+    BREAKS(uint32_t, t->link.refs, 0, "T3");
+    BREAKS(uint32_t, node(c, "x")->link.refs, 1, "T3");
     BREAKS(uint64_t, c->trie.idle, 5, "T3");
-    BREAKS(uint32_t, t->hash, t->hash ^ 1, "T4");
+    BREAKS(uint32_t, t->link.hash, t->link.hash ^ 1, "T4");
     t->depth = (uint8_t)(depth + 1);
     CHECK_STR(zc__trie_check(&c->trie), "T4: depth");
     t->depth = depth;
     BREAKS(uint64_t, c->trie.tags, 7, "T4");
     BREAKS(uint64_t, c->trie.bytes, 7, "T4");
     zc__stripe *s = zc__stripe_of(&c->trie, zc__hash(zc_str("a:b"), c->trie.seed));
-    BREAKS(uint32_t, s->count, s->count + 1, "T4");
+    BREAKS(uint32_t, s->tags.count, s->tags.count + 1, "T4");
     CHECK_EQ(zc_check(c), ZC_OK);
     zc_tag_release(c, t);
     zc_close(c);
