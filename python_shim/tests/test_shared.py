@@ -259,7 +259,7 @@ def test_who_waits_for_the_fleet_gives_up(nodes):
     f = one.cacheable(namespace="fleet", fleet=True)(lambda x: x)
     g = two.cacheable(namespace="fleet", fleet=True)(lambda x: x + 1)
     assert f(0) == 0
-    fill = zoocache._table.Fill(one.tables()[1], one, 1)
+    fill = zoocache._table.Fill(one.tables()[1], 1)
     one.shared.look_up(fill)
     assert one.shared.lock(fill)
     assert g(1) == 2

@@ -168,7 +168,7 @@ class Cache:
         self.ticking = clock is None
         self._telemetry = telemetry
         self.telemetry_enabled = telemetry is not None and telemetry.enabled
-        self.lock = threading.RLock()
+        self.lock: Any = threading.RLock()
         self.policy = None if max_entries is None else Policy(max_entries)
         self.closed = False
         self.special = self.telemetry_enabled or self.shared is not None  # a miss is more than a miss

@@ -251,3 +251,10 @@ class Signature:
         if self.keyword:
             parts.append("**" + self.keyword)
         return "{" + ", ".join(parts) + "}"
+
+    @property
+    def call(self) -> str:
+        """Its arguments, as a call passes them on."""
+        parts = [*self.names, *(["*" + self.positional] if self.positional else [])]
+        parts += [f"{name}={name}" for name in self.only]
+        return ", ".join([*parts, *(["**" + self.keyword] if self.keyword else [])])

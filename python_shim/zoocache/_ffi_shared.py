@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zoocache._log import Troubles
     from zoocache.storage import Storage
 
-__all__ = ["Found", "SharedCore", "open_core"]
+__all__ = ["Found", "SharedCore", "Token", "open_core"]
 
 NEVER = 2**64 - 1
 
@@ -126,6 +126,10 @@ def nanoseconds(seconds: float) -> int:
     return NEVER if seconds >= 1e10 else int(seconds * 1e9)
 
 
+class Token(c_uint64):
+    """Of the fleet's lock; false: none."""
+
+
 class SharedCore(Core):
     """A cache of the library with a storage, a bus, or both."""
 
@@ -210,13 +214,11 @@ class SharedCore(Core):
         """Removes a key."""
         return int(_drop(self.pointer, key, len(key)))
 
-    def lock(self, key: bytes, lease: float, token: int = 0) -> tuple[int, int]:
-        """Locks a key for the fleet, or renews its lock."""
-        held = c_uint64(token)
-        code = _lock(self.pointer, key, len(key), nanoseconds(lease), ctypes.byref(held))
-        return code, held.value
+    def lock(self, key: bytes, lease: float, token: Token) -> int:
+        """Locks a key for the fleet, or renews its lock; the token says whose it is before this returns."""
+        return int(_lock(self.pointer, key, len(key), nanoseconds(lease), ctypes.byref(token)))
 
-    def unlock(self, key: bytes, token: int) -> None:
+    def unlock(self, key: bytes, token: Token) -> None:
         """Ends a lock."""
         _unlock(self.pointer, key, len(key), token)
 

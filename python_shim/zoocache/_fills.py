@@ -1,7 +1,23 @@
-"""The computations of a function's values, for threads and for coroutines: who leads, and who waits."""
+"""The computations of a function's values, for threads and for coroutines: who leads, and who waits.
+
+The function itself is run by its wrapper (see _functions), so that a call that recurses has two frames, the
+wrapper's and its own. What is here runs before it and after it:
+
+    serve       the value, if it may be served
+    begin       registers the flight, or waits for who has; asks the storage. True: the function is to be run
+    commit      it has returned: the value is stored, the flight ends
+    failed      it has raised, or anything from begin() on has
+    leave       the flight ends, if it has not; what was taken is given back. Again, should that be interrupted
+
+A flight ends however its leader ends. begin() makes sure of the room on the stack that its end takes; a fill is
+there before its flight is registered, and from then on each instruction is in a block that ends it: an
+exception may come out of any of them (a signal's handler). A flight whose event loop is closed is dead, and
+ended by who meets it.
+"""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Awaitable
@@ -10,6 +26,7 @@ from math import inf, log
 
 from zoocache import _tags
 from zoocache._callables import LASTING, check
+from zoocache._copies import again, copied
 from zoocache._errors import FlightTimeout, RecursiveFill
 from zoocache._ffi import OK, STALE, Deps
 from zoocache._table import AGAIN, DONE, FAILED, SWEEP_EVERY, Entry, Fill, More, Table, deepcopy, lives, random
@@ -25,12 +42,59 @@ if TYPE_CHECKING:
     from zoocache._ffi_shared import Found
     from zoocache._shared import Shared
 
-__all__ = ["Filled", "graph"]
+__all__ = ["ABSENT", "Filled", "graph"]
 
 _RETRY: Final = 1.0  # seconds until a failed refresh is tried again, at most
 
+_LOOKS: Final = 1.0  # seconds after which who waits looks by itself: the leader's loop may be closed
+
+ABSENT: Final = object()  # no value
+
 graph = threading.RLock()  # guards Fill.waits of every fill
 _monotonic = time.monotonic
+
+_OWN = (RecursionError, MemoryError)  # exceptions that are about who computes, not about what
+
+
+_ROOM, _FLEET = 5, 14  # calls in calls that the end of a flight takes; with a lock of the fleet to be given back
+
+
+def _room(depth: int) -> None:
+    """Raises RecursionError now rather than while a flight is being ended."""
+    if depth:
+        _room(depth - 1)
+
+
+def _loop() -> Any:
+    """The event loop of asyncio that runs here, if one does."""
+    asyncio = sys.modules.get("asyncio")
+    return None if asyncio is None else asyncio._get_running_loop()
+
+
+def _finish(future: Any) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _waker(loop: Any, future: Any) -> Callable[[], None]:
+    """What ends a wait in this loop, called from anywhere."""
+
+    def wake() -> None:
+        if _loop() is loop:
+            _finish(future)
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(_finish, future)
+
+    return wake
+
+
+def _start_thread(work: Callable[..., Any], *args: Any) -> None:
+    """Starts a thread that the end of the process does not wait for, where such threads are allowed."""
+    try:
+        thread = threading.Thread(target=work, args=args, name="zoocache-refresh", daemon=True)
+    except RuntimeError:  # in an isolated interpreter
+        thread = threading.Thread(target=work, args=args, name="zoocache-refresh")
+    thread.start()
 
 
 class _Waiting:
@@ -91,16 +155,16 @@ class Filled(Table):
         super().forget()
         self.fixed = None
 
-    # ---- begin -----------------------------------------------------------------------------------
+    # ---- a call that was not a plain hit -----------------------------------------------------------
 
     def serve(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that was not a plain hit."""
+        """Its value, if there is one that may be served; else ABSENT."""
         cache = self.cache
         if self.peeks and cache is not None:
             entry = self.entries.get(key)
             if entry is not None and entry.more is None:
                 if not self.look(entry):
-                    return self.fill(cache, key, args, kwargs)
+                    return ABSENT
                 self.hits += 1
                 if ACTIVE:
                     note(entry)
@@ -113,17 +177,7 @@ class Filled(Table):
         else:
             self.absent += 1
             entry = None
-        if entry is not None:
-            return self.hit(cache, entry, args, kwargs)
-        return self.fill(cache, key, args, kwargs)
-
-    async def aserve(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The same, for a coroutine function."""
-        cache = self.open_cache()
-        entry = self.find_timed(cache, key)
-        if entry is not None:
-            return self.hit(cache, entry, args, kwargs)
-        return await self.afill(cache, key, args, kwargs)
+        return ABSENT if entry is None else self.hit(cache, entry, args, kwargs)
 
     def open_cache(self) -> Cache:
         """The cache; raises if it is closed."""
@@ -156,7 +210,7 @@ class Filled(Table):
         more = entry.more
         if more is not None:
             if more.error is not None:
-                raise more.error
+                raise again(more.error)
             if self.due(cache, entry, more):
                 self.refresh_soon(cache, entry, more, args, kwargs)
         return deepcopy(entry.value) if self.rules.copy else entry.value
@@ -172,15 +226,7 @@ class Filled(Table):
             return False
         return bool(now - more.delta * beta * log(1 - random()) >= entry.deadline)
 
-    def take_over(self, fill: Fill) -> bool:
-        """Whether the flight's lease is over, so that this caller leads: a late value will not be stored."""
-        cache = fill.cache
-        with cache.lock:
-            other = self.flights.get(fill.key)
-            if other is not None and fill.started - other.started <= cache.flight_timeout:
-                return False
-            self.flights[fill.key] = fill
-        return True
+    # ---- who leads, and who waits ------------------------------------------------------------------
 
     def watch(self, fill: Fill, wake: Callable[[], None]) -> bool:
         """Has wake() called when the fill ends. False: it has."""
@@ -192,17 +238,29 @@ class Filled(Table):
             fill.waiters.append(wake)
         return True
 
-    def landed(self, fill: Fill, mine: Fill, tries: int) -> bool:
-        """Whether a follower takes what the fill has given, instead of its own; False: it begins again."""
-        if fill.state == AGAIN:
+    def landed(self, other: Fill, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any], tries: int) -> bool:
+        """The fill that this one has waited for has ended. False: this one begins again; else it has its value."""
+        if self.inherits(other, fill, tries):
+            fill.value = self.result(other)
+            return True
+        entry = self.find(fill.key)
+        if entry is None:
+            fill.begin_anew()
             return False
-        if fill.state == FAILED and self.rules.retry and tries == 0:
+        fill.value = self.hit(fill.cache, entry, args, kwargs)
+        return True
+
+    def inherits(self, other: Fill, fill: Fill, tries: int) -> bool:
+        """Whether a follower takes what the other fill has given."""
+        if other.state == AGAIN:
             return False
-        if not self.covers(fill, mine):
+        if other.state == FAILED and self.rules.retry and tries == 0:
+            return False
+        if not self.covers(other, fill):
             return False
         gatherer = CURRENT.get()
-        if gatherer is not None and fill.final is not None:
-            gatherer.deps.update(tags_of(fill.final))
+        if gatherer is not None and other.final is not None:
+            gatherer.deps.update(tags_of(other.final))
         return True
 
     def covers(self, fill: Fill, mine: Fill) -> bool:
@@ -218,40 +276,49 @@ class Filled(Table):
     def result(self, fill: Fill) -> Any:
         """What a follower gets."""
         if fill.error is not None:
-            raise fill.error
+            raise again(fill.error)
         return deepcopy(fill.result) if self.rules.copy else fill.result
+
+    def arrived(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether an entry came between the miss and this flight, which is then over."""
+        entry = self.entries.get(fill.key)
+        if entry is None or fill.renews or not self.look(entry):
+            return False
+        self.end(fill, AGAIN)
+        fill.value = self.hit(fill.cache, entry, args, kwargs)
+        return True
+
+    def timed_out(self) -> None:
+        """The leader has taken too long."""
+        raise FlightTimeout(f"Thundering herd leader failed: `{self.name}` took longer than flight_timeout")
 
     # ---- sync ------------------------------------------------------------------------------------
 
-    def fill(self, cache: Cache, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Computes the value, or waits for who does."""
+    def begin(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether this call is to run the function; else it has its value: found, or of who has run it."""
+        _room(_FLEET if self.rules.fleet else _ROOM)
         tries = 0
-        while True:
-            fill = Fill(self, cache, key)
-            if self.flights.setdefault(key, fill) is fill or self.take_over(fill):
-                if key in self.entries:
-                    entry = self.arrived(fill)
-                    if entry is not None:
-                        return self.hit(cache, entry, args, kwargs)
-                return self.lead(fill, args, kwargs)
-            other = self.flights.get(key)
+        while not (fill.renews or self.claim(fill)):
+            other = self.flights.get(fill.key)
             if other is None:
                 continue
             self.follow(other)
-            if self.landed(other, fill, tries):
-                return self.result(other)
+            if self.landed(other, fill, args, kwargs, tries):
+                return False
             tries += other.state == FAILED
-            entry = self.find(key)
-            if entry is not None:
-                return self.hit(cache, entry, args, kwargs)
-
-    def arrived(self, fill: Fill) -> Entry | None:
-        """The entry that came between the miss and this flight, if so; the flight is then over."""
-        entry = self.entries.get(fill.key)
-        if entry is None or not self.look(entry):
-            return None
-        self.end(fill, AGAIN)
-        return entry
+        if fill.key in self.entries and self.arrived(fill, args, kwargs):
+            return False
+        fill.running = True  # from here on, what is met in this context belongs to the fill
+        CURRENT.set(fill)
+        ACTIVE[fill] = None
+        shared = fill.cache.shared
+        if shared is not None and not fill.renews:
+            found = self.ask(shared, fill)
+            if found is not None:
+                fill.value = self.take(fill, *found)
+                return False
+        fill.static = fill.cache.core.nothing if self.deps is None else self.dependencies(fill, args, kwargs)
+        return True
 
     def follow(self, fill: Fill) -> None:
         """Sleeps until the fill has ended."""
@@ -261,45 +328,25 @@ class Filled(Table):
             lock.acquire()
             if not self.watch(fill, lock.release):
                 return
-            left = fill.started + fill.cache.flight_timeout - _monotonic()
-            if not lock.acquire(timeout=min(max(left, 0.0), threading.TIMEOUT_MAX)) and not fill.done:
-                self.timed_out()
+            end = fill.started + fill.cache.flight_timeout
+            while not lock.acquire(timeout=min(max(end - _monotonic(), 0.0), _LOOKS)) and not fill.done:
+                if _monotonic() >= end:
+                    self.timed_out()
 
-    def timed_out(self) -> None:
-        """The leader has taken too long."""
-        raise FlightTimeout(f"Thundering herd leader failed: `{self.name}` took longer than flight_timeout")
-
-    def lead(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Runs the function."""
-        token = CURRENT.set(fill)
-        ACTIVE[fill] = None
+    def commit(self, fill: Fill, value: Any) -> None:
+        """The function has returned."""
+        if type(value) not in LASTING:
+            check(value, self.name)
+        rules = self.rules
+        if rules.special or rules.copy:
+            self.settle_value(fill, value)
+        else:
+            self.settle(fill, value, fill.ttl, None)
+        fill.value = value
         shared = fill.cache.shared
-        try:
-            if shared is not None and not fill.renews:
-                found = self.ask(shared, fill)
-                if found is not None:
-                    return self.take(fill, *found)
-            fill.static = fill.cache.core.nothing if self.deps is None else self.dependencies(fill, args, kwargs)
-            value = self.func(*args, **kwargs)
-            if type(value) not in LASTING:
-                check(value, self.name)
-            if self.rules.special or self.rules.copy:
-                self.commit(fill, value)
-            else:
-                self.settle(fill, value, fill.ttl, None)
-            return value
-        except BaseException as error:
-            stale = self.failed(fill, error)
-            if stale is None:
-                raise
-            return stale.value
-        finally:
-            ACTIVE.pop(fill, None)
-            CURRENT.reset(token)
-            if fill.outer is not None:
-                self.hand_up(fill)
-            if shared is not None:
-                shared.keep_fill(fill)
+        if shared is not None:
+            shared.keep_fill(fill)
+        self.leave(fill)
 
     def ask(self, shared: Shared, fill: Fill) -> tuple[Found, Any] | None:
         """What the storage has; None: nothing, and this process is to compute it."""
@@ -319,26 +366,32 @@ class Filled(Table):
 
     # ---- async -----------------------------------------------------------------------------------
 
-    async def afill(self, cache: Cache, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Computes the value, or waits for who does."""
+    async def abegin(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """As begin()."""
+        _room(_FLEET if self.rules.fleet else _ROOM)
         tries = 0
-        while True:
-            fill = Fill(self, cache, key)
-            if self.flights.setdefault(key, fill) is fill or self.take_over(fill):
-                entry = self.arrived(fill) if key in self.entries else None
-                if entry is not None:
-                    return self.hit(cache, entry, args, kwargs)
-                return await self.alead(fill, args, kwargs)
-            other = self.flights.get(key)
+        fill.loop = _loop()
+        while not (fill.renews or self.claim(fill)):
+            other = self.flights.get(fill.key)
             if other is None:
                 continue
             await self.afollow(other)
-            if self.landed(other, fill, tries):
-                return self.result(other)
+            if self.landed(other, fill, args, kwargs, tries):
+                return False
             tries += other.state == FAILED
-            entry = self.find(key)
-            if entry is not None:
-                return self.hit(cache, entry, args, kwargs)
+        if fill.key in self.entries and self.arrived(fill, args, kwargs):
+            return False
+        fill.running = True  # from here on, what is met in this context belongs to the fill
+        CURRENT.set(fill)
+        ACTIVE[fill] = None
+        shared = fill.cache.shared
+        if shared is not None and not fill.renews:
+            found = await self.aask(shared, fill)
+            if found is not None:
+                fill.value = self.take(fill, *found)
+                return False
+        fill.static = await self.adependencies(fill, args, kwargs)
+        return True
 
     async def afollow(self, fill: Fill) -> None:
         """Awaits the end of the fill, which may run in another loop."""
@@ -348,65 +401,30 @@ class Filled(Table):
         with _Waiting(fill, self.name):
             loop = asyncio.get_running_loop()
             future: asyncio.Future[None] = loop.create_future()
-
-            def finish() -> None:
-                if not future.done():
-                    future.set_result(None)
-
-            def wake() -> None:
-                if asyncio._get_running_loop() is loop:
-                    finish()
-                elif not loop.is_closed():
-                    try:
-                        loop.call_soon_threadsafe(finish)
-                    except RuntimeError:  # pragma: no cover - closed just now: nobody waits there
-                        pass
-
-            if not self.watch(fill, wake):
+            if not self.watch(fill, _waker(loop, future)):
                 return
-            left = max(fill.started + fill.cache.flight_timeout - _monotonic(), 0.0)
-            timer = loop.call_later(left, finish) if left < 1e7 else None
-            try:
-                await future
-            finally:
-                if timer is not None:
-                    timer.cancel()
-            if not fill.done:
-                self.timed_out()
+            end = fill.started + fill.cache.flight_timeout
+            while not fill.done:
+                await asyncio.wait([future], timeout=min(max(end - _monotonic(), 0.0), _LOOKS))
+                if fill.dead:
+                    self.bury(fill)
+                elif not fill.done and _monotonic() >= end:
+                    self.timed_out()
 
-    async def alead(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Runs the coroutine function."""
-        token = CURRENT.set(fill)
-        ACTIVE[fill] = None
+    async def acommit(self, fill: Fill, value: Any) -> None:
+        """As commit()."""
+        if type(value) not in LASTING:
+            check(value, self.name)
+        rules = self.rules
+        if rules.special or rules.copy:
+            self.settle_value(fill, value)
+        else:
+            self.settle(fill, value, fill.ttl, None)
+        fill.value = value
         shared = fill.cache.shared
-        try:
-            if shared is not None and not fill.renews:
-                found = await self.aask(shared, fill)
-                if found is not None:
-                    return self.take(fill, *found)
-            fill.static = await self.adependencies(fill, args, kwargs)
-            value = await self.func(*args, **kwargs)
-            if type(value) not in LASTING:
-                check(value, self.name)
-            self.commit(fill, value)
-            if shared is not None:
-                await shared.run(shared.keep_fill, fill)
-            return value
-        except BaseException as error:
-            stale = self.failed(fill, error)
-            if stale is None:
-                raise
-            return stale.value
-        finally:
-            ACTIVE.pop(fill, None)
-            try:
-                CURRENT.reset(token)
-            except ValueError:  # closed by the garbage collector, in another context
-                pass
-            if fill.outer is not None:
-                self.hand_up(fill)
-            if shared is not None and fill.token:
-                shared.pool.submit(shared.keep_fill, fill)  # it has failed: only its lock is left
+        if shared is not None:
+            await shared.run(shared.keep_fill, fill)
+        self.leave(fill)
 
     async def aask(self, shared: Shared, fill: Fill) -> tuple[Found, Any] | None:
         """As ask(), beside the event loop."""
@@ -482,8 +500,8 @@ class Filled(Table):
 
     # ---- end -------------------------------------------------------------------------------------
 
-    def commit(self, fill: Fill, value: Any) -> None:
-        """The function has returned: stores the value, if that is allowed, and ends the flight."""
+    def settle_value(self, fill: Fill, value: Any) -> None:
+        """Stores the value, if that is allowed, and ends the flight."""
         rules = self.rules
         ttl = fill.ttl
         if rules.special:
@@ -525,33 +543,73 @@ class Filled(Table):
         if cache.debt >= SWEEP_EVERY:
             cache.worked(self)
 
-    def failed(self, fill: Fill, error: BaseException) -> Entry | None:
-        """The function has raised. Returns the old value that may stand in for it, if there is one."""
-        if fill.done:
-            return None
+    def failed(self, fill: Fill) -> bool:
+        """The call has raised what is being handled. Returns whether an old value stands in for it."""
+        error = sys.exc_info()[1]
         cache = fill.cache
-        self.errors += 1
-        if cache.telemetry_enabled:
-            cache.telemetry.increment("cache_misses_total")
-            cache.telemetry.increment("cache_errors_total", labels={"error_type": "exception"})
-        if not isinstance(error, Exception):
-            self.end(fill, AGAIN)  # cancelled, interrupted: another one leads
-            return None
-        stale = self.stand_in(fill)
-        if stale is not None:
-            self.end(fill, AGAIN)
-            return stale
+        self.unlock(fill)
+        try:
+            if not fill.running or fill.done:
+                return False
+            self.errors += 1
+            if cache.telemetry_enabled:
+                cache.telemetry.increment("cache_misses_total")
+                cache.telemetry.increment("cache_errors_total", labels={"error_type": "exception"})
+            if isinstance(error, _OWN) or not isinstance(error, Exception):
+                return False  # it says nothing about the value: another one leads
+            stale = self.stand_in(fill)
+            if stale is None:
+                self.settle_error(fill, error)
+                return False
+            fill.value = stale.value
+            return True
+        finally:
+            self.leave(fill)
+
+    def settle_error(self, fill: Fill, error: BaseException) -> None:
+        """Ends the flight with an exception, which may be cached."""
         rules = self.rules
         if rules.cache_errors and isinstance(error, rules.cache_errors):
-            self.settle(fill, None, rules.error_ttl, error)
-            return None
+            self.settle(fill, None, rules.error_ttl, copied(error))
+            return
+        if fill.waiters is None:
+            return  # nobody is to have it: who comes now begins anew
         try:
             fill.final = self.gathered(fill)
         except Exception:  # what it gathered is what it failed of
             fill.final = None
-        fill.error = error
+        fill.error = copied(error)
         self.end(fill, FAILED)
-        return None
+
+    def unlock(self, fill: Fill) -> None:
+        """Lets go of the cache's lock if the call was interrupted between the end of a block and its release."""
+        lock = fill.cache.lock
+        while lock._is_owned() and not fill.locked:
+            lock.release()
+
+    def abandon(self, fill: Fill) -> None:
+        """As leave(), for a call that may have been interrupted anywhere."""
+        self.unlock(fill)
+        self.leave(fill)
+
+    def leave(self, fill: Fill) -> None:
+        """However the call ended: its flight does, and all that it has taken is given back. May be called again."""
+        if not fill.leading:
+            return
+        if not fill.done:
+            self.end(fill, AGAIN)
+        elif fill.waiters:
+            self.wake(fill)
+        if fill.running:
+            ACTIVE.pop(fill, None)
+            if CURRENT.get() is fill:  # not if the garbage collector ends a coroutine in the context of another
+                CURRENT.set(fill.outer)
+            if fill.outer is not None:
+                self.hand_up(fill)
+        shared = fill.cache.shared
+        if shared is not None and fill.token is not None:
+            shared.give_back(fill, self.is_async)
+        fill.leading = False
 
     def stand_in(self, fill: Fill) -> Entry | None:
         """The value before, if it may be served instead of an error: never one that was invalidated."""
@@ -589,29 +647,41 @@ class Filled(Table):
         self, cache: Cache, entry: Entry, more: More, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Starts a computation beside the callers, one at a time."""
-        fill = Fill(self, cache, entry.key)
-        if self.flights.setdefault(entry.key, fill) is not fill:
-            return
-        self.refreshes += 1
-        self.renew(fill)
-        more.soft = cache.clock() + min(_RETRY, self.rules.soft_ttl or _RETRY)  # if it fails: not at once again
+        fill = Fill(self, entry.key)
         fill.outer = None
-        context = copy_context()
-        context.run(CURRENT.set, None)
-        if self.is_async:
-            import asyncio
+        try:
+            if not self.claim(fill):
+                return
+            self.refreshes += 1
+            self.renew(fill)
+            more.soft = cache.clock() + min(_RETRY, self.rules.soft_ttl or _RETRY)  # if it fails: not at once again
+            context = copy_context()
+            context.run(CURRENT.set, None)
+            if self.is_async:
+                context.run(self._start_task, cache, fill, args, kwargs)
+            else:
+                _start_thread(context.run, self._refresh, fill, args, kwargs)
+        except BaseException as error:
+            self.abandon(fill)
+            if not isinstance(error, Exception):
+                raise  # else there can be no more threads: the value is served until its time is over
 
-            task = context.run(asyncio.get_running_loop().create_task, self._arefresh(fill, args, kwargs))
-            cache.tasks.add(task)
-            task.add_done_callback(cache.tasks.discard)
-        else:
-            thread = threading.Thread(
-                target=context.run, args=(self._refresh, fill, args, kwargs), name="zoocache-refresh", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError:  # pragma: no cover - no more threads
-                self.end(fill, AGAIN)
+    def _start_task(self, cache: Cache, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        import asyncio
+
+        fill.loop = asyncio.get_running_loop()
+        for old in [task for task in cache.tasks if task.get_loop().is_closed()]:
+            cache.tasks.discard(old)
+            old._log_destroy_pending = False  # it was nobody's to wait for
+            old.get_coro().close()
+        task = fill.loop.create_task(self._arefresh(fill, args, kwargs))
+        cache.tasks.add(task)
+
+        def ended(task: Any) -> None:
+            cache.tasks.discard(task)
+            self.leave(fill)  # it may have been cancelled before its first step
+
+        task.add_done_callback(ended)
 
     def _refresh(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
@@ -625,19 +695,61 @@ class Filled(Table):
         except Exception:
             pass
 
-    def anew(self, key: Any) -> Fill:
-        """A flight that has joined none that began before."""
-        cache = self.open_cache()
-        fill = Fill(self, cache, key)
-        self.renew(fill)
-        with cache.lock:
-            self.flights[key] = fill
-        return fill
+    def lead(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs the function, as its wrapper does (see _functions), without a look at what there is."""
+        try:
+            try:
+                self.begin(fill, args, kwargs)
+                self.commit(fill, self.func(*args, **kwargs))
+            except BaseException:
+                if not self.failed(fill):
+                    raise
+        finally:
+            if fill.leading:
+                self.abandon(fill)
+        return fill.value
+
+    async def alead(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same, for a coroutine function."""
+        try:
+            try:
+                await self.abegin(fill, args, kwargs)
+                await self.acommit(fill, await self.func(*args, **kwargs))
+            except BaseException:
+                if not self.failed(fill):
+                    raise
+        finally:
+            if fill.leading:
+                self.abandon(fill)
+        return fill.value
 
     def refresh_now(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Computes and stores the value, whether or not there is one."""
-        return self.lead(self.anew(key), args, kwargs)
+        fill = self.anew(key)
+        try:
+            self.supersede(fill)
+            return self.lead(fill, args, kwargs)
+        finally:
+            self.abandon(fill)
 
     async def arefresh_now(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The same, for a coroutine function."""
-        return await self.alead(self.anew(key), args, kwargs)
+        fill = self.anew(key)
+        try:
+            self.supersede(fill)
+            return await self.alead(fill, args, kwargs)
+        finally:
+            self.abandon(fill)
+
+    def anew(self, key: Any) -> Fill:
+        """A fill that joins no flight that began before."""
+        self.open_cache()
+        fill = Fill(self, key)
+        self.renew(fill)
+        return fill
+
+    def supersede(self, fill: Fill) -> None:
+        """Registers its flight in place of any other."""
+        fill.leading = True
+        with fill.cache.lock:
+            self.flights[fill.key] = fill

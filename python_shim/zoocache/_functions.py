@@ -16,11 +16,29 @@ bare argument or a tuple of the arguments, one comparison, one count, and with a
                     if active:
                         note(e)
                     return e.value
-            return serve(uid, (uid,), {})
-        return other((uid,), {})
+            key = uid
+        else:
+            key = freeze((uid,), {})
+            ...  # as above
+        value = serve(key, (uid,), {})
+        if value is not absent:
+            return value
+        fill = Fill(table, key)
+        try:
+            try:
+                if begin(fill, (uid,), {}):
+                    commit(fill, func(uid))
+            except:
+                if not failed(fill):
+                    raise
+        finally:
+            if fill.leading:
+                abandon(fill)
+        return fill.value
 
 Because it has the parameters and defaults of the original, ``load(1)`` and ``load(uid=1)`` are the same
-call. Arguments of other types go through ``other``, which freezes them first (see _keys).
+call. Arguments of other types are frozen first (see _keys). The function is called from here, and from nowhere
+deeper, so that recursion costs two frames a call; what is called before and after it is in _fills.
 """
 
 from __future__ import annotations
@@ -32,9 +50,9 @@ from zoocache import _ffi, _keys, _tags
 from zoocache._cache import Cache, CacheInfo
 from zoocache._callables import Signature, binds, function_of, imitate, is_async, is_generator, name_of
 from zoocache._ffi import words
-from zoocache._fills import Filled
+from zoocache._fills import ABSENT, Filled
 from zoocache._keys import KEYWORDS, RAW, Key, Unkeyable, Unportable, by_identity, freeze, portable
-from zoocache._table import Rules
+from zoocache._table import Fill, Rules
 from zoocache.context import ACTIVE, note
 
 TYPE_CHECKING = False
@@ -100,30 +118,74 @@ else:
             return cls
 
 
+def _indent(text: str, depth: int) -> str:
+    """The lines of a block that far inside, but for the first."""
+    return text.rstrip().replace("\n", "\n" + 4 * depth * " ")
+
+
+# Arguments that are their own key, of a function that names them all; and of one that takes any.
+_NAMED = """\
+if {conditions}:
+    {hit}
+    _zc_key = {key}
+else:
+    {frozen}
+"""
+
 _EACH = """\
 for _zc_x in {args}:
-            if _zc_type(_zc_x) not in _zc_raw:
-                break
-        else:"""
+    if _zc_type(_zc_x) not in _zc_raw:
+        {frozen}
+        break
+else:
+    {hit}
+    _zc_key = {key}
+"""
+
+_HIT = """\
+try:
+    _zc_e = _zc_entries[{key}]
+except KeyError:
+    pass
+else:
+    if _zc_e.word == _zc_words[0] and (_zc_e.until is None or _zc_now() < _zc_e.until):
+        _zc_hits += 1
+        if _zc_active:
+            _zc_note(_zc_e)
+        return _zc_e.value
+"""
+
+_FROZEN = """\
+_zc_key = _zc_freeze({args}, {kwargs})
+_zc_e = _zc_entries.get(_zc_key)
+if _zc_e is not None and _zc_e.fresh():
+    _zc_hits += 1
+    if _zc_active:
+        _zc_note(_zc_e)
+    return _zc_e.value
+"""
 
 _BODY = """\
-def _zc_make(_zc_entries, _zc_words, _zc_now, _zc_active, _zc_note, _zc_serve, _zc_other):
+def _zc_make(_zc_entries, _zc_words, _zc_now, _zc_active, _zc_note):
     _zc_hits = 0
     {define} {name}({parameters}):
         nonlocal _zc_hits
-        {guard}
+        {look}
+        _zc_value = _zc_serve(_zc_key, {args}, {kwargs})
+        if _zc_value is not _zc_absent:
+            return _zc_value
+        _zc_fill = _zc_Fill(_zc_table, _zc_key)
+        try:
             try:
-                _zc_e = _zc_entries[{key}]
-            except KeyError:
-                pass
-            else:
-                if _zc_e.word == _zc_words[0] and (_zc_e.until is None or _zc_now() < _zc_e.until):
-                    _zc_hits += 1
-                    if _zc_active:
-                        _zc_note(_zc_e)
-                    return _zc_e.value
-            return {wait}_zc_serve({key}, {args}, {kwargs})
-        return {wait}_zc_other({args}, {kwargs})
+                if {wait}_zc_begin(_zc_fill, {args}, {kwargs}):
+                    {wait}_zc_commit(_zc_fill, {wait}_zc_func({call}))
+            except:
+                if not _zc_failed(_zc_fill):
+                    raise
+        finally:
+            if _zc_fill.leading:
+                _zc_abandon(_zc_fill)
+        return _zc_fill.value
     def _zc_count(reset=False):
         nonlocal _zc_hits
         hits = _zc_hits
@@ -136,13 +198,15 @@ def _zc_make(_zc_entries, _zc_words, _zc_now, _zc_active, _zc_note, _zc_serve, _
 """
 
 
-def _fast(signature: Signature, method: bool) -> tuple[str, str]:
-    """A statement with a block for when the arguments are their own key, and that key."""
+def _look(signature: Signature, method: bool, own_key: bool) -> str:
+    """Statements that make the key, and return what is cached under it: without a call if it is there as it is."""
+    frozen = _FROZEN.format(args=signature.args, kwargs=signature.kwargs)
+    if own_key or (signature.open and signature.only):
+        return frozen
     if signature.open:
-        if signature.only:
-            return "if False:", "None"
         args = f"(_zc_raw,) if {signature.keyword} else {signature.args}" if signature.keyword else signature.args
-        return _EACH.format(args=args), signature.args
+        key = signature.args
+        return _EACH.format(args=args, frozen=_indent(frozen, 2), hit=_indent(_HIT, 1).format(key=key), key=key)
     conditions: list[str] = []
     parts: list[str] = []
     for name in signature.names + signature.only:
@@ -152,8 +216,9 @@ def _fast(signature: Signature, method: bool) -> tuple[str, str]:
         else:
             conditions.append(f"((_zc_t := _zc_type({name})) is _zc_int or _zc_t is _zc_str or _zc_t in _zc_raw)")
             parts.append(name)
-    guard = f"if {' and '.join(conditions) or 'True'}:"
-    return guard, parts[0] if len(parts) == 1 else "(" + ", ".join(parts) + ")"
+    guard = " and ".join(conditions) or "True"
+    key = parts[0] if len(parts) == 1 else "(" + ", ".join(parts) + ")"
+    return _NAMED.format(conditions=guard, frozen=_indent(frozen, 1), hit=_indent(_HIT, 1).format(key=key), key=key)
 
 
 def _looks_bound(func: Any) -> bool:
@@ -202,24 +267,25 @@ class Function(Filled):
         """The function to call instead."""
         signature = self.signature
         name = self.name if self.name.isidentifier() else "cached"
-        guard, key = _fast(signature, _looks_bound(self.func)) if self.own_key is None else ("if False:", "None")
         source = _BODY.format(
             define="async def" if self.is_async else "def",
             wait="await " if self.is_async else "",
             name="_zc_" + name,
             parameters=signature.parameters,
-            guard=guard,
-            key=key,
+            look=_indent(_look(signature, _looks_bound(self.func), self.own_key is not None), 2),
             args=signature.args,
             kwargs=signature.kwargs,
+            call=signature.call,
         )
         scope: dict[str, Any] = {f"_zc_default_{name}": value for name, value in signature.defaults.items()}
         scope.update(_zc_type=type, _zc_int=int, _zc_str=str, _zc_raw=RAW, _zc_ref=ref, _zc_identities=self.identities)
+        scope.update(_zc_table=self, _zc_func=self.func, _zc_absent=ABSENT, _zc_Fill=Fill)
+        scope.update(_zc_freeze=self.freeze, _zc_serve=self.serve, _zc_failed=self.failed, _zc_abandon=self.abandon)
+        scope["_zc_begin"] = self.abegin if self.is_async else self.begin
+        scope["_zc_commit"] = self.acommit if self.is_async else self.commit
         exec(compile(source, f"<zoocache {self.name}>", "exec"), scope)
-        make = scope.pop("_zc_make")
-        serve = self.aserve if self.is_async else self.serve
-        other = self.aother if self.is_async else self.other
-        wrapper, self.count, self.bound_arguments = make(self.entries, words, monotonic, ACTIVE, note, serve, other)
+        make = scope.pop("_zc_make")  # each hit pays for what it closes over; what a miss needs is global
+        wrapper, self.count, self.bound_arguments = make(self.entries, words, monotonic, ACTIVE, note)
         self.code = wrapper.__code__
         wrapper.__name__ = self.name
         imitate(wrapper, self.func)
@@ -270,28 +336,6 @@ class Function(Filled):
         self.identities.add(kind)
         self.method = True
         return True
-
-    def other(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call whose arguments have to be frozen."""
-        key = self.freeze(args, kwargs)
-        entry = self.entries.get(key)
-        if entry is not None and entry.fresh():
-            self.hits += 1
-            if ACTIVE:
-                note(entry)
-            return entry.value
-        return self.serve(key, args, kwargs)
-
-    async def aother(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The same, for a coroutine function."""
-        key = self.freeze(args, kwargs)
-        entry = self.entries.get(key)
-        if entry is not None and entry.fresh():
-            self.hits += 1
-            if ACTIVE:
-                note(entry)
-            return entry.value
-        return await self.aserve(key, args, kwargs)
 
     # ---- for other processes ------------------------------------------------------------------------
 

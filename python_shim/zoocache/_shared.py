@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoocache import _ffi, _keys
 from zoocache._callables import peek
 from zoocache._errors import BuiltWithout, BusSilent, StorageIsFull, Unserializable
-from zoocache._ffi import E_BUILD, E_BUS, E_FULL, E_INVAL, MISS, OK
-from zoocache._ffi_shared import CAN_LOCK, HAS_BUS, HAS_STORE, PEEKS, Found, SharedCore, nanoseconds, open_core
+from zoocache._ffi import E_BUILD, E_BUS, E_FULL, E_INVAL, MISS
+from zoocache._ffi_shared import CAN_LOCK, HAS_BUS, HAS_STORE, PEEKS, Found, SharedCore, Token, nanoseconds, open_core
 from zoocache._log import LEVELS, Troubles, logger, watch
 from zoocache.serializers import serializer
 
@@ -277,10 +277,8 @@ class Shared:
         """Tries to become the fleet's only loader of this key. False: another is."""
         if not self.locks or fill.name is None:
             return True
-        code, token = self.core.lock(fill.name, min(fill.cache.flight_timeout, 3600.0))
-        if code == OK:
-            fill.token = token
-        return code != MISS
+        fill.token = Token()  # before it is asked for: whoever ends the fill gives back what it gets, and be it late
+        return self.core.lock(fill.name, min(fill.cache.flight_timeout, 3600.0), fill.token) != MISS
 
     # ---- writing -----------------------------------------------------------------------------------
 
@@ -303,13 +301,28 @@ class Shared:
             return
         if lives is not None and final is not None and self.leads(fill, name):
             self.keep(name, fill.result, final, fill.begin, *lives)
-        token, fill.token = fill.token, 0
+        token = fill.token
         if token:
             self.core.unlock(name, token)
+        fill.token = None
+
+    def give_back(self, fill: Fill, beside: bool) -> None:
+        """Ends the lock of a fill that has failed, which may be being asked for: beside an event loop, after that."""
+        if beside:
+            self.later(self.keep_fill, fill)
+        else:
+            self.keep_fill(fill)
+
+    def later(self, work: Callable[..., Any], *args: Any) -> None:
+        """Runs a call of the storage after those that were given before; here, if there are no threads any more."""
+        try:
+            self.pool.submit(work, *args)
+        except RuntimeError:
+            work(*args)
 
     def leads(self, fill: Fill, name: bytes) -> bool:
         """Whether the fleet's lock, if there is one, is still this fill's."""
-        return not fill.token or self.core.lock(name, 1.0, fill.token)[0] != MISS
+        return not fill.token or self.core.lock(name, 1.0, fill.token) != MISS
 
     def refuse(self, value: Any, error: Exception) -> None:
         """Says once for each type that its values are not stored."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from zoocache._cache import Cache
-    from zoocache._ffi_shared import Found
+    from zoocache._ffi_shared import Found, Token
     from zoocache._shared import Shared
 
 __all__ = ["Entry", "Fill", "More", "Rules", "Table", "deepcopy", "lives", "random", "seconds"]
@@ -139,8 +139,15 @@ class More:
 
 
 class Fill:
-    """One computation. Gathers the dependencies that are met on the way."""
+    """One computation, or one wait for it. Gathers the dependencies that are met on the way.
 
+    It is there before its flight is registered, so that whoever made it can end that, whatever happens.
+    """
+
+    leading = False  # its flight may be registered, or something else is to be undone
+    running = False  # its function is: what is met now is gathered
+    loop: Any = None  # of asyncio, in which it runs: it dies with it
+    value: Any = None  # what its own caller gets
     static: Deps | str | None = None  # by the deps argument
     final: Deps | str | None = None  # all of them, once it has ended
     ttl: float | None = None  # set from inside
@@ -148,22 +155,36 @@ class Fill:
     done = False
     state = RUNNING
     result: Any = None
-    error: BaseException | None = None
+    error: BaseException | None = None  # a copy
     waiters: list[Callable[[], None]] | None = None
     waits: list[Fill] | None = None
     renews = False  # what there is is not to be asked for
     name: bytes | None = None  # its key in the storage
-    token = 0  # of the fleet's lock
+    token: Token | None = None  # of the fleet's lock; false: it has none
     lives: tuple[float, float] | None = None  # how long the storage is to keep the value: ttl, tti
 
-    def __init__(self, table: Table, cache: Cache, key: Any) -> None:
+    def __init__(self, table: Table, key: Any) -> None:
+        cache = table.cache
+        if cache is None:
+            cache = table.bind()
         self.table = table
         self.cache = cache
         self.key = key
+        self.locked: bool = cache.lock._is_owned()  # by who calls
         self.begin: int = cache.core.seen.value  # before anything is read
         self.started = _monotonic()
         self.deps: set[str] = set()
         self.outer: Any = CURRENT.get() if ACTIVE else None  # who depends on it as well
+
+    def begin_anew(self) -> None:
+        """What it waited for is over: nothing was read yet."""
+        self.begin = self.cache.core.seen.value
+        self.started = _monotonic()
+
+    @property
+    def dead(self) -> bool:
+        """Whether nobody will ever end it: its event loop was closed before it ended."""
+        return self.loop is not None and not self.done and bool(self.loop.is_closed())
 
     @property
     def parent(self) -> Fill | None:
@@ -397,6 +418,69 @@ class Table:
                 more.grace = entry.deadline + rules.stale_if_error
         return entry
 
+    # ---- flights ---------------------------------------------------------------------------------
+
+    def claim(self, fill: Fill) -> bool:
+        """Registers the flight of its key. False: another one runs."""
+        fill.leading = True  # first: who is interrupted here ends it
+        other = self.flights.setdefault(fill.key, fill)
+        if other is fill or self.take_over(fill, other):
+            return True
+        fill.leading = False
+        return False
+
+    def take_over(self, fill: Fill, other: Fill) -> bool:
+        """Whether the other's lease is over, or it is dead, so that this one leads: a late value is not stored."""
+        dead = other.dead
+        if not dead and fill.started - other.started <= fill.cache.flight_timeout:
+            return False
+        with fill.cache.lock:
+            if self.flights.get(fill.key, other) is not other:
+                return False
+            self.flights[fill.key] = fill
+        if dead:
+            self.bury(other)
+        return True
+
+    def bury(self, fill: Fill) -> None:
+        """Ends the flight of a fill that is dead."""
+        ACTIVE.pop(fill, None)
+        self.end(fill, AGAIN)
+
+    def end(self, fill: Fill, state: int, entry: Entry | None = None) -> bool:
+        """Ends the flight, and wakes who waits for it. Returns whether the entry was stored."""
+        leaving: Any = None
+        cache = fill.cache
+        key = fill.key
+        with cache.lock:
+            if self.flights.get(key) is fill:
+                del self.flights[key]
+            else:
+                entry = None  # cleared, invalidated by key, written, or its lease was lost
+            if entry is not None:
+                if cache.policy is None and key not in self.entries:
+                    self.entries[key] = entry
+                else:
+                    leaving = self.store(cache, entry)
+            elif state == DONE:
+                self.refused += 1
+            fill.state = state
+            fill.done = True
+        del leaving
+        if fill.waiters is not None:
+            self.wake(fill)
+        return entry is not None
+
+    def wake(self, fill: Fill) -> None:
+        """Wakes who waits for a fill that has ended; called again, those that were not woken then."""
+        waiters = fill.waiters
+        while waiters:
+            try:
+                waiters[-1]()
+            except RuntimeError:  # it was woken already; or no room on the stack: it looks by itself in a moment
+                pass
+            waiters.pop()
+
     # ---- reading, writing by key -----------------------------------------------------------------
 
     def get(self, key: Any) -> Any:
@@ -412,17 +496,16 @@ class Table:
         cache = self.cache
         if cache is None or cache.shared is None:
             return None
-        fill = Fill(self, cache, key)
-        alone = self.flights.setdefault(key, fill) is fill
+        fill = Fill(self, key)
         try:
+            alone = self.claim(fill)
             found = cache.shared.look_up(fill)
-        except BaseException:
-            self.end(fill, AGAIN)
-            raise
-        if found is None:
-            self.end(fill, AGAIN)
-            return None
-        value = self.take(fill, *found) if alone else found[1]
+            if found is None:
+                return None
+            value = self.take(fill, *found) if alone else found[1]
+        finally:
+            if not fill.done:
+                self.end(fill, AGAIN)
         gatherer = CURRENT.get() if ACTIVE else None
         if gatherer is not None:
             gatherer.deps.update(found[0].deps.tags())
@@ -430,11 +513,11 @@ class Table:
 
     def get_many(self, cache: Cache, shared: Shared, keys: list[str]) -> dict[str, Any]:
         """The values that the storage has under these keys: asked in one step."""
-        fills = {key: Fill(self, cache, key) for key in keys}
-        alone = {key for key, fill in fills.items() if self.flights.setdefault(key, fill) is fill}
+        fills = {key: Fill(self, key) for key in keys}
         self.absent += len(keys)
         values = {}
         try:
+            alone = {key for key, fill in fills.items() if self.claim(fill)}
             for key, found in shared.ask_many([(key, name) for key in keys if (name := self.shared_name(key))]):
                 values[key] = self.take(fills[key], *found) if key in alone else found[1]
         finally:
@@ -466,32 +549,6 @@ class Table:
         if entry.deadline != inf:
             self.ticks_for(found.left)
         return entry
-
-    def end(self, fill: Fill, state: int, entry: Entry | None = None) -> bool:
-        """Ends the flight, and wakes who waits for it. Returns whether the entry was stored."""
-        leaving: Any = None
-        cache = fill.cache
-        key = fill.key
-        with cache.lock:
-            if self.flights.get(key) is fill:
-                del self.flights[key]
-            else:
-                entry = None  # cleared, invalidated by key, written, or its lease was lost
-            if entry is not None:
-                if cache.policy is None and key not in self.entries:
-                    self.entries[key] = entry
-                else:
-                    leaving = self.store(cache, entry)
-            elif state == DONE:
-                self.refused += 1
-            fill.state = state
-            fill.done = True
-            waiters = fill.waiters
-        del leaving
-        if waiters is not None:
-            for wake in waiters:
-                wake()
-        return entry is not None
 
     def shared_name(self, key: Any) -> bytes | None:
         """The key in a storage; None: it is not for other processes."""
