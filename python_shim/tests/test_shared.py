@@ -254,6 +254,41 @@ async def test_fleet_async(nodes):
             await h(3)
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+async def test_a_lock_that_comes_after_its_task_was_cancelled_is_given_back(place, monkeypatch, when):
+    asked, go = threading.Event(), threading.Event()
+    lock = zoocache._ffi_shared.SharedCore.lock
+
+    def slow(self, *args):
+        code = lock(self, *args) if when == "before" else None
+        asked.set()
+        assert go.wait(30)
+        return lock(self, *args) if code is None else code
+
+    with Cache(**place) as cache:
+
+        @cache.cacheable(namespace="cancelled", fleet=True)
+        async def f(x):
+            return x
+
+        monkeypatch.setattr(zoocache._ffi_shared.SharedCore, "lock", slow)
+        task = asyncio.create_task(f(0))
+        while not asked.is_set():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+        await cache.shared.run(int)  # what was asked for before is done
+        monkeypatch.undo()
+        fill = zoocache._table.Fill(cache.tables()[1], 0)
+        cache.shared.look_up(fill)
+        assert cache.shared.lock(fill)
+        assert fill.token, "nobody has it any more"
+        cache.shared.keep_fill(fill)
+        assert cache.stats().flights == 0
+
+
 def test_who_waits_for_the_fleet_gives_up(nodes):
     one, two = nodes(), nodes(flight_timeout=0.2)
     f = one.cacheable(namespace="fleet", fleet=True)(lambda x: x)

@@ -564,7 +564,7 @@ class Filled(Table):
             fill.value = stale.value
             return True
         finally:
-            self.leave(fill)
+            self.abandon(fill)
 
     def settle_error(self, fill: Fill, error: BaseException) -> None:
         """Ends the flight with an exception, which may be cached."""
