@@ -35,7 +35,7 @@ static uint64_t next_random(uint64_t *x) {
 }
 static uint64_t peek(uint64_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
 static void add(uint64_t *p) { __atomic_add_fetch(p, 1, __ATOMIC_RELAXED); }
-static void raise(uint64_t *p, uint64_t v) {
+static void raise_to(uint64_t *p, uint64_t v) {
     uint64_t old = peek(p);
     while (old < v &&
            !__atomic_compare_exchange_n(p, &old, v, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {}
@@ -118,7 +118,7 @@ static void change(world *w, uint64_t key) {
     char text[32];
     uint64_t v = __atomic_add_fetch(&w->truth[key], 1, __ATOMIC_SEQ_CST);
     CHECK_EQ(zc_invalidate(w->c, tag_of(key, text)), ZC_OK);
-    raise(&w->floor[key], v);
+    raise_to(&w->floor[key], v);
 }
 
 /* Changes all the keys of a group (or all there are), and invalidates the tag above them. */
@@ -131,7 +131,7 @@ static void change_many(world *w, uint64_t group, bool all) {
     snprintf(text, sizeof text, "g%d", (int)group);
     CHECK_EQ(all ? zc_clear(w->c) : zc_invalidate(w->c, zc_str(text)), ZC_OK);
     for (uint64_t k = 0; k < KEYS; k++)
-        if (all || k % GROUPS == group) raise(&w->floor[k], v[k]);
+        if (all || k % GROUPS == group) raise_to(&w->floor[k], v[k]);
 }
 
 static void change_two(world *w, uint64_t a, uint64_t b) {
@@ -140,8 +140,8 @@ static void change_two(world *w, uint64_t a, uint64_t b) {
     uint64_t vb = __atomic_add_fetch(&w->truth[b], 1, __ATOMIC_SEQ_CST);
     zc_bytes tags[2] = {tag_of(a, text[0]), tag_of(b, text[1])};
     CHECK_EQ(zc_invalidate_many(w->c, tags, 2), ZC_OK);
-    raise(&w->floor[a], va);
-    raise(&w->floor[b], vb);
+    raise_to(&w->floor[a], va);
+    raise_to(&w->floor[b], vb);
 }
 
 static void *work(void *user) {
@@ -261,7 +261,7 @@ TEST(a_hot_reader_beside_an_invalidator) {
         for (uint64_t n = zct_below(8); n; n--) sched_yield();
         v = __atomic_add_fetch(&h.truth, 1, __ATOMIC_SEQ_CST);
         CHECK_EQ(zc_invalidate(h.c, deps[zct_below(HOT_DEPS)]), ZC_OK);
-        raise(&h.floor, v);
+        raise_to(&h.floor, v);
         for (uint64_t n = zct_below(4); n; n--) sched_yield();
     }
     __atomic_store_n(&h.done, 1, __ATOMIC_RELEASE);
