@@ -149,7 +149,7 @@
  *   zc_check(). A ticket (zc_fill) belongs to one thread at a time. Call-backs: see "hooks";
  *   loaders, destructors, events and completions are called with no lock held and may call the
  *   cache.
- *   Lock order, left before right:  storage order (mutex, one a shard) > bus: reading, apply
+ *   Lock order, left before right:  storage order (mutex, one a shard) > bus: reading, apply, out
  *   (mutexes) > invalidation writer > shard > stripe of the trie, queues, arena, slabs (all spin
  *   locks of a few instructions).
  *   Two background threads, unless no_thread. One keeps house: it removes what is dead, prunes,
@@ -3484,7 +3484,7 @@ typedef struct zc__bus {
     bool runs;  /* its thread does */
     uint64_t serve_for; /* T, less what the clock may lag */
     zc__gate reading;
-    zc__monitor apply, monitor;
+    zc__monitor apply, monitor, out;
     uint32_t attached;           /* [apply] */
     uint64_t identity;           /* [apply] of the log */
     uint64_t base, base_at;      /* [apply] see Versions: the base, from which position on */
@@ -3498,12 +3498,13 @@ typedef struct zc__bus {
     uint64_t beaten;             /* [reading] when it last told about itself */
     uint32_t down, stop;
     bool woken; /* [monitor] */
-    zc__spin out;
     zc__buf outbox;     /* [out] of tags: length, 2 bytes; text */
     size_t outbox_tags; /* [out] */
+    uint16_t *places;   /* [out] where in the outbox a tag is, + 1, by its hash; 0: none */
+    size_t nplaces;     /* [out] a power of two, at least twice the tags; or 0 */
     size_t on_the_way;  /* [out] tags in letters */
     bool everything;    /* [out] the outbox is the root */
-    uint64_t untold;    /* [out] N3; 0: the log has all */
+    zc_shared64 untold; /* [out] N3; 0: the log has all */
     zc_shared64 entries, breaks, errors, silent;
 #  ifndef ZOOCACHE_NO_THREADS
     zc__thread thread;
@@ -4546,7 +4547,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *               N4 with several logs: `history` has `cursors` as they were at each of the last
  *                  positions since the attach
  *   Locking     `reading` (gate): one reader, one attach at a time. `apply` (mutex): identity,
- *               epoch, base, cursor move together, entries are applied in order. `out` (spin): the
+ *               epoch, base, cursor move together, entries are applied in order. `out` (mutex): the
  *               outbox. Order: reading > apply > out, the trie's writer.
  *   Cost        a hit: the coarse clock and two loads, twice. An invalidation: one round trip.
  *   Source      zoocache's log-and-lease protocol: the manual, "Several nodes"
@@ -4700,19 +4701,53 @@ static bool zc__bus_place(const zc__bus *b, const uint64_t *mark, uint32_t which
 
 /* ---- the outbox ---- */
 
-static void zc__outbox_everything(zc__bus *b) {
-    b->outbox.size = b->outbox_tags = 0;
-    b->everything = true;
+static void zc__outbox_forget(zc_cache *c) {
+    zc__bus *b = &c->bus;
+    zc__free(&c->mem, b->places, b->nplaces * sizeof *b->places);
+    b->places = NULL;
+    b->outbox.size = b->outbox_tags = b->nplaces = 0;
+}
+
+static void zc__outbox_everything(zc_cache *c) {
+    zc__outbox_forget(c);
+    c->bus.everything = true;
+}
+
+/* The place of a tag, or the empty one for it. `out` is held, and there are places. */
+static uint16_t *zc__outbox_place(zc_cache *c, zc_bytes tag) {
+    zc__bus *b = &c->bus;
+    for (size_t i = (size_t)zc__hash(tag, c->seed);; i++) {
+        uint16_t *place = &b->places[i & (b->nplaces - 1)];
+        if (!*place) return place;
+        const unsigned char *at = b->outbox.ptr + (*place - 1);
+        if (zc__get16(at) == tag.len && memcmp(at + 2, tag.ptr, tag.len) == 0) return place;
+    }
+}
+
+/* Sees to it that there are places for one more. False: no memory. `out` is held. */
+static bool zc__outbox_grow(zc_cache *c) {
+    zc__bus *b = &c->bus;
+    size_t n = b->nplaces ? b->nplaces * 2 : 16, was = b->nplaces * sizeof *b->places;
+    if (2 * (b->outbox_tags + 1) <= b->nplaces) return true;
+    uint16_t *to = (uint16_t *)zc__alloc_zero(&c->mem, n * sizeof *to);
+    if (!to) return false;
+    zc__free(&c->mem, b->places, was);
+    b->places = to;
+    b->nplaces = n;
+    for (size_t at = 0, len; at < b->outbox.size; at += 2 + len) {
+        len = zc__get16(b->outbox.ptr + at);
+        *zc__outbox_place(c, zc_slice(b->outbox.ptr + at + 2, len)) = (uint16_t)(at + 1);
+    }
+    return true;
 }
 
 /* Puts a tag into the outbox, if it is not there; false: no room. `out` is held. */
 static bool zc__outbox_put(zc_cache *c, zc_bytes tag) {
     zc__bus *b = &c->bus;
-    size_t at = 0, len;
-    for (; at < b->outbox.size; at += 2 + len) {
-        len = zc__get16(b->outbox.ptr + at);
-        if (len == tag.len && memcmp(b->outbox.ptr + at + 2, tag.ptr, len) == 0) return true;
-    }
+    size_t at = b->outbox.size;
+    if (!zc__outbox_grow(c)) return false;
+    uint16_t *place = zc__outbox_place(c, tag);
+    if (*place) return true;
     if (at + 2 + tag.len > ZC__OUTBOX_BYTES) return false;
     if (!zc__buf_reserve(&c->mem, &b->outbox, 2 + tag.len)) return false;
     b->outbox.ptr[at] = (unsigned char)tag.len;
@@ -4720,6 +4755,7 @@ static bool zc__outbox_put(zc_cache *c, zc_bytes tag) {
     memcpy(b->outbox.ptr + at + 2, tag.ptr, tag.len);
     b->outbox.size = at + 2 + tag.len;
     b->outbox_tags++;
+    *place = (uint16_t)(at + 1);
     return true;
 }
 
@@ -4728,6 +4764,7 @@ static void zc__outbox_collapse(zc_cache *c) {
     zc__bus *b = &c->bus;
     size_t end = b->outbox.size, len;
     b->outbox.size = b->outbox_tags = 0;
+    if (b->places) memset(b->places, 0, b->nplaces * sizeof *b->places);
     /* In place: what is written never gets ahead of what is read. */
     for (size_t at = 0; at < end; at += 2 + len) {
         unsigned char segment[ZC_TAG_MAX];
@@ -4737,26 +4774,26 @@ static void zc__outbox_collapse(zc_cache *c) {
         memcpy(segment, b->outbox.ptr + at + 2, n);
         (void)zc__outbox_put(c, zc_slice(segment, n));
     }
-    if (b->outbox.size > ZC__OUTBOX_BYTES / 2) zc__outbox_everything(b);
+    if (b->outbox.size > ZC__OUTBOX_BYTES / 2) zc__outbox_everything(c);
 }
 
 static void zc__outbox_add(zc_cache *c, const zc_bytes *tags, size_t n) {
     zc__bus *b = &c->bus;
-    zc__spin_lock(&b->out);
-    if (!b->untold) b->untold = zc__seen(&c->trie);
-    if (n == 0) zc__outbox_everything(b);
+    zc__monitor_lock(&b->out);
+    if (!b->untold) zc__store_rel(&b->untold, zc__seen(&c->trie));
+    if (n == 0) zc__outbox_everything(c);
     for (size_t i = 0; i < n && !b->everything; i++) {
         if (zc__outbox_put(c, tags[i])) continue;
         zc__outbox_collapse(c);
-        if (!b->everything && !zc__outbox_put(c, tags[i])) zc__outbox_everything(b);
+        if (!b->everything && !zc__outbox_put(c, tags[i])) zc__outbox_everything(c);
     }
-    zc__spin_unlock(&b->out);
+    zc__monitor_unlock(&b->out);
 }
 
 static bool zc__outbox_empty(zc__bus *b) {
-    zc__spin_lock(&b->out);
+    zc__monitor_lock(&b->out);
     bool empty = !b->everything && b->outbox.size == 0;
-    zc__spin_unlock(&b->out);
+    zc__monitor_unlock(&b->out);
     return empty;
 }
 
@@ -4770,9 +4807,9 @@ typedef struct zc__letter {
 } zc__letter;
 
 static void zc__letter_free(zc_cache *c, zc__letter *l) {
-    zc__spin_lock(&c->bus.out);
+    zc__monitor_lock(&c->bus.out);
     c->bus.on_the_way -= l->counted;
-    zc__spin_unlock(&c->bus.out);
+    zc__monitor_unlock(&c->bus.out);
     zc__free(&c->mem, l->tags, l->size);
     zc__buf_free(&c->mem, &l->text);
 }
@@ -4782,15 +4819,15 @@ static bool zc__outbox_take(zc_cache *c, zc__letter *l) {
     zc__bus *b = &c->bus;
     size_t at = 0;
     memset(l, 0, sizeof *l);
-    zc__spin_lock(&b->out);
+    zc__monitor_lock(&b->out);
     bool any = b->everything || b->outbox.size, everything = b->everything;
     l->text = b->outbox;
     l->n = b->outbox_tags;
     b->on_the_way += l->counted = zc__outbox_count(b);
     memset(&b->outbox, 0, sizeof b->outbox);
-    b->outbox_tags = 0;
+    zc__outbox_forget(c);
     b->everything = false;
-    zc__spin_unlock(&b->out);
+    zc__monitor_unlock(&b->out);
     if (everything) l->n = 0;
     l->size = l->n * sizeof *l->tags;
     if (l->n && !(l->tags = (zc_bytes *)zc__alloc(&c->mem, l->size))) l->n = l->size = 0;
@@ -4804,9 +4841,9 @@ static bool zc__outbox_take(zc_cache *c, zc__letter *l) {
 /* After an attach: what is in the outbox is dead here, whatever the new base. */
 static void zc__outbox_stamp(zc_cache *c) {
     zc__letter l;
-    zc__spin_lock(&c->bus.out);
-    if (c->bus.untold) c->bus.untold = 1; /* no record, until all has been told */
-    zc__spin_unlock(&c->bus.out);
+    zc__monitor_lock(&c->bus.out);
+    if (c->bus.untold) zc__store_rel(&c->bus.untold, 1); /* no record, until all has been told */
+    zc__monitor_unlock(&c->bus.out);
     if (!zc__outbox_take(c, &l)) return;
     zc__outbox_add(c, l.tags, l.n);
     (void)zc__invalidate_text(c, l.tags, l.n);
@@ -4815,9 +4852,9 @@ static void zc__outbox_stamp(zc_cache *c) {
 
 /* The log has been read to its end after the outbox was sent: what has been told came back. */
 static void zc__outbox_told(zc__bus *b) {
-    zc__spin_lock(&b->out);
-    if (!b->everything && b->outbox.size == 0) b->untold = 0;
-    zc__spin_unlock(&b->out);
+    zc__monitor_lock(&b->out);
+    if (!b->everything && b->outbox.size == 0) zc__store_rel(&b->untold, 0);
+    zc__monitor_unlock(&b->out);
 }
 
 /* ---- hearing ---- */
@@ -5208,7 +5245,10 @@ static bool zc__bus_monitors(zc__bus *b) {
     if (!zc__gate_init(&b->reading)) return false;
     if (!zc__monitor_init(&b->apply)) goto no_apply;
     if (!zc__monitor_init(&b->monitor)) goto no_monitor;
+    if (!zc__monitor_init(&b->out)) goto no_out;
     return true;
+no_out:
+    zc__monitor_destroy(&b->monitor);
 no_monitor:
     zc__monitor_destroy(&b->apply);
 no_apply:
@@ -5255,8 +5295,10 @@ static void zc__bus_end(zc_cache *c) {
     (void)zc__gate_enter(&b->reading, &c->clock, ZC_NEVER);
     (void)zc__bus_flush(c);
     zc__gate_leave(&b->reading);
+    zc__outbox_forget(c);
     zc__buf_free(&c->mem, &b->outbox);
     zc__free(&c->mem, b->history, ZC__HISTORY * b->logs * sizeof *b->history);
+    zc__monitor_destroy(&b->out);
     zc__monitor_destroy(&b->monitor);
     zc__monitor_destroy(&b->apply);
     zc__gate_destroy(&b->reading);
@@ -5268,17 +5310,16 @@ static void zc__bus_end(zc_cache *c) {
 static void zc__bus_fork_prepare(zc__bus *b) {
     if (!b->on) return;
     zc__monitor_lock(&b->apply);
-    zc__spin_lock(&b->out);
+    zc__monitor_lock(&b->out);
 }
 static void zc__bus_fork_parent(zc__bus *b) {
     if (!b->on) return;
-    zc__spin_unlock(&b->out);
+    zc__monitor_unlock(&b->out);
     zc__monitor_unlock(&b->apply);
 }
 static int zc__bus_fork_child(zc_cache *c) {
     zc__bus *b = &c->bus;
     if (!b->on) return ZC_OK;
-    zc__spin_unlock(&b->out);
     if (!zc__bus_monitors(b)) return ZC_E_THREAD;
     if (c->desc.bus.forked) c->desc.bus.forked(c->desc.bus.user);
     return b->runs ? zc__bus_start(c) : ZC_OK;
@@ -5293,9 +5334,9 @@ static void zc__bus_stats(zc_cache *c, zc_stats *st) {
     st->bus_errors = zc__load_rlx(&b->errors);
     st->bus_silent = zc__load_rlx(&b->silent);
     st->bus_age = !lease ? ZC_NEVER : b->peeks || now <= lease ? 0 : now - lease;
-    zc__spin_lock(&b->out);
+    zc__monitor_lock(&b->out);
     st->bus_pending = zc__outbox_count(b) + b->on_the_way;
-    zc__spin_unlock(&b->out);
+    zc__monitor_unlock(&b->out);
 }
 
 static inline bool zc__bus_on(const zc_cache *c) { return c->bus.on; }
@@ -6304,9 +6345,8 @@ static int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, s
     bool ours = b->attached && r->generation == b->identity && sum >= b->trusted;
     bool known = zc__bus_place(b, mark, which, &position);
     *begin = zc__bus_local(b, known ? position : b->cursor);
-    zc__spin_lock(&b->out);
-    if (b->untold && b->untold < *begin) *begin = b->untold; /* N3 */
-    zc__spin_unlock(&b->out);
+    uint64_t untold = zc__load_acq(&b->untold);
+    if (untold && untold < *begin) *begin = untold; /* N3 */
     zc__monitor_unlock(&b->apply);
     if (!ours) return ZC_MISS;
     for (unsigned i = 0; i < b->logs && !known && rc == ZC_OK; i++)

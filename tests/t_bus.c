@@ -306,6 +306,43 @@ TEST(the_outbox_is_bounded) {
     stop(&f);
 }
 
+/* Each tag is found by its hash, in a few steps, however many there are. */
+TEST(a_full_outbox_is_not_searched) {
+    fleet f;
+    zc_desc none = {.ack = ZC_ASYNC, .seed = 1};
+    if (!start(&f, 2, none)) return;
+    const zc__bus *b = &f.c[0]->bus;
+    for (unsigned round = 0; round < 3; round++) { /* each is there already in the later ones */
+        for (unsigned i = 0; i < 4000; i++) {
+            char tag[24];
+            snprintf(tag, sizeof tag, "org:%u", i * 7919);
+            CHECK_EQ(zc_invalidate(f.c[0], zc_str(tag)), ZC_OK);
+        }
+        CHECK_EQ(b->outbox_tags, 4000);
+    }
+    size_t steps = 0, longest = 0, taken = 0;
+    for (size_t at = 0, len; at < b->outbox.size; at += 2 + len) {
+        len = zc__get16(b->outbox.ptr + at);
+        zc_bytes tag = zc_slice(b->outbox.ptr + at + 2, len);
+        size_t home = (size_t)zc__hash(tag, f.c[0]->seed);
+        size_t found = (size_t)(zc__outbox_place(f.c[0], tag) - b->places);
+        size_t n = (found - home) & (b->nplaces - 1);
+        CHECK_EQ(b->places[found], at + 1);
+        steps += n;
+        if (n > longest) longest = n;
+    }
+    for (size_t i = 0; i < b->nplaces; i++) taken += b->places[i] != 0;
+    CHECK_EQ(taken, 4000);
+    CHECK(b->nplaces >= 8000 && b->nplaces <= 16384);
+    CHECK(steps < 4000 && longest < 64);
+    CHECK_EQ(put(f.c[1], "k", "v", "org:7919"), ZC_OK);
+    poll_all(&f);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "v"), ZC_MISS);
+    CHECK_EQ(b->outbox_tags + b->nplaces, 0);
+    stop(&f);
+}
+
 TEST(the_outbox_without_memory_is_everything) {
     fleet f;
     if (!start(&f, 2, (zc_desc){.max_staleness = T})) return;
