@@ -1946,6 +1946,7 @@ static void zc__buf_free(const zc__mem *m, zc__buf *b) {
 #define ZC__SLAB_PAGES (ZC__SLAB_REGION / ZC__SLAB_PAGE)
 #define ZC__SLAB_POOLS 16u
 #define ZC__SLAB_FEW 128u /* pages: no more are not worth a new generation */
+#define ZC__SLAB_DROP 64u /* pages that are given back in a step */
 
 typedef struct zc__block {
     struct zc__block *next;
@@ -2195,20 +2196,27 @@ static bool zc__region_is_empty(const zc__region *r) {
     return true;
 }
 
-/* Looks at some old regions from where it stopped, and frees the first that is empty. False: none
- * was. */
-static bool zc__slabs_free_one(zc__slabs *s) {
+/* Gives the last pages of an empty old region back to the kernel, whether malloc would or not; with
+ * the first of them the region goes, to which *s->look points. */
+static void zc__region_drop(zc__slabs *s, zc__region *r) {
+    uint32_t end = r->fresh, keep = end > ZC__SLAB_DROP ? end - ZC__SLAB_DROP : 0;
+    zc__spin_lock(&s->lock);
+    r->fresh = keep;
+    if (!keep) *s->look = r->next;
+    zc__spin_unlock(&s->lock);
+    (void)madvise((unsigned char *)r + ZC__SLAB_PAGE * (size_t)keep,
+                  ZC__SLAB_PAGE * (size_t)(end - keep), MADV_DONTNEED);
+    if (!keep) free(r);
+}
+
+/* Looks at some old regions from where it stopped, and gives back a part of the first that is
+ * empty. False: none was. */
+static bool zc__slabs_drop(zc__slabs *s) {
     zc__region *r = NULL;
     for (unsigned n = 0; n < 16 && (r = *s->look) != NULL && !zc__region_is_empty(r); n++)
         s->look = &r->next;
     bool empty = r && r == *s->look;
-    if (empty) {
-        zc__spin_lock(&s->lock);
-        *s->look = r->next;
-        zc__spin_unlock(&s->lock);
-        (void)madvise(r, ZC__SLAB_REGION, MADV_DONTNEED); /* whether malloc keeps it or not */
-        free(r);
-    }
+    if (empty) zc__region_drop(s, r);
     if (!*s->look) s->look = &s->old;
     return empty;
 }
@@ -7886,7 +7894,7 @@ static bool zc__slabs_keep(zc_cache *c) {
     zc__slabs *s = c->mem.slabs;
     uint64_t now_s = zc__load_rlx(&c->trie.now_s);
     if (!s) return false;
-    if (zc__slabs_free_one(s)) return true;
+    if (zc__slabs_drop(s)) return true;
     if (s->walking) {
         if (!zc__walked(c)) return false;
         s->retry = now_s + ZC__SLAB_RETRY;

@@ -52,7 +52,7 @@ static uint32_t regions(const zc__slabs *s) {
 }
 static void free_old(zc__slabs *s) {
     for (uint32_t n = 0; n <= regions(s) / 16; n++)
-        while (zc__slabs_free_one(s)) {}
+        while (zc__slabs_drop(s)) {}
 }
 /* What housekeeping does with an entry. */
 static bool move(zc__slabs *s, piece *p) {
@@ -92,7 +92,7 @@ TEST(blocks_are_whole_and_apart) {
         }
         if (round % 50000 == 0) s->renew_below = SIZE_MAX; /* whether it pays or not */
         if (round % 50000 == 0) CHECK(zc__slabs_renew(s, false));
-        if (round % 1000 == 0) (void)zc__slabs_free_one(s);
+        if (round % 1000 == 0) (void)zc__slabs_drop(s);
         if (round % 20000 == 0) CHECK(zc__slabs_check(s));
     }
     CHECK_EQ(used(s), sum);
@@ -411,7 +411,7 @@ TEST(threads_take_and_give_while_generations_change) {
         if (w.s->first) w.s->renew_below = SIZE_MAX; /* whether it pays or not */
         zc__spin_unlock(&w.s->lock);
         (void)zc__slabs_renew(w.s, false);
-        for (unsigned i = 0; i < 100; i++) (void)zc__slabs_free_one(w.s);
+        for (unsigned i = 0; i < 100; i++) (void)zc__slabs_drop(w.s);
         (void)zc__slabs_slack(w.s);
     }
     for (unsigned i = 0; i < THREADS; i++) pthread_join(t[i], NULL);
