@@ -14,7 +14,7 @@ import pytest
 
 import zoocache
 from zoocache import UnkeyableArgument, cacheable
-from zoocache._shared import identity
+from zoocache._names import identity
 
 
 def wrapped(function):

@@ -6,9 +6,23 @@ from zoocache import cacheable, invalidate
 def profile(uid: int) -> dict: ...
 
 invalidate("user:42")  # profile(42) is computed anew, and whatever was computed from it
+
+Of the package's modules, each imports only from lines above its own (tests/test_layers.py checks it):
+
+    _errors  _ffi  _policy  _copies  _log  storage
+    _tags  _keys  _ffi_shared  telemetry
+    context  _callables  serializers
+    _names  _shared
+    _table
+    _fills
+    _functions
+    _cache
+    _default
+    _zoocache  testing
+    core  _pytest
 """
 
-from zoocache._cache import Cache, CacheInfo, CacheStats
+from zoocache._cache import Cache, CacheStats
 from zoocache._default import (
     catch_up,
     catch_up_async,
@@ -43,7 +57,7 @@ from zoocache._errors import (
     UnkeyableArgument,
     Unserializable,
 )
-from zoocache._functions import Cached, cacheable
+from zoocache._functions import Cached, CacheInfo, cacheable
 from zoocache.context import add_deps
 
 __all__ = [

@@ -20,6 +20,7 @@ from weakref import WeakSet, ref
 from zoocache import _ffi, _keys, _tags
 from zoocache._ffi import CHANGES, OK, Core, Deps, words
 from zoocache._fills import graph
+from zoocache._functions import cacheable
 from zoocache._policy import Policy
 from zoocache._table import SWEEP_EVERY, Fill, Rules, Table, seconds
 from zoocache.context import ACTIVE, CURRENT, note
@@ -37,20 +38,12 @@ if TYPE_CHECKING:
     from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager
 
-__all__ = ["Cache", "CacheInfo", "CacheStats"]
+__all__ = ["Cache", "CacheStats"]
 
 _SWEEP: Final = SWEEP_EVERY * 3 // 2  # entries looked at in a slice of housekeeping
 _monotonic = time.monotonic
 
 if TYPE_CHECKING:
-
-    class CacheInfo(NamedTuple):
-        """As functools gives it: the statistics of one function."""
-
-        hits: int
-        misses: int
-        maxsize: int | None
-        currsize: int
 
     class CacheStats(NamedTuple):
         """The statistics of a cache: counters since it was made, and what it holds now."""
@@ -84,7 +77,6 @@ if TYPE_CHECKING:
         storage_down: int  # 1: it could not be opened, or does not answer and is not asked
 
 else:
-    CacheInfo = namedtuple("CacheInfo", "hits misses maxsize currsize")
     CacheStats = namedtuple(
         "CacheStats",
         "hits hits_stale misses absent expired invalidated fills errors refused waits refreshes evictions entries"
@@ -259,8 +251,6 @@ class Cache:
 
     def cacheable(self, func: Any = None, **options: Any) -> Any:
         """As zoocache.cacheable, with this cache."""
-        from zoocache._functions import cacheable
-
         return cacheable(func, cache=self, **options)
 
     def get(self, key: str) -> Any:

@@ -7,7 +7,7 @@ import threading
 
 from zoocache import _ffi
 from zoocache._cache import Cache, CacheStats
-from zoocache._table import Fill, seconds
+from zoocache._table import Fill, Table, seconds
 from zoocache.context import CURRENT
 
 TYPE_CHECKING = False
@@ -113,6 +113,9 @@ def cache() -> Cache:
                 if state.telemetry is not None:
                     state.telemetry.bind_core(found)
     return found
+
+
+Table.default = staticmethod(cache)
 
 
 def configure(

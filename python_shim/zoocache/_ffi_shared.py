@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoocache import _ffi
 from zoocache._errors import StorageIsFull
 from zoocache._ffi import E_FULL, E_INVAL, E_STORE, E_TIMEOUT, MISS, OK, STALE, Core, Deps
+from zoocache.storage import VersionedStorage
 
 if TYPE_CHECKING:
     from zoocache._log import Troubles
@@ -339,8 +340,6 @@ class _Caller:
 
 
 def _store_of(storage: Storage, troubles: Troubles) -> _Store:
-    from zoocache.storage import VersionedStorage
-
     caller = _Caller(storage, troubles)
     store = _Store(
         version=1, get=_GET(caller.get), put=_PUT(caller.put), del_=_DEL(caller.delete), touch=_TOUCH(caller.touch),

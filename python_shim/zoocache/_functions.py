@@ -43,11 +43,11 @@ deeper, so that recursion costs two frames a call; what is called before and aft
 
 from __future__ import annotations
 
+from collections import namedtuple
 from time import monotonic
 from weakref import ref
 
 from zoocache import _ffi, _keys, _tags
-from zoocache._cache import Cache, CacheInfo
 from zoocache._callables import Signature, binds, function_of, imitate, is_async, is_generator, name_of
 from zoocache._ffi import words
 from zoocache._fills import ABSENT, Filled
@@ -58,19 +58,29 @@ from zoocache.context import ACTIVE, note
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
-    from typing import Any, Concatenate, ParamSpec, Protocol, TypedDict, TypeVar, overload
+    from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
     from typing_extensions import Unpack
+
+    from zoocache._cache import Cache
 
     P = ParamSpec("P")
     Q = ParamSpec("Q")
     R = TypeVar("R")
     R_co = TypeVar("R_co", covariant=True)
 
-__all__ = ["Cached", "cacheable"]
+__all__ = ["CacheInfo", "Cached", "cacheable"]
 
 
 if TYPE_CHECKING:
+
+    class CacheInfo(NamedTuple):
+        """As functools gives it: the statistics of one function."""
+
+        hits: int
+        misses: int
+        maxsize: int | None
+        currsize: int
 
     class Cached(Protocol[P, R_co]):
         """A function that cacheable() has decorated: it is called as the original is."""
@@ -110,6 +120,7 @@ if TYPE_CHECKING:
             raise NotImplementedError
 
 else:
+    CacheInfo = namedtuple("CacheInfo", "hits misses maxsize currsize")
 
     class Cached:
         """The type of a decorated function, for annotations: Cached[[int], str]."""
@@ -342,7 +353,7 @@ class Function(Filled):
     def identity(self) -> str:
         """What tells it from others in every process, if there is such a thing."""
         if self._identity is None:
-            from zoocache._shared import identity
+            from zoocache._names import identity
 
             found = identity(self.func, self.namespace)
             if found is None:
@@ -361,7 +372,7 @@ class Function(Filled):
 
     def shared_name(self, key: Any) -> bytes | None:
         """The key in a storage; None: it is not for other processes."""
-        from zoocache._shared import named
+        from zoocache._names import named
 
         identity = self.identity()
         try:

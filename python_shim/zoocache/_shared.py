@@ -15,15 +15,11 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
-from hashlib import blake2b
 from logging import WARNING
 from math import inf
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from zoocache import _ffi, _keys
-from zoocache._callables import peek
+from zoocache import _ffi
 from zoocache._errors import BuiltWithout, BusSilent, StorageIsFull, Unserializable
 from zoocache._ffi import E_BUILD, E_BUS, E_FULL, E_INVAL, MISS
 from zoocache._ffi_shared import CAN_LOCK, HAS_BUS, HAS_STORE, PEEKS, Found, SharedCore, Token, nanoseconds, open_core
@@ -36,13 +32,12 @@ if TYPE_CHECKING:
     from zoocache._table import Fill
     from zoocache.storage import Storage
 
-__all__ = ["Settings", "Shared", "Tier", "identity", "tier"]
+__all__ = ["Settings", "Shared", "Tier", "tier"]
 
 ACKS = {"acked": 0, "async": 1, "durable": 2, "strict": 3}
 SILENCES = {None: 0, "bypass": 1, "serve": 2, "error": 3}
 
 _HEADER = struct.Struct("<IQ")  # which serializer; when it was computed, in milliseconds since 1970
-_LONG = 200  # bytes of a key; what is longer is a hash of it
 _MAP_LEAST = 8 * 2**20  # of LMDB
 _SCHEMES = ("lmdb", "redis", "rediss", "unix", "redis+sentinel")
 _HOW = {
@@ -412,76 +407,3 @@ def tier(settings: Settings) -> Tier:
 def silent(more: str = "") -> BusSilent:
     """The error of who chose to have one."""
     return BusSilent("zoocache: the bus has been silent for longer than max_staleness" + (f"; {more}" if more else ""))
-
-
-# ---- keys: the same in every process -----------------------------------------------------------------
-
-
-def named(text: str) -> bytes:
-    """A text as a key of bounded length."""
-    name = text.encode("utf-8", "surrogatepass")
-    if len(name) <= _LONG:
-        return name
-    return name[: _LONG - 44] + b"#" + blake2b(name, digest_size=20).hexdigest().encode()
-
-
-def identity(called: Any, namespace: str | None) -> str | None:
-    """What tells this function from others, in every process. None: it holds something without a text."""
-    try:
-        return _identity(called, namespace)
-    except (_keys.Unportable, _keys.Unkeyable, RecursionError):
-        return None
-
-
-def _identity(called: Any, namespace: str | None = None) -> str:
-    kind = type(called)
-    if kind is FunctionType:
-        table = peek(called.__dict__.get("cache_info"), "__self__")
-        if peek(table, "code") is called.__code__:  # a cached function: that by which it computes
-            return _identity(table.func, namespace)
-    if kind is MethodType:  # of one object
-        text = _identity(called.__func__, namespace)
-        return text if namespace else f"{text}|{_held(called.__self__)}"
-    if issubclass(kind, partial):
-        text = _identity(called.func, namespace)
-        return text if namespace else f"{text}|{_held((called.args, called.keywords))}"
-    path = peek(called, "__qualname__")
-    if type(path) is not str:  # an object that can be called
-        text = f"{namespace or ''}|{_keys.module_of(kind)}.{kind.__qualname__}"
-        return text if namespace else f"{text}|{_held(called)}"
-    text = f"{namespace or ''}|{_keys.module_of(called)}.{path}"
-    if namespace:
-        return text
-    if kind is BuiltinFunctionType and type(called.__self__) is not ModuleType:
-        return f"{text}|{_held(called.__self__)}"
-    if "<" not in path:
-        return text
-    if kind is not FunctionType:
-        raise _keys.Unportable
-    return f"{text}|{_code_text(called.__code__)}|{_cells(called)}"
-
-
-def _held(value: Any) -> str:
-    return _keys.portable(_keys.freeze(value))
-
-
-def _code_text(code: Any) -> str:
-    consts = [_code_text(x) if type(x) is CodeType else _held(x) for x in code.co_consts]
-    parts = repr((code.co_code, code.co_names, consts)).encode("utf-8", "surrogatepass")
-    return blake2b(parts, digest_size=12).hexdigest()
-
-
-_NAMED = (FunctionType, BuiltinFunctionType, MethodType)
-
-
-def _cells(function: Any) -> str:
-    texts = []
-    for cell in function.__closure__ or ():
-        try:
-            x = cell.cell_contents
-        except ValueError:
-            raise _keys.Unportable from None
-        texts.append(_identity(x) if type(x) in _NAMED or issubclass(type(x), partial) else _held(x))
-        if type(x) is FunctionType and "<" in x.__qualname__:
-            texts.append(_held((x.__defaults__, x.__kwdefaults__)))
-    return repr(texts)

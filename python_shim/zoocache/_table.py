@@ -225,6 +225,7 @@ def deepcopy(value: Any) -> Any:
 class Table:
     """The entries of one function, or of get() and set()."""
 
+    default: Callable[[], Cache]  # gives the cache of tables that were given none; set by _default
     name = "get"
     method = False  # the keys have the objects of a method in them
     fixed: tuple[Cache, Deps] | None = None  # tags that are the same for every call, in this cache
@@ -250,12 +251,7 @@ class Table:
         """The cache; joins it if need be."""
         cache = self.cache
         if cache is None:
-            if self.given is None:
-                from zoocache import _default
-
-                cache = _default.cache()
-            else:
-                cache = self.given
+            cache = Table.default() if self.given is None else self.given
             cache.adopt(self)
         return cache
 
@@ -552,7 +548,7 @@ class Table:
 
     def shared_name(self, key: Any) -> bytes | None:
         """The key in a storage; None: it is not for other processes."""
-        from zoocache._shared import named
+        from zoocache._names import named  # here, as it takes hashlib
 
         return named("=" + key) if isinstance(key, str) else None
 

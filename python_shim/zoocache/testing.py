@@ -15,11 +15,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from zoocache import _default, _ffi
+from zoocache._cache import Cache
+from zoocache.storage import VersionedStorage
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoocache._cache import Cache, CacheStats
-    from zoocache.storage import Storage, VersionedStorage
+    from zoocache._cache import CacheStats
+    from zoocache.storage import Storage
 
 __all__ = ["FakeClock", "Isolated", "StorageConformance", "isolated"]
 
@@ -35,8 +39,6 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         """Lets time pass: the very next call sees it."""
-        from zoocache import _ffi
-
         if seconds < 0:
             raise ValueError("time does not step back")
         self.now += seconds
@@ -52,8 +54,6 @@ class Isolated:
     @property
     def cache(self) -> Cache:
         """The default cache."""
-        from zoocache import _default
-
         return _default.cache()
 
     @property
@@ -67,8 +67,6 @@ def isolated(**settings: Any) -> Iterator[Isolated]:
     """A fresh default cache with a fake clock, and with these settings. Afterwards the settings from before
     are in place again; the values from before are gone.
     """
-    from zoocache import _default
-
     before = dict(_default.state.config)
     _default.reset()
     clock = settings.pop("clock", None) or FakeClock()
@@ -226,8 +224,6 @@ class StorageConformance:
             assert cache.stats().storage_errors == 0
 
     def _versioned(self, path: Path) -> VersionedStorage:
-        from zoocache.storage import VersionedStorage
-
         storage = self.open(path)
         if not isinstance(storage, VersionedStorage):
             import pytest
@@ -237,6 +233,4 @@ class StorageConformance:
         return storage
 
     def _cache(self, path: Path) -> Cache:
-        from zoocache._cache import Cache
-
         return Cache(storage=self.open(path))
