@@ -139,6 +139,9 @@ $(BUILD)/bench_redis: bench/bench_redis.c tests/redis_server.h zoocache.h Makefi
 	@mkdir -p $(@D)
 	$(CC) $(BENCH_FLAGS) $(WARN) -I. $< -o $@ $(LIBS) $(call PART_LIBS,$<)
 
+$(BUILD)/bench_frames_alone: bench/bench_frames.c zoocache.h Makefile
+	@mkdir -p $(@D)
+	$(CC) $(BENCH_FLAGS) $(WARN) -I. -DZOOCACHE_NO_THREADS $< -o $@ $(LIBS)
 $(BUILD)/bench_%: bench/bench_%.c zoocache.h Makefile
 	@mkdir -p $(@D)
 	$(CC) $(BENCH_FLAGS) $(WARN) -I. -DBENCH_FLAGS='"$(BENCH_FLAGS)"' $< -o $@ $(LIBS) \
@@ -279,6 +282,12 @@ bench-redis: deps ## a hit in Redis beside a raw GET by hiredis; BENCH_ARGS=--un
 bench-nodes: deps ## several nodes on one Redis; BENCH_ARGS="propagation", "stopped", "many"
 	@$(MAKE) --no-print-directory $(BUILD)/bench_nodes
 	$(BUILD)/bench_nodes $(BENCH_ARGS)
+
+.PHONY: bench-frames
+bench-frames: deps ## the longest call of each operation, with and without threads; BENCH_ARGS="--runs 9"
+	@$(MAKE) --no-print-directory $(BUILD)/bench_frames $(BUILD)/bench_frames_alone
+	$(BUILD)/bench_frames_alone $(BENCH_ARGS)
+	$(BUILD)/bench_frames $(BENCH_ARGS)
 
 .PHONY: bench-lmdb
 bench-lmdb: deps ## measure hits in an LMDB file beside LMDB's own; BENCH_ARGS="--size 1024", ...
