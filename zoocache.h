@@ -1198,8 +1198,11 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
 #if !defined(ZOOCACHE_MALLOC) && !defined(ZOOCACHE_NO_STDLIB)
 #  define ZOOCACHE_MALLOC(size) malloc(size)
 #  define ZOOCACHE_FREE(ptr) free(ptr)
-#  if defined(__linux__) && !defined(__ANDROID__) && !defined(ZOOCACHE_NO_THREADS)
-#    define ZC__SLABS /* >>slab is compiled */
+#  if defined(__linux__) && !defined(__ANDROID__)
+#    define ZC__PAGES /* what malloc gives are pages that the system takes back one by one */
+#    ifndef ZOOCACHE_NO_THREADS
+#      define ZC__SLABS /* >>slab is compiled */
+#    endif
 #    include <sys/mman.h>
 #    ifndef MADV_HUGEPAGE /* strict -std=c11 hides all three */
 #      define MADV_DONTNEED 4
@@ -1666,7 +1669,10 @@ static inline void zc__thread_join(zc__thread t) { thrd_join(t, NULL); }
  *   Invariants  M1 chunks tile the arena, each one's `prev` is the size of the one before it
  *               M2 no two free neighbours   M3 a chunk is in the list of its class iff it is free
  *               M4 a bit of the bitmaps is set iff its list is not empty
- *   Locking     the arena's own spin lock
+ *   Large       What malloc has mapped for a large table goes back to the system a piece at a time,
+ *               with the puts and the housekeeping that follow: all at once is a millisecond.
+ *   Locking     the arena's own spin lock; of what is being given back, heavy_lock, and whoever
+ *               has taken a block off the list has it for himself
  *   Cost        8 bytes a chunk and rounding up to 16; a request may find no room although a chunk
  *               of up to 1/16 less than the needed class is free (the price of constant time)
  * ========================================================================================== */
@@ -1694,8 +1700,17 @@ typedef struct zc__arena {
 
 typedef struct zc__slabs zc__slabs; /* >>slab */
 
+/* A large block that is being freed, a piece at a time; at its beginning. */
+typedef struct zc__heavy {
+    struct zc__heavy *next;
+    size_t size, left;
+} zc__heavy;
+
 typedef struct zc__mem {
     zc_allocator hook; /* version 0: ZOOCACHE_MALLOC */
+    zc__heavy *heavy;  /* [heavy_lock] */
+    size_t heavy_size; /* [heavy_lock] */
+    zc__spin heavy_lock;
     zc__arena *arena;  /* not NULL: everything comes from here */
     zc__slabs *slabs;  /* not NULL: small entries come from here */
 } zc__mem;
@@ -1879,6 +1894,51 @@ static void zc__free(const zc__mem *m, void *ptr, size_t size) {
     else ZOOCACHE_FREE(ptr);
 #endif
 }
+
+#ifdef ZC__PAGES
+#define ZC__PIECE 65536u
+
+static void zc__heavy_push(zc__mem *m, zc__heavy *h, size_t more) {
+    zc__spin_lock(&m->heavy_lock);
+    h->next = m->heavy;
+    zc__store_rlx(&m->heavy, h);
+    m->heavy_size += more;
+    zc__spin_unlock(&m->heavy_lock);
+}
+
+/* Frees what may be large: to take millions of bytes from a process is the system's work for a
+ * millisecond. zc__free_piece() does it. */
+static void zc__free_large(zc__mem *m, void *ptr, size_t size) {
+    zc__heavy *h = (zc__heavy *)ptr;
+    if (m->arena || m->hook.version || size < 4 * ZC__PIECE) {
+        zc__free(m, ptr, size);
+        return;
+    }
+    h->size = h->left = size;
+    zc__heavy_push(m, h, size);
+}
+
+/* Gives one piece of what zc__free_large() was given back to the system, from the end on. No lock
+ * is held. */
+static void zc__free_piece(zc__mem *m) {
+    if (ZC__LIKELY(!zc__load_rlx(&m->heavy))) return;
+    zc__spin_lock(&m->heavy_lock);
+    zc__heavy *h = m->heavy;
+    bool last = h && h->left < 4 * ZC__PIECE;
+    if (h) zc__store_rlx(&m->heavy, h->next);
+    if (last) m->heavy_size -= h->size;
+    zc__spin_unlock(&m->heavy_lock);
+    if (last) zc__free(m, h, h->size);
+    if (last || !h) return;
+    h->left -= ZC__PIECE;
+    uintptr_t piece = ((uintptr_t)h + h->left) & ~(uintptr_t)(ZC__PIECE - 1);
+    (void)madvise((void *)piece, ZC__PIECE, MADV_DONTNEED);
+    zc__heavy_push(m, h, 0);
+}
+#else
+static inline void zc__free_large(zc__mem *m, void *ptr, size_t size) { zc__free(m, ptr, size); }
+static inline void zc__free_piece(zc__mem *m) { (void)m; }
+#endif
 
 /* A growing array of bytes. `size` is used, `cap` is owned. */
 typedef struct zc__buf {
@@ -3436,7 +3496,7 @@ typedef struct zc__policy {
     bool full;        /* it has evicted, and not lost an eighth of its content since */
     uint8_t passed;   /* keys that need not be put, modulo 256 */
     uint32_t *ghosts; /* buckets of 8 slots; NULL: not yet needed, or no memory */
-    uint32_t nghosts; /* buckets */
+    uint32_t nghosts, ghosts_ready; /* buckets; of them, cleared */
     uint32_t tick;    /* a step of the ghosts' stamps is 2^tick evictions */
     uint64_t gone[2]; /* evicted so far from window and probation, and from main */
 } zc__policy;
@@ -3578,6 +3638,7 @@ static void zc__cache_free(zc_cache *c) {
     zc__trie_destroy(&c->trie);
     zc__free(&mem, c->raw_shards, c->raw_shards_size);
     zc__free(&mem, c->raw_cache, sizeof *c + ZC__LINE);
+    while (mem.heavy) zc__free_piece(&mem);
     zc__slabs_destroy(mem.slabs);
 }
 
@@ -3757,7 +3818,7 @@ static void zc__table_move_home(zc_cache *c, zc__shard *s) {
 }
 
 static void zc__table_free(zc_cache *c, zc__table *t) {
-    zc__free(&c->mem, t->buckets, t->nbuckets * sizeof(zc__bucket));
+    zc__free_large(&c->mem, t->buckets, t->nbuckets * sizeof(zc__bucket));
     memset(t, 0, sizeof *t);
 }
 
@@ -3805,7 +3866,8 @@ static bool zc__table_reserve(zc_cache *c, zc__shard *s, uint64_t hash) {
  *   Ghosts      Slots of 4 bytes, in buckets of 8: 14 bits of fingerprint, from which side, proven,
  *               a stamp of 16 bits on a clock that counts the side's evictions. Nothing is queued:
  *               a slot is overwritten when it is the oldest of its bucket. Two slots an entry,
- *               taken with the first eviction.
+ *               taken with the first eviction, and cleared with it and those after it, a few
+ *               buckets each; a bucket that is not cleared yet has no ghosts.
  *   Origin      FIFOs with lazy promotion: S3-FIFO (Yang et al. 2023), 2Q (Johnson & Shasha 1994);
  *               ghosts that steer: ARC (Megiddo & Modha 2003); the correlated window: Clock2Q+
  *               (2024). The weighing per slot and `proven` are ours; bench/ replays traces.
@@ -3908,27 +3970,41 @@ static int64_t zc__policy_worth(const zc__policy *p, uint64_t gain, uint64_t dis
 /* ---- ghosts ---- */
 
 #define ZC__GHOST_WAYS 8u
+#define ZC__GHOSTS_CLEARED 64u /* buckets, with an eviction */
 
 static void zc__ghosts_make(zc_cache *c, zc__policy *p) {
     uint64_t n = (p->cap * 2 + ZC__GHOST_WAYS - 1) / ZC__GHOST_WAYS;
     if (n > UINT32_MAX) n = UINT32_MAX;
     if (n < 4) n = 4;
     size_t size = (size_t)n * ZC__GHOST_WAYS * sizeof(uint32_t);
-    zc__store_rlx(&p->ghosts, (uint32_t *)zc__alloc_zero(&c->mem, size));
+    p->ghosts_ready = 0;
+    zc__store_rlx(&p->ghosts, (uint32_t *)zc__alloc(&c->mem, size));
     zc__store_rlx(&p->nghosts, p->ghosts ? (uint32_t)n : 0);
 }
 
+/* Clears some more of the ghosts' buckets: with every eviction, until all are. */
+static void zc__ghosts_clear(zc__policy *p) {
+    uint32_t n = p->nghosts - p->ghosts_ready;
+    if (n > ZC__GHOSTS_CLEARED) n = ZC__GHOSTS_CLEARED;
+    memset(p->ghosts + (size_t)p->ghosts_ready * ZC__GHOST_WAYS, 0,
+           n * ZC__GHOST_WAYS * sizeof(uint32_t));
+    p->ghosts_ready += n;
+}
+
 static void zc__ghosts_free(zc_cache *c, zc__policy *p) {
-    zc__free(&c->mem, p->ghosts, (size_t)p->nghosts * ZC__GHOST_WAYS * sizeof(uint32_t));
+    zc__free_large(&c->mem, p->ghosts, (size_t)p->nghosts * ZC__GHOST_WAYS * sizeof(uint32_t));
     zc__store_rlx(&p->ghosts, (uint32_t *)NULL);
     zc__store_rlx(&p->nghosts, 0u);
+    p->ghosts_ready = 0;
 }
 
 static inline size_t zc__ghost_at(uint64_t hash, uint32_t nghosts) {
     return ZC__GHOST_WAYS * (size_t)(((hash >> 24 & UINT32_MAX) * nghosts) >> 32);
 }
+/* NULL: there are none, or they are not cleared yet. */
 static inline uint32_t *zc__ghost_bucket(zc__policy *p, uint64_t hash) {
-    return p->ghosts + zc__ghost_at(hash, p->nghosts);
+    size_t at = zc__ghost_at(hash, p->nghosts);
+    return at < (size_t)p->ghosts_ready * ZC__GHOST_WAYS ? p->ghosts + at : NULL;
 }
 
 /* A put touches lines all over the memory, so it asks for them as early as it knows them: for its
@@ -3965,8 +4041,8 @@ static bool zc__ghost_expired(const zc__policy *p, uint32_t g) {
 }
 
 static void zc__ghost_add(zc__policy *p, uint64_t hash, unsigned side, bool proven) {
-    if (!p->ghosts) return;
     uint32_t *b = zc__ghost_bucket(p, hash), print = zc__ghost_print(hash), at = 0;
+    if (!b) return;
     uint64_t oldest = 0;
     for (uint32_t i = 0; i < ZC__GHOST_WAYS; i++) {
         if (!b[i] || b[i] >> 18 == print || zc__ghost_expired(p, b[i])) {
@@ -4012,8 +4088,8 @@ static void zc__policy_measure(zc_cache *c, zc__shard *s) {
  * in. */
 static unsigned zc__policy_miss(zc__shard *s, uint64_t hash) {
     zc__policy *p = &s->policy;
-    if (!p->ghosts) return ZC__WINDOW;
     uint32_t *b = zc__ghost_bucket(p, hash), print = zc__ghost_print(hash);
+    if (!b) return ZC__WINDOW;
     for (uint32_t i = 0; i < ZC__GHOST_WAYS; i++) {
         uint32_t g = b[i];
         if (!g || g >> 18 != print) continue;
@@ -4108,6 +4184,7 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
     zc__policy_measure(c, s);
     if (!p->cap) zc__policy_resize(c, p, s->count);
     if (!p->ghosts) zc__ghosts_make(c, p);
+    if (p->ghosts_ready < p->nghosts) zc__ghosts_clear(p);
     p->full = true;
     for (unsigned looks = 1;; looks++) {
         bool last = looks == ZC__LOOKS;
@@ -4407,6 +4484,7 @@ static void zc__event(zc_cache *c, const zc_event *event) {
 
 /* Works off a garbage chain: tells, and lets go. No lock is held. */
 static void zc__reap(zc_cache *c, zc__entry *garbage) {
+    zc__free_piece(&c->mem);
     for (zc__entry *next; garbage; garbage = next) {
         next = garbage->next;
         if (c->desc.events.version) {
@@ -4481,7 +4559,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
     ZC__ASSERT_HELD(&s->lock);
     uint64_t seen = zc__seen(&c->trie);
     if (zc__shard_untidy(s)) {
-        zc__shard_tidy(c, s, buckets * ZC__SLOTS, garbage);
+        zc__shard_tidy(c, s, 2 * buckets, garbage);
         return false;
     }
     if (s->cursor == 0) {
@@ -8044,11 +8122,13 @@ static void zc__lock_all(zc_cache *c) {
     zc__spin_lock(&c->behind_lock);
     zc__spin_lock(&c->graph_lock);
     if (c->mem.arena) zc__spin_lock(&c->mem.arena->lock);
+    zc__spin_lock(&c->mem.heavy_lock);
     zc__slabs_lock(c->mem.slabs);
 }
 
 static void zc__unlock_all(zc_cache *c, bool monitors) {
     zc__slabs_unlock(c->mem.slabs);
+    zc__spin_unlock(&c->mem.heavy_lock);
     if (c->mem.arena) zc__spin_unlock(&c->mem.arena->lock);
     zc__spin_unlock(&c->graph_lock);
     zc__spin_unlock(&c->behind_lock);
@@ -8333,6 +8413,7 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
     if (!cache) return;
     out->memory = sizeof *cache + ZC__LINE + cache->raw_shards_size;
     out->memory += zc__slabs_slack(cache->mem.slabs);
+    out->memory += zc__load_rlx(&cache->mem.heavy_size);
     for (uint32_t i = 0; i < cache->nshards; i++) {
         zc__shard *s = &cache->shards[i];
         zc__spin_lock(&s->lock);

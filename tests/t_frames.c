@@ -194,7 +194,7 @@ TEST(clearing_looks_at_no_entry) {
     CHECK_EQ(zc_check(c), ZC_OK);
     uint64_t before = 0;
     while (zc_poll(c, 0) == ZC_MORE) { /* a budget of nothing: one small step */
-        CHECK(removed[ZC_CAUSE_INVALIDATED] - before <= 8 * ZC__SLOTS);
+        CHECK(removed[ZC_CAUSE_INVALIDATED] - before <= 16);
         before = removed[ZC_CAUSE_INVALIDATED];
     }
     CHECK_EQ(removed[ZC_CAUSE_INVALIDATED], N);
@@ -301,3 +301,58 @@ TEST(what_comes_late_is_cleared_as_well) {
     CHECK_EQ(removed[ZC_CAUSE_EVICTED], 0);
     close_sound(c);
 }
+
+/* ---- the policy's ghosts, and what is large ---- */
+
+/* The first eviction takes the ghosts and clears a few; each one after it clears a few more. */
+TEST(ghosts_are_cleared_in_steps) {
+    enum { N = 5000 };
+    zc_cache *c = open_with((zc_desc){.max_entries = N});
+    zc__policy *p = &c->shards[0].policy;
+    for (unsigned i = 0; i < N; i++) CHECK_EQ(put(c, i), ZC_OK);
+    CHECK(!p->ghosts && p->ghosts_ready == 0);
+    unsigned steps = 0;
+    for (unsigned i = N; steps == 0 || p->ghosts_ready < p->nghosts; i++, steps++) {
+        uint32_t ready = p->ghosts_ready;
+        CHECK_EQ(put(c, i), ZC_OK);
+        CHECK(p->ghosts_ready > ready && p->ghosts_ready - ready <= ZC__GHOSTS_CLEARED);
+        CHECK_EQ(zc_del(c, zc_slice(&i, sizeof i)), ZC_OK); /* looks for a ghost to leave */
+        CHECK_EQ(put(c, i), ZC_OK);
+    }
+    CHECK(steps > 10);
+    for (size_t i = 0; i < (size_t)p->nghosts * ZC__GHOST_WAYS; i++) {
+        uint32_t g = p->ghosts[i]; /* the allocator has filled it with something else */
+        CHECK(g != 0xa5a5a5a5u);
+    }
+    close_sound(c);
+}
+
+#ifdef ZC__PAGES
+/* What malloc gave for large tables is given back in pieces, by the calls that follow. */
+TEST(large_tables_are_given_back_in_pieces) {
+    zc_cache *c;
+    zc_desc d = {.shards = 1, .seed = 5, .no_thread = true};
+    REQUIRE(zc_open(&d, &c) == ZC_OK);
+    unsigned i = 0, pieces = 0;
+    zc_stats before, after;
+    for (; !c->mem.heavy && i < 1000000; i++) CHECK_EQ(put(c, i), ZC_OK);
+    REQUIRE(c->mem.heavy != NULL);
+    zc_stats_read(c, &before);
+    size_t left = c->mem.heavy->left, size = c->mem.heavy->size;
+    CHECK(c->mem.heavy_size == size && size >= 4 * ZC__PIECE);
+    for (; c->mem.heavy; i++, pieces++) {
+        CHECK(left - c->mem.heavy->left <= ZC__PIECE);
+        left = c->mem.heavy->left;
+        CHECK_EQ(put(c, i), ZC_OK);
+    }
+    CHECK(pieces >= size / ZC__PIECE - 4);
+    zc_stats_read(c, &after);
+    CHECK(after.memory < before.memory); /* it counts as long as it is there */
+    CHECK_EQ(c->mem.heavy_size, 0);
+    for (unsigned k = 0; k < i; k++) CHECK(has(c, k));
+    CHECK_EQ(zc_check(c), ZC_OK);
+    zc__free_large(&c->mem, malloc(1 << 20), 1 << 20); /* closing frees what is left */
+    CHECK(c->mem.heavy != NULL);
+    zc_close(c);
+}
+#endif
