@@ -2871,7 +2871,7 @@ static inline uint32_t zc__chains_end(const zc__chains *t) {
     return t->old ? t->n / 2 + t->moved : t->n;
 }
 
-static void zc__chains_move(const zc__mem *m, zc__chains *t) {
+static void zc__chains_move(zc__mem *m, zc__chains *t) {
     uint32_t half = t->n / 2;
     for (unsigned i = 0; i < ZC__CHAINS_MOVED && t->old; i++) {
         zc__link *l = t->old[t->moved], *next;
@@ -2884,14 +2884,14 @@ static void zc__chains_move(const zc__mem *m, zc__chains *t) {
             *chain = l;
         }
         if (t->moved < half) continue;
-        zc__free(m, t->old, half * sizeof *t->old);
+        zc__free_large(m, t->old, half * sizeof *t->old);
         t->old = NULL;
     }
 }
 
 /* Adds a thing. False: there is no memory for the first chains; without memory for more, they grow
  * longer. */
-static bool zc__chains_add(const zc__mem *m, zc__chains *t, zc__link *l) {
+static bool zc__chains_add(zc__mem *m, zc__chains *t, zc__link *l) {
     if (t->count >= t->n && !t->old) {
         uint32_t n = t->n ? t->n * 2 : 8;
         zc__link **to = (zc__link **)zc__alloc(m, n * sizeof *to);
