@@ -247,7 +247,7 @@
  *   write_behind The storage is written by the background thread. What has not been written when
  *                the process dies is lost, which costs misses.
  *   Threads      The bus has a thread of its own, and none with LMDB. With no_thread, zc_poll()
- *                reads the log: call it several times in T.
+ *                reads the log: call it several times in T, and again while it returns ZC_MORE.
  *   A bus of your own needs four functions: see zc_bus. Versions are then counted, not HLC stamps.
  *
  * CAVEATS
@@ -3564,6 +3564,7 @@ typedef struct zc__bus {
     unsigned logs;
     zc_shared64 lease;           /* [apply] N2; monotonic; 0: none */
     uint64_t beaten;             /* [reading] when it last told about itself */
+    uint64_t deadline;           /* [reading] of the round; ZC_NEVER */
     uint32_t down, stop;
     bool woken; /* [monitor] */
     zc__buf outbox;     /* [out] of tags: length, 2 bytes; text */
@@ -4958,11 +4959,15 @@ typedef struct zc__ear {
     zc_cache *cache;
     uint64_t epoch;
     unsigned log;
+    uint64_t deadline; /* past it, some entries are enough */
+    unsigned heard;
     zc_bus_sink sink;
 } zc__ear;
 
+#define ZC__HEARD_LEAST 32u /* entries in a round, however small its budget */
+
 static int zc__bus_hear_entry(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
-    const zc__ear *ear = (const zc__ear *)user;
+    zc__ear *ear = (zc__ear *)user;
     zc_cache *c = ear->cache;
     zc__bus *b = &c->bus;
     zc_shared64 *cursor = &b->cursors[ear->log];
@@ -4988,7 +4993,8 @@ static int zc__bus_hear_entry(void *user, uint64_t position, const zc_bytes *tag
     zc__count(&b->entries, 1);
     for (size_t i = 0; i < n; i++) zc__told_invalidated(c, tags[i], v);
     if (n == 0) zc__told_invalidated(c, zc_slice("", 0), v);
-    return ZC_OK;
+    bool enough = ++ear->heard >= ZC__HEARD_LEAST && ear->deadline != ZC_NEVER;
+    return enough && zc__mono(&c->clock) >= ear->deadline ? ZC_MORE : ZC_OK;
 }
 
 /* Forgets the log that it was attached to in `epoch`: nothing is served from now on. */
@@ -5033,9 +5039,10 @@ static int zc__bus_attach(zc_cache *c) {
     return ZC_OK;
 }
 
-static void zc__ear_open(zc__ear *ear, zc_cache *c) {
+static void zc__ear_open(zc__ear *ear, zc_cache *c, uint64_t deadline) {
     ear->cache = c;
-    ear->log = 0;
+    ear->log = ear->heard = 0;
+    ear->deadline = deadline;
     ear->sink.entry = zc__bus_hear_entry;
     ear->sink.user = ear;
     zc__monitor_lock(&c->bus.apply);
@@ -5044,7 +5051,7 @@ static void zc__ear_open(zc__ear *ear, zc_cache *c) {
 }
 
 /* Reads one log to its end, or to the end of `wait`. ZC_OK: everything up to *since has been heard;
- * ZC_MORE: it was woken. */
+ * ZC_MORE: it was woken, or its time is up. */
 static int zc__bus_drain(zc_cache *c, zc__ear *ear, uint64_t wait, uint64_t *since) {
     const zc_shared64 *at = &c->bus.cursors[ear->log];
     for (;; wait = 0) {
@@ -5052,6 +5059,7 @@ static int zc__bus_drain(zc_cache *c, zc__ear *ear, uint64_t wait, uint64_t *sin
         *since = zc__mono(&c->clock);
         int rc = c->desc.bus.read(zc__bus_user(c, ear->log), cursor, wait, &ear->sink);
         if (rc != ZC_MORE || zc__load_acq(at) == cursor) return rc;
+        if (ear->heard >= ZC__HEARD_LEAST && zc__mono(&c->clock) >= ear->deadline) return rc;
     }
 }
 
@@ -5063,14 +5071,15 @@ static void zc__bus_wait(zc_cache *c, uint64_t wait) {
 }
 
 /* Reads the log to its end, or to the end of `wait`; `reading` is held. ZC_OK: the lease is
- * renewed. Of several logs it is as old as the oldest proof, that of the first. */
+ * renewed. Of several logs it is as old as the oldest proof, that of the first. ZC_RETRY: it was
+ * woken, or the reader's time is up. */
 static int zc__bus_listen(zc_cache *c, uint64_t wait) {
     zc__bus *b = &c->bus;
     uint64_t since = 0, proof;
     int rc = ZC_OK;
     if (!zc__load_acq(&b->attached)) return zc__bus_attach(c);
     zc__ear ear;
-    zc__ear_open(&ear, c);
+    zc__ear_open(&ear, c, b->deadline);
     if (b->logs > 1 && wait) zc__bus_wait(c, wait);
     for (; ear.log < b->logs && rc == ZC_OK; ear.log++) {
         rc = zc__bus_drain(c, &ear, b->logs == 1 ? wait : 0, &proof);
@@ -5198,7 +5207,7 @@ static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durabl
             rc = reading ? zc__bus_attach(c) : zc__bus_hear(c, since, end);
             if (rc != ZC_OK) return rc;
         }
-        zc__ear_open(&ear, c);
+        zc__ear_open(&ear, c, reading ? b->deadline : ZC_NEVER);
         rc = zc__bus_append(&ear, tags, n, durable);
         if (rc == ZC_MORE) return reading ? ZC_OK : zc__bus_hear(c, zc__mono(&c->clock), end);
         if (rc == ZC_RETRY) zc__bus_detach(c, ear.epoch);
@@ -5270,18 +5279,20 @@ static void zc__bus_beat(zc_cache *c) {
     zc__free(&c->mem, text, size);
 }
 
-/* One round: sends, listens, tells about itself. ZC_MORE: entries were heard. Without a `wait` it
- * does not wait for another reader either. */
-static int zc__bus_round(zc_cache *c, uint64_t wait) {
+/* One round: sends, listens, tells about itself. ZC_MORE: entries were heard; ZC_RETRY: not all of
+ * them, by `deadline`. Without a `wait` it does not wait for another reader either. */
+static int zc__bus_round(zc_cache *c, uint64_t wait, uint64_t deadline) {
     zc__bus *b = &c->bus;
     uint64_t heard = zc__load_rlx(&b->entries);
     int rc = ZC_OK;
     if (!zc__gate_enter(&b->reading, &c->clock, wait ? ZC_NEVER : 0)) return ZC_OK;
+    b->deadline = deadline;
     if (!zc__load_acq(&b->attached)) rc = zc__bus_attach(c);
     if (rc == ZC_OK) rc = zc__bus_flush(c);
     bool sent = rc == ZC_OK && zc__outbox_empty(b);
     if (rc == ZC_OK) rc = zc__bus_listen(c, sent ? wait : 0);
     if (rc == ZC_OK && sent) zc__outbox_told(b);
+    b->deadline = ZC_NEVER;
     zc__gate_leave(&b->reading);
     if (rc != ZC_OK) return rc;
     uint64_t now = zc__mono(&c->clock);
@@ -5299,7 +5310,7 @@ ZC__THREAD_FN(zc__bus_main, arg) {
     /* A lease counts from before its read, and lasts until the end of the next: two waits. */
     uint64_t t = c->desc.max_staleness, wait = t / 3, backoff = 0, random = c->seed;
     while (!zc__load_acq(&b->stop)) {
-        int rc = zc__bus_round(c, wait);
+        int rc = zc__bus_round(c, wait, ZC_NEVER);
         if (rc < 0) { /* again soon, but not all nodes at once */
             backoff = backoff ? backoff * 2 : 2 * ZC_MILLISECOND;
             if (backoff > t / 4) backoff = t / 4;
@@ -5354,6 +5365,7 @@ static int zc__bus_open(zc_cache *c) {
         return ZC_E_THREAD;
     }
     b->on = true;
+    b->deadline = ZC_NEVER;
     b->peeks = c->desc.bus.peek != NULL;
     b->serve_for = c->clock.version ? t : t - ZC__COARSE_SLACK;
     c->trie.counts = true;
@@ -5476,7 +5488,10 @@ static inline int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease)
 }
 static inline int zc__bus_open(zc_cache *c) { (void)c; return ZC_E_BUILD; }
 static inline void zc__bus_end(zc_cache *c) { (void)c; }
-static inline int zc__bus_round(zc_cache *c, uint64_t wait) { (void)c; (void)wait; return ZC_OK; }
+static inline int zc__bus_round(zc_cache *c, uint64_t wait, uint64_t deadline) {
+    (void)c; (void)wait; (void)deadline;
+    return ZC_OK;
+}
 static inline int zc__bus_publish(zc_cache *c, const zc_bytes *tags, size_t n) {
     (void)c; (void)tags; (void)n;
     return ZC_OK;
@@ -8005,11 +8020,12 @@ static bool zc__refresh_one(zc_cache *c) {
 static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool refreshes) {
     uint64_t now = zc__now(c), seen = zc__seen(&c->trie);
     uint64_t deadline = zc__add_sat(zc__mono(&c->clock), zc__mul_sat(budget_us, 1000));
-    bool more, first = true;
+    bool more, first = true, behind = false;
     do {
         more = false;
         if (zc__spin_trylock(&c->house)) { /* else somebody is at it */
-            if (first && zc__bus_on(c) && !zc__bus_runs(c)) (void)zc__bus_round(c, 0);
+            if (first && zc__bus_on(c) && !zc__bus_runs(c))
+                behind = zc__bus_round(c, 0, deadline) == ZC_RETRY;
             more = zc__has_store(c) && zc__store_keep(c);
             more = zc__expire_some(c) || more;
             more = zc__sweep_some(c, now, seen) || more;
@@ -8020,7 +8036,7 @@ static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool refreshes) {
         }
         more = (refreshes && zc__refresh_one(c)) || more;
     } while (more && zc__mono(&c->clock) < deadline);
-    return more ? ZC_MORE : ZC_OK;
+    return more || behind ? ZC_MORE : ZC_OK;
 }
 
 ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {

@@ -95,12 +95,13 @@ static inline int lb_give(log_node *b, uint64_t position, zc_bus_sink *sink) {
     if (b->most && to > position + b->most) to = position + b->most;
     if (b->repeat) from = from > b->repeat + h->first ? from - b->repeat : h->first + 1;
     int rc = to < h->tail ? ZC_MORE : ZC_OK;
-    for (uint64_t p = from; p <= to && rc >= 0 && rc != ZC_RETRY; p++) {
+    int given = ZC_OK;
+    for (uint64_t p = from; p <= to && given == ZC_OK; p++) {
         lb_entry e = h->entries[p % LB_ENTRIES];
         zc_bytes tags[LB_TAGS];
         for (size_t i = 0; i < e.n; i++) tags[i] = zc_str(e.tags[i]);
         pthread_mutex_unlock(&h->lock);
-        int given = zc_bus_entry(sink, p, tags, e.n);
+        given = zc_bus_entry(sink, p, tags, e.n);
         pthread_mutex_lock(&h->lock);
         if (given != ZC_OK) rc = given;
     }

@@ -136,6 +136,43 @@ TEST(refreshes_without_end_keep_nothing_else_from_its_turn) {
     stop(&f);
 }
 
+TEST(a_node_far_behind_hears_some_at_a_time) {
+    static fixture f;
+    log_node other = {.hub = &f.hub};
+    zc_cache *writer;
+    zc_view v;
+    char text[32];
+    zc_desc d = {.no_thread = true, .shards = 1};
+    zc_bytes tag = zc_str("t999");
+    zc_put_opts o = {.deps = &tag, .ndeps = 1};
+    d.bus = lb_hook(&f.node, false);
+    if (!start_with(&f, d)) return;
+    d.bus = lb_hook(&other, false);
+    d.clock = zct_clock(&f.time);
+    REQUIRE(zc_open(&d, &writer) == ZC_OK);
+    CHECK_EQ(zc_put(f.c, zc_str("last"), zc_str("x"), &o), ZC_OK);
+    for (int i = 0; i < 100; i++) put_for(f.c, name(text, "short", i), 200 * ZC_MILLISECOND);
+    for (int i = 0; i < 1000; i++) CHECK_EQ(zc_invalidate(writer, name(text, "t", i)), ZC_OK);
+    zct_step(&f.time, 500 * ZC_MILLISECOND);
+    uint64_t age = stats(f.c).bus_age;
+    unsigned rounds = 0;
+    for (uint64_t heard = 0; zc_poll(f.c, 0) == ZC_MORE && rounds < 1000; rounds++) {
+        uint64_t all = stats(f.c).bus_entries;
+        CHECK(all - heard <= 64);
+        CHECK(all > heard || all == 1000);
+        heard = all;
+        if (heard < 1000) CHECK_EQ(stats(f.c).bus_age, age); /* nothing is proven yet */
+        if (rounds == 10) CHECK(stats(f.c).removed[ZC_CAUSE_EXPIRED] > 0); /* its turn */
+    }
+    CHECK(rounds >= 1000 / 64);
+    CHECK_EQ(stats(f.c).bus_entries, 1000);
+    CHECK_EQ(stats(f.c).bus_age, 0);
+    CHECK_EQ(stats(f.c).removed[ZC_CAUSE_EXPIRED], 100);
+    CHECK_EQ(zc_get(f.c, zc_str("last"), &v), ZC_MISS);
+    zc_close(writer);
+    stop(&f);
+}
+
 /* ---- threads for refreshes ---- */
 
 typedef struct meeting {
