@@ -149,7 +149,7 @@
  *   zc_check(). A ticket (zc_fill) belongs to one thread at a time. Call-backs: see "hooks";
  *   loaders, destructors, events and completions are called with no lock held and may call the
  *   cache.
- *   Lock order, left before right:  storage order (mutex, one a shard) > bus: reading, apply, out
+ *   Lock order, left before right:  storage order (mutex, one a shard); bus: reading, apply, out
  *   (mutexes) > invalidation writer > shard > stripe of the trie, queues, arena, slabs (all spin
  *   locks of a few instructions).
  *   Two background threads, unless no_thread. One keeps house: it removes what is dead, prunes,
@@ -3501,6 +3501,8 @@ typedef struct zc__policy {
     uint64_t gone[2]; /* evicted so far from window and probation, and from main */
 } zc__policy;
 
+typedef struct zc__writer zc__writer; /* >>store */
+
 typedef struct zc__shard {
     zc__spin lock;
     uint32_t moved;       /* homes of `old` whose entries are in `table` */
@@ -3526,8 +3528,10 @@ typedef struct zc__shard {
     uint64_t lease_found; /* of the flights that the look under way has seen; and */
     uint32_t lease_at;    /*   its next chain */
     uint64_t random;
-    zc__monitor order; /* writes to the storage happen in the order of those to the table */
-    uint64_t writing;  /* hash | 1 of the key that is on its way to the storage; 0: none */
+    /* >>store */
+    zc__writer *writers; /* changes that the storage does not have yet, the latest first */
+    uint32_t sleepers;   /* who wait at `order` */
+    zc__monitor order;   /* for a turn to write */
 } ZC__ALIGNED(ZC__LINE) zc__shard;
 
 /* A limit that all shards share. SIZE_MAX: none, and nothing is counted here. */
@@ -3607,6 +3611,7 @@ struct zc_cache {
     zc_shared64 hits_store, store_errors, store_corrupt, store_stale, store_skipped;
     /* >>store: its breaker, and what waits to be written */
     uint32_t store_episode, store_failures; /* odd: its breaker is open */
+    int32_t store_fault;                    /* what opened it, to be said; 0: nothing */
     zc_shared64 store_pause, store_retry;
     zc__spin behind_lock;
     uint32_t behind_at, behind_end; /* [behind_lock] from where to where; they only grow */
@@ -6177,10 +6182,13 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *   Generation  Records carry the id of the version history they belong to. A storage that keeps
  *               the versions has a generation of its own; otherwise each open makes a new one, and
  *               clears the storage: where clocks and addresses repeat, so does the generation.
- *   Order       Writers of a shard hold its `order` monitor from before the table is changed until
- *               the storage has been, so the storage sees changes in the table's order. Meanwhile
- *               the storage is not asked for that key (`writing`, or the queue): the table may have
- *               lost what the storage does not have yet.
+ *   Order       Who changes the table joins the shard's list of writers, under the same lock, and
+ *               leaves it when the storage has the change. One at a time writes a key; of those
+ *               that wait for it the latest goes next, and takes the others with it, for what they
+ *               have is replaced already. So the storage sees changes in the table's order, and
+ *               nobody waits for more than two writes. Meanwhile it is not asked for that key (the
+ *               list, or the queue): the table may have lost what the storage does not have yet. A
+ *               writer that is not ready yet may call out: its completions may write that key.
  *   Trust       If a record cannot be overwritten or deleted, the storage holds a value that it
  *               should not. So a new version is handed out, and records that began before it are
  *               misses from then on: what the storage has is forgotten, in O(1), rather than
@@ -6195,9 +6203,9 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               that. A write that was spared counts as failed.
  *   Behind      With write_behind, what is stored is written by housekeeping, in order, from a
  *               queue of pinned entries; who finds no room there writes at once. An entry is taken
- *               out, once, with the shard's order monitor held and its key marked as being written:
- *               by housekeeping, or by who deletes or writes the key before that; zc_clear() takes
- *               all. Nothing comes back, and at no moment is an older record read.
+ *               out by housekeeping, as a writer of its key, while there is no other; or is
+ *               forgotten by who deletes or writes the key before that; zc_clear() forgets all.
+ *               Nothing comes back, and at no moment is an older record read.
  *   Fleet       Before a loader runs, the key is locked in the storage; who does not get the lock
  *               looks for the other's record until the lock is free. Only saves work: what is
  *               stored is judged by the rule all the same.
@@ -6206,7 +6214,8 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               values that the full table does not have are copied from the record to the caller
  *               while the storage shows it, and stay out of the table: of those that are read often
  *               it sees enough.
- *   Locking     no spin lock is held while the storage is called
+ *   Locking     nothing is locked while the storage is called. writers, sleepers: the shard's lock;
+ *               `order` before it, to sleep
  * ========================================================================================== */
 
 typedef struct zc__copying zc__copying;
@@ -6272,7 +6281,7 @@ static int zc__store_told(zc_cache *c, uint32_t episode, int rc) {
     if (!lost && n < ZC__BREAKER_FAILURES) return rc;
     zc__store_pause(c, ZC__BREAKER_LEAST);
     if (zc__cas(&c->store_episode, &episode, episode + 1))
-        zc__say(c, ZC_LOG_WARN, "the storage is not asked for a while", zc_strerror(rc));
+        zc__store_rlx(&c->store_fault, (int32_t)rc);
     return rc;
 }
 
@@ -6284,11 +6293,20 @@ static inline bool zc__store_up(zc_cache *c, uint32_t *episode) {
     return false;
 }
 
-/* Tries a storage that was spared; only housekeeping does, so only it closes the breaker. */
+/* Says that it has opened: whoever saw that may have had his turn to write, and could not. */
+static void zc__store_say(zc_cache *c) {
+    int32_t rc = zc__load_rlx(&c->store_fault);
+    if (rc && zc__cas(&c->store_fault, &rc, 0))
+        zc__say(c, ZC_LOG_WARN, "the storage is not asked for a while", zc_strerror(rc));
+}
+
+/* Tries a storage that was spared: housekeeping alone does, one thread at a time. */
 static void zc__store_try(zc_cache *c) {
     zc_sink sink;
     uint64_t retry = zc__load_rlx(&c->store_retry), pause = zc__load_rlx(&c->store_pause);
+    zc__store_say(c);
     if (!zc__store_is_open(c) || zc__mono(&c->clock) < retry) return;
+    if (!zc__cas(&c->store_retry, &retry, ZC_NEVER)) return;
     zc__sink_init(&sink, c);
     int rc = c->desc.store.get(c->desc.store.user, zc_slice("", 0), &sink);
     zc__buf_free(&c->mem, &sink.buf);
@@ -6311,6 +6329,7 @@ static inline bool zc__store_up(zc_cache *c, uint32_t *episode) {
     return true;
 }
 static inline bool zc__store_is_open(const zc_cache *c) { (void)c; return false; }
+static inline void zc__store_say(zc_cache *c) { (void)c; }
 static inline void zc__store_try(zc_cache *c) { (void)c; }
 #endif
 
@@ -6326,6 +6345,7 @@ static void zc__store_fault(zc_cache *c, zc_bytes key, int rc) {
     ev.rc = rc;
     zc__event(c, &ev);
     zc__say(c, ZC_LOG_WARN, "a call of the storage has failed", zc_strerror(rc));
+    zc__store_say(c);
 }
 
 /* Asks the storage for the versions of nodes on a path that are not known here. */
@@ -6591,13 +6611,23 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink, uint64_t lease) {
 #ifdef ZOOCACHE_WITH_BUS
 #define ZC__BEHIND 1024u /* entries that may wait; then writers write themselves */
 
-/* Is an entry of this key in the queue of write_behind? */
+/* What is forgotten is marked, and stays until housekeeping comes by: who forgets it may not call
+ * destructors. */
+#define ZC__FORGOTTEN ((uintptr_t)1)
+
+/* What waits at a place of the queue of write_behind; NULL: it is forgotten. */
+static inline zc__entry *zc__behind_at(const zc_cache *c, uint32_t i) {
+    zc__entry *e = c->behind[i % ZC__BEHIND];
+    return (uintptr_t)e & ZC__FORGOTTEN ? NULL : e;
+}
+
+/* Is an entry of this key there? */
 static bool zc__behind_has(zc_cache *c, zc_bytes key) {
     bool has = false;
     if (!c->behind) return false;
     zc__spin_lock(&c->behind_lock);
     for (uint32_t i = c->behind_at; i != c->behind_end && !has; i++) {
-        zc__entry *e = c->behind[i % ZC__BEHIND];
+        zc__entry *e = zc__behind_at(c, i);
         has = e && zc__entry_is(e, key);
     }
     zc__spin_unlock(&c->behind_lock);
@@ -6607,17 +6637,86 @@ static bool zc__behind_has(zc_cache *c, zc_bytes key) {
 static inline bool zc__behind_has(zc_cache *c, zc_bytes key) { (void)c; (void)key; return false; }
 #endif
 
-/* The shard is locked: from now on its storage is not asked for this key, until zc__written(). */
-static inline void zc__writes(zc__shard *s, uint64_t hash) { s->writing = hash | 1; }
-static void zc__written(zc__shard *s) {
+/* A change of a key that the table has, and the storage not yet. It is on its author's stack. */
+typedef enum zc__writer_state { ZC__JOINED, ZC__READY, ZC__WRITING, ZC__WRITTEN } zc__writer_state;
+struct zc__writer {
+    zc__writer *next;
+    uint64_t hash;
+    zc__writer_state state;
+    bool replaces; /* the storage may have a record */
+};
+
+/* The latest change of a key, or of what hashes alike. The shard is locked. */
+static inline zc__writer *zc__writer_of(zc__writer *from, uint64_t hash) {
+    while (from && from->hash != hash) from = from->next;
+    return from;
+}
+
+/* The shard is locked, and its table has been changed just now: from here on the storage is not
+ * asked for this key, until zc__written(). */
+static void zc__writes(zc__shard *s, zc__writer *w, uint64_t hash, bool replaces) {
+    const zc__writer *before = zc__writer_of(s->writers, hash);
+    w->next = s->writers;
+    w->hash = hash;
+    w->state = ZC__JOINED;
+    w->replaces = replaces || (before && before->replaces);
+    s->writers = w;
+}
+
+/* Is it this one's turn to write? Not while another writes this key; and among those that are ready
+ * the latest goes first, which makes the others superfluous. The shard is locked. */
+static bool zc__writer_goes(const zc__shard *s, const zc__writer *w) {
+    bool later = true;
+    for (zc__writer *x = s->writers; (x = zc__writer_of(x, w->hash)) != NULL; x = x->next) {
+        later = later && x != w;
+        if (x->state == ZC__WRITING || (later && x->state == ZC__READY)) return false;
+    }
+    return true;
+}
+
+/* Waits for one's turn to write. False: a later change of the key has been written meanwhile. */
+static bool zc__write_turn(zc__shard *s, zc__writer *w) {
+    zc__monitor_lock(&s->order);
     zc__spin_lock(&s->lock);
-    s->writing = 0;
+    if (w->state == ZC__JOINED) w->state = ZC__READY;
+    while (ZC__CAN_SLEEP && w->state == ZC__READY && !zc__writer_goes(s, w)) {
+        s->sleepers++;
+        zc__spin_unlock(&s->lock);
+        zc__monitor_sleep(&s->order, ZC_NEVER);
+        zc__spin_lock(&s->lock);
+        s->sleepers--;
+    }
+    bool mine = w->state == ZC__READY;
+    if (mine) w->state = ZC__WRITING;
     zc__spin_unlock(&s->lock);
+    zc__monitor_unlock(&s->order);
+    return mine;
+}
+
+/* The storage has this change, and so nothing of those before it has to be written any more. */
+static void zc__written(zc__shard *s, const zc__writer *w) {
+    zc__spin_lock(&s->lock);
+    zc__writer **at = &s->writers;
+    while (*at && *at != w) at = &(*at)->next; /* after a fork it is not there */
+    while (*at) {
+        if ((*at)->hash == w->hash) {
+            (*at)->state = ZC__WRITTEN;
+            *at = (*at)->next;
+        } else {
+            at = &(*at)->next;
+        }
+    }
+    bool wake = s->sleepers != 0;
+    zc__spin_unlock(&s->lock);
+    if (!wake) return;
+    zc__monitor_lock(&s->order);
+    zc__monitor_wake(&s->order);
+    zc__monitor_unlock(&s->order);
 }
 
 static bool zc__is_writing(zc__flight *f) {
     zc__spin_lock(&f->shard->lock);
-    bool writing = f->shard->writing == (f->hash | 1);
+    bool writing = zc__writer_of(f->shard->writers, f->hash) != NULL;
     zc__spin_unlock(&f->shard->lock);
     return writing;
 }
@@ -6665,8 +6764,8 @@ static void zc__store_distrust(zc_cache *c) {
     if (zc__keeps_versions(c) && st->tag_put(st->user, &root, 1, v) >= 0) zc__raise64(&c->kept, v);
 }
 
-/* Deletes a record; if that fails, or the storage was spared (ZC_PENDING), trusts none. The order
- * monitor is held. */
+/* Deletes a record; if that fails, or the storage was spared (ZC_PENDING), trusts none. It is the
+ * caller's turn. */
 static int zc__store_del(zc_cache *c, zc_bytes key) {
     const zc_store *st = &c->desc.store;
     uint32_t episode;
@@ -6677,8 +6776,7 @@ static int zc__store_del(zc_cache *c, zc_bytes key) {
 }
 
 /* Writes an entry, which is pinned, to the storage. If it replaces what may be there, an object, or
- * what cannot be written or is dead by now, at least takes that away. The shard's order monitor is
- * held. */
+ * what cannot be written or is dead by now, at least takes that away. It is the caller's turn. */
 static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     const zc_store *st = &c->desc.store;
     zc_bytes key = zc__entry_key(e), *deps = NULL;
@@ -6839,20 +6937,21 @@ static bool zc__behind_make(zc_cache *c) {
     return c->behind != NULL;
 }
 
-/* Leaves an entry to housekeeping; false: it is to be written now. Its order monitor is held. */
+/* Leaves an entry to housekeeping; false: it is to be written now. Its key is being written. */
 static bool zc__behind_add(zc_cache *c, zc__entry *e) {
     if (!c->desc.write_behind) return false;
-    zc__entry_pin(e);
     zc__spin_lock(&c->behind_lock);
     bool room = c->behind && c->behind_end - c->behind_at < ZC__BEHIND;
-    if (room) c->behind[c->behind_end++ % ZC__BEHIND] = e;
+    if (room) {
+        zc__entry_pin(e);
+        c->behind[c->behind_end++ % ZC__BEHIND] = e;
+    }
     zc__spin_unlock(&c->behind_lock);
-    if (!room) zc__entry_unpin(c, e);
     return room;
 }
 
-/* Takes the entries of a key out of the queue, or all. The key's order monitor is held: what was
- * queued before must not be written after. Who takes an entry out lets its pin go. */
+/* Forgets the entries of a key in the queue, or all. The key is being written: what was queued
+ * before must not be written after. */
 static void zc__behind_forget(zc_cache *c, const zc_bytes *key) {
     if (!c->behind) return;
     zc__spin_lock(&c->behind_lock);
@@ -6861,29 +6960,36 @@ static void zc__behind_forget(zc_cache *c, const zc_bytes *key) {
     for (; i != end; i++) {
         zc__spin_lock(&c->behind_lock);
         bool waits = i - c->behind_at < ZC__BEHIND; /* or others have written it meanwhile */
-        zc__entry **at = &c->behind[i % ZC__BEHIND], *e = waits ? *at : NULL;
-        if (e && key && !zc__entry_is(e, *key)) e = NULL;
-        if (e) *at = NULL;
+        zc__entry *e = waits ? zc__behind_at(c, i) : NULL;
+        if (e && (!key || zc__entry_is(e, *key)))
+            c->behind[i % ZC__BEHIND] = (zc__entry *)((uintptr_t)e | ZC__FORGOTTEN);
         zc__spin_unlock(&c->behind_lock);
-        if (e) zc__entry_unpin(c, e);
     }
 }
 
-static void zc__behind_end(zc_cache *c) {
-    zc__behind_forget(c, NULL);
-    zc__free(&c->mem, c->behind, ZC__BEHIND * sizeof *c->behind);
-    c->behind = NULL;
+/* The first that waits, pinned, or NULL. What is forgotten before it is let go. */
+static zc__entry *zc__behind_first(zc_cache *c) {
+    zc__entry *e = NULL, *gone;
+    do {
+        gone = NULL;
+        zc__spin_lock(&c->behind_lock);
+        if (c->behind_at != c->behind_end && !(e = zc__behind_at(c, c->behind_at))) {
+            uintptr_t at = (uintptr_t)c->behind[c->behind_at++ % ZC__BEHIND];
+            gone = (zc__entry *)(at & ~ZC__FORGOTTEN);
+        }
+        if (e) zc__entry_pin(e);
+        zc__spin_unlock(&c->behind_lock);
+        if (gone) zc__entry_unpin(c, gone);
+    } while (gone);
+    return e;
 }
 
-/* The first that waits, pinned, or NULL. */
-static zc__entry *zc__behind_first(zc_cache *c) {
-    zc__entry *e = NULL;
-    zc__spin_lock(&c->behind_lock);
-    while (c->behind_at != c->behind_end && !(e = c->behind[c->behind_at % ZC__BEHIND]))
-        c->behind_at++;
-    if (e) zc__entry_pin(e);
-    zc__spin_unlock(&c->behind_lock);
-    return e;
+static void zc__behind_end(zc_cache *c) {
+    if (!c->behind) return;
+    zc__behind_forget(c, NULL);
+    (void)zc__behind_first(c);
+    zc__free(&c->mem, c->behind, ZC__BEHIND * sizeof *c->behind);
+    c->behind = NULL;
 }
 
 /* Takes an entry out, with the queue's pin, if it is still the first. */
@@ -6895,24 +7001,26 @@ static bool zc__behind_take(zc_cache *c, const zc__entry *e) {
     return first;
 }
 
-/* Writes the entry that has waited longest. False: none waits, or the storage is spared. */
+/* Writes the entry that has waited longest. False: none waits, somebody is writing its key, or the
+ * storage is spared. */
 static bool zc__behind_write(zc_cache *c) {
-    zc__entry *e = c->behind && !zc__store_is_open(c) ? zc__behind_first(c) : NULL;
+    zc__entry *e = c->behind ? zc__behind_first(c) : NULL;
     if (!e) return false;
     uint64_t hash = zc__entry_hash(c, e);
     zc__shard *s = zc__shard_of(c, hash);
-    zc__monitor_lock(&s->order);
+    zc__writer w;
     zc__spin_lock(&s->lock);
-    zc__writes(s, hash);
+    bool goes = !zc__store_is_open(c) && !zc__writer_of(s->writers, hash);
+    if (goes) zc__writes(s, &w, hash, true);
+    if (goes) w.state = ZC__WRITING;
     zc__spin_unlock(&s->lock);
-    bool taken = zc__behind_take(c, e);
+    bool taken = goes && zc__behind_take(c, e);
     int rc = taken ? zc__store_save(c, e, true) : ZC_OK;
-    zc__written(s);
-    zc__monitor_unlock(&s->order);
+    if (goes) zc__written(s, &w);
     if (rc < 0) zc__store_fault(c, zc__entry_key(e), rc);
     if (taken) zc__entry_unpin(c, e); /* the queue's */
     zc__entry_unpin(c, e);
-    return true;
+    return goes;
 }
 
 /* ---- one loader in the fleet ---- */
@@ -6991,16 +7099,16 @@ static bool zc__store_keep(zc_cache *c) {
     return zc__behind_write(c);
 }
 
-/* Writes an entry through, now or later, its order monitor held. Returns a failure of the
- * storage. */
-static int zc__store_through(zc_cache *c, zc__entry *e, bool replaces) {
+/* Writes an entry through, now or later, when it is its turn. Returns a failure of the storage. */
+static int zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc__entry *e) {
     zc_bytes key = zc__entry_key(e);
     int rc = ZC_OK;
+    if (!zc__write_turn(s, w)) return ZC_OK;
     if (!zc__behind_add(c, e)) {
         zc__behind_forget(c, &key);
-        rc = zc__store_save(c, e, replaces);
+        rc = zc__store_save(c, e, w->replaces);
     }
-    zc__written(zc__shard_of(c, zc__entry_hash(c, e)));
+    zc__written(s, w);
     return rc;
 }
 
@@ -7131,13 +7239,14 @@ static int zc__commit(zc_fill *t, zc_view *view) {
     bool store = fresh && fits && !t->no_store && !t->dep_error;
     bool through = zc__has_store(c) && store && !t->from_store && !t->unsaved;
 
-    if (through) zc__monitor_lock(&s->order);
+    zc__writer w;
     int put = ZC_REFUSED;
     if (store) put = zc__store_entry(c, s, e, f->hash, f, &garbage);
     else zc__spin_lock(&s->lock);
     bool late = !f->listed || f->fenced, ended = f->state == ZC__RUNNING;
     zc__entry_pin(e); /* ours, until the end of this function */
-    if (through && put == ZC_OK) zc__writes(s, f->hash);
+    through = through && put == ZC_OK;
+    if (through) zc__writes(s, &w, f->hash, !t->asked);
     if (ended) {
         zc__entry_pin(e);
         f->result = e;
@@ -7146,10 +7255,9 @@ static int zc__commit(zc_fill *t, zc_view *view) {
         zc__flight_end(s, f, ZC__DONE);
     }
     zc__spin_unlock(&s->lock);
-    int saved = through && put == ZC_OK ? zc__store_through(c, e, !t->asked) : ZC_OK;
-    if (through) zc__monitor_unlock(&s->order);
+    if (ended) zc__flight_wake(f); /* nobody waits for the storage but this caller */
+    int saved = through ? zc__store_through(c, s, &w, e) : ZC_OK;
     if (saved < 0) zc__store_fault(c, zc__entry_key(e), saved);
-    if (ended) zc__flight_wake(f);
     zc__reap(c, garbage);
 
     int rc = put == ZC_OK ? ZC_OK : late ? ZC_E_LEASE : ZC_REFUSED;
@@ -7243,8 +7351,8 @@ static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_vi
     zc__entry *e;
     zc__spin_lock(&s->lock);
     int rc = zc__look(c, s, hash, key, &e);
-    bool pass = copy && rc == ZC_MISS && !e && !c->behind && s->writing != (hash | 1) &&
-                zc__policy_pass(s);
+    bool pass = copy && rc == ZC_MISS && !e && !c->behind &&
+                !zc__writer_of(s->writers, hash) && zc__policy_pass(s);
     if (pass) s->misses_absent++;
     if (rc != ZC_MISS) zc__entry_pin(e);
     zc__spin_unlock(&s->lock);
@@ -7493,19 +7601,18 @@ ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
     uint64_t hash = zc__hash(key, cache->seed);
     zc__shard *s = zc__shard_of(cache, hash);
     zc__entry *garbage = NULL;
+    zc__writer w;
     bool through = zc__has_store(cache);
-    if (through) zc__monitor_lock(&s->order);
     zc__spin_lock(&s->lock);
     zc__fence(s, hash, key);
     zc__entry *e = zc__shard_find(s, hash, key);
     if (e) zc__shard_remove(cache, s, e, hash, ZC_CAUSE_DELETED, &garbage);
-    if (through) zc__writes(s, hash);
+    if (through) zc__writes(s, &w, hash, true);
     zc__spin_unlock(&s->lock);
-    if (through) {
+    if (through && zc__write_turn(s, &w)) {
         zc__behind_forget(cache, &key);
         stored = zc__store_del(cache, key);
-        zc__written(s);
-        zc__monitor_unlock(&s->order);
+        zc__written(s, &w);
     }
     if (stored < 0) zc__store_fault(cache, key, stored);
     zc__reap(cache, garbage);
@@ -7530,19 +7637,18 @@ static int zc__put(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin) {
     if (dead || zc__entry_cost(e) > c->desc.max_entry_bytes) {
         rc = ZC_REFUSED;
     } else {
-        bool through = zc__has_store(c);
-        if (through) zc__monitor_lock(&s->order);
+        zc__writer w;
         rc = zc__store_entry(c, s, e, hash, NULL, &garbage);
+        bool through = rc == ZC_OK && zc__has_store(c);
         if (rc == ZC_OK) zc__fence(s, hash, key);
-        if (rc == ZC_OK && through) {
+        if (through) {
             zc__entry_pin(e);
-            zc__writes(s, hash);
+            zc__writes(s, &w, hash, true);
         }
         zc__spin_unlock(&s->lock);
         if (through) {
-            if (rc == ZC_OK) saved = zc__store_through(c, e, true);
-            zc__monitor_unlock(&s->order);
-            if (rc == ZC_OK) zc__entry_unpin(c, e);
+            saved = zc__store_through(c, s, &w, e);
+            zc__entry_unpin(c, e);
         }
         if (saved < 0) zc__store_fault(c, key, saved);
         zc__reap(c, garbage);
@@ -8128,8 +8234,6 @@ static inline void zc__threads_end(zc_cache *c) { (void)c; }
 /* ---- locking everything: fork, check ---- */
 
 static void zc__lock_all(zc_cache *c) {
-    for (uint32_t i = 0; i < c->nshards && zc__has_store(c); i++)
-        zc__monitor_lock(&c->shards[i].order);
     zc__bus_fork_prepare(&c->bus);
     zc__spin_lock(&c->trie.writer);
     for (uint32_t i = 0; i < c->nshards; i++) zc__spin_lock(&c->shards[i].lock);
@@ -8153,8 +8257,6 @@ static void zc__unlock_all(zc_cache *c, bool monitors) {
     for (uint32_t i = 0; i < c->nshards; i++) zc__spin_unlock(&c->shards[i].lock);
     zc__spin_unlock(&c->trie.writer);
     if (monitors) zc__bus_fork_parent(&c->bus);
-    for (uint32_t i = 0; i < c->nshards && zc__has_store(c) && monitors; i++)
-        zc__monitor_unlock(&c->shards[i].order);
 }
 
 ZOOCACHE_API void zc_fork_prepare(zc_cache *cache) {
@@ -8167,10 +8269,16 @@ ZOOCACHE_API void zc_fork_parent(zc_cache *cache) {
 
 ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
     int rc = ZC_OK;
+    bool writing = false;
     if (!cache) return ZC_E_INVAL;
     for (uint32_t i = 0; i < cache->nshards; i++) {
         zc__shard *s = &cache->shards[i];
         if (zc__has_store(cache) && !zc__monitor_init(&s->order)) rc = ZC_E_THREAD;
+        if (ZC__CAN_SLEEP && s->writers) { /* other threads' */
+            writing = true;
+            s->writers = NULL;
+        }
+        s->sleepers = 0;
         /* Their leaders and followers are threads of the parent: their tickets are lost here. */
         for (uint32_t k = 0; k < zc__chains_end(&s->flights); k++)
             for (zc__link *l; (l = *zc__chain(&s->flights, k)) != NULL;)
@@ -8182,6 +8290,7 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
     if (zc__has_store(cache) && cache->desc.store.forked)
         cache->desc.store.forked(cache->desc.store.user);
     if (zc__bus_fork_child(cache) != ZC_OK) rc = ZC_E_THREAD;
+    if (writing) zc__store_distrust(cache); /* what became of those is not known here */
 #ifndef ZOOCACHE_NO_THREADS
     if (cache->threads && zc__threads_start(cache) != ZC_OK) rc = ZC_E_THREAD;
 #endif
@@ -8297,13 +8406,26 @@ static void zc__shard_purge(zc__shard *s, zc__entry **garbage) {
     s->count = 0;
 }
 
+/* Locks a shard when the storage has all its changes. */
+static void zc__writes_wait(zc_cache *c, zc__shard *s) {
+    if (zc__has_store(c)) zc__monitor_lock(&s->order);
+    zc__spin_lock(&s->lock);
+    while (ZC__CAN_SLEEP && s->writers) {
+        s->sleepers++;
+        zc__spin_unlock(&s->lock);
+        zc__monitor_sleep(&s->order, ZC_NEVER);
+        zc__spin_lock(&s->lock);
+        s->sleepers--;
+    }
+    if (zc__has_store(c)) zc__monitor_unlock(&s->order);
+}
+
 /* Ends a shard: its flights, its entries, its tables. What is on its way to the storage arrives
  * first; from now on nothing is added. */
 static void zc__shard_close(zc_cache *c, zc__shard *s) {
     zc__entry *garbage = NULL;
     zc__link *ended = NULL, *l;
-    if (zc__has_store(c)) zc__monitor_lock(&s->order);
-    zc__spin_lock(&s->lock);
+    zc__writes_wait(c, s);
     for (uint32_t k = 0; k < zc__chains_end(&s->flights); k++) {
         while ((l = *zc__chain(&s->flights, k)) != NULL) {
             l->refs++;
@@ -8319,7 +8441,6 @@ static void zc__shard_close(zc_cache *c, zc__shard *s) {
     zc__table_free(c, &s->old);
     zc__ghosts_free(c, &s->policy);
     zc__spin_unlock(&s->lock);
-    if (zc__has_store(c)) zc__monitor_unlock(&s->order);
     for (; (l = ended) != NULL; zc__flight_let_go(c, (zc__flight *)l)) {
         ended = l->next;
         zc__flight_wake((zc__flight *)l);

@@ -60,8 +60,8 @@ LINEAR = {
 # Those that it takes a storage to show, written through or behind.
 THROUGH = {
     "the storage is read while the key is written there": (
-        "!zc__store_readable(c, &lease) || zc__store_is_old(c, t->flight)",
-        "!zc__store_readable(c, &lease)",
+        "!zc__store_readable(c, &lease, &episode) || zc__store_is_old(c, t->flight)",
+        "!zc__store_readable(c, &lease, &episode)",
     ),
 }
 BEHIND = {
@@ -70,9 +70,10 @@ BEHIND = {
         "zc__is_writing(f)",
     ),
     "what leaves the queue is not marked while it is written": (
-        "        zc__writes(s, hash);\n        zc__spin_unlock(&s->lock);\n"
-        "        bool taken",
-        "        zc__spin_unlock(&s->lock);\n        bool taken",
+        "if (goes) zc__written(s, &w);\n    if (rc < 0)",
+        "if (rc < 0)",
+        "if (goes) zc__writes(s, &w, hash, true);",
+        "",
     ),
     "a deletion does not empty the queue": (
         "        zc__behind_forget(cache, &key);\n        stored = zc__store_del(cache, key);",
