@@ -5,7 +5,8 @@ import urllib.request
 import pytest
 
 import zoocache
-from zoocache import BuiltWithout, cacheable, configure, invalidate
+from zoocache import BuiltWithout, Cache, cacheable, configure, invalidate
+from zoocache.storage import Storage
 from zoocache.telemetry import LogAdapter, TelemetryAdapter, TelemetryManager, TimerContext
 
 
@@ -34,6 +35,23 @@ class Recorder(TelemetryAdapter):
         names = [name for _, name, _, _ in self.seen]
         self.seen.clear()
         return names
+
+
+class Shelf(Storage):
+    def __init__(self):
+        self.records = {}
+
+    def get(self, key):
+        return self.records.get(key)
+
+    def put(self, key, record, expires):
+        self.records[key] = record
+
+    def delete(self, key):
+        self.records.pop(key, None)
+
+    def clear(self):
+        self.records.clear()
 
 
 class Broken(Recorder):
@@ -106,6 +124,43 @@ def test_a_broken_adapter_breaks_nothing(caplog):
     invalidate("a")
     assert "cache_hits_total" in recorder.names()
     assert sum("adapter down" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_a_closed_cache_with_telemetry_refuses():
+    recorder = Recorder()
+    cache = Cache(telemetry=TelemetryManager([recorder]))
+    load = cache.cacheable(lambda: 1)
+    key = load.key()
+    cache.set("k", load())
+    cache.close()
+    for use in (load, lambda: cache.get("k"), lambda: cache.get(key), lambda: cache.invalidate("t")):
+        with pytest.raises(RuntimeError, match="closed"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("options", "rules", "quick"),
+    [
+        ({}, {}, True),
+        ({"storage": Shelf()}, {}, True),
+        ({"max_entries": 9}, {"ttl": 60, "jitter": 0.5, "cache_if": bool, "negative_ttl": 1}, True),
+        ({"telemetry": TelemetryManager()}, {"soft_ttl": 60, "early_refresh": 0.1, "stale_if_error": 9}, True),
+        ({"telemetry": TelemetryManager([Recorder()])}, {}, False),
+        ({}, {"copy": "copy"}, False),
+        ({"storage": Shelf(), "telemetry": TelemetryManager([Recorder()])}, {"copy": "copy"}, False),
+    ],
+)
+def test_who_takes_the_quick_path(options, rules, quick):
+    with Cache(clock=lambda: 0.0, **options) as cache:
+        load = cache.cacheable(lambda x: x, **rules)
+        table = load.cache_info.__self__
+        assert not table.quick  # it has not met its cache
+        assert [load(1), load(1), load(1)] == [1, 1, 1]
+        assert table.quick is quick
+        assert load.cache_info()[:2] == (2, 1)
+        assert table.fast_hits() == quick  # the first call has computed, the second one has looked
+    assert not table.quick
+    assert table.fast_hits() == quick
 
 
 def test_telemetry_once_more(monkeypatch):

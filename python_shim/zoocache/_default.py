@@ -281,7 +281,7 @@ def invalidate(tag: str, *more: str) -> None:
     found = state.cache
     if found is None:
         found = cache()
-    if more or found.telemetry_enabled:
+    if more:
         found.invalidate(tag, *more)
     else:
         found.invalidate_one(tag)

@@ -160,24 +160,22 @@ class Filled(Table):
     def serve(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Its value, if there is one that may be served; else ABSENT."""
         cache = self.cache
-        if self.peeks and cache is not None:
-            entry = self.entries.get(key)
-            if entry is not None and entry.more is None:
-                if not self.look(entry):
-                    return ABSENT
-                self.hits += 1
-                if ACTIVE:
-                    note(entry)
-                return entry.value
-        if cache is None or cache.special:
+        if cache is None or not self.quick:
             cache = self.open_cache()
             entry = self.find_timed(cache, key)
-        elif key in self.entries:
-            entry = self.find(key)
-        else:
+            return ABSENT if entry is None else self.hit(cache, entry, args, kwargs)
+        entry = self.entries.get(key)
+        if entry is None:
             self.absent += 1
-            entry = None
-        return ABSENT if entry is None else self.hit(cache, entry, args, kwargs)
+            return ABSENT
+        if not self.look(entry):
+            return ABSENT
+        if entry.more is not None:
+            return self.hit(cache, entry, args, kwargs)
+        self.hits += 1
+        if ACTIVE:
+            note(entry)
+        return entry.value
 
     def open_cache(self) -> Cache:
         """The cache; raises if it is closed."""
@@ -337,8 +335,7 @@ class Filled(Table):
         """The function has returned."""
         if type(value) not in LASTING:
             check(value, self.name)
-        rules = self.rules
-        if rules.special or rules.copy:
+        if self.rules.special:
             self.settle_value(fill, value)
         else:
             self.settle(fill, value, fill.ttl, None)
@@ -415,8 +412,7 @@ class Filled(Table):
         """As commit()."""
         if type(value) not in LASTING:
             check(value, self.name)
-        rules = self.rules
-        if rules.special or rules.copy:
+        if self.rules.special:
             self.settle_value(fill, value)
         else:
             self.settle(fill, value, fill.ttl, None)
@@ -501,14 +497,13 @@ class Filled(Table):
     # ---- end -------------------------------------------------------------------------------------
 
     def settle_value(self, fill: Fill, value: Any) -> None:
-        """Stores the value, if that is allowed, and ends the flight."""
+        """As settle(), where the rules have a say in whether, how long, or which object is stored."""
         rules = self.rules
         ttl = fill.ttl
-        if rules.special:
-            if rules.cache_if is not None and not rules.cache_if(value):
-                fill.store = False
-            if ttl is None and value is None:
-                ttl = rules.negative_ttl
+        if rules.cache_if is not None and not rules.cache_if(value):
+            fill.store = False
+        if ttl is None and value is None:
+            ttl = rules.negative_ttl
         self.settle(fill, deepcopy(value) if rules.copy and fill.store else value, ttl, None)
 
     def settle(self, fill: Fill, value: Any, ttl: float | None, error: BaseException | None) -> None:

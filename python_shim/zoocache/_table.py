@@ -92,7 +92,7 @@ class Rules:
             raise ValueError(f"silence must be 'bypass', 'serve' or 'error', not {silence!r}")
         self.fleet = fleet
         self.silence = silence
-        self.special = cache_if is not None or negative_ttl is not None
+        self.special = cache_if is not None or negative_ttl is not None or copy == "copy"  # see settle_value()
         self.fancy = soft_ttl is not None or bool(stale_if_error) or bool(early_refresh)
         self.retry = on_error == "retry"
         self.copy = copy == "copy"
@@ -238,9 +238,8 @@ class Table:
         self.flights: dict[Any, Fill] = {}
         self.gated: Shared | None = None  # the bus that must have been heard of late
         self.silence = 0  # what to do if not
-        self.peeks = False  # each read looks at the log
         self.tick = 0  # ns between ticks that its deadlines need
-        self.plain = True  # entries may be served without a look
+        self.quick = False  # as choose() says
         self.sweeping: list[Any] = []
         self.hits = self.stale = self.absent = self.expired = self.invalidated = 0
         self.fills = self.errors = self.refused = self.waits = self.refreshes = self.evictions = 0
@@ -258,16 +257,32 @@ class Table:
     def joined(self, cache: Cache) -> None:
         """It belongs to a cache from now on."""
         self.cache = cache
-        self.plain = not self.rules.copy and not cache.telemetry_enabled
         shared = cache.shared
         self.gated = None if shared is None or not shared.bus else shared
         self.silence = 0 if shared is None else shared.silence_of(self.rules.silence)
-        self.peeks = self.plain and shared is not None and shared.peeks
         times = [self.rules.ttl, self.rules.tti, self.rules.soft_ttl, self.rules.negative_ttl, self.rules.error_ttl]
         times += [cache.default_ttl, cache.most]
         self.tick = 0
         for each in times:
             self.ticks_for(each)
+        self.choose()
+
+    def choose(self) -> None:
+        """Decides whether its calls take the quick path; all others read ``quick``.
+
+        A hit on that path is the entry's value, counted and noted: its caller serves it by the word alone, which
+        look() sets so only there, and serve() by a look. It is not for who has more to do at each call:
+
+            no cache yet, or a closed one     one is to be joined, or the call to be refused
+            telemetry                         hears of every hit and miss, and how long the look took
+            copy="copy"                       each caller gets an object of its own
+
+        Of the entries of a quick table, those with an error always go the long way, as it is raised anew; those
+        with ``more``, of which some have a refresh that may be due, from serve() on. What a storage or a bus adds
+        (a lease that must hold, a log that each read looks at) is all in look().
+        """
+        cache = self.cache
+        self.quick = not (cache is None or cache.closed or cache.telemetry_enabled or self.rules.copy)
 
     def ticks_for(self, duration: float | None) -> None:
         """Ticks come often enough for a deadline after this duration: at most a fiftieth of it late."""
@@ -287,7 +302,7 @@ class Table:
         cache = self.cache
         if cache is None:
             return False
-        word = words[CHANGES] if self.plain and (entry.more is None or entry.more.error is None) else -1
+        word = words[CHANGES] if self.quick and (entry.more is None or entry.more.error is None) else -1
         until = None
         shared = self.gated
         if shared is not None:
@@ -617,7 +632,6 @@ class Table:
     def forget(self) -> None:
         """Lets go of what belongs to its cache."""
         self.gated = None
-        self.peeks = False
 
     def sweep(self, cache: Cache, count: int) -> int:
         """Looks at some entries and removes those that nobody may have again. Returns how many more it may look at."""
