@@ -118,10 +118,10 @@ class Cache:
             raise ValueError("lru_cache_size must be >= 1")
         if max_entries is not None and max_entries < 1:
             raise ValueError("max_entries must be >= 1")
-        unknown = more.keys() - _IGNORED.keys() - SHARED
-        if unknown:
-            raise TypeError(f"unknown option: {', '.join(sorted(unknown))}")
-        _ignore({**more, "lru_cache_size": lru_cache_size})
+        if more or lru_cache_size != 10_000:
+            from zoocache._options import check_more
+
+            more = check_more({**more, "lru_cache_size": lru_cache_size})
         flight_timeout = seconds("flight_timeout", flight_timeout) or inf
         self.shared: Shared | None = None  # the second tier
         self.core: Core
@@ -130,7 +130,6 @@ class Cache:
         if storage_url is not None or bus_url is not None or storage is not None:
             from zoocache._shared import Settings, tier
 
-            given = {name: more[name] for name in SHARED if name in more}
             settings = Settings(
                 storage_url=storage_url,
                 bus_url=bus_url,
@@ -139,7 +138,7 @@ class Cache:
                 lmdb_map_size=lmdb_map_size,
                 flight_timeout=flight_timeout,
                 max_entries=max_entries,
-                **given,
+                **more,
             )
             self.loud = settings.loud
             self.take(tier(settings))
@@ -540,28 +539,6 @@ class Cache:
 
 
 _ALONE = dict.fromkeys(CacheStats._fields[CacheStats._fields.index("hits_storage") :], 0)
-
-# Options of storages and buses: see configure().
-SHARED = frozenset({
-    "serializer", "timeout", "connections", "replicas", "log_shards", "tls_ca", "tls_cert", "tls_key", "storage_ttl",
-    "write_behind", "sync", "max_staleness", "max_stale", "silence", "ack", "bus_pause",
-})  # fmt: skip
-
-# Options of the package as it was published that nothing here corresponds to, and their defaults.
-_IGNORED = {
-    "tti_flush_secs": 30, "lru_update_interval": 30, "channel_capacity": 1_000_000, "batch_size": 1000,
-    "lru_cache_size": 10_000,
-}  # fmt: skip
-
-
-def _ignore(given: dict[str, Any]) -> None:
-    """Says which of the options that were given have no effect."""
-    names = [name for name, usual in _IGNORED.items() if given.get(name, usual) != usual]
-    if names:
-        import logging
-
-        logging.getLogger("zoocache").warning("zoocache: these options have no effect: %s", ", ".join(names))
-
 
 _caches: WeakSet[Cache] = WeakSet()
 _forking: list[Cache] = []

@@ -7,17 +7,20 @@ import threading
 
 from zoocache import _ffi
 from zoocache._cache import Cache, CacheStats
+from zoocache._callables import imitate
 from zoocache._table import Fill, Table, seconds
 from zoocache.context import CURRENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
-    from typing import Any
+    from typing import Any, TypeVar
 
     from zoocache.serializers import Serializer
     from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager
+
+    Declared = TypeVar("Declared", bound=Callable[..., None])
 
 __all__ = [
     "cache",
@@ -45,43 +48,6 @@ __all__ = [
     "version",
 ]
 
-DEFAULTS: dict[str, Any] = {
-    "storage_url": None,
-    "bus_url": None,
-    "prefix": None,
-    "prune_after": None,
-    "default_ttl": None,
-    "read_extend_ttl": True,
-    "max_entries": None,
-    "lmdb_map_size": None,
-    "flight_timeout": 60,
-    "tti_flush_secs": 30,
-    "auto_prune_secs": None,
-    "auto_prune_interval": 3600,
-    "lru_update_interval": 30,
-    "channel_capacity": 1_000_000,
-    "batch_size": 1000,
-    "lru_cache_size": 10_000,
-    "clock": None,
-    "storage": None,
-    "serializer": "msgpack",
-    "timeout": None,
-    "connections": 0,
-    "replicas": 0,
-    "log_shards": 1,
-    "tls_ca": None,
-    "tls_cert": None,
-    "tls_key": None,
-    "storage_ttl": None,
-    "write_behind": False,
-    "sync": False,
-    "max_staleness": 1.0,
-    "max_stale": 0.0,
-    "silence": "bypass",
-    "ack": "acked",
-    "bus_pause": None,
-}
-
 
 class State:
     """What configure() has said, and the cache that came of it."""
@@ -89,6 +55,8 @@ class State:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.config: dict[str, Any] = {}
+        self.made: dict[str, Any] = {}  # the settings of the cache, if configure() has said nothing
+        self.variables: dict[str, str] = {}  # of the environment, that options were set by
         self.telemetry: TelemetryManager | None = None
         self.cache: Cache | None = None
 
@@ -109,7 +77,7 @@ def cache() -> Cache:
         with state.lock:
             found = state.cache
             if found is None:
-                found = state.cache = Cache(telemetry=state.telemetry, **state.config)
+                found = state.cache = _make()
                 if state.telemetry is not None:
                     state.telemetry.bind_core(found)
     return found
@@ -118,6 +86,57 @@ def cache() -> Cache:
 Table.default = staticmethod(cache)
 
 
+def _make() -> Cache:
+    from zoocache import _options
+
+    settings = state.config
+    if not settings:
+        settings, state.variables = _options.resolve({})
+    try:
+        made = Cache(telemetry=state.telemetry, **settings)
+    except Exception as error:
+        _options.blame(error, state.variables)
+        raise
+    state.made = settings
+    return made
+
+
+def _configure(given: dict[str, Any]) -> None:
+    from zoocache import _options
+
+    telemetry: TelemetryManager | None = given.pop("telemetry", None)
+    with state.lock:
+        before = state.config or state.made
+        if not before:
+            state.config, state.variables = _options.resolve(given)
+        elif any(v != before[name] and v != _options.DEFAULTS[name] for name, v in given.items()):
+            raise RuntimeError("zoocache already initialized with different settings")
+        else:
+            state.config = before
+        if telemetry is not None and telemetry is not state.telemetry:
+            previous, state.telemetry = state.telemetry, telemetry
+            if previous is not None:
+                previous.close()
+            if state.cache is not None:
+                raise RuntimeError("zoocache already initialized with different settings")
+    if telemetry is not None:
+        cache()
+
+
+def _as_given(declared: Declared) -> Declared:
+    """configure() as it is declared; what is given counts as given, be it the same as the default."""
+    function: Any = declared
+    names = function.__code__.co_varnames
+
+    def configure(*args: Any, **options: Any) -> None:
+        declared(*args, **options)  # raises TypeError for what it does not take
+        _configure({**dict(zip(names, args)), **options})
+
+    imitate(configure, declared)
+    return configure  # type: ignore[return-value]
+
+
+@_as_given
 def configure(
     storage_url: str | None = None,
     bus_url: str | None = None,
@@ -159,6 +178,8 @@ def configure(
 
     A second call that says something else raises RuntimeError; what it leaves at its default is kept.
     The cache is made at its first use, or at once if telemetry is given: only then is a URL looked at.
+    What is not given here is as the environment says, ZOOCACHE_<OPTION>, and else as it is by default. A variable
+    that makes no sense raises ValueError. Not read at import, nor for a Cache() of your own.
 
     storage_url: None is memory, in this process. "lmdb:///directory" is shared by the processes of a machine,
         "redis://[[user]:password@]host[:port][/database]", "rediss://" (TLS), "unix://socket" and
@@ -187,25 +208,6 @@ def configure(
     tti_flush_secs, lru_update_interval, channel_capacity, batch_size, lru_cache_size have no effect; the log says
         so if they are given.
     """
-    given = dict(locals())
-    del given["telemetry"]
-    with state.lock:
-        if state.config or state.cache is not None:
-            old = state.config or DEFAULTS
-            for name, value in given.items():
-                if value == DEFAULTS[name]:
-                    given[name] = old[name]
-            if given != old:
-                raise RuntimeError("zoocache already initialized with different settings")
-        state.config = given
-        if telemetry is not None and telemetry is not state.telemetry:
-            previous, state.telemetry = state.telemetry, telemetry
-            if previous is not None:
-                previous.close()
-            if state.cache is not None:
-                raise RuntimeError("zoocache already initialized with different settings")
-    if telemetry is not None:
-        cache()
 
 
 def reset() -> None:
@@ -213,7 +215,7 @@ def reset() -> None:
     with state.lock:
         old, state.cache = state.cache, None
         telemetry, state.telemetry = state.telemetry, None
-        state.config = {}
+        state.config, state.made, state.variables = {}, {}, {}
     if old is not None:
         old.close()
     elif telemetry is not None:

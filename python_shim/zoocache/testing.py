@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from zoocache import _default, _ffi
+from zoocache import _default, _ffi, _options
 from zoocache._cache import Cache
 from zoocache.storage import VersionedStorage
 
@@ -65,18 +65,17 @@ class Isolated:
 @contextmanager
 def isolated(**settings: Any) -> Iterator[Isolated]:
     """A fresh default cache with a fake clock, and with these settings. Afterwards the settings from before
-    are in place again; the values from before are gone.
+    are in place again; the values from before are gone. The environment has no say.
     """
-    before = dict(_default.state.config)
+    before = _default.state.config, _default.state.variables
     _default.reset()
     clock = settings.pop("clock", None) or FakeClock()
-    _default.configure(clock=clock, **settings)
+    _default.configure(**{**_options.DEFAULTS, "clock": clock, **settings})
     try:
         yield Isolated(clock)
     finally:
         _default.reset()
-        if before:
-            _default.configure(**before)
+        _default.state.config, _default.state.variables = before
 
 
 class StorageConformance:
