@@ -168,6 +168,7 @@
  *   keys, tags, bytes given   you                           the call returns: they are copied
  *   zc_view                   the cache; pinned for you     zc_release()
  *   objects (drop)            the cache, once ZC_OK         the last holder lets go: drop is called
+ *                                                           (drop_in_poll: by the next zc_poll())
  *   zc_fill                   you                           commit, abandon, or wait (not PENDING),
  *                                                           before or after those of its parent
  *   zc_fill_opts()            the fill                      its end
@@ -416,7 +417,10 @@ typedef struct zc_view {
     void *pin;        /* private */
 } zc_view;
 
-/* Ends an object's life. Called once, with no lock held, from whichever thread lets go last. */
+/* Ends an object's life. Called once, with no lock held, from whichever thread lets go last; or,
+ * with zc_desc.drop_in_poll, by zc_poll(), in the order in which they were let go, one after the
+ * other while its budget lasts. What waits for that is out of the table and of its limits, so poll
+ * often. zc_close() calls what is left; after it, whoever lets go of a view or a ticket. */
 typedef void (*zc_drop_fn)(void *user, void *object, size_t size);
 
 /* ---- hooks ---------------------------------------------------------------------------------- */
@@ -635,6 +639,8 @@ typedef struct zc_desc {
     /* Concurrency. */
     unsigned shards; /* default: chosen by max_entries, 1 to 64. A power of two */
     bool no_thread;  /* default: false, background threads. True: call zc_poll() yourself */
+    bool drop_in_poll; /* default: false. True: destructors of objects are called by zc_poll()
+                          alone, in its thread, whichever thread has let go; see zc_drop_fn */
     unsigned refresh_threads; /* default: 1, at most 64. So many refreshes at the same time */
     uint64_t seed;   /* default: random. Of the hash and the jitter: set it to repeat a run */
     uint64_t max_clock_drift; /* default: 60 s. See zc_observe() */
@@ -770,7 +776,8 @@ ZOOCACHE_API int zc_fill_dep(zc_fill *fill, zc_bytes tag);
 ZOOCACHE_API int zc_fill_dep_tag(zc_fill *fill, zc_tag *tag);
 /* Sets the value: bytes, copied. A second call replaces the first. */
 ZOOCACHE_API int zc_fill_value(zc_fill *fill, zc_bytes value);
-/* Sets the value: an object, transferred when ZC_OK is returned; `drop` as in zc_put_opts. */
+/* Sets the value: an object, transferred when ZC_OK is returned; `drop` as in zc_put_opts. Fails:
+ * ZC_E_NOMEM, with drop_in_poll. */
 ZOOCACHE_API int zc_fill_object(zc_fill *fill, void *object, size_t size, zc_drop_fn drop,
                                 void *drop_user);
 /* Sets the value: there is no such thing. Cached for negative_ttl. */
@@ -3358,8 +3365,9 @@ static const char *zc__trie_check(zc__trie *t) {
  *               than all else. Housekeeping moves homes before it sweeps.
  *   Life        `refs` counts the owner (the table) and the pins. The owner's reference is dropped
  *               exactly once, by zc__entry_drop(), never with a lock held; whoever drops the last
- *               reference runs the object's destructor and frees. Entries leave the table into a
- *               garbage chain, which is worked off after unlocking.
+ *               reference runs the object's destructor and frees; with drop_in_poll it puts the
+ *               entry into the queue of those that wait for zc_poll(). Entries leave the table into
+ *               a garbage chain, which is worked off after unlocking.
  *   Invariants  B1 every entry is found by its key   B2 count == entries in buckets
  *               B3 over == entries whose probe passed the bucket, unless 255
  *               B4 bytes, cost == sums over the entries   B5 used entries, cost <= the limits
@@ -3618,8 +3626,9 @@ struct zc_cache {
     zc__entry **behind;             /* [behind_lock] a ring of ZC__BEHIND; NULL: taken out */
     zc__bus bus;
     /* >>flight: refreshes to run, and who waits for whom */
-    zc__spin jobs_lock, graph_lock;
+    zc__spin jobs_lock, graph_lock, drops_lock;
     zc_fill *jobs, *jobs_tail;
+    zc__entry *drops, *drops_tail; /* [drops_lock] of objects that wait for their destructor */
     uint32_t sweep_shard, lease_shard; /* where housekeeping goes on [house] */
     zc__spin house;
     /* the threads: the housekeeper, and after it those that refresh */
@@ -3655,7 +3664,7 @@ static inline void zc__cache_let_go(zc_cache *c) {
 
 static inline void zc__entry_pin(zc__entry *e) { (void)zc__add_rlx(&e->refs, 1u); }
 
-static void zc__entry_destroy(zc_cache *c, zc__entry *e) {
+static void zc__entry_free(zc_cache *c, zc__entry *e) {
     if (e->flags & ZC__OBJECT) {
         zc__object *o = zc__entry_object(e);
         o->drop(o->user, o->ptr, o->size);
@@ -3665,6 +3674,35 @@ static void zc__entry_destroy(zc_cache *c, zc__entry *e) {
     size_t size = zc__entry_size(e);
     if (!zc__slabs_serve(&c->mem, size)) zc__free(&c->mem, e, size);
     else zc__slab_give(c->mem.slabs, zc__hash(zc__entry_key(e), c->seed), e, size);
+}
+
+/* With drop_in_poll an object's entry waits for its turn, until the cache is closed: as that is
+ * asked with the lock held, none comes after the last was taken. */
+static void zc__entry_destroy(zc_cache *c, zc__entry *e) {
+    bool waits = c->desc.drop_in_poll && e->flags & ZC__OBJECT;
+    if (waits) {
+        zc__spin_lock(&c->drops_lock);
+        waits = zc__load_rlx(&c->closed) < 2;
+        e->next = NULL;
+        if (waits) {
+            if (c->drops) c->drops_tail->next = e;
+            else c->drops = e;
+            c->drops_tail = e;
+        }
+        zc__spin_unlock(&c->drops_lock);
+    }
+    if (!waits) zc__entry_free(c, e);
+}
+
+/* Calls the destructor that has waited longest. False: none waits. */
+static bool zc__drop_one(zc_cache *c) {
+    if (!c->desc.drop_in_poll) return false;
+    zc__spin_lock(&c->drops_lock);
+    zc__entry *e = c->drops;
+    if (e) c->drops = e->next;
+    zc__spin_unlock(&c->drops_lock);
+    if (e) zc__entry_free(c, e);
+    return e != NULL;
 }
 
 /* Drops the owner's reference. Pins that are left keep the entry, and the cache, from now on. */
@@ -5586,6 +5624,7 @@ struct zc_fill {
     size_t ndeps, deps_cap;
     zc__buf value;
     zc__object object; /* drop != NULL: the value */
+    zc__entry *husk;   /* with drop_in_poll: what the object may have to wait in */
     zc_put_opts put;
     bool timed;
     zc_loader loader;
@@ -5706,6 +5745,17 @@ static void zc__fill_let_go(zc_fill *t) {
     }
 }
 
+/* Lets go of a ticket's object, if it has not become an entry's. No lock is held. */
+static void zc__fill_drop(zc_fill *t) {
+    zc__object o = t->object;
+    zc__entry *husk = t->husk;
+    t->object.drop = NULL;
+    t->husk = NULL;
+    if (husk && !o.drop) husk->flags = 0;
+    if (husk) zc__entry_drop(t->cache, husk);
+    else if (o.drop) o.drop(o.user, o.ptr, o.size);
+}
+
 /* Ends a ticket. No lock is held. */
 static void zc__fill_close(zc_fill *t) {
     zc__flight *f = t->flight;
@@ -5718,7 +5768,7 @@ static void zc__fill_close(zc_fill *t) {
         }
         zc__spin_unlock(&f->shard->lock);
     }
-    if (t->object.drop) t->object.drop(t->object.user, t->object.ptr, t->object.size);
+    zc__fill_drop(t);
     zc__buf_free(&t->cache->mem, &t->value);
     if (t->release) t->release(t->user);
     zc__fill_let_go(t);
@@ -5859,8 +5909,7 @@ ZOOCACHE_API int zc_fill_dep_tag(zc_fill *fill, zc_tag *tag) {
 }
 
 static void zc__fill_unset(zc_fill *t) {
-    if (t->object.drop) t->object.drop(t->object.user, t->object.ptr, t->object.size);
-    memset(&t->object, 0, sizeof t->object);
+    zc__fill_drop(t);
     t->value.size = 0;
     t->has_value = t->absent = false;
 }
@@ -5883,11 +5932,19 @@ ZOOCACHE_API int zc_fill_value(zc_fill *fill, zc_bytes value) {
 ZOOCACHE_API int zc_fill_object(zc_fill *fill, void *object, size_t size, zc_drop_fn drop,
                                 void *drop_user) {
     if (!fill || !fill->leader || !drop) return ZC_E_INVAL;
+    const zc__object o = {object, size, drop, drop_user};
+    zc__life life;
+    zc__entry *husk = NULL;
+    memset(&life, 0, sizeof life);
+    life.ttl = ZC_NEVER;
+    if (fill->cache->desc.drop_in_poll) {
+        do husk = zc__entry_new(fill->cache, zc_str(""), zc_str(""), &o, NULL, 0, &life, 0);
+        while (!husk && zc__relieve_block(fill->cache));
+        if (!husk) return ZC_E_NOMEM;
+    }
     zc__fill_unset(fill);
-    fill->object.ptr = object;
-    fill->object.size = size;
-    fill->object.drop = drop;
-    fill->object.user = drop_user;
+    fill->object = o;
+    fill->husk = husk;
     fill->has_value = true;
     return ZC_OK;
 }
@@ -8123,7 +8180,7 @@ static bool zc__refresh_one(zc_cache *c) {
 
 /* Rounds until the budget is used up, in each of which every duty has its turn, for one small step,
  * however much another has to do. ZC_MORE: work remains. */
-static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool refreshes) {
+static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool polled) {
     uint64_t now = zc__now(c), seen = zc__seen(&c->trie);
     uint64_t deadline = zc__add_sat(zc__mono(&c->clock), zc__mul_sat(budget_us, 1000));
     bool more, first = true, behind = false;
@@ -8140,7 +8197,8 @@ static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool refreshes) {
             first = false;
             zc__spin_end(&c->house);
         }
-        more = (refreshes && zc__refresh_one(c)) || more;
+        more = (polled && zc__refresh_one(c)) || more;
+        more = (polled && zc__drop_one(c)) || more;
     } while (more && zc__mono(&c->clock) < deadline);
     return more || behind ? ZC_MORE : ZC_OK;
 }
@@ -8241,6 +8299,7 @@ static void zc__lock_all(zc_cache *c) {
     zc__spin_lock(&c->jobs_lock);
     zc__spin_lock(&c->behind_lock);
     zc__spin_lock(&c->graph_lock);
+    zc__spin_lock(&c->drops_lock);
     if (c->mem.arena) zc__spin_lock(&c->mem.arena->lock);
     zc__spin_lock(&c->mem.heavy_lock);
     zc__slabs_lock(c->mem.slabs);
@@ -8250,6 +8309,7 @@ static void zc__unlock_all(zc_cache *c, bool monitors) {
     zc__slabs_unlock(c->mem.slabs);
     zc__spin_unlock(&c->mem.heavy_lock);
     if (c->mem.arena) zc__spin_unlock(&c->mem.arena->lock);
+    zc__spin_unlock(&c->drops_lock);
     zc__spin_unlock(&c->graph_lock);
     zc__spin_unlock(&c->behind_lock);
     zc__spin_unlock(&c->jobs_lock);
@@ -8461,6 +8521,7 @@ static void zc__close(zc_cache *c) {
     if (zc__has_store(c) && c->desc.store.close) c->desc.store.close(c->desc.store.user);
     if (c->desc.bus.version && c->desc.bus.close) c->desc.bus.close(c->desc.bus.user);
     zc__store_rlx(&c->closed, 2u);
+    while (zc__drop_one(c)) {}
     zc__cache_let_go(c);
 }
 

@@ -356,3 +356,188 @@ TEST(large_tables_are_given_back_in_pieces) {
     zc_close(c);
 }
 #endif
+
+/* ---- destructors in zc_poll() ---- */
+
+enum { THINGS = 400 };
+static unsigned char things[THINGS];
+static unsigned dropped[THINGS], ndropped;
+static bool polling; /* only then a destructor may run */
+
+static void drop_thing(void *user, void *object, size_t size) {
+    CHECK(user == things && size == 7);
+    CHECK(polling);
+    if (ndropped < THINGS) dropped[ndropped++] = (unsigned)((unsigned char *)object - things);
+}
+
+static int put_thing(zc_cache *c, const char *key, unsigned i) {
+    zc_put_opts o = {.drop = drop_thing, .drop_user = things};
+    return zc_put(c, zc_str(key), zc_slice(&things[i], 7), &o);
+}
+
+/* One small step of housekeeping; how many destructors it has called. */
+static unsigned step(zc_cache *c, int *rc) {
+    unsigned before = ndropped;
+    polling = true;
+    *rc = zc_poll(c, 0);
+    polling = false;
+    return ndropped - before;
+}
+
+static zc_cache *open_dropping(zc_desc d) {
+    ndropped = 0;
+    polling = false;
+    d.drop_in_poll = true;
+    return open_with(d);
+}
+
+static void close_dropping(zc_cache *c, unsigned all) {
+    CHECK_EQ(zc_check(c), ZC_OK);
+    polling = true; /* what is left */
+    zc_close(c);
+    CHECK_EQ(ndropped, all);
+    CHECK_EQ(mem.blocks, 0);
+    bool seen[THINGS] = {false};
+    for (unsigned i = 0; i < all; i++) {
+        CHECK(!seen[dropped[i]]);
+        seen[dropped[i]] = true;
+    }
+}
+
+TEST(destructors_wait_for_polls_and_go_one_by_one) {
+    zc_cache *c = open_dropping((zc_desc){.max_entries = 2});
+    zc_view v;
+    int rc;
+    CHECK_EQ(put_thing(c, "a", 0), ZC_OK);
+    CHECK_EQ(put_thing(c, "a", 1), ZC_OK); /* replaced: 0 */
+    CHECK_EQ(zc_del(c, zc_str("a")), ZC_OK);
+    CHECK_EQ(put_thing(c, "b", 2), ZC_OK);
+    CHECK_EQ(zc_get(c, zc_str("b"), &v), ZC_OK);
+    CHECK(v.data == &things[2]);
+    CHECK_EQ(zc_put(c, zc_str("b"), zc_str("bytes"), NULL), ZC_OK); /* 2 is pinned */
+    CHECK_EQ(put_thing(c, "c", 3), ZC_OK);
+    CHECK_EQ(zc_put(c, zc_str("d"), zc_str("1"), NULL), ZC_OK);
+    CHECK_EQ(zc_put(c, zc_str("e"), zc_str("2"), NULL), ZC_OK); /* 3 is evicted */
+    zc_release(c, &v);                                          /* the last hold on 2 */
+    CHECK_EQ(removed[ZC_CAUSE_REPLACED], 2); /* events are told at once */
+    CHECK_EQ(ndropped, 0);
+    while (ndropped < 4) {
+        CHECK(step(c, &rc) <= 1);
+        CHECK_EQ(rc, ZC_MORE);
+    }
+    const unsigned order[] = {0, 1, 3, 2}; /* as they were let go */
+    for (unsigned i = 0; i < 4; i++) CHECK_EQ(dropped[i], order[i]);
+    CHECK_EQ(step(c, &rc), 0);
+    CHECK_EQ(rc, ZC_OK);
+    /* Cleared, expired, invalidated; and what is left goes with the cache. */
+    zc_bytes tag = zc_str("t");
+    zc_put_opts o = {.deps = &tag, .ndeps = 1, .drop = drop_thing, .drop_user = things};
+    CHECK_EQ(put_thing(c, "f", 4), ZC_OK);
+    CHECK_EQ(zc_clear(c), ZC_OK);
+    CHECK_EQ(zc_put(c, zc_str("g"), zc_slice(&things[5], 7), &o), ZC_OK);
+    CHECK_EQ(zc_invalidate(c, tag), ZC_OK);
+    o.ttl = ZC_SECOND;
+    CHECK_EQ(zc_put(c, zc_str("h"), zc_slice(&things[6], 7), &o), ZC_OK);
+    zct_step(&now, 20 * ZC_SECOND);
+    do CHECK(step(c, &rc) <= 1);
+    while (rc == ZC_MORE);
+    CHECK_EQ(ndropped, 7);
+    CHECK_EQ(put_thing(c, "i", 7), ZC_OK);
+    CHECK_EQ(put_thing(c, "i", 8), ZC_OK);
+    CHECK_EQ(ndropped, 7);
+    close_dropping(c, 9);
+}
+
+TEST(destructors_of_fills_wait_as_well) {
+    zc_cache *c = open_dropping((zc_desc){0});
+    zc_view v;
+    zc_fill *fill;
+    int rc;
+    for (unsigned how = 0; how < 4; how++) {
+        CHECK_EQ(zc_flight_begin(c, zc_str("k"), NULL, &v, &fill), ZC_LEAD);
+        CHECK_EQ(zc_fill_object(fill, &things[2 * how], 7, drop_thing, things), ZC_OK);
+        CHECK_EQ(zc_fill_object(fill, &things[2 * how + 1], 7, drop_thing, things), ZC_OK);
+        if (how == 0) zc_flight_abandon(fill, ZC_E_USER);
+        if (how == 1) CHECK_EQ(zc_fill_value(fill, zc_str("bytes")), ZC_OK);
+        if (how == 2) zc_fill_no_store(fill);
+        if (how > 0) CHECK(zc_flight_commit(fill, &v) >= 0);
+        zc_release(c, &v);
+        CHECK_EQ(ndropped, 2 * how);
+        if (how != 3) do CHECK(step(c, &rc) <= 1);
+            while (rc == ZC_MORE);
+        (void)zc_del(c, zc_str("k"));
+    }
+    CHECK_EQ(ndropped, 6);
+    do CHECK(step(c, &rc) <= 1);
+    while (rc == ZC_MORE);
+    CHECK_EQ(ndropped, 8);
+    /* Without memory for its place in the queue an object stays the caller's. */
+    CHECK_EQ(zc_flight_begin(c, zc_str("k"), NULL, &v, &fill), ZC_LEAD);
+    mem.fail_from = mem.count + 1;
+    CHECK_EQ(zc_fill_object(fill, &things[8], 7, drop_thing, things), ZC_E_NOMEM);
+    mem.fail_from = 0;
+    CHECK_EQ(zc_flight_commit(fill, &v), ZC_E_LOADER);
+    close_dropping(c, 8);
+}
+
+TEST(an_object_that_outlives_its_cache_goes_with_its_view) {
+    zc_cache *c = open_dropping((zc_desc){0});
+    zc_view v;
+    CHECK_EQ(put_thing(c, "a", 0), ZC_OK);
+    CHECK_EQ(zc_get(c, zc_str("a"), &v), ZC_OK);
+    zc_close(c);
+    CHECK_EQ(ndropped, 0);
+    polling = true; /* nobody polls any more */
+    zc_release(c, &v);
+    CHECK_EQ(ndropped, 1);
+    CHECK_EQ(mem.blocks, 0);
+}
+
+#ifndef ZOOCACHE_NO_THREADS
+#include <pthread.h>
+
+static pthread_t poller;
+static unsigned strangers, drops_seen;
+static void drop_here(void *user, void *object, size_t size) {
+    (void)user, (void)object, (void)size;
+    if (!pthread_equal(pthread_self(), poller)) strangers++;
+    drops_seen++;
+}
+
+static unsigned working;
+static void *let_go(void *user) {
+    zc_cache *c = (zc_cache *)user;
+    uint64_t random = (uintptr_t)&random;
+    for (unsigned i = 0; i < 3000; i++) {
+        zc_put_opts o = {.drop = drop_here, .ttl = 1 + zc__random(&random) % ZC_MILLISECOND};
+        unsigned key = (unsigned)zc__random(&random) % 64;
+        zc_view v;
+        CHECK_EQ(zc_put(c, zc_slice(&key, sizeof key), zc_slice(things, 1), &o), ZC_OK);
+        if (zc_get(c, zc_slice(&key, sizeof key), &v) >= 0) zc_release(c, &v);
+        if (i % 7 == 0) (void)zc_del(c, zc_slice(&key, sizeof key));
+        if (i % 500 == 0) CHECK_EQ(zc_clear(c), ZC_OK);
+    }
+    __atomic_sub_fetch(&working, 1, __ATOMIC_ACQ_REL);
+    return NULL;
+}
+
+/* Other threads put, evict, delete and release, and one keeps house: none calls a destructor. */
+TEST(destructors_run_in_the_polling_thread_alone) {
+    enum { THREADS = 3 };
+    zc_cache *c;
+    zc_desc d = {.max_entries = 32, .shards = 4, .drop_in_poll = true};
+    pthread_t t[THREADS];
+    zc_stats st;
+    poller = pthread_self();
+    strangers = drops_seen = 0;
+    working = THREADS;
+    REQUIRE(zc_open(&d, &c) == ZC_OK);
+    for (unsigned i = 0; i < THREADS; i++) REQUIRE(pthread_create(&t[i], NULL, let_go, c) == 0);
+    while (__atomic_load_n(&working, __ATOMIC_ACQUIRE)) (void)zc_poll(c, 100);
+    for (unsigned i = 0; i < THREADS; i++) pthread_join(t[i], NULL);
+    zc_stats_read(c, &st);
+    zc_close(c);
+    CHECK_EQ(strangers, 0);
+    CHECK_EQ(drops_seen, st.puts);
+}
+#endif
