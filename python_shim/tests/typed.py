@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from zoocache import Cache, add_deps, cacheable
+from zoocache import Cache, add_deps, cacheable, delete_async, disabled
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -89,7 +89,13 @@ def right() -> None:
     plain(1)
 
 
+def uncached(uid: int) -> str:
+    with disabled():
+        return own(uid)
+
+
 async def awaited() -> None:
+    assert_type(await delete_async("k"), bool)
     assert_type(await coroutine(1), bytes)
     assert_type(await with_async_deps(uid=1), dict[str, int])
     assert_type(await Users().amethod(1), str)

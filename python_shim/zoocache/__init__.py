@@ -30,6 +30,7 @@ from zoocache._default import (
     clear_async,
     configure,
     delete,
+    delete_async,
     get,
     get_async,
     get_many,
@@ -58,7 +59,7 @@ from zoocache._errors import (
     Unserializable,
 )
 from zoocache._functions import Cached, CacheInfo, cacheable
-from zoocache.context import add_deps
+from zoocache.context import add_deps, disabled
 
 __all__ = [
     "BuiltWithout",
@@ -81,6 +82,8 @@ __all__ = [
     "clear_async",
     "configure",
     "delete",
+    "delete_async",
+    "disabled",
     "get",
     "get_async",
     "get_many",

@@ -23,7 +23,7 @@ from zoocache._fills import graph
 from zoocache._functions import cacheable
 from zoocache._policy import Policy
 from zoocache._table import SWEEP_EVERY, Fill, Rules, Table, seconds
-from zoocache.context import ACTIVE, CURRENT, note
+from zoocache.context import ACTIVE, CURRENT, DISABLED, OFF, note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -118,6 +118,9 @@ class Cache:
             raise ValueError("lru_cache_size must be >= 1")
         if max_entries is not None and max_entries < 1:
             raise ValueError("max_entries must be >= 1")
+        self.off = False
+        if "ZOOCACHE_DISABLED" in os.environ:
+            self.heed_the_switch()
         if more or lru_cache_size != 10_000:
             from zoocache._options import check_more
 
@@ -178,6 +181,14 @@ class Cache:
 
             self._telemetry = TelemetryManager()
         return self._telemetry
+
+    def heed_the_switch(self) -> None:
+        """Whether the environment says that it computes everything anew, and stores nothing."""
+        from zoocache._options import switched_off
+
+        self.off = switched_off()
+        if self.off:
+            OFF[ref(self, lambda gone: OFF.pop(gone, None))] = None
 
     def take(self, found: Tier) -> None:
         """What stands behind its tables from now on."""
@@ -283,6 +294,11 @@ class Cache:
             return bool(key.table.drop(key.frozen))
         return self._raw.drop(key)
 
+    async def delete_async(self, key: str) -> bool:
+        """As delete()."""
+        gone: bool = await self._beside(self.delete, key)
+        return gone
+
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The values that there are under these keys; what is asked of a storage is asked in one step."""
         wanted = list(dict.fromkeys(keys))
@@ -310,7 +326,7 @@ class Cache:
         """Calls what may wait for a storage: beside the event loop, if there is one to wait for."""
         if self.shared is None:
             return work(*args)
-        return await self.shared.run(work, *args)
+        return await self.shared.run(copy_context().run, work, *args)
 
     async def get_async(self, key: str) -> Any:
         """As get()."""
@@ -578,6 +594,9 @@ def _fork_child() -> None:
     for gatherer in list(ACTIVE):
         if gatherer not in mine:
             ACTIVE.pop(gatherer, None)
+    for mark in list(OFF):
+        if type(mark) is object and mark is not DISABLED.get():
+            OFF.pop(mark, None)
     for cache in reversed(_forking):
         cache.fork_child(mine)
     _forked()

@@ -30,6 +30,7 @@ __all__ = [
     "clear_async",
     "configure",
     "delete",
+    "delete_async",
     "get",
     "get_async",
     "get_many",
@@ -241,6 +242,11 @@ def set(key: str, value: Any, deps: Iterable[str] = (), ttl: float | None = None
 def delete(key: str) -> bool:
     """Removes a key. Returns whether it was there."""
     return cache().delete(key)
+
+
+async def delete_async(key: str) -> bool:
+    """As delete()."""
+    return await cache().delete_async(key)
 
 
 async def get_async(key: str) -> Any:

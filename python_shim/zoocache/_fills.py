@@ -30,7 +30,7 @@ from zoocache._copies import again, copied
 from zoocache._errors import FlightTimeout, RecursiveFill
 from zoocache._ffi import OK, STALE, Deps
 from zoocache._table import AGAIN, DONE, FAILED, SWEEP_EVERY, Entry, Fill, More, Table, deepcopy, lives, random
-from zoocache.context import ACTIVE, CURRENT, note, tags_of
+from zoocache.context import ACTIVE, CURRENT, OFF, is_off, note, tags_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,6 +159,8 @@ class Filled(Table):
 
     def serve(self, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Its value, if there is one that may be served; else ABSENT."""
+        if OFF and is_off(self.open_cache()):
+            return ABSENT
         cache = self.cache
         if cache is None or not self.quick:
             cache = self.open_cache()
@@ -296,6 +298,8 @@ class Filled(Table):
         """Whether this call is to run the function; else it has its value: found, or of who has run it."""
         _room(_FLEET if self.rules.fleet else _ROOM)
         tries = 0
+        if OFF and is_off(fill.cache):
+            fill.step_aside()
         while not (fill.renews or self.claim(fill)):
             other = self.flights.get(fill.key)
             if other is None:
@@ -368,6 +372,8 @@ class Filled(Table):
         _room(_FLEET if self.rules.fleet else _ROOM)
         tries = 0
         fill.loop = _loop()
+        if OFF and is_off(fill.cache):
+            fill.step_aside()
         while not (fill.renews or self.claim(fill)):
             other = self.flights.get(fill.key)
             if other is None:
@@ -552,7 +558,7 @@ class Filled(Table):
                 cache.telemetry.increment("cache_errors_total", labels={"error_type": "exception"})
             if isinstance(error, _OWN) or not isinstance(error, Exception):
                 return False  # it says nothing about the value: another one leads
-            stale = self.stand_in(fill)
+            stale = None if OFF and is_off(cache) else self.stand_in(fill)
             if stale is None:
                 self.settle_error(fill, error)
                 return False

@@ -20,7 +20,7 @@ from zoocache import _ffi, _tags
 from zoocache._callables import LASTING, check
 from zoocache._errors import StorageIsFull
 from zoocache._ffi import CHANGES, OK, PERIOD, STALE, WANTED, Core, Deps, words
-from zoocache.context import ACTIVE, CURRENT, note
+from zoocache.context import ACTIVE, CURRENT, OFF, is_off, note
 
 TYPE_CHECKING = False  # typing itself is not imported: it takes longer than all of this package
 if TYPE_CHECKING:
@@ -176,6 +176,12 @@ class Fill:
         self.deps: set[str] = set()
         self.outer: Any = CURRENT.get() if ACTIVE else None  # who depends on it as well
 
+    def step_aside(self) -> None:
+        """It is of its caller alone: found nowhere, waited for by nobody, not stored."""
+        self.leading = self.renews = True
+        self.store = False
+        self.name = None
+
     def begin_anew(self) -> None:
         """What it waited for is over: nothing was read yet."""
         self.begin = self.cache.core.seen.value
@@ -302,7 +308,9 @@ class Table:
         cache = self.cache
         if cache is None:
             return False
-        word = words[CHANGES] if self.quick and (entry.more is None or entry.more.error is None) else -1
+        word = words[CHANGES]  # before OFF is looked at: whoever switches off changes it after that
+        if OFF or not self.quick or (entry.more is not None and entry.more.error is not None):
+            word = -1
         until = None
         shared = self.gated
         if shared is not None:
@@ -496,6 +504,8 @@ class Table:
 
     def get(self, key: Any) -> Any:
         """The value under a key, or None."""
+        if OFF and is_off(self.bind()):
+            return None
         entry = self.entries.get(key)
         if entry is None:
             self.absent += 1
@@ -524,6 +534,8 @@ class Table:
 
     def get_many(self, cache: Cache, shared: Shared, keys: list[str]) -> dict[str, Any]:
         """The values that the storage has under these keys: asked in one step."""
+        if OFF and is_off(cache):
+            return {}
         fills = {key: Fill(self, key) for key in keys}
         self.absent += len(keys)
         values = {}
@@ -581,6 +593,9 @@ class Table:
         self.ticks_for(ttl)
         tags = _tags.listed(deps)
         held = cache.deps(tags)
+        if OFF and is_off(cache):
+            self.drop(key)  # what was there is not what it was to be from now on
+            return
         shared = cache.shared
         if shared is not None:
             self.drop(key)

@@ -1,4 +1,4 @@
-"""What is being computed, and what it depends on so far.
+"""What is being computed, and what it depends on so far; and whether caches are switched off here.
 
 The innermost running cached call is kept in a context variable, so nested calls, tasks, and threads that
 are started with a copy of the context find it.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextvars import ContextVar
 
-from zoocache import _tags
+from zoocache import _ffi, _tags
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,13 +16,50 @@ if TYPE_CHECKING:
     from contextvars import Token
     from typing import Any
 
-__all__ = ["DepsTracker", "add_deps", "get_current_deps"]
+__all__ = ["DepsTracker", "add_deps", "disabled", "get_current_deps"]
 
 # Who gathers dependencies here: a running fill, or a DepsTracker. Both have .deps and .done.
 CURRENT: ContextVar[Any] = ContextVar("zoocache", default=None)
 
 # Everything in this process that gathers dependencies. Empty: a hit need not look at CURRENT.
 ACTIVE: dict[Any, None] = {}
+
+# Everything in this process that switches caches off: a mark of each disabled() block that has not ended, and
+# each cache that was made off. Empty: nobody need ask.
+OFF: dict[object, None] = {}
+
+# The mark of the block that this context is in, or was in: once it is not in OFF, the block has ended everywhere.
+DISABLED: ContextVar[object] = ContextVar("zoocache_disabled", default=None)
+
+
+def is_off(cache: Any) -> bool:
+    """Whether the cache computes everything anew here. Ask only if OFF is not empty."""
+    return cache.off or DISABLED.get() in OFF
+
+
+class disabled:
+    """In its block, and in the tasks that are begun there, cached functions compute, and nothing is stored or served.
+
+    get() gives None, and set() takes away what was there. Invalidations are done and told as always. It ends with its
+    block, for all that was begun in it. A hit costs nothing for it: while there is such a block in the process, no
+    entry has the word that lets it pass unseen (see Table.look), and whoever looks asks for the context.
+    """
+
+    def __init__(self) -> None:
+        self._mark: object = None
+
+    def __enter__(self) -> None:
+        if self._mark is not None:
+            raise RuntimeError("zoocache: a disabled() is good for one block at a time; call it again for another")
+        self._mark = mark = object()
+        if DISABLED.get() not in OFF:
+            OFF[mark] = None  # first: from now on no entry gets the word,
+            _ffi.change()  # and now none has it
+            DISABLED.set(mark)
+
+    def __exit__(self, *exc_info: object) -> None:
+        mark, self._mark = self._mark, None
+        OFF.pop(mark, None)
 
 
 def add_deps(deps: Iterable[str]) -> None:

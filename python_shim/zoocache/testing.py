@@ -65,7 +65,7 @@ class Isolated:
 @contextmanager
 def isolated(**settings: Any) -> Iterator[Isolated]:
     """A fresh default cache with a fake clock, and with these settings. Afterwards the settings from before
-    are in place again; the values from before are gone. The environment has no say.
+    are in place again; the values from before are gone. Of the environment, ZOOCACHE_DISABLED alone has a say.
     """
     before = _default.state.config, _default.state.variables
     _default.reset()
