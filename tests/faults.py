@@ -101,8 +101,10 @@ SIMULATION = {
         "int proof = cursor ? ZC_OK : ZC_RETRY;",
     ),
     "neither the nonce nor the replication id is looked at": (
-        "bool same = r->seen[i] == e.nonce;",
-        "bool same = true;",
+        "bool same = r->seen[i] == e.nonce, ours",
+        "bool same = true, ours",
+        "bool other = r->seen_at[i] == e->position + 1 && r->seen[i] != e->nonce;",
+        "bool other = false;",
         "return id.len ? XXH3_64bits(id.ptr, id.len) | 1 : 0;",
         "return id.len ? 1 : 0;",
     ),
@@ -115,7 +117,7 @@ SIMULATION = {
         "*identity = XXH3_64bits(&log, 2 * sizeof log.gen) | 1;",
     ),
     "the run id is not compared": (
-        "if (rc == ZC_OK && r->reader.run != log.run) rc = ZC_RETRY;",
+        "if (rc == ZC_OK && !pool && r->reader.run != log.run) rc = ZC_RETRY;",
         "",
     ),
     "the run id is not in the identity": (
@@ -142,11 +144,11 @@ SIMULATION = {
     "a record's begin is not cut down to the cursor": (
         "*position = *mark < high ? *mark : high;",
         "*position = *mark;",
-        "if (b->untold && b->untold < *begin) *begin = b->untold; /* N3 */",
+        "if (untold && untold < *begin) *begin = untold; /* N3 */",
         "",
     ),
     "records of another log are believed": (
-        "bool ours = b->attached && r->generation == b->identity;",
+        "bool ours = b->attached && r->generation == b->identity && sum >= b->trusted;",
         "bool ours = b->attached;",
     ),
     "a node that joins late does not ask for versions": (
@@ -154,15 +156,15 @@ SIMULATION = {
         "return true;",
     ),
     "an attach flushes nothing": (
-        "uint64_t v = zc__trie_stamp(&c->trie, &root, 1, 0);",
-        "uint64_t v = zc__trie_stamp(&c->trie, &root, 0, 0);",
+        "zc__bus_rebase(b, zc__trie_stamp(&c->trie, &root, 1, 0));",
+        "zc__bus_rebase(b, zc__trie_stamp(&c->trie, &root, 0, 0));",
     ),
     "what is written late passes for the new log's": (
         "return attached && !zc__trie_killer(&c->trie, zc__entry_deps(e), e->ndeps, begin);",
         "return attached;",
     ),
     "records pass while an invalidation here is not told": (
-        "if (b->untold && b->untold < *begin) *begin = b->untold; /* N3 */",
+        "if (untold && untold < *begin) *begin = untold; /* N3 */",
         "",
     ),
     "what is not told is forgotten at an attach": (
@@ -173,6 +175,24 @@ SIMULATION = {
         "        zc__outbox_add(c, tags, n);\n        (void)zc__invalidate_text(c, tags, n);\n"
         "        if (first",
         "        if (first",
+    ),
+    "a record's position is made of a version": (
+        "r->begin = b->cursor;",
+        "uint64_t at = (begin - b->base) >> 16;\n    if (at > b->cursor) at = b->cursor;\n"
+        "    r->begin = at;",
+        "zc__put_le(mark + 8 * i, b->cursors[i], 8);",
+        "zc__put_le(mark + 8 * i, b->logs > 1 && b->cursor - at < ZC__HISTORY"
+        " ? b->history[at % ZC__HISTORY * b->logs + i] : 0, 8);",
+        "return attached && !zc__trie_killer(&c->trie, zc__entry_deps(e), e->ndeps, begin);",
+        "return attached && begin >= zc__bus_local(b, b->base_at);",
+        "if (v != local) zc__bus_rebase(b, v);",
+        "(void)local;",
+    ),
+    "who is behind takes the place of what is newer": (
+        "if (zc__redis_is_attached(r, log) && e->position >= r->seen_at[i]) {",
+        "if (zc__redis_is_attached(r, log)) {",
+        "return !ours ? ZC_RETRY : later ? ZC_MORE : known && same ? ZC_OK : ZC_RETRY;",
+        "(void)later;\n    return !ours || !known ? ZC_MORE : same ? ZC_OK : ZC_RETRY;",
     ),
     "reads wait for half of T": ("wait = t / 3,", "wait = t / 2,"),
     "shards: a mark is taken for the sum of its positions": (

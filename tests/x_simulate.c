@@ -11,8 +11,10 @@
  *
  * Each thread of a node is a coroutine; it gives way wherever the code looks at the clock, talks to
  * the server or runs a loader. Faults: requests and replies lost or late, connections cut,
- * partitions, slow and paused nodes, crashes, clocks an hour off and stepping; a server that hangs,
- * restarts empty or with a lost tail, is flushed, trimmed, loses keys, scripts, or entries before
+ * partitions, slow and paused nodes, crashes, clocks an hour off and stepping; nodes whose versions
+ * are far ahead of the log, nodes that are some hundred entries behind when two of their threads
+ * invalidate, logs whose positions are near 2^16, 2^32, 2^47 and 2^64; hooks that use the cache; a
+ * server that is slow, hangs, restarts empty or with a lost tail, is flushed, trimmed, loses keys, scripts, or entries before
  * all have heard them; a replica promoted with a lost tail while the old master still answers, and
  * its return. */
 #define _GNU_SOURCE
@@ -110,7 +112,7 @@ typedef struct conn {
 
 typedef struct server {
     sr_db db;
-    uint64_t run, line, incarnation, hung_until; /* line: its replication id */
+    uint64_t run, line, incarnation, hung_until, slow_until; /* line: its replication id */
     bool up, master, superseded; /* superseded: another one was promoted, and it does not know */
     bool scripts[ZC__REDIS_SCRIPTS];
     uint64_t offset, applied; /* writes executed; writes of the master applied */
@@ -125,7 +127,8 @@ typedef struct repl { /* a write on its way to the other server, or to the disk 
 
 typedef enum event_kind { EV_EXEC, EV_ACTION } event_kind;
 typedef enum action {
-    A_FAULT, A_HEAL, A_UP, A_PROMOTE, A_VIEW, A_REJOIN, A_FAILBACK, A_DELETE,
+    A_FAULT, A_HEAL, A_UP, A_PROMOTE, A_VIEW, A_REJOIN, A_FAILBACK, A_DELETE, A_CROWD, A_RUSH,
+    A_SILENCE,
 } action;
 
 typedef struct event {
@@ -179,7 +182,9 @@ typedef struct node {
     bool bus_only, write_behind;
     size_t max_entries;
     uint64_t idle; /* the pause between its steps */
-    int depth;     /* loaders that are running */
+    unsigned must; /* so many of its next steps invalidate */
+    bool hooked;   /* its event hook uses the cache */
+    int depth;     /* loaders, and hooks, that are running */
     flight flights[FLIGHTS];
     uint64_t last_poll;
 } node;
@@ -215,6 +220,8 @@ typedef struct world {
     uint64_t hush_until; /* nobody invalidates */
     bool vandal; /* entries are deleted soon after they are there */
     bool wakes_break; /* io_wake costs the connection */
+    bool crowds;      /* no faults, but now and then hundreds of entries at once */
+    bool leads;       /* versions get ahead of the log */
     unsigned shards;
     uint64_t log_length, max_tags;
     /* The truth. */
@@ -598,7 +605,7 @@ static void exec_one(server *s, conn *c, sr_cmd *cmd, sr_out *o) {
 static uint64_t delay(const node *n) {
     uint64_t d = between(20, 400) * US;
     if (w->faults && chance(30)) d += between(1, 20) * MS;
-    if (n->slow_until > w->now) d += between(1, 80) * MS;
+    if (n->slow_until > w->now) d += w->crowds ? below(w->t / 4) : between(1, 80) * MS;
     return d;
 }
 
@@ -635,6 +642,8 @@ static uint64_t arrival(conn *c, uint64_t *last) {
         if (c->broken != UINT64_MAX) return UINT64_MAX;
         at = cut + delay(n);
     }
+    if (c->server != SENTINEL && w->servers[c->server].slow_until > w->now)
+        at += between(w->timeout / 4, 2 * w->timeout);
     if (at < *last) at = *last;
     return *last = at;
 }
@@ -1264,11 +1273,23 @@ static void poll_node(node *n) {
     look_at_pending(n);
 }
 
+/* As by so many invalidations of its own that the log has them as one entry. */
+static void get_ahead(node *n) {
+    uint64_t by = chance(500) ? between(65534, 65538) : below(UINT64_C(1) << 22);
+    trace(n, "gets ahead by %" PRIu64 " versions", by);
+    (void)zc__trie_stamp(&n->c->trie, NULL, 0, zc__seen(&n->c->trie) + by);
+}
+
 static void step(node *n, bool first) {
     int key = (int)below(KEYS);
     uint64_t dice = below(1000);
     w->ops++;
-    if (w->now - n->last_poll > w->t / 4 && chance(700)) poll_node(n);
+    if (n->must && w->writing) {
+        n->must--;
+        invalidate(n);
+    } else if (w->leads && chance(30)) {
+        get_ahead(n);
+    } else if (w->now - n->last_poll > w->t / 4 && chance(700)) poll_node(n);
     else if (dice < 220) get(n, key);
     else if (dice < 300) get_many(n);
     else if (dice < 560) fetch(n, key, NULL, NULL);
@@ -1291,6 +1312,17 @@ static void say(void *user, zc_log_level level, const char *message) {
     trace((const node *)user, "log: %s", message);
 }
 
+/* What a site's hook may do, who hears of an invalidation. */
+static void on_event(void *user, const zc_event *event) {
+    node *n = (node *)user;
+    char text[512];
+    size_t len;
+    if (event->kind != ZC_EVENT_INVALIDATED || !n->c || n->depth || n->dead || !chance(300)) return;
+    n->depth++;
+    (void)zc_get_copy(n->c, key_of((int)below(KEYS)), text, sizeof text, &len);
+    n->depth--;
+}
+
 static void start(node *n) {
     zc_redis_desc d;
     zc_desc desc;
@@ -1311,6 +1343,8 @@ static void start(node *n) {
     d.io = io;
     d.clock = desc.clock = clock;
     desc.log = log;
+    zc_events events = {1, ZC_EVENT_INVALIDATED, on_event, n};
+    if (n->hooked) desc.events = events;
     desc.no_thread = !n->threads;
     desc.shards = 1;
     desc.seed = rnd() | 1;
@@ -1606,6 +1640,55 @@ static const char *key_of_shard(char key[16], const char *name) {
     return key_in_shard(key, (unsigned)below(w->shards), name);
 }
 
+/* Somebody else appends so many entries at once to the log of a shard. */
+static void append_many(unsigned shard, unsigned count) {
+    server *s = &w->servers[w->master];
+    sr_log *l = &s->db.shards[shard];
+    char key[3][16], gen[24], length[24];
+    snprintf(gen, sizeof gen, "%" PRIu64, sr_hget(&l->tags[0], "\0g", 2, 0));
+    snprintf(length, sizeof length, "%" PRIu64, w->log_length ? w->log_length : 100000);
+    const char *arg[] = {"EVAL", "", "3", key_in_shard(key[0], shard, "log"),
+                         key_in_shard(key[1], shard, "tags"), key_in_shard(key[2], shard, "tags2"),
+                         gen, "", "0", "\4\0bulk", length, "100000", "bulk"};
+    enum { ARGS = sizeof arg / sizeof arg[0] };
+    size_t len[ARGS];
+    trace(NULL, "%u entries at once in shard %u", count, shard);
+    for (unsigned i = 0; i < count && s->up && l->has_log; i++) {
+        char nonce[24];
+        snprintf(nonce, sizeof nonce, "bulk.%" PRIu64, ++w->seq);
+        arg[7] = nonce;
+        for (int k = 0; k < ARGS; k++) len[k] = k == 9 ? 6 : strlen(arg[k]);
+        sr_cmd *cmd = sr_cmd_new(ARGS, arg, len);
+        sr_out o = {NULL, 0, 0};
+        sr_exec(&s->db, w->now, cmd, ZC__APPEND, &o);
+        replicate(s, cmd, ZC__APPEND);
+        sr_cmd_free(cmd);
+        free(o.ptr);
+    }
+    unblock(w->master);
+}
+
+/* A node's messages take long; meanwhile its threads invalidate, and hundreds of others do. Then
+ * nobody does, and all must have heard everything. */
+static void crowd(void) {
+    node *n = &w->nodes[below((uint64_t)w->nnodes)];
+    n->slow_until = w->now + w->t / 4;
+    n->must = (unsigned)between(1, 3);
+    later(below(w->t / 8), A_RUSH, (int)below(w->shards), (int)between(200, 900));
+    later(3 * w->t, A_SILENCE, 0, 0);
+    later(5 * w->t, A_CROWD, 0, 0);
+}
+
+static void nobody_is_silent(void) {
+    for (int i = 0; i < w->nnodes; i++) {
+        node *n = &w->nodes[i];
+        zc_stats st;
+        if (!n->c || n->closing || !n->threads) continue;
+        zc_stats_read(n->c, &st);
+        if (st.bus_age > w->t) fail("node %c is silent, although all is well", 'A' + n->id);
+    }
+}
+
 static void fault(void) {
     node *n = &w->nodes[below((uint64_t)w->nnodes)];
     server *s = &w->servers[w->master];
@@ -1634,6 +1717,11 @@ static void fault(void) {
         break;
     case 7: crash(n); break;
     case 8:
+        if (chance(500)) {
+            s->slow_until = w->now + below(3 * w->t);
+            trace(NULL, "server %d is slow", w->master);
+            break;
+        }
         s->hung_until = w->now + below(2 * w->t);
         trace(NULL, "server %d hangs for %.1f ms", w->master, (double)(s->hung_until - w->now) / 1e6);
         break;
@@ -1666,6 +1754,7 @@ static void heal(void) {
     trace(NULL, "the faults end");
     w->faults = false;
     w->writing = false;
+    w->servers[0].slow_until = w->servers[1].slow_until = 0;
     for (int i = 0; i < w->nnodes; i++) {
         node *n = &w->nodes[i];
         n->cut_until[0] = n->cut_until[1] = n->slow_until = 0;
@@ -1697,10 +1786,39 @@ static void act(const event *e) {
         w->hush_until = w->now + 3 * w->t;
         break;
     case A_FAILBACK: failback(e->a); break;
+    case A_CROWD:
+        if (w->writing) crowd();
+        break;
+    case A_RUSH:
+        append_many((unsigned)e->a, (unsigned)e->b);
+        w->hush_until = w->now + 4 * w->t;
+        break;
+    case A_SILENCE:
+        if (w->writing) nobody_is_silent();
+        break;
     }
 }
 
 /* ---- one seed ---- */
+
+/* The logs are old already: their positions are where arithmetic might have its edges. */
+static void old_logs(void) {
+    static const uint64_t edges[] = {65536, UINT64_C(1) << 32, (UINT64_C(1) << 47) - 4000,
+                                     (UINT64_C(1) << 47) + 8, UINT64_C(1) << 63, UINT64_MAX - 16};
+    for (unsigned i = 0; i < w->shards; i++) {
+        sr_log *l = &w->servers[0].db.shards[i];
+        const char *const part[3] = {"old", "0", ""};
+        const size_t len[3] = {3, 1, 0};
+        uint64_t gen = ((rnd() >> 2 | 16) & ~UINT64_C(15)) | (w->shards - 1);
+        uint64_t position = edges[below(6)] - below(8);
+        sr_xadd(l, gen, position, part, len, SIZE_MAX);
+        sr_hset(&l->tags[0], "\0g", 2, gen);
+        sr_hset(&l->tags[0], "\0n", 2, position);
+        sr_hset(&l->tags[0], "\0f", 2, position);
+        sr_hset(&l->tags[0], "\0s", 2, position);
+    }
+    resync();
+}
 
 static void profile(void) {
     static const uint64_t ts[] = {40, 100, 200};
@@ -1709,7 +1827,9 @@ static void profile(void) {
     w->sentinel = w->replicas && chance(400);
     w->kills_on_demotion = w->sentinel || chance(200);
     w->fsync_always = !w->replicas && chance(200);
-    w->calm = chance(80);
+    w->crowds = chance(60);
+    w->leads = chance(200);
+    w->calm = w->crowds || chance(80);
     w->vandal = chance(250);
     w->wakes_break = chance(200);
     w->t = ts[below(3)] * MS;
@@ -1718,7 +1838,7 @@ static void profile(void) {
     w->lag = chance(500) ? 5 * MS : between(5, 300) * MS;
     w->loss = w->calm ? 0 : (unsigned)below(20);
     w->fault_gap = between(w->t / 8, 3 * w->t);
-    w->log_length = chance(300) ? between(2, 20) : 0;
+    w->log_length = !w->crowds && chance(300) ? between(2, 20) : 0;
     w->max_tags = chance(300) ? between(2, 16) : 0;
     w->shards = chance(500) ? 1 : (unsigned)between(2, SR_SHARDS);
     w->end = between(6, 14) * w->t;
@@ -1738,6 +1858,7 @@ static void profile(void) {
     w->servers[0].master = true;
     w->linked = w->follows = true;
     w->repl_tail = &w->repl;
+    if (chance(150)) old_logs();
 }
 
 static void node_begins(node *n, int id) {
@@ -1752,7 +1873,8 @@ static void node_begins(node *n, int id) {
     n->write_behind = chance(200);
     n->max_entries = chance(500) ? 4 : chance(500) ? 8 : 0;
     n->idle = between(w->t / 100, w->t / 12);
-    n->threads = chance(500);
+    n->threads = w->crowds || chance(500);
+    n->hooked = chance(200);
     fiber_new(n, node_main, n);
     if (n->threads) fiber_new(n, helper_main, n);
 }
@@ -1810,6 +1932,7 @@ static bool simulate(uint64_t seed, bool verbose, totals *t, uint64_t *digest) {
           w->replicas ? "replicas" : "one server");
     later(w->fault_gap, A_FAULT, 0, 0);
     later(w->end - w->t, A_HEAL, 0, 0);
+    if (w->crowds) later(w->t / 2, A_CROWD, 0, 0);
     run();
     clean_up();
     *digest = w->digest;
