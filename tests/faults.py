@@ -29,7 +29,7 @@ LINEAR = {
     ),
     "a follower gets what was overtaken before it joined": ("? t->unfenced ||", "? true ||"),
     "two lead at once": (
-        "st->f = s->nflights ? zc__flight_find(s, st->hash, st->key) : NULL;",
+        "st->f = s->flights.count ? zc__flight_find(s, st->hash, st->key) : NULL;",
         "st->f = NULL;",
     ),
     "a version is published before it is in its node": (
