@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from zoocache import Cache, add_deps, cacheable, delete_async, disabled
+from zoocache import Cache, add_deps, cacheable, delete_async, disabled, presets
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -71,7 +71,35 @@ def own_bare(uid: int) -> str:
     return str(uid)
 
 
+@presets.minimal
+def by_preset(uid: int, *, upper: bool = False) -> list[str]:
+    return [str(uid)]
+
+
+@presets.production(ttl=60, deps=lambda uid: [f"user:{uid}"], cache=cache)
+async def by_preset_too(uid: int) -> bytes:
+    return bytes(uid)
+
+
+house = presets.dev.but(ttl=30, namespace="api", cache=cache)
+
+
+class Shop:
+    @house
+    def price(self, uid: int) -> float:
+        return float(uid)
+
+    @house(ttl=5)
+    async def stock(self, uid: int) -> int:
+        return uid
+
+
 def right() -> None:
+    assert_type(by_preset(1, upper=True), list[str])
+    assert_type(by_preset.refresh(1), list[str])
+    assert_type(by_preset.key(uid=1), str)
+    assert_type(Shop().price(1), float)
+    assert_type(house, presets.Preset)
     assert_type(bare(1), list[str])
     assert_type(bare(uid=1, name="x"), list[str])
     assert_type(called(1, upper=True), str)
@@ -99,6 +127,8 @@ async def awaited() -> None:
     assert_type(await coroutine(1), bytes)
     assert_type(await with_async_deps(uid=1), dict[str, int])
     assert_type(await Users().amethod(1), str)
+    assert_type(await by_preset_too(1), bytes)
+    assert_type(await Shop().stock(1), int)
     started: Coroutine[Any, Any, bytes] = coroutine(1)
     await started
 
@@ -109,6 +139,13 @@ def wrong() -> None:
     called(1, True)  # type: ignore[call-arg]
     bare.key("1")  # type: ignore[arg-type]
     bare.refresh(1, nme="x")  # type: ignore[call-arg]
+    by_preset("1")  # type: ignore[arg-type]
+    by_preset(1, True)  # type: ignore[call-arg]
+    Shop().price("1")  # type: ignore[arg-type]
+    presets.minimal(ttl="soon")  # type: ignore[call-overload]
+    presets.minimal(lifetime=1)  # type: ignore[call-overload]
+    presets.minimal.but(lifetime=1)  # type: ignore[call-arg]
+    presets.minimal.but(ttl="soon")  # type: ignore[arg-type]
     own("1")  # type: ignore[arg-type]
     Users().method("1")  # type: ignore[arg-type]
     cacheable(ttl="soon")  # type: ignore[call-overload]

@@ -16,7 +16,7 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _table
     _fills
     _functions
-    _cache
+    _cache  presets
     _default
     _zoocache  testing
     core  _pytest
