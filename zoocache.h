@@ -3362,7 +3362,8 @@ static const char *zc__trie_check(zc__trie *t) {
  *               homes there, in their order: the entries whose home in the old table is the next
  *               one. So it is known of every key in which of both it is. The larger one is cleared
  *               as the homes go over, never at once: that, and the page faults, would take longer
- *               than all else. Housekeeping moves homes before it sweeps.
+ *               than all else. Housekeeping moves homes before it sweeps. A table that is full to
+ *               less than an eighth becomes smaller in the same way.
  *   Life        `refs` counts the owner (the table) and the pins. The owner's reference is dropped
  *               exactly once, by zc__entry_drop(), never with a lock held; whoever drops the last
  *               reference runs the object's destructor and frees; with drop_in_poll it puts the
@@ -3518,6 +3519,7 @@ typedef struct zc__shard {
     uint64_t hits, hits_stale, misses_absent; /* what a look-up needs ends here: one line */
     uint64_t misses_expired, misses_invalidated, puts;
     uint32_t ready;       /* buckets of `table` that were cleared; the rest is as it was found */
+    uint32_t shrink_below; /* with fewer entries it is too large */
     uint32_t count;
     size_t bytes, cost;   /* of its entries: memory, and as counted against the limit */
     size_t cleared_cost;  /* of these: of what zc_clear() has killed */
@@ -3826,17 +3828,18 @@ static inline void zc__bucket_prefetch(const zc__shard *s, uint64_t hash) {
     ZC__PREFETCH((const void *)(buckets + home * sizeof(zc__bucket)));
 }
 
-/* ---- growth ---- */
+/* ---- growing and shrinking ---- */
 
 /* Begins to move into a table of n buckets, of which nothing is cleared yet; a first one is at
  * once. */
-static bool zc__table_grow(zc_cache *c, zc__shard *s, uint32_t n) {
+static bool zc__table_resize(zc_cache *c, zc__shard *s, uint32_t n) {
     zc__bucket *to = (zc__bucket *)zc__alloc(&c->mem, n * sizeof *to);
     if (!to) return false;
     s->old = s->table;
     s->table.count = s->moved = s->ready = s->cursor = 0;
     zc__store_rlx(&s->table.buckets, to); /* see zc__bucket_prefetch() */
     zc__store_rlx(&s->table.nbuckets, n);
+    s->shrink_below = c->mem.arena || n <= 64 ? 0 : n - n / 8;
     if (!s->old.nbuckets) zc__table_clear(s, n);
     return true;
 }
@@ -3866,11 +3869,18 @@ static void zc__table_free(zc_cache *c, zc__table *t) {
     memset(t, 0, sizeof *t);
 }
 
-/* Goes on with the growth under way: moves a few homes. */
+/* Goes on with the move under way: a few homes. */
 static void zc__table_move(zc_cache *c, zc__shard *s) {
     for (unsigned n = 0; n < ZC__MOVES && s->moved < s->old.nbuckets; n++)
         zc__table_move_home(c, s);
     if (s->moved == s->old.nbuckets) zc__table_free(c, &s->old);
+}
+
+/* A table that is full to less than an eighth becomes smaller. Not by more than an eighth at once:
+ * what is put while the homes move, four with each put, must find room. Without memory it stays. */
+static void zc__table_shrink(zc_cache *c, zc__shard *s) {
+    uint32_t least = s->table.nbuckets / 8, n = s->count / ZC__SLOTS * 2 + 2;
+    if (!zc__table_resize(c, s, n > least ? n : least)) s->shrink_below = 0;
 }
 
 /* Room for one entry more: true if there is, after growing if that is due. At worst the table fills
@@ -3880,7 +3890,7 @@ static bool zc__table_reserve(zc_cache *c, zc__shard *s, uint64_t hash) {
     bool grows = s->old.nbuckets != 0;
     if (ZC__UNLIKELY(!grows && (uint64_t)s->count * 7 >= (uint64_t)n * ZC__SLOTS * 6))
         grows = !zc__load_rlx(&c->closed) &&
-                zc__table_grow(c, s, n < 2 ? 2 : n + n / 2 + 1);
+                zc__table_resize(c, s, n < 2 ? 2 : n + n / 2 + 1);
     if (ZC__UNLIKELY(grows)) zc__table_move(c, s);
     const zc__table *t = zc__table_of(s, hash);
     return t->count + 1 < (uint64_t)t->nbuckets * ZC__SLOTS;
@@ -4569,9 +4579,9 @@ static bool zc__relieve_block(zc_cache *c) {
     return found;
 }
 
-/* What comes before sweeping: growth, and freeing what was cleared. */
+/* What comes before sweeping: growing, shrinking, and freeing what was cleared. */
 static bool zc__shard_untidy(const zc__shard *s) {
-    return s->old.nbuckets || s->policy.queue[ZC__CLEARED].oldest;
+    return s->old.nbuckets || s->policy.queue[ZC__CLEARED].oldest || s->count < s->shrink_below;
 }
 static void zc__shard_tidy(zc_cache *c, zc__shard *s, uint32_t entries, zc__entry **garbage) {
     zc__queue *q = &s->policy.queue[ZC__CLEARED];
@@ -4579,6 +4589,7 @@ static void zc__shard_tidy(zc_cache *c, zc__shard *s, uint32_t entries, zc__entr
     for (; entries && q->oldest; entries--)
         zc__shard_remove(c, s, q->oldest, zc__entry_hash(c, q->oldest), ZC_CAUSE_INVALIDATED,
                          garbage);
+    if (!s->old.nbuckets && !q->oldest && s->count < s->shrink_below) zc__table_shrink(c, s);
 }
 
 /* Moves an entry of the table to where memory is dense, if it is not there and nobody has it
@@ -8428,7 +8439,7 @@ static bool zc__shard_reserve(zc_cache *c, zc__shard *s) {
     uint64_t n = c->entries.max == SIZE_MAX || s->policy.cap > share ? share : s->policy.cap;
     if (c->entries.max == SIZE_MAX) zc__policy_resize(c, &s->policy, n ? n : 1);
     zc__ghosts_make(c, &s->policy);
-    return zc__table_grow(c, s, (uint32_t)(n / 5 + 2));
+    return zc__table_resize(c, s, (uint32_t)(n / 5 + 2));
 }
 
 /* All shards, or as many as could be made. */

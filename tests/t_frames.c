@@ -111,6 +111,81 @@ TEST(housekeeping_ends_a_growth) {
     close_sound(c);
 }
 
+static void del(zc_cache *c, unsigned i) {
+    CHECK_EQ(zc_del(c, zc_slice(&i, sizeof i)), ZC_OK);
+}
+
+/* Deletes all of n but one in `each`. */
+static void thin_out(zc_cache *c, unsigned n, unsigned each) {
+    for (unsigned i = 0; i < n; i++)
+        if (i % each) del(c, i);
+}
+
+TEST(a_table_that_is_nearly_empty_shrinks_in_the_same_steps) {
+    enum { N = 20000, EACH = 200 };
+    zc_cache *c = open_with((zc_desc){0});
+    zc__shard *s = &c->shards[0];
+    zc_stats st;
+    unsigned more = N, steps = 0;
+    for (unsigned i = 0; i < N; i++) CHECK_EQ(put(c, i), ZC_OK);
+    poll_all(c);
+    uint32_t large = s->table.nbuckets;
+    thin_out(c, N, EACH);
+    for (uint32_t moved = 0; zc_poll(c, 0) == ZC_MORE; moved = s->old.nbuckets ? s->moved : 0) {
+        if (s->old.nbuckets) CHECK(s->moved <= moved + ZC__MOVES);
+        CHECK(has(c, (unsigned)zct_below(N / EACH) * EACH));
+        if (steps % 16 == 0) CHECK_EQ(put(c, more++), ZC_OK);
+        if (steps % 64 == 0) CHECK_EQ(zc_check(c), ZC_OK);
+        if (!CHECK(steps++ < 2 * N)) break;
+    }
+    CHECK(steps > large / ZC__MOVES);
+    CHECK(s->table.nbuckets < large / 8 && !s->old.nbuckets);
+    for (unsigned i = 0; i < N; i += EACH) CHECK(has(c, i));
+    for (unsigned i = N; i < more; i++) CHECK(has(c, i));
+    zc_stats_read(c, &st);
+    CHECK_EQ(st.memory, mem.bytes);
+    CHECK_EQ(zc_poll(c, 0), ZC_OK); /* and stays as it is */
+    close_sound(c);
+}
+
+TEST(puts_that_come_while_a_table_shrinks_find_room) {
+    enum { N = 20000 };
+    zc_cache *c = open_with((zc_desc){0});
+    zc__shard *s = &c->shards[0];
+    for (unsigned i = 0; i < N; i++) CHECK_EQ(put(c, i), ZC_OK);
+    poll_all(c);
+    uint32_t large = s->table.nbuckets;
+    thin_out(c, N, 10000);
+    while (!s->old.nbuckets) CHECK_EQ(zc_poll(c, 0), ZC_MORE);
+    CHECK_EQ(s->table.nbuckets, large / 8);
+    for (unsigned i = N; i < 3 * N; i++) REQUIRE(put(c, i) == ZC_OK);
+    CHECK_EQ(zc_check(c), ZC_OK);
+    for (unsigned i = N; i < 3 * N; i++) CHECK(has(c, i));
+    close_sound(c);
+}
+
+TEST(without_memory_a_table_stays_large) {
+    enum { N = 20000 };
+    static char block[4 << 20];
+    zc_cache *c = open_with((zc_desc){0});
+    for (unsigned i = 0; i < N; i++) CHECK_EQ(put(c, i), ZC_OK);
+    poll_all(c);
+    thin_out(c, N, 10000);
+    mem.count = 0;
+    mem.fail_from = 1;
+    poll_all(c); /* and does not try for ever */
+    CHECK(has(c, 0) && has(c, 10000));
+    mem.fail_from = 0;
+    close_sound(c);
+    /* A fixed block has its table from the start. */
+    c = open_with((zc_desc){.block = block, .block_size = sizeof block});
+    uint32_t n = c->shards[0].table.nbuckets;
+    CHECK_EQ(put(c, 1), ZC_OK);
+    poll_all(c);
+    CHECK_EQ(c->shards[0].table.nbuckets, n);
+    close_sound(c);
+}
+
 /* Deleting, replacing, expiring and sweeping while a table grows; against a plain array. */
 TEST(anything_may_happen_during_a_growth) {
     enum { KEYS = 3001 };
