@@ -750,7 +750,8 @@ typedef struct zc_fetch_opts {
     zc_put_opts put;           /* how to store the value; the loader may add to it and change it */
     zc_fill *parent;           /* the fill that this fetch is part of: it inherits dependencies,
                                   unless it ends before */
-    uint64_t wait_timeout;     /* 0: no limit but the leader's lease. ZC_E_TIMEOUT past it */
+    uint64_t wait_timeout;     /* 0: no limit but the leader's lease. ZC_E_TIMEOUT past it; also
+                                  for a leader of another node (`fleet`) */
     uint64_t flight_timeout;   /* 0: zc_desc.flight_timeout. The lease, if this caller leads */
     double early_refresh;      /* 0: off. XFetch's beta (Vattani et al. 2015); 1 is usual */
     bool promote;              /* a leader's failure is not passed on: one follower tries again */
@@ -3512,6 +3513,10 @@ typedef struct zc__policy {
 
 typedef struct zc__writer zc__writer; /* >>store */
 
+typedef struct zc__jobs { /* refreshes to run; see >>cache */
+    zc_fill *first, *last;
+} zc__jobs;
+
 typedef struct zc__shard {
     zc__spin lock;
     uint32_t moved;       /* homes of `old` whose entries are in `table` */
@@ -3625,11 +3630,11 @@ struct zc_cache {
     zc_shared64 store_pause, store_retry;
     zc__spin behind_lock;
     uint32_t behind_at, behind_end; /* [behind_lock] from where to where; they only grow */
-    zc__entry **behind;             /* [behind_lock] a ring of ZC__BEHIND; NULL: taken out */
+    zc__entry **behind;             /* [behind_lock] a ring of ZC__BEHIND; see there */
     zc__bus bus;
     /* >>flight: refreshes to run, and who waits for whom */
     zc__spin jobs_lock, graph_lock, drops_lock;
-    zc_fill *jobs, *jobs_tail;
+    zc__jobs jobs, held; /* held: those that wait for another node */
     zc__entry *drops, *drops_tail; /* [drops_lock] of objects that wait for their destructor */
     uint32_t sweep_shard, lease_shard; /* where housekeeping goes on [house] */
     zc__spin house;
@@ -5626,6 +5631,7 @@ struct zc_fill {
     bool promote, serve_invalidated;
     bool has_value, absent, no_store, from_store;
     bool fleet;     /* the loader is to run in one node only */
+    uint64_t due;   /* of a refresh that waits for another node: when to look again; 0: none */
     bool asked;     /* the storage had nothing, or could not be asked: a write replaces nothing */
     bool unsaved;   /* no record is written: another node has taken over, or the storage is slow */
     int dep_error; /* a dependency is missing: the value must not be stored */
@@ -6275,8 +6281,9 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               forgotten by who deletes or writes the key before that; zc_clear() forgets all.
  *               Nothing comes back, and at no moment is an older record read.
  *   Fleet       Before a loader runs, the key is locked in the storage; who does not get the lock
- *               looks for the other's record until the lock is free. Only saves work: what is
- *               stored is judged by the rule all the same.
+ *               looks for the other's record until the lock is free, or wait_timeout is over: then
+ *               it hands its flight over. A refresh does not wait: it is put aside, and looks
+ *               again. Only saves work: what is stored is judged by the rule all the same.
  *   With a bus  Records carry positions of its log, and are judged by >>bus.
  *   Copies      If it can be peeked at, so that a read of the storage costs little, most of the
  *               values that the full table does not have are copied from the record to the caller
@@ -6612,7 +6619,7 @@ static int zc__store_accept(zc_fill *t, const zc_record *r, zc__buf *read) {
     uint64_t now_ms = zc__wall_ms(c), begin;
     uint64_t left = zc__left(r->expires_ms, now_ms), soft = zc__left(r->soft_ms, now_ms);
     int rc = ZC_OK;
-    if (left == 0) return ZC_MISS;
+    if (left == 0 || (t->due && soft == 0)) return ZC_MISS; /* a refresh wants a newer one */
     for (size_t i = 0; i < r->ndeps && rc == ZC_OK; i++) rc = zc__fill_add_text(t, r->deps[i]);
     if (rc != ZC_OK) return rc == ZC_E_NOMEM ? ZC_MISS : ZC_E_CORRUPT;
     rc = zc__store_judge(c, r, t->deps, t->ndeps, &begin);
@@ -7093,34 +7100,39 @@ static bool zc__behind_write(zc_cache *c) {
 
 /* ---- one loader in the fleet ---- */
 
-/* Locks the ticket's key in the storage, or waits until the other's record is there: true, and the
- * ticket has its value. */
-static bool zc__fleet_lock(zc_fill *t, uint64_t *token) {
+#define ZC__FLEET_PAUSE (50 * ZC_MILLISECOND) /* between looks for another node's record */
+
+/* Locks the ticket's key in the storage, or waits until the other's record is there, or until
+ * `until`. ZC_OK: the ticket has its value; ZC_MISS: the loader is to run; ZC_E_TIMEOUT. */
+static int zc__fleet_lock(zc_fill *t, uint64_t until, uint64_t *token) {
     zc_cache *c = t->cache;
     const zc_store *st = &c->desc.store;
     zc_bytes key = zc__flight_key(t->flight);
     uint64_t pause = 2 * ZC_MILLISECOND, random = c->seed ^ t->started;
     *token = 0;
-    if (!zc__has_store(c) || !st->lock) return false;
+    if (!zc__has_store(c) || !st->lock || t->unsaved) return ZC_MISS;
     for (uint32_t episode; zc__store_up(c, &episode);) {
         uint64_t now = zc__mono(&c->clock);
-        if (now >= t->flight->lease) return false;
+        if (now >= t->flight->lease) return ZC_MISS;
         int rc = zc__store_told(c, episode, st->lock(st->user, key, t->flight->lease - now, token));
         if (rc != ZC_OK) *token = 0;
         if (rc < 0) zc__store_fault(c, key, rc);
+        t->unsaved = t->unsaved || zc__store_was_slow(rc);
         if (rc == ZC_OK) { /* the flight outlives its ticket: it has the key */
             zc__spin_lock(&t->flight->shard->lock);
             t->flight->link.refs++;
             zc__spin_unlock(&t->flight->shard->lock);
         }
-        if (rc != ZC_MISS || !ZC__CAN_SLEEP) return false;
+        if (rc != ZC_MISS || (until && !ZC__CAN_SLEEP)) return ZC_MISS;
+        if ((now = zc__mono(&c->clock)) >= until) return ZC_E_TIMEOUT;
+        uint64_t nap = pause / 2 + zc__random(&random) % (pause / 2);
         zc__monitor_lock(&t->flight->monitor);
-        zc__monitor_sleep(&t->flight->monitor, pause / 2 + zc__random(&random) % (pause / 2));
+        zc__monitor_sleep(&t->flight->monitor, nap < until - now ? nap : until - now);
         zc__monitor_unlock(&t->flight->monitor);
-        if (pause < 50 * ZC_MILLISECOND) pause *= 2;
-        if (zc__store_load(t) == ZC_OK) return true;
+        if (pause < ZC__FLEET_PAUSE) pause *= 2;
+        if (zc__store_load(t) == ZC_OK) return ZC_OK;
     }
-    return false;
+    return ZC_MISS;
 }
 
 /* Who lost the lock to another, because its lease was over, does not write over the other's. */
@@ -7150,10 +7162,10 @@ static inline void zc__behind_end(zc_cache *c) { (void)c; }
 static inline bool zc__behind_add(zc_cache *c, zc__entry *e) { (void)c; (void)e; return false; }
 static inline void zc__behind_forget(zc_cache *c, const zc_bytes *key) { (void)c; (void)key; }
 static inline bool zc__behind_write(zc_cache *c) { (void)c; return false; }
-static inline bool zc__fleet_lock(zc_fill *t, uint64_t *token) {
-    (void)t;
+static inline int zc__fleet_lock(zc_fill *t, uint64_t until, uint64_t *token) {
+    (void)t; (void)until;
     *token = 0;
-    return false;
+    return ZC_MISS;
 }
 static inline void zc__fleet_check(zc_fill *t, uint64_t token) { (void)t; (void)token; }
 static inline void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
@@ -7773,15 +7785,20 @@ static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *
 }
 
 /* Runs a leader's flight to its end; consumes the ticket. The value of a flight that could not
- * store it is good for this caller all the same. */
-static int zc__lead(zc_fill *t, zc_loader loader, void *user, bool refresh, zc_view *view) {
+ * store it is good for this caller all the same. Who cannot wait any longer, past `until`, for
+ * another node's value, hands over: ZC_E_TIMEOUT; a refresh never waits, and keeps its ticket. */
+static int zc__lead(zc_fill *t, zc_loader loader, void *user, uint64_t until, bool refresh,
+                    zc_view *view) {
     zc_cache *c = t->cache;
-    t->asked = !refresh && zc__has_store(c);
+    t->asked = zc__has_store(c) && (!refresh || t->due);
     bool loaded = t->asked && zc__store_load(t) == ZC_OK;
     zc__flight *f = t->flight;
     uint64_t token = 0;
-    if (!loaded && t->fleet && !t->unsaved) loaded = zc__fleet_lock(t, &token);
-    int rc = ZC_OK;
+    int rc = !loaded && t->fleet ? zc__fleet_lock(t, until, &token) : ZC_MISS;
+    if (rc == ZC_E_TIMEOUT && !refresh) (void)zc__fail(t, 0, NULL);
+    if (rc == ZC_E_TIMEOUT) return rc;
+    loaded = loaded || rc == ZC_OK;
+    rc = ZC_OK;
     if (!loaded) {
         (void)zc__wait_for(t, true); /* a new flight waits for nobody: no circle */
         rc = loader(t, user);
@@ -7805,25 +7822,42 @@ static void zc__wake_all(zc__monitor *m) {
 }
 #endif
 
+static void zc__job_put(zc_cache *c, zc__jobs *jobs, zc_fill *t) {
+    t->next = NULL;
+    zc__spin_lock(&c->jobs_lock);
+    if (jobs->first) jobs->last->next = t;
+    else jobs->first = t;
+    jobs->last = t;
+    zc__spin_unlock(&c->jobs_lock);
+}
+
 /* Leaves a refresh to a thread, or to the next zc_poll(). */
 static void zc__refresh_later(zc_cache *c, zc_fill *t) {
     zc__count(&c->refreshes, 1);
-    t->next = NULL;
-    zc__spin_lock(&c->jobs_lock);
-    if (c->jobs_tail) c->jobs_tail->next = t;
-    else c->jobs = t;
-    c->jobs_tail = t;
-    zc__spin_unlock(&c->jobs_lock);
+    zc__job_put(c, &c->jobs, t);
 #ifndef ZOOCACHE_NO_THREADS
     if (c->threads) zc__wake_all(&c->refresher);
 #endif
 }
 
+/* The queue whose first refresh is to run now; NULL: none. All that are held wait equally long, so
+ * the first is due first; at the end none waits. `jobs_lock` is held. */
+static zc__jobs *zc__jobs_due(zc_cache *c) {
+#ifdef ZOOCACHE_WITH_BUS
+    zc__jobs *held = &c->held;
+    if (held->first && (c->closed || zc__mono(&c->clock) >= held->first->due)) return held;
+#endif
+    return c->jobs.first ? &c->jobs : NULL;
+}
+
 static zc_fill *zc__next_refresh(zc_cache *c) {
+    zc_fill *t = NULL;
     zc__spin_lock(&c->jobs_lock);
-    zc_fill *t = c->jobs;
-    if (t) c->jobs = t->next;
-    if (!c->jobs) c->jobs_tail = NULL;
+    zc__jobs *jobs = zc__jobs_due(c);
+    if (jobs) {
+        t = jobs->first;
+        jobs->first = t->next;
+    }
     zc__spin_unlock(&c->jobs_lock);
     return t;
 }
@@ -7834,7 +7868,7 @@ static int zc__fetch_once(zc_cache *c, zc_bytes key, zc_loader loader, void *use
                           bool *scheduled) {
     zc_fill *t;
     int rc = zc__begin(c, key, o, view, &t);
-    if (rc == ZC_LEAD) return zc__lead(t, loader, user, false, view);
+    if (rc == ZC_LEAD) return zc__lead(t, loader, user, deadline, false, view);
     if (rc != ZC_FOLLOW) {
         if (t) {
             t->loader = loader;
@@ -8184,8 +8218,16 @@ static bool zc__refresh_one(zc_cache *c) {
     if (!t) return false;
     memset(&view, 0, sizeof view);
     t->started = zc__mono(&c->clock);
-    (void)zc__lead(t, t->loader, t->user, true, &view);
+    int rc = zc__lead(t, t->loader, t->user, 0, true, &view);
     zc_release(c, &view);
+#ifdef ZOOCACHE_WITH_BUS
+    if (rc == ZC_E_TIMEOUT) { /* another node is at it: look again later, and do others meanwhile */
+        t->due = zc__mono(&c->clock) + ZC__FLEET_PAUSE;
+        zc__job_put(c, &c->held, t);
+    }
+#else
+    (void)rc;
+#endif
     return true;
 }
 
@@ -8238,9 +8280,19 @@ ZC__THREAD_FN(zc__keeper_main, arg) {
     return ZC__THREAD_RESULT;
 }
 
+/* How long there will be no refresh to run, if none comes. */
+static uint64_t zc__refresh_pause(zc_cache *c) {
+    uint64_t now = zc__mono(&c->clock);
+    zc__spin_lock(&c->jobs_lock);
+    const zc_fill *t = c->held.first;
+    uint64_t pause = !t ? ZC_SECOND : t->due > now ? t->due - now : 0;
+    zc__spin_unlock(&c->jobs_lock);
+    return pause;
+}
+
 static bool zc__refreshes_wait(zc_cache *c) {
     zc__spin_lock(&c->jobs_lock);
-    bool any = c->jobs != NULL;
+    bool any = zc__jobs_due(c) != NULL;
     zc__spin_unlock(&c->jobs_lock);
     return any;
 }
@@ -8251,7 +8303,7 @@ ZC__THREAD_FN(zc__refresher_main, arg) {
         if (zc__refresh_one(c)) continue;
         zc__monitor_lock(&c->refresher);
         if (!zc__load_acq(&c->stop) && !zc__refreshes_wait(c))
-            zc__monitor_sleep(&c->refresher, ZC_SECOND);
+            zc__monitor_sleep(&c->refresher, zc__refresh_pause(c));
         zc__monitor_unlock(&c->refresher);
     }
     return ZC__THREAD_RESULT;

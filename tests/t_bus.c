@@ -1167,6 +1167,8 @@ TEST(what_waits_to_be_written_is_newer_than_the_storage) {
 /* fault_store with get_many and locks, which all nodes share. */
 typedef struct locks {
     uint64_t owner, next, calls, many;
+    zct_time *time; /* moves on by `step` with each try */
+    uint64_t step;
 } locks;
 static locks the_locks;
 static fault_store *the_store;
@@ -1176,6 +1178,7 @@ static int try_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *token) {
     (void)key;
     CHECK(lease > 0);
     the_locks.calls++;
+    if (the_locks.step) zct_step(the_locks.time, the_locks.step);
     if (the_locks.owner && the_locks.owner != *token) return ZC_MISS;
     if (*token && !the_locks.owner) return ZC_MISS;
     if (!*token) *token = ++the_locks.next;
@@ -1270,6 +1273,72 @@ TEST(one_loader_in_the_fleet) {
     CHECK_EQ(zc_fetch(f.c[1], zc_str("k"), load_slowly, &o, &fleetwide, &v), ZC_OK);
     zc_release(f.c[1], &v);
     CHECK_EQ(o.loads, 1);
+    stop(&f);
+}
+
+TEST(another_nodes_value_is_waited_for_as_long_as_the_caller_likes) {
+    fleet f;
+    zc_view v;
+    other o = {0};
+    zc_fetch_opts fleetwide = {.fleet = true, .wait_timeout = 100 * ZC_MILLISECOND};
+    fleetwide.flight_timeout = 500 * ZC_MILLISECOND;
+    if (!start_locks(&f, 1)) return;
+    the_locks.owner = 999;
+    the_locks.time = &f.time;
+    the_locks.step = 30 * ZC_MILLISECOND;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), load_slowly, &o, &fleetwide, &v), ZC_E_TIMEOUT);
+    CHECK_EQ(the_locks.calls, 4);
+    CHECK_EQ(o.loads, 0);
+    CHECK_EQ(stats(f.c[0]).flights, 0); /* handed over */
+    the_locks.owner = 0;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), load_slowly, &o, &fleetwide, &v), ZC_OK);
+    zc_release(f.c[0], &v);
+    CHECK_EQ(o.loads, 1);
+    stop(&f);
+}
+
+TEST(a_refresh_does_not_wait_for_another_node) {
+    fleet f;
+    zc_view v;
+    other shared_one = {0}, own = {0};
+    zc_fetch_opts o = {.put.soft_ttl = ZC_SECOND, .fleet = true};
+    o.flight_timeout = 10 * ZC_SECOND;
+    if (!start_locks(&f, 1)) return;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("shared"), load_slowly, &shared_one, &o, &v), ZC_OK);
+    zc_release(f.c[0], &v);
+    o.fleet = false;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("own"), load_slowly, &own, &o, &v), ZC_OK);
+    zc_release(f.c[0], &v);
+    zct_step(&f.time, 2 * ZC_SECOND);
+    poll_all(&f);
+    the_locks.owner = 999;
+    the_locks.time = &f.time;
+    the_locks.step = ZC_SECOND / 2;
+    uint64_t calls = the_locks.calls;
+    o.fleet = true;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("shared"), load_slowly, &shared_one, &o, &v), ZC_STALE);
+    zc_release(f.c[0], &v);
+    o.fleet = false;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("own"), load_slowly, &own, &o, &v), ZC_STALE);
+    zc_release(f.c[0], &v);
+    poll_all(&f);
+    CHECK_EQ(the_locks.calls, calls + 1);
+    CHECK_EQ(own.loads, 2); /* whatever became of the other */
+    CHECK_EQ(shared_one.loads, 1);
+    poll_all(&f);
+    CHECK_EQ(the_locks.calls, calls + 1); /* and not again and again */
+    the_locks.owner = 0;
+    zct_step(&f.time, 100 * ZC_MILLISECOND);
+    poll_all(&f);
+    CHECK_EQ(shared_one.loads, 2); /* not what is in the storage: that is the old one */
+    CHECK_EQ(the_locks.owner, 0);
+    the_locks.owner = 999; /* what waits at the end is ended */
+    zct_step(&f.time, 2 * ZC_SECOND);
+    poll_all(&f);
+    o.fleet = true;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("shared"), load_slowly, &shared_one, &o, &v), ZC_STALE);
+    zc_release(f.c[0], &v);
+    poll_all(&f);
     stop(&f);
 }
 
