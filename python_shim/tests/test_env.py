@@ -223,13 +223,12 @@ def test_isolated_does_not_read_it(monkeypatch):
 
 
 def test_after_isolated_what_was_read_before_is_in_place(monkeypatch):
-    monkeypatch.setenv("ZOOCACHE_SILENCE", "shout")
-    monkeypatch.setenv("ZOOCACHE_BUS_URL", "redis://127.0.0.1:1")
+    monkeypatch.setenv("ZOOCACHE_BUS_URL", "ftp://h")
     configure()
     with isolated():
         pass
-    monkeypatch.delenv("ZOOCACHE_SILENCE")
-    with pytest.raises(ValueError, match=r"set by ZOOCACHE_SILENCE\)$"):
+    monkeypatch.delenv("ZOOCACHE_BUS_URL")
+    with pytest.raises(ValueError, match=r"set by ZOOCACHE_BUS_URL\)$"):
         zoocache.get("k")
 
 
@@ -257,8 +256,6 @@ def test_what_makes_no_sense_names_its_variable_and_tells_nothing(name, text, mo
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("MAX_ENTRIES", "0"),
-        ("LRU_CACHE_SIZE", "0"),
         ("STORAGE_URL", "ftp://user:hunter2@h"),
         ("STORAGE_URL", "user:hunter2@h"),
         ("STORAGE_URL", "redis://user:hunter2@h:port/x y"),
@@ -267,7 +264,7 @@ def test_what_makes_no_sense_names_its_variable_and_tells_nothing(name, text, mo
 )
 def test_what_the_cache_refuses_names_its_variable(name, text, monkeypatch):
     monkeypatch.setenv(f"ZOOCACHE_{name}", text)
-    with pytest.raises((ValueError, RuntimeError), match=rf"\(set by ZOOCACHE_{name}\)$") as caught:
+    with pytest.raises((ValueError, RuntimeError), match=rf"\((set by|with) ZOOCACHE_{name}\)$") as caught:
         zoocache.get("k")
     assert "hunter2" not in str(caught.value)
 
@@ -279,21 +276,50 @@ def test_what_the_cache_refuses_names_its_variable(name, text, monkeypatch):
         ("SILENCE", "shout"),
         ("ACK", "maybe"),
         ("MAX_STALENESS", "2h"),
+        ("MAX_STALENESS", "0"),
         ("LOG_SHARDS", "17"),
+        ("LOG_SHARDS", "0"),
+        ("MAX_ENTRIES", "0"),
+        ("LRU_CACHE_SIZE", "0"),
     ],
 )
-def test_what_the_storage_refuses_names_its_variable(name, text, monkeypatch):
+@pytest.mark.parametrize("url", [None, "redis://127.0.0.1:1"])
+def test_what_is_out_of_bounds_is_refused_with_a_storage_and_without(name, text, url, monkeypatch):
     monkeypatch.setenv(f"ZOOCACHE_{name}", text)
-    configure(storage_url="redis://127.0.0.1:1")
-    with pytest.raises(ValueError, match=rf"\(set by ZOOCACHE_{name}\)$"):
-        zoocache.get("k")
+    with pytest.raises(ValueError, match=f"^ZOOCACHE_{name} must be "):
+        configure(storage_url=url)
+
+
+def test_choices_and_bounds_are_those_of_the_storage(monkeypatch):
+    from zoocache._shared import ACKS, SILENCES
+
+    for name, choices in (("silence", SILENCES), ("ack", ACKS)):
+        for choice in filter(None, choices):
+            monkeypatch.setenv(f"ZOOCACHE_{name.upper()}", choice)
+            assert settings()[name] == choice
+        monkeypatch.setenv(f"ZOOCACHE_{name.upper()}", "?")
+        with pytest.raises(ValueError) as caught:
+            settings()
+        assert all(choice in str(caught.value) for choice in filter(None, choices))
+        monkeypatch.delenv(f"ZOOCACHE_{name.upper()}")
+    with Cache(bus_url="redis://127.0.0.1:1", max_staleness=3600) as cache:
+        assert cache.shared.bound == 3600
+    for beyond in (0.09, 3601):
+        with pytest.raises(ValueError, match="max_staleness"):
+            Cache(bus_url="redis://127.0.0.1:1", max_staleness=beyond)
 
 
 def test_a_mistake_in_an_argument_blames_no_variable(monkeypatch):
-    monkeypatch.setenv("ZOOCACHE_PREFIX", "shop")
-    configure(max_entries=0)
-    with pytest.raises(ValueError, match="^max_entries must be >= 1"):
-        zoocache.get("k")
+    monkeypatch.setenv("ZOOCACHE_DEFAULT_TTL", "5")
+    for given, text in (
+        ({"max_entries": 0}, "max_entries must be >= 1"),
+        ({"storage_url": "redis://h:x"}, "cannot open"),
+    ):
+        configure(**given)
+        with pytest.raises(ValueError, match=text) as caught:
+            zoocache.get("k")
+        assert "ZOOCACHE" not in str(caught.value)
+        zoocache.reset()
 
 
 def test_what_is_no_option_is_named_once(monkeypatch, caplog):

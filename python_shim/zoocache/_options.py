@@ -8,7 +8,6 @@ when the cache is used without it; else its default. Values of variables may be 
 from __future__ import annotations
 
 import os
-from math import inf
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,99 +22,139 @@ _SIZES = {
     "": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
     "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
 }  # fmt: skip
-_MOST = 2**31 - 1
 
 
-def _text(value: str) -> str:
-    return value
-
-
-def _flag(value: str) -> bool:
-    return _FLAGS[value.lower()]
+# How a variable is read: a function that raises KeyError or ValueError, and what it takes.
+if TYPE_CHECKING:
+    Kind = tuple[Callable[[str], object], str]
 
 
 def _measured(value: str, units: Mapping[str, float]) -> float:
     import re
 
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+) ?([a-z]*)", value.lower())
-    number = inf if match is None else float(match[1]) * units[match[2]]
-    if number == inf:
+    if match is None:
         raise ValueError
-    return number
+    return float(match[1]) * units[match[2]]
 
 
-def _seconds(value: str) -> float:
-    return _measured(value, _TIMES)
+def _seconds(least: float, most: float, limits: str = "") -> Kind:
+    def parse(value: str) -> float:
+        number = _measured(value, _TIMES)
+        if not least <= number <= most:
+            raise ValueError
+        return number
+
+    return parse, f"seconds, such as 90 or 0.5, or a number with ms, s, m, h or d{limits}"
+
+
+def _whole(least: int, most: int = 2**31 - 1) -> Kind:
+    def parse(value: str) -> int:
+        number = int(value)
+        if not least <= number <= most:
+            raise ValueError
+        return number
+
+    return parse, f"a whole number from {least} to {most}"
+
+
+def _one_of(*names: str) -> Kind:
+    return {name: name for name in names}.__getitem__, f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _bytes(value: str) -> int:
-    number = int(_measured(value, _SIZES))
+    number = _measured(value, _SIZES)
     if number >= 2**63:
         raise ValueError
-    return number
+    return int(number)
 
 
-def _whole(value: str) -> int:
-    number = int(value)
-    if not 0 <= number <= _MOST:
-        raise ValueError
-    return number
+def _serializer(value: str) -> str:
+    from zoocache.serializers import serializer
+
+    try:
+        serializer(value)
+    except ImportError:  # it is known: who needs it is told what is missing
+        pass
+    return value
 
 
-def _object(value: str) -> object:
+def _none(value: str) -> object:
     raise ValueError
 
 
-_WHAT: dict[Callable[[str], object], str] = {
-    _flag: "1, true, yes or on, or 0, false, no or off",
-    _seconds: "seconds, such as 90 or 0.5, or a number with ms, s, m, h or d",
-    _bytes: "bytes, such as 1000000, or a number with KiB, MiB, GiB, TiB, kB, MB, GB or TB",
-    _whole: "a whole number from 0 to 2147483647",
-    _object: "given to configure(): it is an object, which no variable holds",
-}
+_TEXT: Kind = (str, "a text")
+_FLAG: Kind = (lambda value: _FLAGS[value.lower()], "1, true, yes or on, or 0, false, no or off")
+_TIME = _seconds(0, 1e12)
+_SIZE: Kind = (_bytes, "bytes, such as 1000000, or a number with KiB, MiB, GiB, TiB, kB, MB, GB or TB")
+_SERIALIZER: Kind = (_serializer, "the name of a serializer, such as msgpack or pickle")
+_OBJECT: Kind = (_none, "given to configure(): it is an object, which no variable holds")
 
 _NOTHING = "Has no effect; the log says so if it is given."
 
-# Name, how a variable's text is read, default, what it is.
-_TABLE: tuple[tuple[str, Callable[[str], object], object, str], ...] = (
-    ("storage_url", _text, None, "Where values are shared: `lmdb:///directory`, `redis://host`, ...; none: nowhere."),
-    ("bus_url", _text, None, "Where invalidations are told to the others; by default where the storage is."),
-    ("prefix", _text, None, "Of all keys in Redis; `zoocache` if it is not given."),
-    ("prune_after", _seconds, None, "Short for both of `auto_prune_secs` and `auto_prune_interval`."),
-    ("default_ttl", _seconds, None, "The life of a value, unless its function says otherwise; none: no end."),
-    ("read_extend_ttl", _flag, True, "Whether a read begins that life anew."),
-    ("max_entries", _whole, None, "The limit, over all functions; the least useful give way."),
-    ("lmdb_map_size", _bytes, None, "The size of an LMDB file, at most; 1 GiB if it is not given."),
-    ("flight_timeout", _seconds, 60, "How long a call waits for another that computes the same."),
-    ("tti_flush_secs", _seconds, 30, _NOTHING),
-    ("auto_prune_secs", _seconds, None, "How idle a tag must be to be forgotten; an hour if it is not given."),
-    ("auto_prune_interval", _seconds, 3600, "How often idle tags are looked for."),
-    ("lru_update_interval", _seconds, 30, _NOTHING),
-    ("channel_capacity", _whole, 1_000_000, _NOTHING),
-    ("batch_size", _whole, 1000, _NOTHING),
-    ("lru_cache_size", _whole, 10_000, _NOTHING),
-    ("clock", _object, None, "Instead of `time.monotonic`, for deadlines; for tests."),
-    ("storage", _object, None, "Instead of a URL, a `Storage` of your own."),
-    ("serializer", _text, "msgpack", "`msgpack` or `pickle`; `configure()` takes an object, too."),
-    ("timeout", _seconds, None, "Of a call of Redis; a quarter of a second if it is not given."),
-    ("connections", _whole, 0, "To Redis, at most; 0: as the library has it."),
-    ("replicas", _whole, 0, "How many replicas of Redis must have an invalidation (`ack`)."),
-    ("log_shards", _whole, 1, "In how many parts Redis holds log and values, 1 to 16; the same in every process."),
-    ("tls_ca", _text, None, "The file of the authorities that Redis' certificate is checked against."),
-    ("tls_cert", _text, None, "The file of this client's certificate."),
-    ("tls_key", _text, None, "The file of its key."),
-    ("storage_ttl", _seconds, None, "The longest life in the storage; none: that of the memory."),
-    ("write_behind", _flag, False, "Whether a thread of the library writes to the storage, not who has computed."),
-    ("sync", _flag, False, "Whether LMDB outlives a crash of the system, not only of the process."),
-    ("max_staleness", _seconds, 1.0, "How late this process may hear of an invalidation, 0.1 s to an hour."),
-    ("max_stale", _seconds, 0.0, "For how much longer `silence=serve` serves."),
-    ("silence", _text, "bypass", "When the bus was silent for longer: `bypass` computes; `serve`; `error` raises."),
-    ("ack", _text, "acked", "When `invalidate()` returns: `acked`, `async`, `durable` or `strict`."),
-    ("bus_pause", _seconds, None, "Between two reads of a busy log."),
+# Name, how its variable is read, default, what it is.
+_TABLE: tuple[tuple[str, Kind, object, str], ...] = (
+    ("storage_url", _TEXT, None, "Where values are shared: `lmdb:///directory`, `redis://host`, ...; none: nowhere."),
+    ("bus_url", _TEXT, None, "Where invalidations are told to the others; by default where the storage is."),
+    ("prefix", _TEXT, None, "Of all keys in Redis; `zoocache` if it is not given."),
+    ("prune_after", _TIME, None, "Short for both of `auto_prune_secs` and `auto_prune_interval`."),
+    ("default_ttl", _TIME, None, "The life of a value, unless its function says otherwise; none: no end."),
+    ("read_extend_ttl", _FLAG, True, "Whether a read begins that life anew."),
+    ("max_entries", _whole(1), None, "The limit, over all functions; the least useful give way."),
+    ("lmdb_map_size", _SIZE, None, "The size of an LMDB file, at most; 1 GiB if it is not given."),
+    ("flight_timeout", _TIME, 60, "How long a call waits for another that computes the same."),
+    ("tti_flush_secs", _TIME, 30, _NOTHING),
+    ("auto_prune_secs", _TIME, None, "How idle a tag must be to be forgotten; an hour if it is not given."),
+    ("auto_prune_interval", _TIME, 3600, "How often idle tags are looked for."),
+    ("lru_update_interval", _TIME, 30, _NOTHING),
+    ("channel_capacity", _whole(0), 1_000_000, _NOTHING),
+    ("batch_size", _whole(0), 1000, _NOTHING),
+    ("lru_cache_size", _whole(1), 10_000, _NOTHING),
+    ("clock", _OBJECT, None, "Instead of `time.monotonic`, for deadlines; for tests."),
+    ("storage", _OBJECT, None, "Instead of a URL, a `Storage` of your own."),
+    ("serializer", _SERIALIZER, "msgpack", "`msgpack` or `pickle`; `configure()` takes an object, too."),
+    ("timeout", _TIME, None, "Of a call of Redis; a quarter of a second if it is not given."),
+    ("connections", _whole(0), 0, "To Redis, at most; 0: as the library has it."),
+    ("replicas", _whole(0), 0, "How many replicas of Redis must have an invalidation (`ack`)."),
+    (
+        "log_shards",
+        _whole(1, 16),
+        1,
+        "In how many parts Redis holds log and values, 1 to 16; the same in every process.",
+    ),
+    ("tls_ca", _TEXT, None, "The file of the authorities that Redis' certificate is checked against."),
+    ("tls_cert", _TEXT, None, "The file of this client's certificate."),
+    ("tls_key", _TEXT, None, "The file of its key."),
+    ("storage_ttl", _TIME, None, "The longest life in the storage; none: that of the memory."),
+    ("write_behind", _FLAG, False, "Whether a thread of the library writes to the storage, not who has computed."),
+    ("sync", _FLAG, False, "Whether LMDB outlives a crash of the system, not only of the process."),
+    (
+        "max_staleness",
+        _seconds(0.1, 3600, ", from 0.1 to 3600"),
+        1.0,
+        "How late this process may hear of an invalidation, 0.1 s to an hour.",
+    ),
+    ("max_stale", _TIME, 0.0, "For how much longer `silence=serve` serves."),
+    (
+        "silence",
+        _one_of("bypass", "serve", "error"),
+        "bypass",
+        "When the bus was silent for longer: `bypass` computes; `serve`; `error` raises.",
+    ),
+    (
+        "ack",
+        _one_of("acked", "async", "durable", "strict"),
+        "acked",
+        "When `invalidate()` returns: `acked`, `async`, `durable` or `strict`.",
+    ),
+    ("bus_pause", _TIME, None, "Between two reads of a busy log."),
 )
 
 DEFAULTS: dict[str, Any] = {name: default for name, _, default, _ in _TABLE}
 IGNORED = frozenset(name for name, _, _, meaning in _TABLE if meaning is _NOTHING)
+
+# What is looked at when a storage is opened, which may fail without a word of which.
+_PLACE = ("storage_url", "bus_url", "prefix", "lmdb_map_size", "tls_ca", "tls_cert", "tls_key", "connections")
 
 _OTHERS = {"ZOOCACHE_LIB", "ZOOCACHE_WITHOUT", "ZOOCACHE_DISABLED"}  # variables that are no options
 _told: set[str] = set()
@@ -136,13 +175,13 @@ def resolve(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """All options: as they were given, as the environment says, or by default; and the variables that had a say."""
     settings: dict[str, Any] = {}
     variables: dict[str, str] = {}
-    for name, parse, default, _ in _TABLE:
+    for name, kind, default, _ in _TABLE:
         variable = _variable(name)
         text = os.environ.get(variable, "").strip()
         if name in given:
             settings[name] = given[name]
         elif text:
-            settings[name] = _parsed(variable, text, parse, default is None)
+            settings[name] = _parsed(variable, text, kind, default is None)
             variables[name] = variable
         else:
             settings[name] = default
@@ -156,22 +195,23 @@ def blame(error: Exception, variables: Mapping[str, str]) -> None:
 
     text = str(error)
     said = set(re.findall(r"\w+", text))
-    names = [variable for option, variable in variables.items() if option in said] or list(variables.values())
+    named = [variable for option, variable in variables.items() if option in said]
+    names = named or [variable for option, variable in variables.items() if option in _PLACE]
     if names and len(error.args) == 1:
-        error.args = (f"{text} (set by {', '.join(names)})",)
+        error.args = (f"{text} ({'set by' if named else 'with'} {', '.join(names)})",)
 
 
 def switched_off() -> bool:
     """Whether ZOOCACHE_DISABLED says that caches compute everything anew."""
     text = os.environ.get("ZOOCACHE_DISABLED", "").strip()
-    return bool(text and _parsed("ZOOCACHE_DISABLED", text, _flag, False))
+    return bool(text and _parsed("ZOOCACHE_DISABLED", text, _FLAG, False))
 
 
 def table() -> str:
     """The options as Markdown, for the README."""
     lines = ["| option | variable | default | |", "|---|---|---|---|"]
-    for name, parse, default, meaning in _TABLE:
-        variable = "" if parse is _object else f"`{_variable(name)}`"
+    for name, kind, default, meaning in _TABLE:
+        variable = "" if kind is _OBJECT else f"`{_variable(name)}`"
         usual = str(default).lower() if default is None or isinstance(default, bool) else str(default)
         lines.append(f"| `{name}` | {variable} | {usual} | {meaning} |")
     return "\n".join(lines) + "\n"
@@ -181,15 +221,16 @@ def _variable(option: str) -> str:
     return "ZOOCACHE_" + option.upper()
 
 
-def _parsed(variable: str, text: str, parse: Callable[[str], object], optional: bool) -> object:
+def _parsed(variable: str, text: str, kind: Kind, optional: bool) -> object:
     """What a variable says. The error has no part of it, and not the one that began it either."""
-    optional = optional and parse is not _object
+    parse, what = kind
+    optional = optional and kind is not _OBJECT
     if optional and text.lower() == "none":
         return None
     try:
         return parse(text)
     except (KeyError, ValueError):
-        raise ValueError(f"{variable} must be {_WHAT[parse]}{', or none' * optional}") from None
+        raise ValueError(f"{variable} must be {what}{', or none' * optional}") from None
 
 
 def _tell_unknown() -> None:
