@@ -12,9 +12,9 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _errors  _ffi  _policy  _copies  _log  storage
     _tags  _keys  _ffi_shared  telemetry
     context  _callables  serializers
-    _names  _shared  _options
+    _names  _shared  _options  scopes
     _table
-    _fills
+    _fills  _scoped
     _functions
     _cache  presets
     _default
@@ -31,6 +31,8 @@ from zoocache._default import (
     configure,
     delete,
     delete_async,
+    evict_scope,
+    evict_scope_async,
     get,
     get_async,
     get_many,
@@ -41,6 +43,7 @@ from zoocache._default import (
     no_store,
     prune,
     reset,
+    scope,
     set,
     set_async,
     set_ttl,
@@ -54,6 +57,7 @@ from zoocache._errors import (
     FlightTimeout,
     InvalidTag,
     RecursiveFill,
+    ScopeMissing,
     StorageIsFull,
     UnkeyableArgument,
     Unserializable,
@@ -71,6 +75,7 @@ __all__ = [
     "FlightTimeout",
     "InvalidTag",
     "RecursiveFill",
+    "ScopeMissing",
     "StorageIsFull",
     "UnkeyableArgument",
     "Unserializable",
@@ -83,6 +88,8 @@ __all__ = [
     "configure",
     "delete",
     "delete_async",
+    "evict_scope",
+    "evict_scope_async",
     "disabled",
     "get",
     "get_async",
@@ -94,6 +101,7 @@ __all__ = [
     "no_store",
     "prune",
     "reset",
+    "scope",
     "set",
     "set_async",
     "set_ttl",

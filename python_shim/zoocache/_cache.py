@@ -14,6 +14,7 @@ import threading
 import time
 from collections import namedtuple
 from contextvars import copy_context
+from functools import partial
 from math import inf
 from weakref import WeakSet, ref
 
@@ -28,13 +29,16 @@ from zoocache.context import ACTIVE, CURRENT, DISABLED, OFF, note
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
     from types import TracebackType
     from typing import Any, Final, NamedTuple, overload
 
     from typing_extensions import Unpack
 
     from zoocache._functions import Cached, Decorator, Options, P, R
+    from zoocache._scoped import ScopedValues
     from zoocache._shared import Shared, Tier
+    from zoocache.scopes import Scope, Scopes
     from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager
 
@@ -112,6 +116,7 @@ class Cache:
         telemetry: TelemetryManager | None = None,
         clock: Callable[[], float] | None = None,
         storage: Storage | None = None,
+        scopes: Scope | Iterable[Scope] | None = None,
         **more: Any,
     ) -> None:
         if lru_cache_size < 1:
@@ -169,8 +174,17 @@ class Cache:
         self._tables: list[ref[Table]] = []
         self.debt = 0
         self._pruned = _monotonic()
+        self._scopes: Scopes | None = None
+        self._scoped: ScopedValues | None = None
         self._raw = Table(self, Rules())
         self.adopt(self._raw)
+        if scopes is not None:
+            from zoocache._scoped import ScopedValues
+            from zoocache.scopes import Scopes
+
+            self._scopes = Scopes(scopes)
+            self._scoped = ScopedValues(self, self._scopes)
+            self.adopt(self._scoped)
         _caches.add(self)
 
     @property
@@ -262,8 +276,56 @@ class Cache:
         """As zoocache.cacheable, with this cache."""
         return cacheable(func, cache=self, **options)
 
-    def get(self, key: str) -> Any:
-        """The value under a key, or None."""
+    @property
+    def scopes(self) -> Scopes:
+        """Its scopes."""
+        if self._scopes is None:
+            raise ValueError("zoocache: the cache has no scopes; give it some: Cache(scopes=Scope('user', 'user_id'))")
+        return self._scopes
+
+    def scope(self, **params: Any) -> AbstractContextManager[None]:
+        """In its block, a context, these are the ids of scopes that calls do not give themselves; None gives none."""
+        return self.scopes.here(self.scopes.known(params))
+
+    def evict_scope(self, name: str, **params: Any) -> int:
+        """Whatever is in this scope, or in one below it, is gone, in every process; O(depth).
+
+        Returns how many entries of this process that were. Raises ScopeMissing if an id is missing.
+        """
+        return self._evict(self.scopes.path(name, params))
+
+    async def evict_scope_async(self, name: str, **params: Any) -> int:
+        """As evict_scope()."""
+        count: int = await self._beside(self._evict, self.scopes.path(name, params))
+        return count
+
+    def _evict(self, path: str) -> int:
+        self.check_open()
+        with self.lock:
+            count = self.scopes.cut(path)
+        code = self.core.invalidate_mark(b"|scope:" + path.encode())
+        if code:
+            self._told(code, ())
+        return count
+
+    def _place(self, key: Any, scope: str | None, params: dict[str, Any]) -> tuple[Table, Any]:
+        """The table in which a key is, and its key there."""
+        self.check_open()
+        if isinstance(key, _keys.Key):
+            return key.table, key.frozen
+        if scope is None:
+            if params:
+                raise TypeError(f"{', '.join(params)}: ids are given together with scope=")
+            return self._raw, key
+        path = self.scopes.path(scope, params)
+        table: Any = self._scoped
+        return table, (path, key)
+
+    def get(self, key: str, scope: str | None = None, **params: Any) -> Any:
+        """The value under a key, or None; of a scope, if one is named, with its ids."""
+        if scope is not None or params:
+            table, key = self._place(key, scope, params)
+            return table.get(key)
         if type(key) is not str and isinstance(key, _keys.Key):
             self.check_open()
             return key.table.get(key.frozen)
@@ -282,22 +344,26 @@ class Cache:
         self.telemetry.increment("cache_misses_total" if value is None else "cache_hits_total")
         return value
 
-    def set(self, key: str, value: Any, deps: Iterable[str] = (), ttl: float | None = None) -> None:
-        """Stores a value under a key. Raises StorageIsFull if the storage has no room even after evicting."""
-        self.check_open()
-        self._raw.set(self, key, value, deps, ttl)
+    def set(
+        self,
+        key: str,
+        value: Any,
+        deps: Iterable[str] = (),
+        ttl: float | None = None,
+        scope: str | None = None,
+        **params: Any,
+    ) -> None:
+        """Stores a value under a key; in a scope, if one is named, with its ids.
 
-    def delete(self, key: str) -> bool:
-        """Removes a key. Returns whether it was there."""
-        self.check_open()
-        if isinstance(key, _keys.Key):
-            return bool(key.table.drop(key.frozen))
-        return self._raw.drop(key)
+        Raises StorageIsFull if the storage has no room even after evicting.
+        """
+        table, key = self._place(str(key) if isinstance(key, _keys.Key) else key, scope, params)
+        table.set(self, key, value, deps, ttl)
 
-    async def delete_async(self, key: str) -> bool:
-        """As delete()."""
-        gone: bool = await self._beside(self.delete, key)
-        return gone
+    def delete(self, key: str, scope: str | None = None, **params: Any) -> bool:
+        """Removes a key; of a scope, if one is named. Returns whether it was there."""
+        table, key = self._place(key, scope, params)
+        return table.drop(key)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The values that there are under these keys; what is asked of a storage is asked in one step."""
@@ -328,17 +394,31 @@ class Cache:
             return work(*args)
         return await self.shared.run(copy_context().run, work, *args)
 
-    async def get_async(self, key: str) -> Any:
+    async def get_async(self, key: str, scope: str | None = None, **params: Any) -> Any:
         """As get()."""
+        table, place = self._place(key, scope, params)
         if self.shared is not None and not isinstance(key, _keys.Key):
-            entry = self._raw.entries.get(key)
+            entry = table.entries.get(place)
             if entry is None or not entry.fresh():
-                return await self.shared.run(copy_context().run, self.get, key)
-        return self.get(key)
+                return await self.shared.run(copy_context().run, table.get, place)
+        return self.get(key, scope, **params)
 
-    async def set_async(self, key: str, value: Any, deps: Iterable[str] = (), ttl: float | None = None) -> None:
+    async def set_async(
+        self,
+        key: str,
+        value: Any,
+        deps: Iterable[str] = (),
+        ttl: float | None = None,
+        scope: str | None = None,
+        **params: Any,
+    ) -> None:
         """As set()."""
-        await self._beside(self.set, key, value, deps, ttl)
+        await self._beside(copy_context().run, partial(self.set, key, value, deps, ttl, scope, **params))
+
+    async def delete_async(self, key: str, scope: str | None = None, **params: Any) -> bool:
+        """As delete()."""
+        found: bool = await self._beside(copy_context().run, partial(self.delete, key, scope, **params))
+        return found
 
     def invalidate(self, *tags: str) -> None:
         """Whatever depends on one of the tags, or on a tag below it, is gone; several tags in one step."""
@@ -476,7 +556,7 @@ class Cache:
             table.clear()
             with self.lock:
                 table.forget()
-                if table is not self._raw and table.cache is self and table.given is None:
+                if table is not self._raw and table is not self._scoped and table.cache is self and table.given is None:
                     table.cache = None
         with self.lock:
             self._tables = [r for r in self._tables if (t := r()) is not None and t.cache is self]

@@ -14,8 +14,10 @@ from zoocache.context import CURRENT
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
+    from contextlib import AbstractContextManager
     from typing import Any, TypeVar
 
+    from zoocache.scopes import Scope
     from zoocache.serializers import Serializer
     from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager
@@ -31,6 +33,8 @@ __all__ = [
     "configure",
     "delete",
     "delete_async",
+    "evict_scope",
+    "evict_scope_async",
     "get",
     "get_async",
     "get_many",
@@ -41,6 +45,7 @@ __all__ = [
     "no_store",
     "prune",
     "reset",
+    "scope",
     "set",
     "set_async",
     "set_ttl",
@@ -174,6 +179,7 @@ def configure(
     silence: str = "bypass",
     ack: str = "acked",
     bus_pause: float | None = None,
+    scopes: Scope | Iterable[Scope] | None = None,
 ) -> None:
     """Settings of the default cache, before it is used.
 
@@ -206,6 +212,7 @@ def configure(
         the bus has been silent for longer: "bypass" computes, "serve" serves for max_stale longer, "error" raises.
     ack: when invalidate() returns: "acked", the log has it; "async", at once; "durable", its replicas or disk have
         it, too; "strict", no process can serve the old value any more. bus_pause: between two reads of a busy log.
+    scopes: what keeps tenants, users, sessions apart: see zoocache.scopes.
     tti_flush_secs, lru_update_interval, channel_capacity, batch_size, lru_cache_size have no effect; the log says
         so if they are given.
     """
@@ -223,40 +230,72 @@ def reset() -> None:
         telemetry.close()
 
 
-def get(key: str) -> Any:
-    """The value under a key, or None. Takes what a decorated function's key() gives, too."""
+def get(key: str, scope: str | None = None, **params: Any) -> Any:
+    """The value under a key, or None; of a scope, if one is named, with its ids.
+
+    Takes what a decorated function's key() gives, too.
+    """
     found = state.cache
     if found is None:
         found = cache()
-    return found.get(key)
+    return found.get(key) if scope is None and not params else found.get(key, scope, **params)
 
 
-def set(key: str, value: Any, deps: Iterable[str] = (), ttl: float | None = None) -> None:
-    """Stores a value under a key."""
-    found = state.cache
-    if found is None:
-        found = cache()
-    found.set(key, value, deps, ttl)
+def set(
+    key: str,
+    value: Any,
+    deps: Iterable[str] = (),
+    ttl: float | None = None,
+    scope: str | None = None,
+    **params: Any,
+) -> None:
+    """Stores a value under a key; in a scope, if one is named, with its ids."""
+    cache().set(key, value, deps, ttl, scope, **params)
 
 
-def delete(key: str) -> bool:
-    """Removes a key. Returns whether it was there."""
-    return cache().delete(key)
+def delete(key: str, scope: str | None = None, **params: Any) -> bool:
+    """Removes a key; of a scope, if one is named. Returns whether it was there."""
+    return cache().delete(key, scope, **params)
 
 
-async def delete_async(key: str) -> bool:
+async def delete_async(key: str, scope: str | None = None, **params: Any) -> bool:
     """As delete()."""
-    return await cache().delete_async(key)
+    return await cache().delete_async(key, scope, **params)
 
 
-async def get_async(key: str) -> Any:
+async def get_async(key: str, scope: str | None = None, **params: Any) -> Any:
     """As get()."""
-    return await cache().get_async(key)
+    return await cache().get_async(key, scope, **params)
 
 
-async def set_async(key: str, value: Any, deps: Iterable[str] = (), ttl: float | None = None) -> None:
+async def set_async(
+    key: str,
+    value: Any,
+    deps: Iterable[str] = (),
+    ttl: float | None = None,
+    scope: str | None = None,
+    **params: Any,
+) -> None:
     """As set()."""
-    await cache().set_async(key, value, deps, ttl)
+    await cache().set_async(key, value, deps, ttl, scope, **params)
+
+
+def scope(**params: Any) -> AbstractContextManager[None]:
+    """In its block, a context, these are the ids of scopes that calls do not give themselves; None gives none."""
+    return cache().scope(**params)
+
+
+def evict_scope(name: str, **params: Any) -> int:
+    """Whatever is in this scope, or in one below it, is gone, in every process; O(depth).
+
+    Returns how many entries of this process that were. Raises ScopeMissing if an id is missing.
+    """
+    return cache().evict_scope(name, **params)
+
+
+async def evict_scope_async(name: str, **params: Any) -> int:
+    """As evict_scope()."""
+    return await cache().evict_scope_async(name, **params)
 
 
 def get_many(keys: Iterable[str]) -> dict[str, Any]:

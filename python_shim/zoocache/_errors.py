@@ -8,6 +8,7 @@ __all__ = [
     "FlightTimeout",
     "InvalidTag",
     "RecursiveFill",
+    "ScopeMissing",
     "StorageIsFull",
     "UnkeyableArgument",
     "Unserializable",
@@ -28,6 +29,10 @@ class UnkeyableArgument(ValueError):
 
 class RecursiveFill(RuntimeError):
     """A cached call waits for itself: directly, or through other cached calls."""
+
+
+class ScopeMissing(ValueError):
+    """A call in a scope that does not say which: an id is neither an argument nor given by Cache.scope()."""
 
 
 class FlightTimeout(RuntimeError):

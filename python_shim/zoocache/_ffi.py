@@ -86,6 +86,8 @@ _cache = _declare("zcpy_cache", _ptr, _ptr)
 # Both take the core, a c_void_p; bytes; and their length.
 _invalidate = _declare_quick("zcpy_invalidate", _int)
 _set = _declare_quick("zcpy_set", ctypes.c_ssize_t)
+_set_marked = _declare_quick("zcpy_set_marked", ctypes.c_ssize_t)
+_invalidate_mark = _declare_quick("zcpy_invalidate_mark", _int)
 
 _parts = _declare("zcpy_parts", _int)
 _error = _declare("zcpy_error", _text, _int)
@@ -134,14 +136,14 @@ class Deps(int):
         return _newest(self)
 
     def tags(self) -> tuple[str, ...]:
-        """The tags, as text."""
+        """The tags, as text: one's own, and those of scopes; not the marks of single keys and functions."""
         size = 256
         while True:
             buffer = ctypes.create_string_buffer(size)
             size = _tags_text(self, buffer, size)
             if size <= len(buffer):
                 names = buffer.raw[:size].decode().split("\0")
-                return tuple([name for name in names if name and name[0] != "|"])  # not the package's own
+                return tuple([name for name in names if name and (name[0] != "|" or name.startswith("|scope:"))])
 
 
 class KnownDeps(Deps):
@@ -235,6 +237,17 @@ class Core:
         if code == E_NOMEM:  # pragma: no cover - no memory
             raise MemoryError("zoocache: no memory to invalidate")
         return code
+
+    def invalidate_mark(self, mark: bytes) -> int:
+        """Invalidates a tag of the package's own."""
+        return int(_invalidate_mark(self.void, mark, len(mark)))
+
+    def marked(self, names: bytes) -> Deps:
+        """The tags in ``names``, which were checked, and the package's own."""
+        handle = _set_marked(self.void, names, len(names))
+        if -2 <= handle < 0:  # pragma: no cover - no memory
+            raise MemoryError("zoocache: no memory for a tag")
+        return Deps(handle)
 
     def clear(self) -> int:
         """Invalidates the root: everything."""

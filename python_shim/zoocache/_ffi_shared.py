@@ -111,7 +111,6 @@ _leave_behind = _declare("zcpy_leave_behind", None, c_void_p)
 _sink = _declare("zcpy_sink", c_int, c_void_p, c_char_p, c_size_t, hold=True)
 _invalidate = _declare("zcpy_invalidate", c_int, c_void_p, c_char_p, c_int)
 _invalidate_mark = _declare("zcpy_invalidate_mark", c_int, c_void_p, c_char_p, c_size_t)
-_marked = _declare("zcpy_set_marked", ctypes.c_ssize_t, c_void_p, c_char_p, c_int, hold=True)
 _clear = _declare("zcpy_clear", c_int, c_void_p)
 _close = _declare("zcpy_close", None, c_void_p)
 
@@ -160,13 +159,6 @@ class SharedCore(Core):
     def invalidate_mark(self, mark: bytes) -> int:
         """Invalidates a tag of the package's own."""
         return int(_invalidate_mark(self.pointer, mark, len(mark)))
-
-    def marked(self, names: bytes) -> Deps:
-        """The tags in ``names``, which were checked, and the package's own."""
-        handle = _marked(self.pointer, names, len(names))
-        if -2 <= handle < 0:  # pragma: no cover - no memory
-            raise MemoryError("zoocache: no memory for a tag")
-        return Deps(handle)
 
     def clear(self) -> int:
         """Invalidates everything, and empties the storage."""

@@ -489,7 +489,7 @@ class Filled(Table):
             return fill.cache.shared.core.marked(_tags.join(tags, self.mark(fill.key)))
         if not fill.deps:
             return static
-        return fill.cache.deps(tuple(dict.fromkeys([*tags_of(static), *sorted(fill.deps)])))
+        return fill.cache.core.marked(_tags.join(dict.fromkeys([*tags_of(static), *sorted(fill.deps)]), ""))
 
     def hand_up(self, fill: Fill) -> None:
         """Whoever called this fill depends on what it depends on, however it ended."""

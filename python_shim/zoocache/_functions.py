@@ -53,7 +53,7 @@ from zoocache._ffi import words
 from zoocache._fills import ABSENT, Filled
 from zoocache._keys import KEYWORDS, RAW, Key, Unkeyable, Unportable, by_identity, freeze, portable
 from zoocache._table import Fill, Rules
-from zoocache.context import ACTIVE, note
+from zoocache.context import ACTIVE, note, tags_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from zoocache._cache import Cache
+    from zoocache._ffi import Deps
+    from zoocache._scoped import Scoping
 
     P = ParamSpec("P")
     Q = ParamSpec("Q")
@@ -209,10 +211,10 @@ def _zc_make(_zc_entries, _zc_words, _zc_now, _zc_active, _zc_note):
 """
 
 
-def _look(signature: Signature, method: bool, own_key: bool) -> str:
+def _look(signature: Signature, method: bool, own_key: bool, scoping: Scoping | None) -> str:
     """Statements that make the key, and return what is cached under it: without a call if it is there as it is."""
     frozen = _FROZEN.format(args=signature.args, kwargs=signature.kwargs)
-    if own_key or (signature.open and signature.only):
+    if own_key or (signature.open and (signature.only or scoping is not None)):
         return frozen
     if signature.open:
         args = f"(_zc_raw,) if {signature.keyword} else {signature.args}" if signature.keyword else signature.args
@@ -225,8 +227,12 @@ def _look(signature: Signature, method: bool, own_key: bool) -> str:
             conditions.append(f"_zc_type({name}) in _zc_identities")
             parts.append(f"_zc_ref({name})")
         else:
-            conditions.append(f"((_zc_t := _zc_type({name})) is _zc_int or _zc_t is _zc_str or _zc_t in _zc_raw)")
+            raw = "" if scoping is not None and name in scoping.named else " or _zc_t in _zc_raw"
+            conditions.append(f"((_zc_t := _zc_type({name})) is _zc_int or _zc_t is _zc_str{raw})")
             parts.append(name)
+    if scoping is not None and scoping.here is not None:
+        conditions.append("(_zc_path := _zc_here()) is not None")
+        parts.append("_zc_path")
     guard = " and ".join(conditions) or "True"
     key = parts[0] if len(parts) == 1 else "(" + ", ".join(parts) + ")"
     return _NAMED.format(conditions=guard, frozen=_indent(frozen, 1), hit=_indent(_HIT, 1).format(key=key), key=key)
@@ -251,12 +257,13 @@ class Function(Filled):
         key: Callable[..., Any] | None,
         cache: Cache | None,
         rules: Rules,
+        scope: str | None = None,
     ) -> None:
         super().__init__(cache, rules)
         self.func = func
         self.name = name_of(func)
         self.namespace = namespace
-        self.deps = deps
+        self.deps = () if deps is None and scope is not None else deps
         self.own_key = key
         self.is_async = is_async(func)
         if is_generator(func):
@@ -269,6 +276,24 @@ class Function(Filled):
         self._identity: tuple[str, str] | None = None
         self.count: Callable[..., int] = int
         self.bound_arguments: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]
+        self.scope = scope
+        self._scoping: Scoping | None = None
+        if scope is not None:
+            from zoocache._scoped import Entries
+
+            self.entries = Entries(self)
+
+    @property
+    def scoping(self) -> Scoping | None:
+        """How its calls find their scope. None: it has none."""
+        if self.scope is None:
+            return None
+        scopes = self.bind().scopes
+        if self._scoping is None or self._scoping.scopes is not scopes:
+            from zoocache._scoped import Scoping
+
+            self._scoping = Scoping(self, scopes, self.scope)
+        return self._scoping
 
     def fast_hits(self) -> int:
         """Hits that were counted by the function itself."""
@@ -278,12 +303,14 @@ class Function(Filled):
         """The function to call instead."""
         signature = self.signature
         name = self.name if self.name.isidentifier() else "cached"
+        scoping = self.scoping if self.given is not None else None
+        unplaced = scoping is None and self.scope is not None  # its cache, and so its scopes, are not known yet
         source = _BODY.format(
             define="async def" if self.is_async else "def",
             wait="await " if self.is_async else "",
             name="_zc_" + name,
             parameters=signature.parameters,
-            look=_indent(_look(signature, _looks_bound(self.func), self.own_key is not None), 2),
+            look=_indent(_look(signature, _looks_bound(self.func), self.own_key is not None or unplaced, scoping), 2),
             args=signature.args,
             kwargs=signature.kwargs,
             call=signature.call,
@@ -292,6 +319,7 @@ class Function(Filled):
         scope.update(_zc_type=type, _zc_int=int, _zc_str=str, _zc_raw=RAW, _zc_ref=ref, _zc_identities=self.identities)
         scope.update(_zc_table=self, _zc_func=self.func, _zc_absent=ABSENT, _zc_Fill=Fill)
         scope.update(_zc_freeze=self.freeze, _zc_serve=self.serve, _zc_failed=self.failed, _zc_abandon=self.abandon)
+        scope["_zc_here"] = scoping.here.get if scoping is not None and scoping.here is not None else None
         scope["_zc_begin"] = self.abegin if self.is_async else self.begin
         scope["_zc_commit"] = self.acommit if self.is_async else self.commit
         exec(compile(source, f"<zoocache {self.name}>", "exec"), scope)
@@ -311,6 +339,12 @@ class Function(Filled):
 
     def freeze(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The key of a call."""
+        frozen = self.frozen(args, kwargs)
+        scoping = self.scoping
+        return frozen if scoping is None else scoping.key(frozen, args, kwargs)
+
+    def frozen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a call's arguments give of its key."""
         try:
             if self.own_key is not None:
                 return freeze(self.own_key(*args, **kwargs))
@@ -330,7 +364,7 @@ class Function(Filled):
         except Unkeyable as error:
             culprit = error.args[0]
             if self.own_key is None and args and culprit is args[0] and self.adopts(culprit):
-                return self.freeze(args, kwargs)
+                return self.frozen(args, kwargs)
             raise _keys.explain(self.name, culprit) from None
         except RecursionError:
             raise _keys.explain(self.name, args) from None
@@ -375,6 +409,9 @@ class Function(Filled):
         from zoocache._names import named
 
         identity = self.identity()
+        scoping = self.scoping
+        if scoping is not None and identity:
+            identity += f"|@{scoping.path_of(key)}"
         try:
             return named(f"{identity}|{portable(key)}") if identity else None
         except Unportable:
@@ -389,6 +426,28 @@ class Function(Filled):
         """An entry of a method dies with its object."""
         owner = key[0] if type(key) is tuple and key else key
         return not (isinstance(owner, ref) and owner() is None)
+
+    # ---- scopes --------------------------------------------------------------------------------------
+
+    def dependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps | str:
+        """Its tags, and that of its scope."""
+        return self.within(fill, super().dependencies(fill, args, kwargs))
+
+    async def adependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps | str:
+        """The same, for a coroutine function."""
+        if not callable(self.deps):
+            return self.dependencies(fill, args, kwargs)
+        return self.within(fill, await super().adependencies(fill, args, kwargs))
+
+    def within(self, fill: Fill, deps: Deps | str) -> Deps | str:
+        """What a value depends on: on its scope, too."""
+        scoping = self.scoping
+        return deps if scoping is None else scoping.within(fill.cache, tags_of(deps), fill.key)
+
+    def node_of(self, key: Any) -> Any:
+        """The counter of an entry's scope."""
+        scoping = self.scoping
+        return None if scoping is None else scoping.scopes.node(scoping.path_of(key))
 
     # ---- what hangs on the function ----------------------------------------------------------------
 
@@ -453,6 +512,7 @@ if TYPE_CHECKING:
         fleet: bool
         silence: str | None
         key: Callable[..., Any] | None
+        scope: str | None
 
     class Decorator(Protocol):
         """cacheable() with options, before it has met its function."""
@@ -483,6 +543,7 @@ def cacheable(  # noqa: F811
     ttl: float | None = None,
     key: Callable[..., Any] | None = None,
     cache: Cache | None = None,
+    scope: str | None = None,
     **rules: Any,
 ) -> Any:
     """Caches what a function returns, by its arguments; bare, or called with options.
@@ -507,6 +568,8 @@ def cacheable(  # noqa: F811
     silence: what a call does when the bus has been silent for longer than max_staleness: "bypass" computes,
         "serve" serves for max_stale longer, "error" raises BusSilent. None: as the cache says.
     key: a callable of the arguments that gives the key.
+    scope: the name of a scope of the cache (see zoocache.scopes): the values of each are kept apart, and evicted
+        together.
     cache: a Cache; else the default one, whichever is in place at the time of the call.
     """
     settings = Rules(ttl=ttl, **rules)
@@ -518,7 +581,7 @@ def cacheable(  # noqa: F811
             return type(target)(decorate(target.__func__))
         if not callable(target):
             raise TypeError(f"cacheable() decorates functions, not {type(target).__name__}")
-        function = Function(target, namespace, deps, key, cache, settings)
+        function = Function(target, namespace, deps, key, cache, settings, scope)
         return function.wrapper()
 
     return decorate if func is None else decorate(func)

@@ -37,6 +37,7 @@ __all__ = [
     "RAW",
     "KEYWORDS",
     "Key",
+    "Path",
     "Unkeyable",
     "Unportable",
     "by_identity",
@@ -358,7 +359,7 @@ def text_of(frozen: Any) -> str:
 
 def _written(frozen: Any, other: Callable[[Any], str]) -> str:
     kind = type(frozen)
-    if kind is str:
+    if kind is str or kind is Path:
         return ascii(frozen)  # what repr takes for printable changes with Python
     if kind is int and not -_BIG < frozen < _BIG:
         return hex(frozen)
@@ -402,6 +403,12 @@ def module_of(thing: Any) -> str:
         return module
     path = getattr(sys.modules["__main__"], "__file__", None)
     return f"__main__({os.path.basename(path) if path else ''})"
+
+
+class Path(str):
+    """The path of a scope, at the end of a key."""
+
+    __slots__ = ()
 
 
 class Key(str):

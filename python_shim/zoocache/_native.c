@@ -526,8 +526,8 @@ ZCPY_API int zcpy_invalidate(core *c, const char *text, int len) {
 }
 
 /* Invalidates a tag of the package's own. */
-ZCPY_API int zcpy_invalidate_mark(core *c, const char *mark, size_t len) {
-    return zc_invalidate(c->cache, zc_slice(mark, len));
+ZCPY_API int zcpy_invalidate_mark(core *c, const char *mark, int len) {
+    return zc_invalidate(c->cache, zc_slice(mark, (size_t)len));
 }
 
 /* Invalidates everything. */

@@ -148,6 +148,7 @@ _TABLE: tuple[tuple[str, Kind, object, str], ...] = (
         "When `invalidate()` returns: `acked`, `async`, `durable` or `strict`.",
     ),
     ("bus_pause", _TIME, None, "Between two reads of a busy log."),
+    ("scopes", _OBJECT, None, "What keeps tenants, users, sessions apart: `zoocache.scopes`."),
 )
 
 DEFAULTS: dict[str, Any] = {name: default for name, _, default, _ in _TABLE}

@@ -585,6 +585,10 @@ class Table:
             return ""
         return f"|key:{_ffi.hash_bytes(key.encode('utf-8', 'surrogatepass')):016x}"
 
+    def held(self, cache: Cache, key: Any, tags: tuple[str, ...]) -> Deps:
+        """The tags of what set() stores, as the library holds them."""
+        return cache.deps(tags)
+
     def set(self, cache: Cache, key: Any, value: Any, deps: object, ttl: float | None) -> None:
         """Stores a value under a key."""
         if type(value) not in LASTING:
@@ -592,7 +596,7 @@ class Table:
         ttl = seconds("ttl", ttl)
         self.ticks_for(ttl)
         tags = _tags.listed(deps)
-        held = cache.deps(tags)
+        held = self.held(cache, key, tags)
         if OFF and is_off(cache):
             self.drop(key)  # what was there is not what it was to be from now on
             return

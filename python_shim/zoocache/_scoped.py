@@ -1,0 +1,143 @@
+"""Tables whose keys have a scope, and how the calls of a function find theirs (see scopes)."""
+
+from __future__ import annotations
+
+from zoocache import _tags
+from zoocache._keys import Path
+from zoocache._table import Entry, Rules, Table
+from zoocache.scopes import segment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from zoocache._cache import Cache
+    from zoocache._ffi import Deps
+    from zoocache.scopes import Node, Scopes
+
+__all__ = ["Entries", "ScopedValues", "Scoping"]
+
+
+class Entries(dict):  # type: ignore[type-arg]
+    """The entries of a table whose keys have a scope: it counts them."""
+
+    def __init__(self, table: Any) -> None:
+        super().__init__()
+        self.table = table
+        self.nodes: dict[Any, Node] = {}
+
+    def _left(self, key: Any) -> None:
+        node = self.nodes.pop(key, None)
+        if node is not None:
+            node.add(-1)
+
+    def __setitem__(self, key: Any, entry: Entry) -> None:
+        self._left(key)
+        super().__setitem__(key, entry)
+        node = self.nodes[key] = self.table.node_of(key)
+        node.add(1)
+
+    def __delitem__(self, key: Any) -> None:
+        super().__delitem__(key)
+        self._left(key)
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        """As dict.pop()."""
+        found = super().pop(key, *default)
+        self._left(key)
+        return found
+
+    def clear(self) -> None:
+        """As dict.clear()."""
+        super().clear()
+        for key in list(self.nodes):
+            self._left(key)
+
+
+class ScopedValues(Table):
+    """What set() has stored in scopes. Its keys are pairs: the path, and the key."""
+
+    def __init__(self, cache: Cache, scopes: Scopes) -> None:
+        super().__init__(cache, Rules())
+        self.scopes = scopes
+        self.entries = Entries(self)
+
+    def node_of(self, key: tuple[str, str]) -> Node:
+        """The counter of an entry."""
+        return self.scopes.node(key[0])
+
+    def text(self, key: tuple[str, str]) -> str:
+        """A path has no '|' in it, and keys of set() without a scope begin with '='."""
+        return f"@{key[0]}|{key[1]}"
+
+    def shared_name(self, key: Any) -> bytes | None:
+        """The key in a storage."""
+        from zoocache._names import named
+
+        return named(self.text(key)) if isinstance(key[1], str) else None
+
+    def mark(self, key: Any) -> str:
+        """The tag of this key alone."""
+        return super().mark(self.text(key))
+
+    def held(self, cache: Cache, key: Any, tags: tuple[str, ...]) -> Deps:
+        """Its tags, and that of its scope."""
+        return within(cache, super().held(cache, key, tags).tags(), key[0])
+
+
+def within(cache: Cache, tags: Iterable[str], path: str) -> Deps:
+    """Tags that were checked, and that of a scope."""
+    return cache.core.marked(_tags.join([*tags], f"|scope:{path}"))
+
+
+class Scoping:
+    """How the calls of one function find their scope, by its signature.
+
+    Where every id is an argument, a str or an int, the key is that of a function without a scope: it implies the
+    path. Otherwise it ends with a path, which says what the arguments do not: ``here`` is its variable, if the ids
+    that are missing from the signature are all that it says.
+    """
+
+    def __init__(self, function: Any, scopes: Scopes, name: str) -> None:
+        self.scopes = scopes
+        self.level = scopes.level(name)
+        signature = function.signature
+        self.names: list[str] = signature.names + signature.only
+        self.placed = function.own_key is None and not signature.open  # its keys have the arguments in their places
+        self.named = [param for level in self.level.chain if (param := level.param) in self.names]
+        missing = [level for level in self.level.chain if level.param not in self.names]
+        self.here = missing[-1].here if missing and self.placed else None
+
+    def key(self, frozen: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The key of a call, of what it would be without a scope. Raises ScopeMissing."""
+        given = {**dict(zip(self.names, args)), **kwargs}
+        path = self.level.path(given, self.scopes.inherited)
+        if self.placed and all(type(given.get(param)) in (str, int) for param in self.named):
+            if len(self.named) == len(self.level.chain):
+                return frozen
+            path = (self.here and self.here.get()) or path
+        if self.placed and len(self.names) != 1:
+            return (*frozen, Path(path)) if self.names else Path(path)
+        return frozen, Path(path)
+
+    def path_of(self, key: Any) -> str:
+        """The path of a key."""
+        if type(key) is Path:
+            return key
+        ends = type(key) is tuple and key and type(key[-1]) is Path
+        if not self.placed:
+            return str(key[-1])
+        words = key[-1].split(":") if ends else ()
+        said = dict(zip(words[::2], words[1::2]))
+        parts = key if len(self.names) > 1 else key[:1] if ends else (key,)
+        path = []
+        for level in self.level.chain:
+            value = parts[self.names.index(level.param)] if level.param in self.named else None
+            known = type(value) in (str, int)
+            path.append(f"{level.name}:{segment(level.name, value) if known else said[level.name]}")
+        return ":".join(path)
+
+    def within(self, cache: Cache, tags: Iterable[str], key: Any) -> Deps:
+        """Tags that were checked, and that of the scope of a key."""
+        return within(cache, tags, self.path_of(key))
