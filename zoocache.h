@@ -5412,6 +5412,16 @@ no_apply:
     return false;
 }
 
+static bool zc__bus_valid(const zc_desc *d) {
+    const zc_bus *b = &d->bus;
+    if (b->version && (!b->attach || !b->read || !b->append || !b->versions)) return false;
+    if (b->nlogs > ZC_LOGS_MAX || (b->nlogs > 1 && (!b->logs || !b->wait || b->peek))) return false;
+    if (b->version > 1 || (d->max_staleness && d->max_staleness < 20 * ZC_MILLISECOND))
+        return false;
+    if (!ZC__CAN_SLEEP && d->ack == ZC_STRICT) return false;
+    return d->ack <= ZC_STRICT && d->silence <= ZC_SILENCE_ERROR;
+}
+
 /* Attaches, if the log can be reached; else the thread goes on trying, and reads are misses. */
 static int zc__bus_open(zc_cache *c) {
     zc__bus *b = &c->bus;
@@ -5545,6 +5555,7 @@ static inline int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease)
     *lease = 0;
     return ZC_OK;
 }
+static inline bool zc__bus_valid(const zc_desc *d) { (void)d; return true; }
 static inline int zc__bus_open(zc_cache *c) { (void)c; return ZC_E_BUILD; }
 static inline void zc__bus_end(zc_cache *c) { (void)c; }
 static inline int zc__bus_round(zc_cache *c, uint64_t wait, uint64_t deadline) {
@@ -8424,7 +8435,6 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
 
 static bool zc__desc_valid(const zc_desc *d) {
     const zc_store *st = &d->store;
-    const zc_bus *b = &d->bus;
     if (d->shards && (!zc__is_pow2(d->shards) || d->shards > 64)) return false;
     if (d->refresh_threads > 64) return false;
     if (d->ttl_jitter > 100 || (d->block && d->allocator.version)) return false;
@@ -8437,14 +8447,7 @@ static bool zc__desc_valid(const zc_desc *d) {
     if (st->version && (!st->get || !st->put || !st->del || !st->clear)) return false;
     if (!st->generation != !st->tag_put || !st->tag_put != !st->tag_get) return false;
     if (!st->lock != !st->unlock) return false;
-    if (b->version && (!b->attach || !b->read || !b->append || !b->versions)) return false;
-    if (b->nlogs > ZC_LOGS_MAX || (b->nlogs > 1 && (!b->logs || !b->wait || b->peek))) return false;
-    if (b->version > 1 || (d->max_staleness && d->max_staleness < 20 * ZC_MILLISECOND))
-        return false;
-    if (d->ack > ZC_STRICT || d->silence > ZC_SILENCE_ERROR) return false;
-#ifdef ZOOCACHE_NO_THREADS
-    if (d->ack == ZC_STRICT) return false; /* it has to sleep */
-#endif
+    if (!zc__bus_valid(d)) return false;
     return d->allocator.version <= 1 && d->clock.version <= 1 && d->log.version <= 1 &&
            d->events.version <= 1 && d->weigher.version <= 1 && st->version <= 1;
 }
