@@ -1020,7 +1020,7 @@ typedef struct zc_lmdb_desc {
     zc_allocator allocator; /* default: malloc and free. LMDB itself uses malloc all the same */
     zc_clock clock;         /* default: the system's clocks */
     zc_log log;             /* default: silent. Says why an open has failed, and if the file is
-                               lost; may be called with locks of the cache held */
+                               lost */
 } zc_lmdb_desc;
 
 /* Fills *store and *bus for zc_desc, both of one environment: its records, and its log of
@@ -1333,6 +1333,10 @@ static inline uint64_t zc__wall(const zc_clock *c) {
  *               (spin)
  *               `house` keeps a second housekeeper away: it is only tried, but by zc_check().
  *               Sleeping happens on a flight's own mutex or a thread's, with nothing else held.
+ *   Calls out   No lock is held while anything of the user's is called, the weigher apart: an event
+ *               or log hook, a loader, a destructor, a completion, a release. What comes up under a
+ *               lock is chained or noted, and told after it. With ZOOCACHE_DEBUG each thread counts
+ *               the locks that it holds, and each such call asserts that it holds none.
  * ========================================================================================== */
 
 #if defined(ZOOCACHE_NO_THREADS)
@@ -1405,6 +1409,33 @@ static inline void zc__nap(uint64_t ns) {
 #endif
 }
 
+/* All locks and unlocks pass through here. */
+#ifdef ZOOCACHE_DEBUG
+#  if defined(ZOOCACHE_NO_THREADS)
+static unsigned zc__locks;
+#  elif defined(__cplusplus)
+static thread_local unsigned zc__locks;
+#  else
+static _Thread_local unsigned zc__locks;
+#  endif
+static inline unsigned zc__locks_swap(unsigned n) {
+    unsigned old = zc__locks;
+    zc__locks = n;
+    return old;
+}
+static inline void zc__locked(void) { zc__locks++; }
+static inline void zc__unlocked(void) {
+    ZC__ASSERT(zc__locks > 0);
+    zc__locks--;
+}
+#  define ZC__CALLS_OUT() ZC__ASSERT(zc__locks == 0)
+#else
+static inline unsigned zc__locks_swap(unsigned n) { return n; }
+static inline void zc__locked(void) {}
+static inline void zc__unlocked(void) {}
+#  define ZC__CALLS_OUT() ((void)0)
+#endif
+
 typedef struct zc__spin {
     uint32_t held;
 } zc__spin;
@@ -1435,36 +1466,53 @@ static inline void zc__back_off(unsigned *looks) {
 static inline bool zc__spin_trylock(zc__spin *l) {
     if (l->held) return false;
     l->held = 1;
+    zc__locked();
     return true;
 }
 #  ifdef ZOOCACHE_DEBUG
 static inline void zc__spin_lock(zc__spin *l) {
     ZC__ASSERT(!l->held);
     l->held = 1;
+    zc__locked();
 }
-static inline void zc__spin_unlock(zc__spin *l) { l->held = 0; }
+static inline void zc__spin_unlock(zc__spin *l) {
+    l->held = 0;
+    zc__unlocked();
+}
 #  else
 static inline void zc__spin_lock(zc__spin *l) { (void)l; }
 static inline void zc__spin_unlock(zc__spin *l) { (void)l; }
 #  endif
 #else
+static inline bool zc__spin_take(zc__spin *l) {
+    return !__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE);
+}
 static ZC__NOINLINE void zc__spin_wait(zc__spin *l) {
     unsigned looks = 0;
     do
         while (zc__load_rlx(&l->held)) zc__back_off(&looks);
-    while (__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE));
+    while (!zc__spin_take(l));
 }
 static inline bool zc__spin_trylock(zc__spin *l) {
-    return !zc__load_rlx(&l->held) && !__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE);
+    if (zc__load_rlx(&l->held) || !zc__spin_take(l)) return false;
+    zc__locked();
+    return true;
 }
 static inline void zc__spin_lock(zc__spin *l) {
-    if (ZC__UNLIKELY(__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE))) zc__spin_wait(l);
+    if (ZC__UNLIKELY(!zc__spin_take(l))) zc__spin_wait(l);
+    zc__locked();
 }
-static inline void zc__spin_unlock(zc__spin *l) { zc__store_rel(&l->held, 0); }
+static inline void zc__spin_unlock(zc__spin *l) {
+    zc__store_rel(&l->held, 0);
+    zc__unlocked();
+}
 #endif
-/* Ends what zc__spin_trylock() began: that is real without threads, too, as a call-back may come
- * here again. */
-static inline void zc__spin_end(zc__spin *l) { zc__store_rel(&l->held, 0); }
+/* Ends what zc__spin_trylock() began: that is real without threads, too, as the same thread may
+ * come here again. */
+static inline void zc__spin_end(zc__spin *l) {
+    zc__store_rel(&l->held, 0);
+    zc__unlocked();
+}
 #ifdef ZOOCACHE_DEBUG
 static inline bool zc__spin_is_held(zc__spin *l) { return zc__load_rlx(&l->held) != 0; }
 #endif
@@ -1483,8 +1531,8 @@ static inline bool zc__monitor_init(zc__monitor *m) {
     return true;
 }
 static inline void zc__monitor_destroy(zc__monitor *m) { (void)m; }
-static inline void zc__monitor_lock(zc__monitor *m) { AcquireSRWLockExclusive(&m->mutex); }
-static inline void zc__monitor_unlock(zc__monitor *m) { ReleaseSRWLockExclusive(&m->mutex); }
+static inline void zc__mutex_lock(zc__monitor *m) { AcquireSRWLockExclusive(&m->mutex); }
+static inline void zc__mutex_unlock(zc__monitor *m) { ReleaseSRWLockExclusive(&m->mutex); }
 static inline void zc__monitor_wake(zc__monitor *m) { WakeAllConditionVariable(&m->cond); }
 static inline void zc__monitor_wake_one(zc__monitor *m) { WakeConditionVariable(&m->cond); }
 static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
@@ -1519,8 +1567,8 @@ static inline void zc__monitor_destroy(zc__monitor *m) {
     pthread_cond_destroy(&m->cond);
     pthread_mutex_destroy(&m->mutex);
 }
-static inline void zc__monitor_lock(zc__monitor *m) { pthread_mutex_lock(&m->mutex); }
-static inline void zc__monitor_unlock(zc__monitor *m) { pthread_mutex_unlock(&m->mutex); }
+static inline void zc__mutex_lock(zc__monitor *m) { pthread_mutex_lock(&m->mutex); }
+static inline void zc__mutex_unlock(zc__monitor *m) { pthread_mutex_unlock(&m->mutex); }
 static inline void zc__monitor_wake(zc__monitor *m) { pthread_cond_broadcast(&m->cond); }
 static inline void zc__monitor_wake_one(zc__monitor *m) { pthread_cond_signal(&m->cond); }
 #  ifdef __APPLE__
@@ -1554,8 +1602,8 @@ static inline void zc__monitor_destroy(zc__monitor *m) {
     cnd_destroy(&m->cond);
     mtx_destroy(&m->mutex);
 }
-static inline void zc__monitor_lock(zc__monitor *m) { mtx_lock(&m->mutex); }
-static inline void zc__monitor_unlock(zc__monitor *m) { mtx_unlock(&m->mutex); }
+static inline void zc__mutex_lock(zc__monitor *m) { mtx_lock(&m->mutex); }
+static inline void zc__mutex_unlock(zc__monitor *m) { mtx_unlock(&m->mutex); }
 static inline void zc__monitor_wake(zc__monitor *m) { cnd_broadcast(&m->cond); }
 static inline void zc__monitor_wake_one(zc__monitor *m) { cnd_signal(&m->cond); }
 static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
@@ -1570,12 +1618,20 @@ typedef struct zc__monitor {
 } zc__monitor;
 static inline bool zc__monitor_init(zc__monitor *m) { (void)m; return true; }
 static inline void zc__monitor_destroy(zc__monitor *m) { (void)m; }
-static inline void zc__monitor_lock(zc__monitor *m) { (void)m; }
-static inline void zc__monitor_unlock(zc__monitor *m) { (void)m; }
+static inline void zc__mutex_lock(zc__monitor *m) { (void)m; }
+static inline void zc__mutex_unlock(zc__monitor *m) { (void)m; }
 static inline void zc__monitor_wake(zc__monitor *m) { (void)m; }
 static inline void zc__monitor_wake_one(zc__monitor *m) { (void)m; }
 static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) { (void)m; (void)ns; }
 #endif
+static inline void zc__monitor_lock(zc__monitor *m) {
+    zc__mutex_lock(m);
+    zc__locked();
+}
+static inline void zc__monitor_unlock(zc__monitor *m) {
+    zc__unlocked();
+    zc__mutex_unlock(m);
+}
 #ifdef ZOOCACHE_NO_THREADS
 #  define ZC__CAN_SLEEP 0
 #else
@@ -1604,13 +1660,28 @@ static inline bool zc__gate_enter(zc__gate *g, const zc_clock *clock, uint64_t u
     bool mine = !g->held;
     g->held = true;
     zc__monitor_unlock(&g->monitor);
+    if (mine) zc__locked();
     return mine;
 }
 static inline void zc__gate_leave(zc__gate *g) {
+    zc__unlocked();
     zc__monitor_lock(&g->monitor);
     g->held = false;
     zc__monitor_wake_one(&g->monitor);
     zc__monitor_unlock(&g->monitor);
+}
+
+/* Which thread this is; never 0. */
+static inline uintptr_t zc__self(void) {
+#if defined(ZC__WIN32_THREADS)
+    return GetCurrentThreadId();
+#elif defined(ZC__POSIX_THREADS)
+    return (uintptr_t)pthread_self();
+#elif defined(ZC__C11_THREADS)
+    return (uintptr_t)thrd_current();
+#else
+    return 1;
+#endif
 }
 
 /* A thread that runs fn(arg), and is joined at the end. */
@@ -3564,6 +3635,12 @@ typedef struct zc__limit {
 #endif
 
 /* See >>bus. */
+typedef struct zc__news {
+    zc__entry *garbage; /* entries that gave way */
+    zc__buf tags;       /* that were invalidated: version, 8 bytes; length, 2; text */
+    uint64_t others;    /* the version of those for which there was no room; 0: none */
+} zc__news;
+
 typedef struct zc__bus {
 #ifdef ZOOCACHE_WITH_BUS
     bool on;    /* there is a bus */
@@ -3594,6 +3671,9 @@ typedef struct zc__bus {
     bool everything;    /* [out] the outbox is the root */
     zc_shared64 untold; /* [out] N3; 0: the log has all */
     zc_shared64 entries, breaks, errors, silent;
+    zc__news news;  /* [reading] what was heard, to be told after unlocking */
+    int32_t fault;  /* to be said after unlocking; 0: nothing */
+    uintptr_t self; /* which thread is the bus's own */
 #  ifndef ZOOCACHE_NO_THREADS
     zc__thread thread;
 #  endif
@@ -3606,6 +3686,7 @@ struct zc_cache {
     zc__trie trie; /* first: its `seen` is read by every hit */
     zc__shard *shards;
     uint32_t nshards;
+    uint32_t lent; /* locks, from zc_fork_prepare() on */
     uint64_t seed;
     zc_clock clock;
     zc__mem mem;
@@ -3674,6 +3755,7 @@ static inline void zc__entry_pin(zc__entry *e) { (void)zc__add_rlx(&e->refs, 1u)
 static void zc__entry_free(zc_cache *c, zc__entry *e) {
     if (e->flags & ZC__OBJECT) {
         zc__object *o = zc__entry_object(e);
+        ZC__CALLS_OUT();
         o->drop(o->user, o->ptr, o->size);
     }
     zc_tag **deps = zc__entry_deps(e);
@@ -4531,14 +4613,25 @@ static void zc__say(zc_cache *c, zc_log_level level, const char *what, const cha
     zc__text_str(&t, ": ");
     zc__text_str(&t, detail);
     zc__text_end(&t);
+    ZC__CALLS_OUT();
     c->desc.log.write(c->desc.log.user, level, line);
+}
+
+/* Says what was noted while a lock was held: a result; 0: nothing. */
+static inline void zc__say_noted(zc_cache *c, int32_t *noted, const char *what) {
+    int32_t rc = zc__load_rlx(noted);
+    if (rc && zc__cas(noted, &rc, 0)) zc__say(c, ZC_LOG_WARN, what, zc_strerror(rc));
+}
+
+static inline bool zc__wants(const zc_cache *c, zc_event_kind kind) {
+    uint32_t mask = c->desc.events.mask;
+    return c->desc.events.version && (mask == 0 || mask & (uint32_t)kind);
 }
 
 static void zc__event(zc_cache *c, const zc_event *event) {
     const zc_events *ev = &c->desc.events;
-    if (ev->version && zc__load_rlx(&c->closed) < 2 &&
-        (ev->mask == 0 || ev->mask & (uint32_t)event->kind))
-        ev->on_event(ev->user, event);
+    ZC__CALLS_OUT();
+    if (zc__wants(c, event->kind) && zc__load_rlx(&c->closed) < 2) ev->on_event(ev->user, event);
 }
 
 /* Works off a garbage chain: tells, and lets go. No lock is held. */
@@ -4731,7 +4824,10 @@ typedef struct zc__nodes {
     size_t n, size;
 } zc__nodes;
 
-static void zc__nodes_acquire(zc_cache *c, const zc_bytes *tags, size_t n, zc__nodes *out) {
+/* `locked`: a lock is held, and no entry can give way. False: some node could not be made. */
+static bool zc__nodes_acquire(zc_cache *c, const zc_bytes *tags, size_t n, bool locked,
+                              zc__nodes *out) {
+    bool all = true;
     out->list = &out->one;
     out->n = n;
     out->size = n > 1 ? n * sizeof *out->list : 0;
@@ -4748,9 +4844,11 @@ static void zc__nodes_acquire(zc_cache *c, const zc_bytes *tags, size_t n, zc__n
         (void)zc__path_parse(tags[i], &path);
         zc_tag *node;
         do node = zc__tag_acquire(&c->trie, &path);
-        while (!node && zc__relieve_block(c));
+        while (!node && !locked && zc__relieve_block(c));
+        all = all && node;
         out->list[i] = node ? node : zc__tag_deepest(&c->trie, &path);
     }
+    return all;
 }
 
 static void zc__nodes_release(zc_cache *c, zc__nodes *nodes) {
@@ -4759,9 +4857,9 @@ static void zc__nodes_release(zc_cache *c, zc__nodes *nodes) {
 }
 
 /* Invalidates n checked tags in one step; n == 0: everything. */
-static uint64_t zc__invalidate_text(zc_cache *c, const zc_bytes *tags, size_t n) {
+static uint64_t zc__invalidate_text(zc_cache *c, const zc_bytes *tags, size_t n, bool locked) {
     zc__nodes nodes;
-    zc__nodes_acquire(c, tags, n, &nodes);
+    (void)zc__nodes_acquire(c, tags, n, locked, &nodes);
     uint64_t v = zc__trie_stamp(&c->trie, nodes.list, nodes.n, 0);
     zc__nodes_release(c, &nodes);
     return v;
@@ -4777,6 +4875,7 @@ static int zc__tags_check(const zc_bytes *tags, size_t n) {
 #ifdef ZOOCACHE_WITH_BUS
 #define ZC__OUTBOX_BYTES 65536u     /* of tags that wait for the log; more collapse */
 #define ZC__COARSE_SLACK (10 * ZC_MILLISECOND) /* a coarse clock may lag so much */
+#define ZC__NEWS_BYTES 65536u       /* of tags that were heard and are not told yet */
 #define ZC__HISTORY 4096u           /* positions whose parts are remembered, with several logs */
 #define ZC__POSITION_MAX (UINT64_C(1) << 47) /* of one log; what is above is none */
 
@@ -4992,7 +5091,7 @@ static void zc__outbox_stamp(zc_cache *c) {
     zc__monitor_unlock(&c->bus.out);
     if (!zc__outbox_take(c, &l)) return;
     zc__outbox_add(c, l.tags, l.n);
-    (void)zc__invalidate_text(c, l.tags, l.n);
+    (void)zc__invalidate_text(c, l.tags, l.n, true);
     zc__letter_free(c, &l);
 }
 
@@ -5008,52 +5107,102 @@ static void zc__outbox_told(zc__bus *b) {
 static int zc__bus_fault(zc_cache *c, int rc) {
     zc__count(&c->bus.errors, 1);
     if (rc == ZC_E_BUSY) return rc; /* no fault of the bus */
-    if (!zc__load_rlx(&c->bus.down)) zc__say(c, ZC_LOG_WARN, "the bus has failed", zc_strerror(rc));
+    if (!zc__load_rlx(&c->bus.down)) zc__store_rlx(&c->bus.fault, (int32_t)rc);
     zc__store_rlx(&c->bus.down, 1);
     return rc;
 }
 
+/* Notes an invalidation that was heard, at the end of *b, for which there is room. */
+static void zc__news_put(zc__buf *b, zc_bytes tag, uint64_t version) {
+    unsigned char *to = b->ptr + b->size;
+    zc__put_le(to, version, 8);
+    zc__put_le(to + 8, tag.len, 2);
+    if (tag.len) memcpy(to + 10, tag.ptr, tag.len);
+    b->size += 10 + tag.len;
+}
+
+/* Room for what an entry of the log will have to tell. */
+static bool zc__news_reserve(zc_cache *c, zc__news *news, const zc_bytes *tags, size_t n) {
+    size_t size = n ? 0 : 10, has = news->tags.size;
+    if (!zc__wants(c, ZC_EVENT_INVALIDATED)) return true;
+    for (size_t i = 0; i < n; i++) size += 10 + tags[i].len;
+    return (!has || has + size <= ZC__NEWS_BYTES) && zc__buf_reserve(&c->mem, &news->tags, size);
+}
+
+static void zc__news_add(zc_cache *c, zc__news *news, const zc_bytes *tags, size_t n, uint64_t v,
+                         bool room) {
+    if (!zc__wants(c, ZC_EVENT_INVALIDATED)) return;
+    for (size_t i = 0; i < n && room; i++) zc__news_put(&news->tags, tags[i], v);
+    if (n == 0 && room) zc__news_put(&news->tags, zc_slice("", 0), v);
+    if (!room) news->others = v;
+}
+
+static void zc__news_tell(zc_cache *c, zc__news *news) {
+    zc__reap(c, news->garbage);
+    for (size_t at = 0, len; at < news->tags.size; at += 10 + len) {
+        const unsigned char *p = news->tags.ptr + at;
+        len = zc__get16(p + 8);
+        zc__told_invalidated(c, zc_slice(p + 10, len), zc__get64(p));
+    }
+    if (news->others) zc__told_invalidated(c, zc_slice("", 0), news->others);
+    zc__buf_free(&c->mem, &news->tags);
+}
+
+/* No lock is held. */
+static void zc__bus_say(zc_cache *c) { zc__say_noted(c, &c->bus.fault, "the bus has failed"); }
+
 /* Who hears, and since when: what belongs to an epoch that is over is not heard any more. */
 typedef struct zc__ear {
     zc_cache *cache;
+    zc__news *news;
     uint64_t epoch;
     unsigned log;
     uint64_t deadline; /* past it, some entries are enough */
     unsigned heard;
+    bool full; /* what came last is to be heard again, after telling what came before */
     zc_bus_sink sink;
 } zc__ear;
 
 #define ZC__HEARD_LEAST 32u /* entries in a round, however small its budget */
 
+/* The next entry of the log. `apply` is held. */
+static uint64_t zc__bus_apply(zc_cache *c, unsigned log, zc__nodes *nodes) {
+    zc__bus *b = &c->bus;
+    uint64_t local = zc__bus_local(b, b->cursor + 1);
+    uint64_t v = zc__trie_stamp(&c->trie, nodes->list, nodes->n, local);
+    zc__store_rel(&b->cursors[log], b->cursors[log] + 1);
+    zc__store_rel(&b->cursor, b->cursor + 1);
+    if (v != local) zc__bus_rebase(b, v);
+    zc__bus_moved(b);
+    zc__count(&b->entries, 1);
+    return v;
+}
+
+/* Locks are held, those of the bus's own, too: what is to be told is noted. Where there is no room
+ * for that, or for a tag's node, but will be after telling, the entry is not heard yet: reading
+ * ends, and is begun again. Else too much is invalidated, and what finds no room is told as
+ * everything. */
 static int zc__bus_hear_entry(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
     zc__ear *ear = (zc__ear *)user;
     zc_cache *c = ear->cache;
     zc__bus *b = &c->bus;
-    zc_shared64 *cursor = &b->cursors[ear->log];
-    uint64_t v = 0;
+    zc__news *news = ear->news;
+    zc__nodes nodes;
     int rc = ZC_OK;
     if (zc__tags_check(tags, n) != ZC_OK) n = 0; /* no tag of ours: too much rather than nothing */
-    zc__nodes nodes;
-    zc__nodes_acquire(c, tags, n, &nodes);
+    bool made = zc__nodes_acquire(c, tags, n, true, &nodes);
+    bool room = zc__news_reserve(c, news, tags, n), any = news->tags.size != 0;
+    bool gives = (!made || !room) && c->mem.arena && zc__relieve(c, &news->garbage);
+    ear->full = gives || (!room && any);
     zc__monitor_lock(&b->apply);
-    if (ear->epoch != b->epoch || position > *cursor + 1) {
-        rc = ZC_RETRY;
-    } else if (position == *cursor + 1) {
-        uint64_t local = zc__bus_local(b, b->cursor + 1);
-        v = zc__trie_stamp(&c->trie, nodes.list, nodes.n, local);
-        zc__store_rel(cursor, position);
-        zc__store_rel(&b->cursor, b->cursor + 1);
-        if (v != local) zc__bus_rebase(b, v);
-        zc__bus_moved(b);
-    }
+    if (ear->epoch != b->epoch || position > b->cursors[ear->log] + 1) rc = ZC_RETRY;
+    else if (position <= b->cursors[ear->log]) ear->full = false;
+    else if (ear->full) rc = ZC_E_NOMEM;
+    else zc__news_add(c, news, tags, n, zc__bus_apply(c, ear->log, &nodes), room);
     zc__monitor_unlock(&b->apply);
     zc__nodes_release(c, &nodes);
-    if (!v) return rc;
-    zc__count(&b->entries, 1);
-    for (size_t i = 0; i < n; i++) zc__told_invalidated(c, tags[i], v);
-    if (n == 0) zc__told_invalidated(c, zc_slice("", 0), v);
     bool enough = ++ear->heard >= ZC__HEARD_LEAST && ear->deadline != ZC_NEVER;
-    return enough && zc__mono(&c->clock) >= ear->deadline ? ZC_MORE : ZC_OK;
+    return rc == ZC_OK && enough && zc__mono(&c->clock) >= ear->deadline ? ZC_MORE : rc;
 }
 
 /* Forgets the log that it was attached to in `epoch`: nothing is served from now on. */
@@ -5098,10 +5247,12 @@ static int zc__bus_attach(zc_cache *c) {
     return ZC_OK;
 }
 
-static void zc__ear_open(zc__ear *ear, zc_cache *c, uint64_t deadline) {
+static void zc__ear_open(zc__ear *ear, zc_cache *c, zc__news *news, uint64_t deadline) {
     ear->cache = c;
+    ear->news = news;
     ear->log = ear->heard = 0;
     ear->deadline = deadline;
+    ear->full = false;
     ear->sink.entry = zc__bus_hear_entry;
     ear->sink.user = ear;
     zc__monitor_lock(&c->bus.apply);
@@ -5117,7 +5268,7 @@ static int zc__bus_drain(zc_cache *c, zc__ear *ear, uint64_t wait, uint64_t *sin
         uint64_t cursor = zc__load_acq(at);
         *since = zc__mono(&c->clock);
         int rc = c->desc.bus.read(zc__bus_user(c, ear->log), cursor, wait, &ear->sink);
-        if (rc != ZC_MORE || zc__load_acq(at) == cursor) return rc;
+        if (ear->full || rc != ZC_MORE || zc__load_acq(at) == cursor) return rc;
         if (ear->heard >= ZC__HEARD_LEAST && zc__mono(&c->clock) >= ear->deadline) return rc;
     }
 }
@@ -5130,20 +5281,22 @@ static void zc__bus_wait(zc_cache *c, uint64_t wait) {
 }
 
 /* Reads the log to its end, or to the end of `wait`; `reading` is held. ZC_OK: the lease is
- * renewed. Of several logs it is as old as the oldest proof, that of the first. ZC_RETRY: it was
- * woken, or the reader's time is up. */
+ * renewed; ZC_PENDING: there is more, but what was heard is to be told first; ZC_RETRY: it was woken,
+ * or the reader's time is up. Of several logs the lease is as old as the oldest proof, that of the
+ * first. */
 static int zc__bus_listen(zc_cache *c, uint64_t wait) {
     zc__bus *b = &c->bus;
     uint64_t since = 0, proof;
     int rc = ZC_OK;
     if (!zc__load_acq(&b->attached)) return zc__bus_attach(c);
     zc__ear ear;
-    zc__ear_open(&ear, c, b->deadline);
+    zc__ear_open(&ear, c, &b->news, b->deadline);
     if (b->logs > 1 && wait) zc__bus_wait(c, wait);
     for (; ear.log < b->logs && rc == ZC_OK; ear.log++) {
         rc = zc__bus_drain(c, &ear, b->logs == 1 ? wait : 0, &proof);
         if (ear.log == 0) since = proof;
     }
+    if (ear.full) return ZC_PENDING;
     if (rc == ZC_MORE) return ZC_RETRY;
     if (rc < 0) return zc__bus_fault(c, rc);
     if (rc == ZC_OK) {
@@ -5155,6 +5308,26 @@ static int zc__bus_listen(zc_cache *c, uint64_t wait) {
     }
     zc__bus_detach(c, ear.epoch);
     return zc__bus_attach(c);
+}
+
+/* Ends reading, and tells what was heard. */
+static void zc__bus_unlock(zc_cache *c) {
+    zc__news news = c->bus.news;
+    memset(&c->bus.news, 0, sizeof news);
+    zc__gate_leave(&c->bus.reading);
+    zc__news_tell(c, &news);
+    zc__bus_say(c);
+}
+
+/* Reads the log to its end, as zc__bus_listen(), and tells. ZC_E_BUS: others read until `end`. */
+static int zc__bus_catch_up(zc_cache *c, uint64_t wait, uint64_t end) {
+    int rc = ZC_PENDING;
+    for (; rc == ZC_PENDING; wait = 0) {
+        if (!zc__gate_enter(&c->bus.reading, &c->clock, end)) return ZC_E_BUS;
+        rc = zc__bus_listen(c, wait);
+        zc__bus_unlock(c);
+    }
+    return rc;
 }
 
 /* ---- serving ---- */
@@ -5186,9 +5359,10 @@ static int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
     *lease = 0;
     if (!b->on || ZC__LIKELY(zc__bus_is_current(c, lease))) return ZC_OK;
     uint64_t until = b->peeks ? zc__add_sat(zc__mono(&c->clock), c->desc.max_staleness) : 0;
-    if (b->peeks && zc__gate_enter(&b->reading, &c->clock, until)) {
+    while (b->peeks && zc__gate_enter(&b->reading, &c->clock, until)) {
         int rc = zc__bus_is_current(c, lease) ? ZC_OK : zc__bus_listen(c, 0);
-        zc__gate_leave(&b->reading);
+        zc__bus_unlock(c);
+        if (rc != ZC_OK && rc != ZC_PENDING) break;
         if (rc == ZC_OK) return ZC_OK;
     }
     zc__count(&b->silent, 1);
@@ -5201,16 +5375,16 @@ static int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
 
 /* ---- telling ---- */
 
+/* Is it up to this thread to read? Else the bus's own does. */
+static bool zc__bus_is_mine(zc__bus *b) {
+    return b->peeks || !b->runs || zc__load_rlx(&b->self) == zc__self();
+}
+
 /* Waits until the log has been read to its end after `since`, or attached; `end` at the latest. */
 static int zc__bus_hear(zc_cache *c, uint64_t since, uint64_t end) {
     zc__bus *b = &c->bus;
+    if (zc__bus_is_mine(b)) return zc__bus_catch_up(c, 0, end);
     for (;;) {
-        if (b->peeks || !b->runs) {
-            if (!zc__gate_enter(&b->reading, &c->clock, end)) return ZC_E_BUS;
-            int rc = zc__bus_listen(c, 0);
-            zc__gate_leave(&b->reading);
-            return rc;
-        }
         if (zc__load_acq(&b->lease) >= since) return ZC_OK;
         if (zc__mono(&c->clock) >= end) return ZC_E_BUS;
         if (c->desc.bus.wake) c->desc.bus.wake(c->desc.bus.user);
@@ -5251,11 +5425,12 @@ static int zc__bus_append(zc__ear *ear, const zc_bytes *tags, size_t n, bool dur
     return rc;
 }
 
-/* Appends to the log, and hears what came before, within T but for the append itself. `reading`:
- * the caller is the reader. */
+/* Appends to the log, and hears what came before, within T but for the append itself. What is to
+ * be told comes to `news`; NULL: the caller is the reader. */
 static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durable,
-                        bool reading) {
+                        zc__news *news) {
     zc__bus *b = &c->bus;
+    bool reading = !news;
     uint64_t end = zc__add_sat(zc__mono(&c->clock), c->desc.max_staleness);
     zc__ear ear;
     int rc = ZC_RETRY;
@@ -5266,8 +5441,9 @@ static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durabl
             rc = reading ? zc__bus_attach(c) : zc__bus_hear(c, since, end);
             if (rc != ZC_OK) return rc;
         }
-        zc__ear_open(&ear, c, reading ? b->deadline : ZC_NEVER);
+        zc__ear_open(&ear, c, reading ? &b->news : news, reading ? b->deadline : ZC_NEVER);
         rc = zc__bus_append(&ear, tags, n, durable);
+        if (ear.full) rc = ZC_MORE; /* it was appended: entries are given after that */
         if (rc == ZC_MORE) return reading ? ZC_OK : zc__bus_hear(c, zc__mono(&c->clock), end);
         if (rc == ZC_RETRY) zc__bus_detach(c, ear.epoch);
     }
@@ -5279,10 +5455,10 @@ static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durabl
 static int zc__bus_flush(zc_cache *c) {
     zc__letter l;
     if (!zc__outbox_take(c, &l)) return ZC_OK;
-    int rc = zc__bus_send(c, l.tags, l.n, false, true);
+    int rc = zc__bus_send(c, l.tags, l.n, false, NULL);
     if (rc != ZC_OK) {
         zc__outbox_add(c, l.tags, l.n);
-        (void)zc__invalidate_text(c, l.tags, l.n);
+        (void)zc__invalidate_text(c, l.tags, l.n, true);
     }
     zc__letter_free(c, &l);
     return rc;
@@ -5303,21 +5479,30 @@ static void zc__bus_sleep(zc__bus *b, uint64_t ns) {
 static int zc__bus_publish(zc_cache *c, const zc_bytes *tags, size_t n) {
     zc__bus *b = &c->bus;
     zc_ack ack = c->desc.ack;
+    zc__news news;
+    memset(&news, 0, sizeof news);
     int rc = ack == ZC_ASYNC ? ZC_PENDING
-                             : zc__bus_send(c, tags, n, ack == ZC_DURABLE, false);
+                             : zc__bus_send(c, tags, n, ack == ZC_DURABLE, &news);
     if (rc != ZC_OK) {
         bool first = zc__outbox_empty(b);
         zc__outbox_add(c, tags, n);
-        (void)zc__invalidate_text(c, tags, n);
+        (void)zc__invalidate_text(c, tags, n, false);
         if (first && b->runs && c->desc.bus.wake) c->desc.bus.wake(c->desc.bus.user);
-        return ack == ZC_ASYNC ? ZC_OK : ZC_E_BUS;
     }
+    zc__news_tell(c, &news);
+    zc__bus_say(c);
+    if (rc != ZC_OK) return ack == ZC_ASYNC ? ZC_OK : ZC_E_BUS;
     if (ack != ZC_STRICT || b->peeks) return ZC_OK;
     uint64_t end = zc__add_sat(zc__mono(&c->clock), c->desc.max_staleness);
     for (uint64_t now = 0; (now = zc__mono(&c->clock)) < end;) {
-        uint64_t left = end - now;
+        uint64_t left = end - now, pause = c->clock.version ? ZC_MILLISECOND : left;
+        if (zc__bus_is_mine(b)) { /* nobody else renews the lease meanwhile */
+            if (pause > c->desc.max_staleness / 3) pause = c->desc.max_staleness / 3;
+            if (zc__bus_catch_up(c, pause, end) == ZC_OK) continue;
+            pause = ZC_MILLISECOND;
+        }
         zc__monitor_lock(&b->monitor);
-        zc__monitor_sleep(&b->monitor, c->clock.version ? ZC_MILLISECOND : left);
+        zc__monitor_sleep(&b->monitor, pause);
         zc__monitor_unlock(&b->monitor);
     }
     return ZC_OK;
@@ -5352,13 +5537,13 @@ static int zc__bus_round(zc_cache *c, uint64_t wait, uint64_t deadline) {
     if (rc == ZC_OK) rc = zc__bus_listen(c, sent ? wait : 0);
     if (rc == ZC_OK && sent) zc__outbox_told(b);
     b->deadline = ZC_NEVER;
-    zc__gate_leave(&b->reading);
-    if (rc != ZC_OK) return rc;
     uint64_t now = zc__mono(&c->clock);
-    if (c->desc.bus.beat && now - b->beaten >= ZC_SECOND) {
-        b->beaten = now;
-        zc__bus_beat(c);
-    }
+    bool beats = rc == ZC_OK && c->desc.bus.beat && now - b->beaten >= ZC_SECOND;
+    if (beats) b->beaten = now;
+    zc__bus_unlock(c);
+    if (beats) zc__bus_beat(c);
+    if (rc == ZC_PENDING) rc = zc__bus_catch_up(c, 0, wait ? ZC_NEVER : 0);
+    if (rc != ZC_OK) return rc;
     return zc__load_rlx(&b->entries) != heard ? ZC_MORE : ZC_OK;
 }
 
@@ -5368,6 +5553,7 @@ ZC__THREAD_FN(zc__bus_main, arg) {
     zc__bus *b = &c->bus;
     /* A lease counts from before its read, and lasts until the end of the next: two waits. */
     uint64_t t = c->desc.max_staleness, wait = t / 3, backoff = 0, random = c->seed;
+    zc__store_rlx(&b->self, zc__self());
     while (!zc__load_acq(&b->stop)) {
         int rc = zc__bus_round(c, wait, ZC_NEVER);
         if (rc < 0) { /* again soon, but not all nodes at once */
@@ -5440,7 +5626,7 @@ static int zc__bus_open(zc_cache *c) {
     c->trie.counts = true;
     (void)zc__gate_enter(&b->reading, &c->clock, ZC_NEVER);
     (void)zc__bus_attach(c);
-    zc__gate_leave(&b->reading);
+    zc__bus_unlock(c);
     return zc__bus_start(c);
 }
 
@@ -5461,7 +5647,7 @@ static void zc__bus_end(zc_cache *c) {
 #endif
     (void)zc__gate_enter(&b->reading, &c->clock, ZC_NEVER);
     (void)zc__bus_flush(c);
-    zc__gate_leave(&b->reading);
+    zc__bus_unlock(c);
     zc__outbox_forget(c);
     zc__buf_free(&c->mem, &b->outbox);
     zc__free(&c->mem, b->history, ZC__HISTORY * b->logs * sizeof *b->history);
@@ -5725,6 +5911,7 @@ static void zc__flight_wake(zc__flight *f) {
             zc__monitor_wake(&f->monitor);
             zc__monitor_unlock(&f->monitor);
         }
+        ZC__CALLS_OUT();
         if (!fn) return;
         fn(user);
     } while (true);
@@ -5796,6 +5983,7 @@ static void zc__fill_close(zc_fill *t) {
         }
         zc__spin_unlock(&f->shard->lock);
     }
+    ZC__CALLS_OUT();
     zc__fill_drop(t);
     zc__buf_free(&t->cache->mem, &t->value);
     if (t->release) t->release(t->user);
@@ -5866,20 +6054,21 @@ static int zc__fill_add(zc_fill *t, zc_tag *n) {
     return ZC_OK;
 }
 
-/* The node of a tag's text, with a reference. */
-static int zc__tag_get(zc_cache *c, zc_bytes tag, zc_tag **n) {
+/* The node of a tag's text, with a reference. `locked`: a lock is held, and no entry can give
+ * way. */
+static int zc__tag_get(zc_cache *c, zc_bytes tag, bool locked, zc_tag **n) {
     zc__path path;
     int rc = zc__path_parse(tag, &path);
     *n = NULL;
     if (rc != ZC_OK) return rc;
     do *n = zc__tag_acquire(&c->trie, &path);
-    while (!*n && zc__relieve_block(c));
+    while (!*n && !locked && zc__relieve_block(c));
     return *n ? ZC_OK : ZC_E_NOMEM;
 }
 
 static int zc__fill_add_text(zc_fill *t, zc_bytes tag) {
     zc_tag *n;
-    int rc = zc__tag_get(t->cache, tag, &n);
+    int rc = zc__tag_get(t->cache, tag, false, &n);
     if (rc != ZC_OK) return t->dep_error = rc;
     return zc__fill_add(t, n);
 }
@@ -5937,6 +6126,7 @@ ZOOCACHE_API int zc_fill_dep_tag(zc_fill *fill, zc_tag *tag) {
 }
 
 static void zc__fill_unset(zc_fill *t) {
+    ZC__CALLS_OUT();
     zc__fill_drop(t);
     t->value.size = 0;
     t->has_value = t->absent = false;
@@ -6381,9 +6571,7 @@ static inline bool zc__store_up(zc_cache *c, uint32_t *episode) {
 
 /* Says that it has opened: whoever saw that may have had his turn to write, and could not. */
 static void zc__store_say(zc_cache *c) {
-    int32_t rc = zc__load_rlx(&c->store_fault);
-    if (rc && zc__cas(&c->store_fault, &rc, 0))
-        zc__say(c, ZC_LOG_WARN, "the storage is not asked for a while", zc_strerror(rc));
+    zc__say_noted(c, &c->store_fault, "the storage is not asked for a while");
 }
 
 /* Tries a storage that was spared: housekeeping alone does, one thread at a time. */
@@ -6422,6 +6610,7 @@ static inline void zc__store_try(zc_cache *c) { (void)c; }
 /* Has a call used up the time that a caller is ready to wait? Then he makes no other. */
 static inline bool zc__store_was_slow(int rc) { return rc == ZC_E_TIMEOUT || rc == ZC_E_BUSY; }
 
+/* Tells of a call that has failed. No lock is held. */
 static void zc__store_fault(zc_cache *c, zc_bytes key, int rc) {
     zc_event ev;
     zc__count(rc == ZC_E_CORRUPT ? &c->store_corrupt : &c->store_errors, 1);
@@ -6957,9 +7146,10 @@ static int zc__copying_judge(zc_cache *c, const zc_record *r, const zc__record_b
     int rc = ZC_OK;
     if (!zc__record_deps(body, r->ndeps, deps)) return ZC_E_CORRUPT;
     if (r->expires_ms && zc__left(r->expires_ms, zc__wall_ms(c)) == 0) return ZC_MISS;
-    for (; n < r->ndeps && rc == ZC_OK; n += rc == ZC_OK) rc = zc__tag_get(c, deps[n], &nodes[n]);
+    for (; n < r->ndeps && rc == ZC_OK; n += rc == ZC_OK)
+        rc = zc__tag_get(c, deps[n], true, &nodes[n]);
     if (rc == ZC_OK) rc = zc__store_judge(c, r, nodes, n, &begin);
-    else rc = rc == ZC_E_NOMEM ? ZC_MISS : ZC_E_CORRUPT;
+    else rc = rc == ZC_E_NOMEM ? ZC_MORE : ZC_E_CORRUPT;
     while (n > 0) zc__tag_unref(&c->trie, nodes[--n]);
     return rc;
 }
@@ -7153,6 +7343,7 @@ static void zc__fleet_check(zc_fill *t, uint64_t token) {
     if (!token || !zc__store_up(c, &episode)) return;
     int rc = c->desc.store.lock(c->desc.store.user, zc__flight_key(t->flight), ZC_SECOND, &token);
     if (zc__store_told(c, episode, rc) == ZC_MISS || zc__store_was_slow(rc)) t->unsaved = true;
+    zc__store_say(c);
 }
 
 static void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
@@ -7160,6 +7351,7 @@ static void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
     uint32_t episode;
     if (zc__store_up(c, &episode))
         (void)zc__store_told(c, episode, st->unlock(st->user, zc__flight_key(f), token));
+    zc__store_say(c);
     zc__flight_let_go(c, f);
 }
 
@@ -7812,6 +8004,7 @@ static int zc__lead(zc_fill *t, zc_loader loader, void *user, uint64_t until, bo
     rc = ZC_OK;
     if (!loaded) {
         (void)zc__wait_for(t, true); /* a new flight waits for nobody: no circle */
+        ZC__CALLS_OUT();
         rc = loader(t, user);
         (void)zc__wait_for(t, false);
     }
@@ -7999,7 +8192,7 @@ ZOOCACHE_API int zc_invalidate_many(zc_cache *cache, const zc_bytes *tags, size_
     if (!cache || (n && !tags) || n > SIZE_MAX / 256) return ZC_E_INVAL;
     int rc = zc__tags_check(tags, n);
     if (rc != ZC_OK || n == 0) return rc;
-    return zc__invalidated(cache, tags, n, zc__invalidate_text(cache, tags, n));
+    return zc__invalidated(cache, tags, n, zc__invalidate_text(cache, tags, n, false));
 }
 
 ZOOCACHE_API int zc_invalidate_tag(zc_cache *cache, zc_tag *tag) {
@@ -8046,7 +8239,7 @@ ZOOCACHE_API int zc_tag_check(zc_bytes tag) {
 ZOOCACHE_API int zc_tag_intern(zc_cache *cache, zc_bytes tag, zc_tag **out) {
     if (!out) return ZC_E_INVAL;
     *out = NULL;
-    return cache ? zc__tag_get(cache, tag, out) : ZC_E_INVAL;
+    return cache ? zc__tag_get(cache, tag, false, out) : ZC_E_INVAL;
 }
 
 ZOOCACHE_API void zc_tag_release(zc_cache *cache, zc_tag *tag) {
@@ -8062,7 +8255,7 @@ ZOOCACHE_API int zc_tag_version(zc_cache *cache, zc_bytes tag, uint64_t *version
     if (rc != ZC_OK) return rc;
     zc_tag *n = NULL;
     if (cache->desc.store.tag_get && !zc__bus_on(cache)) { /* only a node can be asked about */
-        rc = zc__tag_get(cache, tag, &n);
+        rc = zc__tag_get(cache, tag, false, &n);
         if (rc == ZC_OK && zc__store_learn(cache, n) != ZC_OK) rc = ZC_E_STORE;
         if (rc == ZC_OK) *version = zc__load_acq(&n->version);
     } else {
@@ -8097,8 +8290,8 @@ ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age) {
 /* Ends some of a shard's flights whose leaders have had their time, so that those who wait only for
  * a call-back are told. Looks at a few chains, from where it stopped; growing moves flights to
  * later ones, so a look over all has seen each, and when the next is due. False: none is due. */
-static bool zc__flights_expire(zc_cache *c, zc__shard *s, uint64_t now) {
-    zc__link *late = NULL, *l, *next;
+static bool zc__flights_expire(zc__shard *s, uint64_t now, zc__link **late) {
+    zc__link *l, *next;
     unsigned looks = 64, ended = 0;
     zc__spin_lock(&s->lock);
     bool due = now >= s->next_lease;
@@ -8112,8 +8305,8 @@ static bool zc__flights_expire(zc_cache *c, zc__shard *s, uint64_t now) {
             }
             l->refs++;
             zc__flight_end(s, f, ZC__LOST);
-            l->next = late;
-            late = l;
+            l->next = *late;
+            *late = l;
             ended++;
         }
     }
@@ -8123,38 +8316,40 @@ static bool zc__flights_expire(zc_cache *c, zc__shard *s, uint64_t now) {
         s->lease_at = 0;
     }
     zc__spin_unlock(&s->lock);
-    for (; (l = late) != NULL; zc__flight_let_go(c, (zc__flight *)l)) {
-        late = l->next;
-        zc__flight_wake((zc__flight *)l);
-    }
     return due;
 }
 
+/* Wakes who waits for the flights of a chain, and lets go of them. No lock is held. */
+static void zc__flights_wake(zc_cache *c, zc__link *ended) {
+    for (zc__link *l; (l = ended) != NULL; zc__flight_let_go(c, (zc__flight *)l)) {
+        ended = l->next;
+        zc__flight_wake((zc__flight *)l);
+    }
+}
+
 /* A step for the first shard from where the last ended that has overdue flights. False: none. */
-static bool zc__expire_some(zc_cache *c) {
+static bool zc__expire_some(zc_cache *c, zc__link **late) {
     uint64_t now = zc__mono(&c->clock);
     for (uint32_t i = 0; i < c->nshards; i++) {
         zc__shard *s = &c->shards[c->lease_shard];
         c->lease_shard = (c->lease_shard + 1) & (c->nshards - 1);
-        if (zc__flights_expire(c, s, now)) return true;
+        if (zc__flights_expire(s, now, late)) return true;
     }
     return false;
 }
 
 /* Sweeps a few buckets of the first shard, from where the last step ended, that has something to
  * sweep: what was dead at `seen`, or is over at `now`. False: there is none. */
-static bool zc__sweep_some(zc_cache *c, uint64_t now, uint64_t seen) {
+static bool zc__sweep_some(zc_cache *c, uint64_t now, uint64_t seen, zc__entry **garbage) {
     for (uint32_t i = 0; i < c->nshards; i++) {
         zc__shard *s = &c->shards[c->sweep_shard];
-        zc__entry *garbage = NULL;
         zc__spin_lock(&s->lock);
         if (!s->count) s->cursor = 0;
         bool idle = !zc__shard_untidy(s) &&
                     (!s->count || (s->cursor == 0 && now < s->next_expiry &&
                                    (s->swept >= seen || now < s->next_sweep)));
-        bool over = idle || zc__shard_sweep(c, s, 8, now, &garbage);
+        bool over = idle || zc__shard_sweep(c, s, 8, now, garbage);
         zc__spin_unlock(&s->lock);
-        zc__reap(c, garbage);
         if (over) c->sweep_shard = (c->sweep_shard + 1) & (c->nshards - 1);
         if (!idle) return true;
     }
@@ -8249,18 +8444,21 @@ static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool polled) {
     uint64_t deadline = zc__add_sat(zc__mono(&c->clock), zc__mul_sat(budget_us, 1000));
     bool more, first = true, behind = false;
     do {
-        more = false;
+        zc__entry *garbage = NULL;
+        zc__link *late = NULL;
+        if (first && zc__bus_on(c) && !zc__bus_runs(c))
+            behind = zc__bus_round(c, 0, deadline) == ZC_RETRY;
+        more = zc__has_store(c) && zc__store_keep(c);
         if (zc__spin_trylock(&c->house)) { /* else somebody is at it */
-            if (first && zc__bus_on(c) && !zc__bus_runs(c))
-                behind = zc__bus_round(c, 0, deadline) == ZC_RETRY;
-            more = zc__has_store(c) && zc__store_keep(c);
-            more = zc__expire_some(c) || more;
-            more = zc__sweep_some(c, now, seen) || more;
+            more = zc__expire_some(c, &late) || more;
+            more = zc__sweep_some(c, now, seen, &garbage) || more;
             more = zc__prune_some(c) || more;
             more = zc__slabs_keep(c) || more;
-            first = false;
             zc__spin_end(&c->house);
         }
+        first = false;
+        zc__flights_wake(c, late);
+        zc__reap(c, garbage);
         more = (polled && zc__refresh_one(c)) || more;
         more = (polled && zc__drop_one(c)) || more;
     } while (more && zc__mono(&c->clock) < deadline);
@@ -8394,11 +8592,17 @@ static void zc__unlock_all(zc_cache *c, bool monitors) {
 }
 
 ZOOCACHE_API void zc_fork_prepare(zc_cache *cache) {
-    if (cache) zc__lock_all(cache);
+    if (!cache) return;
+    unsigned others = zc__locks_swap(0);
+    zc__lock_all(cache);
+    cache->lent = zc__locks_swap(others); /* the caller holds them, not a call of ours */
 }
 
 ZOOCACHE_API void zc_fork_parent(zc_cache *cache) {
-    if (cache) zc__unlock_all(cache, true);
+    if (!cache) return;
+    unsigned others = zc__locks_swap(cache->lent);
+    zc__unlock_all(cache, true);
+    (void)zc__locks_swap(others);
 }
 
 ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
@@ -8419,8 +8623,10 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
                 zc__flight_end(s, (zc__flight *)l, ZC__LOST);
     }
     zc__trie_recount(&cache->trie);
+    unsigned others = zc__locks_swap(cache->lent);
     zc__unlock_all(cache, false);
-    zc__spin_end(&cache->house);
+    (void)zc__locks_swap(others);
+    cache->house.held = 0; /* another thread's */
     if (zc__has_store(cache) && cache->desc.store.forked)
         cache->desc.store.forked(cache->desc.store.user);
     if (zc__bus_fork_child(cache) != ZC_OK) rc = ZC_E_THREAD;
@@ -8567,10 +8773,7 @@ static void zc__shard_close(zc_cache *c, zc__shard *s) {
     zc__table_free(c, &s->old);
     zc__ghosts_free(c, &s->policy);
     zc__spin_unlock(&s->lock);
-    for (; (l = ended) != NULL; zc__flight_let_go(c, (zc__flight *)l)) {
-        ended = l->next;
-        zc__flight_wake((zc__flight *)l);
-    }
+    zc__flights_wake(c, ended);
     zc__reap(c, garbage);
 }
 
@@ -9167,7 +9370,6 @@ typedef struct zc__lmdb {
     char path[ZC__LMDB_PATH];
 } zc__lmdb;
 
-/* May be called with locks of the cache held. */
 static void zc__lmdb_say(const zc__lmdb *db, const char *what, const char *detail) {
     char line[256];
     zc__text t = {line, sizeof line, 0};
@@ -9179,6 +9381,7 @@ static void zc__lmdb_say(const zc__lmdb *db, const char *what, const char *detai
     zc__text_str(&t, detail ? ": " : "");
     zc__text_str(&t, detail ? detail : "");
     zc__text_end(&t);
+    ZC__CALLS_OUT();
     db->log.write(db->log.user, ZC_LOG_ERROR, line);
 }
 

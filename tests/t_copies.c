@@ -372,7 +372,7 @@ TEST(a_record_that_could_not_be_deleted_is_not_believed) {
 }
 
 /* Every allocation that a read makes fails once: a miss, or the value; never anything else. */
-TEST(without_memory_it_is_a_miss) {
+TEST(without_memory_it_is_a_miss_at_worst) {
     fleet f;
     if (!start(&f)) return;
     CHECK_EQ(put(f.c[0], "k", "value", "a:b:c"), ZC_OK);
@@ -385,7 +385,7 @@ TEST(without_memory_it_is_a_miss) {
         int rc = copy(f.c[2], "k", "value");
         more = f.mem.failed != 0;
         f.mem.fail_at = 0;
-        CHECK_EQ(rc, more ? ZC_MISS : ZC_OK);
+        CHECK(rc == ZC_OK || (more && rc == ZC_MISS)); /* another way may need less */
         CHECK_EQ(copy(f.c[2], "k", "value"), ZC_OK);
         CHECK_EQ(zc_check(f.c[2]), ZC_OK);
         zc_close(f.c[2]);

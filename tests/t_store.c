@@ -808,13 +808,20 @@ static struct {
     unsigned reads;
 } between;
 
-static void read_between(zc_bytes key) {
+static void *read_it(void *user) {
+    const zc_bytes *key = (const zc_bytes *)user;
     zc_view v;
-    zct_step(&between.f->time, 2 * ZC_SECOND);
-    CHECK_EQ(zc_get(between.f->c, key, &v), ZC_MISS);
+    CHECK_EQ(zc_get(between.f->c, *key, &v), ZC_MISS);
     int result = ZC_OK;
-    (void)zc_get_many(between.f->c, &key, 1, &v, &result);
+    (void)zc_get_many(between.f->c, key, 1, &v, &result);
     CHECK_EQ(result, ZC_MISS);
+    return NULL;
+}
+static void read_between(zc_bytes key) {
+    pthread_t reader; /* a storage does not call the cache */
+    zct_step(&between.f->time, 2 * ZC_SECOND);
+    pthread_create(&reader, NULL, read_it, &key);
+    pthread_join(reader, NULL);
     between.reads++;
 }
 static int put_between(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
