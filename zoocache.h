@@ -5281,9 +5281,9 @@ static void zc__bus_wait(zc_cache *c, uint64_t wait) {
 }
 
 /* Reads the log to its end, or to the end of `wait`; `reading` is held. ZC_OK: the lease is
- * renewed; ZC_PENDING: there is more, but what was heard is to be told first; ZC_RETRY: it was woken,
- * or the reader's time is up. Of several logs the lease is as old as the oldest proof, that of the
- * first. */
+ * renewed; ZC_PENDING: there is more, but what was heard is to be told first; ZC_RETRY: it was
+ * woken, or the reader's time is up. Of several logs the lease is as old as the oldest proof, that
+ * of the first. */
 static int zc__bus_listen(zc_cache *c, uint64_t wait) {
     zc__bus *b = &c->bus;
     uint64_t since = 0, proof;
