@@ -6908,8 +6908,6 @@ static bool zc__behind_has(zc_cache *c, zc_bytes key) {
     zc__spin_unlock(&c->behind_lock);
     return has;
 }
-#else
-static inline bool zc__behind_has(zc_cache *c, zc_bytes key) { (void)c; (void)key; return false; }
 #endif
 
 /* A change of a key that the table has, and the storage not yet. It is on its author's stack. */
@@ -6997,10 +6995,15 @@ static bool zc__is_writing(zc__flight *f) {
 }
 
 /* Is what the storage has of a flight's key about to be replaced or deleted? If that begins later,
- * the flight is fenced. Entries join the queue and leave it while their key is marked, so that
- * between two looks at the mark none goes unseen. */
+ * the flight is fenced. Entries join the queue and leave it while their key is being written, so
+ * that between two looks at that none goes unseen. */
 static bool zc__store_is_old(zc_cache *c, zc__flight *f) {
-    return zc__is_writing(f) || zc__behind_has(c, zc__flight_key(f)) || zc__is_writing(f);
+#ifdef ZOOCACHE_WITH_BUS
+    if (zc__is_writing(f) || zc__behind_has(c, zc__flight_key(f))) return true;
+#else
+    (void)c;
+#endif
+    return zc__is_writing(f);
 }
 
 /* The storage is asked only while its records can be judged. */
@@ -7382,17 +7385,18 @@ static bool zc__store_keep(zc_cache *c) {
     return zc__behind_write(c);
 }
 
-/* Writes an entry through, now or later, when it is its turn. Returns a failure of the storage. */
-static int zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc__entry *e) {
-    zc_bytes key = zc__entry_key(e);
+/* Brings a change to the storage when it is its turn: an entry, now or later; NULL: the key is
+ * deleted. */
+static void zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc_bytes key,
+                              zc__entry *e) {
     int rc = ZC_OK;
-    if (!zc__write_turn(s, w)) return ZC_OK;
-    if (!zc__behind_add(c, e)) {
+    if (!zc__write_turn(s, w)) return;
+    if (!e || !zc__behind_add(c, e)) {
         zc__behind_forget(c, &key);
-        rc = zc__store_save(c, e, w->replaces);
+        rc = e ? zc__store_save(c, e, w->replaces) : zc__store_del(c, key);
     }
     zc__written(s, w);
-    return rc;
+    if (rc < 0) zc__store_fault(c, key, rc);
 }
 
 /* ============================================================================================
@@ -7539,8 +7543,7 @@ static int zc__commit(zc_fill *t, zc_view *view) {
     }
     zc__spin_unlock(&s->lock);
     if (ended) zc__flight_wake(f); /* nobody waits for the storage but this caller */
-    int saved = through ? zc__store_through(c, s, &w, e) : ZC_OK;
-    if (saved < 0) zc__store_fault(c, zc__entry_key(e), saved);
+    if (through) zc__store_through(c, s, &w, zc__entry_key(e), e);
     zc__reap(c, garbage);
 
     int rc = put == ZC_OK ? ZC_OK : late ? ZC_E_LEASE : ZC_REFUSED;
@@ -7879,7 +7882,7 @@ static void zc__fence(zc__shard *s, uint64_t hash, zc_bytes key) {
 }
 
 ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
-    int rc = zc__check_key(cache, key), stored = ZC_OK;
+    int rc = zc__check_key(cache, key);
     if (rc != ZC_OK) return rc;
     uint64_t hash = zc__hash(key, cache->seed);
     zc__shard *s = zc__shard_of(cache, hash);
@@ -7892,12 +7895,7 @@ ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
     if (e) zc__shard_remove(cache, s, e, hash, ZC_CAUSE_DELETED, &garbage);
     if (through) zc__writes(s, &w, hash, true);
     zc__spin_unlock(&s->lock);
-    if (through && zc__write_turn(s, &w)) {
-        zc__behind_forget(cache, &key);
-        stored = zc__store_del(cache, key);
-        zc__written(s, &w);
-    }
-    if (stored < 0) zc__store_fault(cache, key, stored);
+    if (through) zc__store_through(cache, s, &w, key, NULL);
     zc__reap(cache, garbage);
     return e ? ZC_OK : ZC_MISS;
 }
@@ -7910,7 +7908,7 @@ static int zc__put(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin) {
     zc__shard *s = zc__shard_of(c, hash);
     zc__entry *garbage = NULL;
     zc__put_prefetch(s, hash);
-    int rc = zc__fill_static_deps(t, &t->put), saved = ZC_OK;
+    int rc = zc__fill_static_deps(t, &t->put);
     if (rc == ZC_OK) rc = zc__fill_settle(t);
     if (rc != ZC_OK) return rc;
     if (begin > seen) return ZC_E_INVAL;
@@ -7930,10 +7928,9 @@ static int zc__put(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin) {
         }
         zc__spin_unlock(&s->lock);
         if (through) {
-            saved = zc__store_through(c, s, &w, e);
+            zc__store_through(c, s, &w, key, e);
             zc__entry_unpin(c, e);
         }
-        if (saved < 0) zc__store_fault(c, key, saved);
         zc__reap(c, garbage);
     }
     if (rc == ZC_OK) return ZC_OK;

@@ -66,8 +66,8 @@ THROUGH = {
 }
 BEHIND = {
     "the storage is read while what is newer waits": (
-        "zc__is_writing(f) || zc__behind_has(c, zc__flight_key(f)) || zc__is_writing(f)",
-        "zc__is_writing(f)",
+        "if (zc__is_writing(f) || zc__behind_has(c, zc__flight_key(f))) return true;",
+        "",
     ),
     "what leaves the queue is not marked while it is written": (
         "if (goes) zc__written(s, &w);\n    if (rc < 0)",
@@ -76,8 +76,8 @@ BEHIND = {
         "",
     ),
     "a deletion does not empty the queue": (
-        "        zc__behind_forget(cache, &key);\n        stored = zc__store_del(cache, key);",
-        "        stored = zc__store_del(cache, key);",
+        "        zc__behind_forget(c, &key);\n        rc = e ?",
+        "        if (e) zc__behind_forget(c, &key);\n        rc = e ?",
     ),
 }
 
