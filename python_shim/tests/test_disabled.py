@@ -13,6 +13,7 @@ import zoocache
 from zoocache import Cache, _default, add_deps, cacheable, disabled, invalidate
 from zoocache._ffi import words
 from zoocache.context import OFF
+from zoocache.scopes import Scope
 from zoocache.storage import Storage
 
 
@@ -282,6 +283,23 @@ def test_a_storage_is_neither_asked_nor_written(counted):
         assert storage.asked == []
         assert storage.records == before
         assert f(1) == (1, 1)
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_in_scopes(counted, here):
+    scopes = Scope("org", "org_id", Scope("user", "user_id"))
+    with Cache(scopes=scopes) as cache, cache.scope(org_id="acme", user_id=1):
+        f = counted(cache, scope="user" if here else None)
+        cache.set("k", 1, scope="org")
+        f(1)
+        with disabled():
+            assert f(1) == (1, 2)
+            assert cache.get("k", scope="org") is None
+            cache.set("k", 2, scope="user")
+        assert f(1) == (1, 1)
+        assert cache.get("k", scope="org") == 1
+        assert cache.get("k", scope="user") is None
+        assert cache.evict_scope("org") == 1 + here, "nothing was counted that was not stored"
 
 
 # ---- where it holds ----------------------------------------------------------------------------------

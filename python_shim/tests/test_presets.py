@@ -12,6 +12,7 @@ import pytest
 import zoocache
 from zoocache import Cache, presets
 from zoocache.presets import dev, minimal, production, secure
+from zoocache.scopes import Scope
 from zoocache.testing import FakeClock
 
 ROOT = pathlib.Path(zoocache.__file__).parent.parent
@@ -177,6 +178,21 @@ def test_production_refreshes_beside():
         refreshed.wait()
         clock.advance(101)
         assert f() == 3
+
+
+def test_in_scopes(preset):
+    with Cache(scopes=Scope("user", "user_id")) as cache:
+
+        @preset(cache=cache, scope="user")
+        def f(user_id, x=1):
+            return object()
+
+        f(1), f(2)
+        assert (f(1) is f(1)) == (preset in (minimal, production))
+        assert cache.evict_scope("user", user_id=1) == 1
+        assert f.cache_info().misses == 2
+        f(2)
+        assert f.cache_info().misses == 2
 
 
 # ---- nothing is shared -------------------------------------------------------------------------------
