@@ -2,6 +2,7 @@ import asyncio
 import gc
 import threading
 import time
+from weakref import ref
 
 import pytest
 
@@ -445,3 +446,84 @@ def test_destructors_while_evicting():
     for x in range(100):
         zoocache.set(str(x), Value())
         assert zoocache.stats().entries <= 3
+
+
+class Argument:
+    """Keyed by its value, and watched."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __eq__(self, other):
+        return isinstance(other, Argument) and self.number == other.number
+
+    def __hash__(self):
+        return hash(self.number)
+
+
+@pytest.mark.parametrize("limit", [3, 200])
+def test_arguments_of_evicted_calls_are_freed(limit):
+    with Cache(max_entries=limit) as cache:
+
+        @cache.cacheable
+        def f(x, y=0):
+            return 1
+
+        made = []
+        for n in range(5 * limit + 300):
+            argument = Argument(n)
+            made.append(ref(argument))
+            f(argument)
+            if n % 3 == 0:
+                f(argument)
+            del argument
+            assert sum(r() is not None for r in made[-2 * limit - 100 :]) <= limit
+        alive = [r for r in made if r() is not None]
+        assert len(alive) == len(cache) == limit
+        cache.clear()
+        assert not [r for r in alive if r() is not None]
+
+
+def test_arguments_of_calls_that_left_by_themselves_are_freed(kit):
+    @cacheable(ttl=10, deps=["t"])
+    def f(x):
+        return 1
+
+    made = []
+    for n in range(200):
+        argument = Argument(n)
+        made.append(ref(argument))
+        f(argument)
+    del argument
+    assert f.invalidate(Argument(7))
+    invalidate("t")
+    for n in range(100):
+        f(Argument(n))
+    assert not [n for n in range(100) if made[n]() is not None]
+    kit.cache.sweep()
+    assert not [r for r in made if r() is not None]
+
+
+def test_little_by_little_everything_is_looked_at(kit):
+    @cacheable(ttl=10)
+    def f(x):
+        return 1
+
+    for n in range(3000):
+        f(n)
+    kit.clock.advance(11)
+    for n in range(3000, 6200):
+        f(n)
+    assert kit.stats.entries <= 3200 + 64, "as many were looked at as were stored, and half as many again"
+
+
+def test_a_ghost_is_remembered_by_its_hash():
+    with Cache(max_entries=20) as cache:
+        f = cache.cacheable(lambda x: x)
+        for n in range(40):
+            f(n)
+        assert len(cache.policy.ghosts) == 20
+        assert all(type(ghost) is int for ghost in cache.policy.ghosts)
+        before = len(cache.policy.main)
+        f(19)
+        assert len(cache.policy.main) == before + 1, "its second visit goes to the main queue"

@@ -245,8 +245,7 @@ class Cache:
     def sweep(self) -> None:
         """Removes every entry that is expired or invalidated. Otherwise that happens little by little."""
         for table in self.tables():
-            table.sweeping = []
-            table.sweep(self, len(table.entries))
+            table.look_over(self, list(table.entries))
 
     def check_open(self) -> None:
         """Raises if it is closed."""
@@ -622,6 +621,7 @@ class Cache:
             return
         for table in self.tables():
             table.entries.clear()
+            table.sweeping.clear()
             table.fixed = None
         if self.policy is not None:
             self.policy.clear()

@@ -1,8 +1,9 @@
 """Which entry gives way when a cache with ``max_entries`` is full.
 
 S3-FIFO (Yang et al., 2023): new entries wait in a small queue, a tenth of the room; those that are read
-there move on to the main queue, the others leave, and only their keys are remembered for a while, so
-that a second visit goes straight to the main queue. The main queue is a CLOCK.
+there move on to the main queue, the others leave, and only hashes of their keys are remembered for a
+while (a key has the arguments of its call), so that a second visit goes straight to the main queue. Two keys
+of one hash cost a good place, nothing else. The main queue is a CLOCK.
 
 The mark of a visit costs a hit nothing: ``entry.word`` is 0 after the queue has looked at an entry, which
 sends its next reader the long way round, and that writes the word.
@@ -29,7 +30,7 @@ class Policy:
         self.small_limit = max(1, limit // 10)
         self.small: OrderedDict[Any, None] = OrderedDict()
         self.main: OrderedDict[Any, None] = OrderedDict()
-        self.ghosts: OrderedDict[tuple[int, Any], None] = OrderedDict()
+        self.ghosts: OrderedDict[int, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self.small) + len(self.main)
@@ -39,7 +40,7 @@ class Policy:
         leaving = []
         while len(self) >= self.limit:
             leaving.append(self._evict())
-        if self.ghosts.pop((id(entry.owner), entry.key), self) is None:
+        if self.ghosts.pop(hash((id(entry.owner), entry.key)), self) is None:
             self.main[entry] = None
         else:
             self.small[entry] = None
@@ -64,7 +65,7 @@ class Policy:
                     entry.word = 0
                     self.main[entry] = None
                     continue
-                self.ghosts[id(entry.owner), entry.key] = None
+                self.ghosts[hash((id(entry.owner), entry.key))] = None
                 if len(self.ghosts) > self.limit:
                     self.ghosts.popitem(last=False)
                 return entry

@@ -14,6 +14,7 @@ was a tag invalidated (the one rule of the library), has its time come?
 from __future__ import annotations
 
 import time
+from itertools import islice
 from math import inf, isnan
 
 from zoocache import _ffi, _tags
@@ -24,7 +25,7 @@ from zoocache.context import ACTIVE, CURRENT, OFF, is_off, note
 
 TYPE_CHECKING = False  # typing itself is not imported: it takes longer than all of this package
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any, Final
 
     from zoocache._cache import Cache
@@ -246,7 +247,8 @@ class Table:
         self.silence = 0  # what to do if not
         self.tick = 0  # ns between ticks that its deadlines need
         self.quick = False  # as choose() says
-        self.sweeping: list[Any] = []
+        self.sweeping: dict[Any, None] = {}  # some keys that are to be looked at: none that has left
+        self.swept = self.round = 0  # how many entries this round of looking has come by, of how many
         self.hits = self.stale = self.absent = self.expired = self.invalidated = 0
         self.fills = self.errors = self.refused = self.waits = self.refreshes = self.evictions = 0
 
@@ -364,6 +366,7 @@ class Table:
         with cache.lock:
             if self.entries.get(entry.key) is entry:
                 del self.entries[entry.key]
+                self.sweeping.pop(entry.key, None)
                 if cache.policy is not None:
                     cache.policy.remove(entry)
 
@@ -381,6 +384,7 @@ class Table:
         leaving = policy.insert(entry)
         for victim in leaving:
             victim.owner.entries.pop(victim.key, None)
+            victim.owner.sweeping.pop(victim.key, None)
             victim.owner.evictions += 1
         entries[entry.key] = entry
         return old, leaving
@@ -626,6 +630,7 @@ class Table:
         with cache.lock:
             self.flights.pop(key, None)
             entry = self.entries.pop(key, None)
+            self.sweeping.pop(key, None)
             if entry is not None and cache.policy is not None:
                 cache.policy.remove(entry)
         if cache.shared is not None:
@@ -643,6 +648,7 @@ class Table:
             self.flights.clear()
             leaving = list(self.entries.values())
             self.entries.clear()
+            self.sweeping.clear()
             if cache.policy is not None:
                 for entry in leaving:
                     cache.policy.remove(entry)
@@ -653,16 +659,35 @@ class Table:
         self.gated = None
 
     def sweep(self, cache: Cache, count: int) -> int:
-        """Looks at some entries and removes those that nobody may have again. Returns how many more it may look at."""
-        entries = self.entries
+        """Looks at some entries in turn. Returns how many more may be looked at."""
         if not self.sweeping:
-            self.sweeping = list(entries)
-        keys = self.sweeping[-count:]
-        del self.sweeping[-count:]
+            self.sweep_on(cache)
+        keys = []
+        try:
+            while self.sweeping and len(keys) < count:
+                keys.append(self.sweeping.popitem()[0])
+        except KeyError:  # another thread has taken the last
+            pass
+        gone = self.look_over(cache, keys)
+        self.swept, self.round = max(0, self.swept - gone), max(0, self.round - gone)
+        return count - len(keys)
+
+    def sweep_on(self, cache: Cache) -> None:
+        """The next keys: few, but as many as it takes for coming by the first ones again to cost nothing."""
+        with cache.lock:
+            if self.swept >= self.round:
+                self.swept, self.round = 0, len(self.entries)
+            end = min(self.round, self.swept + max(4 * SWEEP_EVERY, len(self.entries) // 64))
+            self.sweeping = dict.fromkeys(reversed(list(islice(self.entries, self.swept, end))))
+            self.swept = end
+
+    def look_over(self, cache: Cache, keys: Iterable[Any]) -> int:
+        """Removes those of these entries that nobody may have again. Returns how many."""
         now = cache.clock()
         seen = cache.core.seen.value
         method = self.method
-        for entry in map(entries.get, keys):
+        removed = 0
+        for entry in map(self.entries.get, keys):
             if entry is None:
                 continue
             if now >= entry.deadline:
@@ -674,7 +699,8 @@ class Table:
                     over = not self.alive(entry.key)
             if over:
                 self.remove(entry)
-        return count - len(keys)
+                removed += 1
+        return removed
 
     def alive(self, key: Any) -> bool:
         """Whether anybody can still ask for this key."""
