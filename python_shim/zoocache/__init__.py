@@ -9,7 +9,7 @@ invalidate("user:42")  # profile(42) is computed anew, and whatever was computed
 
 Of the package's modules, each imports only from lines above its own (tests/test_layers.py checks it):
 
-    _errors  _ffi  _policy  _copies  _log  storage
+    _errors  _durations  _ffi  _policy  _copies  _log  storage
     _tags  _keys  _ffi_shared  telemetry
     context  _callables  serializers
     _names  _shared  _options  scopes

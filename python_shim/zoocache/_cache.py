@@ -19,11 +19,12 @@ from math import inf
 from weakref import WeakSet, ref
 
 from zoocache import _ffi, _keys, _tags
+from zoocache._durations import check, duration, seconds
 from zoocache._ffi import CHANGES, OK, Core, Deps, words
 from zoocache._fills import graph
 from zoocache._functions import cacheable
 from zoocache._policy import Policy
-from zoocache._table import SWEEP_EVERY, Fill, Rules, Table, seconds
+from zoocache._table import SWEEP_EVERY, Fill, Rules, Table
 from zoocache.context import ACTIVE, CURRENT, DISABLED, OFF, note
 
 TYPE_CHECKING = False
@@ -130,6 +131,9 @@ class Cache:
             from zoocache._options import check_more
 
             more = check_more({**more, "lru_cache_size": lru_cache_size})
+        times = {"default_ttl": default_ttl, "flight_timeout": flight_timeout, "prune_after": prune_after}
+        times.update(auto_prune_secs=auto_prune_secs, auto_prune_interval=auto_prune_interval)
+        check({**more, **times})
         flight_timeout = seconds("flight_timeout", flight_timeout) or inf
         self.shared: Shared | None = None  # the second tier
         self.core: Core
@@ -469,6 +473,7 @@ class Cache:
         Raises TimeoutError.
         """
         self.check_open()
+        timeout = duration("timeout", timeout)
         if self.shared is not None and self.shared.core.catch_up(token, timeout) != OK:
             raise TimeoutError("zoocache: this node has not heard of the token's invalidations in time")
 
@@ -507,6 +512,7 @@ class Cache:
     def prune(self, max_age_secs: float = 3600) -> int:
         """Forgets tags that nothing has depended on for so long; what they knew is kept. Returns how many."""
         self.check_open()
+        max_age_secs = duration("max_age_secs", max_age_secs)
         for table in self.tables():  # what the library has not been told of would take more for invalidated
             for entry in list(table.entries.values()):
                 entry.held(self.core)

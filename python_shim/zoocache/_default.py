@@ -8,7 +8,8 @@ import threading
 from zoocache import _ffi
 from zoocache._cache import Cache, CacheStats
 from zoocache._callables import imitate
-from zoocache._table import Fill, Table, seconds
+from zoocache._durations import check, seconds
+from zoocache._table import Fill, Table
 from zoocache.context import CURRENT
 
 TYPE_CHECKING = False
@@ -111,6 +112,7 @@ def _configure(given: dict[str, Any]) -> None:
     from zoocache import _options
 
     telemetry: TelemetryManager | None = given.pop("telemetry", None)
+    check(given)
     with state.lock:
         before = state.config or state.made
         if not before:

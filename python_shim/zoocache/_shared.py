@@ -38,6 +38,7 @@ ACKS = {"acked": 0, "async": 1, "durable": 2, "strict": 3}
 SILENCES = {None: 0, "bypass": 1, "serve": 2, "error": 3}
 
 _HEADER = struct.Struct("<IQ")  # which serializer; when it was computed, in milliseconds since 1970
+_LONGEST = 86_400  # seconds that one call of Redis is waited for, or that it is not asked
 _MAP_LEAST = 8 * 2**20  # of LMDB
 _SCHEMES = ("lmdb", "redis", "rediss", "unix", "redis+sentinel")
 _HOW = {
@@ -85,8 +86,6 @@ class Settings:
             raise ValueError(
                 "silence must be 'bypass', 'serve' or 'error'; ack 'acked', 'async', 'durable' or 'strict'"
             )
-        if not 0.1 <= max_staleness <= 3600:
-            raise ValueError(f"max_staleness must be from 0.1 to 3600 seconds, not {max_staleness!r}")
         self.storage = storage
         self.max_staleness = max_staleness
         self.loud = ack in ("durable", "strict")
@@ -96,10 +95,11 @@ class Settings:
             "storage": storage_url, "bus": bus_url, "prefix": prefix,
             "tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key,
             "max_entries": max_entries or 0,
-            "map_size": max(lmdb_map_size, _MAP_LEAST) if lmdb_map_size else 0, "timeout": nanoseconds(timeout or 0),
+            "map_size": max(lmdb_map_size, _MAP_LEAST) if lmdb_map_size else 0,
+            "timeout": nanoseconds(min(timeout or 0, _LONGEST)),
             "max_staleness": nanoseconds(max_staleness), "max_stale": nanoseconds(max_stale),
             "storage_ttl": nanoseconds(storage_ttl or 0), "flight_timeout": nanoseconds(flight_timeout),
-            "bus_pause": 0 if bus_pause is None else max(1, nanoseconds(bus_pause)),
+            "bus_pause": 0 if bus_pause is None else max(1, nanoseconds(min(bus_pause, _LONGEST))),
             "connections": connections, "replicas": replicas, "log_shards": log_shards,
             "ack": ACKS[ack], "silence": SILENCES[silence], "write_behind": write_behind, "sync": sync,
         }  # fmt: skip

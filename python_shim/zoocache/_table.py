@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import time
 from itertools import islice
-from math import inf, isnan
+from math import inf
 
 from zoocache import _ffi, _tags
 from zoocache._callables import LASTING, check
+from zoocache._durations import seconds, shown
 from zoocache._errors import StorageIsFull
 from zoocache._ffi import CHANGES, OK, PERIOD, STALE, WANTED, Core, Deps, words
 from zoocache.context import ACTIVE, CURRENT, OFF, is_off, note
@@ -32,24 +33,13 @@ if TYPE_CHECKING:
     from zoocache._ffi_shared import Found, Token
     from zoocache._shared import Shared
 
-__all__ = ["Entry", "Fill", "More", "Rules", "Table", "deepcopy", "lives", "random", "seconds"]
+__all__ = ["Entry", "Fill", "More", "Rules", "Table", "deepcopy", "lives", "random"]
 
 RUNNING, DONE, FOUND, FAILED, AGAIN = range(5)  # states of a fill; FOUND: by the storage
 
 SWEEP_EVERY: Final = 64  # fills between two slices of housekeeping
 
 _monotonic = time.monotonic
-
-
-def seconds(name: str, value: float | None) -> float | None:
-    """A duration given by the user; refuses what makes no sense, when it is given."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
-    if isnan(value) or value < 0:
-        raise ValueError(f"{name} must be 0 or more seconds, not {value!r}")
-    return float(value)
 
 
 class Rules:
@@ -84,7 +74,7 @@ class Rules:
         self.cache_if = cache_if
         self.cache_errors = cache_errors
         if self.jitter > 1:
-            raise ValueError(f"jitter is a part of the ttl, from 0 to 1, not {jitter!r}")
+            raise ValueError(f"jitter is a part of the ttl, from 0 to 1, not {shown(jitter)}")
         if on_error not in ("raise", "retry"):
             raise ValueError(f"on_error must be 'raise' or 'retry', not {on_error!r}")
         if copy not in ("share", "copy"):
@@ -295,7 +285,7 @@ class Table:
     def ticks_for(self, duration: float | None) -> None:
         """Ticks come often enough for a deadline after this duration: at most a fiftieth of it late."""
         if duration and duration < inf:
-            period = min(50_000_000, max(1_000_000, int(duration * 20_000_000)))
+            period = int(min(50e6, max(1e6, duration * 20e6)))
             if not self.tick or period < self.tick:
                 self.tick = period
 
@@ -662,7 +652,7 @@ class Table:
         """Looks at some entries in turn. Returns how many more may be looked at."""
         if not self.sweeping:
             self.sweep_on(cache)
-        keys = []
+        keys: list[Any] = []
         try:
             while self.sweeping and len(keys) < count:
                 keys.append(self.sweeping.popitem()[0])

@@ -39,7 +39,7 @@ class FakeClock:
 
     def advance(self, seconds: float) -> None:
         """Lets time pass: the very next call sees it."""
-        if seconds < 0:
+        if not seconds >= 0:
             raise ValueError("time does not step back")
         self.now += seconds
         _ffi.change()
