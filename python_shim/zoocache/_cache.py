@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import sys
 import threading
 import time
 from collections import namedtuple
@@ -18,11 +19,12 @@ from functools import partial
 from math import inf
 from weakref import WeakSet, ref
 
-from zoocache import _ffi, _keys, _tags
+from zoocache import _ffi, _tags
 from zoocache._durations import check, duration, seconds
 from zoocache._ffi import CHANGES, OK, Core, Deps, words
 from zoocache._fills import graph
 from zoocache._functions import cacheable
+from zoocache._keys import Key
 from zoocache._policy import Policy
 from zoocache._table import SWEEP_EVERY, Fill, Rules, Table
 from zoocache.context import ACTIVE, CURRENT, DISABLED, OFF, note
@@ -139,7 +141,13 @@ class Cache:
         self.core: Core
         self.lost = self.loud = False
         self.most = inf
+        settings: Any = None
         if storage_url is not None or bus_url is not None or storage is not None:
+            if sys.modules.get("zoocache._ffi") is not _ffi:
+                raise ImportError(
+                    "zoocache was taken out of sys.modules: this copy of it can have no cache with a storage or a bus"
+                    " any more; import it anew"
+                )
             from zoocache._shared import Settings, tier
 
             settings = Settings(
@@ -153,9 +161,6 @@ class Cache:
                 **more,
             )
             self.loud = settings.loud
-            self.take(tier(settings))
-        else:
-            self.core = Core()
         self.prefix = prefix or "zoocache"
         self.default_ttl = seconds("default_ttl", default_ttl)
         self.read_extend_ttl = read_extend_ttl
@@ -174,6 +179,10 @@ class Cache:
         self.lock: Any = threading.RLock()
         self.policy = None if max_entries is None else Policy(max_entries)
         self.closed = False
+        if settings is None:
+            self.core = Core()
+        else:  # the last that may fail
+            self.take(tier(settings))
         self.tasks: Any = set()
         self._tables: list[ref[Table]] = []
         self.debt = 0
@@ -314,7 +323,7 @@ class Cache:
     def _place(self, key: Any, scope: str | None, params: dict[str, Any]) -> tuple[Table, Any]:
         """The table in which a key is, and its key there."""
         self.check_open()
-        if isinstance(key, _keys.Key):
+        if isinstance(key, Key):
             return key.table, key.frozen
         if scope is None:
             if params:
@@ -329,7 +338,7 @@ class Cache:
         if scope is not None or params:
             table, key = self._place(key, scope, params)
             return table.get(key)
-        if type(key) is not str and isinstance(key, _keys.Key):
+        if type(key) is not str and isinstance(key, Key):
             self.check_open()
             return key.table.get(key.frozen)
         raw = self._raw
@@ -360,7 +369,7 @@ class Cache:
 
         Raises StorageIsFull if the storage has no room even after evicting.
         """
-        table, key = self._place(str(key) if isinstance(key, _keys.Key) else key, scope, params)
+        table, key = self._place(str(key) if isinstance(key, Key) else key, scope, params)
         table.set(self, key, value, deps, ttl)
 
     def delete(self, key: str, scope: str | None = None, **params: Any) -> bool:
@@ -378,11 +387,11 @@ class Cache:
         raw = self._raw
         found: dict[str, Any] = {}
         for key in wanted:
-            if isinstance(key, _keys.Key) or key in raw.entries:
+            if isinstance(key, Key) or key in raw.entries:
                 value = self.get(key)
                 if value is not None:
                     found[key] = value
-        missing = [key for key in wanted if key not in found and not isinstance(key, _keys.Key)]
+        missing = [key for key in wanted if key not in found and not isinstance(key, Key)]
         found.update(raw.get_many(self, shared, missing))
         return {key: found[key] for key in wanted if key in found}
 
@@ -400,7 +409,7 @@ class Cache:
     async def get_async(self, key: str, scope: str | None = None, **params: Any) -> Any:
         """As get()."""
         table, place = self._place(key, scope, params)
-        if self.shared is not None and not isinstance(key, _keys.Key):
+        if self.shared is not None and not isinstance(key, Key):
             entry = table.entries.get(place)
             if entry is None or not entry.fresh():
                 return await self.shared.run(copy_context().run, table.get, place)
@@ -566,20 +575,37 @@ class Cache:
         with self.lock:
             self._tables = [r for r in self._tables if (t := r()) is not None and t.cache is self]
 
+    def part(self) -> None:
+        """Lets go of storage and bus: from now on, what is asked for is computed, and kept in memory alone."""
+        shared, self.shared = self.shared, None
+        if shared is None:
+            return
+        tables = self.tables()
+        try:
+            for fill in [fill for table in tables for fill in list(table.flights.values())]:
+                fill.store, fill.lives = False, None
+                shared.keep_fill(fill)  # ends its lock
+            shared.close()
+        finally:
+            self.core = Core()
+            for table in tables:
+                table.clear()
+                table.forget()
+                table.joined(self)
+
     def close(self) -> None:
-        """Lets go of everything; whoever uses it afterwards gets a RuntimeError."""
+        """Lets go of everything, whatever has failed before; whoever uses it afterwards gets a RuntimeError."""
         if self.closed:
             return
         self.closed = True
         for table in self.tables():
             table.choose()
-        shared, self.shared = self.shared, None
-        if shared is not None:  # closes with the last call that is inside of it
-            shared.close()
-            self.core = Core()
-        self.detach()
-        if self._telemetry is not None:
-            self._telemetry.close()
+        try:
+            self.part()
+        finally:
+            self.detach()
+            if self._telemetry is not None:
+                self._telemetry.close()
 
     def __enter__(self) -> Cache:
         self.check_open()
@@ -642,7 +668,9 @@ class Cache:
 
 _ALONE = dict.fromkeys(CacheStats._fields[CacheStats._fields.index("hits_storage") :], 0)
 
-_caches: WeakSet[Cache] = WeakSet()
+# If this module is reloaded, the caches that there are go on, and what is called for them is registered already.
+_reloaded = "_caches" in globals()
+_caches: WeakSet[Cache] = globals().get("_caches", WeakSet())
 _forking: list[Cache] = []
 _collecting = False
 
@@ -688,14 +716,22 @@ def _fork_child() -> None:
     _forked()
 
 
-def _close_shared() -> None:
-    # While there is an interpreter: their threads may call a storage in Python, and what waits is written.
+def _part_all() -> None:
+    # While there is an interpreter: their threads may call a storage in Python, and what waits is written. Who is
+    # called at the end, too, may call a cached function.
     for cache in list(_caches):
-        if cache.shared is not None:
-            cache.close()
+        try:
+            cache.part()
+        except Exception:  # the others are to be closed, too
+            pass
 
 
-atexit.register(_close_shared)
+if not _reloaded:
+    atexit.register(lambda: _part_all())
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_fork_prepare, after_in_parent=_fork_parent, after_in_child=_fork_child)
+if not _reloaded and hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=lambda: _fork_prepare(),
+        after_in_parent=lambda: _fork_parent(),
+        after_in_child=lambda: _fork_child(),
+    )

@@ -68,10 +68,11 @@ class State:
         self.cache: Cache | None = None
 
 
-state = State()
+_reloaded = "state" in globals()
+state: State = globals().get("state") or State()
 
 # Nobody holds the lock in the child. Registered after those of _cache: taken before theirs, as cache() does.
-if hasattr(os, "register_at_fork"):
+if not _reloaded and hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=state.lock.acquire, after_in_parent=state.lock.release, after_in_child=state.lock.release
     )

@@ -23,7 +23,9 @@ CHANGES: Final = 0  # differs from what an entry remembers: check the entry agai
 PERIOD: Final = 1  # nanoseconds between two ticks; 0: the ticker is asleep
 WANTED: Final = 2  # set by whoever checks an entry with a deadline: go on ticking
 
-words: Final = array("Q", [1] + 7 * [0])
+# The library writes to the words until the process ends, so they must outlive the interpreter: for that, this is more
+# than what Python takes from its own arenas. They stay what they are if this module is reloaded.
+words: array[int] = globals().get("words") or array("Q", [1] + 127 * [0])
 
 GIL: Final[bool] = getattr(sys, "_is_gil_enabled", lambda: True)()
 
@@ -61,12 +63,12 @@ def _declare_quick(name: str, result: Any) -> Callable[..., Any]:
     return function
 
 
-_attach = _declare("zcpy_attach", _int, _ptr)
+_attach = _declare("zcpy_attach", _ptr, _ptr)
 _close = _declare("zcpy_close", None, _ptr)
 _newest = _declare("zcpy_newest", _u64, _ptr)
 _nothing = _declare("zcpy_nothing", _ptr, _ptr)
-_open = _declare("zcpy_open", _ptr, _ptr, _ptr, lib=_free)
-_poll = _declare("zcpy_poll", None, _ptr)
+_open = _declare("zcpy_open", _ptr, _ptr, _ptr, _ptr, lib=_free)
+_poll = _declare("zcpy_poll", _int, _ptr)
 _prune = _declare("zcpy_prune", _size, _ptr, _u64)
 _release = _declare("zcpy_release", None, _ptr)
 _seen = _declare("zcpy_seen", _ptr, _ptr)
@@ -92,14 +94,35 @@ _invalidate_mark = _declare_quick("zcpy_invalidate_mark", _int)
 _parts = _declare("zcpy_parts", _int)
 _error = _declare("zcpy_error", _text, _int)
 
-change = _declare("zcpy_change", None)
-tick = _declare("zcpy_tick", _int, _u64)
-fork_child = _declare("zcpy_fork_child", None)
+_change = _declare("zcpy_change", None, _ptr)
+_tick = _declare("zcpy_tick", _int, _ptr, _u64)
+_fork_child = _declare("zcpy_fork_child", None, _ptr)
 
-# The library writes to the words until the process ends: they must outlive the interpreter.
-ctypes.pythonapi.Py_IncRef(ctypes.py_object(words))
-if not _attach(words.buffer_info()[0]):  # pragma: no cover - no memory for a mutex
-    raise ImportError("zoocache: the shared library could not be set up")
+
+def _make_home() -> int:
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(words))
+    home: int | None = _attach(words.buffer_info()[0])
+    if not home:  # pragma: no cover - no memory
+        raise ImportError("zoocache: the shared library could not be set up")
+    return home
+
+
+_home: int = globals().get("_home") or _make_home()  # what the library knows this copy of the package by
+
+
+def change() -> None:
+    """Every entry is to be looked at again."""
+    _change(_home)
+
+
+def tick(period: int) -> None:
+    """Ticks at least every so many nanoseconds from now on."""
+    _tick(_home, period)
+
+
+def fork_child() -> None:
+    """In the child of a fork."""
+    _fork_child(_home)
 
 
 def hash_bytes(data: bytes) -> int:
@@ -179,7 +202,7 @@ class Core:
     def __init__(self, options: Any = None) -> None:
         self.pointer: int | None = None
         code = _int()
-        self.pointer = _open(options, ctypes.byref(code))
+        self.pointer = _open(_home, options, ctypes.byref(code))
         if not self.pointer:
             raise MemoryError("zoocache: no memory for a cache") if code.value == E_NOMEM else OSError(code.value)
         self.void = ctypes.c_void_p(self.pointer)

@@ -113,6 +113,7 @@ _invalidate = _declare("zcpy_invalidate", c_int, c_void_p, c_char_p, c_int)
 _invalidate_mark = _declare("zcpy_invalidate_mark", c_int, c_void_p, c_char_p, c_size_t)
 _clear = _declare("zcpy_clear", c_int, c_void_p)
 _close = _declare("zcpy_close", None, c_void_p)
+_shut = _declare("zcpy_shut", None, c_void_p)
 
 HAS_STORE, HAS_BUS, PEEKS, CAN_LOCK = 1, 2, 4, 8
 
@@ -143,14 +144,15 @@ class SharedCore(Core):
         self.parts = int(_has(self.pointer))
 
     def __del__(self, _close: Callable[..., Any] = _close) -> None:
-        self.close()
+        if self.pointer:
+            _close(self.pointer)  # with the interpreter's lock released: what closes may be a storage in Python
 
-    def close(self) -> None:
-        """Lets go of it, with the interpreter's lock released: what closes may be a storage in Python."""
-        pointer, self.pointer = self.pointer, None
-        if pointer:
-            self.nothing = self._last = None  # type: ignore[assignment]
-            _close(pointer)
+    def shut(self) -> None:
+        """Closes storage and bus, at once or with the last call that is inside. What is asked afterwards fails,
+        as a storage does; what depends on its tags can still be judged.
+        """
+        if self.pointer:
+            _shut(self.pointer)
 
     def invalidate(self, names: bytes) -> int:
         """Invalidates tags separated by NUL, in one step. E_INVAL: one of them is no good."""
@@ -257,7 +259,8 @@ def open_core(settings: dict[str, Any], storage: Storage | None, troubles: Troub
 
 # ---- a storage in Python ----
 
-_kept: list[Any] = []  # call-backs live as long as the process: the library may be inside of one when it closes
+# Call-backs live as long as the process: the library may be inside of one when it closes.
+_kept: list[Any] = globals().get("_kept", [])
 
 
 class _Caller:

@@ -48,9 +48,9 @@ _RETRY: Final = 1.0  # seconds until a failed refresh is tried again, at most
 
 _LOOKS: Final = 1.0  # seconds after which who waits looks by itself: the leader's loop may be closed
 
-ABSENT: Final = object()  # no value
+ABSENT: Final = globals().get("ABSENT") or object()  # no value
 
-graph = threading.RLock()  # guards Fill.waits of every fill
+graph = globals().get("graph") or threading.RLock()  # guards Fill.waits of every fill
 _monotonic = time.monotonic
 
 _OWN = (RecursionError, MemoryError)  # exceptions that are about who computes, not about what
@@ -88,13 +88,15 @@ def _waker(loop: Any, future: Any) -> Callable[[], None]:
     return wake
 
 
-def _start_thread(work: Callable[..., Any], *args: Any) -> None:
-    """Starts a thread that the end of the process does not wait for, where such threads are allowed."""
-    try:
-        thread = threading.Thread(target=work, args=args, name="zoocache-refresh", daemon=True)
-    except RuntimeError:  # in an isolated interpreter
-        thread = threading.Thread(target=work, args=args, name="zoocache-refresh")
-    thread.start()
+def _beside(work: Callable[..., Any], *args: Any) -> None:
+    """Runs it in a thread that the end of the process does not wait for; here, if there are no threads."""
+    for daemon in (True, False):  # not every interpreter may have daemons
+        try:
+            threading.Thread(target=work, args=args, name="zoocache-refresh", daemon=daemon).start()
+            return
+        except RuntimeError:
+            pass
+    work(*args)
 
 
 class _Waiting:
@@ -661,11 +663,11 @@ class Filled(Table):
             if self.is_async:
                 context.run(self._start_task, cache, fill, args, kwargs)
             else:
-                _start_thread(context.run, self._refresh, fill, args, kwargs)
+                _beside(context.run, self._refresh, fill, args, kwargs)
         except BaseException as error:
             self.abandon(fill)
             if not isinstance(error, Exception):
-                raise  # else there can be no more threads: the value is served until its time is over
+                raise  # else the value is served until its time is over
 
     def _start_task(self, cache: Cache, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         import asyncio

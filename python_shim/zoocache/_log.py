@@ -71,8 +71,8 @@ class Troubles:
                 pass
 
 
-_watched: list[ref[Any]] = []
-_thread: threading.Thread | None = None
+_watched: list[ref[Any]] = globals().get("_watched", [])
+_thread: threading.Thread | None = globals().get("_thread")
 
 
 def watch(one: Watched) -> None:
@@ -83,8 +83,11 @@ def watch(one: Watched) -> None:
         _thread = None
     _watched.append(ref(one))
     if _thread is None:
-        _thread = threading.Thread(target=_run, name="zoocache-log", daemon=True)
-        _thread.start()
+        try:
+            _thread = threading.Thread(target=_run, name="zoocache-log", daemon=True)
+            _thread.start()
+        except RuntimeError:  # no threads in this interpreter: it is told when it is closed
+            _thread = None
 
 
 def _run() -> None:

@@ -4,14 +4,17 @@
  *   Idea     Values and keys stay in Python; the tag trie, the versions and the one rule are the
  *            library's. A *set* is what an entry depends on: one interned tag, or a block of them
  *            with the lowest bit of its address set. The empty set is the root.
- *   Words    Python owns an array of 64-bit words and hands it over once (zcpy_attach). A cached call
+ *   Copies   A process may have the package several times: in interpreters of their own, or imported
+ *            anew. Each has a *home*, its words and its ticker, which its cores know; nothing else
+ *            here is static. A home lives as long as the process, as a core may outlive its Python.
+ *   Words    Python owns an array of 64-bit words and hands it over (zcpy_attach). A cached call
  *            compares words[CHANGES] with what it was when its entry was last checked, so a hit needs
  *            no call into this file. Whatever can make an entry unfit changes that word afterwards:
  *            an invalidation once it is published, and, while entries with a deadline are being read,
  *            a tick every few milliseconds.
- *   Ticker   One thread a process, asleep while no entry with a deadline is read. Falling asleep, it
+ *   Ticker   One thread a home, asleep while no entry with a deadline is read. Falling asleep, it
  *            sets words[PERIOD] to 0 and then changes words[CHANGES] once more: a reader that saw it
- *            awake checks again at its next call, and wakes it.
+ *            awake checks again at its next call, and wakes it. Having slept for long, it ends.
  *   Shared   With a storage or a bus, the library's cache is what stands behind Python's dict: it
  *            asks the storage, judges its records, and follows the log. Its own table is kept small,
  *            as Python has the values. An entry that was checked remembers when the lease ends that
@@ -39,88 +42,91 @@ enum { CHANGES, PERIOD, WANTED };
 #define ZCPY_TAG_MAX 256u /* bytes of a tag, as the package has always had it */
 #define ZCPY_TICK_MAX (50 * ZC_MILLISECOND)
 
-static uint64_t *words;
+/* One copy of the package. */
+typedef struct home {
+    uint64_t *words;
+    zc__monitor monitor;
+    zc__thread ticker;
+    bool ticks; /* it has a thread */
+    bool ended; /* which is to be joined */
+} home;
 
-static void change(void) { (void)zc__add_rlx(&words[CHANGES], 1u); }
-
-static __thread int fault; /* of the storage, in this thread, since it was last set to 0 */
-
-static void on_event(void *user, const zc_event *event) {
-    (void)user;
-    if (event->kind == ZC_EVENT_STORE_FAULT) {
-        fault = event->rc;
-        return;
-    }
-    __atomic_fetch_add(&words[CHANGES], 1, __ATOMIC_RELEASE);
+static void change(home *h) {
+    (void)__atomic_fetch_add(&h->words[CHANGES], 1, __ATOMIC_RELEASE);
 }
 
 /* ---- the ticker ---- */
 
-static struct {
-    zc__monitor monitor;
-    zc__thread thread;
-    bool ready, running;
-} ticker;
+#define ZCPY_SLEEPS 60u /* seconds of sleep after which it ends */
+
+/* One tick. */
+static void tick(home *h, unsigned *ticks, unsigned *idle) {
+    *idle = zc__load_rlx(&h->words[WANTED]) ? 0 : *idle + 1;
+    zc__store_rlx(&h->words[WANTED], 0u);
+    if (*idle > 20) {
+        zc__store_rel(&h->words[PERIOD], 0u);
+        *idle = 0;
+    } else if (++*ticks % 256 == 0) {
+        zc__store_rel(&h->words[PERIOD], ZCPY_TICK_MAX); /* who wants it shorter says so again */
+    }
+    change(h);
+}
 
 ZC__THREAD_FN(tick_main, arg) {
-    unsigned ticks = 0, idle = 0;
-    (void)arg;
-    zc__monitor_lock(&ticker.monitor);
-    for (;;) {
-        uint64_t period = zc__load_rlx(&words[PERIOD]);
-        if (!period) {
-            zc__monitor_sleep(&ticker.monitor, ZC_SECOND);
-            continue;
-        }
-        zc__monitor_sleep(&ticker.monitor, period);
-        idle = zc__load_rlx(&words[WANTED]) ? 0 : idle + 1;
-        zc__store_rlx(&words[WANTED], 0u);
-        if (idle > 20) {
-            zc__store_rel(&words[PERIOD], 0u);
-            idle = 0;
-        } else if (++ticks % 256 == 0) {
-            zc__store_rel(&words[PERIOD], ZCPY_TICK_MAX); /* who wants it shorter says so again */
-        }
-        __atomic_fetch_add(&words[CHANGES], 1, __ATOMIC_RELEASE);
+    home *h = (home *)arg;
+    unsigned ticks = 0, idle = 0, asleep = 0;
+    zc__monitor_lock(&h->monitor);
+    while (asleep < ZCPY_SLEEPS) {
+        uint64_t period = zc__load_rlx(&h->words[PERIOD]);
+        asleep = period ? 0 : asleep + 1;
+        zc__monitor_sleep(&h->monitor, period ? period : ZC_SECOND);
+        if (period) tick(h, &ticks, &idle);
     }
-    return ZC__THREAD_RESULT; /* not reached */
+    h->ended = true;
+    zc__monitor_unlock(&h->monitor);
+    return ZC__THREAD_RESULT;
 }
 
 /* Ticks at least every `period` ns from now on. False: no thread could be started. */
-ZCPY_API int zcpy_tick(uint64_t period) {
-    bool ok = true;
+ZCPY_API int zcpy_tick(home *h, uint64_t period) {
     if (period > ZCPY_TICK_MAX) period = ZCPY_TICK_MAX;
     if (period < ZC_MILLISECOND) period = ZC_MILLISECOND;
-    if (!ticker.ready) return 0;
-    zc__monitor_lock(&ticker.monitor);
-    uint64_t now = zc__load_rlx(&words[PERIOD]);
-    zc__store_rlx(&words[WANTED], 1u);
-    if (!now || now > period) zc__store_rel(&words[PERIOD], period);
-    if (!ticker.running) {
-        ok = zc__thread_start(&ticker.thread, tick_main, NULL);
-        ticker.running = ok;
-        if (!ok) zc__store_rel(&words[PERIOD], 0u);
+    zc__monitor_lock(&h->monitor);
+    uint64_t now = zc__load_rlx(&h->words[PERIOD]);
+    zc__store_rlx(&h->words[WANTED], 1u);
+    if (!now || now > period) zc__store_rel(&h->words[PERIOD], period);
+    if (h->ended) {
+        zc__thread_join(h->ticker);
+        h->ticks = h->ended = false;
     }
-    zc__monitor_wake(&ticker.monitor);
-    zc__monitor_unlock(&ticker.monitor);
+    if (!h->ticks) {
+        h->ticks = zc__thread_start(&h->ticker, tick_main, h);
+        if (!h->ticks) zc__store_rel(&h->words[PERIOD], 0u);
+    }
+    int ok = h->ticks;
+    zc__monitor_wake(&h->monitor);
+    zc__monitor_unlock(&h->monitor);
     return ok;
 }
 
-ZCPY_API void zcpy_change(void) { change(); }
+ZCPY_API void zcpy_change(home *h) { change(h); }
 
-/* Takes over the words; once a process. */
-ZCPY_API int zcpy_attach(uint64_t *memory) {
-    words = memory;
-    ticker.ready = zc__monitor_init(&ticker.monitor);
-    return ticker.ready;
+/* The home of a copy of the package, with its words. NULL: no memory. */
+ZCPY_API home *zcpy_attach(uint64_t *words) {
+    home *h = (home *)calloc(1, sizeof *h);
+    if (!h) return NULL;
+    h->words = words;
+    if (zc__monitor_init(&h->monitor)) return h;
+    free(h);
+    return NULL;
 }
 
 /* In the child of a fork. */
-ZCPY_API void zcpy_fork_child(void) {
-    ticker.running = false; /* threads stay behind */
-    ticker.ready = zc__monitor_init(&ticker.monitor);
-    words[PERIOD] = 0;
-    change();
+ZCPY_API void zcpy_fork_child(home *h) {
+    h->ticks = h->ended = false; /* threads stay behind */
+    (void)zc__monitor_init(&h->monitor);
+    h->words[PERIOD] = 0;
+    change(h);
 }
 
 /* ---- tags ---- */
@@ -181,9 +187,12 @@ typedef struct news {
 } news;
 
 typedef struct core {
-    zc_cache *cache;
+    zc_cache *cache; /* its memory is held as long as this is there */
+    home *home;
     news *news; /* NULL: it has nothing to say */
-    uint64_t refs; /* the handle that Python has, and one for each set: they are freed in any order */
+    uint64_t refs; /* the handle that Python has, one for each set, one for all uses: freed in any order */
+    uint64_t uses; /* one until it is shut, and one for each call that is inside; 0: it is closed */
+    bool shut;
     bool left_behind; /* in the child of a fork: nothing of it is touched any more */
     bool calls_python;
 } core;
@@ -208,6 +217,13 @@ static zc_cache *cache_of(const zc_tag *tag) {
     while (tag->parent) tag = tag->parent;
     return (zc_cache *)(uintptr_t)((const char *)tag - offsetof(zc_cache, trie) -
                                    offsetof(zc__trie, root));
+}
+
+static __thread int fault; /* of the storage, in this thread, since it was last set to 0 */
+
+static void on_event(void *user, const zc_event *event) {
+    if (event->kind == ZC_EVENT_STORE_FAULT) fault = event->rc;
+    else change(((core *)user)->home);
 }
 
 static void on_log(void *user, zc_log_level level, const char *message) {
@@ -244,27 +260,63 @@ ZCPY_API int zcpy_news(const core *c, char out[ZCPY_LINE]) {
     return c->news ? news_take(c->news, out) : 0;
 }
 
-static void close_now(core *c) {
-    zc_close(c->cache);
+/* The call may go in: it is not closed before leave(). */
+static bool enter(core *c) {
+    uint64_t n = zc__load_rlx(&c->uses);
+    while (n) {
+        if (zc__cas(&c->uses, &n, n + 1)) return true;
+    }
+    return false;
+}
+
+static void unhold(core *c) {
+    zc__cache_let_go(c->cache);
     free(c->news);
     free(c);
 }
 
-ZCPY_API void zcpy_close(core *c) {
-    if (zc__sub_acqrel(&c->refs, 1u) == 1 && !c->left_behind) close_now(c);
+/* The last use has ended. */
+static void end_uses(core *c) {
+    zc_close(c->cache);
+    if (zc__sub_acqrel(&c->refs, 1u) == 1) unhold(c);
 }
 
-ZC__THREAD_FN(close_main, arg) {
-    close_now((core *)arg);
+ZC__THREAD_FN(end_main, arg) {
+    end_uses((core *)arg);
     return ZC__THREAD_RESULT;
 }
 
-/* The same for a caller with the interpreter's lock, which a storage in Python would wait for. */
-static void close_elsewhere(core *c) {
+/* A storage in Python is closed by a thread of its own: who leaves may have the interpreter's lock. */
+static void leave(core *c) {
     zc__thread thread;
-    if (zc__sub_acqrel(&c->refs, 1u) != 1 || c->left_behind) return;
-    if (!c->calls_python || !zc__thread_start(&thread, close_main, c)) close_now(c);
+    if (zc__sub_acqrel(&c->uses, 1u) != 1) return;
+    if (!c->calls_python || !zc__thread_start(&thread, end_main, c)) end_uses(c);
 }
+
+/* Closes it now: storage, bus, threads; or, if calls are inside, when the last of them leaves. Its
+ * tags and their versions are there until the last set and the handle are. */
+ZCPY_API void zcpy_shut(core *c) {
+    if (c->left_behind || c->shut) return;
+    c->shut = true;
+    if (zc__sub_acqrel(&c->uses, 1u) == 1) end_uses(c);
+}
+
+/* The handle, or a set, is gone. */
+static void let_go(core *c) {
+    if (zc__sub_acqrel(&c->refs, 1u) == 1 && !c->left_behind) unhold(c);
+}
+
+ZCPY_API void zcpy_close(core *c) {
+    zcpy_shut(c);
+    let_go(c);
+}
+
+/* The body of a call that needs the cache to be open. */
+#define INSIDE(c, type, closed, call)                                                              \
+    if (!enter(c)) return closed;                                                                  \
+    type result = call;                                                                            \
+    leave(c);                                                                                      \
+    return result
 
 ZCPY_API void zcpy_release(uintptr_t handle) {
     zc_tag *one = (zc_tag *)handle;
@@ -273,7 +325,7 @@ ZCPY_API void zcpy_release(uintptr_t handle) {
     if (((core *)cache->desc.events.user)->left_behind) return;
     for (size_t i = 0; i < s.n; i++) zc_tag_release(cache, s.tags[i]);
     if (handle & 1) free(set_of(handle));
-    close_elsewhere((core *)cache->desc.events.user);
+    let_go((core *)cache->desc.events.user);
 }
 
 /* The set of n tags. Free with zcpy_release(). -2: no memory. */
@@ -446,7 +498,7 @@ static void describe(const options *o, zc_desc *desc) {
 }
 
 /* A cache: `o` NULL: of this process alone. *rc: why there is none. */
-ZCPY_API core *zcpy_open(options *o, int *rc) {
+ZCPY_API core *zcpy_open(home *h, options *o, int *rc) {
     zc_desc desc;
     core *c = (core *)calloc(1, sizeof *c);
     news *w = o ? (news *)calloc(1, sizeof *w) : NULL;
@@ -455,7 +507,9 @@ ZCPY_API core *zcpy_open(options *o, int *rc) {
         free(c);
         return NULL;
     }
-    c->refs = 1;
+    c->home = h;
+    c->refs = 2;
+    c->uses = 1;
     c->news = w;
     memset(&desc, 0, sizeof desc);
     if (w) desc.log.version = 1;
@@ -473,7 +527,10 @@ ZCPY_API core *zcpy_open(options *o, int *rc) {
         c->calls_python = o->own.version != 0;
     }
     if (*rc == ZC_OK && (*rc = zc_open(&desc, &c->cache)) != ZC_OK && o) close_tiers(o, &desc);
-    if (*rc == ZC_OK) return c;
+    if (*rc == ZC_OK) {
+        zc__cache_hold(c->cache);
+        return c;
+    }
     if (w) (void)news_take(w, o->why);
     free(w);
     free(c);
@@ -512,7 +569,7 @@ ZCPY_API const uint64_t *zcpy_seen(const core *c) { return &c->cache->trie.seen;
 
 /* Invalidates the tags in `text` in one step. A zc_result; ZC_E_INVAL: a tag is no good, and nothing
  * was done. */
-ZCPY_API int zcpy_invalidate(core *c, const char *text, int len) {
+static int invalidate(core *c, const char *text, int len) {
     zc_bytes rest = zc_slice(text, (size_t)len), *tags;
     int64_t n = tags_count(rest);
     if (n < 0) return ZC_E_INVAL;
@@ -525,13 +582,19 @@ ZCPY_API int zcpy_invalidate(core *c, const char *text, int len) {
     return rc;
 }
 
+ZCPY_API int zcpy_invalidate(core *c, const char *text, int len) {
+    INSIDE(c, int, ZC_E_CLOSED, invalidate(c, text, len));
+}
+
 /* Invalidates a tag of the package's own. */
 ZCPY_API int zcpy_invalidate_mark(core *c, const char *mark, int len) {
-    return zc_invalidate(c->cache, zc_slice(mark, (size_t)len));
+    INSIDE(c, int, ZC_E_CLOSED, zc_invalidate(c->cache, zc_slice(mark, (size_t)len)));
 }
 
 /* Invalidates everything. */
-ZCPY_API int zcpy_clear(core *c) { return zc_clear(c->cache); }
+ZCPY_API int zcpy_clear(core *c) {
+    INSIDE(c, int, ZC_E_CLOSED, zc_clear(c->cache));
+}
 
 /* ---- shared: the storage and the bus ---- */
 
@@ -545,17 +608,25 @@ ZCPY_API int zcpy_has(const core *c) {
 
 /* How many ns the lease lasts from now: what is found fresh after this call may be served for so long.
  * 0: there is none, ask zcpy_gate(). */
-ZCPY_API uint64_t zcpy_lease(core *c) {
+static uint64_t lease(core *c) {
     const zc__bus *b = &c->cache->bus;
     uint64_t lease = zc__bus_lease(c->cache), now = zc__mono(&c->cache->clock);
     return lease && !b->peeks && lease + b->serve_for > now ? lease + b->serve_for - now : 0;
 }
 
+ZCPY_API uint64_t zcpy_lease(core *c) {
+    INSIDE(c, uint64_t, 0, lease(c));
+}
+
 /* May what Python has be served at this moment? ZC_OK; or the bus is silent, and ZC_STALE, ZC_MISS,
  * ZC_E_BUS is what `silence` makes of it. */
-ZCPY_API int zcpy_gate(core *c, int silence) {
+static int gate(core *c, int silence) {
     uint64_t lease;
     return zc__bus_gate(c->cache, (zc_silence)silence, &lease);
+}
+
+ZCPY_API int zcpy_gate(core *c, int silence) {
+    INSIDE(c, int, ZC_MISS, gate(c, silence));
 }
 
 /* What the library has found. Times are what is left of them. */
@@ -607,7 +678,7 @@ static int describe_found(core *c, found *out) {
 
 /* Looks a key up: in the storage, if need be. ZC_OK, ZC_STALE (the bus is silent): *out is filled.
  * ZC_MISS, or a negative code. */
-ZCPY_API int zcpy_find(core *c, const char *key, size_t len, int silence, found *out) {
+static int find(core *c, const char *key, size_t len, int silence, found *out) {
     zc_fetch_opts opts;
     zc_fill *ticket;
     memset(out, 0, sizeof *out);
@@ -622,10 +693,14 @@ ZCPY_API int zcpy_find(core *c, const char *key, size_t len, int silence, found 
     return described;
 }
 
+ZCPY_API int zcpy_find(core *c, const char *key, size_t len, int silence, found *out) {
+    INSIDE(c, int, ZC_MISS, find(c, key, len, silence, out));
+}
+
 ZCPY_API void zcpy_done(core *c, found *out) { zc_release(c->cache, &out->view); }
 
 /* The same for n keys, in one step where the storage can. rcs[i]: as zcpy_find() would return. */
-ZCPY_API int zcpy_find_many(core *c, const zc_bytes *keys, size_t n, found *out, int *rcs) {
+static int find_many(core *c, const zc_bytes *keys, size_t n, found *out, int *rcs) {
     zc_view *views = (zc_view *)malloc(n * sizeof *views);
     if (!views) return ZC_E_NOMEM;
     memset(out, 0, n * sizeof *out);
@@ -641,10 +716,14 @@ ZCPY_API int zcpy_find_many(core *c, const zc_bytes *keys, size_t n, found *out,
     return rc;
 }
 
+ZCPY_API int zcpy_find_many(core *c, const zc_bytes *keys, size_t n, found *out, int *rcs) {
+    INSIDE(c, int, ZC_E_CLOSED, find_many(c, keys, n, out, rcs));
+}
+
 /* Stores a value that was begun at `begin`. ZC_REFUSED: invalidated since. ZC_E_FULL: the storage has
  * no room for it. */
-ZCPY_API int zcpy_keep(core *c, const char *key, size_t len, const char *value, size_t size,
-                       uintptr_t deps, uint64_t begin, uint64_t ttl, uint64_t tti) {
+static int keep(core *c, const char *key, size_t len, const char *value, size_t size,
+                uintptr_t deps, uint64_t begin, uint64_t ttl, uint64_t tti) {
     zc_tag *one = (zc_tag *)deps;
     span s = SPAN(deps, one);
     zc_put_opts opts;
@@ -661,38 +740,64 @@ ZCPY_API int zcpy_keep(core *c, const char *key, size_t len, const char *value, 
     return fault == ZC_E_FULL ? fault : rc;
 }
 
+ZCPY_API int zcpy_keep(core *c, const char *key, size_t len, const char *value, size_t size,
+                       uintptr_t deps, uint64_t begin, uint64_t ttl, uint64_t tti) {
+    INSIDE(c, int, ZC_E_CLOSED, keep(c, key, len, value, size, deps, begin, ttl, tti));
+}
+
 /* Removes a key here and in the storage. */
 ZCPY_API int zcpy_drop(core *c, const char *key, size_t len) {
-    return zc_del(c->cache, zc_slice(key, len));
+    INSIDE(c, int, ZC_E_CLOSED, zc_del(c->cache, zc_slice(key, len)));
 }
 
 /* One loader in the fleet: as zc_store.lock and unlock, through the breaker. */
-ZCPY_API int zcpy_lock(core *c, const char *key, size_t len, uint64_t lease, uint64_t *token) {
+static int lock(core *c, const char *key, size_t len, uint64_t lease, uint64_t *token) {
     const zc_store *st = &c->cache->desc.store;
     uint32_t episode;
     if (!st->lock || !zc__store_up(c->cache, &episode)) return ZC_E_STORE;
     return zc__store_told(c->cache, episode, st->lock(st->user, zc_slice(key, len), lease, token));
 }
 
-ZCPY_API int zcpy_unlock(core *c, const char *key, size_t len, uint64_t token) {
+ZCPY_API int zcpy_lock(core *c, const char *key, size_t len, uint64_t lease, uint64_t *token) {
+    INSIDE(c, int, ZC_E_CLOSED, lock(c, key, len, lease, token));
+}
+
+static int unlock(core *c, const char *key, size_t len, uint64_t token) {
     const zc_store *st = &c->cache->desc.store;
     uint32_t episode;
     if (!zc__store_up(c->cache, &episode)) return ZC_E_STORE;
     return zc__store_told(c->cache, episode, st->unlock(st->user, zc_slice(key, len), token));
 }
 
-ZCPY_API uint64_t zcpy_token(core *c) { return zc_token(c->cache); }
+ZCPY_API int zcpy_unlock(core *c, const char *key, size_t len, uint64_t token) {
+    INSIDE(c, int, ZC_E_CLOSED, unlock(c, key, len, token));
+}
+
+ZCPY_API uint64_t zcpy_token(core *c) {
+    INSIDE(c, uint64_t, 0, zc_token(c->cache));
+}
+
+static int catch_up(core *c, uint64_t token, uint64_t timeout) {
+    int rc = zc_catch_up(c->cache, token, timeout);
+    change(c->home); /* attaching anew, it dropped everything without an event */
+    return rc;
+}
 
 ZCPY_API int zcpy_catch_up(core *c, uint64_t token, uint64_t timeout) {
-    int rc = zc_catch_up(c->cache, token, timeout);
-    change(); /* attaching anew, it dropped everything without an event */
-    return rc;
+    INSIDE(c, int, ZC_E_CLOSED, catch_up(c, token, timeout));
+}
+
+static void stats_read(core *c, zc_stats *out) {
+    memset(out, 0, sizeof *out);
+    if (!enter(c)) return;
+    zc_stats_read(c->cache, out);
+    leave(c);
 }
 
 /* {hits, errors, corrupt, stale, spared, open; heard, breaks, errors, silent, pending, age} */
 ZCPY_API void zcpy_shared_stats(core *c, uint64_t out[12]) {
     zc_stats s;
-    zc_stats_read(c->cache, &s);
+    stats_read(c, &s);
     const uint64_t all[12] = {s.hits_store,    s.store_errors, s.store_corrupt, s.store_stale,
                               s.store_skipped, s.store_open,   s.bus_entries,   s.bus_breaks,
                               s.bus_errors,    s.bus_silent,   s.bus_pending,   s.bus_age};
@@ -703,8 +808,10 @@ ZCPY_API void zcpy_shared_stats(core *c, uint64_t out[12]) {
  * threads of the parent may have been in the middle of it. */
 ZCPY_API void zcpy_leave_behind(core *c) {
     const zc_desc *d = &c->cache->desc;
+    bool open = zc__load_rlx(&c->uses) != 0;
     c->left_behind = true;
     memset(&c->news->lock, 0, sizeof c->news->lock);
+    if (!open) return;
     if (d->store.forked) d->store.forked(d->store.user);
     if (d->bus.forked) d->bus.forked(d->bus.user);
     if (d->store.forked) d->store.close(d->store.user);
@@ -717,20 +824,28 @@ ZCPY_API int zcpy_sink(zc_sink *sink, const char *data, size_t len) {
 }
 
 /* Forgets some of the tags that nothing has depended on for an hour. */
-ZCPY_API void zcpy_poll(core *c) { (void)zc_poll(c->cache, 200); }
+ZCPY_API int zcpy_poll(core *c) {
+    INSIDE(c, int, ZC_E_CLOSED, zc_poll(c->cache, 200));
+}
 
-ZCPY_API size_t zcpy_prune(core *c, uint64_t max_age) { return zc_prune(c->cache, max_age); }
+ZCPY_API size_t zcpy_prune(core *c, uint64_t max_age) {
+    INSIDE(c, size_t, 0, zc_prune(c->cache, max_age));
+}
 
 /* The version of a tag that zcpy_tag_ok() has passed. */
-ZCPY_API uint64_t zcpy_version(core *c, const char *tag, size_t len) {
+static uint64_t version_of(core *c, const char *tag, size_t len) {
     uint64_t version;
     return zc_tag_version(c->cache, zc_slice(tag, len), &version) == ZC_OK ? version : 0;
+}
+
+ZCPY_API uint64_t zcpy_version(core *c, const char *tag, size_t len) {
+    INSIDE(c, uint64_t, 0, version_of(c, tag, len));
 }
 
 /* {invalidations, tags, idle tags, bytes of tags, tags pruned} */
 ZCPY_API void zcpy_stats(core *c, uint64_t out[5]) {
     zc_stats s;
-    zc_stats_read(c->cache, &s);
+    stats_read(c, &s);
     out[0] = s.invalidations;
     out[1] = s.tags;
     out[2] = s.tags_idle;

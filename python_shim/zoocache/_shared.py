@@ -200,16 +200,25 @@ class Shared:
         """Runs a call of the storage beside the event loop."""
         import asyncio
 
-        return await asyncio.get_running_loop().run_in_executor(self.pool, work, *args)
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self.pool, work, *args)
+        except RuntimeError:  # the process ends: there are no threads any more
+            return work(*args)
+        return await done
 
     def close(self) -> None:
-        """Waits for what is being written, and lets go."""
+        """Waits for what is being written, and closes, whatever happens."""
         pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=True)
-        self.speak()
-        with self._speaking:
-            self._closed = True
+        try:
+            if pool is not None:
+                pool.shutdown(wait=True)
+        finally:
+            try:
+                self.core.shut()
+            finally:
+                self.speak()
+                with self._speaking:
+                    self._closed = True
 
     def speak(self) -> bool:
         """Brings what has been said about it to the logger. False: it is closed."""

@@ -187,7 +187,7 @@ class Fill:
     def parent(self) -> Fill | None:
         """The fill that this one is a part of."""
         outer = self.outer
-        return outer if isinstance(outer, Fill) and not outer.done else None
+        return outer if isinstance(outer, type(self)) and not outer.done else None
 
     def lineage(self) -> Iterator[Fill]:
         """It, and what it is a part of, outwards."""
@@ -248,7 +248,7 @@ class Table:
         """The cache; joins it if need be."""
         cache = self.cache
         if cache is None:
-            cache = Table.default() if self.given is None else self.given
+            cache = self.default() if self.given is None else self.given
             cache.adopt(self)
         return cache
 

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DepsTracker", "add_deps", "disabled", "get_current_deps"]
 
+# Both stay what they are if this module is reloaded: others have them.
 # Who gathers dependencies here: a running fill, or a DepsTracker. Both have .deps and .done.
-CURRENT: ContextVar[Any] = ContextVar("zoocache", default=None)
+CURRENT: ContextVar[Any] = globals().get("CURRENT") or ContextVar("zoocache", default=None)
 
 # Everything in this process that gathers dependencies. Empty: a hit need not look at CURRENT.
-ACTIVE: dict[Any, None] = {}
+ACTIVE: dict[Any, None] = globals().get("ACTIVE", {})
 
 # Everything in this process that switches caches off: a mark of each disabled() block that has not ended, and
 # each cache that was made off. Empty: nobody need ask.
