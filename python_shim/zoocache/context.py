@@ -27,10 +27,10 @@ ACTIVE: dict[Any, None] = globals().get("ACTIVE", {})
 
 # Everything in this process that switches caches off: a mark of each disabled() block that has not ended, and
 # each cache that was made off. Empty: nobody need ask.
-OFF: dict[object, None] = {}
+OFF: dict[object, None] = globals().get("OFF", {})
 
 # The mark of the block that this context is in, or was in: once it is not in OFF, the block has ended everywhere.
-DISABLED: ContextVar[object] = ContextVar("zoocache_disabled", default=None)
+DISABLED: ContextVar[object] = globals().get("DISABLED") or ContextVar("zoocache_disabled", default=None)
 
 
 def is_off(cache: Any) -> bool:

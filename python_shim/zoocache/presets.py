@@ -28,8 +28,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, overload
 
 from zoocache import _tags
+from zoocache._durations import seconds
 from zoocache._functions import cacheable
-from zoocache._table import seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
