@@ -348,6 +348,20 @@ static void log_line(void *user, zc_log_level level, const char *message) {
     if (getenv("CHAOS_LOG")) fprintf(stderr, "node %d: %d: %s\n", *(int *)user, level, message);
 }
 
+/* A site's hook: it looks at the cache when it hears of something, and tells of a tag of its own. */
+static void on_event(void *user, const zc_event *event) {
+    static _Atomic uint64_t count;
+    worker *me = (worker *)user;
+    uint64_t n = atomic_fetch_add(&count, 1);
+    char text[32];
+    value v;
+    size_t len;
+    (void)event;
+    if (n % 16 == 0)
+        (void)zc_get_copy(me->cache, key_of((uint32_t)(n / 16 % KEYS), text), &v, sizeof v, &len);
+    if (n % 512 == 0) (void)zc_invalidate(me->cache, zc_str("hook"));
+}
+
 static int node_main(int i) {
     static worker workers[READERS + 2];
     pthread_t threads[READERS + 1];
@@ -377,6 +391,8 @@ static int node_main(int i) {
     cd.log.user = &i;
     if (zc_redis_open(&d, &cd.store, &cd.bus) != ZC_OK) return 3;
     worker *me = &workers[READERS + 1];
+    zc_events events = {1, 0, on_event, me};
+    if (i == 2) cd.events = events;
     if (zc_open(&cd, &me->cache) != ZC_OK) return 4;
     atomic_store(&s->resting, 0);
     for (int j = 0; j < READERS + 2; j++) {
@@ -594,6 +610,33 @@ static void f_foreign_entry(void) {
            "return redis.call('XADD', KEYS[1], id, 'x', 'y')",
            "1", name_of("log"), NULL);
 }
+/* More at once than a node remembers nonces, while the nodes' threads invalidate. */
+static void f_crowd(void) {
+    char tags[40];
+    const char *log = name_of("log");
+    snprintf(tags, sizeof tags, "%.*stags", (int)(strlen(log) - 3), log);
+    for (uint64_t n = 1 + dice(4); n--; hold(300))
+        rs_say(&servers[master], "EVAL",
+               "local g = redis.call('HGET', KEYS[2], '\\0g') "
+               "local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1] "
+               "if not g or not last then return 0 end "
+               "local seq = tonumber(last[1]:match('%d+$')) "
+               "for i = 1, 700 do"
+               " redis.call('XADD', KEYS[1], g .. '-' .. string.format('%.0f', seq + i),"
+               " 'n', 'crowd.' .. ARGV[1] .. i, 'h', '0', 't', '\\4\\0bulk')"
+               " end "
+               "seq = string.format('%.0f', seq + 700) "
+               "redis.call('HSET', KEYS[2], '\\0n', seq, 'bulk', seq) "
+               "return 1",
+               "2", log, tags, dice(2) ? "a" : "b", NULL);
+}
+static void f_absurd_position(void) {
+    rs_say(&servers[master], "EVAL",
+           "local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1] "
+           "if not last then return end "
+           "return redis.call('XADD', KEYS[1], last[1]:match('^%d+') .. ARGV[1], 'n', 'y')",
+           "1", name_of("log"), dice(2) ? "-18446744073709551614" : "-140737488355330", NULL);
+}
 static void f_not_a_log(void) {
     const char *log = name_of("log");
     say(master, "DEL", log, NULL, NULL);
@@ -775,6 +818,8 @@ static struct fault {
     {"DEL of the tags", f_del_tags, BOTH, 0},
     {"XTRIM of the log", f_trim, BOTH, 0},
     {"foreign entry in the log", f_foreign_entry, BOTH, 0},
+    {"a crowd of entries", f_crowd, BOTH, 0},
+    {"an absurd position", f_absurd_position, BOTH, 0},
     {"no log under its key", f_not_a_log, BOTH, 0},
     {"memory full", f_memory_full, BOTH, 0},
     {"disk full", f_disk_full, ALONE, 0},
