@@ -99,7 +99,7 @@ def walk_of(raw, code):
 def main(path):
     text = open(path, encoding="utf-8").read()
     raw, code = text.split("\n"), strip_comments(text).split("\n")
-    impl = next(i for i, l in enumerate(raw) if l.startswith("#if defined(ZOOCACHE_IMPLEMENTATION)"))
+    impl = next(i for i, l in enumerate(raw) if l.startswith("#if defined(ZOOCACHE_IMPLEMENTATION) && !defined(ZC__IMPLEMENTED)"))
     decl = next(i for i, l in enumerate(raw) if l.startswith("#include <stdbool.h>"))
 
     sections = [(m.group(1), i + 1) for i, l in enumerate(raw) if i > impl and (m := re.match(r"^ \* >>([a-z0-9_]+)\b", l))]
