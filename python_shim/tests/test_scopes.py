@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoocache import Cache, ScopeMissing, UnkeyableArgument
-from zoocache.scopes import Scope, segment
+from zoocache import Cache, Scope, ScopeMissing, UnkeyableArgument
+from zoocache.scopes import segment
 
 TREE = Scope("org", "org_id", Scope("user", "user_id", Scope("session", "session_id")), Scope("team", "team_id"))
 

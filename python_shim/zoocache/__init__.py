@@ -65,6 +65,10 @@ from zoocache._errors import (
 from zoocache._functions import Cached, CacheInfo, cacheable
 from zoocache.context import add_deps, disabled
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from zoocache.scopes import Scope
+
 __all__ = [
     "BuiltWithout",
     "BusSilent",
@@ -75,6 +79,7 @@ __all__ = [
     "FlightTimeout",
     "InvalidTag",
     "RecursiveFill",
+    "Scope",
     "ScopeMissing",
     "StorageIsFull",
     "UnkeyableArgument",
@@ -109,3 +114,11 @@ __all__ = [
     "token",
     "version",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "Scope":  # imported when it is asked for
+        from zoocache.scopes import Scope
+
+        return Scope
+    raise AttributeError(f"module 'zoocache' has no attribute {name!r}")
