@@ -5,6 +5,7 @@ import itertools
 import os
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from test_flights import Herd, until, waits
@@ -55,7 +56,15 @@ def nothing_is_left(f, value):
 
 
 def sweep(before, call, after):
-    """Calls with an interrupt at each instruction in turn. Returns how many there were."""
+    """Calls with an interrupt at each instruction in turn. Returns how many there were.
+
+    In a thread of its own: interrupted in the epilogue of a handler, Python leaves the thread with its exception.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(swept, before, call, after).result()
+
+
+def swept(before, call, after):
     for count in itertools.count(0):  # the first is not interrupted: what is done once is done
         before()
         strike = Strike(count)

@@ -561,7 +561,7 @@ def cacheable(  # noqa: F811
     negative_ttl: the life of None.
     cache_if: a value for which it is false is returned, not stored.
     cache_errors, error_ttl: exceptions that are cached like values, and how long.
-    on_error: "raise" gives the exception of a function to everyone who waits for it; "retry" lets one of
+    on_error: "raise" gives a copy of the exception of a function to everyone who waits for it; "retry" lets one of
         them try once more.
     copy: "share" returns the cached object itself; "copy" a deep copy of it.
     fleet: with a storage that can lock (LMDB, Redis), one process in all computes a value; the others wait.
