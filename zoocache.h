@@ -7701,12 +7701,13 @@ static ZC__NOINLINE int zc__copy_heard(zc_cache *c, zc_bytes key, uint64_t hash,
     copy.key = key;
     copy.to = buf;
     copy.cap = cap;
+    bool copies = c->bus.peeks && zc__has_store(c);
     for (;;) {
         zc_view view;
         memset(&view, 0, sizeof view);
         copy.len = 0;
         uint64_t lease = zc__bus_lease(c); /* no younger than the one that the read goes by */
-        int rc = zc__get_heard(c, key, hash, &view, c->bus.peeks ? &copy : NULL);
+        int rc = zc__get_heard(c, key, hash, &view, copies ? &copy : NULL);
         if (len) *len = copy.len;
         rc = zc__copy_view(c, &view, rc, buf, cap, len);
         if (rc != ZC_OK || zc__bus_holds(c, lease)) return rc;

@@ -131,7 +131,9 @@ typedef struct called {
     int at;
 } called;
 
-static int load_text(zc_fill *fill, void *user) { return zc_fill_value(fill, zc_str((char *)user)); }
+static int load_text(zc_fill *fill, void *user) {
+    return zc_fill_value(fill, zc_str((const char *)user));
+}
 
 /* Ends one of the tickets that are out, and does whatever else comes to mind. */
 static void meddle(called *w) {
