@@ -3547,7 +3547,7 @@ static size_t zc__entry_cost(const zc__entry *e) {
 
 #define ZC__SLOTS 7u
 #define ZC__OVER ZC__SLOTS /* fp[ZC__OVER]: how many entries have passed the bucket over */
-#define ZC__MOVES 4u       /* homes that are moved with a put while a table grows */
+#define ZC__MOVES 8u       /* homes that are moved with a put while a table grows */
 
 typedef struct zc__bucket {
     unsigned char fp[ZC__SLOTS + 1]; /* 0: free; the last is `over` */
@@ -3872,8 +3872,7 @@ static void zc__table_clear(zc__shard *s, uint32_t n) {
 }
 
 /* Puts an entry in the first free slot from its home on; there is one. */
-static void zc__table_link(zc__shard *s, zc__entry *e, uint64_t hash) {
-    zc__table *t = zc__table_of(s, hash);
+static void zc__table_link(zc__shard *s, zc__table *t, zc__entry *e, uint64_t hash) {
     t->count++;
     for (uint32_t i = zc__home_of(hash, t->nbuckets);;) {
         zc__bucket *b = &t->buckets[i];
@@ -3931,24 +3930,27 @@ static bool zc__table_resize(zc_cache *c, zc__shard *s, uint32_t n) {
     return true;
 }
 
-/* Moves the entries whose home in the old table is the next one. Their new homes are cleared. */
-static void zc__table_move_home(zc_cache *c, zc__shard *s) {
+/* Moves the entries whose home in the old table is one of the next few. Their new homes are
+ * cleared; it has at most twice as many. */
+static void zc__table_move_homes(zc_cache *c, zc__shard *s) {
     zc__table *old = &s->old;
-    uint32_t home = s->moved++, n = s->table.nbuckets, i = home;
-    zc__table_clear(s, 2 * home + 3 < n ? 2 * home + 3 : n); /* n is at most twice as many */
-    do {
+    uint32_t from = s->moved, n = old->nbuckets - from, i = from, to = s->table.nbuckets;
+    if (n > ZC__MOVES) n = ZC__MOVES;
+    s->moved += n;
+    zc__table_clear(s, 2 * s->moved + 1 < to ? 2 * s->moved + 1 : to);
+    for (uint32_t looked = 1;; looked++) {
         zc__bucket *b = &old->buckets[i];
         for (unsigned k = 0; k < ZC__SLOTS; k++) {
             zc__entry *e = b->slot[k];
             if (!e) continue;
             uint64_t hash = zc__entry_hash(c, e);
-            if (zc__home_of(hash, old->nbuckets) != home) continue;
+            if (zc__home_of(hash, old->nbuckets) - from >= n) continue;
             zc__table_unlink(old, e, hash);
-            zc__table_link(s, e, hash);
+            zc__table_link(s, &s->table, e, hash);
         }
-        if (!b->fp[ZC__OVER]) break;
+        if (looked >= n && (!b->fp[ZC__OVER] || looked == old->nbuckets)) return;
         if (++i == old->nbuckets) i = 0;
-    } while (i != home);
+    }
 }
 
 static void zc__table_free(zc_cache *c, zc__table *t) {
@@ -3958,8 +3960,10 @@ static void zc__table_free(zc_cache *c, zc__table *t) {
 
 /* Goes on with the move under way: a few homes. */
 static void zc__table_move(zc_cache *c, zc__shard *s) {
-    for (unsigned n = 0; n < ZC__MOVES && s->moved < s->old.nbuckets; n++)
-        zc__table_move_home(c, s);
+    zc__table_move_homes(c, s);
+    /* For the next time: whom it will look at. */
+    for (uint32_t i = s->moved; i < s->old.nbuckets && i < s->moved + ZC__MOVES; i++)
+        for (unsigned k = 0; k < ZC__SLOTS; k++) ZC__PREFETCH(s->old.buckets[i].slot[k] + 1);
     if (s->moved == s->old.nbuckets) zc__table_free(c, &s->old);
 }
 
@@ -3974,11 +3978,10 @@ static void zc__table_shrink(zc_cache *c, zc__shard *s) {
  * up to its last slot but one. */
 static bool zc__table_reserve(zc_cache *c, zc__shard *s, uint64_t hash) {
     uint32_t n = s->table.nbuckets;
-    bool grows = s->old.nbuckets != 0;
-    if (ZC__UNLIKELY(!grows && (uint64_t)s->count * 7 >= (uint64_t)n * ZC__SLOTS * 6))
-        grows = !zc__load_rlx(&c->closed) &&
-                zc__table_resize(c, s, n < 2 ? 2 : n + n / 2 + 1);
-    if (ZC__UNLIKELY(grows)) zc__table_move(c, s);
+    bool due = !s->old.nbuckets && (uint64_t)s->count * 7 >= (uint64_t)n * ZC__SLOTS * 6;
+    if (ZC__UNLIKELY(due) && !zc__load_rlx(&c->closed))
+        (void)zc__table_resize(c, s, n < 2 ? 2 : n + n / 2 + 1);
+    if (ZC__UNLIKELY(s->old.nbuckets)) zc__table_move(c, s);
     const zc__table *t = zc__table_of(s, hash);
     return t->count + 1 < (uint64_t)t->nbuckets * ZC__SLOTS;
 }
@@ -4592,7 +4595,7 @@ static int zc__shard_insert(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t ha
     zc__limit_give(&c->entries, n ? n - 1 : 0);
     zc__limit_give(&c->cost, cost > need ? cost - need : 0);
     if (!old) zc__policy_add(c, s, e, queue);
-    zc__table_link(s, e, hash);
+    zc__table_link(s, zc__table_of(s, hash), e, hash);
     s->count++;
     s->bytes += zc__entry_size(e);
     s->cost += need;

@@ -23,7 +23,7 @@ static void relink(uint32_t nbuckets) {
     shard.table.nbuckets = shard.ready = nbuckets;
     shard.table.count = 0;
     for (unsigned i = 0; i < KEYS; i++)
-        if (in[i]) zc__table_link(&shard, made[i], hash_of[i]);
+        if (in[i]) zc__table_link(&shard, &shard.table, made[i], hash_of[i]);
 }
 
 static void check_all(bool exact) {
@@ -85,7 +85,7 @@ static void run(uint64_t home_mask, unsigned fps, unsigned steps) {
                 relink(least + (uint32_t)zct_below(least)); /* larger, or smaller again */
                 exact = true;
             }
-            zc__table_link(&shard, made[i], hash_of[i]);
+            zc__table_link(&shard, &shard.table, made[i], hash_of[i]);
             in[i] = true;
             count++;
         }

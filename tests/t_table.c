@@ -62,7 +62,7 @@ static uint64_t hash_for(uint32_t home, uint32_t nbuckets, unsigned char fp) {
 
 static void link_one(unsigned i, uint64_t hash) {
     hash_of[i] = hash;
-    zc__table_link(&shard, made[i], hash);
+    zc__table_link(&shard, &shard.table, made[i], hash);
     in[i] = true;
 }
 
