@@ -3963,12 +3963,14 @@ static void zc__table_move(zc_cache *c, zc__shard *s) {
     zc__table_move_homes(c, s);
     /* For the next time: whom it will look at. */
     for (uint32_t i = s->moved; i < s->old.nbuckets && i < s->moved + ZC__MOVES; i++)
-        for (unsigned k = 0; k < ZC__SLOTS; k++) ZC__PREFETCH(s->old.buckets[i].slot[k] + 1);
+        for (unsigned k = 0; k < ZC__SLOTS; k++)
+            ZC__PREFETCH((const void *)((uintptr_t)s->old.buckets[i].slot[k] + sizeof(zc__entry)));
     if (s->moved == s->old.nbuckets) zc__table_free(c, &s->old);
 }
 
 /* A table that is full to less than an eighth becomes smaller. Not by more than an eighth at once:
- * what is put while the homes move, four with each put, must find room. Without memory it stays. */
+ * what is put while the homes move, eight with each put, must find room. Without memory it
+ * stays. */
 static void zc__table_shrink(zc_cache *c, zc__shard *s) {
     uint32_t least = s->table.nbuckets / 8, n = s->count / ZC__SLOTS * 2 + 2;
     if (!zc__table_resize(c, s, n > least ? n : least)) s->shrink_below = 0;
