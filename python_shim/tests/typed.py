@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from zoocache import Cache, add_deps, cacheable, delete_async, disabled, presets
+from zoocache.compat import cacheado
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -122,7 +123,13 @@ def uncached(uid: int) -> str:
         return own(uid)
 
 
+@cacheado.Cache().cache(ttl_seconds=60, scope="global")
+def by_cacheado(uid: int, *, upper: bool = False) -> str:
+    return str(uid)
+
+
 async def awaited() -> None:
+    assert_type(by_cacheado(1, upper=True), str)
     assert_type(await delete_async("k"), bool)
     assert_type(await coroutine(1), bytes)
     assert_type(await with_async_deps(uid=1), dict[str, int])
@@ -134,6 +141,7 @@ async def awaited() -> None:
 
 
 def wrong() -> None:
+    by_cacheado("1")  # type: ignore[arg-type]
     bare("1")  # type: ignore[arg-type]
     bare()  # type: ignore[call-arg]
     called(1, True)  # type: ignore[call-arg]

@@ -19,7 +19,7 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _cache  presets
     _default
     _zoocache  testing
-    core  _pytest
+    core  _pytest  compat
 """
 
 from zoocache._cache import Cache, CacheStats

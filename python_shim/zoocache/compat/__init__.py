@@ -1,0 +1,1 @@
+"""Faces: the public names of other caches, translated into this one's."""
