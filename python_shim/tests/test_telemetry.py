@@ -1,3 +1,4 @@
+import importlib
 import json
 import logging
 import urllib.request
@@ -214,7 +215,7 @@ def test_logs(caplog):
 
 
 def test_prometheus():
-    prometheus_client = pytest.importorskip("prometheus_client")
+    prometheus_client = importlib.import_module("prometheus_client")
     from zoocache.telemetry.adapters.prometheus import PrometheusAdapter
 
     registry = prometheus_client.CollectorRegistry()
@@ -236,7 +237,7 @@ def test_prometheus():
 
 
 def test_opentelemetry():
-    pytest.importorskip("opentelemetry.sdk")
+    importlib.import_module("opentelemetry.sdk")
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 

@@ -340,7 +340,7 @@ class Function(Filled):
     def freeze(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The key of a call."""
         frozen = self.frozen(args, kwargs)
-        scoping = self.scoping
+        scoping = None if self.scope is None else self.scoping
         return frozen if scoping is None else scoping.key(frozen, args, kwargs)
 
     def frozen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -431,13 +431,15 @@ class Function(Filled):
 
     def dependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps | str:
         """Its tags, and that of its scope."""
-        return self.within(fill, super().dependencies(fill, args, kwargs))
+        deps = super().dependencies(fill, args, kwargs)
+        return deps if self.scope is None else self.within(fill, deps)
 
     async def adependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps | str:
         """The same, for a coroutine function."""
         if not callable(self.deps):
             return self.dependencies(fill, args, kwargs)
-        return self.within(fill, await super().adependencies(fill, args, kwargs))
+        deps = await super().adependencies(fill, args, kwargs)
+        return deps if self.scope is None else self.within(fill, deps)
 
     def within(self, fill: Fill, deps: Deps | str) -> Deps | str:
         """What a value depends on: on its scope, too."""
