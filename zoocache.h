@@ -2167,6 +2167,8 @@ static inline bool zc__block_is_old(const zc__slabs *s, const void *block) {
     return zc__region_of(block)->generation != zc__load_rlx(&s->generation);
 }
 
+static inline bool zc__region_full(const zc__region *r) { return r->fresh == ZC__SLAB_PAGES; }
+
 /* The lock is held, and let go meanwhile. While entries are being moved, the region gets its huge
  * page when it is full, from the kernel's own thread: to clear one takes longer than a step may. */
 static bool zc__region_add(zc__slabs *s) {
@@ -2177,6 +2179,12 @@ static bool zc__region_add(zc__slabs *s) {
     if (r) memset(r, 0, sizeof *r);
     zc__spin_lock(&s->lock);
     if (!r) return false;
+    if (s->first && !zc__region_full(s->first)) { /* S4: another was faster */
+        zc__spin_unlock(&s->lock);
+        free(r);
+        zc__spin_lock(&s->lock);
+        return true;
+    }
     r->huge = huge;
     r->fresh = 1;
     r->generation = s->generation;
@@ -2185,8 +2193,6 @@ static bool zc__region_add(zc__slabs *s) {
     s->first = r;
     return true;
 }
-
-static inline bool zc__region_full(const zc__region *r) { return r->fresh == ZC__SLAB_PAGES; }
 
 /* A page that its pool is to cut. */
 static zc__block *zc__page_take(zc__slabs *s) {
@@ -2214,20 +2220,22 @@ static size_t zc__region_size(const zc__region *r) {
 
 /* ---- blocks ---- */
 
-/* Cuts a new page into blocks of 8 * cls bytes. The pool's lock is held, and let go meanwhile. */
-static void zc__pool_grow(zc__slabs *s, zc__pool *p, size_t cls) {
+/* Cuts a new page into blocks of 8 * cls bytes. The pool's lock is held, and let go meanwhile.
+ * False: no memory. */
+static bool zc__pool_grow(zc__slabs *s, zc__pool *p, size_t cls) {
     zc__spin_unlock(&p->lock);
     zc__block *page = zc__page_take(s), *last = page;
     size_t n = ZC__SLAB_PAGE / (cls * 8);
     for (size_t i = 1; page && i < n; i++, last = last->next)
         last->next = (zc__block *)(void *)((unsigned char *)last + cls * 8);
     zc__spin_lock(&p->lock);
-    if (!page) return;
+    if (!page) return false;
     if (!zc__block_is_old(s, page)) {
         last->next = p->chain[cls];
         p->chain[cls] = page;
     }
     zc__store_rel(zc__region_used(page), (uint16_t)0);
+    return true;
 }
 
 /* For 1 to ZC__SLAB_MAX bytes, aligned to 8. NULL: no memory. */
@@ -2236,8 +2244,8 @@ static void *zc__slab_take(zc__slabs *s, uint64_t hash, size_t size) {
     size_t cls = (size + 7) / 8;
     zc__block *b = NULL;
     zc__spin_lock(&p->lock);
-    /* Twice if a generation began meanwhile. */
-    for (unsigned i = 0; i < 2 && !p->chain[cls]; i++) zc__pool_grow(s, p, cls);
+    /* Again if a generation began meanwhile, or another has taken it all. */
+    while (ZC__UNLIKELY(!p->chain[cls]) && zc__pool_grow(s, p, cls)) {}
     if (ZC__LIKELY((b = p->chain[cls]) != NULL)) {
         uint16_t *used = zc__region_used(b);
         p->chain[cls] = b->next;
