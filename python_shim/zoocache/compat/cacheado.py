@@ -204,7 +204,9 @@ class Cache:
         place = self._place(scope, scope_params, more)
         if self._own is None:
             self.engine.set(key, value, ttl=max(ttl_seconds, 0), **place)
-        elif ttl_seconds > 0:
+        elif ttl_seconds <= 0:
+            self._own.evict(self._key(key, place))
+        else:
             with self._lock:
                 self._own.set(self._key(key, place), value, ttl_seconds)
 
