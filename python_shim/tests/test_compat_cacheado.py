@@ -264,6 +264,14 @@ def test_every_level_of_a_deep_tree(make):
     assert cache.evict_by_scope("project", project_id=7) == 1
 
 
+def test_two_trees_may_share_a_parameter(make):
+    cache = make(scope_config=ScopeConfig([*TREE, ScopeLevel("guest", "user_id")]))
+    cache.set("k", 1, 60, scope="guest", user_id="7")
+    cache.set("k", 2, 60, scope="user", user_id="7", org_id="a")
+    assert cache.evict_by_scope("organization", org_id="a") == 1
+    assert cache.get("k", scope="guest", user_id="7") == 1
+
+
 HOSTILE = ["a", "a/user:b", "a:b", "a::b", "a%2fb", "*", "global", "..", "a\0b", "ä", "\ud800", "x" * 300, "a b"]
 
 

@@ -135,6 +135,21 @@ def test_what_is_said_wrong(cache):
     assert repr(Scope("org", "o", Scope("user", "u"))) == "Scope('org', 'o', Scope('user', 'u'))"
 
 
+def test_two_trees_may_share_a_parameter():
+    with Cache(scopes=[Scope("org", "org_id", Scope("user", "user_id")), Scope("guest", "user_id")]) as cache:
+        user, users = counting(cache, scope="user")
+        guest, guests = counting(cache, scope="guest")
+        for _ in range(2):
+            user("7", org_id="a")
+            guest("7", org_id="a")
+            with cache.scope(user_id="8", org_id="a"):
+                guest()
+                user()
+        assert (len(users), len(guests)) == (2, 2)
+        assert cache.evict_scope("guest", user_id="7") == 1
+        assert cache.evict_scope("org", org_id="a") == 2
+
+
 def test_values_by_key(cache):
     at = {"scope": "user", "org_id": "a", "user_id": 7}
     cache.set("theme", "dark", **at)

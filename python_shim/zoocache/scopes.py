@@ -45,7 +45,7 @@ _ESCAPED = re.compile(r"[^\w.@+=,-]", re.ASCII)
 
 
 class Scope:
-    """A level: its name, the parameter that has its id, and the levels below it. Names and parameters are unique."""
+    """A level: its name, the parameter with its id, the levels below. Names are unique, parameters on one path."""
 
     __slots__ = ("children", "name", "param")
 
@@ -136,7 +136,7 @@ class Scopes:
             raise ValueError("scopes: there is none")
 
     def _add(self, scope: Scope, above: tuple[Level, ...]) -> None:
-        if scope.name in self.levels or scope.param in self.params:
+        if scope.name in self.levels or any(scope.param == level.param for level in above):
             raise ValueError(f"scopes: {scope!r}: its name or parameter is there already")
         if len(above) == _DEEPEST:
             raise ValueError(f"scopes: {scope.name!r} is deeper than {_DEEPEST} levels")
