@@ -4810,6 +4810,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
 struct zc_bus_sink {
     int (*entry)(void *user, uint64_t position, const zc_bytes *tags, size_t n);
     void *user;
+    uint64_t until; /* the caller has no time beyond that; 0, ZC_NEVER: he has */
 };
 
 ZOOCACHE_API int zc_bus_entry(zc_bus_sink *sink, uint64_t position, const zc_bytes *tags,
@@ -5268,6 +5269,7 @@ static void zc__ear_open(zc__ear *ear, zc_cache *c, zc__news *news, uint64_t dea
     ear->full = false;
     ear->sink.entry = zc__bus_hear_entry;
     ear->sink.user = ear;
+    ear->sink.until = deadline;
     zc__monitor_lock(&c->bus.apply);
     ear->epoch = c->bus.epoch;
     zc__monitor_unlock(&c->bus.apply);
@@ -5337,7 +5339,9 @@ static int zc__bus_catch_up(zc_cache *c, uint64_t wait, uint64_t end) {
     int rc = ZC_PENDING;
     for (; rc == ZC_PENDING; wait = 0) {
         if (!zc__gate_enter(&c->bus.reading, &c->clock, end)) return ZC_E_BUS;
+        c->bus.deadline = end;
         rc = zc__bus_listen(c, wait);
+        c->bus.deadline = ZC_NEVER;
         zc__bus_unlock(c);
     }
     return rc;
@@ -6515,6 +6519,7 @@ struct zc_sink {
     size_t most;
     bool (*take)(void *user, zc_bytes record); /* may do with what the storage shows first */
     void *user;
+    uint64_t until; /* the caller has no time beyond that; 0, ZC_NEVER: he has */
 };
 
 ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len) {
@@ -6588,13 +6593,14 @@ static void zc__store_say(zc_cache *c) {
 }
 
 /* Tries a storage that was spared: housekeeping alone does, one thread at a time. */
-static void zc__store_try(zc_cache *c) {
+static void zc__store_try(zc_cache *c, uint64_t deadline) {
     zc_sink sink;
     uint64_t retry = zc__load_rlx(&c->store_retry), pause = zc__load_rlx(&c->store_pause);
     zc__store_say(c);
     if (!zc__store_is_open(c) || zc__mono(&c->clock) < retry) return;
     if (!zc__cas(&c->store_retry, &retry, ZC_NEVER)) return;
     zc__sink_init(&sink, c);
+    sink.until = deadline;
     int rc = c->desc.store.get(c->desc.store.user, zc_slice("", 0), &sink);
     zc__buf_free(&c->mem, &sink.buf);
     if (rc < 0) {
@@ -6617,7 +6623,7 @@ static inline bool zc__store_up(zc_cache *c, uint32_t *episode) {
 }
 static inline bool zc__store_is_open(const zc_cache *c) { (void)c; return false; }
 static inline void zc__store_say(zc_cache *c) { (void)c; }
-static inline void zc__store_try(zc_cache *c) { (void)c; }
+static inline void zc__store_try(zc_cache *c, uint64_t deadline) { (void)c; (void)deadline; }
 #endif
 
 /* Has a call used up the time that a caller is ready to wait? Then he makes no other. */
@@ -7393,8 +7399,8 @@ static inline void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) 
 #endif
 
 /* A step of housekeeping. False: there is nothing to do. */
-static bool zc__store_keep(zc_cache *c) {
-    zc__store_try(c);
+static bool zc__store_keep(zc_cache *c, uint64_t deadline) {
+    zc__store_try(c, deadline);
     return zc__behind_write(c);
 }
 
@@ -8459,7 +8465,7 @@ static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool polled) {
         zc__link *late = NULL;
         if (first && zc__bus_on(c) && !zc__bus_runs(c))
             behind = zc__bus_round(c, 0, deadline) == ZC_RETRY;
-        more = zc__has_store(c) && zc__store_keep(c);
+        more = zc__has_store(c) && zc__store_keep(c, deadline);
         if (zc__spin_trylock(&c->house)) { /* else somebody is at it */
             more = zc__expire_some(c, &late) || more;
             more = zc__sweep_some(c, now, seen, &garbage) || more;
@@ -8491,7 +8497,7 @@ ZC__THREAD_FN(zc__keeper_main, arg) {
         bool more = zc__keep_house(c, 2000, false) == ZC_MORE;
         uint64_t pause = (more ? 8 : 100) * ZC_MILLISECOND, now = zc__mono(&c->clock);
         uint64_t end = now + pause;
-        while (now < end && !zc__load_acq(&c->stop) && zc__has_store(c) && zc__store_keep(c))
+        while (now < end && !zc__load_acq(&c->stop) && zc__has_store(c) && zc__store_keep(c, end))
             now = zc__mono(&c->clock);
         zc__monitor_lock(&c->keeper);
         if (now < end && !zc__load_acq(&c->stop)) zc__monitor_sleep(&c->keeper, end - now);
@@ -10740,10 +10746,10 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *               for a connection, connecting, being sent again, several shards. For the server's
  *               answer it waits 16 times the smoothed latency, at least a quarter of that, but for
  *               a request of more than 64 KiB. Each time-out doubles the estimate. Who has had to
- *               stand in line for too long says ZC_E_BUSY, and nothing of the server. A dropped
- *               connection is replaced once, after a random pause of up to 2 ms; one that cannot be
- *               made is not tried again for a time that grows from 20 ms to a second. Looking up a
- *               host's name takes what the system takes.
+ *               stand in line for too long says ZC_E_BUSY, and nothing of the server; likewise a
+ *               zc_poll() without the time. A dropped connection is replaced once, after a random
+ *               pause of up to 2 ms; one that cannot be made is not tried again for a time that
+ *               grows from 20 ms to a second. Looking up a host's name takes what the system takes.
  *   Run         A server's run id is what INFO says. Where the user may not run INFO (+@all
  *               -@dangerous), a mark takes its place, from Redis 7 on: a script with a random text,
  *               whose digest is in the key `run`. Scripts are neither written to disk nor sent to
@@ -10856,7 +10862,8 @@ typedef struct zc__redis {
     unsigned fails;       /* to connect, in a row */
     unsigned nconns;
     zc__redis_conn *conns;
-    zc_shared64 latency; /* smoothed, ns; 0: unknown */
+    zc_shared64 latency;  /* smoothed, ns; 0: unknown */
+    zc_shared64 greeting; /* what connecting took the last time, likewise */
     zc_shared64 era;
     zc_shared64 count; /* of nonces */
     uint64_t node;     /* who we are: random */
@@ -11323,6 +11330,7 @@ static uint64_t zc__redis_io_random(void *user) {
 typedef struct zc__redis_req {
     zc__redis *r;
     uint64_t begin; /* of the call that it is part of */
+    uint64_t until; /* beyond that the caller has no time; 0: he has */
     const char **argv;
     size_t *len;
     size_t argc, cap;
@@ -11798,12 +11806,14 @@ static int zc__redis_connect(zc__redis *r, zc__redis_conn *c, uint64_t deadline)
     bool wait = zc__redis_now(r) < r->down_until;
     zc__monitor_unlock(&r->pool);
     if (wait) return ZC_E_STORE;
+    uint64_t begin = zc__redis_now(r);
     int rc = zc__redis_find(r, &at, deadline);
     c->asking = false;
     if (rc == ZC_OK) rc = zc__redis_link_to(r, c, &at, deadline);
     zc__redis_unreachable(r, rc);
     if (rc == ZC_OK) rc = zc__redis_greet(r, c, deadline);
     zc__redis_tried(r, rc == ZC_OK);
+    if (rc == ZC_OK) zc__store_rlx(&r->greeting, zc__redis_now(r) - begin);
     return rc;
 }
 
@@ -11874,21 +11884,36 @@ static bool zc__req_is_large(const zc__redis_req *q) {
     return size > 65536;
 }
 
+/* When to give up for want of the caller's time. That costs the connection, so the server gets 8
+ * times what it usually takes, and 5 ms, in any case. `usual`: 0: not known. */
+static uint64_t zc__redis_limit(const zc__redis_req *q, uint64_t now, uint64_t usual,
+                                uint64_t deadline) {
+    uint64_t least = zc__mul_sat(usual, 8);
+    if (!q->until || !usual) return deadline;
+    if (least < 5 * ZC_MILLISECOND) least = 5 * ZC_MILLISECOND;
+    uint64_t limit = q->until > now + least ? q->until : now + least;
+    return limit < deadline ? limit : deadline;
+}
+
 /* Sends a request over a connection of the caller's, connecting first if need be. `extra`: how much
  * longer than usual the server may take on purpose. ZC_OK: every command has its reply, which may
  * be an error. */
 static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uint64_t extra) {
     uint64_t end = q->begin + r->timeout, most = zc__add_sat(end, extra);
+    uint64_t limit = end, full = end;
     bool again = c != &r->reader || !r->sleeper;
     int rc = ZC_E_STORE;
     for (unsigned hops = 0; hops < 5; hops++) {
         uint64_t now = zc__redis_now(r), deadline = most;
         bool fresh = !c->link;
-        if (fresh && (rc = zc__redis_connect(r, c, end)) != ZC_OK) break;
+        if (fresh) limit = zc__redis_limit(q, now, zc__load_rlx(&r->greeting), end);
+        if (fresh && (rc = zc__redis_connect(r, c, limit)) != ZC_OK) break;
         uint64_t usual = now + zc__redis_patience(r);
         if (!fresh && !extra && usual < most && !zc__req_is_large(q)) deadline = usual;
-        rc = zc__redis_exchange(r, c, q, deadline);
-        if (!extra && !fresh && (rc == ZC_OK || usual <= most))
+        full = deadline;
+        limit = zc__redis_limit(q, now, zc__load_rlx(&r->latency), full);
+        rc = zc__redis_exchange(r, c, q, limit);
+        if (!extra && !fresh && (rc == ZC_OK || (usual <= most && limit == full)))
             zc__redis_learn(r, zc__redis_now(r) - now, rc);
         if (rc == ZC_OK && zc__redis_follow(r, c, q, most)) continue;
         if (rc != ZC_E_STORE || !again) break;
@@ -11899,7 +11924,7 @@ static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uin
     if (c->asking) zc__redis_drop(r, c);
     if (rc != ZC_OK) zc__req_forget(q);
     zc__redis_refused(r, q);
-    return rc;
+    return rc == ZC_E_TIMEOUT && limit < full ? ZC_E_BUSY : rc;
 }
 
 /* ---- the pool: a thread finds the connection that it used before, unless somebody has it */
@@ -12074,6 +12099,7 @@ static int zc__redis_many(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink 
     if (!zc__buf_reserve(&r->mem, &text, total)) return ZC_E_NOMEM;
     zc__req_init(r, &q);
     q.begin = begin;
+    q.until = sinks[0]->until;
     zc__req_str(&q, "MGET");
     zc__req_key(&q, "era");
     for (size_t i = 0; i < n; i++) {
@@ -12517,6 +12543,7 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
     bool pool = r->reader.owed != 0;
     zc__redis_req q;
     zc__req_init(r, &q);
+    q.until = sink->until;
     zc__req_fence(r, &q);
     unsigned first = q.ncmds;
     zc__req_str(&q, "HMGET");
@@ -12761,6 +12788,7 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
         packed.size += 2 + tags[i].len;
     }
     zc__req_init(r, &q);
+    q.until = sink->until;
     zc__req_script(&q, ZC__APPEND, 3);
     zc__req_log_keys(&q);
     zc__req_num(&q, log.gen);

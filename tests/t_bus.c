@@ -1046,6 +1046,46 @@ TEST(a_storage_that_was_busy_with_other_calls_has_not_failed) {
     }
 }
 
+static struct {
+    int (*read)(void *, uint64_t, uint64_t, zc_bus_sink *);
+    int (*get)(void *, zc_bytes, zc_sink *);
+    uint64_t bus, store; /* until when who asked has time */
+    zct_time *slow;      /* reading takes 10 ms */
+} hurry;
+static int hurried_read(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink) {
+    hurry.bus = sink->until;
+    if (hurry.slow) zct_step(hurry.slow, 10 * ZC_MILLISECOND);
+    return hurry.read(user, position, wait, sink);
+}
+static int hurried_get(void *user, zc_bytes key, zc_sink *sink) {
+    hurry.store = sink->until;
+    return hurry.get(user, key, sink);
+}
+
+TEST(a_poll_hands_its_deadline_on) {
+    fleet f;
+    if (!start(&f, 1, shared)) return;
+    hurry.read = f.c[0]->desc.bus.read;
+    hurry.get = f.c[0]->desc.store.get;
+    f.c[0]->desc.bus.read = hurried_read;
+    f.c[0]->desc.store.get = hurried_get;
+    f.store.fail_rc = ZC_E_TIMEOUT;
+    fs_fail(&f.store, 0, 0, 1);
+    CHECK_EQ(get(f.c[0], "a", ""), ZC_MISS);
+    CHECK_EQ(hurry.store, 0); /* a reader has time */
+    zct_step(&f.time, 200 * ZC_MILLISECOND);
+    (void)zc_poll(f.c[0], 300);
+    CHECK_EQ(hurry.bus, f.time.mono + 300000);
+    CHECK_EQ(hurry.store, f.time.mono + 300000); /* is it well again? */
+    hurry.slow = &f.time;
+    uint64_t end = f.time.mono + 7 * ZC_MILLISECOND;
+    CHECK_EQ(zc_catch_up(f.c[0], zc_token(f.c[0]) + 1, 7 * ZC_MILLISECOND), ZC_E_TIMEOUT);
+    CHECK_EQ(hurry.bus, end);
+    hurry.slow = NULL;
+    fs_fail(&f.store, 0, 0, 0);
+    stop(&f);
+}
+
 static int busy_append(void *user, const zc_bytes *tags, size_t n, bool durable, uint64_t position,
                        zc_bus_sink *sink) {
     (void)user, (void)tags, (void)n, (void)durable, (void)position, (void)sink;

@@ -363,7 +363,7 @@ TEST(append_read_peek_versions) {
     heard h;
     uint64_t at, p = 9;
     zc_bytes two[2] = {zc_str("x:y"), zc_str("z")};
-    zc_bus_sink sink = {ld_entry, &h};
+    zc_bus_sink sink = {ld_entry, &h, 0};
     REQUIRE(start(&f, 0));
     CHECK_EQ(tail(&f), 0);
     CHECK_EQ(f.b.peek(f.b.user, &p), ZC_OK);
@@ -409,7 +409,7 @@ TEST(tags_of_every_length) {
     heard h;
     char tag[ZC_TAG_MAX + 2];
     zc_bytes many[100], t;
-    zc_bus_sink sink = {ld_entry, &h};
+    zc_bus_sink sink = {ld_entry, &h, 0};
     uint64_t sum = 0, versions[100];
     REQUIRE(start(&f, 0));
     memset(tag, 'q', sizeof tag);
@@ -444,7 +444,7 @@ TEST(a_reader_behind_the_trim_begins_anew) {
     fixture f;
     heard h, all;
     zc_bytes t = zc_str("t");
-    zc_bus_sink sink = {ld_entry, &all};
+    zc_bus_sink sink = {ld_entry, &all, 0};
     REQUIRE(start(&f, 0));
     memset(&all, 0, sizeof all);
     for (uint64_t i = 0; i < N; i++) CHECK_EQ(f.b.append(f.b.user, &t, 1, false, i, &sink), ZC_OK);
@@ -476,7 +476,7 @@ TEST(large_entries_trim_the_log_sooner) {
     heard h;
     static char text[TAGS][ZC_TAG_MAX];
     zc_bytes tags[TAGS];
-    zc_bus_sink sink = {ld_entry, &h};
+    zc_bus_sink sink = {ld_entry, &h, 0};
     REQUIRE(start(&f, 8 * MIB));
     memset(text, 'l', sizeof text);
     for (size_t i = 0; i < TAGS; i++) {
@@ -531,7 +531,7 @@ TEST(versions_have_a_floor) {
 TEST(read_waits_and_wakes) {
     fixture f;
     heard h;
-    zc_bus_sink sink = {ld_entry, &h};
+    zc_bus_sink sink = {ld_entry, &h, 0};
     REQUIRE(start(&f, 0));
     memset(&h, 0, sizeof h);
     f.b.wake(f.b.user);
@@ -975,7 +975,7 @@ TEST(absurd_numbers_are_damage) {
         uint64_t identity, at, number[2] = {bad[i][0], bad[i][1]};
         if (!start(&f, 0)) return;
         zc_bytes tag = zc_str("t");
-        zc_bus_sink none = {NULL, NULL};
+        zc_bus_sink none = {NULL, NULL, 0};
         CHECK_EQ(zc__lmdb_write((zc__lmdb *)f.b.user, write_number, number), ZC_OK);
         CHECK_EQ(f.b.attach(f.b.user, &identity, &at), ZC_E_CORRUPT);
         CHECK_EQ(f.b.append(f.b.user, &tag, 1, false, 0, &none), ZC_E_CORRUPT);

@@ -57,7 +57,7 @@ static int hear(void *user, uint64_t position, const zc_bytes *tags, size_t coun
     return ZC_OK;
 }
 static zc_bus_sink sink_of(node *n) {
-    zc_bus_sink s = {hear, n};
+    zc_bus_sink s = {hear, n, 0};
     n->given = n->all = 0;
     n->tags[0] = '\0';
     return s;
@@ -91,7 +91,7 @@ static int put(node *n, const char *key, const char *value, uint64_t life_ms) {
 static const char *get_bytes(node *n, zc_bytes key, int *rc) {
     static char text[64];
     zc__mem mem = {.hook = zct_allocator(&n->mem)};
-    zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
+    zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0};
     *rc = n->st.get(n->st.user, key, &sink);
     snprintf(text, sizeof text, "%.*s", (int)sink.buf.size, (const char *)sink.buf.ptr);
     zc__buf_free(&mem, &sink.buf);
@@ -312,7 +312,7 @@ static void get_many(redis_server *s, node *n, int count, const char *commands) 
     for (int i = 0; i < count; i++) {
         keys[i] = zc_str(name_of(i));
         if (i % 3) CHECK_EQ(put(n, name_of(i), name_of(i), 0), ZC_OK);
-        sinks[i] = (zc_sink){&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
+        sinks[i] = (zc_sink){&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0};
         at[i] = &sinks[i];
     }
     rs_say(s, "CONFIG", "RESETSTAT", NULL);
@@ -587,7 +587,7 @@ static int hear_behind_another(void *user, uint64_t position, const zc_bytes *ta
 }
 static int append_from_behind(node *n) {
     zc_bytes t = zc_str("behind");
-    zc_bus_sink s = {hear_behind_another, n};
+    zc_bus_sink s = {hear_behind_another, n, 0};
     return n->bus.append(n->bus.user, &t, 1, false, 0, &s);
 }
 
@@ -1115,7 +1115,7 @@ static unsigned exercise(redis_server *s, const char *url, size_t without) {
     bad += put(&n, "k", "v", 0) != ZC_OK;
     bad += get_rc(&n, "k") != ZC_OK;
     zc__mem mem = {.hook = zct_allocator(&n.mem)};
-    zc_sink one = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL}, two = one;
+    zc_sink one = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0}, two = one;
     zc_sink *sinks[2] = {&one, &two};
     int rcs[2];
     bad += n.st.get_many(n.st.user, keys, 2, sinks, rcs) != ZC_OK;
@@ -1285,6 +1285,45 @@ TEST(who_waits_for_a_connection_stands_in_line) {
     while (get_rc(&n, "k") != ZC_OK) usleep(1000);
     node_close(&n);
     rs_stop(&s);
+}
+
+/* A poll with a small budget: it is not the server's time-out that it waits for. */
+TEST(who_has_no_time_does_not_wait_for_a_hung_server) {
+    redis_server s;
+    node n;
+    REQUIRE(rs_start(&s, NULL) && node_open(&n, s.url));
+    zc_bus_sink bus = sink_of(&n);
+    zc__mem mem = {.hook = zct_allocator(&n.mem)};
+    zc_sink store = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 1};
+    bus.until = 1; /* long ago */
+    CHECK_EQ(put(&n, "k", "v", 0), ZC_OK);
+    CHECK_EQ(attach(&n), ZC_OK);
+    CHECK_EQ(listen_for(&n, 0), ZC_OK);
+    rs_hang(&s);
+    CHECK_EQ(n.bus.read(n.bus.user, n.at, 0, &bus), ZC_E_BUSY);
+    CHECK_EQ(n.st.get(n.st.user, zc_str("other"), &store), ZC_E_BUSY);
+    CHECK_EQ(n.st.get(n.st.user, zc_str("other"), &store), ZC_E_BUSY); /* connecting */
+    rs_go_on(&s); /* a healthy one gets all the time that it needs */
+    while (n.bus.read(n.bus.user, n.at, 0, &bus) != ZC_OK) usleep(1000);
+    while (n.st.get(n.st.user, zc_str("other"), &store) != ZC_MISS) usleep(1000);
+    node_close(&n);
+    rs_stop(&s);
+}
+
+#define MS ZC_MILLISECOND
+TEST(how_long_it_takes_at_least_to_give_up) {
+    zc__redis_req q;
+    q.until = 0;
+    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, MS, 1250 * MS), 1250 * MS); /* no hurry */
+    q.until = 1001 * MS;
+    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, 0, 1250 * MS), 1250 * MS); /* nothing is known */
+    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, 1, 1250 * MS), 1005 * MS);
+    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, 2 * MS, 1250 * MS), 1016 * MS);
+    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, 2 * MS, 1010 * MS), 1010 * MS);
+    q.until = 1100 * MS;
+    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, 2 * MS, 1250 * MS), 1100 * MS);
+    q.until = ZC_NEVER;
+    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, 2 * MS, 1250 * MS), 1250 * MS);
 }
 
 TEST(patience_grows_with_a_slow_server) {
@@ -1576,7 +1615,7 @@ static void *one_of_crowd(void *user) {
         snprintf(key, sizeof key, "%u/%d", w->id, i % 10);
         snprintf(value, sizeof value, "%u/%d", w->id, i);
         CHECK_EQ(w->n->st.put(w->n->st.user, zc_str(key), zc_str(value), 0), ZC_OK);
-        zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
+        zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0};
         CHECK_EQ(w->n->st.get(w->n->st.user, zc_str(key), &sink), ZC_OK);
         CHECK(sink.buf.size == strlen(value) && memcmp(sink.buf.ptr, value, sink.buf.size) == 0);
         zc__buf_free(&mem, &sink.buf);
@@ -1637,8 +1676,8 @@ static int everything(node *n, uint64_t lock) {
     uint64_t token = 0, positions[60];
     zc_allocator all = zct_allocator(&n->mem);
     zc__mem mem = {.hook = {1, all.alloc, all.free, all.user}};
-    zc_sink sinks[2] = {{&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL},
-                        {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL}};
+    zc_sink sinks[2] = {{&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0},
+                        {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0}};
     zc_sink *at[2] = {&sinks[0], &sinks[1]};
     for (int i = 0; i < 60; i++) many[i] = zc_str("t:1");
     if (rc == ZC_OK) rc = put(n, "a", "v", 0);

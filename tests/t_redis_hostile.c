@@ -104,10 +104,10 @@ static int call(stage *g, int which) {
     zc_bytes keys[2] = {zc_str("k"), zc_str("l")};
     zc_allocator all = zct_allocator(&g->mem);
     zc__mem mem = {.hook = {1, all.alloc, all.free, all.user}};
-    zc_sink sinks[2] = {{&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL},
-                        {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL}};
+    zc_sink sinks[2] = {{&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0},
+                        {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0}};
     zc_sink *at[2] = {&sinks[0], &sinks[1]};
-    zc_bus_sink ear = {hear, g};
+    zc_bus_sink ear = {hear, g, 0};
     uint64_t a = 0, b = 0, positions[2];
     int results[2] = {0, 0}, rc = ZC_OK;
     zc_store *st = &g->st;
