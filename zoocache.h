@@ -5738,7 +5738,8 @@ ZOOCACHE_API int zc_catch_up(zc_cache *cache, uint64_t token, uint64_t timeout) 
         /* A token of another log: of an older one, once ours is proven to be the present one. */
         if (there || (attached && !same && zc__load_acq(&b->lease) >= start)) return ZC_OK;
         uint64_t now = zc__mono(&cache->clock);
-        if (rc != ZC_PENDING && now >= end) return rc < 0 ? rc : ZC_E_TIMEOUT;
+        if (rc != ZC_PENDING && now >= end)
+            return rc < 0 && rc != ZC_E_BUSY ? rc : ZC_E_TIMEOUT;
         rc = zc__bus_hear(cache, now, end);
     }
 }
