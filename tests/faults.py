@@ -128,10 +128,10 @@ SIMULATION = {
     "gaps go unnoticed": (
         "if (e.gen != log.gen || e.position != position + 1 + i) return ZC_RETRY;",
         "if (e.gen != log.gen) return ZC_RETRY;",
-        "if (ear->epoch != b->epoch || position > *cursor + 1) {",
-        "if (ear->epoch != b->epoch) {",
-        "} else if (position == *cursor + 1) {",
-        "} else if (position > *cursor) {",
+        "if (ear->epoch != b->epoch || position > b->cursors[ear->log] + 1) rc = ZC_RETRY;",
+        "if (ear->epoch != b->epoch) rc = ZC_RETRY;",
+        "else if (ear->full) rc = ZC_E_NOMEM;",
+        "else if (b->cursors[ear->log] = position - 1, ear->full) rc = ZC_E_NOMEM;",
         "return newest <= position + list->elements ? proof : ZC_RETRY;",
         "return proof;",
         "return own < position + range->elements ? proof : ZC_RETRY;",
@@ -172,7 +172,7 @@ SIMULATION = {
         "zc__monitor_unlock(&b->apply);\n    b->untold = 0;",
     ),
     "what the log did not take is not kept": (
-        "        zc__outbox_add(c, tags, n);\n        (void)zc__invalidate_text(c, tags, n);\n"
+        "        zc__outbox_add(c, tags, n);\n        (void)zc__invalidate_text(c, tags, n, false);\n"
         "        if (first",
         "        if (first",
     ),
