@@ -356,7 +356,7 @@ extern "C" {
     X(ZC_E_TAG_DEEP, -8, "invalid tag: more than ZC_TAG_DEPTH segments")                           \
     X(ZC_E_DEPS, -9, "more than ZC_DEPS_MAX dependencies on one entry")                            \
     X(ZC_E_TIMEOUT, -10, "timed out")                                                            \
-    X(ZC_E_LEASE, -11, "the flight's lease was lost: a late value is not stored")                  \
+    X(ZC_E_LEASE, -11, "the flight had lost its lease, or its key was written: not stored")        \
     X(ZC_E_DEADLOCK, -12, "a fill waits for itself, directly or through other fills")              \
     X(ZC_E_CLOCK, -13, "a remote stamp is too far ahead of the local clock")                       \
     X(ZC_E_CORRUPT, -14, "corrupt data: a record or a structure fails its check")                  \
@@ -6633,13 +6633,16 @@ static inline bool zc__store_was_slow(int rc) { return rc == ZC_E_TIMEOUT || rc 
 /* Tells of a call that has failed. No lock is held. */
 static void zc__store_fault(zc_cache *c, zc_bytes key, int rc) {
     zc_event ev;
-    zc__count(rc == ZC_E_CORRUPT ? &c->store_corrupt : &c->store_errors, 1);
+    bool corrupt = rc == ZC_E_CORRUPT;
+    zc__count(corrupt ? &c->store_corrupt : &c->store_errors, 1);
     memset(&ev, 0, sizeof ev);
     ev.kind = ZC_EVENT_STORE_FAULT;
     ev.key = key;
     ev.rc = rc;
     zc__event(c, &ev);
-    zc__say(c, ZC_LOG_WARN, "a call of the storage has failed", zc_strerror(rc));
+    zc__say(c, ZC_LOG_WARN,
+            corrupt ? "the storage has what is no good" : "a call of the storage has failed",
+            zc_strerror(rc));
     zc__store_say(c);
 }
 

@@ -1046,6 +1046,39 @@ TEST(a_storage_that_was_busy_with_other_calls_has_not_failed) {
     }
 }
 
+static void note(void *user, zc_log_level level, const char *message) {
+    char *text = (char *)user;
+    (void)level;
+    snprintf(text + strlen(text), 500 - strlen(text), "%s;", message);
+}
+
+TEST(the_log_says_what_happened) {
+    static const struct {
+        int rc;
+        const char *text;
+    } faults[] = {
+        {ZC_E_TIMEOUT, "zoocache: a call of the storage has failed: timed out;"
+                       "zoocache: the storage is not asked for a while: timed out;"},
+        {ZC_E_BUSY, "zoocache: a call of the storage has failed: not done in time, because other "
+                    "calls of this process were in the way;"},
+        {ZC_E_CORRUPT, "zoocache: the storage has what is no good: corrupt data: a record or a "
+                       "structure fails its check;"},
+    };
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++) {
+        fleet f;
+        char text[500] = "";
+        zc_desc d = shared;
+        d.log = (zc_log){1, note, text};
+        if (!start(&f, 1, d)) return;
+        f.store.fail_rc = faults[i].rc;
+        fs_fail(&f.store, 0, 0, 1);
+        CHECK_EQ(get(f.c[0], "a", ""), ZC_MISS);
+        CHECK_STR(text, faults[i].text);
+        fs_fail(&f.store, 0, 0, 0);
+        stop(&f);
+    }
+}
+
 static struct {
     int (*read)(void *, uint64_t, uint64_t, zc_bus_sink *);
     int (*get)(void *, zc_bytes, zc_sink *);
