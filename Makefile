@@ -195,8 +195,9 @@ valgrind: ## the section tests under valgrind
 	    $(RUNNER) each valgrind $(patsubst %,$(BUILD)/gcc/%,$(VALGRIND_TESTS))
 
 .PHONY: faults
-faults: ## plant faults in copies of the header: the histories of s_linear must show each
+faults: ## plant faults in copies of the header: s_linear's histories, or t_hooks, must show each
 	@CC=$(GCC) $(RUNNER) step faults python3 tests/faults.py $(BUILD)/faults s_linear
+	@CC=$(GCC) $(RUNNER) step faults-hooks python3 tests/faults.py $(BUILD)/faults-hooks t_hooks
 
 .PHONY: chaos chaos-short
 CHAOS = $(BUILD)/clang/chaos --seed $(SEED)

@@ -491,8 +491,11 @@ typedef struct zc_event {
     uint64_t elapsed; /* the loader's run time */
 } zc_event;
 
-/* What happened, as it happens: called with no lock held, in the thread that made it happen. The
- * hook may call the cache. `mask`: the kinds wanted, or-ed; 0 = all. */
+/* What happened, as it happens: called with no lock held, in the thread that made it happen, once
+ * that has let go of its locks: what two threads make happen may be told in another order, and what
+ * a hook makes happen, inside of it. What other nodes invalidate is told by who has heard it; for
+ * want of memory, as everything. The hook may call the cache. `mask`: the kinds wanted, or-ed;
+ * 0 = all. */
 typedef struct zc_events {
     uint32_t version;
     uint32_t mask;
@@ -5795,9 +5798,11 @@ static inline void zc__bus_stats(zc_cache *c, zc_stats *st) { (void)c; (void)st;
  *   Lease       A leader has flight_timeout. Past it, whoever comes next takes the key over: the
  *               old flight leaves the table (LOST), its late commit finds that out and is not
  *               stored.
- *   Deadlock    A nested fetch knows its parent ticket. A key that waits for itself is seen in the
- *               chain of parents; flights that wait for each other, by following waits_for, which
- *               a flight sets while its loader follows or leads another.
+ *   Deadlock    A thread does not wait for a flight that it runs itself: its loader, or a hook
+ *               meanwhile, asks for the key. Beyond that, a nested fetch knows its parent ticket: a
+ *               key that waits for itself is seen in the chain of parents; flights that wait for
+ *               each other, by following waits_for, which a flight sets while its loader follows or
+ *               leads another.
  *   Life        A ticket has its owner, and those of nested fetches, which look at its flight and
  *               hand up their dependencies: with the last of them go flight, dependencies, memory.
  *               Each holds the cache. So tickets may end in any order, also after zc_close().
@@ -5830,6 +5835,7 @@ struct zc__flight {
     zc__entry *fallback;  /* pinned: stands in for an error */
     zc_fill *watchers;    /* followers to be notified */
     uint32_t sleepers;
+    uintptr_t runner;      /* the thread that does not return before it has ended; 0: none */
     zc__flight *waits_for; /* the flight that this one's loader follows or leads [graph] */
     zc__monitor monitor;
     uint32_t key_len; /* the key follows this struct */
@@ -6277,6 +6283,7 @@ static bool zc__start_lead(zc__start *st, uint64_t now, bool miss) {
     /* Seen anew: the look may have met a version that was published after its own `seen`. */
     f->begin = st->t->begin = zc__seen(&st->c->trie);
     f->started = st->t->started = now;
+    if (ZC__CAN_SLEEP) f->runner = zc__self();
     if (!zc__flight_list(st->c, st->s, f)) return false;
     f->link.refs = 2; /* the table's, and the ticket's */
     st->t->leader = true;
@@ -6419,16 +6426,25 @@ static bool zc__wait_for(zc_fill *t, bool on) {
     return good;
 }
 
+/* Says which thread runs a flight's loader in this call; 0: its ticket is handed out or put aside,
+ * and anybody may. */
+static inline void zc__flight_runs(zc_fill *t, uintptr_t runner) {
+    if (!ZC__CAN_SLEEP) return;
+    zc__spin_lock(&t->flight->shard->lock);
+    t->flight->runner = runner;
+    zc__spin_unlock(&t->flight->shard->lock);
+}
+
 /* Sleeps until the flight has ended, its lease is over, or the time is up. */
 static int zc__flight_sleep(zc_fill *t, uint64_t timeout) {
     zc_cache *c = t->cache;
     zc__flight *f = t->flight;
     zc__spin_lock(&f->shard->lock);
-    bool running = f->state == ZC__RUNNING;
-    if (running) f->sleepers++;
+    bool running = f->state == ZC__RUNNING, own = f->runner == zc__self();
+    if (running && !own) f->sleepers++;
     zc__spin_unlock(&f->shard->lock);
     if (!running) return ZC_OK;
-    if (!zc__wait_for(t, true)) return ZC_E_DEADLOCK;
+    if (own || !zc__wait_for(t, true)) return ZC_E_DEADLOCK;
     uint64_t now = zc__mono(&c->clock), until = zc__add_sat(now, timeout);
     if (f->lease < until) until = f->lease;
     zc__monitor_lock(&f->monitor);
@@ -6984,6 +7000,7 @@ static bool zc__write_turn(zc__shard *s, zc__writer *w) {
     }
     bool mine = w->state == ZC__READY;
     if (mine) w->state = ZC__WRITING;
+    if (mine) zc__locked(); /* others wait for it, as for a lock */
     zc__spin_unlock(&s->lock);
     zc__monitor_unlock(&s->order);
     return mine;
@@ -6991,6 +7008,7 @@ static bool zc__write_turn(zc__shard *s, zc__writer *w) {
 
 /* The storage has this change, and so nothing of those before it has to be written any more. */
 static void zc__written(zc__shard *s, const zc__writer *w) {
+    zc__unlocked();
     zc__spin_lock(&s->lock);
     zc__writer **at = &s->writers;
     while (*at && *at != w) at = &(*at)->next; /* after a fork it is not there */
@@ -7313,8 +7331,11 @@ static bool zc__behind_write(zc_cache *c) {
     zc__writer w;
     zc__spin_lock(&s->lock);
     bool goes = !zc__store_is_open(c) && !zc__writer_of(s->writers, hash);
-    if (goes) zc__writes(s, &w, hash, true);
-    if (goes) w.state = ZC__WRITING;
+    if (goes) {
+        zc__writes(s, &w, hash, true);
+        w.state = ZC__WRITING;
+        zc__locked(); /* as by zc__write_turn() */
+    }
     zc__spin_unlock(&s->lock);
     bool taken = goes && zc__behind_take(c, e);
     int rc = taken ? zc__store_save(c, e, true) : ZC_OK;
@@ -8048,6 +8069,7 @@ static void zc__wake_all(zc__monitor *m) {
 #endif
 
 static void zc__job_put(zc_cache *c, zc__jobs *jobs, zc_fill *t) {
+    zc__flight_runs(t, 0);
     t->next = NULL;
     zc__spin_lock(&c->jobs_lock);
     if (jobs->first) jobs->last->next = t;
@@ -8150,6 +8172,7 @@ ZOOCACHE_API int zc_flight_begin(zc_cache *cache, zc_bytes key, const zc_fetch_o
         *fill = NULL;
         rc = zc__commit_value(t, view);
     }
+    if (*fill && (*fill)->leader) zc__flight_runs(*fill, 0);
     return rc;
 }
 
@@ -8445,6 +8468,7 @@ static bool zc__refresh_one(zc_cache *c) {
     if (!t) return false;
     memset(&view, 0, sizeof view);
     t->started = zc__mono(&c->clock);
+    zc__flight_runs(t, zc__self());
     int rc = zc__lead(t, t->loader, t->user, 0, true, &view);
     zc_release(c, &view);
 #ifdef ZOOCACHE_WITH_BUS

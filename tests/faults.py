@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Plants faults in copies of zoocache.h: s_linear must find a history, x_simulate a seed, that shows
-each of them.
+each of them, t_hooks must fail.
 
 faults.py DIRECTORY PROGRAM [PART OF A NAME]: builds and runs in DIRECTORY with $CC. The text that a
 fault replaces must be in the header once. The last line is the count."""
@@ -241,6 +241,44 @@ SIMULATION = {
     ),
 }
 
+# Calls of the user's code under a lock, and threads that wait for themselves: t_hooks ends by an
+# assertion, by a failed check, or not at all.
+HOOKS = {
+    "what is heard is told while the log is read": (
+        "    zc__gate_leave(&c->bus.reading);\n    zc__news_tell(c, &news);\n",
+        "    zc__news_tell(c, &news);\n    zc__gate_leave(&c->bus.reading);\n",
+    ),
+    "what gives way is told while the log is read": (
+        "bool made = zc__nodes_acquire(c, tags, n, true, &nodes);",
+        "bool made = zc__nodes_acquire(c, tags, n, false, &nodes);",
+    ),
+    "what is heard and finds no memory is not told": ("if (!room) news->others = v;", ""),
+    "more is heard than can be told at once": (
+        "(!has || has + size <= ZC__NEWS_BYTES) &&",
+        "!has &&",
+        "ear->full = gives || (!room && any);",
+        "ear->full = false && any && gives;",
+    ),
+    "the bus's fault is said while the log is read": (
+        "zc__store_rlx(&c->bus.fault, (int32_t)rc);",
+        'zc__say(c, ZC_LOG_WARN, "the bus has failed", zc_strerror(rc));',
+    ),
+    "the breaker is told by whose turn it is to write": (
+        "        zc__store_rlx(&c->store_fault, (int32_t)rc);",
+        '        zc__say(c, ZC_LOG_WARN, "the storage", zc_strerror(rc));',
+    ),
+    "housekeeping tells while it has its turn": (
+        "            zc__spin_end(&c->house);\n",
+        "            zc__reap(c, garbage);\n            garbage = NULL;\n"
+        "            zc__spin_end(&c->house);\n",
+    ),
+    "the bus's thread waits for itself": (
+        "return b->peeks || !b->runs || zc__load_rlx(&b->self) == zc__self();",
+        "return b->peeks || !b->runs;",
+    ),
+    "a thread waits for a flight that it runs": ("own = f->runner == zc__self();", "own = false;"),
+}
+
 
 def plant(changes, directory):
     """A copy of the header with a fault; False: its text is not there once."""
@@ -256,6 +294,7 @@ def plant(changes, directory):
 
 def build(program, directory):
     command = [os.environ.get("CC", "gcc"), "-std=c11", "-O1", "-w", f"-I{directory}", "-Itests"]
+    command += ["-DZOOCACHE_DEBUG"] * (program == "t_hooks")
     command += [f"tests/{program}.c", "-o", f"{directory}/{program}", "-llz4", "-pthread"]
     return subprocess.run(command + ["-lhiredis"] * (program == "x_simulate")).returncode == 0
 
@@ -278,9 +317,23 @@ def found(directory, name):
     return f"in history {min(good) + 1}" if "not linearizable" in out and good else None
 
 
+def hung_or_failed(directory, _):
+    """How it ended; None: well."""
+    try:
+        ended = subprocess.run([directory / "t_hooks"], capture_output=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return "as it does not end"
+    out = ended.stdout + ended.stderr
+    return "by an assertion" if b"zc__locks" in out else "by a check" if ended.returncode else None
+
+
 def main():
     directory, program = pathlib.Path(sys.argv[1]), sys.argv[2]
-    programs = {"s_linear": (LINEAR | THROUGH | BEHIND, found), "x_simulate": (SIMULATION, simulated)}
+    programs = {
+        "s_linear": (LINEAR | THROUGH | BEHIND, found),
+        "x_simulate": (SIMULATION, simulated),
+        "t_hooks": (HOOKS, hung_or_failed),
+    }
     faults, look = programs[program]
 
     def verdict(name):

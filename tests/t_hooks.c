@@ -337,3 +337,63 @@ TEST(the_buss_own_thread_does_not_wait_for_itself) {
     lb_destroy(&w.hub);
     fs_destroy(&w.store);
 }
+
+/* ---- flights of one's own ---- */
+
+static int nested_rc, in_hook_rc;
+
+/* Without its ticket as the parent, the cache knows by the thread alone. */
+static int load_its_own_key(zc_fill *fill, void *user) {
+    zc_view v;
+    (void)user;
+    nested_rc = zc_fetch(w.c, zc_str("k"), load, NULL, NULL, &v);
+    zc_release(w.c, &v);
+    return zc_fill_value(fill, zc_str("loaded"));
+}
+static void fetches(void *user, const zc_event *e) {
+    zc_view v;
+    (void)user;
+    if (e->kind != ZC_EVENT_STORE_FAULT || w.depth) return;
+    w.depth++;
+    in_hook_rc = zc_fetch(w.c, zc_str("k"), load, NULL, NULL, &v);
+    zc_release(w.c, &v);
+    w.depth--;
+}
+
+TEST(a_thread_does_not_wait_for_a_flight_that_it_runs) {
+    zc_view v, views[2];
+    const zc_bytes keys[2] = {zc_str("j"), zc_str("k")};
+    int results[2];
+    memset(&w, 0, sizeof w);
+    fs_init(&w.store);
+    zc_desc d = {.no_thread = true, .flight_timeout = ZC_NEVER, .store = fs_hook(&w.store, false)};
+    d.events = (zc_events){1, 0, fetches, NULL};
+    REQUIRE(zc_open(&d, &w.c) == ZC_OK);
+    CHECK_EQ(zc_fetch(w.c, zc_str("k"), load_its_own_key, NULL, NULL, &v), ZC_OK);
+    zc_release(w.c, &v);
+    CHECK_EQ(nested_rc, ZC_E_DEADLOCK);
+    CHECK_EQ(zc_del(w.c, zc_str("k")), ZC_OK);
+    for (int how = 0; how < 3; how++) { /* the storage fails while the key is led: a hook asks */
+        zc_fill *t = NULL;
+        in_hook_rc = 99;
+        fs_fail(&w.store, 1u << FS_GET, 1, 0);
+        if (how == 0) CHECK_EQ(zc_fetch(w.c, zc_str("k"), load, NULL, NULL, &v), ZC_OK);
+        if (how == 1) CHECK_EQ(zc_get(w.c, zc_str("k"), &v), ZC_MISS);
+        if (how == 2) CHECK_EQ(zc_flight_begin(w.c, zc_str("k"), NULL, &v, &t), ZC_LEAD);
+        zc_release(w.c, &v);
+        CHECK_EQ(in_hook_rc, ZC_E_DEADLOCK);
+        zc_flight_abandon(t, 0);
+        fs_fail(&w.store, 0, 0, 0);
+        CHECK(zc_del(w.c, zc_str("k")) >= 0);
+    }
+    CHECK_EQ(zc_get_many(w.c, keys, 2, views, results), 0);
+    /* Its ticket may be anybody's: who waits for it, waits. */
+    zc_fill *lead, *follow;
+    CHECK_EQ(zc_flight_begin(w.c, zc_str("k"), NULL, &v, &lead), ZC_LEAD);
+    CHECK_EQ(zc_flight_begin(w.c, zc_str("k"), NULL, &v, &follow), ZC_FOLLOW);
+    CHECK_EQ(zc_flight_wait(follow, 1, &v), ZC_PENDING);
+    zc_flight_abandon(follow, 0);
+    zc_flight_abandon(lead, 0);
+    zc_close(w.c);
+    fs_destroy(&w.store);
+}

@@ -1091,8 +1091,8 @@ static void fetch(node *n, int key, zc_fill *parent, part *got) {
     int rc = zc_fetch(n->c, key_of(key), loader, &l, &o, &v);
     if ((l.rc && rc == l.rc) || (n->threads && rc <= ZC_E_USER)) {
         trace(n, "fetch key %d: the loader's error", key);
-    } else if (parent && rc == ZC_E_DEADLOCK) {
-        expect(n, "nested fetch", rc, false);
+    } else if ((parent || n->hooks) && rc == ZC_E_DEADLOCK) {
+        expect(n, "nested fetch", rc, false); /* or a hook's, of a key that its thread loads */
     } else {
         expect(n, "fetch", rc, rc != ZC_MISS);
         checked(n, key, rc, &v, own, begin, false, silence, "fetch");
