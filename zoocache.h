@@ -1793,6 +1793,7 @@ typedef struct zc__mem {
     zc__heavy *heavy;  /* [heavy_lock] */
     size_t heavy_size; /* [heavy_lock] */
     zc__spin heavy_lock;
+    uint32_t loose;    /* small blocks freed since malloc has merged them */
     zc__arena *arena;  /* not NULL: everything comes from here */
     zc__slabs *slabs;  /* not NULL: small entries come from here */
 } zc__mem;
@@ -2021,6 +2022,20 @@ static void zc__free_piece(zc__mem *m) {
 static inline void zc__free_large(zc__mem *m, void *ptr, size_t size) { zc__free(m, ptr, size); }
 static inline void zc__free_piece(zc__mem *m) { (void)m; }
 #endif
+
+/* n small blocks were freed. glibc's malloc keeps such as they are and merges all of them when next
+ * something larger is asked for: so that is done while they are few. */
+static inline void zc__freed(zc__mem *m, uint32_t n) {
+#if defined(__GLIBC__) && defined(ZC__PAGES) && !defined(ZC__SLABS)
+    if (m->arena || m->hook.version || (m->loose += n) < 32) return;
+    m->loose = 0;
+    void *volatile larger = malloc(2048); /* volatile: or the compiler leaves both out */
+    free(larger);
+#else
+    (void)m;
+    (void)n;
+#endif
+}
 
 /* A growing array of bytes. `size` is used, `cap` is owned. */
 typedef struct zc__buf {
@@ -3207,6 +3222,7 @@ static size_t zc__tags_free(zc__trie *t, zc__link *link) {
     (void)zc__sub_rlx(&t->tags, n);
     (void)zc__sub_rlx(&t->idle, n);
     zc__count(&t->pruned, n);
+    zc__freed(t->mem, (uint32_t)n);
     return n;
 }
 
@@ -4653,7 +4669,7 @@ static void zc__event(zc_cache *c, const zc_event *event) {
 /* Works off a garbage chain: tells, and lets go. No lock is held. */
 static void zc__reap(zc_cache *c, zc__entry *garbage) {
     zc__free_piece(&c->mem);
-    for (zc__entry *next; garbage; garbage = next) {
+    for (zc__entry *next; garbage; garbage = next, zc__freed(&c->mem, 1)) {
         next = garbage->next;
         if (c->desc.events.version) {
             zc_event ev;
