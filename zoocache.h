@@ -2524,7 +2524,7 @@ static inline void zc__copy(unsigned char *to, const unsigned char *from, size_t
 static inline uint64_t zc__add_sat(uint64_t a, uint64_t b) {
     return a > UINT64_MAX - b ? UINT64_MAX : a + b;
 }
-static inline uint64_t zc__mul_sat(uint64_t a, uint64_t b) {
+static ZC__NOINLINE uint64_t zc__mul_sat(uint64_t a, uint64_t b) {
     return b && a > UINT64_MAX / b ? UINT64_MAX : a * b;
 }
 static inline bool zc__is_pow2(size_t n) { return n && !(n & (n - 1)); }
