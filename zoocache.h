@@ -5425,8 +5425,8 @@ static int zc__bus_hear(zc_cache *c, uint64_t since, uint64_t end) {
         if (zc__mono(&c->clock) >= end) return ZC_E_BUS;
         if (c->desc.bus.wake) c->desc.bus.wake(c->desc.bus.user);
         zc__monitor_lock(&b->monitor);
+        if (!b->woken) zc__monitor_wake(&b->monitor); /* else two who wait here wake each other */
         b->woken = true;
-        zc__monitor_wake(&b->monitor);
         zc__monitor_sleep(&b->monitor, ZC_MILLISECOND);
         zc__monitor_unlock(&b->monitor);
     }

@@ -1092,7 +1092,7 @@ static void fetch(node *n, int key, zc_fill *parent, part *got) {
     if ((l.rc && rc == l.rc) || (n->threads && rc <= ZC_E_USER)) {
         trace(n, "fetch key %d: the loader's error", key);
     } else if ((parent || n->hooks) && rc == ZC_E_DEADLOCK) {
-        expect(n, "nested fetch", rc, false); /* or a hook's, of a key that its thread loads */
+        expect(n, "nested fetch", rc, n->hooks); /* a hook, in a loader of that key */
     } else {
         expect(n, "fetch", rc, rc != ZC_MISS);
         checked(n, key, rc, &v, own, begin, false, silence, "fetch");
