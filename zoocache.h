@@ -6528,9 +6528,10 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               that. A write that was spared counts as failed.
  *   Behind      With write_behind, what is stored is written by housekeeping, in order, from a
  *               queue of pinned entries; who finds no room there writes at once. An entry is taken
- *               out by housekeeping, as a writer of its key, while there is no other; or is
- *               forgotten by who deletes or writes the key before that; zc_clear() forgets all.
- *               Nothing comes back, and at no moment is an older record read.
+ *               out by housekeeping, as a writer of its key, while there is no other; or by who
+ *               deletes or writes the key before that, and lets it go when he has written;
+ *               zc_clear() takes all out. Nothing comes back, and at no moment is an older record
+ *               read.
  *   Fleet       Before a loader runs, the key is locked in the storage; who does not get the lock
  *               looks for the other's record until the lock is free, or wait_timeout is over: then
  *               it hands its flight over. A refresh does not wait: it is put aside, and looks
@@ -6941,23 +6942,13 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink, uint64_t lease) {
 #ifdef ZOOCACHE_WITH_BUS
 #define ZC__BEHIND 1024u /* entries that may wait; then writers write themselves */
 
-/* What is forgotten is marked, and stays until housekeeping comes by: who forgets it may not call
- * destructors. */
-#define ZC__FORGOTTEN ((uintptr_t)1)
-
-/* What waits at a place of the queue of write_behind; NULL: it is forgotten. */
-static inline zc__entry *zc__behind_at(const zc_cache *c, uint32_t i) {
-    zc__entry *e = c->behind[i % ZC__BEHIND];
-    return (uintptr_t)e & ZC__FORGOTTEN ? NULL : e;
-}
-
 /* Is an entry of this key there? */
 static bool zc__behind_has(zc_cache *c, zc_bytes key) {
     bool has = false;
     if (!c->behind) return false;
     zc__spin_lock(&c->behind_lock);
     for (uint32_t i = c->behind_at; i != c->behind_end && !has; i++) {
-        zc__entry *e = zc__behind_at(c, i);
+        zc__entry *e = c->behind[i % ZC__BEHIND];
         has = e && zc__entry_is(e, key);
     }
     zc__spin_unlock(&c->behind_lock);
@@ -7286,9 +7277,9 @@ static bool zc__behind_add(zc_cache *c, zc__entry *e) {
     return room;
 }
 
-/* Forgets the entries of a key in the queue, or all. The key is being written: what was queued
- * before must not be written after. */
-static void zc__behind_forget(zc_cache *c, const zc_bytes *key) {
+/* Takes the entries of a key out of the queue, or all. The key is being written: what was queued
+ * before must not be written after. Those whose last pin was the queue's are chained to *spent. */
+static void zc__behind_forget(zc_cache *c, const zc_bytes *key, zc__entry **spent) {
     if (!c->behind) return;
     zc__spin_lock(&c->behind_lock);
     uint32_t i = c->behind_at, end = c->behind_end;
@@ -7296,34 +7287,40 @@ static void zc__behind_forget(zc_cache *c, const zc_bytes *key) {
     for (; i != end; i++) {
         zc__spin_lock(&c->behind_lock);
         bool waits = i - c->behind_at < ZC__BEHIND; /* or others have written it meanwhile */
-        zc__entry *e = waits ? zc__behind_at(c, i) : NULL;
-        if (e && (!key || zc__entry_is(e, *key)))
-            c->behind[i % ZC__BEHIND] = (zc__entry *)((uintptr_t)e | ZC__FORGOTTEN);
+        zc__entry **at = &c->behind[i % ZC__BEHIND], *e = waits ? *at : NULL;
+        if (e && key && !zc__entry_is(e, *key)) e = NULL;
+        if (e) *at = NULL;
         zc__spin_unlock(&c->behind_lock);
+        if (!e || zc__sub_acqrel(&e->refs, 1u) != 1) continue;
+        e->next = *spent;
+        *spent = e;
     }
 }
 
-/* The first that waits, pinned, or NULL. What is forgotten before it is let go. */
+/* Ends entries without a pin. No lock is held. */
+static void zc__bury(zc_cache *c, zc__entry *spent) {
+    for (zc__entry *next; spent; spent = next) {
+        next = spent->next;
+        zc__entry_destroy(c, spent);
+        zc__cache_let_go(c);
+    }
+}
+
+/* The first that waits, pinned, or NULL. */
 static zc__entry *zc__behind_first(zc_cache *c) {
-    zc__entry *e = NULL, *gone;
-    do {
-        gone = NULL;
-        zc__spin_lock(&c->behind_lock);
-        if (c->behind_at != c->behind_end && !(e = zc__behind_at(c, c->behind_at))) {
-            uintptr_t at = (uintptr_t)c->behind[c->behind_at++ % ZC__BEHIND];
-            gone = (zc__entry *)(at & ~ZC__FORGOTTEN);
-        }
-        if (e) zc__entry_pin(e);
-        zc__spin_unlock(&c->behind_lock);
-        if (gone) zc__entry_unpin(c, gone);
-    } while (gone);
+    zc__entry *e = NULL;
+    zc__spin_lock(&c->behind_lock);
+    while (c->behind_at != c->behind_end && !(e = c->behind[c->behind_at % ZC__BEHIND]))
+        c->behind_at++;
+    if (e) zc__entry_pin(e);
+    zc__spin_unlock(&c->behind_lock);
     return e;
 }
 
 static void zc__behind_end(zc_cache *c) {
-    if (!c->behind) return;
-    zc__behind_forget(c, NULL);
-    (void)zc__behind_first(c);
+    zc__entry *spent = NULL;
+    zc__behind_forget(c, NULL, &spent);
+    zc__bury(c, spent);
     zc__free(&c->mem, c->behind, ZC__BEHIND * sizeof *c->behind);
     c->behind = NULL;
 }
@@ -7426,7 +7423,10 @@ static inline bool zc__store_copy(zc__copying *w) { (void)w; return false; }
 static inline bool zc__behind_make(zc_cache *c) { (void)c; return true; }
 static inline void zc__behind_end(zc_cache *c) { (void)c; }
 static inline bool zc__behind_add(zc_cache *c, zc__entry *e) { (void)c; (void)e; return false; }
-static inline void zc__behind_forget(zc_cache *c, const zc_bytes *key) { (void)c; (void)key; }
+static inline void zc__behind_forget(zc_cache *c, const zc_bytes *key, zc__entry **spent) {
+    (void)c; (void)key; (void)spent;
+}
+static inline void zc__bury(zc_cache *c, zc__entry *spent) { (void)c; (void)spent; }
 static inline bool zc__behind_write(zc_cache *c) { (void)c; return false; }
 static inline int zc__fleet_lock(zc_fill *t, uint64_t until, uint64_t *token) {
     (void)t; (void)until;
@@ -7450,12 +7450,14 @@ static bool zc__store_keep(zc_cache *c, uint64_t deadline) {
 static void zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc_bytes key,
                               zc__entry *e) {
     int rc = ZC_OK;
+    zc__entry *spent = NULL;
     if (!zc__write_turn(s, w)) return;
     if (!e || !zc__behind_add(c, e)) {
-        zc__behind_forget(c, &key);
+        zc__behind_forget(c, &key, &spent);
         rc = e ? zc__store_save(c, e, w->replaces) : zc__store_del(c, key);
     }
     zc__written(s, w);
+    zc__bury(c, spent);
     if (rc < 0) zc__store_fault(c, key, rc);
 }
 
@@ -8271,7 +8273,9 @@ ZOOCACHE_API int zc_clear(zc_cache *cache) {
     uint64_t v = zc__trie_stamp(&cache->trie, everything, 2, 0);
     int rc = zc__invalidated(cache, NULL, 0, v);
     if (zc__has_store(cache)) {
-        zc__behind_forget(cache, NULL);
+        zc__entry *spent = NULL;
+        zc__behind_forget(cache, NULL, &spent);
+        zc__bury(cache, spent);
         int cleared = cache->desc.store.clear(cache->desc.store.user);
         if (cleared < 0) {
             zc__store_fault(cache, name, cleared);

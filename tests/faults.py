@@ -72,12 +72,12 @@ BEHIND = {
     "what leaves the queue is not marked while it is written": (
         "if (goes) zc__written(s, &w);\n    if (rc < 0)",
         "if (rc < 0)",
-        "if (goes) zc__writes(s, &w, hash, true);",
-        "",
+        "        zc__writes(s, &w, hash, true);\n        w.state",
+        "        w.state",
     ),
     "a deletion does not empty the queue": (
-        "        zc__behind_forget(c, &key);\n        rc = e ?",
-        "        if (e) zc__behind_forget(c, &key);\n        rc = e ?",
+        "        zc__behind_forget(c, &key, &spent);\n        rc = e ?",
+        "        if (e) zc__behind_forget(c, &key, &spent);\n        rc = e ?",
     ),
 }
 

@@ -118,7 +118,7 @@ static void on_event(void *user, const zc_event *e) {
 
 /* ---- every situation ---- */
 
-enum { STORE = 1, BEHIND = 2, BUS = 4, PEEKS = 8, BLOCK = 16, SITUATIONS = 32 };
+enum { STORE = 1, BEHIND = 2, BUS = 4, PEEKS = 8, BLOCK = 16, SITUATIONS = 32, ONE = 32 };
 
 static bool start(int what) {
     static unsigned char block[512 << 10];
@@ -137,7 +137,7 @@ static bool start(int what) {
     if (what & BUS) d.bus = lb_hook(&w.node, what & PEEKS);
     if (what & BLOCK) d.block = block, d.block_size = sizeof block;
     else d.allocator = zct_allocator(&w.mem);
-    if (!(what & BLOCK)) d.max_entries = 8;
+    if (!(what & BLOCK)) d.max_entries = what & ONE ? 1 : 8;
     o.bus = lb_hook(&w.foreign, true);
     return CHECK_EQ(zc_open(&d, &w.c), ZC_OK) && CHECK_EQ(zc_open(&o, &w.other), ZC_OK);
 }
@@ -223,6 +223,32 @@ TEST(hooks_use_the_cache_in_every_situation) {
         if (what & STORE) CHECK(w.calls[4] > 0);
         if (what & BUS) CHECK(w.calls[5] > 0); /* the log hook */
         CHECK(w.loads > 0 && w.releases > 0);
+        stop();
+    }
+}
+
+/* An object that has left the table, and waits to be written: who deletes or writes its key, or
+ * clears, takes it out, and lets it go before he returns. */
+TEST(what_leaves_the_queue_is_let_go_at_once) {
+    static int object;
+    zc_put_opts o = {.drop = dropped};
+    for (int how = 0; how < 3; how++) {
+        if (!start(STORE | BEHIND | ONE)) return;
+        CHECK_EQ(zc_put(w.c, zc_str("a"), zc_slice(&object, sizeof object), &o), ZC_OK);
+        w.depth++;
+        CHECK_EQ(zc_put(w.c, zc_str("b"), zc_str("v"), NULL), ZC_OK);
+        CHECK_EQ(w.drops, 0);
+        w.depth--;
+        if (how == 0) CHECK_EQ(zc_del(w.c, zc_str("a")), ZC_MISS);
+        if (how == 1) CHECK_EQ(zc_clear(w.c), ZC_OK);
+        if (how == 2) { /* no room in the queue: written at once */
+            w.depth++;
+            for (int i = 0; i < 1100; i++)
+                CHECK_EQ(zc_put(w.c, zc_slice(&i, sizeof i), zc_str("v"), NULL), ZC_OK);
+            w.depth--;
+            CHECK_EQ(zc_put(w.c, zc_str("a"), zc_str("v"), NULL), ZC_OK);
+        }
+        CHECK_EQ(w.drops, 1);
         stop();
     }
 }
