@@ -40,7 +40,8 @@ LINEAR = {
     "tags of one call are published one by one": (
         "        zc__store_rel(&nodes[i]->version, v);",
         "        zc__store_rel(&nodes[i]->version, v);\n"
-        "        zc__store_rel(&t->seen, v);\n        zc__yield();\n        v = zc_hlc_now(t->hlc);",
+        "        if (i + 1 < n && nodes[i]->parent) {\n            zc__store_rel(&t->seen, v);\n            zc__yield();\n"
+        "            v = zc_hlc_now(t->hlc);\n        }",
     ),
     "a put takes its begin when it stores": (
         "zc__entry *e = zc__fill_entry(t, key, value, seen, 0);",
