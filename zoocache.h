@@ -265,7 +265,8 @@
  *   - Deadlines use a coarse clock: up to 4 ms late on Linux.
  *   - A key is bytes: whoever builds one from parts must make different parts differ ("a", "bc" and
  *     "ab", "c"). Only lookups of equal bytes meet.
- *   - A refresh in the background needs the loader and its user pointer later: see ownership.
+ *   - A refresh in the background needs the loader and its user pointer later: see ownership. Who
+ *     has to wait for one that has not begun yet runs it himself.
  *   - With a clock of your own that stands still, zc_poll() ends only when nothing is left to do;
  *     zc_poll(cache, 0) does one step.
  *   - Between zc_fork_prepare() and zc_fork_parent() all other calls wait, spinning: do not wait
@@ -679,8 +680,8 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache);
  * stay valid, and what they need is freed with the last of them. A commit that is writing to the
  * storage is waited for; what any of these calls has to tell may come as long as it runs, and
  * nothing of calls that begin after the return, but for destructors. Call-backs may use the cache
- * while it closes: it takes nothing in any more (ZC_E_NOMEM). Not from a call-back that the cache's
- * own thread runs. NULL: does nothing. */
+ * while it closes: it takes nothing in any more (ZC_E_NOMEM). Not from a call-back, which is part
+ * of a call that runs. NULL: does nothing. */
 ZOOCACHE_API void zc_close(zc_cache *cache);
 
 /* ---- read ----------------------------------------------------------------------------------- */
@@ -815,7 +816,7 @@ ZOOCACHE_API void zc_flight_abandon(zc_fill *fill, int error);
 /* Waits for the leader, at most `timeout` (0: does not block). ZC_OK, ZC_STALE, ZC_ABSENT, or the
  * leader's error: consumes the ticket. ZC_RETRY: likewise; begin again (the leader lost its lease
  * or handed over, or an invalidation came between its start and yours). ZC_PENDING: not yet, the
- * ticket stays. */
+ * ticket stays. If it is a refresh that nobody has begun to run, this call runs its loader. */
 ZOOCACHE_API int zc_flight_wait(zc_fill *fill, uint64_t timeout, zc_view *view);
 
 /* Follower: calls fn(user) once, as soon as zc_flight_wait() would not be pending; in the thread
@@ -5852,6 +5853,7 @@ struct zc__flight {
     zc_fill *watchers;    /* followers to be notified */
     uint32_t sleepers;
     uintptr_t runner;      /* the thread that does not return before it has ended; 0: none */
+    zc_fill *job;          /* its leader's ticket, while that waits to be run [jobs] */
     zc__flight *waits_for; /* the flight that this one's loader follows or leads [graph] */
     zc__monitor monitor;
     uint32_t key_len; /* the key follows this struct */
@@ -5861,7 +5863,8 @@ struct zc_fill {
     zc_cache *cache;
     zc__flight *flight;
     zc_fill *parent;      /* held, also when it has ended */
-    zc_fill *next, *prev; /* in the flight's watchers; next: in the queue of refreshes */
+    zc_fill *next, *prev; /* in the flight's watchers, or in a queue of refreshes: */
+    zc__jobs *queue;      /* [jobs] */
     uint32_t refs;        /* its owner, and the tickets of nested fetches */
     bool leader, watching;
     bool unfenced; /* follower: no put or del had come when it joined */
@@ -8089,11 +8092,34 @@ static void zc__wake_all(zc__monitor *m) {
 static void zc__job_put(zc_cache *c, zc__jobs *jobs, zc_fill *t) {
     zc__flight_runs(t, 0);
     t->next = NULL;
+    t->queue = jobs;
     zc__spin_lock(&c->jobs_lock);
-    if (jobs->first) jobs->last->next = t;
+    t->prev = jobs->last;
+    if (t->prev) t->prev->next = t;
     else jobs->first = t;
     jobs->last = t;
+    t->flight->job = t;
     zc__spin_unlock(&c->jobs_lock);
+}
+
+/* Takes a refresh out of its queue; without threads, always the first. The lock is held. */
+static zc_fill *zc__job_take(zc_fill *t) {
+    if (!t) return NULL;
+    if (ZC__CAN_SLEEP && t->prev) t->prev->next = t->next;
+    else t->queue->first = t->next;
+    if (t->next) t->next->prev = t->prev;
+    else t->queue->last = t->prev;
+    t->flight->job = NULL;
+    return t;
+}
+
+/* The refresh that a flight waits for, if it is still to be run: else who follows it would wait for
+ * what perhaps only he himself would run. */
+static inline zc_fill *zc__job_of(zc_cache *c, zc__flight *f) {
+    zc__spin_lock(&c->jobs_lock);
+    zc_fill *t = zc__job_take(f->job);
+    zc__spin_unlock(&c->jobs_lock);
+    return t;
 }
 
 /* Leaves a refresh to a thread, or to the next zc_poll(). */
@@ -8116,15 +8142,36 @@ static zc__jobs *zc__jobs_due(zc_cache *c) {
 }
 
 static zc_fill *zc__next_refresh(zc_cache *c) {
-    zc_fill *t = NULL;
     zc__spin_lock(&c->jobs_lock);
     zc__jobs *jobs = zc__jobs_due(c);
-    if (jobs) {
-        t = jobs->first;
-        jobs->first = t->next;
-    }
+    zc_fill *t = jobs ? zc__job_take(jobs->first) : NULL;
     zc__spin_unlock(&c->jobs_lock);
     return t;
+}
+
+/* Runs a refresh that was taken out. */
+static void zc__refresh_run(zc_cache *c, zc_fill *t) {
+    zc_view view;
+    memset(&view, 0, sizeof view);
+    t->started = zc__mono(&c->clock);
+    zc__flight_runs(t, zc__self());
+    int rc = zc__lead(t, t->loader, t->user, 0, true, &view);
+    zc_release(c, &view);
+#ifdef ZOOCACHE_WITH_BUS
+    if (rc == ZC_E_TIMEOUT) { /* another node is at it: look again later, and do others meanwhile */
+        t->due = zc__mono(&c->clock) + ZC__FLEET_PAUSE;
+        zc__job_put(c, &c->held, t);
+    }
+#else
+    (void)rc;
+#endif
+}
+
+/* Waits for a flight, for whose refresh nobody has had time yet: then this thread runs it. */
+static int zc__follow(zc_fill *t, uint64_t timeout, zc_view *view) {
+    zc_fill *job = ZC__CAN_SLEEP && timeout ? zc__job_of(t->cache, t->flight) : NULL;
+    if (job) zc__refresh_run(t->cache, job);
+    return zc__wait(t, timeout, view);
 }
 
 /* One go of zc_fetch. ZC_RETRY: another is needed; *scheduled: `user` is needed later, too. */
@@ -8147,7 +8194,7 @@ static int zc__fetch_once(zc_cache *c, zc_bytes key, zc_loader loader, void *use
     zc__count(&c->waits, 1);
     uint64_t now = o->wait_timeout ? zc__mono(&c->clock) : 0;
     uint64_t left = deadline == ZC_NEVER ? ZC_NEVER : deadline > now ? deadline - now : 0;
-    rc = zc__wait(t, left, view);
+    rc = zc__follow(t, left, view);
     zc__fill_close(t);
     /* Without threads nobody else can end the flight while this call waits. */
     return rc != ZC_PENDING ? rc : ZC_E_TIMEOUT;
@@ -8210,7 +8257,7 @@ ZOOCACHE_API int zc_flight_wait(zc_fill *fill, uint64_t timeout, zc_view *view) 
     if (!view) return ZC_E_INVAL;
     memset(view, 0, sizeof *view);
     if (!fill || fill->leader) return ZC_E_INVAL;
-    int rc = zc__wait(fill, timeout, view);
+    int rc = zc__follow(fill, timeout, view);
     if (rc != ZC_PENDING) zc__fill_close(fill);
     return rc;
 }
@@ -8484,22 +8531,8 @@ static inline bool zc__slabs_keep(zc_cache *c) { (void)c; return false; }
 /* Runs the refresh that has waited longest. False: none waits. */
 static bool zc__refresh_one(zc_cache *c) {
     zc_fill *t = zc__next_refresh(c);
-    zc_view view;
-    if (!t) return false;
-    memset(&view, 0, sizeof view);
-    t->started = zc__mono(&c->clock);
-    zc__flight_runs(t, zc__self());
-    int rc = zc__lead(t, t->loader, t->user, 0, true, &view);
-    zc_release(c, &view);
-#ifdef ZOOCACHE_WITH_BUS
-    if (rc == ZC_E_TIMEOUT) { /* another node is at it: look again later, and do others meanwhile */
-        t->due = zc__mono(&c->clock) + ZC__FLEET_PAUSE;
-        zc__job_put(c, &c->held, t);
-    }
-#else
-    (void)rc;
-#endif
-    return true;
+    if (t) zc__refresh_run(c, t);
+    return t != NULL;
 }
 
 /* Rounds until the budget is used up, in each of which every duty has its turn, for one small step,

@@ -423,3 +423,42 @@ TEST(a_thread_does_not_wait_for_a_flight_that_it_runs) {
     zc_close(w.c);
     fs_destroy(&w.store);
 }
+
+/* A refresh waits to be run by zc_poll(), which only this thread would call. */
+TEST(a_thread_does_not_wait_for_a_refresh_that_it_has_put_aside) {
+    zc_fetch_opts o = {.put.soft_ttl = ZC_SECOND, .put.ttl = 3 * ZC_SECOND, .release = release};
+    zc_view v;
+    for (int how = 0; how < 4; how++) {
+        zc_fill *t = NULL;
+        if (!start(0)) return;
+        w.depth++;
+        for (int i = 0; i < 3; i++) { /* the one that is asked for is the second of three */
+            char key[8];
+            snprintf(key, sizeof key, "r%d", i);
+            CHECK_EQ(zc_put(w.c, zc_str(key), zc_str("old"), &o.put), ZC_OK);
+        }
+        zct_step(&w.time, 2 * ZC_SECOND);
+        for (int i = 0; i < 3; i++) {
+            char key[8];
+            snprintf(key, sizeof key, "r%d", i);
+            CHECK_EQ(zc_fetch(w.c, zc_str(key), load, NULL, &o, &v), ZC_STALE);
+            zc_release(w.c, &v);
+        }
+        CHECK(w.loads == 0 && w.releases == 0);
+        if (how & 1) zct_step(&w.time, 2 * ZC_SECOND); /* now it is over */
+        else CHECK_EQ(zc_clear(w.c), ZC_OK);           /* or dead: what was begun before is, too */
+        if (how & 2) {
+            CHECK_EQ(zc_flight_begin(w.c, zc_str("r1"), &o, &v, &t), ZC_FOLLOW);
+            int rc = zc_flight_wait(t, ZC_NEVER, &v);
+            CHECK_EQ(rc, how & 1 ? ZC_OK : ZC_RETRY);
+            zc_release(w.c, &v);
+        }
+        CHECK_EQ(zc_fetch(w.c, zc_str("r1"), load, NULL, NULL, &v), ZC_OK);
+        zc_release(w.c, &v);
+        CHECK_EQ(w.releases, 1);
+        while (zc_poll(w.c, 1000) == ZC_MORE) {}
+        CHECK_EQ(w.releases, 3);
+        w.depth--;
+        stop();
+    }
+}
