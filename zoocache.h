@@ -1332,9 +1332,7 @@ static inline uint64_t zc__wall(const zc_clock *c) {
  *   Spin locks  For short sections without calls out: 4 bytes, one exchange to lock, one store to
  *               unlock. A waiter spins a little, yields some times, so a preempted holder can
  *               finish, and then sleeps between looks, so one of lower priority can, too.
- *   Lock order  (a thread that holds one may take only those to its right)
- *               store (mutex) > inval writer (spin) > shard (spin) > stripe, jobs, arena, slabs
- *               (spin)
+ *   Lock order  The manual, "Threads".
  *               `house` keeps a second housekeeper away: it is only tried, but by zc_check().
  *               Sleeping happens on a flight's own mutex or a thread's, with nothing else held.
  *   Calls out   No lock is held while anything of the user's is called, the weigher apart: an event

@@ -28,7 +28,6 @@
 #ifdef _WIN32
 #  define ZCPY_API __declspec(dllexport)
 #else
-#  define ZOOCACHE_PTHREADS
 #  define ZCPY_API __attribute__((visibility("default")))
 #endif
 #ifndef ZOOCACHE_WITH_BUS
