@@ -3270,9 +3270,8 @@ static zc_tag *zc__tag_create(zc__trie *t, zc_tag *parent, const zc__path *path,
         zc__free(t->mem, n, sizeof *n + len);
         return other;
     }
-    /* Memory is bounded by live nodes: each birth looks at some buckets while too many are idle. Of
- * a
-     * dead chain only the end is idle, so the chain counts for as many as it may have. */
+    /* Memory is bounded by live nodes: each birth looks at some buckets while too many are idle.
+     * Of a dead chain only the end is idle, so the chain counts for as many as it may have. */
     uint64_t idle = zc__load_rlx(&t->idle);
     if (idle < UINT64_MAX / 2 &&
         idle > zc__load_rlx(&t->tags) / (2 * ZC_TAG_DEPTH) + ZC__IDLE_SLACK)
@@ -8379,14 +8378,14 @@ ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age) {
     size_t total = 0, found;
     if (!cache) return 0;
     zc__trie *t = &cache->trie;
-    uint64_t now_s = zc__now(cache) / ZC_SECOND, age_s = max_age / ZC_SECOND, ignored;
+    uint64_t now_s = zc__now(cache) / ZC_SECOND, age_s = max_age / ZC_SECOND, next = UINT64_MAX;
     if (age_s > now_s) return 0;
     do { /* a parent is idle when its last child has gone */
         found = 0;
         for (unsigned i = 0; i < ZC__STRIPES; i++) {
             uint32_t at = 0;
             do
-                found += zc__stripe_sweep(t, &t->stripes[i], &at, 64, now_s - age_s, &ignored);
+                found += zc__stripe_sweep(t, &t->stripes[i], &at, 64, now_s - age_s, &next);
             while (at);
         }
         total += found;

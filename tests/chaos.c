@@ -147,8 +147,9 @@ static uint64_t staleness(uint32_t k, uint64_t version, uint64_t then) {
     row *r = &w->rows[k];
     uint64_t now = atomic_load(&r->version), worst = 0;
     for (uint64_t v = now > RING && version < now - RING ? now - RING : version; ++v <= now;) {
+        if (atomic_load(&r->acked[v % RING].version) != v) continue; /* not yet, or no more */
         uint64_t at = atomic_load(&r->acked[v % RING].at);
-        if (atomic_load(&r->acked[v % RING].version) != v) continue;
+        if (atomic_load(&r->acked[v % RING].version) != v) continue; /* overwritten meanwhile */
         if (at < then && then - at > worst) worst = then - at;
     }
     return worst;
