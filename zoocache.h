@@ -1156,7 +1156,7 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
  *               storage, then runs the loader, in which zc_fill_dep() gathers tags. zc__commit()
  *               makes the entry and asks zc__trie_killer() whether a dependency was invalidated
  *               since `begin`: if so, the value goes to who asked before, and not into the table.
- *               Otherwise zc__store_entry() inserts it, making room by the policy if need be,
+ *               Otherwise zc__table_admit() inserts it, making room by the policy if need be,
  *               zc__store_through() writes the record, and zc__flight_wake() wakes the waiters.
  * An            zc_invalidate() finds the tag's node by zc__tag_acquire(), and zc__trie_stamp()
  * invalidation  writes a new version into it: nothing else. What depends on it, or on a tag below,
@@ -1342,23 +1342,23 @@ static inline uint64_t zc__wall(const zc_clock *c) {
  * ========================================================================================== */
 
 #if defined(ZOOCACHE_NO_THREADS)
-#  define zc__load_rlx(p) (*(p))
-#  define zc__load_acq(p) (*(p))
-#  define zc__store_rlx(p, v) ((void)(*(p) = (v)))
-#  define zc__store_rel(p, v) ((void)(*(p) = (v)))
-#  define zc__add_rlx(p, v) ((*(p) += (v)) - (v))
-#  define zc__sub_rlx(p, v) ((*(p) -= (v)) + (v))
-#  define zc__sub_acqrel(p, v) ((*(p) -= (v)) + (v))
-#  define zc__cas(p, expected, desired) ((void)(expected), *(p) = (desired), true)
+#  define zc__atomic_load_rlx(p) (*(p))
+#  define zc__atomic_load_acq(p) (*(p))
+#  define zc__atomic_store_rlx(p, v) ((void)(*(p) = (v)))
+#  define zc__atomic_store_rel(p, v) ((void)(*(p) = (v)))
+#  define zc__atomic_add_rlx(p, v) ((*(p) += (v)) - (v))
+#  define zc__atomic_sub_rlx(p, v) ((*(p) -= (v)) + (v))
+#  define zc__atomic_sub_acqrel(p, v) ((*(p) -= (v)) + (v))
+#  define zc__atomic_cas(p, expected, desired) ((void)(expected), *(p) = (desired), true)
 #else
-#  define zc__load_rlx(p) __atomic_load_n((p), __ATOMIC_RELAXED)
-#  define zc__load_acq(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
-#  define zc__store_rlx(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
-#  define zc__store_rel(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
-#  define zc__add_rlx(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
-#  define zc__sub_rlx(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_RELAXED)
-#  define zc__sub_acqrel(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_ACQ_REL)
-#  define zc__cas(p, expected, desired)                                                            \
+#  define zc__atomic_load_rlx(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#  define zc__atomic_load_acq(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#  define zc__atomic_store_rlx(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#  define zc__atomic_store_rel(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#  define zc__atomic_add_rlx(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
+#  define zc__atomic_sub_rlx(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_RELAXED)
+#  define zc__atomic_sub_acqrel(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_ACQ_REL)
+#  define zc__atomic_cas(p, expected, desired)                                                     \
       __atomic_compare_exchange_n((p), (expected), (desired), false, __ATOMIC_ACQ_REL,             \
                                   __ATOMIC_ACQUIRE)
 #  if defined(_WIN32)
@@ -1379,13 +1379,13 @@ extern int nanosleep(const struct timespec *, struct timespec *);
 #endif
 
 /* *p = max(*p, v) */
-static inline void zc__raise64(zc_shared64 *p, uint64_t v) {
-    uint64_t old = zc__load_rlx(p);
-    while (old < v && !zc__cas(p, &old, v)) {}
+static inline void zc__atomic_raise(zc_shared64 *p, uint64_t v) {
+    uint64_t old = zc__atomic_load_rlx(p);
+    while (old < v && !zc__atomic_cas(p, &old, v)) {}
 }
 
 /* Counters that several threads bump and that nothing else depends on. */
-static inline void zc__count(zc_shared64 *p, uint64_t n) { (void)zc__add_rlx(p, n); }
+static inline void zc__count(zc_shared64 *p, uint64_t n) { (void)zc__atomic_add_rlx(p, n); }
 
 /* Lets other threads run: of this priority and above; for `ns`, all. */
 static inline void zc__yield(void) {
@@ -1492,11 +1492,11 @@ static inline bool zc__spin_take(zc__spin *l) {
 static ZC__NOINLINE void zc__spin_wait(zc__spin *l) {
     unsigned looks = 0;
     do
-        while (zc__load_rlx(&l->held)) zc__back_off(&looks);
+        while (zc__atomic_load_rlx(&l->held)) zc__back_off(&looks);
     while (!zc__spin_take(l));
 }
 static inline bool zc__spin_trylock(zc__spin *l) {
-    if (zc__load_rlx(&l->held) || !zc__spin_take(l)) return false;
+    if (zc__atomic_load_rlx(&l->held) || !zc__spin_take(l)) return false;
     zc__locked();
     return true;
 }
@@ -1505,18 +1505,18 @@ static inline void zc__spin_lock(zc__spin *l) {
     zc__locked();
 }
 static inline void zc__spin_unlock(zc__spin *l) {
-    zc__store_rel(&l->held, 0);
+    zc__atomic_store_rel(&l->held, 0);
     zc__unlocked();
 }
 #endif
 /* Ends what zc__spin_trylock() began: that is real without threads, too, as the same thread may
  * come here again. */
 static inline void zc__spin_end(zc__spin *l) {
-    zc__store_rel(&l->held, 0);
+    zc__atomic_store_rel(&l->held, 0);
     zc__unlocked();
 }
 #ifdef ZOOCACHE_DEBUG
-static inline bool zc__spin_is_held(zc__spin *l) { return zc__load_rlx(&l->held) != 0; }
+static inline bool zc__spin_is_held(zc__spin *l) { return zc__atomic_load_rlx(&l->held) != 0; }
 #endif
 
 /* A mutex with its condition, for sleeping until woken, or for about `ns`, a minute at most: who
@@ -1983,7 +1983,7 @@ static void zc__free(const zc__mem *m, void *ptr, size_t size) {
 static void zc__heavy_push(zc__mem *m, zc__heavy *h, size_t more) {
     zc__spin_lock(&m->heavy_lock);
     h->next = m->heavy;
-    zc__store_rlx(&m->heavy, h);
+    zc__atomic_store_rlx(&m->heavy, h);
     m->heavy_size += more;
     zc__spin_unlock(&m->heavy_lock);
 }
@@ -2003,11 +2003,11 @@ static void zc__free_large(zc__mem *m, void *ptr, size_t size) {
 /* Gives one piece of what zc__free_large() was given back to the system, from the end on. No lock
  * is held. */
 static void zc__free_piece(zc__mem *m) {
-    if (ZC__LIKELY(!zc__load_rlx(&m->heavy))) return;
+    if (ZC__LIKELY(!zc__atomic_load_rlx(&m->heavy))) return;
     zc__spin_lock(&m->heavy_lock);
     zc__heavy *h = m->heavy;
     bool last = h && h->left < 4 * ZC__PIECE;
-    if (h) zc__store_rlx(&m->heavy, h->next);
+    if (h) zc__atomic_store_rlx(&m->heavy, h->next);
     if (last) m->heavy_size -= h->size;
     zc__spin_unlock(&m->heavy_lock);
     if (last) zc__free(m, h, h->size);
@@ -2181,7 +2181,7 @@ static inline uint16_t *zc__region_used(const void *block) {
 /* Is this of a generation that is over? Then the answer stays, else as long as its pool is
  * locked. */
 static inline bool zc__block_is_old(const zc__slabs *s, const void *block) {
-    return zc__region_of(block)->generation != zc__load_rlx(&s->generation);
+    return zc__region_of(block)->generation != zc__atomic_load_rlx(&s->generation);
 }
 
 static inline bool zc__region_full(const zc__region *r) { return r->fresh == ZC__SLAB_PAGES; }
@@ -2251,7 +2251,7 @@ static bool zc__pool_grow(zc__slabs *s, zc__pool *p, size_t cls) {
         last->next = p->chain[cls];
         p->chain[cls] = page;
     }
-    zc__store_rel(zc__region_used(page), (uint16_t)0);
+    zc__atomic_store_rel(zc__region_used(page), (uint16_t)0);
     return true;
 }
 
@@ -2267,7 +2267,7 @@ static void *zc__slab_take(zc__slabs *s, uint64_t hash, size_t size) {
         uint16_t *used = zc__region_used(b);
         p->chain[cls] = b->next;
         p->used += cls * 8;
-        zc__store_rlx(used, (uint16_t)(*used + 1));
+        zc__atomic_store_rlx(used, (uint16_t)(*used + 1));
     }
     zc__spin_unlock(&p->lock);
     return b;
@@ -2284,7 +2284,7 @@ static void zc__slab_give(zc__slabs *s, uint64_t hash, void *ptr, size_t size) {
         p->chain[cls] = b;
     }
     p->used -= cls * 8;
-    zc__store_rel(used, (uint16_t)(*used - 1)); /* now an old region may be gone */
+    zc__atomic_store_rel(used, (uint16_t)(*used - 1)); /* now an old region may be gone */
     zc__spin_unlock(&p->lock);
 }
 
@@ -2332,7 +2332,7 @@ static bool zc__slabs_renew(zc__slabs *s, bool again) {
     zc__slabs_lock(s);
     s->walking = true;
     if (due) {
-        zc__store_rlx(&s->generation, s->generation + 1);
+        zc__atomic_store_rlx(&s->generation, s->generation + 1);
         for (uint32_t i = 0; i < s->npools; i++)
             memset(s->pools[i].chain, 0, sizeof s->pools[i].chain);
         s->last->next = s->old;
@@ -2356,7 +2356,7 @@ static void zc__slabs_settle(zc__slabs *s) {
 
 static bool zc__region_is_empty(const zc__region *r) {
     for (uint32_t i = 1; i < r->fresh; i++)
-        if (zc__load_acq(&r->used[i])) return false;
+        if (zc__atomic_load_acq(&r->used[i])) return false;
     return true;
 }
 
@@ -2839,9 +2839,9 @@ static uint64_t zc__hlc_wall(const zc_hlc *h) {
 }
 
 ZOOCACHE_API uint64_t zc_hlc_now(zc_hlc *h) {
-    uint64_t wall = zc__hlc_wall(h), last = zc__load_rlx(&h->last), next;
+    uint64_t wall = zc__hlc_wall(h), last = zc__atomic_load_rlx(&h->last), next;
     do next = last >= wall && last < 2 * ZC__VERSION_MAX ? last + 1 : wall;
-    while (!zc__cas(&h->last, &last, next));
+    while (!zc__atomic_cas(&h->last, &last, next));
     return next; /* H1 */
 }
 
@@ -2854,7 +2854,7 @@ ZOOCACHE_API int zc_hlc_merge(zc_hlc *h, uint64_t remote) {
         zc__count(&h->refused, 1);
         return ZC_E_CLOCK;
     }
-    zc__raise64(&h->last, remote);
+    zc__atomic_raise(&h->last, remote);
     return ZC_OK;
 }
 
@@ -3042,15 +3042,16 @@ static void zc__chains_free(const zc__mem *m, zc__chains *t) {
  *               upwards. One hash and one probe find a tag, whatever its depth. 48 bytes and the
  *               segment's text a node; no child lists.
  *   Publishing  A writer stamps its nodes with a new version and then publishes that version in
- *               `seen`; writers take turns. So whoever reads seen == S finds every version up to S
- *               in its node, and `seen` is also the change counter: an entry whose begin equals it
- *               needs no walk. After a successful walk an entry's begin moves up to the `seen` that
- *               was read before the walk. A reader that meets a version above `seen` waits until it
- *               is published, so the tags of one invalidation take effect together.
+ *               `published`; writers take turns. So whoever reads published == S finds every
+ *               version up to S in its node, and `published` is also the change counter: an entry
+ *               whose begin equals it needs no walk. After a successful walk an entry's begin moves
+ *               up to the `published` that was read before the walk. A reader that meets a version
+ *               above `published` waits until it is published, so the tags of one invalidation take
+ *               effect together.
  *   Pruning     A node without references may be dropped. Its version goes into its parent's
  *               `floor`, and a node that is born later starts from its parent's floor. That can be
  *               too high, which costs one miss for fills in flight; it is never too low.
- *   Invariants  T1 version, floor <= seen, but for the writer's own between stamp and publish
+ *   Invariants  T1 version, floor <= published, but for the writer's own between stamp and publish
  *               T2 a child holds a reference on its parent: what is reachable upwards lives
  *               T3 refs == 0 -> nobody points at the node; it counts in `idle`
  *               T4 a node is in the stripe and bucket of its hash; depth is its parent's plus 1
@@ -3058,7 +3059,8 @@ static void zc__chains_free(const zc__mem *m, zc__chains *t) {
  *   Locking     Stripe lock: chains, birth, death. A reference may be added by a holder of one,
  *               else only with the stripe locked; so the dropper, who holds it, can trust refs ==
  *               0. Writer lock: stamp and publish. Walks take no lock: the entry's references keep
- *               the path alive. version: store_rel in stamp / load_acq in the walk; seen likewise.
+ *               the path alive. version: store_rel in stamp / load_acq in the walk;
+ *               published likewise.
  *   Cost        invalidate: O(length), no allocation if the node is there. Walk: O(depth).
  *   Fails       zc__tag_acquire: ZC_E_NOMEM. Invalidation never: see zc__nodes_acquire.
  * ========================================================================================== */
@@ -3086,7 +3088,7 @@ typedef struct zc__stripe {
 } zc__stripe;
 
 typedef struct zc__trie {
-    zc_shared64 seen; /* every version up to this one is in its node; alone in its cache line */
+    zc_shared64 published; /* all versions up to it are in their nodes; alone in its cache line */
     char pad[ZC__LINE - 8];
     zc__mem *mem;
     zc_hlc *hlc;
@@ -3161,17 +3163,17 @@ static zc_tag *zc__stripe_find(zc__stripe *s, uint64_t hash, const zc__path *pat
     return (zc_tag *)l;
 }
 
-static inline void zc__tag_ref(zc_tag *n) { (void)zc__add_rlx(&n->link.refs, 1u); }
+static inline void zc__tag_ref(zc_tag *n) { (void)zc__atomic_add_rlx(&n->link.refs, 1u); }
 
 /* Adds a reference with the stripe locked, which may wake an idle node. */
 static inline void zc__tag_revive(zc__trie *t, zc_tag *n) {
-    if (zc__add_rlx(&n->link.refs, 1u) == 0) (void)zc__sub_rlx(&t->idle, 1u);
+    if (zc__atomic_add_rlx(&n->link.refs, 1u) == 0) (void)zc__atomic_sub_rlx(&t->idle, 1u);
 }
 
 static inline void zc__tag_unref(zc__trie *t, zc_tag *n) {
-    zc__store_rlx(&n->touched, (uint32_t)zc__load_rlx(&t->now_s));
+    zc__atomic_store_rlx(&n->touched, (uint32_t)zc__atomic_load_rlx(&t->now_s));
     /* From the moment it is idle it may be freed: no access after this one. */
-    if (zc__sub_acqrel(&n->link.refs, 1u) == 1) (void)zc__add_rlx(&t->idle, 1u);
+    if (zc__atomic_sub_acqrel(&n->link.refs, 1u) == 1) (void)zc__atomic_add_rlx(&t->idle, 1u);
 }
 
 static zc_tag *zc__tag_lookup(zc__trie *t, const zc__path *path, unsigned depth) {
@@ -3193,15 +3195,15 @@ static void zc__stripe_prune(zc__stripe *s, uint32_t chain, uint64_t until, uint
     ZC__ASSERT_HELD(&s->lock);
     for (zc__link **link = zc__chain(&s->tags, chain), *l; (l = *link) != NULL;) {
         zc_tag *n = (zc_tag *)l;
-        bool idle = zc__load_acq(&l->refs) == 0;
-        uint32_t touched = zc__load_rlx(&n->touched);
+        bool idle = zc__atomic_load_acq(&l->refs) == 0;
+        uint32_t touched = zc__atomic_load_rlx(&n->touched);
         if (!idle || touched > until) {
             if (idle && touched < *next) *next = touched;
             link = &l->next;
             continue;
         }
-        uint64_t v = zc__load_acq(&n->version), f = zc__load_acq(&n->floor);
-        zc__raise64(&n->parent->floor, v > f ? v : f); /* T5, before it can be born again */
+        uint64_t v = zc__atomic_load_acq(&n->version), f = zc__atomic_load_acq(&n->floor);
+        zc__atomic_raise(&n->parent->floor, v > f ? v : f); /* T5, before it can be born again */
         *link = l->next;
         l->next = *dead;
         *dead = l;
@@ -3214,12 +3216,13 @@ static size_t zc__tags_free(zc__trie *t, zc__link *link) {
     for (zc_tag *dead; (dead = (zc_tag *)link) != NULL; n++) {
         link = link->next;
         /* not a use of the parent: its idle time goes on */
-        if (zc__sub_acqrel(&dead->parent->link.refs, 1u) == 1) (void)zc__add_rlx(&t->idle, 1u);
-        (void)zc__sub_rlx(&t->bytes, zc__tag_size(dead));
+        if (zc__atomic_sub_acqrel(&dead->parent->link.refs, 1u) == 1)
+            (void)zc__atomic_add_rlx(&t->idle, 1u);
+        (void)zc__atomic_sub_rlx(&t->bytes, zc__tag_size(dead));
         zc__free(t->mem, dead, zc__tag_size(dead));
     }
-    (void)zc__sub_rlx(&t->tags, n);
-    (void)zc__sub_rlx(&t->idle, n);
+    (void)zc__atomic_sub_rlx(&t->tags, n);
+    (void)zc__atomic_sub_rlx(&t->idle, n);
     zc__count(&t->pruned, n);
     zc__freed(t->mem, (uint32_t)n);
     return n;
@@ -3261,9 +3264,9 @@ static zc_tag *zc__tag_create(zc__trie *t, zc_tag *parent, const zc__path *path,
     if (other) zc__tag_revive(t, other);
     if (!lost) {
         zc__tag_ref(parent); /* T2 */
-        n->version = n->floor = zc__load_acq(&parent->floor);
-        (void)zc__add_rlx(&t->tags, 1u);
-        (void)zc__add_rlx(&t->bytes, zc__tag_size(n));
+        n->version = n->floor = zc__atomic_load_acq(&parent->floor);
+        (void)zc__atomic_add_rlx(&t->tags, 1u);
+        (void)zc__atomic_add_rlx(&t->bytes, zc__tag_size(n));
     }
     zc__spin_unlock(&s->lock);
     if (lost) {
@@ -3272,9 +3275,9 @@ static zc_tag *zc__tag_create(zc__trie *t, zc_tag *parent, const zc__path *path,
     }
     /* Memory is bounded by live nodes: each birth looks at some buckets while too many are idle.
      * Of a dead chain only the end is idle, so the chain counts for as many as it may have. */
-    uint64_t idle = zc__load_rlx(&t->idle);
+    uint64_t idle = zc__atomic_load_rlx(&t->idle);
     if (idle < UINT64_MAX / 2 &&
-        idle > zc__load_rlx(&t->tags) / (2 * ZC_TAG_DEPTH) + ZC__IDLE_SLACK)
+        idle > zc__atomic_load_rlx(&t->tags) / (2 * ZC_TAG_DEPTH) + ZC__IDLE_SLACK)
         zc__stripe_sweep(t, s, &s->hand, 4 * depth, UINT32_MAX, &idle);
     return n;
 }
@@ -3323,13 +3326,15 @@ static size_t zc__tag_text(const zc_tag *n, char *buf) {
     return len;
 }
 
-static inline uint64_t zc__seen(const zc__trie *t) { return zc__load_acq(&t->seen); }
+static inline uint64_t zc__published(const zc__trie *t) {
+    return zc__atomic_load_acq(&t->published);
+}
 
 /* The newest version from a node up to the root; *who: the node that has it. */
 static inline uint64_t zc__tag_newest(const zc_tag *n, const zc_tag **who) {
     uint64_t newest = 0;
     for (; n; n = n->parent) {
-        uint64_t v = zc__load_acq(&n->version);
+        uint64_t v = zc__atomic_load_acq(&n->version);
         if (ZC__UNLIKELY(v > newest)) {
             newest = v;
             *who = n;
@@ -3343,25 +3348,25 @@ static inline uint64_t zc__tag_newest(const zc_tag *n, const zc_tag **who) {
 static const zc_tag *zc__trie_killer(const zc__trie *t, zc_tag *const *deps, size_t n,
                                      uint64_t begin) {
     const zc_tag *who = &t->root;
-    uint64_t newest = n ? 0 : zc__load_acq(&t->root.version);
+    uint64_t newest = n ? 0 : zc__atomic_load_acq(&t->root.version);
     for (size_t i = 0; i < n && newest <= begin; i++) newest = zc__tag_newest(deps[i], &who);
     if (ZC__LIKELY(newest <= begin)) return NULL;
     unsigned looks = 0;
-    while (zc__seen(t) < newest) zc__back_off(&looks); /* its writer is about to publish it */
+    while (zc__published(t) < newest) zc__back_off(&looks); /* its writer is about to publish it */
     return who;
 }
 
 /* Stamps nodes, on which the caller has references, with one new version, and publishes it. */
 static uint64_t zc__trie_stamp(zc__trie *t, zc_tag *const *nodes, size_t n, uint64_t at_least) {
     zc__spin_lock(&t->writer);
-    uint64_t v = t->counts ? t->seen + 1 : zc_hlc_now(t->hlc);
+    uint64_t v = t->counts ? t->published + 1 : zc_hlc_now(t->hlc);
     if (v < at_least) v = at_least;
     for (size_t i = 0; i < n; i++) {
-        zc__store_rel(&nodes[i]->version, v);
-        zc__store_rlx(&nodes[i]->touched, (uint32_t)zc__load_rlx(&t->now_s));
+        zc__atomic_store_rel(&nodes[i]->version, v);
+        zc__atomic_store_rlx(&nodes[i]->touched, (uint32_t)zc__atomic_load_rlx(&t->now_s));
     }
     t->invalidations++;
-    zc__store_rel(&t->seen, v);
+    zc__atomic_store_rel(&t->published, v);
     zc__spin_unlock(&t->writer);
     return v;
 }
@@ -3369,10 +3374,10 @@ static uint64_t zc__trie_stamp(zc__trie *t, zc_tag *const *nodes, size_t n, uint
 /* Takes note of a version that was handed out elsewhere or in an earlier life. */
 static void zc__trie_learn(zc__trie *t, zc_tag *n, uint64_t version) {
     zc__spin_lock(&t->writer);
-    zc__raise64(&n->version, version);
-    zc__raise64(&t->hlc->last, version);
-    if (t->seen < version) zc__store_rel(&t->seen, version); /* T1 */
-    zc__store_rel(&n->learned, 1);
+    zc__atomic_raise(&n->version, version);
+    zc__atomic_raise(&t->hlc->last, version);
+    if (t->published < version) zc__atomic_store_rel(&t->published, version); /* T1 */
+    zc__atomic_store_rel(&n->learned, 1);
     zc__spin_unlock(&t->writer);
 }
 
@@ -3380,8 +3385,8 @@ static void zc__trie_init(zc__trie *t, zc__mem *mem, zc_hlc *hlc, uint64_t seed)
     t->mem = mem;
     t->hlc = hlc;
     t->seed = seed;
-    t->seen = 1; /* above the 0 of "never invalidated", so that no begin is 0 */
-    zc__raise64(&hlc->last, t->seen);
+    t->published = 1; /* above the 0 of "never invalidated", so that no begin is 0 */
+    zc__atomic_raise(&hlc->last, t->published);
     t->root.link.refs = 1;
     t->root.learned = 1;
 }
@@ -3424,19 +3429,20 @@ static const char *zc__trie_check(zc__trie *t) {
         for (uint32_t k = 0; k < zc__chains_end(all); k++) {
             for (zc__link *l = *zc__chain(all, k); l; l = l->next, count++) {
                 zc_tag *n = (zc_tag *)l;
-                if (n->version > t->seen || n->floor > t->seen) return "T1";
-                if (!n->parent || zc__load_rlx(&n->parent->link.refs) == 0) return "T2";
+                if (n->version > t->published || n->floor > t->published) return "T1";
+                if (!n->parent || zc__atomic_load_rlx(&n->parent->link.refs) == 0) return "T2";
                 if (zc__chain(all, l->hash) != zc__chain(all, k)) return "T4: chain";
                 if (n->depth != n->parent->depth + 1) return "T4: depth";
-                idle += zc__load_rlx(&l->refs) == 0;
+                idle += zc__atomic_load_rlx(&l->refs) == 0;
                 bytes += zc__tag_size(n);
             }
         }
         if (count != all->count) return "T4: count";
         tags += count;
     }
-    if (tags != zc__load_rlx(&t->tags) || bytes != zc__load_rlx(&t->bytes)) return "T4: totals";
-    return idle == zc__load_rlx(&t->idle) ? NULL : "T3";
+    if (tags != zc__atomic_load_rlx(&t->tags) || bytes != zc__atomic_load_rlx(&t->bytes))
+        return "T4: totals";
+    return idle == zc__atomic_load_rlx(&t->idle) ? NULL : "T3";
 }
 
 /* ============================================================================================
@@ -3629,8 +3635,8 @@ typedef struct zc__shard {
     zc__policy policy;
     /* >>expiry */
     uint64_t next_expiry; /* no entry ends before */
-    uint64_t swept;       /* what was dead at this `seen` has been removed */
-    uint64_t sweep_seen, sweep_expiry; /* of the sweep under way */
+    uint64_t swept;       /* what was dead at this `published` has been removed */
+    uint64_t sweep_published, sweep_expiry; /* of the sweep under way */
     uint32_t sweep_found;              /* invalidated entries it has found so far */
     uint64_t next_sweep, sweep_pause;  /* for the sake of invalidations: not before, and how long */
     /* >>flight */
@@ -3708,7 +3714,7 @@ typedef struct zc__bus {
 } zc__bus;
 
 struct zc_cache {
-    zc__trie trie; /* first: its `seen` is read by every hit */
+    zc__trie trie; /* first: its `published` is read by every hit */
     zc__shard *shards;
     uint32_t nshards;
     uint32_t lent; /* locks, from zc_fork_prepare() on */
@@ -3770,12 +3776,12 @@ static void zc__cache_free(zc_cache *c) {
     zc__slabs_destroy(mem.slabs);
 }
 
-static inline void zc__cache_hold(zc_cache *c) { (void)zc__add_rlx(&c->alive, 1u); }
+static inline void zc__cache_hold(zc_cache *c) { (void)zc__atomic_add_rlx(&c->alive, 1u); }
 static inline void zc__cache_let_go(zc_cache *c) {
-    if (zc__sub_acqrel(&c->alive, 1u) == 1) zc__cache_free(c);
+    if (zc__atomic_sub_acqrel(&c->alive, 1u) == 1) zc__cache_free(c);
 }
 
-static inline void zc__entry_pin(zc__entry *e) { (void)zc__add_rlx(&e->refs, 1u); }
+static inline void zc__entry_pin(zc__entry *e) { (void)zc__atomic_add_rlx(&e->refs, 1u); }
 
 static void zc__entry_free(zc_cache *c, zc__entry *e) {
     if (e->flags & ZC__OBJECT) {
@@ -3796,7 +3802,7 @@ static void zc__entry_destroy(zc_cache *c, zc__entry *e) {
     bool waits = c->desc.drop_in_poll && e->flags & ZC__OBJECT;
     if (waits) {
         zc__spin_lock(&c->drops_lock);
-        waits = zc__load_rlx(&c->closed) < 2;
+        waits = zc__atomic_load_rlx(&c->closed) < 2;
         e->next = NULL;
         if (waits) {
             if (c->drops) c->drops_tail->next = e;
@@ -3821,19 +3827,19 @@ static bool zc__drop_one(zc_cache *c) {
 
 /* Drops the owner's reference. Pins that are left keep the entry, and the cache, from now on. */
 static void zc__entry_drop(zc_cache *c, zc__entry *e) {
-    if (zc__load_acq(&e->refs) == 1) { /* nobody can add one: it is in no table */
+    if (zc__atomic_load_acq(&e->refs) == 1) { /* nobody can add one: it is in no table */
         zc__entry_destroy(c, e);
         return;
     }
     zc__cache_hold(c);
-    if (zc__sub_acqrel(&e->refs, 1u) == 1) {
+    if (zc__atomic_sub_acqrel(&e->refs, 1u) == 1) {
         zc__entry_destroy(c, e);
         zc__cache_let_go(c);
     }
 }
 
 static void zc__entry_unpin(zc_cache *c, zc__entry *e) {
-    if (zc__sub_acqrel(&e->refs, 1u) != 1) return;
+    if (zc__atomic_sub_acqrel(&e->refs, 1u) != 1) return;
     zc__entry_destroy(c, e); /* so its owner has let go before, and held the cache for it */
     zc__cache_let_go(c);
 }
@@ -3934,8 +3940,8 @@ static uint64_t zc__entry_hash(const zc_cache *c, const zc__entry *e) {
 
 /* Asks for a key's home bucket, without the lock: a stale look does no harm. */
 static inline void zc__bucket_prefetch(const zc__shard *s, uint64_t hash) {
-    uintptr_t buckets = (uintptr_t)zc__load_rlx(&s->table.buckets);
-    size_t home = zc__home_of(hash, zc__load_rlx(&s->table.nbuckets));
+    uintptr_t buckets = (uintptr_t)zc__atomic_load_rlx(&s->table.buckets);
+    size_t home = zc__home_of(hash, zc__atomic_load_rlx(&s->table.nbuckets));
     ZC__PREFETCH((const void *)(buckets + home * sizeof(zc__bucket)));
 }
 
@@ -3948,8 +3954,8 @@ static bool zc__table_resize(zc_cache *c, zc__shard *s, uint32_t n) {
     if (!to) return false;
     s->old = s->table;
     s->table.count = s->moved = s->ready = s->cursor = 0;
-    zc__store_rlx(&s->table.buckets, to); /* see zc__bucket_prefetch() */
-    zc__store_rlx(&s->table.nbuckets, n);
+    zc__atomic_store_rlx(&s->table.buckets, to); /* see zc__bucket_prefetch() */
+    zc__atomic_store_rlx(&s->table.nbuckets, n);
     s->shrink_below = c->mem.arena || n <= 64 ? 0 : n - n / 8;
     if (!s->old.nbuckets) zc__table_clear(s, n);
     return true;
@@ -4006,7 +4012,7 @@ static void zc__table_shrink(zc_cache *c, zc__shard *s) {
 static bool zc__table_reserve(zc_cache *c, zc__shard *s, uint64_t hash) {
     uint32_t n = s->table.nbuckets;
     bool due = !s->old.nbuckets && (uint64_t)s->count * 7 >= (uint64_t)n * ZC__SLOTS * 6;
-    if (ZC__UNLIKELY(due) && !zc__load_rlx(&c->closed))
+    if (ZC__UNLIKELY(due) && !zc__atomic_load_rlx(&c->closed))
         (void)zc__table_resize(c, s, n < 2 ? 2 : n + n / 2 + 1);
     if (ZC__UNLIKELY(s->old.nbuckets)) zc__table_move(c, s);
     const zc__table *t = zc__table_of(s, hash);
@@ -4110,7 +4116,7 @@ static void zc__queue_push(zc__shard *s, zc__entry *e, unsigned to) {
 /* Takes note of a zc_clear(): all entries change to the queue of what is cleared, in one step. */
 static void zc__policy_clear(zc_cache *c, zc__shard *s) {
     zc__policy *p = &s->policy;
-    uint64_t version = zc__load_acq(&c->trie.all.version);
+    uint64_t version = zc__atomic_load_acq(&c->trie.all.version);
     if (version <= p->cleared) return;
     zc__queue *to = &p->queue[ZC__CLEARED];
     for (zc__queue *q = p->queue; q < to; q++)
@@ -4149,8 +4155,8 @@ static void zc__ghosts_make(zc_cache *c, zc__policy *p) {
     if (n < 4) n = 4;
     size_t size = (size_t)n * ZC__GHOST_WAYS * sizeof(uint32_t);
     p->ghosts_ready = 0;
-    zc__store_rlx(&p->ghosts, (uint32_t *)zc__alloc(&c->mem, size));
-    zc__store_rlx(&p->nghosts, p->ghosts ? (uint32_t)n : 0);
+    zc__atomic_store_rlx(&p->ghosts, (uint32_t *)zc__alloc(&c->mem, size));
+    zc__atomic_store_rlx(&p->nghosts, p->ghosts ? (uint32_t)n : 0);
 }
 
 /* Clears some more of the ghosts' buckets: with every eviction, until all are. */
@@ -4164,8 +4170,8 @@ static void zc__ghosts_clear(zc__policy *p) {
 
 static void zc__ghosts_free(zc_cache *c, zc__policy *p) {
     zc__free_large(&c->mem, p->ghosts, (size_t)p->nghosts * ZC__GHOST_WAYS * sizeof(uint32_t));
-    zc__store_rlx(&p->ghosts, (uint32_t *)NULL);
-    zc__store_rlx(&p->nghosts, 0u);
+    zc__atomic_store_rlx(&p->ghosts, (uint32_t *)NULL);
+    zc__atomic_store_rlx(&p->nghosts, 0u);
     p->ghosts_ready = 0;
 }
 
@@ -4182,8 +4188,8 @@ static inline uint32_t *zc__ghost_bucket(zc__policy *p, uint64_t hash) {
  * bucket and its ghosts before the entry is made, without the lock; for what the next eviction will
  * change, at the end of the one before. */
 static inline void zc__put_prefetch(const zc__shard *s, uint64_t hash) {
-    uintptr_t ghosts = (uintptr_t)zc__load_rlx(&s->policy.ghosts);
-    size_t ghost = zc__ghost_at(hash, zc__load_rlx(&s->policy.nghosts));
+    uintptr_t ghosts = (uintptr_t)zc__atomic_load_rlx(&s->policy.ghosts);
+    size_t ghost = zc__ghost_at(hash, zc__atomic_load_rlx(&s->policy.nghosts));
     zc__bucket_prefetch(s, hash);
     ZC__PREFETCH((const void *)(ghosts + ghost * sizeof(uint32_t)));
 }
@@ -4395,7 +4401,7 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
  *   Idea        There is no timer structure. A read looks at the entry's own deadlines; sweeping
  *               goes round the buckets, a few at a time, and removes what is expired or
  *               invalidated. A shard knows a time before which none of its entries ends, and the
- *               `seen` up to which it was swept, so a shard with nothing to do is not touched.
+ *               `published` up to which it was swept, so a shard with nothing to do is not touched.
  *   Reads       never remove: the fill that follows replaces the dead entry in its place and
  *               inherits its heat, and a dead entry may still be asked for by stale_if_error.
  *   Locking     the shard's lock
@@ -4406,15 +4412,15 @@ typedef enum zc__state { ZC__FRESH, ZC__SOFT, ZC__EXPIRED, ZC__DEAD } zc__state;
 
 static inline uint64_t zc__now(zc_cache *c) {
     uint64_t now = zc__coarse(&c->clock);
-    zc__store_rlx(&c->trie.now_s, now / ZC_SECOND);
+    zc__atomic_store_rlx(&c->trie.now_s, now / ZC_SECOND);
     return now;
 }
 
 /* Applies the one rule, then the clock. A walk that finds the entry fresh moves its begin up. */
-static inline zc__state zc__entry_state(zc_cache *c, zc__entry *e, uint64_t seen) {
-    if (e->begin < seen) {
+static inline zc__state zc__entry_state(zc_cache *c, zc__entry *e, uint64_t published) {
+    if (e->begin < published) {
         if (zc__trie_killer(&c->trie, zc__entry_deps(e), e->ndeps, e->begin)) return ZC__DEAD;
-        e->begin = seen;
+        e->begin = published;
     }
     if (ZC__LIKELY(!(e->flags & ZC__TIMED))) return ZC__FRESH;
     uint64_t now = zc__coarse(&c->clock);
@@ -4524,14 +4530,14 @@ static zc__entry *zc__entry_new(zc_cache *c, zc_bytes key, zc_bytes value, const
 
 static inline bool zc__limit_take(zc__limit *l, size_t n) {
     if (l->max == SIZE_MAX || n == 0) return true;
-    size_t used = zc__load_rlx(&l->used);
+    size_t used = zc__atomic_load_rlx(&l->used);
     do
         if (n > l->max || used > l->max - n) return false;
-    while (!zc__cas(&l->used, &used, used + n));
+    while (!zc__atomic_cas(&l->used, &used, used + n));
     return true;
 }
 static inline void zc__limit_give(zc__limit *l, size_t n) {
-    if (l->max != SIZE_MAX && n) (void)zc__sub_rlx(&l->used, n);
+    if (l->max != SIZE_MAX && n) (void)zc__atomic_sub_rlx(&l->used, n);
 }
 
 /* Takes an entry out of the table; what it counted for stays taken, for the caller to use. */
@@ -4566,7 +4572,7 @@ static zc__entry *zc__shard_evict(zc_cache *c, zc__shard *s, zc__entry **garbage
     if (!s->count) return NULL;
     uint64_t hash;
     zc__entry *e = zc__policy_victim(c, s, &hash);
-    zc__state state = zc__entry_state(c, e, zc__seen(&c->trie));
+    zc__state state = zc__entry_state(c, e, zc__published(&c->trie));
     zc__shard_detach(s, e, hash,
                      state == ZC__DEAD      ? ZC_CAUSE_INVALIDATED
                      : state == ZC__EXPIRED ? ZC_CAUSE_EXPIRED
@@ -4637,7 +4643,7 @@ static int zc__shard_insert(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t ha
 static void zc__say(zc_cache *c, zc_log_level level, const char *what, const char *detail) {
     char line[160];
     zc__text t = {line, sizeof line, 0};
-    if (!c->desc.log.version || zc__load_rlx(&c->closed) > 1) return;
+    if (!c->desc.log.version || zc__atomic_load_rlx(&c->closed) > 1) return;
     zc__text_str(&t, "zoocache: ");
     zc__text_str(&t, what);
     zc__text_str(&t, ": ");
@@ -4649,8 +4655,8 @@ static void zc__say(zc_cache *c, zc_log_level level, const char *what, const cha
 
 /* Says what was noted while a lock was held: a result; 0: nothing. */
 static inline void zc__say_noted(zc_cache *c, int32_t *noted, const char *what) {
-    int32_t rc = zc__load_rlx(noted);
-    if (rc && zc__cas(noted, &rc, 0)) zc__say(c, ZC_LOG_WARN, what, zc_strerror(rc));
+    int32_t rc = zc__atomic_load_rlx(noted);
+    if (rc && zc__atomic_cas(noted, &rc, 0)) zc__say(c, ZC_LOG_WARN, what, zc_strerror(rc));
 }
 
 static inline bool zc__wants(const zc_cache *c, zc_event_kind kind) {
@@ -4661,7 +4667,8 @@ static inline bool zc__wants(const zc_cache *c, zc_event_kind kind) {
 static void zc__event(zc_cache *c, const zc_event *event) {
     const zc_events *ev = &c->desc.events;
     ZC__CALLS_OUT();
-    if (zc__wants(c, event->kind) && zc__load_rlx(&c->closed) < 2) ev->on_event(ev->user, event);
+    if (zc__wants(c, event->kind) && zc__atomic_load_rlx(&c->closed) < 2)
+        ev->on_event(ev->user, event);
 }
 
 /* Works off a garbage chain: tells, and lets go. No lock is held. */
@@ -4685,7 +4692,7 @@ static void zc__reap(zc_cache *c, zc__entry *garbage) {
 /* Makes one entry of some shard give way; false: there is none. No spin lock is held. */
 static bool zc__relieve(zc_cache *c, zc__entry **garbage) {
     for (uint32_t i = 0; i < c->nshards; i++) {
-        uint32_t turn = zc__add_rlx(&c->evict_turn, 1u);
+        uint32_t turn = zc__atomic_add_rlx(&c->evict_turn, 1u);
         zc__shard *s = &c->shards[turn & (c->nshards - 1)];
         zc__spin_lock(&s->lock);
         zc__entry *victim = zc__shard_evict(c, s, garbage);
@@ -4725,7 +4732,7 @@ static void zc__shard_tidy(zc_cache *c, zc__shard *s, uint32_t entries, zc__entr
 static inline void zc__entry_move(zc_cache *c, zc__shard *s, zc__entry **slot) {
     zc__entry *e = *slot;
     size_t size = zc__entry_size(e);
-    if (!zc__slab_moves(&c->mem, e, size) || zc__load_acq(&e->refs) != 1) return;
+    if (!zc__slab_moves(&c->mem, e, size) || zc__atomic_load_acq(&e->refs) != 1) return;
     uint64_t hash = zc__entry_hash(c, e);
     zc__entry *to = (zc__entry *)zc__slab_take(c->mem.slabs, hash, size);
     if (!to) return;
@@ -4740,13 +4747,13 @@ static inline void zc__entry_move(zc_cache *c, zc__shard *s, zc__entry **slot) {
 static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_t now,
                             zc__entry **garbage) {
     ZC__ASSERT_HELD(&s->lock);
-    uint64_t seen = zc__seen(&c->trie);
+    uint64_t published = zc__published(&c->trie);
     if (zc__shard_untidy(s)) {
         zc__shard_tidy(c, s, 2 * buckets, garbage);
         return false;
     }
     if (s->cursor == 0) {
-        s->sweep_seen = seen;
+        s->sweep_published = published;
         s->sweep_expiry = ZC_NEVER;
         s->sweep_found = 0;
     }
@@ -4754,7 +4761,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
         for (unsigned k = 0; k < ZC__SLOTS; k++) {
             zc__entry *e = s->table.buckets[s->cursor].slot[k];
             if (!e) continue;
-            zc__state state = zc__entry_state(c, e, seen);
+            zc__state state = zc__entry_state(c, e, published);
             bool over = now >= zc__entry_end(e);
             bool dead = state == ZC__DEAD && !(e->flags & ZC__KEEP);
             s->sweep_found += dead;
@@ -4769,7 +4776,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
     }
     if (s->cursor < s->table.nbuckets) return false;
     s->cursor = 0;
-    s->swept = s->sweep_seen;
+    s->swept = s->sweep_published;
     s->next_expiry = s->sweep_expiry;
     /* Where invalidations are many and kill little, a round is not soon repeated. */
     uint64_t pause = s->sweep_pause ? s->sweep_pause * 2 : ZC_SECOND / 2;
@@ -4788,14 +4795,14 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *               invalidation that killed it had been acknowledged. Where the log can be looked at
  *               in a few nanoseconds (`peek`), each read does that, and there is no lease.
  *   Versions    The table and the trie go on using local versions. The entry at a position of the
- *               log is applied at  base + (position << 16);  where `seen` is past that already, it
- *               is applied above `seen`, and `base` moves: the positions before are then as if from
- *               before an attach. An invalidation of one's own is applied at once, at seen + 1, and
- *               once more when it comes back from the log. A record of the storage carries a
- *               position: that of the cursor before it was found that nothing has killed the value.
- *               It is never made of a version, which moves without the log. No position above one's
- *               own cursor is believed, so what was killed here and has not reached the log yet
- *               stays dead.
+ *               log is applied at  base + (position << 16);  where `published` is past that
+ *               already, it is applied above `published`, and `base` moves: the positions before
+ *               are then as if from before an attach. An invalidation of one's own is applied at
+ *               once, at published + 1, and once more when it comes back from the log. A record
+ *               of the storage carries a position: that of the cursor before it was found that
+ *               nothing has killed the value. It is never made of a version, which moves without
+ *               the log. No position above one's own cursor is believed, so what was killed here
+ *               and has not reached the log yet stays dead.
  *   Breaks      Another identity of the log, or a gap, and the node attaches anew: the root is
  *               stamped, which flushes the table in O(1) and fences fills in flight, and positions
  *               count from a new base.
@@ -5056,7 +5063,7 @@ static void zc__outbox_collapse(zc_cache *c) {
 static void zc__outbox_add(zc_cache *c, const zc_bytes *tags, size_t n) {
     zc__bus *b = &c->bus;
     zc__monitor_lock(&b->out);
-    if (!b->untold) zc__store_rel(&b->untold, zc__seen(&c->trie));
+    if (!b->untold) zc__atomic_store_rel(&b->untold, zc__published(&c->trie));
     if (n == 0) zc__outbox_everything(c);
     for (size_t i = 0; i < n && !b->everything; i++) {
         if (zc__outbox_put(c, tags[i])) continue;
@@ -5118,7 +5125,8 @@ static bool zc__outbox_take(zc_cache *c, zc__letter *l) {
 static void zc__outbox_stamp(zc_cache *c) {
     zc__letter l;
     zc__monitor_lock(&c->bus.out);
-    if (c->bus.untold) zc__store_rel(&c->bus.untold, 1); /* no record, until all has been told */
+    if (c->bus.untold)
+        zc__atomic_store_rel(&c->bus.untold, 1); /* no record, until all has been told */
     zc__monitor_unlock(&c->bus.out);
     if (!zc__outbox_take(c, &l)) return;
     zc__outbox_add(c, l.tags, l.n);
@@ -5129,7 +5137,7 @@ static void zc__outbox_stamp(zc_cache *c) {
 /* The log has been read to its end after the outbox was sent: what has been told came back. */
 static void zc__outbox_told(zc__bus *b) {
     zc__monitor_lock(&b->out);
-    if (!b->everything && b->outbox.size == 0) zc__store_rel(&b->untold, 0);
+    if (!b->everything && b->outbox.size == 0) zc__atomic_store_rel(&b->untold, 0);
     zc__monitor_unlock(&b->out);
 }
 
@@ -5138,8 +5146,8 @@ static void zc__outbox_told(zc__bus *b) {
 static int zc__bus_fault(zc_cache *c, int rc) {
     zc__count(&c->bus.errors, 1);
     if (rc == ZC_E_BUSY) return rc; /* no fault of the bus */
-    if (!zc__load_rlx(&c->bus.down)) zc__store_rlx(&c->bus.fault, (int32_t)rc);
-    zc__store_rlx(&c->bus.down, 1);
+    if (!zc__atomic_load_rlx(&c->bus.down)) zc__atomic_store_rlx(&c->bus.fault, (int32_t)rc);
+    zc__atomic_store_rlx(&c->bus.down, 1);
     return rc;
 }
 
@@ -5201,8 +5209,8 @@ static uint64_t zc__bus_apply(zc_cache *c, unsigned log, zc__nodes *nodes) {
     zc__bus *b = &c->bus;
     uint64_t local = zc__bus_local(b, b->cursor + 1);
     uint64_t v = zc__trie_stamp(&c->trie, nodes->list, nodes->n, local);
-    zc__store_rel(&b->cursors[log], b->cursors[log] + 1);
-    zc__store_rel(&b->cursor, b->cursor + 1);
+    zc__atomic_store_rel(&b->cursors[log], b->cursors[log] + 1);
+    zc__atomic_store_rel(&b->cursor, b->cursor + 1);
     if (v != local) zc__bus_rebase(b, v);
     zc__bus_moved(b);
     zc__count(&b->entries, 1);
@@ -5242,8 +5250,8 @@ static void zc__bus_detach(zc_cache *c, uint64_t epoch) {
     zc__monitor_lock(&b->apply);
     if (b->attached && b->epoch == epoch) { /* or another has done it, and attached anew */
         zc__count(&b->breaks, 1);
-        zc__store_rel(&b->attached, 0u);
-        zc__store_rel(&b->lease, 0);
+        zc__atomic_store_rel(&b->attached, 0u);
+        zc__atomic_store_rel(&b->lease, 0);
         b->epoch++;
     }
     zc__monitor_unlock(&b->apply);
@@ -5270,9 +5278,9 @@ static int zc__bus_attach(zc_cache *c) {
     b->cursor = position;
     zc__bus_moved(b);
     zc__bus_rebase(b, zc__trie_stamp(&c->trie, &root, 1, 0));
-    zc__store_rel(&b->attached, 1u);
-    zc__store_rel(&b->lease, before ? before : 1);
-    zc__store_rlx(&b->down, 0);
+    zc__atomic_store_rel(&b->attached, 1u);
+    zc__atomic_store_rel(&b->lease, before ? before : 1);
+    zc__atomic_store_rlx(&b->down, 0);
     zc__monitor_unlock(&b->apply);
     zc__outbox_stamp(c);
     return ZC_OK;
@@ -5297,10 +5305,10 @@ static void zc__ear_open(zc__ear *ear, zc_cache *c, zc__news *news, uint64_t dea
 static int zc__bus_drain(zc_cache *c, zc__ear *ear, uint64_t wait, uint64_t *since) {
     const zc_shared64 *at = &c->bus.cursors[ear->log];
     for (;; wait = 0) {
-        uint64_t cursor = zc__load_acq(at);
+        uint64_t cursor = zc__atomic_load_acq(at);
         *since = zc__mono(&c->clock);
         int rc = c->desc.bus.read(zc__bus_user(c, ear->log), cursor, wait, &ear->sink);
-        if (ear->full || rc != ZC_MORE || zc__load_acq(at) == cursor) return rc;
+        if (ear->full || rc != ZC_MORE || zc__atomic_load_acq(at) == cursor) return rc;
         if (ear->heard >= ZC__HEARD_LEAST && zc__mono(&c->clock) >= ear->deadline) return rc;
     }
 }
@@ -5308,7 +5316,7 @@ static int zc__bus_drain(zc_cache *c, zc__ear *ear, uint64_t wait, uint64_t *sin
 /* Waits until one of several logs may have grown. */
 static void zc__bus_wait(zc_cache *c, uint64_t wait) {
     uint64_t at[ZC_LOGS_MAX];
-    for (unsigned i = 0; i < c->bus.logs; i++) at[i] = zc__load_acq(&c->bus.cursors[i]);
+    for (unsigned i = 0; i < c->bus.logs; i++) at[i] = zc__atomic_load_acq(&c->bus.cursors[i]);
     c->desc.bus.wait(c->desc.bus.user, at, wait);
 }
 
@@ -5320,7 +5328,7 @@ static int zc__bus_listen(zc_cache *c, uint64_t wait) {
     zc__bus *b = &c->bus;
     uint64_t since = 0, proof;
     int rc = ZC_OK;
-    if (!zc__load_acq(&b->attached)) return zc__bus_attach(c);
+    if (!zc__atomic_load_acq(&b->attached)) return zc__bus_attach(c);
     zc__ear ear;
     zc__ear_open(&ear, c, &b->news, b->deadline);
     if (b->logs > 1 && wait) zc__bus_wait(c, wait);
@@ -5333,8 +5341,8 @@ static int zc__bus_listen(zc_cache *c, uint64_t wait) {
     if (rc < 0) return zc__bus_fault(c, rc);
     if (rc == ZC_OK) {
         zc__monitor_lock(&b->apply);
-        if (ear.epoch == b->epoch) zc__store_rel(&b->lease, since ? since : 1);
-        zc__store_rlx(&b->down, 0);
+        if (ear.epoch == b->epoch) zc__atomic_store_rel(&b->lease, since ? since : 1);
+        zc__atomic_store_rlx(&b->down, 0);
         zc__monitor_unlock(&b->apply);
         return ZC_OK;
     }
@@ -5375,15 +5383,18 @@ static inline bool zc__bus_holds(zc_cache *c, uint64_t lease) {
     return lease && (now <= lease || now - lease <= c->bus.serve_for);
 }
 
-static inline uint64_t zc__bus_lease(const zc_cache *c) { return zc__load_acq(&c->bus.lease); }
+static inline uint64_t zc__bus_lease(const zc_cache *c) {
+    return zc__atomic_load_acq(&c->bus.lease);
+}
 
 static bool zc__bus_is_current(zc_cache *c, uint64_t *lease) {
     zc__bus *b = &c->bus;
     uint64_t tail;
-    *lease = zc__load_acq(&b->lease);
+    *lease = zc__atomic_load_acq(&b->lease);
     if (!b->peeks) return zc__bus_holds(c, *lease);
-    return zc__load_acq(&b->attached) && c->desc.bus.peek(c->desc.bus.user, &tail) == ZC_OK &&
-           tail == zc__load_acq(&b->cursor);
+    return zc__atomic_load_acq(&b->attached) &&
+           c->desc.bus.peek(c->desc.bus.user, &tail) == ZC_OK &&
+           tail == zc__atomic_load_acq(&b->cursor);
 }
 
 /* May the table be served? ZC_OK, as long as *lease holds; ZC_STALE: as stale; ZC_MISS: no;
@@ -5411,7 +5422,7 @@ static int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
 
 /* Is it up to this thread to read? Else the bus's own does. */
 static bool zc__bus_is_mine(zc__bus *b) {
-    return b->peeks || !b->runs || zc__load_rlx(&b->self) == zc__self();
+    return b->peeks || !b->runs || zc__atomic_load_rlx(&b->self) == zc__self();
 }
 
 /* Waits until the log has been read to its end after `since`, or attached; `end` at the latest. */
@@ -5419,7 +5430,7 @@ static int zc__bus_hear(zc_cache *c, uint64_t since, uint64_t end) {
     zc__bus *b = &c->bus;
     if (zc__bus_is_mine(b)) return zc__bus_catch_up(c, 0, end);
     for (;;) {
-        if (zc__load_acq(&b->lease) >= since) return ZC_OK;
+        if (zc__atomic_load_acq(&b->lease) >= since) return ZC_OK;
         if (zc__mono(&c->clock) >= end) return ZC_E_BUS;
         if (c->desc.bus.wake) c->desc.bus.wake(c->desc.bus.user);
         zc__monitor_lock(&b->monitor);
@@ -5433,7 +5444,7 @@ static int zc__bus_hear(zc_cache *c, uint64_t since, uint64_t end) {
 static int zc__bus_append_to(zc__ear *ear, unsigned log, const zc_bytes *tags, size_t n,
                              bool durable) {
     zc_cache *c = ear->cache;
-    uint64_t cursor = zc__load_acq(&c->bus.cursors[log]);
+    uint64_t cursor = zc__atomic_load_acq(&c->bus.cursors[log]);
     ear->log = log;
     return c->desc.bus.append(zc__bus_user(c, log), tags, n, durable, cursor, &ear->sink);
 }
@@ -5470,8 +5481,9 @@ static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durabl
     int rc = ZC_RETRY;
     for (unsigned tries = 0; tries < 3 && rc == ZC_RETRY; tries++) {
         uint64_t since = zc__mono(&c->clock);
-        if (zc__load_rlx(&b->down) && !b->peeks && !reading) return ZC_E_BUS; /* others try */
-        if (!zc__load_acq(&b->attached)) {
+        if (zc__atomic_load_rlx(&b->down) && !b->peeks && !reading)
+            return ZC_E_BUS; /* others try */
+        if (!zc__atomic_load_acq(&b->attached)) {
             rc = reading ? zc__bus_attach(c) : zc__bus_hear(c, since, end);
             if (rc != ZC_OK) return rc;
         }
@@ -5561,11 +5573,11 @@ static void zc__bus_beat(zc_cache *c) {
  * them, by `deadline`. Without a `wait` it does not wait for another reader either. */
 static int zc__bus_round(zc_cache *c, uint64_t wait, uint64_t deadline) {
     zc__bus *b = &c->bus;
-    uint64_t heard = zc__load_rlx(&b->entries);
+    uint64_t heard = zc__atomic_load_rlx(&b->entries);
     int rc = ZC_OK;
     if (!zc__gate_enter(&b->reading, &c->clock, wait ? ZC_NEVER : 0)) return ZC_OK;
     b->deadline = deadline;
-    if (!zc__load_acq(&b->attached)) rc = zc__bus_attach(c);
+    if (!zc__atomic_load_acq(&b->attached)) rc = zc__bus_attach(c);
     if (rc == ZC_OK) rc = zc__bus_flush(c);
     bool sent = rc == ZC_OK && zc__outbox_empty(b);
     if (rc == ZC_OK) rc = zc__bus_listen(c, sent ? wait : 0);
@@ -5578,7 +5590,7 @@ static int zc__bus_round(zc_cache *c, uint64_t wait, uint64_t deadline) {
     if (beats) zc__bus_beat(c);
     if (rc == ZC_PENDING) rc = zc__bus_catch_up(c, 0, wait ? ZC_NEVER : 0);
     if (rc != ZC_OK) return rc;
-    return zc__load_rlx(&b->entries) != heard ? ZC_MORE : ZC_OK;
+    return zc__atomic_load_rlx(&b->entries) != heard ? ZC_MORE : ZC_OK;
 }
 
 #ifndef ZOOCACHE_NO_THREADS
@@ -5587,8 +5599,8 @@ ZC__THREAD_FN(zc__bus_main, arg) {
     zc__bus *b = &c->bus;
     /* A lease counts from before its read, and lasts until the end of the next: two waits. */
     uint64_t t = c->desc.max_staleness, wait = t / 3, backoff = 0, random = c->seed;
-    zc__store_rlx(&b->self, zc__self());
-    while (!zc__load_acq(&b->stop)) {
+    zc__atomic_store_rlx(&b->self, zc__self());
+    while (!zc__atomic_load_acq(&b->stop)) {
         int rc = zc__bus_round(c, wait, ZC_NEVER);
         if (rc < 0) { /* again soon, but not all nodes at once */
             backoff = backoff ? backoff * 2 : 2 * ZC_MILLISECOND;
@@ -5671,7 +5683,7 @@ static void zc__bus_end(zc_cache *c) {
 #ifndef ZOOCACHE_NO_THREADS
     if (b->runs) {
         zc__monitor_lock(&b->monitor);
-        zc__store_rel(&b->stop, 1u);
+        zc__atomic_store_rel(&b->stop, 1u);
         zc__monitor_wake(&b->monitor);
         zc__monitor_unlock(&b->monitor);
         if (c->desc.bus.wake) c->desc.bus.wake(c->desc.bus.user);
@@ -5715,11 +5727,11 @@ static int zc__bus_fork_child(zc_cache *c) {
 static void zc__bus_stats(zc_cache *c, zc_stats *st) {
     zc__bus *b = &c->bus;
     if (!b->on) return;
-    uint64_t lease = zc__load_acq(&b->lease), now = zc__mono(&c->clock);
-    st->bus_entries = zc__load_rlx(&b->entries);
-    st->bus_breaks = zc__load_rlx(&b->breaks);
-    st->bus_errors = zc__load_rlx(&b->errors);
-    st->bus_silent = zc__load_rlx(&b->silent);
+    uint64_t lease = zc__atomic_load_acq(&b->lease), now = zc__mono(&c->clock);
+    st->bus_entries = zc__atomic_load_rlx(&b->entries);
+    st->bus_breaks = zc__atomic_load_rlx(&b->breaks);
+    st->bus_errors = zc__atomic_load_rlx(&b->errors);
+    st->bus_silent = zc__atomic_load_rlx(&b->silent);
     st->bus_age = !lease ? ZC_NEVER : b->peeks || now <= lease ? 0 : now - lease;
     zc__monitor_lock(&b->out);
     st->bus_pending = zc__outbox_count(b) + b->on_the_way;
@@ -5753,7 +5765,7 @@ ZOOCACHE_API int zc_catch_up(zc_cache *cache, uint64_t token, uint64_t timeout) 
         bool there = attached && same && b->cursor >= position;
         zc__monitor_unlock(&b->apply);
         /* A token of another log: of an older one, once ours is proven to be the present one. */
-        if (there || (attached && !same && zc__load_acq(&b->lease) >= start)) return ZC_OK;
+        if (there || (attached && !same && zc__atomic_load_acq(&b->lease) >= start)) return ZC_OK;
         uint64_t now = zc__mono(&cache->clock);
         if (rc != ZC_PENDING && now >= end)
             return rc < 0 && rc != ZC_E_BUSY ? rc : ZC_E_TIMEOUT;
@@ -5796,18 +5808,18 @@ static inline void zc__bus_stats(zc_cache *c, zc_stats *st) { (void)c; (void)st;
 /* ============================================================================================
  * >>flight   Singleflight: one loader a key, however many callers wait
  *   Idea        A miss starts a flight; who comes later, follows it. Each caller has a ticket
- *               (zc_fill). A flight remembers `begin`, the `seen` before its loader ran, and that
- *               number fences it: its value is stored only if no dependency was invalidated since,
- *               if no put or del of the key came in between, and if it still has its lease.
+ *               (zc_fill). A flight remembers `begin`, the `published` before its loader ran, and
+ *               that number fences it: its value is stored only if no dependency was invalidated
+ *               since, if no put or del of the key came in between, and if it still has its lease.
  *
  *                 begin --- LEAD ---> loader ---> commit ---> DONE     the value, or RETRY
  *                    \                   \------> abandon --> FAILED   the error, or RETRY
  *                     \-- FOLLOW --> wait         lease over: LOST     RETRY    (for followers)
  *
- *   Who may have the value   At commit the value is found to be fresh up to some `seen`; or it is
- *               dead, and good up to the flight's begin alone. A follower that joined at that
- *               `seen` or before gets it, if no put or del of the key came before it joined. Else
- *               it begins again: whoever joins after an invalidation never gets what was read
+ *   Who may have the value   At commit the value is found to be fresh up to some `published`; or it
+ *               is dead, and good up to the flight's begin alone. A follower that joined at that
+ *               `published` or before gets it, if no put or del of the key came before it joined.
+ *               Else it begins again: whoever joins after an invalidation never gets what was read
  *               before it.
  *   Lease       A leader has flight_timeout. Past it, whoever comes next takes the key over: the
  *               old flight leaves the table (LOST), its late commit finds that out and is not
@@ -5841,7 +5853,7 @@ struct zc__flight {
     uint32_t state;       /* zc__flight_state */
     bool listed;          /* in the shard's table */
     bool fenced;          /* a put or del of the key came: do not store */
-    uint64_t good_up_to;  /* the result is fit for who joined at this `seen` or before */
+    uint64_t good_up_to;  /* the result is fit for who joined at this `published` or before */
     bool stale;           /* the result stands in for an error */
     int dep_error;        /* the result lacks a dependency */
     int error;            /* FAILED: what followers get; 0: begin again */
@@ -5872,7 +5884,7 @@ struct zc_fill {
     bool asked;     /* the storage had nothing, or could not be asked: a write replaces nothing */
     bool unsaved;   /* no record is written: another node has taken over, or the storage is slow */
     int dep_error; /* a dependency is missing: the value must not be stored */
-    uint64_t begin;   /* leader: the flight's, or the record's; follower: `seen` when it joined */
+    uint64_t begin; /* leader: the flight's or the record's; follower: `published` as it joined */
     uint64_t started; /* monotonic */
     zc_tag **deps, *few[4];
     size_t ndeps, deps_cap;
@@ -5905,7 +5917,7 @@ static zc__flight *zc__flight_find(const zc__shard *s, uint64_t hash, zc_bytes k
 
 /* Lists a flight. False: no memory for the first chains, or the cache is closed. */
 static bool zc__flight_list(zc_cache *c, zc__shard *s, zc__flight *f) {
-    if (zc__load_rlx(&c->closed) && !s->flights.n) return false;
+    if (zc__atomic_load_rlx(&c->closed) && !s->flights.n) return false;
     if (!zc__chains_add(&c->mem, &s->flights, &f->link)) return false;
     f->listed = true;
     if (f->lease < s->next_lease) s->next_lease = f->lease;
@@ -5925,7 +5937,7 @@ static void zc__flight_end(zc__shard *s, zc__flight *f, zc__flight_state state) 
         f->link.refs--;
         s->flights.count--;
     }
-    zc__store_rel(&f->state, (uint32_t)state);
+    zc__atomic_store_rel(&f->state, (uint32_t)state);
 }
 
 /* Wakes who waits for an ended flight, which the caller's ticket keeps alive. No lock is held.
@@ -5990,7 +6002,7 @@ static void zc__flight_let_go(zc_cache *c, zc__flight *f) {
 /* Gives a reference on a ticket back. The last one gives back what is looked at from below: its
  * flight, its dependencies, its parent. */
 static void zc__fill_let_go(zc_fill *t) {
-    for (zc_fill *parent; t && zc__sub_acqrel(&t->refs, 1u) == 1; t = parent) {
+    for (zc_fill *parent; t && zc__atomic_sub_acqrel(&t->refs, 1u) == 1; t = parent) {
         zc_cache *c = t->cache;
         parent = t->parent;
         if (t->flight) zc__flight_let_go(c, t->flight);
@@ -6268,10 +6280,10 @@ typedef struct zc__start {
 } zc__start;
 
 /* May the entry be served? ZC_OK, ZC_STALE, or ZC_MISS; counts. */
-static int zc__start_serve(zc__start *st, uint64_t seen, zc__state *state) {
+static int zc__start_serve(zc__start *st, uint64_t published, zc__state *state) {
     zc__entry *e = st->e;
     if (!e) return ZC_MISS;
-    *state = zc__entry_state(st->c, e, seen);
+    *state = zc__entry_state(st->c, e, published);
     if (st->gate != ZC_OK) {
         if (*state == ZC__FRESH && st->gate == ZC_STALE) return ZC_STALE;
         *state = *state == ZC__DEAD ? ZC__DEAD : ZC__EXPIRED;
@@ -6296,8 +6308,8 @@ static bool zc__start_lead(zc__start *st, uint64_t now, bool miss) {
     zc__flight *f = st->spare;
     uint64_t timeout = st->o->flight_timeout ? st->o->flight_timeout : st->c->desc.flight_timeout;
     f->lease = zc__add_sat(now, timeout);
-    /* Seen anew: the look may have met a version that was published after its own `seen`. */
-    f->begin = st->t->begin = zc__seen(&st->c->trie);
+    /* Read anew: the look may have met a version that was published after it began. */
+    f->begin = st->t->begin = zc__published(&st->c->trie);
     f->started = st->t->started = now;
     if (ZC__CAN_SLEEP) f->runner = zc__self();
     if (!zc__flight_list(st->c, st->s, f)) return false;
@@ -6316,12 +6328,12 @@ static bool zc__start_lead(zc__start *st, uint64_t now, bool miss) {
 static int zc__start_look(zc__start *st) {
     zc_cache *c = st->c;
     zc__shard *s = st->s;
-    uint64_t seen = zc__seen(&c->trie), now = 0;
+    uint64_t published = zc__published(&c->trie), now = 0;
     zc__state state = ZC__DEAD;
     st->refresh = false;
     st->e = zc__shard_find(s, st->hash, st->key);
     st->f = s->flights.count ? zc__flight_find(s, st->hash, st->key) : NULL;
-    int rc = zc__start_serve(st, seen, &state);
+    int rc = zc__start_serve(st, published, &state);
     if (st->f || st->t) now = zc__mono(&c->clock);
     bool overdue = st->f && now >= st->f->lease;
     if (st->no_memory || (st->f && !overdue)) st->refresh = false; /* somebody is at it already */
@@ -6349,7 +6361,7 @@ static int zc__start_look(zc__start *st) {
     if (st->t->leader) return ZC_LEAD;
     st->t->flight = st->f;
     st->t->unfenced = !st->f->fenced;
-    st->t->begin = seen;
+    st->t->begin = published;
     /* While the bus is silent, what kills the value may not have been heard since the loader ran: a
      * flight that is older than T is waited for, but its result is not fit for who joins now. */
     if (st->gate != ZC_OK && !zc__bus_holds(c, st->f->started)) st->t->begin = UINT64_MAX;
@@ -6360,7 +6372,8 @@ static int zc__start_look(zc__start *st) {
 static bool zc__is_recursive(const zc_fill *parent, uint64_t hash, zc_bytes key) {
     for (; parent; parent = parent->parent) {
         const zc__flight *f = parent->flight;
-        if (zc__flight_is(f, hash, key) && zc__load_acq(&f->state) == ZC__RUNNING) return true;
+        if (zc__flight_is(f, hash, key) && zc__atomic_load_acq(&f->state) == ZC__RUNNING)
+            return true;
     }
     return false;
 }
@@ -6403,7 +6416,7 @@ static int zc__begin_gated(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, in
         } else if (st.t) {
             *fill = st.t;
             if (o->parent && !st.refresh) { /* for which nobody waits */
-                (void)zc__add_rlx(&o->parent->refs, 1u);
+                (void)zc__atomic_add_rlx(&o->parent->refs, 1u);
                 st.t->parent = o->parent;
             }
         }
@@ -6464,7 +6477,8 @@ static int zc__flight_sleep(zc_fill *t, uint64_t timeout) {
     uint64_t now = zc__mono(&c->clock), until = zc__add_sat(now, timeout);
     if (f->lease < until) until = f->lease;
     zc__monitor_lock(&f->monitor);
-    for (; zc__load_acq(&f->state) == ZC__RUNNING && now < until; now = zc__mono(&c->clock)) {
+    for (; zc__atomic_load_acq(&f->state) == ZC__RUNNING && now < until;
+         now = zc__mono(&c->clock)) {
         /* A clock of the user's own does not tell when it will have moved on: look often. */
         uint64_t slice = c->clock.version ? 5 * ZC_MILLISECOND : until - now;
         zc__monitor_sleep(&f->monitor, slice);
@@ -6477,7 +6491,7 @@ static int zc__flight_sleep(zc_fill *t, uint64_t timeout) {
 /* The outcome for a follower; ZC_PENDING while there is none. Does not consume the ticket. */
 static int zc__outcome(zc_fill *t, zc_view *view) {
     zc__flight *f = t->flight;
-    switch (zc__load_acq(&f->state)) {
+    switch (zc__atomic_load_acq(&f->state)) {
     case ZC__RUNNING: return zc__mono(&t->cache->clock) >= f->lease ? ZC_RETRY : ZC_PENDING;
     case ZC__LOST: return ZC_RETRY;
     case ZC__DONE:
@@ -6588,28 +6602,29 @@ static inline bool zc__keeps_versions(const zc_cache *c) {
 /* The breaker is closed, then open, then closed: each is an episode, and a call belongs to the one
  * that it began in. */
 static inline uint32_t zc__store_episode(const zc_cache *c) {
-    return zc__load_acq(&c->store_episode);
+    return zc__atomic_load_acq(&c->store_episode);
 }
 static inline bool zc__store_is_open(const zc_cache *c) { return zc__store_episode(c) & 1; }
 
 /* Half of the pause is drawn, so that not all nodes come back at once. */
 static void zc__store_pause(zc_cache *c, uint64_t pause) {
     uint64_t now = zc__mono(&c->clock), random = now ^ c->seed;
-    zc__store_rlx(&c->store_pause, pause);
-    zc__store_rlx(&c->store_retry, now + pause / 2 + zc__random(&random) % (pause / 2));
+    zc__atomic_store_rlx(&c->store_pause, pause);
+    zc__atomic_store_rlx(&c->store_retry, now + pause / 2 + zc__random(&random) % (pause / 2));
 }
 
 /* What a call of the storage tells about its health. Of those that fail together the first opens
  * the breaker; the others, and all that began before it was closed again, have nothing to add. */
 static int zc__store_told(zc_cache *c, uint32_t episode, int rc) {
     bool lost = rc == ZC_E_TIMEOUT, bad = lost || rc == ZC_E_STORE || rc == ZC_E_BUS;
-    if (rc >= 0 && zc__load_rlx(&c->store_failures)) zc__store_rlx(&c->store_failures, 0u);
+    if (rc >= 0 && zc__atomic_load_rlx(&c->store_failures))
+        zc__atomic_store_rlx(&c->store_failures, 0u);
     if (!bad || episode & 1 || episode != zc__store_episode(c)) return rc;
-    uint32_t n = zc__add_rlx(&c->store_failures, 1u) + 1;
+    uint32_t n = zc__atomic_add_rlx(&c->store_failures, 1u) + 1;
     if (!lost && n < ZC__BREAKER_FAILURES) return rc;
     zc__store_pause(c, ZC__BREAKER_LEAST);
-    if (zc__cas(&c->store_episode, &episode, episode + 1))
-        zc__store_rlx(&c->store_fault, (int32_t)rc);
+    if (zc__atomic_cas(&c->store_episode, &episode, episode + 1))
+        zc__atomic_store_rlx(&c->store_fault, (int32_t)rc);
     return rc;
 }
 
@@ -6629,10 +6644,11 @@ static void zc__store_say(zc_cache *c) {
 /* Tries a storage that was spared: housekeeping alone does, one thread at a time. */
 static void zc__store_try(zc_cache *c, uint64_t deadline) {
     zc_sink sink;
-    uint64_t retry = zc__load_rlx(&c->store_retry), pause = zc__load_rlx(&c->store_pause);
+    uint64_t retry = zc__atomic_load_rlx(&c->store_retry),
+             pause = zc__atomic_load_rlx(&c->store_pause);
     zc__store_say(c);
     if (!zc__store_is_open(c) || zc__mono(&c->clock) < retry) return;
-    if (!zc__cas(&c->store_retry, &retry, ZC_NEVER)) return;
+    if (!zc__atomic_cas(&c->store_retry, &retry, ZC_NEVER)) return;
     zc__sink_init(&sink, c);
     sink.until = deadline;
     int rc = c->desc.store.get(c->desc.store.user, zc_slice("", 0), &sink);
@@ -6641,8 +6657,8 @@ static void zc__store_try(zc_cache *c, uint64_t deadline) {
         zc__store_pause(c, pause < ZC__BREAKER_MOST / 2 ? pause * 2 : ZC__BREAKER_MOST);
         return;
     }
-    zc__store_rlx(&c->store_failures, 0u);
-    zc__store_rel(&c->store_episode, zc__store_episode(c) + 1);
+    zc__atomic_store_rlx(&c->store_failures, 0u);
+    zc__atomic_store_rel(&c->store_episode, zc__store_episode(c) + 1);
 }
 #else
 static inline uint32_t zc__store_episode(const zc_cache *c) { (void)c; return 0; }
@@ -6690,7 +6706,7 @@ static int zc__store_learn(zc_cache *c, zc_tag *leaf) {
     if (!st->tag_get) return ZC_OK;
     size_t len = zc__tag_text(leaf, text);
     for (zc_tag *p = leaf; p->parent; p = p->parent) {
-        if (!zc__load_acq(&p->learned)) {
+        if (!zc__atomic_load_acq(&p->learned)) {
             nodes[n] = p;
             versions[n] = 0;
             paths[n++] = zc_slice(text, len);
@@ -6797,7 +6813,7 @@ static int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, s
     bool ours = b->attached && r->generation == b->identity && sum >= b->trusted;
     bool known = zc__bus_place(b, mark, which, &position);
     *begin = zc__bus_local(b, known ? position : b->cursor);
-    uint64_t untold = zc__load_acq(&b->untold);
+    uint64_t untold = zc__atomic_load_acq(&b->untold);
     if (untold && untold < *begin) *begin = untold; /* N3 */
     zc__monitor_unlock(&b->apply);
     if (!ours) return ZC_MISS;
@@ -6860,12 +6876,12 @@ static int zc__store_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps,
     int rc = ZC_OK;
     *begin = r->begin;
     if (zc__bus_on(c)) rc = zc__bus_judge(c, r, deps, ndeps, begin);
-    else if (r->generation != c->generation || *begin > zc__seen(&c->trie)) return ZC_MISS;
+    else if (r->generation != c->generation || *begin > zc__published(&c->trie)) return ZC_MISS;
     for (size_t i = 0; i < ndeps && zc__keeps_versions(c) && rc == ZC_OK; i++)
         rc = zc__store_learn(c, deps[i]);
     bool told = rc == ZC_MISS || rc == ZC_E_CORRUPT || zc__store_was_slow(rc);
     if (rc != ZC_OK) return told ? rc : ZC_E_STORE;
-    if (*begin < zc__load_acq(&c->trusted)) return ZC_MISS;
+    if (*begin < zc__atomic_load_acq(&c->trusted)) return ZC_MISS;
     return zc__trie_killer(&c->trie, deps, ndeps, *begin) ? ZC_MISS : ZC_OK;
 }
 
@@ -7086,8 +7102,9 @@ static void zc__store_distrust(zc_cache *c) {
     }
     uint64_t v = zc__trie_stamp(&c->trie, NULL, 0, 0);
     zc_bytes root = zc_slice("", 0);
-    zc__raise64(&c->trusted, v);
-    if (zc__keeps_versions(c) && st->tag_put(st->user, &root, 1, v) >= 0) zc__raise64(&c->kept, v);
+    zc__atomic_raise(&c->trusted, v);
+    if (zc__keeps_versions(c) && st->tag_put(st->user, &root, 1, v) >= 0)
+        zc__atomic_raise(&c->kept, v);
 }
 
 /* Deletes a record; if that fails, or the storage was spared (ZC_PENDING), trusts none. It is the
@@ -7119,7 +7136,7 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     r.begin = e->begin;
     uint64_t end = e->expires;
     zc__spin_unlock(&s->lock);
-    uint64_t kept = zc__load_acq(&c->kept);
+    uint64_t kept = zc__atomic_load_acq(&c->kept);
     if (zc__keeps_versions(c) && r.begin > kept) r.begin = kept;
     uint32_t episode = zc__store_episode(c);
     if (e->flags & ZC__OBJECT || episode & 1 ||
@@ -7168,7 +7185,7 @@ static int zc__store_stamp(zc_cache *c, const zc_bytes *tags, size_t n, uint64_t
     if (!st->tag_put) return ZC_OK;
     int rc = st->tag_put(st->user, tags, n, version);
     if (rc >= 0) {
-        zc__raise64(&c->kept, version);
+        zc__atomic_raise(&c->kept, version);
         return ZC_OK;
     }
     zc__store_fault(c, tags[0], rc);
@@ -7291,7 +7308,7 @@ static void zc__behind_forget(zc_cache *c, const zc_bytes *key, zc__entry **spen
         if (e && key && !zc__entry_is(e, *key)) e = NULL;
         if (e) *at = NULL;
         zc__spin_unlock(&c->behind_lock);
-        if (!e || zc__sub_acqrel(&e->refs, 1u) != 1) continue;
+        if (!e || zc__atomic_sub_acqrel(&e->refs, 1u) != 1) continue;
         e->next = *spent;
         *spent = e;
     }
@@ -7493,12 +7510,12 @@ static int zc__fail(zc_fill *t, int error, zc_view *view) {
     int rc = error;
     bool ended = false;
     zc__entry *stand_in = error < 0 ? f->fallback : NULL;
-    uint64_t seen = zc__seen(&c->trie), now = stand_in ? zc__now(c) : 0;
+    uint64_t published = zc__published(&c->trie), now = stand_in ? zc__now(c) : 0;
     zc__spin_lock(&s->lock);
     if (stand_in) {
-        bool dead = zc__entry_state(c, stand_in, seen) == ZC__DEAD;
+        bool dead = zc__entry_state(c, stand_in, published) == ZC__DEAD;
         if (now >= zc__entry_end(stand_in) || (dead && !t->serve_invalidated)) stand_in = NULL;
-        f->good_up_to = stand_in && !dead ? seen : 0;
+        f->good_up_to = stand_in && !dead ? published : 0;
     }
     if (f->state == ZC__RUNNING) {
         ended = true;
@@ -7534,7 +7551,7 @@ static int zc__fail(zc_fill *t, int error, zc_view *view) {
 
 /* Puts e into the table, making room elsewhere if need be, while `allowed` (may be NULL) may store.
  * Returns with the lock held: ZC_OK, ZC_REFUSED, ZC_E_NOMEM. */
-static int zc__store_entry(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t hash,
+static int zc__table_admit(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t hash,
                            const zc__flight *allowed, zc__entry **garbage) {
     for (unsigned tries = 0;; tries++) {
         zc__spin_lock(&s->lock);
@@ -7575,14 +7592,14 @@ static int zc__commit(zc_fill *t, zc_view *view) {
     zc_cache *c = t->cache;
     zc__flight *f = t->flight;
     zc__shard *s = f->shard;
-    uint64_t elapsed = zc__mono(&c->clock) - t->started, seen = zc__seen(&c->trie);
+    uint64_t elapsed = zc__mono(&c->clock) - t->started, published = zc__published(&c->trie);
     zc__entry *garbage = NULL;
     if (!t->has_value) return zc__fail(t, ZC_E_LOADER, view);
     if (!t->dep_error) (void)zc__fill_settle(t);
     if (t->dep_error && t->parent) t->parent->dep_error = t->dep_error;
     bool fresh = !zc__trie_killer(&c->trie, t->deps, t->ndeps, t->begin);
     zc__entry *e = zc__fill_entry(t, zc__flight_key(f), zc_slice(t->value.ptr, t->value.size),
-                                  fresh ? seen : t->begin, elapsed);
+                                  fresh ? published : t->begin, elapsed);
     if (!e) return zc__fail(t, ZC_E_NOMEM, view);
     bool fits = zc__entry_cost(e) <= c->desc.max_entry_bytes;
     bool store = fresh && fits && !t->no_store && !t->dep_error;
@@ -7590,7 +7607,7 @@ static int zc__commit(zc_fill *t, zc_view *view) {
 
     zc__writer w;
     int put = ZC_REFUSED;
-    if (store) put = zc__store_entry(c, s, e, f->hash, f, &garbage);
+    if (store) put = zc__table_admit(c, s, e, f->hash, f, &garbage);
     else zc__spin_lock(&s->lock);
     bool late = !f->listed || f->fenced, ended = f->state == ZC__RUNNING;
     zc__entry_pin(e); /* ours, until the end of this function */
@@ -7599,7 +7616,7 @@ static int zc__commit(zc_fill *t, zc_view *view) {
     if (ended) {
         zc__entry_pin(e);
         f->result = e;
-        f->good_up_to = fresh ? seen : f->begin;
+        f->good_up_to = fresh ? published : f->begin;
         f->dep_error = t->dep_error;
         zc__flight_end(s, f, ZC__DONE);
     }
@@ -7662,7 +7679,7 @@ static int zc__get_through(zc_cache *c, zc_bytes key, zc_view *view) {
             return ZC_E_NOMEM;
         }
         t->flight->link.refs = 1;
-        t->flight->begin = t->begin = zc__seen(&c->trie);
+        t->flight->begin = t->begin = zc__published(&c->trie);
         t->started = zc__mono(&c->clock);
     }
     if (rc == ZC_OK || rc == ZC_STALE) { /* a refresh is for zc_fetch */
@@ -7677,11 +7694,11 @@ static int zc__get_through(zc_cache *c, zc_bytes key, zc_view *view) {
 /* What a look-up in the table gives, with the shard locked: *e is the entry, if it may be
  * served. */
 static inline int zc__look(zc_cache *c, zc__shard *s, uint64_t hash, zc_bytes key, zc__entry **e) {
-    uint64_t seen = zc__seen(&c->trie);
+    uint64_t published = zc__published(&c->trie);
     *e = zc__table_find(s, hash, key);
     zc__state state = ZC__DEAD;
     if (ZC__LIKELY(*e != NULL)) {
-        state = zc__entry_state(c, *e, seen);
+        state = zc__entry_state(c, *e, published);
         if (state <= ZC__SOFT) {
             zc__entry_touch(c, *e);
             s->hits++;
@@ -7795,8 +7812,8 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
     /* Plain bytes without a deadline, known to be fresh: few instructions behind the loads, so that
      * the loads of the next call are under way as well. */
     e = zc__table_find(s, hash, key);
-    if (ZC__LIKELY(e && !e->flags && e->begin >= zc__seen(&cache->trie) && e->value_len <= cap &&
-                   e->value_len <= ZC__COPY_LOCKED)) {
+    if (ZC__LIKELY(e && !e->flags && e->begin >= zc__published(&cache->trie) &&
+                   e->value_len <= cap && e->value_len <= ZC__COPY_LOCKED)) {
         size_t n = e->value_len;
         if (ZC__UNLIKELY(e->hits < ZC__HITS_MAX)) e->hits++;
         s->hits++;
@@ -7967,22 +7984,22 @@ ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
  * takes. */
 static int zc__put(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin) {
     zc_cache *c = t->cache;
-    uint64_t seen = zc__seen(&c->trie), hash = zc__hash(key, c->seed);
+    uint64_t published = zc__published(&c->trie), hash = zc__hash(key, c->seed);
     zc__shard *s = zc__shard_of(c, hash);
     zc__entry *garbage = NULL;
     zc__put_prefetch(s, hash);
     int rc = zc__fill_static_deps(t, &t->put);
     if (rc == ZC_OK) rc = zc__fill_settle(t);
     if (rc != ZC_OK) return rc;
-    if (begin > seen) return ZC_E_INVAL;
-    bool dead = begin && begin < seen && zc__trie_killer(&c->trie, t->deps, t->ndeps, begin);
-    zc__entry *e = zc__fill_entry(t, key, value, seen, 0);
+    if (begin > published) return ZC_E_INVAL;
+    bool dead = begin && begin < published && zc__trie_killer(&c->trie, t->deps, t->ndeps, begin);
+    zc__entry *e = zc__fill_entry(t, key, value, published, 0);
     if (!e) return ZC_E_NOMEM;
     if (dead || zc__entry_cost(e) > c->desc.max_entry_bytes) {
         rc = ZC_REFUSED;
     } else {
         zc__writer w;
-        rc = zc__store_entry(c, s, e, hash, NULL, &garbage);
+        rc = zc__table_admit(c, s, e, hash, NULL, &garbage);
         bool through = rc == ZC_OK && zc__has_store(c);
         if (rc == ZC_OK) zc__fence(s, hash, key);
         if (through) {
@@ -8032,7 +8049,7 @@ ZOOCACHE_API int zc_put(zc_cache *cache, zc_bytes key, zc_bytes value, const zc_
     return rc;
 }
 
-ZOOCACHE_API uint64_t zc_begin(zc_cache *cache) { return cache ? zc__seen(&cache->trie) : 0; }
+ZOOCACHE_API uint64_t zc_begin(zc_cache *cache) { return cache ? zc__published(&cache->trie) : 0; }
 
 /* ---- fill ---- */
 
@@ -8365,10 +8382,10 @@ ZOOCACHE_API int zc_tag_version(zc_cache *cache, zc_bytes tag, uint64_t *version
     if (cache->desc.store.tag_get && !zc__bus_on(cache)) { /* only a node can be asked about */
         rc = zc__tag_get(cache, tag, false, &n);
         if (rc == ZC_OK && zc__store_learn(cache, n) != ZC_OK) rc = ZC_E_STORE;
-        if (rc == ZC_OK) *version = zc__load_acq(&n->version);
+        if (rc == ZC_OK) *version = zc__atomic_load_acq(&n->version);
     } else {
         n = zc__tag_deepest(&cache->trie, &path);
-        *version = zc__load_acq(n->depth == path.depth ? &n->version : &n->floor);
+        *version = zc__atomic_load_acq(n->depth == path.depth ? &n->version : &n->floor);
     }
     if (n) zc__tag_unref(&cache->trie, n);
     return rc;
@@ -8447,15 +8464,15 @@ static bool zc__expire_some(zc_cache *c, zc__link **late) {
 }
 
 /* Sweeps a few buckets of the first shard, from where the last step ended, that has something to
- * sweep: what was dead at `seen`, or is over at `now`. False: there is none. */
-static bool zc__sweep_some(zc_cache *c, uint64_t now, uint64_t seen, zc__entry **garbage) {
+ * sweep: what was dead at `published`, or is over at `now`. False: there is none. */
+static bool zc__sweep_some(zc_cache *c, uint64_t now, uint64_t published, zc__entry **garbage) {
     for (uint32_t i = 0; i < c->nshards; i++) {
         zc__shard *s = &c->shards[c->sweep_shard];
         zc__spin_lock(&s->lock);
         if (!s->count) s->cursor = 0;
         bool idle = !zc__shard_untidy(s) &&
                     (!s->count || (s->cursor == 0 && now < s->next_expiry &&
-                                   (s->swept >= seen || now < s->next_sweep)));
+                                   (s->swept >= published || now < s->next_sweep)));
         bool over = idle || zc__shard_sweep(c, s, 8, now, garbage);
         zc__spin_unlock(&s->lock);
         if (over) c->sweep_shard = (c->sweep_shard + 1) & (c->nshards - 1);
@@ -8469,8 +8486,9 @@ static bool zc__sweep_some(zc_cache *c, uint64_t now, uint64_t seen, zc__entry *
  * gone. False: none is due. */
 static bool zc__prune_some(zc_cache *c) {
     zc__trie *t = &c->trie;
-    uint64_t now_s = zc__load_rlx(&t->now_s), age_s = c->desc.prune_after / ZC_SECOND;
-    if (!zc__load_rlx(&t->idle) || age_s > now_s || now_s - age_s < t->prune_due) return false;
+    uint64_t now_s = zc__atomic_load_rlx(&t->now_s), age_s = c->desc.prune_after / ZC_SECOND;
+    if (!zc__atomic_load_rlx(&t->idle) || age_s > now_s || now_s - age_s < t->prune_due)
+        return false;
     if (!t->prune_at && !t->prune_stripe) t->prune_next = now_s;
     if (zc__stripe_sweep(t, &t->stripes[t->prune_stripe], &t->prune_at, 16, now_s - age_s,
                          &t->prune_next))
@@ -8507,7 +8525,7 @@ static void zc__walk(zc_cache *c) {
 /* A step of giving memory back. False: there is nothing to do, or sweeping will tell. */
 static bool zc__slabs_keep(zc_cache *c) {
     zc__slabs *s = c->mem.slabs;
-    uint64_t now_s = zc__load_rlx(&c->trie.now_s);
+    uint64_t now_s = zc__atomic_load_rlx(&c->trie.now_s);
     if (!s) return false;
     if (zc__slabs_drop(s)) return true;
     if (s->walking) {
@@ -8535,7 +8553,7 @@ static bool zc__refresh_one(zc_cache *c) {
 /* Rounds until the budget is used up, in each of which every duty has its turn, for one small step,
  * however much another has to do. ZC_MORE: work remains. */
 static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool polled) {
-    uint64_t now = zc__now(c), seen = zc__seen(&c->trie);
+    uint64_t now = zc__now(c), published = zc__published(&c->trie);
     uint64_t deadline = zc__add_sat(zc__mono(&c->clock), zc__mul_sat(budget_us, 1000));
     bool more, first = true, behind = false;
     do {
@@ -8546,7 +8564,7 @@ static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool polled) {
         more = zc__has_store(c) && zc__store_keep(c, deadline);
         if (zc__spin_trylock(&c->house)) { /* else somebody is at it */
             more = zc__expire_some(c, &late) || more;
-            more = zc__sweep_some(c, now, seen, &garbage) || more;
+            more = zc__sweep_some(c, now, published, &garbage) || more;
             more = zc__prune_some(c) || more;
             more = zc__slabs_keep(c) || more;
             zc__spin_end(&c->house);
@@ -8571,14 +8589,15 @@ ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
  * writing behind: that is mostly waiting for the storage. */
 ZC__THREAD_FN(zc__keeper_main, arg) {
     zc_cache *c = (zc_cache *)arg;
-    while (!zc__load_acq(&c->stop)) {
+    while (!zc__atomic_load_acq(&c->stop)) {
         bool more = zc__keep_house(c, 2000, false) == ZC_MORE;
         uint64_t pause = (more ? 8 : 100) * ZC_MILLISECOND, now = zc__mono(&c->clock);
         uint64_t end = now + pause;
-        while (now < end && !zc__load_acq(&c->stop) && zc__has_store(c) && zc__store_keep(c, end))
+        while (now < end && !zc__atomic_load_acq(&c->stop) && zc__has_store(c) &&
+               zc__store_keep(c, end))
             now = zc__mono(&c->clock);
         zc__monitor_lock(&c->keeper);
-        if (now < end && !zc__load_acq(&c->stop)) zc__monitor_sleep(&c->keeper, end - now);
+        if (now < end && !zc__atomic_load_acq(&c->stop)) zc__monitor_sleep(&c->keeper, end - now);
         zc__monitor_unlock(&c->keeper);
     }
     return ZC__THREAD_RESULT;
@@ -8603,10 +8622,10 @@ static bool zc__refreshes_wait(zc_cache *c) {
 
 ZC__THREAD_FN(zc__refresher_main, arg) {
     zc_cache *c = (zc_cache *)arg;
-    while (!zc__load_acq(&c->stop)) {
+    while (!zc__atomic_load_acq(&c->stop)) {
         if (zc__refresh_one(c)) continue;
         zc__monitor_lock(&c->refresher);
-        if (!zc__load_acq(&c->stop) && !zc__refreshes_wait(c))
+        if (!zc__atomic_load_acq(&c->stop) && !zc__refreshes_wait(c))
             zc__monitor_sleep(&c->refresher, zc__refresh_pause(c));
         zc__monitor_unlock(&c->refresher);
     }
@@ -8616,7 +8635,7 @@ ZC__THREAD_FN(zc__refresher_main, arg) {
 /* The monitors are those of `threads`, which holds room for all that run. */
 static void zc__threads_end(zc_cache *c) {
     if (!c->threads) return;
-    zc__store_rel(&c->stop, 1u);
+    zc__atomic_store_rel(&c->stop, 1u);
     zc__wake_all(&c->keeper);
     zc__wake_all(&c->refresher);
     while (c->nthreads) zc__thread_join(c->threads[--c->nthreads]);
@@ -8813,7 +8832,7 @@ static int zc__shards_make(zc_cache *c) {
         c->nshards = i + 1;
         s->random = c->seed + i;
         s->next_expiry = s->sweep_expiry = s->next_lease = s->lease_found = ZC_NEVER;
-        s->swept = zc__seen(&c->trie);
+        s->swept = zc__published(&c->trie);
         if (!zc__shard_reserve(c, s)) return ZC_E_NOMEM;
     }
     return ZC_OK;
@@ -8875,7 +8894,7 @@ static void zc__shard_close(zc_cache *c, zc__shard *s) {
 /* Ends everything but the memory that late tickets and pins still need. Flights end first: the
  * thread of a refresh may be waiting for one. */
 static void zc__close(zc_cache *c) {
-    zc__store_rlx(&c->closed, 1u);
+    zc__atomic_store_rlx(&c->closed, 1u);
     for (uint32_t i = 0; i < c->nshards; i++) zc__shard_close(c, &c->shards[i]);
     zc__threads_end(c);
     for (zc_fill *t; (t = zc__next_refresh(c)) != NULL;) (void)zc__fail(t, ZC_E_CLOSED, NULL);
@@ -8884,7 +8903,7 @@ static void zc__close(zc_cache *c) {
     zc__bus_end(c);
     if (zc__has_store(c) && c->desc.store.close) c->desc.store.close(c->desc.store.user);
     if (c->desc.bus.version && c->desc.bus.close) c->desc.bus.close(c->desc.bus.user);
-    zc__store_rlx(&c->closed, 2u);
+    zc__atomic_store_rlx(&c->closed, 2u);
     while (zc__drop_one(c)) {}
     zc__cache_let_go(c);
 }
@@ -8906,9 +8925,9 @@ static int zc__setup(zc_cache *c) {
             return ZC_E_STORE;
         if (latest > ZC__VERSION_MAX || version > ZC__VERSION_MAX) return ZC_E_CORRUPT;
         c->trie.has_store = true;
-        zc__raise64(&c->trie.seen, latest);
+        zc__atomic_raise(&c->trie.published, latest);
         c->kept = latest;
-        zc__raise64(&c->hlc.last, latest);
+        zc__atomic_raise(&c->hlc.last, latest);
         zc__trie_learn(&c->trie, &c->trie.root, version);
     } else if (st->version && st->clear(st->user) < 0) {
         return ZC_E_STORE;
@@ -8975,7 +8994,7 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
     if (!cache) return;
     out->memory = sizeof *cache + ZC__LINE + cache->raw_shards_size;
     out->memory += zc__slabs_slack(cache->mem.slabs);
-    out->memory += zc__load_rlx(&cache->mem.heavy_size);
+    out->memory += zc__atomic_load_rlx(&cache->mem.heavy_size);
     for (uint32_t i = 0; i < cache->nshards; i++) {
         zc__shard *s = &cache->shards[i];
         zc__spin_lock(&s->lock);
@@ -9004,29 +9023,29 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
     zc__spin_lock(&t->writer);
     out->invalidations = t->invalidations;
     zc__spin_unlock(&t->writer);
-    out->tags = (size_t)zc__load_rlx(&t->tags);
-    uint64_t idle = zc__load_rlx(&t->idle);
+    out->tags = (size_t)zc__atomic_load_rlx(&t->tags);
+    uint64_t idle = zc__atomic_load_rlx(&t->idle);
     out->tags_idle = idle > UINT64_MAX / 2 ? 0 : (size_t)idle; /* it may dip below 0 for a moment */
-    out->tag_bytes += (size_t)zc__load_rlx(&t->bytes);
+    out->tag_bytes += (size_t)zc__atomic_load_rlx(&t->bytes);
     out->memory += out->tag_bytes;
-    out->tags_pruned = zc__load_rlx(&t->pruned);
-    out->clock_refused = zc__load_rlx(&cache->hlc.refused);
-    out->hits_store = zc__load_rlx(&cache->hits_store);
-    out->refused = zc__load_rlx(&cache->refused);
-    out->fills = zc__load_rlx(&cache->fills);
-    out->fill_errors = zc__load_rlx(&cache->fill_errors);
-    out->fills_late = zc__load_rlx(&cache->fills_late);
-    out->waits = zc__load_rlx(&cache->waits);
-    out->refreshes = zc__load_rlx(&cache->refreshes);
-    out->load_ns = zc__load_rlx(&cache->load_ns);
+    out->tags_pruned = zc__atomic_load_rlx(&t->pruned);
+    out->clock_refused = zc__atomic_load_rlx(&cache->hlc.refused);
+    out->hits_store = zc__atomic_load_rlx(&cache->hits_store);
+    out->refused = zc__atomic_load_rlx(&cache->refused);
+    out->fills = zc__atomic_load_rlx(&cache->fills);
+    out->fill_errors = zc__atomic_load_rlx(&cache->fill_errors);
+    out->fills_late = zc__atomic_load_rlx(&cache->fills_late);
+    out->waits = zc__atomic_load_rlx(&cache->waits);
+    out->refreshes = zc__atomic_load_rlx(&cache->refreshes);
+    out->load_ns = zc__atomic_load_rlx(&cache->load_ns);
     for (unsigned i = 0; i < ZC_LOAD_BUCKETS; i++)
-        out->load_histogram[i] = zc__load_rlx(&cache->load_histogram[i]);
-    out->store_errors = zc__load_rlx(&cache->store_errors);
-    out->store_corrupt = zc__load_rlx(&cache->store_corrupt);
-    out->store_skipped = zc__load_rlx(&cache->store_skipped);
+        out->load_histogram[i] = zc__atomic_load_rlx(&cache->load_histogram[i]);
+    out->store_errors = zc__atomic_load_rlx(&cache->store_errors);
+    out->store_corrupt = zc__atomic_load_rlx(&cache->store_corrupt);
+    out->store_skipped = zc__atomic_load_rlx(&cache->store_skipped);
     out->store_open = zc__store_is_open(cache);
     zc__bus_stats(cache, out);
-    out->store_stale = zc__load_rlx(&cache->store_stale);
+    out->store_stale = zc__atomic_load_rlx(&cache->store_stale);
 }
 
 ZOOCACHE_API const char *zc_cause_name(int cause) {
@@ -9188,10 +9207,10 @@ ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out) 
         out->begin = e->begin;
         out->bytes = zc__entry_cost(e);
         out->deps = e->ndeps;
-        out->pins = zc__load_rlx(&e->refs) - 1;
+        out->pins = zc__atomic_load_rlx(&e->refs) - 1;
         out->invalidated = killer != NULL;
         if (killer) {
-            out->killed_at = zc__load_acq(&killer->version);
+            out->killed_at = zc__atomic_load_acq(&killer->version);
             out->killer[zc__tag_text(killer, out->killer)] = '\0';
         }
         if (!out->expired && !killer)
@@ -9223,7 +9242,7 @@ static const char *zc__check_buckets(const zc_cache *c, const zc__shard *s, cons
             if (zc__shard_of(c, hash) != s) return "B1: shard";
             if (zc__table_of(s, hash) != t) return "B6";
             if (zc__table_find(s, hash, zc__entry_key(e)) != e) return "B1";
-            if (e->begin > zc__seen(&c->trie)) return "T1: begin";
+            if (e->begin > zc__published(&c->trie)) return "T1: begin";
             passed += (i + t->nbuckets - zc__home_of(hash, t->nbuckets)) % t->nbuckets;
             count++;
         }
@@ -9347,7 +9366,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *   Invariants  L1 records, uses and lru have the same H; ends has those that end
  *               L2 the log has all positions from its first to the tail
  *               L3 every tag of an entry has a position >= that entry's, or the floor is
- *               L4 `seen` is never above the transaction that `tail` was read in, or after
+ *               L4 `published` is never above the transaction that `tail` was read in, or after
  *   Locking     One writer at a time: `gate` in a process, byte 0 after the text of path/zoocache
  *               among processes (Linux; elsewhere LMDB's own lock does it alone). A killed holder's
  *               is released by the system; behind one that is stopped (SIGSTOP) each call gets
@@ -9508,7 +9527,9 @@ static int zc__lmdb_refused(const zc__lmdb *db, const char *what) {
     return e == ENOSPC || e == EDQUOT ? ZC_E_FULL : ZC_E_STORE;
 }
 
-static inline bool zc__lmdb_usable(zc__lmdb *db) { return db->env && !zc__load_rlx(&db->lost); }
+static inline bool zc__lmdb_usable(zc__lmdb *db) {
+    return db->env && !zc__atomic_load_rlx(&db->lost);
+}
 
 static inline MDB_val zc__lmdb_val(const void *p, size_t n) {
     MDB_val v;
@@ -9678,8 +9699,8 @@ static int zc__lmdb_load(MDB_txn *txn, uint64_t meta[ZC__LMDB_META]) {
 /* Remembers the tail as this transaction sees it. The transaction is named by its own id: the
  * file's last may be ahead of what a reader gets. The tail first: L4. */
 static void zc__lmdb_saw(zc__lmdb *db, MDB_txn *txn, uint64_t tail) {
-    zc__raise64(&db->tail, tail);
-    zc__raise64(&db->seen, mdb_txn_id(txn));
+    zc__atomic_raise(&db->tail, tail);
+    zc__atomic_raise(&db->seen, mdb_txn_id(txn));
 }
 
 /* A read transaction and the numbers as it sees them. */
@@ -9721,7 +9742,7 @@ static zc__lmdb_note *zc__lmdb_noted(zc__lmdb *db, const zc__lmdb_note *n,
 static bool zc__lmdb_worth_noting(zc__lmdb *db, const zc__lmdb_note *n) {
     bool room = false;
     for (size_t i = 0; i < ZC__LMDB_PROBES; i++) {
-        uint64_t at = zc__load_rlx(&zc__lmdb_place(db, n, i)->h[0]);
+        uint64_t at = zc__atomic_load_rlx(&zc__lmdb_place(db, n, i)->h[0]);
         if (at == n->h[0]) return false;
         room |= at == 0;
     }
@@ -9738,7 +9759,7 @@ static bool zc__lmdb_note_use(zc__lmdb *db, const zc__lmdb_note *n) {
     for (size_t i = 0; i < ZC__LMDB_PROBES && !to; i++)
         if (!zc__lmdb_place(db, n, i)->end) to = zc__lmdb_place(db, n, i);
     if (to && !(zc__lmdb_note_is(to, n) && to->end >= n->end)) {
-        zc__store_rlx(&to->h[0], n->h[0]);
+        zc__atomic_store_rlx(&to->h[0], n->h[0]);
         to->h[1] = n->h[1];
         to->end = n->end;
     }
@@ -9762,7 +9783,7 @@ static void zc__lmdb_forget(zc__lmdb *db, const zc__lmdb_note *n, size_t count) 
     for (size_t i = 0; i < count; i++) {
         zc__lmdb_note *at = zc__lmdb_noted(db, &n[i], &n[i]);
         if (!at || at->end > n[i].end) continue;
-        zc__store_rlx(&at->h[0], (uint64_t)0);
+        zc__atomic_store_rlx(&at->h[0], (uint64_t)0);
         at->h[1] = at->end = 0;
     }
     zc__spin_unlock(&db->notes);
@@ -10224,9 +10245,9 @@ static int zc__lmdb_bus_peek(void *user, uint64_t *position) {
     uint64_t identity;
     if (ZC__UNLIKELY(!zc__lmdb_usable(db))) return ZC_E_STORE;
     (void)mdb_env_info(db->env, &info);
-    if (ZC__UNLIKELY(zc__load_acq(&db->seen) < info.me_last_txnid))
+    if (ZC__UNLIKELY(zc__atomic_load_acq(&db->seen) < info.me_last_txnid))
         return zc__lmdb_bus_attach(user, &identity, position);
-    *position = zc__load_acq(&db->tail);
+    *position = zc__atomic_load_acq(&db->tail);
     return ZC_OK;
 }
 
@@ -10447,7 +10468,7 @@ static int zc__lmdb_bus_beat(void *user, zc_bytes text) {
     if (!zc__lmdb_usable(db)) return ZC_E_STORE;
     zc__lmdb_file(db, "/data.mdb", name, sizeof name);
     if (stat(name, &st) != 0 || st.st_dev != db->dev || st.st_ino != db->ino) {
-        zc__store_rlx(&db->lost, 1u);
+        zc__atomic_store_rlx(&db->lost, 1u);
         zc__lmdb_say(db, "the file was removed or replaced while it was open", NULL);
         return ZC_E_STORE;
     }
@@ -10695,7 +10716,7 @@ static void zc__lmdb_forked(void *user) {
 
 static void zc__lmdb_close(void *user) {
     zc__lmdb *db = (zc__lmdb *)user;
-    if (zc__sub_acqrel(&db->refs, 1u) != 1) return;
+    if (zc__atomic_sub_acqrel(&db->refs, 1u) != 1) return;
     if (db->pid == getpid()) {
         if (zc__lmdb_usable(db) && zc__lmdb_untidy(db))
             (void)zc__lmdb_write(db, zc__lmdb_tidy_all, NULL);
@@ -11891,7 +11912,7 @@ static int zc__redis_connect(zc__redis *r, zc__redis_conn *c, uint64_t deadline)
     zc__redis_unreachable(r, rc);
     if (rc == ZC_OK) rc = zc__redis_greet(r, c, deadline);
     zc__redis_tried(r, rc == ZC_OK);
-    if (rc == ZC_OK) zc__store_rlx(&r->greeting, zc__redis_now(r) - begin);
+    if (rc == ZC_OK) zc__atomic_store_rlx(&r->greeting, zc__redis_now(r) - begin);
     return rc;
 }
 
@@ -11945,15 +11966,15 @@ static void zc__redis_refused(const zc__redis *r, const zc__redis_req *q) {
 }
 
 static uint64_t zc__redis_patience(const zc__redis *r) {
-    uint64_t t = zc__mul_sat(zc__load_rlx(&r->latency), 16);
+    uint64_t t = zc__mul_sat(zc__atomic_load_rlx(&r->latency), 16);
     if (t == 0 || t > r->timeout) return r->timeout;
     return t < r->timeout / 4 ? r->timeout / 4 : t;
 }
 
 static void zc__redis_learn(zc__redis *r, uint64_t took, int rc) {
-    uint64_t old = zc__load_rlx(&r->latency);
-    if (rc == ZC_E_TIMEOUT && old) zc__store_rlx(&r->latency, zc__redis_patience(r) / 8);
-    if (rc == ZC_OK) zc__store_rlx(&r->latency, old ? old - old / 8 + took / 8 : took);
+    uint64_t old = zc__atomic_load_rlx(&r->latency);
+    if (rc == ZC_E_TIMEOUT && old) zc__atomic_store_rlx(&r->latency, zc__redis_patience(r) / 8);
+    if (rc == ZC_OK) zc__atomic_store_rlx(&r->latency, old ? old - old / 8 + took / 8 : took);
 }
 
 static bool zc__req_is_large(const zc__redis_req *q) {
@@ -11984,12 +12005,12 @@ static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uin
     for (unsigned hops = 0; hops < 5; hops++) {
         uint64_t now = zc__redis_now(r), deadline = most;
         bool fresh = !c->link;
-        if (fresh) limit = zc__redis_limit(q, now, zc__load_rlx(&r->greeting), end);
+        if (fresh) limit = zc__redis_limit(q, now, zc__atomic_load_rlx(&r->greeting), end);
         if (fresh && (rc = zc__redis_connect(r, c, limit)) != ZC_OK) break;
         uint64_t usual = now + zc__redis_patience(r);
         if (!fresh && !extra && usual < most && !zc__req_is_large(q)) deadline = usual;
         full = deadline;
-        limit = zc__redis_limit(q, now, zc__load_rlx(&r->latency), full);
+        limit = zc__redis_limit(q, now, zc__atomic_load_rlx(&r->latency), full);
         rc = zc__redis_exchange(r, c, q, limit);
         if (!extra && !fresh && (rc == ZC_OK || (usual <= most && limit == full)))
             zc__redis_learn(r, zc__redis_now(r) - now, rc);
@@ -12146,7 +12167,7 @@ static int zc__redis_new_era(zc__redis *r, bool replace, uint64_t begin) {
     if (rc == ZC_OK && (!zc__redis_string(q.reply[1]) ||
                         !zc__redis_unhex(q.reply[1]->str, q.reply[1]->len, &era)))
         rc = ZC_E_STORE;
-    if (rc == ZC_OK) zc__store_rel(&r->era, era);
+    if (rc == ZC_OK) zc__atomic_store_rel(&r->era, era);
     zc__req_free(&q);
     return rc;
 }
@@ -12160,7 +12181,7 @@ static int zc__redis_era(zc__redis *r, const redisReply *said, uint64_t era, uin
     if (!zc__redis_string(said) || !zc__redis_unhex(said->str, said->len, &now))
         rc = zc__redis_new_era(r, !zc__redis_is(said, REDIS_REPLY_NIL), begin);
     else if (now == era) return ZC_OK;
-    else zc__store_rel(&r->era, now);
+    else zc__atomic_store_rel(&r->era, now);
     return rc == ZC_OK ? ZC_RETRY : rc;
 }
 
@@ -12168,7 +12189,7 @@ static int zc__redis_era(zc__redis *r, const redisReply *said, uint64_t era, uin
 
 static int zc__redis_many(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
                           int *results, uint64_t begin) {
-    uint64_t era = zc__load_acq(&r->era);
+    uint64_t era = zc__atomic_load_acq(&r->era);
     zc__redis_req q;
     zc__buf text;
     size_t total = 0;
@@ -12247,7 +12268,7 @@ static int zc__redis_get_many(void *user, const zc_bytes *keys, size_t n, zc_sin
 /* One command on a record's key, with GET era before it. `ms`: PX or PEXPIRE; 0: none. */
 static int zc__redis_write_once(zc__redis *r, const char *cmd, zc_bytes key, const zc_bytes *record,
                                 uint64_t ms, uint64_t begin) {
-    uint64_t era = zc__load_acq(&r->era);
+    uint64_t era = zc__atomic_load_acq(&r->era);
     zc__redis_req q;
     zc__buf name;
     memset(&name, 0, sizeof name);
@@ -12528,7 +12549,7 @@ static void zc__req_nonce(zc__redis *r, zc__redis_req *q) {
     zc__redis_hex(node, r->node);
     zc__text_bytes(&q->text, node, 16);
     zc__text_str(&q->text, ".");
-    zc__text_num(&q->text, zc__add_rlx(&r->count, (uint64_t)1), 1);
+    zc__text_num(&q->text, zc__atomic_add_rlx(&r->count, (uint64_t)1), 1);
     zc__req_text(q, from);
     zc__req_num(q, zc__wall(&r->clock) / ZC_MILLISECOND);
 }
@@ -12705,7 +12726,7 @@ static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
     zc__redis_log log = zc__redis_attached(r);
     uint64_t ms = wait / ZC_MILLISECOND + (wait % ZC_MILLISECOND != 0);
     if (!log.gen) return ZC_RETRY;
-    zc__store_rel(&r->reader.taken, true);
+    zc__atomic_store_rel(&r->reader.taken, true);
     bool may = zc__redis_may_wait(r, ms);
     int rc = may ? zc__redis_read_waiting(r, log, position, ms, sink)
                  : zc__redis_read_once(r, log, position, 0, sink);
@@ -12713,7 +12734,7 @@ static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
     if (may && woken && rc < 0) rc = ZC_MORE;
     else if (may && rc == ZC_E_BUS) rc = zc__redis_read_once(r, log, position, 0, sink);
     if (rc < 0 && r->reader.owed) zc__redis_drop(r, &r->reader); /* not over the pool again */
-    zc__store_rel(&r->reader.taken, false);
+    zc__atomic_store_rel(&r->reader.taken, false);
     return rc;
 }
 
@@ -12778,7 +12799,7 @@ static void zc__redis_wait(void *user, const uint64_t *positions, uint64_t wait)
     bool good = true;
     for (unsigned i = 0; i < r->nshards; i++) {
         zc__redis *s = (zc__redis *)r->shards[i];
-        zc__store_rel(&s->bell.taken, true);
+        zc__atomic_store_rel(&s->bell.taken, true);
         good = zc__redis_ask_bell(s, positions[i]) && good;
     }
     zc__spin_lock(&r->state);
@@ -12790,7 +12811,7 @@ static void zc__redis_wait(void *user, const uint64_t *positions, uint64_t wait)
     /* Without its bells it reads now and then. */
     if (!good && !woken) r->io.sleep(r->io.user, wait < ZC__REDIS_PAUSE ? wait : ZC__REDIS_PAUSE);
     for (unsigned i = 0; i < r->nshards; i++)
-        zc__store_rel(&((zc__redis *)r->shards[i])->bell.taken, false);
+        zc__atomic_store_rel(&((zc__redis *)r->shards[i])->bell.taken, false);
 }
 
 /* Is what was appended safe? */
@@ -13088,7 +13109,7 @@ static void zc__redis_free_all(zc__redis *r) {
 
 static void zc__redis_close(void *user) {
     zc__redis *r = (zc__redis *)user;
-    if (zc__sub_acqrel(&r->refs, 1u) == 1) zc__redis_free_all(r);
+    if (zc__atomic_sub_acqrel(&r->refs, 1u) == 1) zc__redis_free_all(r);
 }
 
 /* %XX, in place. */

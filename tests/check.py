@@ -4,12 +4,15 @@
 Fails if: the manual's list of contents and the sections differ; a static function is declared ahead
 of its definition; a line is longer than 100 columns, or has a tab or trailing space; the version
 macros disagree with each other or with CHANGELOG.md; a conditional is nested deeper than four; the
-page "Follow one key" names what is not there.
+page "Follow one key" names what is not there; the text of a fault to be planted (tests/faults.py) is
+not in the header once.
 """
 
 import re
 import statistics
 import sys
+
+import faults
 
 WIDTH = 100
 NESTING = 4
@@ -141,6 +144,10 @@ def main(path):
     check(f"conditionals nest at most {NESTING} deep", deep)
 
     check('"Follow one key" names functions that exist', walk_of(raw, code))
+    planted = faults.LINEAR | faults.THROUGH | faults.BEHIND | faults.SIMULATION | faults.HOOKS
+    check(f"the {len(planted)} faults to be planted find their texts once", [
+        f"{name}: {text.count(old)} times: {old}"
+        for name, changes in planted.items() for old in changes[::2] if text.count(old) != 1])
 
     lengths = functions(code[impl:])
     n = sorted(size for _, _, size in lengths)

@@ -14,9 +14,9 @@ import sys
 LINEAR = {
     "a flight begins after its loader": (
         "        rc = loader(t, user);",
-        "        rc = loader(t, user);\n        t->begin = t->flight->begin = zc__seen(&c->trie);",
+        "        rc = loader(t, user);\n        t->begin = t->flight->begin = zc__published(&c->trie);",
     ),
-    "a put does not look at its begin": ("bool dead = begin && begin < seen &&", "bool dead = 0 &&"),
+    "a put does not look at its begin": ("bool dead = begin && begin < published &&", "bool dead = 0 &&"),
     "a put that is refused leaves what is there": ("(void)zc_del(c, key);", "(void)key;"),
     "a put or del does not overtake a flight": ("if (f) f->fenced = true;", "(void)f;"),
     "a flight stores what was invalidated meanwhile": (
@@ -33,28 +33,28 @@ LINEAR = {
         "st->f = NULL;",
     ),
     "a version is published before it is in its node": (
-        "    for (size_t i = 0; i < n; i++) {\n        zc__store_rel(&nodes[i]->version, v);",
-        "    if (nodes[0]->parent) {\n        zc__store_rel(&t->seen, v);\n        zc__yield();\n    }\n"
-        "    for (size_t i = 0; i < n; i++) {\n        zc__store_rel(&nodes[i]->version, v);",
+        "    for (size_t i = 0; i < n; i++) {\n        zc__atomic_store_rel(&nodes[i]->version, v);",
+        "    if (nodes[0]->parent) {\n        zc__atomic_store_rel(&t->published, v);\n        zc__yield();\n    }\n"
+        "    for (size_t i = 0; i < n; i++) {\n        zc__atomic_store_rel(&nodes[i]->version, v);",
     ),
     "tags of one call are published one by one": (
-        "        zc__store_rel(&nodes[i]->version, v);",
-        "        zc__store_rel(&nodes[i]->version, v);\n"
-        "        if (i + 1 < n && nodes[i]->parent) {\n            zc__store_rel(&t->seen, v);\n            zc__yield();\n"
+        "        zc__atomic_store_rel(&nodes[i]->version, v);",
+        "        zc__atomic_store_rel(&nodes[i]->version, v);\n"
+        "        if (i + 1 < n && nodes[i]->parent) {\n            zc__atomic_store_rel(&t->published, v);\n            zc__yield();\n"
         "            v = zc_hlc_now(t->hlc);\n        }",
     ),
     "a put takes its begin when it stores": (
-        "zc__entry *e = zc__fill_entry(t, key, value, seen, 0);",
-        "zc__entry *e = zc__fill_entry(t, key, value, seen, 0);\n"
-        "    if (e) e->begin = zc__seen(&c->trie);",
+        "zc__entry *e = zc__fill_entry(t, key, value, published, 0);",
+        "zc__entry *e = zc__fill_entry(t, key, value, published, 0);\n"
+        "    if (e) e->begin = zc__published(&c->trie);",
     ),
     "a walk does not climb": (
-        "for (; n; n = n->parent) {\n        uint64_t v = zc__load_acq(&n->version);",
-        "for (; n; n = NULL) {\n        uint64_t v = zc__load_acq(&n->version);",
+        "for (; n; n = n->parent) {\n        uint64_t v = zc__atomic_load_acq(&n->version);",
+        "for (; n; n = NULL) {\n        uint64_t v = zc__atomic_load_acq(&n->version);",
     ),
     "an entry is dead when anything was invalidated": (
         "if (ZC__LIKELY(newest <= begin)) return NULL;",
-        "if (begin == zc__seen(t)) return NULL;",
+        "if (begin == zc__published(t)) return NULL;",
     ),
 }
 
@@ -89,8 +89,8 @@ SIMULATION = {
         "return lease || now;",
     ),
     "a lease is counted from the answer": (
-        "if (ear.epoch == b->epoch) zc__store_rel(&b->lease, since ? since : 1);",
-        "if (ear.epoch == b->epoch) zc__store_rel(&b->lease, zc__mono(&c->clock) + since * 0);",
+        "if (ear.epoch == b->epoch) zc__atomic_store_rel(&b->lease, since ? since : 1);",
+        "if (ear.epoch == b->epoch) zc__atomic_store_rel(&b->lease, zc__mono(&c->clock) + since * 0);",
     ),
     "the lease is not asked for again with the value in hand": (
         "if (rc == ZC_MISS || rc < 0 || zc__bus_holds(c, lease)) return rc;",
@@ -140,7 +140,7 @@ SIMULATION = {
     ),
     "a fill begins after its loader": (
         "        rc = loader(t, user);",
-        "        rc = loader(t, user);\n        t->begin = t->flight->begin = zc__seen(&c->trie);",
+        "        rc = loader(t, user);\n        t->begin = t->flight->begin = zc__published(&c->trie);",
     ),
     "a record's begin is not cut down to the cursor": (
         "*position = *mark < high ? *mark : high;",
@@ -237,7 +237,7 @@ SIMULATION = {
         "return proof;",
     ),
     "the storage's breaker never closes": (
-        "zc__store_rel(&c->store_episode, zc__store_episode(c) + 1);",
+        "zc__atomic_store_rel(&c->store_episode, zc__store_episode(c) + 1);",
         "",
     ),
 }
@@ -261,11 +261,11 @@ HOOKS = {
         "ear->full = false && any && gives;",
     ),
     "the bus's fault is said while the log is read": (
-        "zc__store_rlx(&c->bus.fault, (int32_t)rc);",
+        "zc__atomic_store_rlx(&c->bus.fault, (int32_t)rc);",
         'zc__say(c, ZC_LOG_WARN, "the bus has failed", zc_strerror(rc));',
     ),
     "the breaker is told by whose turn it is to write": (
-        "        zc__store_rlx(&c->store_fault, (int32_t)rc);",
+        "        zc__atomic_store_rlx(&c->store_fault, (int32_t)rc);",
         '        zc__say(c, ZC_LOG_WARN, "the storage", zc_strerror(rc));',
     ),
     "housekeeping tells while it has its turn": (
@@ -274,7 +274,7 @@ HOOKS = {
         "            zc__spin_end(&c->house);\n",
     ),
     "the bus's thread waits for itself": (
-        "return b->peeks || !b->runs || zc__load_rlx(&b->self) == zc__self();",
+        "return b->peeks || !b->runs || zc__atomic_load_rlx(&b->self) == zc__self();",
         "return b->peeks || !b->runs;",
     ),
     "a thread waits for a flight that it runs": ("own = f->runner == zc__self();", "own = false;"),
@@ -356,4 +356,5 @@ def main():
     return failed > 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

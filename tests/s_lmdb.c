@@ -61,7 +61,7 @@ ZC__THREAD_FN(work, arg) {
         case 1:
             CHECK_EQ(bus.peek(bus.user, &before), ZC_OK);
             if (CHECK_EQ(ld_append(&bus, key, &at), ZC_OK))
-                zc__raise64((zc_shared64 *)&appended, at);
+                zc__atomic_raise((zc_shared64 *)&appended, at);
             CHECK(at > before && ld_version(&bus, key) > before); /* others append, too */
             break;
         case 2: CHECK_EQ(store.touch(store.user, zc_str(key), UINT64_MAX), ZC_OK); break;
@@ -142,7 +142,7 @@ ZC__THREAD_FN(cache_work, arg) {
         case 2: {
             uint64_t at = __atomic_add_fetch(&step, 1, __ATOMIC_ACQ_REL);
             CHECK_EQ(zc_invalidate(cache, tag), ZC_OK);
-            zc__raise64((zc_shared64 *)&dropped[k], at);
+            zc__atomic_raise((zc_shared64 *)&dropped[k], at);
             break;
         }
         default: cache_read(k, tag);

@@ -111,7 +111,7 @@ static void *read_late(void *user) {
 }
 
 TEST(a_stamped_tag_is_not_reported_before_it_is_published) {
-    /* The writer's two steps by hand: who meets a tag's version waits until it is `seen`, since the
+    /* The writer's two steps by hand: who meets a tag's version waits until it is published, since the
      * other tags of the same step might not have theirs. */
     zc_cache *c;
     zc_tag *tag;
@@ -123,12 +123,12 @@ TEST(a_stamped_tag_is_not_reported_before_it_is_published) {
     CHECK_EQ(zc_invalidate(c, zc_str("unrelated")), ZC_OK); /* so that readers look */
     zc__spin_lock(&c->trie.writer);
     uint64_t version = zc_hlc_now(&c->hlc);
-    zc__store_rel(&tag->version, version);
+    zc__atomic_store_rel(&tag->version, version);
     late_result = ZC_PENDING;
     CHECK_EQ(pthread_create(&thread, NULL, read_late, c), 0);
     for (int i = 0; i < 30; i++) nanosleep(&(struct timespec){0, 1000000}, NULL);
     CHECK_EQ(__atomic_load_n(&late_result, __ATOMIC_ACQUIRE), ZC_PENDING);
-    zc__store_rel(&c->trie.seen, version);
+    zc__atomic_store_rel(&c->trie.published, version);
     zc__spin_unlock(&c->trie.writer);
     pthread_join(thread, NULL);
     CHECK_EQ(late_result, ZC_MISS);

@@ -656,7 +656,7 @@ TEST(other_entries_do_not_revive_what_was_killed_here) {
     stop(&f);
 }
 
-/* `seen` gets ahead of the log by n versions: by invalidations that are told as one, or by puts that
+/* `published` gets ahead of the log by n versions: by invalidations told as one, or by puts that
  * the storage's breaker spares. */
 static void gets_ahead(fleet *f, unsigned n, bool by_puts) {
     uint64_t seen = zc_begin(f->c[0]);

@@ -75,7 +75,7 @@ static void attached(stage *g) {
     zc__redis_entry e = {7, 3, XXH3_64bits("me.3", 4), {NULL, 0}};
     zc__redis_log log = {r->gen, r->run, r->line};
     zc__redis_remember(r, log, &e);
-    zc__store_rel(&r->era, 0x1111111111111111);
+    zc__atomic_store_rel(&r->era, 0x1111111111111111);
     r->down_until = 0;
     r->fails = 0;
 }

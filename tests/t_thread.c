@@ -225,12 +225,12 @@ TEST(a_reader_that_meets_a_version_not_published_yet_sleeps_in_the_end) {
     CHECK_EQ(zc_put(c, zc_str("k"), zc_str("v"), NULL), ZC_OK);
     waiter w = {.c = c};
     CHECK_EQ(zc_invalidate(c, zc_str("tag")), ZC_OK); /* so that the entry is looked at anew */
-    uint64_t v = zc__seen(&c->trie) + 1; /* what zc_clear() does, and is interrupted */
-    zc__store_rel(&c->trie.root.version, v);
+    uint64_t v = zc__published(&c->trie) + 1; /* what zc_clear() does, and is interrupted */
+    zc__atomic_store_rel(&c->trie.root.version, v);
     no_naps();
     REQUIRE(pthread_create(&t, NULL, read_entry, &w) == 0);
     wait_for_nap();
-    zc__raise64(&c->trie.seen, v);
+    zc__atomic_raise(&c->trie.published, v);
     pthread_join(t, NULL);
     zc_close(c);
 }

@@ -38,7 +38,7 @@ static int load(zc_fill *fill, void *user) {
     char tag[16];
     snprintf(tag, sizeof tag, "row:%u", l->k);
     int rc = zc_fill_dep(fill, zc_str(tag));
-    uint64_t n = zc__load_acq(&world->row[l->k]);
+    uint64_t n = zc__atomic_load_acq(&world->row[l->k]);
     memset(l->value, (int)(n & 255), sizeof l->value);
     memcpy(l->value, &n, 8);
     return rc != ZC_OK ? rc : zc_fill_value(fill, zc_slice(l->value, value_size(n)));
@@ -49,7 +49,7 @@ static void read_one(zc_cache *c, unsigned k) {
     loading l;
     char key[16];
     zc_view v;
-    uint64_t least = zc__load_acq(&world->acked[k]), n = 0;
+    uint64_t least = zc__atomic_load_acq(&world->acked[k]), n = 0;
     l.k = k;
     snprintf(key, sizeof key, "key%u", k);
     if (!CHECK_EQ(zc_fetch(c, zc_str(key), load, &l, NULL, &v), ZC_OK)) return;
@@ -67,7 +67,7 @@ static void change_one(zc_cache *c, unsigned k) {
     snprintf(tag, sizeof tag, "row:%u", k);
     bool all = zct_below(50) == 0;
     if (!CHECK_EQ(all ? zc_clear(c) : zc_invalidate(c, zc_str(tag)), ZC_OK)) return;
-    zc__raise64(&world->acked[k], n);
+    zc__atomic_raise(&world->acked[k], n);
     __atomic_add_fetch(&world->invalidations, 1, __ATOMIC_RELAXED);
 }
 

@@ -1284,7 +1284,7 @@ static void poll_node(node *n) {
 static void get_ahead(node *n) {
     uint64_t by = chance(500) ? between(65534, 65538) : below(UINT64_C(1) << 22);
     trace(n, "gets ahead by %" PRIu64 " versions", by);
-    (void)zc__trie_stamp(&n->c->trie, NULL, 0, zc__seen(&n->c->trie) + by);
+    (void)zc__trie_stamp(&n->c->trie, NULL, 0, zc__published(&n->c->trie) + by);
 }
 
 static void step(node *n, bool first) {

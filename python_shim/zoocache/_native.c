@@ -60,13 +60,13 @@ static void change(home *h) {
 
 /* One tick. */
 static void tick(home *h, unsigned *ticks, unsigned *idle) {
-    *idle = zc__load_rlx(&h->words[WANTED]) ? 0 : *idle + 1;
-    zc__store_rlx(&h->words[WANTED], 0u);
+    *idle = zc__atomic_load_rlx(&h->words[WANTED]) ? 0 : *idle + 1;
+    zc__atomic_store_rlx(&h->words[WANTED], 0u);
     if (*idle > 20) {
-        zc__store_rel(&h->words[PERIOD], 0u);
+        zc__atomic_store_rel(&h->words[PERIOD], 0u);
         *idle = 0;
     } else if (++*ticks % 256 == 0) {
-        zc__store_rel(&h->words[PERIOD], ZCPY_TICK_MAX); /* who wants it shorter says so again */
+        zc__atomic_store_rel(&h->words[PERIOD], ZCPY_TICK_MAX); /* who wants it shorter says so again */
     }
     change(h);
 }
@@ -76,7 +76,7 @@ ZC__THREAD_FN(tick_main, arg) {
     unsigned ticks = 0, idle = 0, asleep = 0;
     zc__monitor_lock(&h->monitor);
     while (asleep < ZCPY_SLEEPS) {
-        uint64_t period = zc__load_rlx(&h->words[PERIOD]);
+        uint64_t period = zc__atomic_load_rlx(&h->words[PERIOD]);
         asleep = period ? 0 : asleep + 1;
         zc__monitor_sleep(&h->monitor, period ? period : ZC_SECOND);
         if (period) tick(h, &ticks, &idle);
@@ -91,16 +91,16 @@ ZCPY_API int zcpy_tick(home *h, uint64_t period) {
     if (period > ZCPY_TICK_MAX) period = ZCPY_TICK_MAX;
     if (period < ZC_MILLISECOND) period = ZC_MILLISECOND;
     zc__monitor_lock(&h->monitor);
-    uint64_t now = zc__load_rlx(&h->words[PERIOD]);
-    zc__store_rlx(&h->words[WANTED], 1u);
-    if (!now || now > period) zc__store_rel(&h->words[PERIOD], period);
+    uint64_t now = zc__atomic_load_rlx(&h->words[PERIOD]);
+    zc__atomic_store_rlx(&h->words[WANTED], 1u);
+    if (!now || now > period) zc__atomic_store_rel(&h->words[PERIOD], period);
     if (h->ended) {
         zc__thread_join(h->ticker);
         h->ticks = h->ended = false;
     }
     if (!h->ticks) {
         h->ticks = zc__thread_start(&h->ticker, tick_main, h);
-        if (!h->ticks) zc__store_rel(&h->words[PERIOD], 0u);
+        if (!h->ticks) zc__atomic_store_rel(&h->words[PERIOD], 0u);
     }
     int ok = h->ticks;
     zc__monitor_wake(&h->monitor);
@@ -261,9 +261,9 @@ ZCPY_API int zcpy_news(const core *c, char out[ZCPY_LINE]) {
 
 /* The call may go in: it is not closed before leave(). */
 static bool enter(core *c) {
-    uint64_t n = zc__load_rlx(&c->uses);
+    uint64_t n = zc__atomic_load_rlx(&c->uses);
     while (n) {
-        if (zc__cas(&c->uses, &n, n + 1)) return true;
+        if (zc__atomic_cas(&c->uses, &n, n + 1)) return true;
     }
     return false;
 }
@@ -277,7 +277,7 @@ static void unhold(core *c) {
 /* The last use has ended. */
 static void end_uses(core *c) {
     zc_close(c->cache);
-    if (zc__sub_acqrel(&c->refs, 1u) == 1) unhold(c);
+    if (zc__atomic_sub_acqrel(&c->refs, 1u) == 1) unhold(c);
 }
 
 ZC__THREAD_FN(end_main, arg) {
@@ -288,7 +288,7 @@ ZC__THREAD_FN(end_main, arg) {
 /* A storage in Python is closed by a thread of its own: who leaves may have the interpreter's lock. */
 static void leave(core *c) {
     zc__thread thread;
-    if (zc__sub_acqrel(&c->uses, 1u) != 1) return;
+    if (zc__atomic_sub_acqrel(&c->uses, 1u) != 1) return;
     if (!c->calls_python || !zc__thread_start(&thread, end_main, c)) end_uses(c);
 }
 
@@ -297,12 +297,12 @@ static void leave(core *c) {
 ZCPY_API void zcpy_shut(core *c) {
     if (c->left_behind || c->shut) return;
     c->shut = true;
-    if (zc__sub_acqrel(&c->uses, 1u) == 1) end_uses(c);
+    if (zc__atomic_sub_acqrel(&c->uses, 1u) == 1) end_uses(c);
 }
 
 /* The handle, or a set, is gone. */
 static void let_go(core *c) {
-    if (zc__sub_acqrel(&c->refs, 1u) == 1 && !c->left_behind) unhold(c);
+    if (zc__atomic_sub_acqrel(&c->refs, 1u) == 1 && !c->left_behind) unhold(c);
 }
 
 ZCPY_API void zcpy_close(core *c) {
@@ -334,7 +334,7 @@ static intptr_t set_of_text(core *c, zc_bytes rest, size_t n) {
     set *s;
     if (n == 1) {
         if (zc_tag_intern(c->cache, rest, &node) != ZC_OK) return -2;
-        (void)zc__add_rlx(&c->refs, 1u);
+        (void)zc__atomic_add_rlx(&c->refs, 1u);
         return (intptr_t)node;
     }
     s = (set *)malloc(sizeof *s + n * sizeof s->tags[0]);
@@ -345,7 +345,7 @@ static intptr_t set_of_text(core *c, zc_bytes rest, size_t n) {
         free(s);
         return -2;
     }
-    (void)zc__add_rlx(&c->refs, 1u);
+    (void)zc__atomic_add_rlx(&c->refs, 1u);
     return (intptr_t)((uintptr_t)s | 1);
 }
 
@@ -367,7 +367,7 @@ ZCPY_API intptr_t zcpy_set_marked(core *c, const char *text, int len) {
 /* The empty set: the root, so only clearing everything kills it. Free with zcpy_release(). */
 ZCPY_API uintptr_t zcpy_nothing(core *c) {
     zc__tag_ref(&c->cache->trie.root);
-    (void)zc__add_rlx(&c->refs, 1u);
+    (void)zc__atomic_add_rlx(&c->refs, 1u);
     return (uintptr_t)&c->cache->trie.root;
 }
 
@@ -383,7 +383,7 @@ ZCPY_API uint64_t zcpy_newest(uintptr_t handle) {
     }
     if (newest) {
         const zc__trie *trie = &cache_of(s.tags[0])->trie;
-        while (zc__seen(trie) < newest) zc__yield(); /* its writer is between stamp and publish */
+        while (zc__published(trie) < newest) zc__yield(); /* its writer is between stamp and publish */
     }
     return newest;
 }
@@ -564,7 +564,7 @@ ZCPY_API void zcpy_core_parent(const core *c) { zc_fork_parent(c->cache); }
 ZCPY_API void zcpy_core_child(const core *c) { (void)zc_fork_child(c->cache); }
 
 /* Where the version of the latest published invalidation stands. */
-ZCPY_API const uint64_t *zcpy_seen(const core *c) { return &c->cache->trie.seen; }
+ZCPY_API const uint64_t *zcpy_seen(const core *c) { return &c->cache->trie.published; }
 
 /* Invalidates the tags in `text` in one step. A zc_result; ZC_E_INVAL: a tag is no good, and nothing
  * was done. */
@@ -650,7 +650,7 @@ static int set_of_entry(core *c, const zc__entry *e, uintptr_t *handle) {
     }
     if (s) s->n = e->ndeps;
     *handle = s ? (uintptr_t)s | 1 : (uintptr_t)tags[0];
-    (void)zc__add_rlx(&c->refs, 1u);
+    (void)zc__atomic_add_rlx(&c->refs, 1u);
     return ZC_OK;
 }
 
@@ -807,7 +807,7 @@ ZCPY_API void zcpy_shared_stats(core *c, uint64_t out[12]) {
  * threads of the parent may have been in the middle of it. */
 ZCPY_API void zcpy_leave_behind(core *c) {
     const zc_desc *d = &c->cache->desc;
-    bool open = zc__load_rlx(&c->uses) != 0;
+    bool open = zc__atomic_load_rlx(&c->uses) != 0;
     c->left_behind = true;
     memset(&c->news->lock, 0, sizeof c->news->lock);
     if (!open) return;
