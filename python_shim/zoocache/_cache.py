@@ -572,6 +572,7 @@ class Cache:
                 table.forget()
                 if table is not self._raw and table is not self._scoped and table.cache is self and table.given is None:
                     table.cache = None
+                    table.count_anew()
         with self.lock:
             self._tables = [r for r in self._tables if (t := r()) is not None and t.cache is self]
 

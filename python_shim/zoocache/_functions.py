@@ -249,6 +249,8 @@ def _looks_bound(func: Any) -> bool:
 class Function(Filled):
     """A decorated function's table, and what hangs on the function."""
 
+    count: Callable[..., int] = int  # hits that its wrapper has counted; True: from now on anew
+
     def __init__(
         self,
         func: Callable[..., Any],
@@ -274,7 +276,6 @@ class Function(Filled):
         self.code: Any = None  # of the wrapper
         self.identities: set[type] = set()  # classes of which it is a method
         self._identity: tuple[str, str] | None = None
-        self.count: Callable[..., int] = int
         self.bound_arguments: Callable[..., tuple[tuple[Any, ...], dict[str, Any]]]
         self.scope = scope
         self._scoping: Scoping | None = None
@@ -298,6 +299,11 @@ class Function(Filled):
     def fast_hits(self) -> int:
         """Hits that were counted by the function itself."""
         return self.count()
+
+    def count_anew(self) -> None:
+        """Its statistics begin."""
+        super().count_anew()
+        self.count(True)
 
     def wrapper(self) -> Any:
         """The function to call instead."""

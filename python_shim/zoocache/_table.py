@@ -239,10 +239,14 @@ class Table:
         self.quick = False  # as choose() says
         self.sweeping: dict[Any, None] = {}  # some keys that are to be looked at: none that has left
         self.swept = self.round = 0  # how many entries this round of looking has come by, of how many
-        self.hits = self.stale = self.absent = self.expired = self.invalidated = 0
-        self.fills = self.errors = self.refused = self.waits = self.refreshes = self.evictions = 0
+        self.count_anew()
 
     # ---- its cache -------------------------------------------------------------------------------
+
+    def count_anew(self) -> None:
+        """Its statistics begin: those of a cache have nothing of the one before."""
+        self.hits = self.stale = self.absent = self.expired = self.invalidated = 0
+        self.fills = self.errors = self.refused = self.waits = self.refreshes = self.evictions = 0
 
     def bind(self) -> Cache:
         """The cache; joins it if need be."""
