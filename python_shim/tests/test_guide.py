@@ -14,6 +14,7 @@ import inspect
 import io
 import os
 import pathlib
+import pkgutil
 import re
 import tokenize
 
@@ -185,6 +186,16 @@ def test_no_other_server_is_named():
             urls = re.findall(r"[a-z+]+://[^\"' ]*", source)
             known = ("redis://localhost", "lmdb:///var/cache/shop", "redis://127.0.0.1:{")
             assert all(url.startswith(known) for url in urls), (title, urls)
+
+
+def test_what_is_named_is_there():
+    for name in set(re.findall(r"`(zoocache(?:\.\w+)+)", TEXT)) - {"zoocache.contrib"}:
+        pkgutil.resolve_name(name)
+
+
+def test_every_public_name_is_told_of():
+    names = set(zoocache.__all__) - {"CacheInfo", "CacheStats", "Cached"}  # types of what is given
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", TEXT)] == []
 
 
 # ---- its lists -----------------------------------------------------------------------------------------
