@@ -193,11 +193,6 @@ def test_what_is_named_is_there():
         pkgutil.resolve_name(name)
 
 
-def test_every_public_name_is_told_of():
-    names = set(zoocache.__all__) - {"CacheInfo", "CacheStats", "Cached"}  # types of what is given
-    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", TEXT)] == []
-
-
 # ---- its lists -----------------------------------------------------------------------------------------
 
 

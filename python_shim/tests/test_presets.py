@@ -36,9 +36,9 @@ def test_what_each_sets():
     assert dev.options == presets.test.options == {"ttl": 300, "copy": "copy"}
 
 
-def test_the_readme_says_the_same():
-    text = (pathlib.Path(__file__).parent.parent / "README.md").read_text("utf-8")
-    rows = text.partition("## Presets")[2].partition("\n| |")[2].partition("\n\n")[0].split("\n")
+def test_the_guide_says_the_same():
+    text = (pathlib.Path(__file__).parent.parent / "GUIDE.md").read_text("utf-8")
+    rows = text.partition("### What each sets")[2].partition("\n| |")[2].partition("\n\n")[0].split("\n")
     names, _, *rows = [[cell.strip(" `") for cell in row.strip("|").split("|")] for row in rows]
     assert set(names) == set(ALL)
     said = {name: {row[0]: row[n + 1] for row in rows if row[n + 1]} for n, name in enumerate(names)}
