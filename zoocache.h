@@ -9366,7 +9366,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
  *   Invariants  L1 records, uses and lru have the same H; ends has those that end
  *               L2 the log has all positions from its first to the tail
  *               L3 every tag of an entry has a position >= that entry's, or the floor is
- *               L4 `published` is never above the transaction that `tail` was read in, or after
+ *               L4 `known_txn` is never above the transaction that `tail` was read in, or after
  *   Locking     One writer at a time: `gate` in a process, byte 0 after the text of path/zoocache
  *               among processes (Linux; elsewhere LMDB's own lock does it alone). A killed holder's
  *               is released by the system; behind one that is stopped (SIGSTOP) each call gets
@@ -9401,7 +9401,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
 #define ZC__LMDB_READERS 4096 /* slots in the lock file, all processes together */
 #define ZC__LMDB_SLOTS 16     /* pooled read transactions */
 #define ZC__LMDB_LOG 4096     /* entries kept */
-#define ZC__LMDB_GIVE 1024    /* entries given by one call */
+#define ZC__LMDB_READ 1024    /* entries given by one call */
 #define ZC__LMDB_NOTES 512    /* uses noted in memory */
 #define ZC__LMDB_PROBES 8
 #define ZC__LMDB_WAIT ZC_SECOND /* for another writer */
@@ -9461,8 +9461,8 @@ typedef struct zc__lmdb {
     uint32_t lost; /* data.mdb is no longer this file: nothing is to be believed any more */
     MDB_dbi dbi[ZC__LMDB_DBS];
     uint64_t identity;
-    zc_shared64 seen, tail; /* a transaction, and the tail that it or a later one has seen */
-    size_t limit, most;     /* pages that may be live; bytes of a record */
+    zc_shared64 known_txn, tail; /* the newest known, and the tail that it or a later one has */
+    size_t max_pages, max_record;     /* pages that may be live; bytes of a record */
     size_t max_entries;     /* records */
     size_t tags, log_pages; /* paths of one generation; pages of the log */
     uint32_t refs;          /* 2, then 1 */
@@ -9477,7 +9477,7 @@ typedef struct zc__lmdb {
     zc_log log;
     size_t map_size, path_len;
     bool sync;
-    int claim; /* path/zoocache: open, and locked at this process's byte */
+    int control; /* path/zoocache: open, and locked at this process's byte */
     pid_t pid;
     dev_t dev; /* of data.mdb */
     ino_t ino;
@@ -9485,8 +9485,8 @@ typedef struct zc__lmdb {
 } zc__lmdb;
 
 static void zc__lmdb_say(const zc__lmdb *db, const char *what, const char *detail) {
-    char line[256];
-    zc__text t = {line, sizeof line, 0};
+    char message[256];
+    zc__text t = {message, sizeof message, 0};
     if (!db->log.version) return;
     zc__text_str(&t, "zoocache: lmdb: ");
     zc__text_bytes(&t, db->path, db->path_len);
@@ -9496,7 +9496,7 @@ static void zc__lmdb_say(const zc__lmdb *db, const char *what, const char *detai
     zc__text_str(&t, detail ? detail : "");
     zc__text_end(&t);
     ZC__CALLS_OUT();
-    db->log.write(db->log.user, ZC_LOG_ERROR, line);
+    db->log.write(db->log.user, ZC_LOG_ERROR, message);
 }
 
 /* What LMDB or the system says, as a result of ours. */
@@ -9573,7 +9573,7 @@ static inline bool zc__lmdb_over(uint64_t end, uint64_t now_ms) { return end && 
 #  define ZC__LMDB_SETLK F_OFD_SETLK
 #endif
 
-#define ZC__LMDB_CLAIM 48 /* bytes of path/zoocache: "zoocache ", the boot's id, how written */
+#define ZC__LMDB_CONTROL 48 /* bytes of path/zoocache: "zoocache ", the boot's id, how written */
 
 /* A lock of one byte of path/zoocache, of this open of it, by F_WRLCK or F_UNLCK. */
 static bool zc__lmdb_lock_byte(const zc__lmdb *db, uint64_t at, short type) {
@@ -9582,9 +9582,9 @@ static bool zc__lmdb_lock_byte(const zc__lmdb *db, uint64_t at, short type) {
     memset(&l, 0, sizeof l);
     l.l_type = type;
     l.l_whence = SEEK_SET;
-    l.l_start = ZC__LMDB_CLAIM + (off_t)at;
+    l.l_start = ZC__LMDB_CONTROL + (off_t)at;
     l.l_len = 1;
-    return fcntl(db->claim, ZC__LMDB_SETLK, &l) == 0 || (errno != EAGAIN && errno != EACCES);
+    return fcntl(db->control, ZC__LMDB_SETLK, &l) == 0 || (errno != EAGAIN && errno != EACCES);
 #else
     (void)db, (void)at, (void)type;
     return true;
@@ -9614,7 +9614,7 @@ static void zc__lmdb_leave(zc__lmdb *db) {
 }
 
 /* Frees the slots of readers that have died. */
-static void zc__lmdb_bury(zc__lmdb *db) {
+static void zc__lmdb_clear_dead_readers(zc__lmdb *db) {
     int dead;
     if (zc__lmdb_enter(db) != ZC_OK) return;
     (void)mdb_reader_check(db->env, &dead);
@@ -9698,9 +9698,9 @@ static int zc__lmdb_load(MDB_txn *txn, uint64_t meta[ZC__LMDB_META]) {
 
 /* Remembers the tail as this transaction sees it. The transaction is named by its own id: the
  * file's last may be ahead of what a reader gets. The tail first: L4. */
-static void zc__lmdb_saw(zc__lmdb *db, MDB_txn *txn, uint64_t tail) {
+static void zc__lmdb_learn_tail(zc__lmdb *db, MDB_txn *txn, uint64_t tail) {
     zc__atomic_raise(&db->tail, tail);
-    zc__atomic_raise(&db->seen, mdb_txn_id(txn));
+    zc__atomic_raise(&db->known_txn, mdb_txn_id(txn));
 }
 
 /* A read transaction and the numbers as it sees them. */
@@ -9708,7 +9708,7 @@ static int zc__lmdb_begin_meta(zc__lmdb *db, zc__lmdb_rd *r, uint64_t meta[ZC__L
     int rc = zc__lmdb_begin(db, r);
     if (rc != ZC_OK) return rc;
     rc = zc__lmdb_load(r->txn, meta);
-    if (rc == ZC_OK) zc__lmdb_saw(db, r->txn, meta[ZC__LMDB_TAIL]);
+    if (rc == ZC_OK) zc__lmdb_learn_tail(db, r->txn, meta[ZC__LMDB_TAIL]);
     else zc__lmdb_end(r);
     return rc == ZC_MISS ? ZC_E_CORRUPT : rc;
 }
@@ -9869,7 +9869,7 @@ static int zc__lmdb_uses(MDB_txn *txn, const zc__lmdb *db, const zc__lmdb_h *h, 
 }
 
 /* Takes a record's places in lru and ends away. */
-static int zc__lmdb_take_out(zc__lmdb_tx *t, const zc__lmdb_h *h, uint64_t stamp, uint64_t end) {
+static int zc__lmdb_unindex(zc__lmdb_tx *t, const zc__lmdb_h *h, uint64_t stamp, uint64_t end) {
     unsigned char at[8 + ZC__LMDB_H];
     zc__put_be64(at, stamp);
     int rc = zc__lmdb_rm(t, ZC__LMDB_LRU, zc__lmdb_val(at, 8));
@@ -9885,13 +9885,13 @@ static int zc__lmdb_drop(zc__lmdb_tx *t, const zc__lmdb_h *h) {
     uint64_t stamp, end;
     int rc = zc__lmdb_uses(t->txn, t->db, h, &stamp, &end);
     if (rc != ZC_OK) return rc;
-    rc = zc__lmdb_take_out(t, h, stamp, end);
+    rc = zc__lmdb_unindex(t, h, stamp, end);
     if (rc == ZC_OK) rc = zc__lmdb_rm(t, ZC__LMDB_USES, hv);
     return rc == ZC_OK ? zc__lmdb_rm(t, ZC__LMDB_RECORDS, hv) : rc;
 }
 
 /* Gives a record that has none its places: the last of all to be evicted. */
-static int zc__lmdb_place_in(zc__lmdb_tx *t, const zc__lmdb_h *h, uint64_t end) {
+static int zc__lmdb_index(zc__lmdb_tx *t, const zc__lmdb_h *h, uint64_t end) {
     unsigned char at[8 + ZC__LMDB_H], uses[16];
     MDB_val hv = zc__lmdb_val(h->b, ZC__LMDB_H);
     uint64_t stamp = ++t->meta[ZC__LMDB_STAMP];
@@ -9945,10 +9945,10 @@ static bool zc__lmdb_too_much(const zc__lmdb_tx *t) {
         s.ms_entries > db->max_entries)
         return true;
     (void)mdb_env_info(db->env, &info);
-    if (info.me_last_pgno < db->limit) return false; /* never has been */
+    if (info.me_last_pgno < db->max_pages) return false; /* never has been */
     size_t live = zc__lmdb_pages(t, ZC__LMDB_MAIN);
     for (unsigned i = 0; i < ZC__LMDB_DBS; i++) live += zc__lmdb_pages(t, db->dbi[i]);
-    return live > db->limit;
+    return live > db->max_pages;
 }
 
 /* While more is live than may be: deletes what has ended, then evicts, up to n of each. */
@@ -9968,8 +9968,8 @@ static int zc__lmdb_apply(zc__lmdb_tx *t, const zc__lmdb_note *n, uint64_t recen
     if (rc != ZC_OK) return rc == ZC_MISS ? ZC_OK : rc;
     uint64_t later = end && n->end > end ? n->end : end;
     if (later == end && stamp > recent) return ZC_OK;
-    rc = zc__lmdb_take_out(t, &h, stamp, end);
-    return rc == ZC_OK ? zc__lmdb_place_in(t, &h, later) : rc;
+    rc = zc__lmdb_unindex(t, &h, stamp, end);
+    return rc == ZC_OK ? zc__lmdb_index(t, &h, later) : rc;
 }
 
 /* Brings up to n notes to the file. */
@@ -9992,16 +9992,16 @@ static int zc__lmdb_flush(zc__lmdb_tx *t, size_t n) {
 }
 
 /* What every write does beside its own: the uses before it, */
-static int zc__lmdb_tidy_before(zc__lmdb_tx *t) { return zc__lmdb_flush(t, ZC__LMDB_FLUSH); }
+static int zc__lmdb_maintain_before(zc__lmdb_tx *t) { return zc__lmdb_flush(t, ZC__LMDB_FLUSH); }
 
 /* and what gives way to it, of so many bytes, after it. */
-static int zc__lmdb_tidy_after(zc__lmdb_tx *t, size_t size) {
+static int zc__lmdb_maintain_after(zc__lmdb_tx *t, size_t size) {
     int rc = zc__lmdb_expire(t, ZC__LMDB_EXPIRE);
     return rc == ZC_OK ? zc__lmdb_shrink(t, ZC__LMDB_EVICT + size / 1024) : rc;
 }
 
 /* All that has been put off. */
-static int zc__lmdb_tidy_all(zc__lmdb_tx *t, void *arg) {
+static int zc__lmdb_maintain_all(zc__lmdb_tx *t, void *arg) {
     (void)arg;
     int rc = zc__lmdb_flush(t, ZC__LMDB_NOTES);
     if (rc == ZC_OK) rc = zc__lmdb_expire(t, ZC__LMDB_NOTES);
@@ -10024,7 +10024,7 @@ static int zc__lmdb_write(zc__lmdb *db, zc__lmdb_step step, void *arg) {
     for (unsigned tries = 0;; tries++) {
         int rc = zc__lmdb_try(db, step, arg);
         if (rc != ZC_E_FULL || tries == ZC__LMDB_TRIES) return rc;
-        zc__lmdb_bury(db);
+        zc__lmdb_clear_dead_readers(db);
         if (tries > 0) zc__nap(ZC_MILLISECOND << tries);
         /* Deleting takes pages, too: the fewer, the better. A transaction that deletes nothing
          * helps as well: what one has freed can be used by the next but one. */
@@ -10087,7 +10087,7 @@ typedef struct zc__lmdb_row {
 static int zc__lmdb_put_step(zc__lmdb_tx *t, void *arg) {
     const zc__lmdb_row *row = (const zc__lmdb_row *)arg;
     MDB_val key = zc__lmdb_val(row->h.b, ZC__LMDB_H), value;
-    int rc = zc__lmdb_tidy_before(t);
+    int rc = zc__lmdb_maintain_before(t);
     if (rc == ZC_OK) rc = zc__lmdb_drop(t, &row->h);
     if (rc < 0) return rc;
     value = zc__lmdb_val(NULL, 10 + row->key.len + row->record.len);
@@ -10099,8 +10099,8 @@ static int zc__lmdb_put_step(zc__lmdb_tx *t, void *arg) {
     zc__put_le(p + 8, row->key.len, 2);
     if (row->key.len) memcpy(p + 10, row->key.ptr, row->key.len);
     if (row->record.len) memcpy(p + 10 + row->key.len, row->record.ptr, row->record.len);
-    rc = zc__lmdb_place_in(t, &row->h, row->end);
-    return rc == ZC_OK ? zc__lmdb_tidy_after(t, row->record.len) : rc;
+    rc = zc__lmdb_index(t, &row->h, row->end);
+    return rc == ZC_OK ? zc__lmdb_maintain_after(t, row->record.len) : rc;
 }
 
 /* What was noted of a record that is replaced or deleted is of no use to the next. */
@@ -10113,7 +10113,7 @@ static int zc__lmdb_store_put(void *user, zc_bytes key, zc_bytes record, uint64_
     zc__lmdb *db = (zc__lmdb *)user;
     zc__lmdb_row row;
     if (key.len > ZC_KEY_MAX) return ZC_E_KEY;
-    if (record.len > db->most) return ZC_E_FULL;
+    if (record.len > db->max_record) return ZC_E_FULL;
     row.h = zc__lmdb_hash(db, key);
     row.key = key;
     row.record = record;
@@ -10138,7 +10138,7 @@ static int zc__lmdb_store_touch(void *user, zc_bytes key, uint64_t expires_ms) {
     zc__lmdb_h h = zc__lmdb_hash(db, key);
     zc__lmdb_note n = zc__lmdb_note_of(&h, expires_ms ? expires_ms : UINT64_MAX);
     if (zc__lmdb_note_use(db, &n)) return ZC_OK;
-    int rc = zc__lmdb_write(db, zc__lmdb_tidy_all, NULL);
+    int rc = zc__lmdb_write(db, zc__lmdb_maintain_all, NULL);
     return rc != ZC_OK || zc__lmdb_note_use(db, &n) ? rc : ZC_E_FULL;
 }
 
@@ -10165,7 +10165,7 @@ typedef struct zc__lmdb_lock {
 
 /* Deletes the first lock at or after `h` if it has ended: holders that die leave theirs, and so
  * they do not add up. */
-static int zc__lmdb_sweep_lock(zc__lmdb_tx *t, const zc__lmdb_h *h, uint64_t now) {
+static int zc__lmdb_expire_lock(zc__lmdb_tx *t, const zc__lmdb_h *h, uint64_t now) {
     MDB_cursor *c;
     MDB_val key = zc__lmdb_val(h->b, ZC__LMDB_H), row;
     int rc = mdb_cursor_open(t->txn, zc__lmdb_db(t, ZC__LMDB_LOCKS), &c);
@@ -10190,7 +10190,7 @@ static int zc__lmdb_lock_step(zc__lmdb_tx *t, void *arg) {
         end = zc__get64(zc__lmdb_at(&old, 8));
     }
     if (l->token ? l->token != token : end > now) return ZC_MISS;
-    if (!l->token) rc = zc__lmdb_sweep_lock(t, &l->h, now);
+    if (!l->token) rc = zc__lmdb_expire_lock(t, &l->h, now);
     if (rc < 0) return rc;
     l->given = l->token ? l->token : ++t->meta[ZC__LMDB_TOKEN];
     zc__put_le(row, l->given, 8);
@@ -10245,14 +10245,15 @@ static int zc__lmdb_bus_peek(void *user, uint64_t *position) {
     uint64_t identity;
     if (ZC__UNLIKELY(!zc__lmdb_usable(db))) return ZC_E_STORE;
     (void)mdb_env_info(db->env, &info);
-    if (ZC__UNLIKELY(zc__atomic_load_acq(&db->seen) < info.me_last_txnid))
+    if (ZC__UNLIKELY(zc__atomic_load_acq(&db->known_txn) < info.me_last_txnid))
         return zc__lmdb_bus_attach(user, &identity, position);
     *position = zc__atomic_load_acq(&db->tail);
     return ZC_OK;
 }
 
 /* Gives one entry of the log. */
-static int zc__lmdb_give(zc__lmdb *db, uint64_t position, const MDB_val *entry, zc_bus_sink *sink) {
+static int zc__lmdb_deliver(zc__lmdb *db, uint64_t position, const MDB_val *entry,
+                            zc_bus_sink *sink) {
     zc_bytes few[16], *tags = few;
     size_t n = 0, at = 0, i = 0;
     while (at + 2 <= entry->mv_size) {
@@ -10270,7 +10271,7 @@ static int zc__lmdb_give(zc__lmdb *db, uint64_t position, const MDB_val *entry, 
 
 /* Gives the entries after `position` that this transaction sees. ZC_MORE: as many as one call may;
  * ZC_RETRY: some of them are gone, or never were. */
-static int zc__lmdb_give_after(zc__lmdb_rd *r, uint64_t position, uint64_t tail,
+static int zc__lmdb_deliver_after(zc__lmdb_rd *r, uint64_t position, uint64_t tail,
                                zc_bus_sink *sink) {
     unsigned char at[8];
     MDB_cursor *c;
@@ -10282,7 +10283,7 @@ static int zc__lmdb_give_after(zc__lmdb_rd *r, uint64_t position, uint64_t tail,
     zc__put_be64(at, position + 1);
     MDB_val key = zc__lmdb_val(at, sizeof at);
     for (size_t n = 0; rc == ZC_OK && position < tail; n++, op = MDB_NEXT) {
-        if (n == ZC__LMDB_GIVE) {
+        if (n == ZC__LMDB_READ) {
             rc = ZC_MORE;
             break;
         }
@@ -10290,7 +10291,7 @@ static int zc__lmdb_give_after(zc__lmdb_rd *r, uint64_t position, uint64_t tail,
         if (rc == ZC_OK && (key.mv_size != 8 || zc__get_be64(zc__lmdb_at(&key, 0)) != ++position))
             rc = ZC_RETRY; /* trimmed: L2 */
         if (rc == ZC_MISS) rc = ZC_E_CORRUPT;
-        if (rc == ZC_OK) rc = zc__lmdb_give(r->db, position, &entry, sink);
+        if (rc == ZC_OK) rc = zc__lmdb_deliver(r->db, position, &entry, sink);
     }
     mdb_cursor_close(c);
     return rc;
@@ -10323,7 +10324,7 @@ static int zc__lmdb_bus_read(void *user, uint64_t position, uint64_t wait, zc_bu
         if (!zc__lmdb_sleep(db, until)) return ZC_OK;
     if (rc == ZC_OK) rc = zc__lmdb_begin_meta(db, &r, meta);
     if (rc != ZC_OK) return rc;
-    rc = zc__lmdb_give_after(&r, position, meta[ZC__LMDB_TAIL], sink);
+    rc = zc__lmdb_deliver_after(&r, position, meta[ZC__LMDB_TAIL], sink);
     zc__lmdb_end(&r);
     return rc;
 }
@@ -10373,7 +10374,7 @@ static int zc__lmdb_trim(zc__lmdb_tx *t) {
 static int zc__lmdb_append_step(zc__lmdb_tx *t, void *arg) {
     const zc__lmdb_append *a = (const zc__lmdb_append *)arg;
     unsigned char at[8];
-    int rc = zc__lmdb_tidy_before(t);
+    int rc = zc__lmdb_maintain_before(t);
     if (rc == ZC_OK) rc = zc__lmdb_age_tags(t);
     if (rc != ZC_OK) return rc;
     uint64_t position = ++t->meta[ZC__LMDB_TAIL];
@@ -10391,7 +10392,7 @@ static int zc__lmdb_append_step(zc__lmdb_tx *t, void *arg) {
     for (size_t i = 0; i < a->n && rc == ZC_OK; i++) rc = zc__lmdb_put_tag(t, a->tags[i], position);
     if (a->n == 0) t->meta[ZC__LMDB_ROOT] = position;
     if (rc == ZC_OK) rc = zc__lmdb_trim(t);
-    return rc == ZC_OK ? zc__lmdb_tidy_after(t, 0) : rc;
+    return rc == ZC_OK ? zc__lmdb_maintain_after(t, 0) : rc;
 }
 
 /* `durable` asks for nothing more: with `sync` each write is on the disk, and without it what a
@@ -10433,7 +10434,7 @@ static int zc__lmdb_bus_versions(void *user, const zc_bytes *paths, size_t n,
 }
 
 /* Something to bring to the file, or to delete. */
-static bool zc__lmdb_untidy(zc__lmdb *db) {
+static bool zc__lmdb_has_work(zc__lmdb *db) {
     zc__lmdb_rd r;
     MDB_val key, value;
     MDB_stat s;
@@ -10472,8 +10473,8 @@ static int zc__lmdb_bus_beat(void *user, zc_bytes text) {
         zc__lmdb_say(db, "the file was removed or replaced while it was open", NULL);
         return ZC_E_STORE;
     }
-    zc__lmdb_bury(db);
-    return zc__lmdb_untidy(db) ? zc__lmdb_write(db, zc__lmdb_tidy_all, NULL) : ZC_OK;
+    zc__lmdb_clear_dead_readers(db);
+    return zc__lmdb_has_work(db) ? zc__lmdb_write(db, zc__lmdb_maintain_all, NULL) : ZC_OK;
 }
 
 /* The read that waits, and the next. */
@@ -10510,14 +10511,14 @@ static uint64_t zc__lmdb_identity(const zc__lmdb *db) {
 /* Every process that has the directory open holds a lock on one byte of path/zoocache, at its pid:
  * a lock of the open file, so a second open in the same process meets it, and kill -9 releases it.
  * *alone: nobody else holds any. ZC_E_INVAL: this process has the directory open. */
-static int zc__lmdb_take_byte(zc__lmdb *db, bool *alone) {
+static int zc__lmdb_register(zc__lmdb *db, bool *alone) {
     *alone = false;
 #ifdef ZC__LMDB_SETLK
     struct flock all;
     memset(&all, 0, sizeof all);
     all.l_type = F_WRLCK;
     all.l_whence = SEEK_SET;
-    if (fcntl(db->claim, ZC__LMDB_GETLK, &all) == 0) *alone = all.l_type == F_UNLCK;
+    if (fcntl(db->control, ZC__LMDB_GETLK, &all) == 0) *alone = all.l_type == F_UNLCK;
 #endif
     if (zc__lmdb_lock_byte(db, (uint64_t)db->pid, F_WRLCK)) return ZC_OK;
     zc__lmdb_say(db, "is open in this process already (or in another pid namespace)", NULL);
@@ -10534,14 +10535,14 @@ static bool zc__lmdb_sync_dir(const zc__lmdb *db) {
 
 /* Sees to it that data.mdb can be believed: deletes what another boot has written without `sync`,
  * and says in path/zoocache, on disk, how it is written from now on. */
-static int zc__lmdb_settle(zc__lmdb *db) {
-    char now[ZC__LMDB_CLAIM], was[ZC__LMDB_CLAIM], name[ZC__LMDB_PATH];
+static int zc__lmdb_check_boot(zc__lmdb *db) {
+    char now[ZC__LMDB_CONTROL], was[ZC__LMDB_CONTROL], name[ZC__LMDB_PATH];
     memset(now, ' ', sizeof now);
     memcpy(now, "zoocache", 8);
     if (!zc__lmdb_boot(now + 9)) db->sync = true;
     now[46] = db->sync ? 's' : 'n';
     now[47] = '\n';
-    ssize_t got = pread(db->claim, was, sizeof was, 0);
+    ssize_t got = pread(db->control, was, sizeof was, 0);
     bool known = got == (ssize_t)sizeof was && memcmp(was, now, 9) == 0;
     bool same_boot = known && memcmp(was + 9, now + 9, 36) == 0;
     zc__lmdb_file(db, "/data.mdb", name, sizeof name);
@@ -10559,7 +10560,7 @@ static int zc__lmdb_settle(zc__lmdb *db) {
         now[46] = 'n'; /* some of it is not on disk */
     }
     if (known && memcmp(was, now, sizeof now) == 0) return ZC_OK;
-    if (pwrite(db->claim, now, sizeof now, 0) != (ssize_t)sizeof now || fsync(db->claim) != 0 ||
+    if (pwrite(db->control, now, sizeof now, 0) != (ssize_t)sizeof now || fsync(db->control) != 0 ||
         !zc__lmdb_sync_dir(db))
         return zc__lmdb_refused(db, "path/zoocache cannot be written");
     return ZC_OK;
@@ -10594,7 +10595,7 @@ static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn, bool grown) {
 
 /* A file that is shorter than LMDB thinks, because it was cut or copied while it was written, would
  * end the process with SIGBUS. With zeros at its end it is a corrupt one, which LMDB tells. */
-static int zc__lmdb_lengthen(zc__lmdb *db, bool alone) {
+static int zc__lmdb_extend_file(zc__lmdb *db, bool alone) {
     MDB_envinfo info;
     MDB_stat s;
     mdb_filehandle_t fd;
@@ -10609,14 +10610,14 @@ static int zc__lmdb_lengthen(zc__lmdb *db, bool alone) {
 }
 
 /* What the size of the map allows. */
-static void zc__lmdb_measure(zc__lmdb *db) {
+static void zc__lmdb_set_limits(zc__lmdb *db) {
     MDB_envinfo info;
     MDB_stat s;
     (void)mdb_env_info(db->env, &info);
     (void)mdb_env_stat(db->env, &s);
     size_t pages = info.me_mapsize / s.ms_psize;
-    db->limit = pages - (pages / 8 > ZC__LMDB_SPARE ? pages / 8 : ZC__LMDB_SPARE);
-    db->most = info.me_mapsize / 8;
+    db->max_pages = pages - (pages / 8 > ZC__LMDB_SPARE ? pages / 8 : ZC__LMDB_SPARE);
+    db->max_record = info.me_mapsize / 8;
     db->log_pages = pages / 16;
     db->tags = info.me_mapsize / 4096;
 }
@@ -10643,7 +10644,7 @@ static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
     (void)mdb_env_info(db->env, &info);
     bool grow = alone && info.me_mapsize < db->map_size;
     if (grow) (void)mdb_env_set_mapsize(db->env, db->map_size);
-    rc = zc__lmdb_lengthen(db, alone);
+    rc = zc__lmdb_extend_file(db, alone);
     if (rc == ZC_OK) rc = zc__lmdb_enter(db);
     if (rc != ZC_OK) return rc;
     (void)mdb_reader_check(db->env, &dead);
@@ -10662,7 +10663,7 @@ static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
     zc__lmdb_leave(db);
     if (rc == ZC_E_CORRUPT)
         zc__lmdb_say(db, "data.mdb is damaged, of another version or not of this library", NULL);
-    zc__lmdb_measure(db);
+    zc__lmdb_set_limits(db);
     return rc;
 }
 
@@ -10673,8 +10674,8 @@ static void zc__lmdb_close_env(zc__lmdb *db) {
     }
     if (db->env) mdb_env_close(db->env);
     db->env = NULL;
-    if (db->claim >= 0) close(db->claim);
-    db->claim = -1;
+    if (db->control >= 0) close(db->control);
+    db->control = -1;
 }
 
 /* Opens everything, one process at a time. Nothing is left open on failure. */
@@ -10686,14 +10687,14 @@ static int zc__lmdb_start(zc__lmdb *db) {
     if (mkdir(db->path, 0700) != 0 && errno != EEXIST)
         return zc__lmdb_refused(db, "the directory cannot be made");
     zc__lmdb_file(db, "/zoocache", name, sizeof name);
-    db->claim = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    if (db->claim < 0) return zc__lmdb_refused(db, "path/zoocache cannot be opened");
-    do locked = flock(db->claim, LOCK_EX);
+    db->control = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (db->control < 0) return zc__lmdb_refused(db, "path/zoocache cannot be opened");
+    do locked = flock(db->control, LOCK_EX);
     while (locked != 0 && errno == EINTR);
-    if (locked == 0) rc = zc__lmdb_take_byte(db, &alone);
-    if (rc == ZC_OK) rc = zc__lmdb_settle(db);
+    if (locked == 0) rc = zc__lmdb_register(db, &alone);
+    if (rc == ZC_OK) rc = zc__lmdb_check_boot(db);
     if (rc == ZC_OK) rc = zc__lmdb_open_env(db, alone);
-    if (rc == ZC_OK) (void)flock(db->claim, LOCK_UN);
+    if (rc == ZC_OK) (void)flock(db->control, LOCK_UN);
     else zc__lmdb_close_env(db);
     return rc;
 }
@@ -10707,9 +10708,9 @@ static void zc__lmdb_forked(void *user) {
     memset(&db->notes, 0, sizeof db->notes);
     memset(db->note, 0, sizeof db->note);
     db->wakes = 0;
-    db->seen = db->tail = 0;
+    db->known_txn = db->tail = 0;
     db->env = NULL;
-    if (db->claim >= 0) close(db->claim);
+    if (db->control >= 0) close(db->control);
     if (!zc__monitor_init(&db->wake) || !zc__gate_init(&db->gate)) return;
     (void)zc__lmdb_start(db);
 }
@@ -10718,8 +10719,8 @@ static void zc__lmdb_close(void *user) {
     zc__lmdb *db = (zc__lmdb *)user;
     if (zc__atomic_sub_acqrel(&db->refs, 1u) != 1) return;
     if (db->pid == getpid()) {
-        if (zc__lmdb_usable(db) && zc__lmdb_untidy(db))
-            (void)zc__lmdb_write(db, zc__lmdb_tidy_all, NULL);
+        if (zc__lmdb_usable(db) && zc__lmdb_has_work(db))
+            (void)zc__lmdb_write(db, zc__lmdb_maintain_all, NULL);
         zc__lmdb_close_env(db);
     }
     zc__gate_destroy(&db->gate);
@@ -10829,23 +10830,23 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *                        connection's run id is the attached one, the fence was taken, and the
  *                        reply was not full
  *               versions both hashes in one MULTI
- *   Waking      A read that waits can be woken, for what is to be sent, or for a proof now. It
- *               leaves its question behind, in a connection that stays. Until that is answered,
- *               as any entry does, reads that do not wait go over the pool; the next that does
- *               waits for this answer first, which is not looked at.
+ *   Waking      A read that waits can be woken, for what is to be sent, or for a proof now. Its
+ *               replies stay pending, in a connection that stays. Until they have come,
+ *               as any entry makes them, reads that do not wait go over the pool; the next that
+ *               does takes these replies first, and does not look at them.
  *   Shards      Each is a storage and a log by itself, a zc__redis with connections of its own; the
  *               first stands for all. >>bus makes one order of their logs, and a record is in the
  *               shard that its key's hash names. An entry of several tags is atomic within a shard.
- *               Waiting is left to one more connection a shard, the bell: its XREAD BLOCK says when
- *               to read, and what it answers is not looked at. Proofs come from reads alone.
+ *               Waiting is left to one more connection a shard, for wake-ups: its XREAD BLOCK says
+ *               when to read, and what it answers is not looked at. Proofs come from reads alone.
  *   Invariants  R1 an entry given as read is the next one, or the answer is ZC_RETRY
  *               R2 a position told by `versions` is never below the true one
  *               R3 a connection that failed in any way is closed: replies never shift
- *   Time-outs   A call has one deadline, desc.timeout, whatever it consists of: a place in the line
- *               for a connection, connecting, being sent again, several shards. For the server's
+ *   Time-outs   A call has one deadline, desc.timeout, whatever it consists of: queueing for
+ *               a connection, connecting, being sent again, several shards. For the server's
  *               answer it waits 16 times the smoothed latency, at least a quarter of that, but for
  *               a request of more than 64 KiB. Each time-out doubles the estimate. Who has had to
- *               stand in line for too long says ZC_E_BUSY, and nothing of the server; likewise a
+ *               queue for too long says ZC_E_BUSY, and nothing of the server; likewise a
  *               zc_poll() without the time. A dropped connection is replaced once, after a random
  *               pause of up to 2 ms; one that cannot be made is not tried again for a time that
  *               grows from 20 ms to a second. Looking up a host's name takes what the system takes.
@@ -10861,8 +10862,8 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *               database; with replicas +info +wait; ZC_DURABLE without: +waitaof or +config|get;
  *               in a cluster +asking. +info is no loss: it saves round trips when connecting.
  *   Protocol    RESP3 where hiredis (1.0) and the server (6) have it, else RESP2. HELLO is the last
- *               of the greeting's commands, so that an older server's refusal costs nothing
- *   TLS         OpenSSL over the socket of hiredis; the handshake has the greeting's deadline
+ *               of the handshake's commands, so that an older server's refusal costs nothing
+ *   TLS         OpenSSL over the socket of hiredis; its handshake has the deadline of ours
  *   Not done    Slots of a cluster but one a shard; Sentinels with a password of their own, or over
  *               TLS. ZC_DURABLE without replicas asks for appendfsync always or WAITAOF.
  *   Locking     pool (monitor; never held during I/O) > a waiter's monitor; state (spin; a few
@@ -10898,10 +10899,10 @@ enum { ZC__REDIS_MAP = -1, ZC__REDIS_PUSH = -1, ZC__REDIS_VERBATIM = -1 };
 #define ZC__REDIS_SENTINELS 16
 #define ZC__REDIS_CMDS 12       /* commands of one request */
 #define ZC__REDIS_BATCH 1000    /* entries asked for at once */
-#define ZC__REDIS_SEEN 256      /* nonces remembered; a power of two */
+#define ZC__REDIS_NONCES 256    /* nonces remembered; a power of two */
 #define ZC__REDIS_BACKOFF (20 * ZC_MILLISECOND)
-#define ZC__REDIS_BELL 5000     /* ms that a bell waits for an entry */
-#define ZC__REDIS_PAUSE (10 * ZC_MILLISECOND) /* between reads while a bell cannot be had */
+#define ZC__REDIS_WAKEUP 5000   /* ms that a wake-up connection waits for an entry */
+#define ZC__REDIS_PAUSE (10 * ZC_MILLISECOND) /* between reads while there is none */
 #define ZC__REDIS_REPLY_MAX ((size_t)512 << 20) /* bytes of a string of Redis */
 
 typedef struct zc__redis_addr {
@@ -10924,8 +10925,8 @@ typedef struct zc__redis_conn {
     bool taken;    /* by a caller; the pool's monitor, but for the reader's */
     bool master, fenced; /* as the server said: it is one; it has min-replicas-to-write */
     bool asking;         /* at a node that only a redirection has named */
-    unsigned owed;       /* replies still to come of a request that was given up, */
-    uint64_t owed_until; /*   and until when */
+    unsigned pending;       /* replies still to come of a request that was given up, */
+    uint64_t pending_until; /*   and until when */
     char sha[ZC__REDIS_SCRIPTS][41]; /* "": not loaded, send the text */
 } zc__redis_conn;
 
@@ -10962,23 +10963,25 @@ typedef struct zc__redis {
     unsigned nconns;
     zc__redis_conn *conns;
     zc_shared64 latency;  /* smoothed, ns; 0: unknown */
-    zc_shared64 greeting; /* what connecting took the last time, likewise */
+    zc_shared64 connecting; /* what connecting took the last time, likewise */
     zc_shared64 era;
     zc_shared64 count; /* of nonces */
     uint64_t node;     /* who we are: random */
     /* Of the bus; state. */
     zc__spin state;
     zc__redis_conn reader;
-    uint64_t gen, run, line; /* as attached; gen 0: not. line: see zc__req_line() */
-    void *sleeper; /* the link on which the reader waits, to be woken; NULL: it does not wait */
+    uint64_t gen, run, replid; /* as attached; gen 0: not. replid: see zc__req_replid() */
+    void *blocked; /* the link on which the reader waits, to be woken; NULL: it does not wait */
     bool woken;    /* the next read does not wait */
-    uint64_t seen_at[ZC__REDIS_SEEN], seen[ZC__REDIS_SEEN]; /* position + 1 (0: none), nonce */
+    uint64_t nonces[ZC__REDIS_NONCES];   /* of the entries that were read last, */
+    uint64_t nonce_at[ZC__REDIS_NONCES]; /*   and their positions + 1; 0: none */
     /* Several shards. */
     void *shards[ZC_LOGS_MAX]; /* of the first: all of them, itself included */
     unsigned nshards, shard;   /* shard: which one this is */
-    zc__redis_conn bell;
-    uint64_t bell_gen, bell_until; /* asked of which log; to be answered by then, 0: not asked */
-    int alarm[2];                  /* of the default io: a pipe, whose other end wakes */
+    zc__redis_conn wakeup;
+    uint64_t wakeup_gen;   /* the log that it was asked of; */
+    uint64_t wakeup_until; /*   when the answer must be there, 0: it was not asked */
+    int wake_pipe[2];                  /* of the default io: a pipe, whose other end wakes */
 #ifdef ZOOCACHE_WITH_REDIS_TLS
     SSL_CTX *tls_ctx; /* NULL: no TLS */
     BIO_METHOD *tls_bio;
@@ -11120,7 +11123,7 @@ typedef struct zc__redis_link {
     redisContext *ctx;
     zc__buf out;
     size_t sent;       /* bytes of `out` */
-    uint64_t patience; /* the socket's own time-out for reading */
+    uint64_t recv_timeout; /* the socket's own time-out for reading */
 #ifdef ZOOCACHE_WITH_REDIS_TLS
     SSL *ssl; /* NULL: no TLS */
 #endif
@@ -11302,13 +11305,13 @@ static int zc__redis_io_poll(struct pollfd *p, nfds_t n, uint64_t left) {
 }
 
 /* Waits until the socket has something to read, or takes something to write, then does that.
- * `alarm`: -1, or what ends the waiting, too: ZC_MORE. */
-static int zc__redis_io_pump(zc__redis_link *l, int alarm, uint64_t left) {
+ * `wake_fd`: -1, or what ends the waiting, too: ZC_MORE. */
+static int zc__redis_io_pump(zc__redis_link *l, int wake_fd, uint64_t left) {
     struct pollfd p[2];
     char bytes[64];
     p[0].fd = l->ctx->fd;
     p[0].events = (short)(zc__redis_io_writes(l) ? POLLIN | POLLOUT : POLLIN);
-    p[1].fd = alarm;
+    p[1].fd = wake_fd;
     p[1].events = POLLIN;
     p[0].revents = p[1].revents = 0;
     int n = zc__redis_io_poll(p, 2, left);
@@ -11316,30 +11319,30 @@ static int zc__redis_io_pump(zc__redis_link *l, int alarm, uint64_t left) {
     if (n < 0) return errno == EINTR ? ZC_OK : ZC_E_STORE;
     if (p[0].revents & POLLOUT) return zc__redis_io_send(l);
     if (p[0].revents) return zc__redis_io_recv(l);
-    return read(alarm, bytes, sizeof bytes) > 0 ? ZC_MORE : ZC_OK;
+    return read(wake_fd, bytes, sizeof bytes) > 0 ? ZC_MORE : ZC_OK;
 }
 
-/* The alarm of who waits on this connection and may be woken; else -1. */
-static int zc__redis_io_alarm(zc__redis *r, const zc__redis_link *l) {
+/* The wake_fd of who waits on this connection and may be woken; else -1. */
+static int zc__redis_io_wake_fd(zc__redis *r, const zc__redis_link *l) {
     zc__spin_lock(&r->state);
-    int alarm = r->sleeper == l ? r->alarm[0] : -1;
+    int wake_fd = r->blocked == l ? r->wake_pipe[0] : -1;
     zc__spin_unlock(&r->state);
-    return alarm;
+    return wake_fd;
 }
 
 /* The usual case, a small request and a small reply: waits in the read itself, which saves a call
  * of the system. Its time-out is set anew only when it is no longer about right. Under TLS one read
  * is several of the socket, and must not wait. */
-static int zc__redis_io_await(zc__redis_link *l, int alarm, uint64_t left) {
-    if (alarm >= 0) return zc__redis_io_pump(l, alarm, left);
+static int zc__redis_io_await(zc__redis_link *l, int wake_fd, uint64_t left) {
+    if (wake_fd >= 0) return zc__redis_io_pump(l, wake_fd, left);
 #ifdef ZOOCACHE_WITH_REDIS_TLS
-    if (l->ssl) return zc__redis_io_pump(l, alarm, left);
+    if (l->ssl) return zc__redis_io_pump(l, wake_fd, left);
 #endif
-    uint64_t off = left > l->patience ? left - l->patience : l->patience - left;
+    uint64_t off = left > l->recv_timeout ? left - l->recv_timeout : l->recv_timeout - left;
     if (off > left / 16) {
         struct timeval t = zc__redis_timeval(left);
         if (setsockopt(l->ctx->fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t) != 0) return ZC_E_STORE;
-        l->patience = left;
+        l->recv_timeout = left;
     }
     return zc__redis_io_recv(l);
 }
@@ -11348,7 +11351,7 @@ static int zc__redis_io_reply(void *user, void *conn, uint64_t timeout, redisRep
     zc__redis *r = (zc__redis *)user;
     zc__redis_link *l = (zc__redis_link *)conn;
     uint64_t deadline = 0;
-    int rc = l->out.size ? zc__redis_io_send(l) : ZC_OK, alarm = -1;
+    int rc = l->out.size ? zc__redis_io_send(l) : ZC_OK, wake_fd = -1;
     while (rc == ZC_OK) {
         void *got = NULL;
         if (redisReaderGetReply(l->ctx->reader, &got) != REDIS_OK) return ZC_E_CORRUPT;
@@ -11361,10 +11364,10 @@ static int zc__redis_io_reply(void *user, void *conn, uint64_t timeout, redisRep
         uint64_t now = zc__mono(&r->clock);
         bool first = !deadline;
         if (first) deadline = zc__add_sat(now, timeout);
-        if (first) alarm = zc__redis_io_alarm(r, l);
+        if (first) wake_fd = zc__redis_io_wake_fd(r, l);
         if (now >= deadline) return ZC_E_TIMEOUT;
-        rc = first && !l->out.size ? zc__redis_io_await(l, alarm, deadline - now)
-                                   : zc__redis_io_pump(l, alarm, deadline - now);
+        rc = first && !l->out.size ? zc__redis_io_await(l, wake_fd, deadline - now)
+                                   : zc__redis_io_pump(l, wake_fd, deadline - now);
     }
     return rc;
 }
@@ -11376,12 +11379,12 @@ static int zc__redis_io_wait(void *user, void *const *conns, unsigned n, uint64_
     for (unsigned i = 0; i <= n; i++) {
         zc__redis_link *l = i < n ? (zc__redis_link *)conns[i] : NULL;
         if (l && l->out.size && zc__redis_io_send(l) != ZC_OK) return (int)i;
-        p[i].fd = l ? l->ctx->fd : r->alarm[0];
+        p[i].fd = l ? l->ctx->fd : r->wake_pipe[0];
         p[i].events = POLLIN;
         p[i].revents = 0;
     }
     (void)zc__redis_io_poll(p, n + 1, timeout);
-    if (p[n].revents && read(r->alarm[0], bytes, sizeof bytes) > 0) return ZC_E_TIMEOUT;
+    if (p[n].revents && read(r->wake_pipe[0], bytes, sizeof bytes) > 0) return ZC_E_TIMEOUT;
     for (unsigned i = 0; i < n; i++)
         if (p[i].revents) return (int)i;
     return ZC_E_TIMEOUT;
@@ -11390,23 +11393,23 @@ static int zc__redis_io_wait(void *user, void *const *conns, unsigned n, uint64_
 static void zc__redis_io_wake(void *user, void *conn) {
     const zc__redis *r = (const zc__redis *)user;
     (void)conn;
-    (void)!write(r->alarm[1], "", 1); /* if it is full, that will do */
+    (void)!write(r->wake_pipe[1], "", 1); /* if it is full, that will do */
 }
 
-static void zc__redis_alarm_close(zc__redis *r) {
+static void zc__redis_pipe_close(zc__redis *r) {
     for (unsigned i = 0; i < 2; i++)
-        if (r->alarm[i] >= 0) close(r->alarm[i]);
-    r->alarm[0] = r->alarm[1] = -1;
+        if (r->wake_pipe[i] >= 0) close(r->wake_pipe[i]);
+    r->wake_pipe[0] = r->wake_pipe[1] = -1;
 }
 
 /* False: there are no more descriptors, and nobody can be woken. */
-static bool zc__redis_alarm_open(zc__redis *r) {
-    if (pipe(r->alarm) != 0) r->alarm[0] = r->alarm[1] = -1;
-    for (unsigned i = 0; i < 2 && r->alarm[i] >= 0; i++) {
-        (void)fcntl(r->alarm[i], F_SETFD, FD_CLOEXEC);
-        (void)fcntl(r->alarm[i], F_SETFL, O_NONBLOCK);
+static bool zc__redis_pipe_open(zc__redis *r) {
+    if (pipe(r->wake_pipe) != 0) r->wake_pipe[0] = r->wake_pipe[1] = -1;
+    for (unsigned i = 0; i < 2 && r->wake_pipe[i] >= 0; i++) {
+        (void)fcntl(r->wake_pipe[i], F_SETFD, FD_CLOEXEC);
+        (void)fcntl(r->wake_pipe[i], F_SETFL, O_NONBLOCK);
     }
-    return r->alarm[0] >= 0;
+    return r->wake_pipe[0] >= 0;
 }
 
 static void zc__redis_io_sleep(void *user, uint64_t ns) {
@@ -11564,8 +11567,8 @@ static void zc__req_script(zc__redis_req *q, zc__redis_script s, unsigned nkeys)
 
 static void zc__redis_say(const zc__redis *r, zc_log_level level, const char *what,
                           zc_bytes detail) {
-    char line[256];
-    zc__text t = {line, sizeof line, 0};
+    char message[256];
+    zc__text t = {message, sizeof message, 0};
     const char *from = (const char *)detail.ptr;
     if (!r->log.version) return;
     zc__text_str(&t, "zoocache: redis: ");
@@ -11578,7 +11581,7 @@ static void zc__redis_say(const zc__redis *r, zc_log_level level, const char *wh
     for (size_t i = 0; i < detail.len; i++)
         zc__text_bytes(&t, from[i] < ' ' || from[i] > '~' ? "?" : from + i, 1);
     zc__text_end(&t);
-    r->log.write(r->log.user, level, line);
+    r->log.write(r->log.user, level, message);
 }
 
 static void zc__redis_unreachable(const zc__redis *r, int rc) {
@@ -11599,9 +11602,9 @@ static void zc__redis_drop(zc__redis *r, zc__redis_conn *c) {
     zc__spin_lock(&r->state); /* zc__redis_wake() */
     void *link = c->link;
     c->link = NULL;
-    if (link && r->sleeper == link) r->sleeper = NULL;
+    if (link && r->blocked == link) r->blocked = NULL;
     zc__spin_unlock(&r->state);
-    c->owed = 0;
+    c->pending = 0;
     if (link) r->io.close(r->io.user, link, false);
 }
 
@@ -11621,7 +11624,7 @@ static int zc__redis_append_cmd(zc__redis *r, const zc__redis_conn *c, zc__redis
 }
 
 /* Sends a request and takes all its replies. On failure the connection is dropped (R3). ZC_MORE:
- * who waited was woken, and the connection owes the rest. */
+ * who waited was woken, and the other replies are pending. */
 static int zc__redis_exchange(zc__redis *r, zc__redis_conn *c, zc__redis_req *q,
                               uint64_t deadline) {
     static const char *asking[] = {"ASKING"};
@@ -11639,10 +11642,10 @@ static int zc__redis_exchange(zc__redis *r, zc__redis_conn *c, zc__redis_req *q,
         if (*to) freeReplyObject(*to);
         *to = NULL;
         rc = r->io.reply(r->io.user, c->link, left, to);
-        c->owed = all - i;
+        c->pending = all - i;
     }
-    c->owed_until = deadline;
-    if (rc == ZC_OK) c->owed = 0;
+    c->pending_until = deadline;
+    if (rc == ZC_OK) c->pending = 0;
     else if (rc != ZC_MORE) zc__redis_drop(r, c);
     return rc;
 }
@@ -11756,8 +11759,8 @@ static void zc__redis_identify(zc__redis *r, zc__redis_conn *c, const redisReply
     if (c->master && !c->run && c->link) c->run = zc__redis_mark(r, c, deadline);
 }
 
-/* What a greeting's replies say about the server; `info`: the first of INFO. */
-static void zc__redis_greeted(zc__redis *r, zc__redis_conn *c, const zc__redis_req *q,
+/* What the replies of a handshake say about the server; `info`: the first of INFO. */
+static void zc__redis_handshake_read(zc__redis *r, zc__redis_conn *c, const zc__redis_req *q,
                               unsigned info) {
     zc_bytes run = zc__redis_info(q->reply[info], "run_id");
     unsigned scripts = c == &r->reader ? 0 : ZC__REDIS_SCRIPTS;
@@ -11772,7 +11775,7 @@ static void zc__redis_greeted(zc__redis *r, zc__redis_conn *c, const zc__redis_r
 }
 
 /* Who are we, which database, who is the server, the scripts, the protocol: one round trip. */
-static int zc__redis_greet(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
+static int zc__redis_handshake(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
     zc__redis_req q;
     zc__req_init(r, &q);
     if (r->password) {
@@ -11803,7 +11806,7 @@ static int zc__redis_greet(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
     }
     if (rc == ZC_OK) {
         const redisReply *server = q.reply[info];
-        zc__redis_greeted(r, c, &q, info);
+        zc__redis_handshake_read(r, c, &q, info);
         if (zc__redis_is(server, REDIS_REPLY_ERROR) && zc__redis_starts(server, "NOAUTH")) {
             zc__redis_complain(r, "INFO", server);
             rc = ZC_E_STORE;
@@ -11867,7 +11870,7 @@ static int zc__redis_ask_sentinel(zc__redis *r, const zc__redis_addr *sentinel, 
     return rc;
 }
 
-static int zc__redis_find(zc__redis *r, zc__redis_addr *at, uint64_t deadline) {
+static int zc__redis_resolve(zc__redis *r, zc__redis_addr *at, uint64_t deadline) {
     zc__monitor_lock(&r->pool);
     *at = r->moved.host[0] ? r->moved : r->addrs[0];
     bool moved = r->moved.host[0] != '\0';
@@ -11883,8 +11886,8 @@ static int zc__redis_find(zc__redis *r, zc__redis_addr *at, uint64_t deadline) {
 }
 
 /* After a try to connect. */
-static void zc__redis_tried(zc__redis *r, bool good) {
-    uint64_t now = zc__redis_now(r), dice = good ? 0 : r->io.random(r->io.user);
+static void zc__redis_connected(zc__redis *r, bool good) {
+    uint64_t now = zc__redis_now(r), jitter = good ? 0 : r->io.random(r->io.user);
     zc__monitor_lock(&r->pool);
     if (good) {
         r->fails = 0;
@@ -11892,7 +11895,7 @@ static void zc__redis_tried(zc__redis *r, bool good) {
     } else {
         uint64_t pause = ZC__REDIS_BACKOFF << (r->fails < 6 ? r->fails : 6);
         if (pause > ZC_SECOND) pause = ZC_SECOND;
-        r->down_until = now + pause / 2 + dice % (pause / 2);
+        r->down_until = now + pause / 2 + jitter % (pause / 2);
         r->fails++;
         r->moved.host[0] = '\0';
     }
@@ -11906,13 +11909,13 @@ static int zc__redis_connect(zc__redis *r, zc__redis_conn *c, uint64_t deadline)
     zc__monitor_unlock(&r->pool);
     if (wait) return ZC_E_STORE;
     uint64_t begin = zc__redis_now(r);
-    int rc = zc__redis_find(r, &at, deadline);
+    int rc = zc__redis_resolve(r, &at, deadline);
     c->asking = false;
     if (rc == ZC_OK) rc = zc__redis_link_to(r, c, &at, deadline);
     zc__redis_unreachable(r, rc);
-    if (rc == ZC_OK) rc = zc__redis_greet(r, c, deadline);
-    zc__redis_tried(r, rc == ZC_OK);
-    if (rc == ZC_OK) zc__atomic_store_rlx(&r->greeting, zc__redis_now(r) - begin);
+    if (rc == ZC_OK) rc = zc__redis_handshake(r, c, deadline);
+    zc__redis_connected(r, rc == ZC_OK);
+    if (rc == ZC_OK) zc__atomic_store_rlx(&r->connecting, zc__redis_now(r) - begin);
     return rc;
 }
 
@@ -11927,7 +11930,8 @@ static bool zc__redis_redirect(const redisReply *reply, zc__redis_addr *to) {
 }
 
 /* Looks for errors that mean "elsewhere" or "again"; true: the request must be sent again. */
-static bool zc__redis_follow(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uint64_t deadline) {
+static bool zc__redis_redirected(zc__redis *r, zc__redis_conn *c, zc__redis_req *q,
+                                 uint64_t deadline) {
     zc__redis_addr to;
     for (unsigned i = 0; i < q->ncmds; i++) {
         const redisReply *e = q->reply[i];
@@ -11944,7 +11948,7 @@ static bool zc__redis_follow(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, 
             }
             c->asking = false;
             if (zc__redis_link_to(r, c, &to, deadline) != ZC_OK) return false;
-            if (zc__redis_greet(r, c, deadline) != ZC_OK) return false;
+            if (zc__redis_handshake(r, c, deadline) != ZC_OK) return false;
             return c->asking = true;
         }
         /* No longer who it was: the next call finds out anew. */
@@ -11965,15 +11969,16 @@ static void zc__redis_refused(const zc__redis *r, const zc__redis_req *q) {
     }
 }
 
-static uint64_t zc__redis_patience(const zc__redis *r) {
+static uint64_t zc__redis_reply_timeout(const zc__redis *r) {
     uint64_t t = zc__mul_sat(zc__atomic_load_rlx(&r->latency), 16);
     if (t == 0 || t > r->timeout) return r->timeout;
     return t < r->timeout / 4 ? r->timeout / 4 : t;
 }
 
-static void zc__redis_learn(zc__redis *r, uint64_t took, int rc) {
+static void zc__redis_latency_update(zc__redis *r, uint64_t took, int rc) {
     uint64_t old = zc__atomic_load_rlx(&r->latency);
-    if (rc == ZC_E_TIMEOUT && old) zc__atomic_store_rlx(&r->latency, zc__redis_patience(r) / 8);
+    if (rc == ZC_E_TIMEOUT && old)
+        zc__atomic_store_rlx(&r->latency, zc__redis_reply_timeout(r) / 8);
     if (rc == ZC_OK) zc__atomic_store_rlx(&r->latency, old ? old - old / 8 + took / 8 : took);
 }
 
@@ -12000,21 +12005,21 @@ static uint64_t zc__redis_limit(const zc__redis_req *q, uint64_t now, uint64_t u
 static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uint64_t extra) {
     uint64_t end = q->begin + r->timeout, most = zc__add_sat(end, extra);
     uint64_t limit = end, full = end;
-    bool again = c != &r->reader || !r->sleeper;
+    bool again = c != &r->reader || !r->blocked;
     int rc = ZC_E_STORE;
     for (unsigned hops = 0; hops < 5; hops++) {
         uint64_t now = zc__redis_now(r), deadline = most;
         bool fresh = !c->link;
-        if (fresh) limit = zc__redis_limit(q, now, zc__atomic_load_rlx(&r->greeting), end);
+        if (fresh) limit = zc__redis_limit(q, now, zc__atomic_load_rlx(&r->connecting), end);
         if (fresh && (rc = zc__redis_connect(r, c, limit)) != ZC_OK) break;
-        uint64_t usual = now + zc__redis_patience(r);
+        uint64_t usual = now + zc__redis_reply_timeout(r);
         if (!fresh && !extra && usual < most && !zc__req_is_large(q)) deadline = usual;
         full = deadline;
         limit = zc__redis_limit(q, now, zc__atomic_load_rlx(&r->latency), full);
         rc = zc__redis_exchange(r, c, q, limit);
         if (!extra && !fresh && (rc == ZC_OK || (usual <= most && limit == full)))
-            zc__redis_learn(r, zc__redis_now(r) - now, rc);
-        if (rc == ZC_OK && zc__redis_follow(r, c, q, most)) continue;
+            zc__redis_latency_update(r, zc__redis_now(r) - now, rc);
+        if (rc == ZC_OK && zc__redis_redirected(r, c, q, most)) continue;
         if (rc != ZC_E_STORE || !again) break;
         again = false; /* dropped by the server, perhaps long ago: once more */
         r->io.sleep(r->io.user, r->io.random(r->io.user) % (2 * ZC_MILLISECOND));
@@ -12046,7 +12051,7 @@ static zc__redis_conn *zc__redis_free_conn(zc__redis *r, size_t first) {
 }
 
 #ifndef ZOOCACHE_NO_THREADS
-/* Waits in line, until `until` (NULL). `pool` is held, but not meanwhile. */
+/* Waits its turn, until `until` (NULL). `pool` is held, but not meanwhile. */
 static zc__redis_conn *zc__redis_queue(zc__redis *r, uint64_t until) {
     zc__redis_waiter w, **at = &r->queue;
     memset(&w, 0, sizeof w);
@@ -12069,7 +12074,7 @@ static zc__redis_conn *zc__redis_queue(zc__redis *r, uint64_t until) {
 #endif
 
 /* NULL: all are taken, and none has come back by `until`. */
-static zc__redis_conn *zc__redis_take(zc__redis *r, uint64_t until) {
+static zc__redis_conn *zc__redis_acquire(zc__redis *r, uint64_t until) {
     size_t first = zc__redis_affinity() % r->nconns;
     zc__monitor_lock(&r->pool);
     zc__redis_conn *c = zc__redis_free_conn(r, first);
@@ -12082,8 +12087,8 @@ static zc__redis_conn *zc__redis_take(zc__redis *r, uint64_t until) {
     return c;
 }
 
-/* To the first in line, if there is one: who comes later does not get ahead. */
-static void zc__redis_give_back(zc__redis *r, zc__redis_conn *c) {
+/* To the first in the queue, if there is one: who comes later does not get ahead. */
+static void zc__redis_release(zc__redis *r, zc__redis_conn *c) {
     zc__monitor_lock(&r->pool);
     zc__redis_waiter *w = r->queue;
     c->taken = w != NULL;
@@ -12105,9 +12110,9 @@ static uint64_t zc__redis_run(const zc__redis *r, const zc__redis_conn *c) {
 /* A request over a connection of the pool. `run` (0: any): where the log is attached. A connection
  * to another server, which may be an old master, is made anew; ZC_RETRY: there, too, is another. */
 static int zc__redis_call(zc__redis *r, zc__redis_req *q, uint64_t extra, uint64_t run) {
-    uint64_t patience = zc__redis_patience(r);
+    uint64_t patience = zc__redis_reply_timeout(r);
     uint64_t rest = patience < r->timeout / 2 ? patience : r->timeout / 2;
-    zc__redis_conn *c = zc__redis_take(r, q->begin + r->timeout - rest);
+    zc__redis_conn *c = zc__redis_acquire(r, q->begin + r->timeout - rest);
     if (!c) return ZC_E_BUSY;
     uint64_t waited = zc__redis_now(r) - q->begin;
     if (run && c->link && c->run != run) zc__redis_drop(r, c);
@@ -12115,17 +12120,17 @@ static int zc__redis_call(zc__redis *r, zc__redis_req *q, uint64_t extra, uint64
     if (rc == ZC_E_TIMEOUT && waited > r->timeout / 16 && waited + patience > r->timeout)
         rc = ZC_E_BUSY; /* the server has had less time than it may take */
     if (rc == ZC_OK && run && zc__redis_run(r, c) != run) {
-        zc__redis_drop(r, c); /* greeted by a replica, it may be a master by now */
+        zc__redis_drop(r, c); /* it was a replica, and may be a master by now */
         rc = ZC_RETRY;
     }
-    zc__redis_give_back(r, c);
+    zc__redis_release(r, c);
     return rc;
 }
 
 /* ---- the storage */
 
 /* The shard of a record. `user`: the first. */
-static zc__redis *zc__redis_of(void *user, zc_bytes key) {
+static zc__redis *zc__redis_shard_of(void *user, zc_bytes key) {
     zc__redis *r = (zc__redis *)user;
     if (r->nshards == 1) return r;
     return (zc__redis *)r->shards[XXH3_64bits(key.ptr, key.len) % r->nshards];
@@ -12231,7 +12236,7 @@ static int zc__redis_get_these(zc__redis *r, const zc_bytes *keys, size_t n, zc_
 }
 
 static int zc__redis_get(void *user, zc_bytes key, zc_sink *sink) {
-    zc__redis *r = zc__redis_of(user, key);
+    zc__redis *r = zc__redis_shard_of(user, key);
     int result = ZC_MISS;
     int rc = zc__redis_get_these(r, &key, 1, &sink, &result, zc__redis_now(r));
     return rc == ZC_OK ? result : rc;
@@ -12253,7 +12258,7 @@ static int zc__redis_get_many(void *user, const zc_bytes *keys, size_t n, zc_sin
     for (unsigned s = 0; s < r->nshards && rc == ZC_OK; s++) {
         size_t count = 0;
         for (size_t i = 0; i < n; i++) {
-            if (zc__redis_of(r, keys[i]) != r->shards[s]) continue;
+            if (zc__redis_shard_of(r, keys[i]) != r->shards[s]) continue;
             some[count] = keys[i];
             to[count] = sinks[i];
             at[count++] = i;
@@ -12306,7 +12311,7 @@ static int zc__redis_write(zc__redis *r, const char *cmd, zc_bytes key, const zc
 }
 
 /* From now until `expires_ms`, at least 1 and at most max_ttl. */
-static uint64_t zc__redis_life(const zc__redis *r, uint64_t expires_ms) {
+static uint64_t zc__redis_ttl_ms(const zc__redis *r, uint64_t expires_ms) {
     uint64_t now = zc__wall(&r->clock) / ZC_MILLISECOND, most = r->max_ttl / ZC_MILLISECOND;
     if (expires_ms == 0) return most;
     uint64_t ms = expires_ms > now ? expires_ms - now : 1;
@@ -12314,15 +12319,15 @@ static uint64_t zc__redis_life(const zc__redis *r, uint64_t expires_ms) {
 }
 
 static int zc__redis_put(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
-    zc__redis *r = zc__redis_of(user, key);
-    return zc__redis_write(r, "SET", key, &record, zc__redis_life(r, expires_ms));
+    zc__redis *r = zc__redis_shard_of(user, key);
+    return zc__redis_write(r, "SET", key, &record, zc__redis_ttl_ms(r, expires_ms));
 }
 static int zc__redis_del(void *user, zc_bytes key) {
-    return zc__redis_write(zc__redis_of(user, key), "UNLINK", key, NULL, 0);
+    return zc__redis_write(zc__redis_shard_of(user, key), "UNLINK", key, NULL, 0);
 }
 static int zc__redis_touch(void *user, zc_bytes key, uint64_t expires_ms) {
-    zc__redis *r = zc__redis_of(user, key);
-    return zc__redis_write(r, "PEXPIRE", key, NULL, zc__redis_life(r, expires_ms));
+    zc__redis *r = zc__redis_shard_of(user, key);
+    return zc__redis_write(r, "PEXPIRE", key, NULL, zc__redis_ttl_ms(r, expires_ms));
 }
 static int zc__redis_clear(void *user) {
     const zc__redis *r = (const zc__redis *)user;
@@ -12363,7 +12368,7 @@ static int zc__redis_lock_call(zc__redis *r, zc_bytes key, zc__redis_script scri
 }
 
 static int zc__redis_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *token) {
-    zc__redis *r = zc__redis_of(user, key);
+    zc__redis *r = zc__redis_shard_of(user, key);
     uint64_t ms = lease / ZC_MILLISECOND;
     if (ms == 0) ms = 1;
     if (*token) return zc__redis_lock_call(r, key, ZC__RENEW, *token, ms);
@@ -12374,7 +12379,7 @@ static int zc__redis_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *to
 }
 
 static int zc__redis_unlock_key(void *user, zc_bytes key, uint64_t token) {
-    return zc__redis_lock_call(zc__redis_of(user, key), key, ZC__UNLOCK, token, 0);
+    return zc__redis_lock_call(zc__redis_shard_of(user, key), key, ZC__UNLOCK, token, 0);
 }
 
 /* ---- the log's entries */
@@ -12422,7 +12427,7 @@ static size_t zc__redis_tags_count(zc_bytes packed) {
     return i == packed.len ? n : 0;
 }
 
-static int zc__redis_entry_give(zc__redis *r, const zc__redis_entry *e, zc_bus_sink *sink) {
+static int zc__redis_entry_deliver(zc__redis *r, const zc__redis_entry *e, zc_bus_sink *sink) {
     const unsigned char *p = (const unsigned char *)e->tags.ptr;
     zc_bytes few[8], *tags = few;
     size_t n = zc__redis_tags_count(e->tags);
@@ -12441,7 +12446,7 @@ static int zc__redis_entry_give(zc__redis *r, const zc__redis_entry *e, zc_bus_s
 
 /* What the bus is attached to; a copy, because another thread may attach anew meanwhile. */
 typedef struct zc__redis_log {
-    uint64_t gen, run, line;
+    uint64_t gen, run, replid;
 } zc__redis_log;
 
 static zc__redis_log zc__redis_attached(zc__redis *r) {
@@ -12449,25 +12454,25 @@ static zc__redis_log zc__redis_attached(zc__redis *r) {
     zc__spin_lock(&r->state);
     log.gen = r->gen;
     log.run = r->run;
-    log.line = r->line;
+    log.replid = r->replid;
     zc__spin_unlock(&r->state);
     return log;
 }
 
 static bool zc__redis_is_attached(const zc__redis *r, zc__redis_log log) {
-    return r->gen == log.gen && r->run == log.run && r->line == log.line;
+    return r->gen == log.gen && r->run == log.run && r->replid == log.replid;
 }
 
 /* Several may be at it, and who is behind must not take the place of what is newer. ZC_RETRY: this
  * position was another entry's. */
 static int zc__redis_remember(zc__redis *r, zc__redis_log log, const zc__redis_entry *e) {
-    size_t i = e->position % ZC__REDIS_SEEN;
+    size_t i = e->position % ZC__REDIS_NONCES;
     zc__spin_lock(&r->state);
-    if (zc__redis_is_attached(r, log) && e->position >= r->seen_at[i]) {
-        r->seen_at[i] = e->position + 1;
-        r->seen[i] = e->nonce;
+    if (zc__redis_is_attached(r, log) && e->position >= r->nonce_at[i]) {
+        r->nonce_at[i] = e->position + 1;
+        r->nonces[i] = e->nonce;
     }
-    bool other = r->seen_at[i] == e->position + 1 && r->seen[i] != e->nonce;
+    bool other = r->nonce_at[i] == e->position + 1 && r->nonces[i] != e->nonce;
     zc__spin_unlock(&r->state);
     return other ? ZC_RETRY : ZC_OK;
 }
@@ -12479,16 +12484,16 @@ static int zc__redis_at_cursor(zc__redis *r, zc__redis_log log, const redisReply
     zc__redis_entry e;
     if (!zc__redis_entry_read(entry, &e)) return ZC_RETRY;
     if (e.gen != log.gen || e.position != position) return ZC_RETRY;
-    size_t i = position % ZC__REDIS_SEEN;
+    size_t i = position % ZC__REDIS_NONCES;
     zc__spin_lock(&r->state);
-    bool later = r->seen_at[i] > position + 1, known = r->seen_at[i] == position + 1;
-    bool same = r->seen[i] == e.nonce, ours = zc__redis_is_attached(r, log);
+    bool later = r->nonce_at[i] > position + 1, known = r->nonce_at[i] == position + 1;
+    bool same = r->nonces[i] == e.nonce, ours = zc__redis_is_attached(r, log);
     zc__spin_unlock(&r->state);
     return !ours ? ZC_RETRY : later ? ZC_MORE : known && same ? ZC_OK : ZC_RETRY;
 }
 
 /* Gives entries, which must be those right after `position` (R1). */
-static int zc__redis_give(zc__redis *r, zc__redis_log log, redisReply *const *entries, size_t n,
+static int zc__redis_deliver(zc__redis *r, zc__redis_log log, redisReply *const *entries, size_t n,
                           uint64_t position, zc_bus_sink *sink) {
     int rc = ZC_OK;
     for (size_t i = 0; i < n && rc == ZC_OK; i++) {
@@ -12496,7 +12501,7 @@ static int zc__redis_give(zc__redis *r, zc__redis_log log, redisReply *const *en
         if (!zc__redis_entry_read(entries[i], &e)) return ZC_RETRY;
         if (e.gen != log.gen || e.position != position + 1 + i) return ZC_RETRY;
         rc = zc__redis_remember(r, log, &e);
-        if (rc == ZC_OK) rc = zc__redis_entry_give(r, &e, sink);
+        if (rc == ZC_OK) rc = zc__redis_entry_deliver(r, &e, sink);
     }
     return rc;
 }
@@ -12526,12 +12531,12 @@ static void zc__req_fence(zc__redis *r, zc__redis_req *q) {
 
 /* With replicas a server may be a master twice, with the same run id, and have lost entries in
  * between. Its replication id is another one then, also where a connection has outlived that. */
-static void zc__req_line(zc__redis *r, zc__redis_req *q) {
+static void zc__req_replid(zc__redis *r, zc__redis_req *q) {
     if (r->replicas) zc__req_cmd2(q, "INFO", "replication");
 }
 
 /* What it says, as the i-th reply; 0: not asked, or not told. */
-static uint64_t zc__redis_line(const zc__redis *r, const zc__redis_req *q, unsigned i) {
+static uint64_t zc__redis_replid(const zc__redis *r, const zc__redis_req *q, unsigned i) {
     if (!r->replicas) return 0;
     zc_bytes id = zc__redis_info(q->reply[i], "master_replid");
     return id.len ? XXH3_64bits(id.ptr, id.len) | 1 : 0;
@@ -12567,7 +12572,7 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     memset(&e, 0, sizeof e);
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
-    zc__req_line(r, &q); /* first: a record must not seem to be of a later line than it is */
+    zc__req_replid(r, &q); /* first: a record must not seem to be of a later history than it is */
     zc__req_script(&q, ZC__GENESIS, 3);
     zc__req_log_keys(&q);
     zc__req_num(&q, zc__redis_new_gen(r));
@@ -12575,14 +12580,14 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     zc__req_end(&q);
     /* Over a new connection of the reader's: an old one may lead to a master of the past, and what
      * is attached is what will be read. */
-    zc__redis_drop(r, &r->bell);
+    zc__redis_drop(r, &r->wakeup);
     zc__redis_drop(r, &r->reader);
     int rc = zc__redis_bus_rc(zc__redis_send(r, &r->reader, &q, 0));
     log.run = zc__redis_run(r, &r->reader);
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_RETRY || (rc == ZC_OK && log.run == 0)) rc = ZC_E_BUS;
     if (rc == ZC_OK && !zc__redis_entry_read(q.reply[q.ncmds - 1], &e)) rc = ZC_E_BUS;
-    if (rc == ZC_OK) log.line = zc__redis_line(r, &q, 1);
+    if (rc == ZC_OK) log.replid = zc__redis_replid(r, &q, 1);
     zc__req_free(&q);
     if (rc == ZC_OK && r->shard == 0 && (e.gen & 15) != r->nshards - 1) rc = ZC_E_INVAL;
     if (rc != ZC_OK) return rc;
@@ -12592,14 +12597,14 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     zc__spin_lock(&r->state);
     r->gen = log.gen;
     r->run = log.run;
-    r->line = log.line;
-    memset(r->seen_at, 0, sizeof r->seen_at);
+    r->replid = log.replid;
+    memset(r->nonce_at, 0, sizeof r->nonce_at);
     zc__spin_unlock(&r->state);
     return zc__redis_remember(r, log, &e);
 }
 
 /* The entries of the one stream that XREAD tells of: [[key, entries]], or a map. NULL: a lie. */
-static const redisReply *zc__redis_news(const redisReply *news) {
+static const redisReply *zc__redis_stream_entries(const redisReply *news) {
     if (zc__redis_is(news, REDIS_REPLY_ARRAY) && news->elements == 1) {
         news = news->element[0];
         if (!zc__redis_is(news, REDIS_REPLY_ARRAY)) return NULL;
@@ -12618,7 +12623,7 @@ static bool zc__redis_newest(const redisReply *reply, uint64_t *newest) {
 }
 
 /* What HMGET, XREAD and XRANGE say: gives what is new. */
-static int zc__redis_hear(zc__redis *r, zc__redis_log log, redisReply *const *replies,
+static int zc__redis_read_result(zc__redis *r, zc__redis_log log, redisReply *const *replies,
                           uint64_t position, zc_bus_sink *sink) {
     const redisReply *news = replies[1], *cursor = replies[2];
     uint64_t newest;
@@ -12627,19 +12632,19 @@ static int zc__redis_hear(zc__redis *r, zc__redis_log log, redisReply *const *re
     int proof = zc__redis_at_cursor(r, log, cursor->element[0], position);
     if (proof == ZC_RETRY) return proof;
     if (zc__redis_is(news, REDIS_REPLY_NIL)) return newest <= position ? proof : ZC_RETRY;
-    const redisReply *list = zc__redis_news(news);
+    const redisReply *list = zc__redis_stream_entries(news);
     if (!list) return ZC_E_BUS;
-    int rc = zc__redis_give(r, log, list->element, list->elements, position, sink);
+    int rc = zc__redis_deliver(r, log, list->element, list->elements, position, sink);
     if (rc != ZC_OK) return rc;
     if (list->elements >= ZC__REDIS_BATCH) return ZC_MORE;
     return newest <= position + list->elements ? proof : ZC_RETRY;
 }
 
 /* What is the newest, XREAD, for at most `ms`, and the cursor's own entry. Over the pool as long as
- * the reader's connection owes something. */
+ * the reader's connection has replies pending. */
 static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t position, uint64_t ms,
                                zc_bus_sink *sink) {
-    bool pool = r->reader.owed != 0;
+    bool pool = r->reader.pending != 0;
     zc__redis_req q;
     zc__req_init(r, &q);
     q.until = sink->until;
@@ -12665,13 +12670,13 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
     zc__req_id(&q, log.gen, position);
     zc__req_id(&q, log.gen, position);
     zc__req_end(&q);
-    zc__req_line(r, &q); /* last: so what was read is of that line */
+    zc__req_replid(r, &q); /* last: so what was read is of that history */
     int rc = zc__redis_bus_rc(pool ? zc__redis_call(r, &q, 0, log.run)
                                    : zc__redis_send(r, &r->reader, &q, ms * ZC_MILLISECOND));
     if (rc == ZC_OK && !pool && r->reader.run != log.run) rc = ZC_RETRY;
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
-    if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;
-    if (rc == ZC_OK) rc = zc__redis_hear(r, log, q.reply + first, position, sink);
+    if (rc == ZC_OK && zc__redis_replid(r, &q, q.ncmds - 1) != log.replid) rc = ZC_RETRY;
+    if (rc == ZC_OK) rc = zc__redis_read_result(r, log, q.reply + first, position, sink);
     zc__req_free(&q);
     return rc;
 }
@@ -12680,9 +12685,9 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
  * is never interrupted, so that many wakes cannot keep a node from its proof. */
 static bool zc__redis_may_wait(zc__redis *r, uint64_t wait) {
     zc__spin_lock(&r->state);
-    r->sleeper = wait && !r->woken ? r->reader.link : NULL;
+    r->blocked = wait && !r->woken ? r->reader.link : NULL;
     r->woken = false;
-    bool may = r->sleeper != NULL;
+    bool may = r->blocked != NULL;
     zc__spin_unlock(&r->state);
     return may;
 }
@@ -12691,22 +12696,22 @@ static bool zc__redis_may_wait(zc__redis *r, uint64_t wait) {
 static bool zc__redis_waited(zc__redis *r) {
     zc__spin_lock(&r->state);
     bool woken = r->woken;
-    r->sleeper = NULL;
+    r->blocked = NULL;
     zc__spin_unlock(&r->state);
     return woken;
 }
 
-/* Takes what the reader's connection owes. ZC_MORE: woken again; else it owes nothing any more,
+/* Takes the reader's pending replies. ZC_MORE: woken again; else there are none any more,
  * because it is closed perhaps. */
-static int zc__redis_settle(zc__redis *r) {
+static int zc__redis_take_pending(zc__redis *r) {
     zc__redis_conn *c = &r->reader;
     int rc = ZC_OK;
-    while (c->owed && rc == ZC_OK) {
+    while (c->pending && rc == ZC_OK) {
         redisReply *reply = NULL;
-        uint64_t now = zc__redis_now(r), left = c->owed_until > now ? c->owed_until - now : 0;
+        uint64_t now = zc__redis_now(r), left = c->pending_until > now ? c->pending_until - now : 0;
         rc = r->io.reply(r->io.user, c->link, left, &reply);
         if (reply) freeReplyObject(reply);
-        if (rc == ZC_OK) c->owed--;
+        if (rc == ZC_OK) c->pending--;
         else if (rc != ZC_MORE) zc__redis_drop(r, c);
     }
     return rc == ZC_MORE ? rc : ZC_OK;
@@ -12716,7 +12721,7 @@ static int zc__redis_settle(zc__redis *r) {
 static int zc__redis_read_waiting(zc__redis *r, zc__redis_log log, uint64_t position, uint64_t ms,
                                   zc_bus_sink *sink) {
     uint64_t begin = zc__redis_now(r);
-    if (zc__redis_settle(r) == ZC_MORE) return ZC_MORE;
+    if (zc__redis_take_pending(r) == ZC_MORE) return ZC_MORE;
     uint64_t gone = (zc__redis_now(r) - begin) / ZC_MILLISECOND;
     return zc__redis_read_once(r, log, position, gone < ms && r->reader.link ? ms - gone : 0, sink);
 }
@@ -12733,64 +12738,65 @@ static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
     bool woken = zc__redis_waited(r);
     if (may && woken && rc < 0) rc = ZC_MORE;
     else if (may && rc == ZC_E_BUS) rc = zc__redis_read_once(r, log, position, 0, sink);
-    if (rc < 0 && r->reader.owed) zc__redis_drop(r, &r->reader); /* not over the pool again */
+    if (rc < 0 && r->reader.pending) zc__redis_drop(r, &r->reader); /* not over the pool again */
     zc__atomic_store_rel(&r->reader.taken, false);
     return rc;
 }
 
-/* Asks for what comes after `position`, over the bell; false: not to be had now. What was asked
- * before will do while it is of this log, and not overdue. */
-static bool zc__redis_ask_bell(zc__redis *r, uint64_t position) {
+/* Asks for what comes after `position`, over the wake-up connection. False: it cannot be had now.
+ * What was asked before will do while it is of this log, and not overdue. */
+static bool zc__redis_arm_wakeup(zc__redis *r, uint64_t position) {
     zc__redis_log log = zc__redis_attached(r);
     uint64_t now = zc__redis_now(r);
     zc__redis_req q;
-    bool asked = r->bell.link && r->bell_until;
-    if (asked && log.gen == r->bell_gen && now < r->bell_until) return true;
-    if (asked) zc__redis_drop(r, &r->bell);
-    if (!r->bell.link && zc__redis_connect(r, &r->bell, now + r->timeout) != ZC_OK) return false;
+    bool asked = r->wakeup.link && r->wakeup_until;
+    if (asked && log.gen == r->wakeup_gen && now < r->wakeup_until) return true;
+    if (asked) zc__redis_drop(r, &r->wakeup);
+    if (!r->wakeup.link && zc__redis_connect(r, &r->wakeup, now + r->timeout) != ZC_OK)
+        return false;
     zc__req_init(r, &q);
     zc__req_str(&q, "XREAD");
     zc__req_str(&q, "COUNT");
     zc__req_str(&q, "1");
     zc__req_str(&q, "BLOCK");
-    zc__req_num(&q, ZC__REDIS_BELL);
+    zc__req_num(&q, ZC__REDIS_WAKEUP);
     zc__req_str(&q, "STREAMS");
     zc__req_key(&q, "log");
     zc__req_id(&q, log.gen, position);
     zc__req_end(&q);
-    bool sent = !q.failed && zc__redis_append_cmd(r, &r->bell, &q, 0) == ZC_OK;
+    bool sent = !q.failed && zc__redis_append_cmd(r, &r->wakeup, &q, 0) == ZC_OK;
     zc__req_free(&q);
-    r->bell_gen = log.gen;
-    r->bell_until = now + ZC__REDIS_BELL * ZC_MILLISECOND + r->timeout;
-    if (!sent) zc__redis_drop(r, &r->bell);
+    r->wakeup_gen = log.gen;
+    r->wakeup_until = now + ZC__REDIS_WAKEUP * ZC_MILLISECOND + r->timeout;
+    if (!sent) zc__redis_drop(r, &r->wakeup);
     return sent;
 }
 
-/* The bell has rung. False: with an error. */
-static bool zc__redis_rung(zc__redis *r) {
+/* Takes a wake-up. False: it is an error. */
+static bool zc__redis_wakeup_fired(zc__redis *r) {
     redisReply *reply = NULL;
-    int rc = r->io.reply(r->io.user, r->bell.link, r->timeout, &reply);
+    int rc = r->io.reply(r->io.user, r->wakeup.link, r->timeout, &reply);
     bool good = rc == ZC_OK && !zc__redis_is(reply, REDIS_REPLY_ERROR);
     if (reply) freeReplyObject(reply);
-    r->bell_until = 0;
-    if (!good) zc__redis_drop(r, &r->bell);
+    r->wakeup_until = 0;
+    if (!good) zc__redis_drop(r, &r->wakeup);
     return good;
 }
 
-/* Waits until a bell rings, then takes what the others have to say, too. False: with an error. */
-static bool zc__redis_wait_bells(zc__redis *r, uint64_t wait) {
+/* Waits for a wake-up, then takes those of other shards, too. False: one is an error. */
+static bool zc__redis_wait_wakeups(zc__redis *r, uint64_t wait) {
     void *links[ZC_LOGS_MAX];
     zc__redis *of[ZC_LOGS_MAX];
     for (bool good = true;; wait = 0) {
         unsigned n = 0;
         for (unsigned i = 0; i < r->nshards; i++) {
             of[n] = (zc__redis *)r->shards[i];
-            links[n] = of[n]->bell_until ? of[n]->bell.link : NULL;
+            links[n] = of[n]->wakeup_until ? of[n]->wakeup.link : NULL;
             n += links[n] != NULL;
         }
         int i = r->io.wait(r->io.user, links, n, wait);
         if (i < 0) return good;
-        good = zc__redis_rung(of[i]) && good;
+        good = zc__redis_wakeup_fired(of[i]) && good;
     }
 }
 
@@ -12799,19 +12805,19 @@ static void zc__redis_wait(void *user, const uint64_t *positions, uint64_t wait)
     bool good = true;
     for (unsigned i = 0; i < r->nshards; i++) {
         zc__redis *s = (zc__redis *)r->shards[i];
-        zc__atomic_store_rel(&s->bell.taken, true);
-        good = zc__redis_ask_bell(s, positions[i]) && good;
+        zc__atomic_store_rel(&s->wakeup.taken, true);
+        good = zc__redis_arm_wakeup(s, positions[i]) && good;
     }
     zc__spin_lock(&r->state);
-    r->sleeper = good && !r->woken ? r->bell.link : NULL;
-    bool may = r->sleeper != NULL;
+    r->blocked = good && !r->woken ? r->wakeup.link : NULL;
+    bool may = r->blocked != NULL;
     zc__spin_unlock(&r->state);
-    if (may) good = zc__redis_wait_bells(r, wait);
+    if (may) good = zc__redis_wait_wakeups(r, wait);
     bool woken = zc__redis_waited(r);
-    /* Without its bells it reads now and then. */
+    /* Without wake-ups it reads now and then. */
     if (!good && !woken) r->io.sleep(r->io.user, wait < ZC__REDIS_PAUSE ? wait : ZC__REDIS_PAUSE);
     for (unsigned i = 0; i < r->nshards; i++)
-        zc__atomic_store_rel(&((zc__redis *)r->shards[i])->bell.taken, false);
+        zc__atomic_store_rel(&((zc__redis *)r->shards[i])->wakeup.taken, false);
 }
 
 /* Is what was appended safe? */
@@ -12855,7 +12861,7 @@ static void zc__req_durable(zc__redis *r, zc__redis_req *q) {
 }
 
 /* What the script and XRANGE from the cursor say. The entry may have been deleted in between. */
-static int zc__redis_appended(zc__redis *r, zc__redis_log log, const redisReply *script,
+static int zc__redis_append_result(zc__redis *r, zc__redis_log log, const redisReply *script,
                               const redisReply *range, uint64_t position, zc_bus_sink *sink) {
     uint64_t own;
     if (zc__redis_is(script, REDIS_REPLY_INTEGER)) return ZC_RETRY;
@@ -12864,7 +12870,7 @@ static int zc__redis_appended(zc__redis *r, zc__redis_log log, const redisReply 
     if (range->elements == 0) return ZC_RETRY;
     int proof = zc__redis_at_cursor(r, log, range->element[0], position);
     if (proof == ZC_RETRY) return ZC_RETRY;
-    int rc = zc__redis_give(r, log, range->element + 1, range->elements - 1, position, sink);
+    int rc = zc__redis_deliver(r, log, range->element + 1, range->elements - 1, position, sink);
     if (rc != ZC_OK) return rc;
     if (range->elements > ZC__REDIS_BATCH) return ZC_MORE;
     return own < position + range->elements ? proof : ZC_RETRY;
@@ -12905,11 +12911,11 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     zc__req_num(&q, ZC__REDIS_BATCH + 1);
     zc__req_end(&q);
     if (durable) zc__req_durable(r, &q);
-    zc__req_line(r, &q);
+    zc__req_replid(r, &q);
     int rc = zc__redis_bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, log.run));
     for (unsigned i = 0; i < 2 && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
-    if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;
-    if (rc == ZC_OK) rc = zc__redis_appended(r, log, q.reply[0], q.reply[1], position, sink);
+    if (rc == ZC_OK && zc__redis_replid(r, &q, q.ncmds - 1) != log.replid) rc = ZC_RETRY;
+    if (rc == ZC_OK) rc = zc__redis_append_result(r, log, q.reply[0], q.reply[1], position, sink);
     bool done = rc == ZC_OK || rc == ZC_MORE;
     if (done && durable && !zc__redis_is_durable(r, q.reply[2], q.reply[3])) {
         zc__redis_say(r, ZC_LOG_ERROR, "ZC_DURABLE: not known to be safe", zc_slice("", 0));
@@ -12973,10 +12979,10 @@ static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint6
     zc__req_str(&q, "EXEC");
     zc__req_end(&q);
     unsigned exec = q.ncmds - 1;
-    zc__req_line(r, &q);
+    zc__req_replid(r, &q);
     int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, log.run));
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
-    if (rc == ZC_OK && zc__redis_line(r, &q, q.ncmds - 1) != log.line) rc = ZC_RETRY;
+    if (rc == ZC_OK && zc__redis_replid(r, &q, q.ncmds - 1) != log.replid) rc = ZC_RETRY;
     const redisReply *both = q.reply[exec];
     if (rc == ZC_OK && (!zc__redis_is(both, REDIS_REPLY_ARRAY) || both->elements != 2))
         rc = ZC_E_BUS;
@@ -13056,7 +13062,7 @@ static void zc__redis_wake(void *user) {
     zc__redis *r = (zc__redis *)user;
     zc__spin_lock(&r->state);
     r->woken = true;
-    if (r->sleeper) r->io.wake(r->io.user, r->sleeper);
+    if (r->blocked) r->io.wake(r->io.user, r->blocked);
     zc__spin_unlock(&r->state);
 }
 
@@ -13064,7 +13070,7 @@ static void zc__redis_wake(void *user) {
 
 static void zc__redis_fork(zc__redis *r) {
     for (unsigned i = 0; i <= r->nconns + 1; i++) {
-        zc__redis_conn *c = i < r->nconns ? &r->conns[i] : i == r->nconns ? &r->reader : &r->bell;
+        zc__redis_conn *c = i < r->nconns ? &r->conns[i] : i == r->nconns ? &r->reader : &r->wakeup;
         if (c->link) r->io.close(r->io.user, c->link, c->taken);
         memset(c, 0, sizeof *c);
     }
@@ -13072,10 +13078,10 @@ static void zc__redis_fork(zc__redis *r) {
     r->queue = NULL;
     memset(&r->state, 0, sizeof r->state);
     r->woken = false;
-    r->sleeper = NULL;
-    if (r->alarm[0] >= 0) { /* the parent's is not to ring */
-        zc__redis_alarm_close(r);
-        (void)zc__redis_alarm_open(r);
+    r->blocked = NULL;
+    if (r->wake_pipe[0] >= 0) { /* the parent's is the parent's */
+        zc__redis_pipe_close(r);
+        (void)zc__redis_pipe_open(r);
     }
     r->node = r->io.random(r->io.user); /* nonces are one process's own */
 }
@@ -13088,7 +13094,7 @@ static void zc__redis_forked(void *user) {
 static void zc__redis_free(zc__redis *r) {
     for (unsigned i = 0; r->conns && i < r->nconns; i++) zc__redis_drop(r, &r->conns[i]);
     zc__redis_drop(r, &r->reader);
-    zc__redis_drop(r, &r->bell);
+    zc__redis_drop(r, &r->wakeup);
     zc__free(&r->mem, r->conns, r->nconns * sizeof *r->conns);
     zc__free(&r->mem, r->prefix, ZC__REDIS_PREFIX);
     zc__free(&r->mem, r->text, r->text_size);
@@ -13096,7 +13102,7 @@ static void zc__redis_free(zc__redis *r) {
     SSL_CTX_free(r->tls_ctx);
     BIO_meth_free(r->tls_bio);
 #endif
-    zc__redis_alarm_close(r);
+    zc__redis_pipe_close(r);
     zc__monitor_destroy(&r->pool);
     zc__mem mem = r->mem;
     zc__free(&mem, r, sizeof *r);
@@ -13346,10 +13352,10 @@ static int zc__redis_new(const zc_redis_desc *d, unsigned shard, zc__redis **out
         return ZC_E_THREAD;
     }
     zc__redis_defaults(r, d);
-    r->alarm[0] = r->alarm[1] = -1;
+    r->wake_pipe[0] = r->wake_pipe[1] = -1;
     int rc = zc__redis_texts(r, d);
     if (rc == ZC_OK) rc = zc__redis_tls(r, d);
-    if (rc == ZC_OK && !shard && !d->io.version && !zc__redis_alarm_open(r)) rc = ZC_E_THREAD;
+    if (rc == ZC_OK && !shard && !d->io.version && !zc__redis_pipe_open(r)) rc = ZC_E_THREAD;
     if (rc == ZC_OK) *out = r;
     else zc__redis_free(r);
     return rc;

@@ -303,7 +303,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     input in = {data, size};
     open_once();
     change(renew, NULL);
-    db->seen = db->tail = 0;
+    db->known_txn = db->tail = 0;
     zc_cache *before = open_cache();
     change(plant, &in);
     zc_cache *after = open_cache();

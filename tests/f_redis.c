@@ -45,10 +45,10 @@ static void entries(zc__redis *r, redisReply *first, redisReply *second) {
     redisReply number = {.type = REDIS_REPLY_STRING, .str = four, .len = 1}, *at = &number;
     redisReply newest = {.type = REDIS_REPLY_ARRAY, .element = &at, .elements = 1};
     redisReply *replies[] = {&newest, first, second};
-    int rc = zc__redis_hear(r, log_7, replies, 3, &sink);
+    int rc = zc__redis_read_result(r, log_7, replies, 3, &sink);
     MUST(rc == ZC_OK || rc == ZC_MORE || rc == ZC_RETRY || rc == ZC_E_BUS);
     e.next = 4;
-    rc = zc__redis_appended(r, log_7, first, second, 3, &sink);
+    rc = zc__redis_append_result(r, log_7, first, second, 3, &sink);
     MUST(rc == ZC_OK || rc == ZC_MORE || rc == ZC_RETRY || rc == ZC_E_BUS);
 }
 
@@ -91,7 +91,7 @@ static void packed(zc__redis *r, const char *text, size_t size) {
     ear e = {4, 0};
     zc_bus_sink sink = {hear, &e, 0};
     zc__redis_entry entry = {7, 4, 0, zc_slice(text, size)};
-    MUST(zc__redis_entry_give(r, &entry, &sink) == ZC_OK && e.given == 1);
+    MUST(zc__redis_entry_deliver(r, &entry, &sink) == ZC_OK && e.given == 1);
 }
 
 static void url(const uint8_t *data, size_t size) {

@@ -102,9 +102,9 @@ SIMULATION = {
         "int proof = cursor ? ZC_OK : ZC_RETRY;",
     ),
     "neither the nonce nor the replication id is looked at": (
-        "bool same = r->seen[i] == e.nonce, ours",
+        "bool same = r->nonces[i] == e.nonce, ours",
         "bool same = true, ours",
-        "bool other = r->seen_at[i] == e->position + 1 && r->seen[i] != e->nonce;",
+        "bool other = r->nonce_at[i] == e->position + 1 && r->nonces[i] != e->nonce;",
         "bool other = false;",
         "return id.len ? XXH3_64bits(id.ptr, id.len) | 1 : 0;",
         "return id.len ? 1 : 0;",
@@ -190,7 +190,7 @@ SIMULATION = {
         "(void)local;",
     ),
     "who is behind takes the place of what is newer": (
-        "if (zc__redis_is_attached(r, log) && e->position >= r->seen_at[i]) {",
+        "if (zc__redis_is_attached(r, log) && e->position >= r->nonce_at[i]) {",
         "if (zc__redis_is_attached(r, log)) {",
         "return !ours ? ZC_RETRY : later ? ZC_MORE : known && same ? ZC_OK : ZC_RETRY;",
         "(void)later;\n    return !ours || !known ? ZC_MORE : same ? ZC_OK : ZC_RETRY;",

@@ -8,7 +8,7 @@
  *
  * A step looks at asked->argv[0..argc) (a copy, NUL-terminated) and appends to `out` with hs_say();
  * it returns HS_GO_ON, or HS_CUT: what was said is sent, then the connection is closed; or HS_STALL:
- * it is sent, and no more ever. hs_greeting() answers as an honest server does while a client
+ * it is sent, and no more ever. hs_handshake() answers as an honest server does while a client
  * introduces itself. Up to HS_CLIENTS connections are served. */
 #ifndef HOSTILE_SERVER_H
 #define HOSTILE_SERVER_H
@@ -66,7 +66,7 @@ static inline void hs_bulk(hs_out *o, const char *text) {
 
 /* INFO and SCRIPT LOAD, answered; HELLO, as by a server that is too old for it; false: something
  * else was asked. */
-static inline bool hs_greeting(int argc, const char *const *argv, hs_out *o) {
+static inline bool hs_handshake(int argc, const char *const *argv, hs_out *o) {
     if (argc == 2 && strcmp(argv[0], "INFO") == 0) {
         hs_bulk(o, "# Server\r\nrun_id:0123456789\r\nrole:master\r\nmin_slaves_good_slaves:1\r\n");
     } else if (argc == 3 && strcmp(argv[0], "SCRIPT") == 0) {

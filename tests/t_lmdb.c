@@ -215,15 +215,15 @@ TEST(touch_moves_the_end_and_is_flushed_in_batches) {
     REQUIRE(start(&f, 0));
     CHECK_EQ(put(&f, "a", "x", MS + 100), ZC_OK);
     CHECK_EQ(put(&f, "b", "y", MS + 100), ZC_OK);
-    uint64_t before = db(&f)->seen;
+    uint64_t before = db(&f)->known_txn;
     uint64_t now;
     CHECK_EQ(f.b.peek(f.b.user, &now), ZC_OK);
-    before = db(&f)->seen;
+    before = db(&f)->known_txn;
     CHECK_EQ(f.s.touch(f.s.user, zc_str("a"), MS + 300), ZC_OK);
     CHECK_EQ(f.s.touch(f.s.user, zc_str("a"), MS + 200), ZC_OK); /* not to earlier */
     CHECK_EQ(f.s.touch(f.s.user, zc_str("none"), MS + 300), ZC_OK);
     CHECK_EQ(f.b.peek(f.b.user, &now), ZC_OK);
-    CHECK_EQ(db(&f)->seen, before); /* nothing was written */
+    CHECK_EQ(db(&f)->known_txn, before); /* nothing was written */
     zct_step(&f.time, 150 * ZC_MILLISECOND);
     CHECK_EQ(get(&f, "a", "x"), ZC_OK); /* known from memory */
     CHECK_EQ(get(&f, "b", "y"), ZC_MISS);
@@ -454,7 +454,7 @@ TEST(a_reader_behind_the_trim_begins_anew) {
     CHECK_EQ(h.entries, 0);
     CHECK_EQ(ld_read(&f.b, N - ZC__LMDB_LOG - 1, &h), ZC_RETRY);
     CHECK_EQ(ld_read(&f.b, N - ZC__LMDB_LOG, &h), ZC_MORE);
-    CHECK_EQ(h.entries, ZC__LMDB_GIVE);
+    CHECK_EQ(h.entries, ZC__LMDB_READ);
     uint64_t at = h.last;
     size_t n = h.entries;
     int rc = ZC_MORE;

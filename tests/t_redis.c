@@ -626,7 +626,7 @@ TEST(a_cursor_that_is_not_remembered_is_a_break) {
     REQUIRE(rs_start(&s, NULL) && node_open(&b, s.url) && CHECK_EQ(attach(&b), ZC_OK));
     CHECK_EQ(append(&b, "x"), ZC_OK);
     zc__redis *r = (zc__redis *)b.bus.user;
-    memset(r->seen_at, 0, sizeof r->seen_at);
+    memset(r->nonce_at, 0, sizeof r->nonce_at);
     CHECK_EQ(listen_for(&b, 0), ZC_RETRY);
     CHECK_EQ(append(&b, "y"), ZC_RETRY);
     CHECK_EQ(attach(&b), ZC_OK);
@@ -640,7 +640,7 @@ TEST(a_cursor_that_is_not_remembered_is_a_break) {
     REQUIRE(zc_redis_open(&rd, NULL, &d.bus) == ZC_OK && zc_open(&d, &c) == ZC_OK);
     CHECK_EQ(zc_poll(c, 0), ZC_OK);
     r = (zc__redis *)d.bus.user;
-    memset(r->seen_at, 0, sizeof r->seen_at);
+    memset(r->nonce_at, 0, sizeof r->nonce_at);
     while (zc_poll(c, 1000000) == ZC_MORE) {}
     zc_stats_read(c, &st);
     CHECK_EQ(st.bus_breaks, 1);
@@ -1241,10 +1241,10 @@ typedef struct in_line {
 
 static void *take_a_turn(void *user) {
     const in_line *w = (const in_line *)user;
-    zc__redis_conn *c = zc__redis_take(w->r, ZC_NEVER);
+    zc__redis_conn *c = zc__redis_acquire(w->r, ZC_NEVER);
     if (!CHECK(c != NULL)) return NULL;
     w->order[(*w->n)++] = w->name;
-    zc__redis_give_back(w->r, c);
+    zc__redis_release(w->r, c);
     return NULL;
 }
 
@@ -1264,10 +1264,10 @@ TEST(who_waits_for_a_connection_stands_in_line) {
     REQUIRE(node_open_with(&n, d));
     while (put(&n, "k", "v", 0) != ZC_OK) usleep(1000);
     zc__redis *r = (zc__redis *)n.st.user;
-    zc__redis_conn *c = zc__redis_take(r, 0);
+    zc__redis_conn *c = zc__redis_acquire(r, 0);
     REQUIRE(c != NULL);
     CHECK_EQ(get_rc(&n, "k"), ZC_E_BUSY); /* which is no time-out of the server's */
-    CHECK(zc__redis_take(r, 0) == NULL);
+    CHECK(zc__redis_acquire(r, 0) == NULL);
     int order[8], len = 0;
     in_line w[8];
     for (int i = 0; i < 8; i++) {
@@ -1275,10 +1275,10 @@ TEST(who_waits_for_a_connection_stands_in_line) {
         REQUIRE(pthread_create(&w[i].thread, NULL, take_a_turn, &w[i]) == 0);
         while (line_length(r) != i + 1) usleep(100);
     }
-    zc__redis_give_back(r, c);
-    c = zc__redis_take(r, ZC_NEVER); /* behind them, if they are still there */
+    zc__redis_release(r, c);
+    c = zc__redis_acquire(r, ZC_NEVER); /* behind them, if they are still there */
     CHECK(c != NULL);
-    zc__redis_give_back(r, c);
+    zc__redis_release(r, c);
     for (int i = 0; i < 8; i++) pthread_join(w[i].thread, NULL);
     CHECK_EQ(len, 8);
     for (int i = 0; i < len; i++) CHECK_EQ(order[i], i);
@@ -1330,14 +1330,14 @@ TEST(patience_grows_with_a_slow_server) {
     node n;
     REQUIRE(node_open(&n, "redis://127.0.0.1"));
     zc__redis *r = (zc__redis *)n.st.user;
-    CHECK_EQ(zc__redis_patience(r), r->timeout);
-    zc__redis_learn(r, 30000, ZC_OK);
-    CHECK_EQ(zc__redis_patience(r), r->timeout / 4);
-    uint64_t before = zc__redis_patience(r);
-    for (int i = 0; i < 3; i++) zc__redis_learn(r, 0, ZC_E_TIMEOUT);
-    CHECK(zc__redis_patience(r) == r->timeout && before < r->timeout);
-    for (int i = 0; i < 200; i++) zc__redis_learn(r, 30000, ZC_OK);
-    CHECK_EQ(zc__redis_patience(r), r->timeout / 4);
+    CHECK_EQ(zc__redis_reply_timeout(r), r->timeout);
+    zc__redis_latency_update(r, 30000, ZC_OK);
+    CHECK_EQ(zc__redis_reply_timeout(r), r->timeout / 4);
+    uint64_t before = zc__redis_reply_timeout(r);
+    for (int i = 0; i < 3; i++) zc__redis_latency_update(r, 0, ZC_E_TIMEOUT);
+    CHECK(zc__redis_reply_timeout(r) == r->timeout && before < r->timeout);
+    for (int i = 0; i < 200; i++) zc__redis_latency_update(r, 30000, ZC_OK);
+    CHECK_EQ(zc__redis_reply_timeout(r), r->timeout / 4);
     node_close(&n);
 }
 
@@ -1463,11 +1463,11 @@ TEST(a_wake_costs_no_connection) {
         CHECK(w.rc == ZC_MORE || (i && w.rc == ZC_OK)); /* it had not begun to wait again */
         CHECK_EQ(listen_for(&b, 0), ZC_OK);
     }
-    CHECK(r->reader.owed > 0);
+    CHECK(r->reader.pending > 0);
     CHECK_EQ(append(&a, "y"), ZC_OK); /* answers what was left behind */
     CHECK_EQ(listen_for(&b, 600 * ZC_SECOND), ZC_OK);
     CHECK_STR(b.tags, "y;");
-    CHECK_EQ(r->reader.owed, 0);
+    CHECK_EQ(r->reader.pending, 0);
     CHECK_EQ(opened, before);
     /* What is owed by a connection that is lost, or by a server that hangs. */
     for (int hangs = 0; hangs < 2; hangs++) {
@@ -1475,7 +1475,7 @@ TEST(a_wake_costs_no_connection) {
         CHECK(rs_until(&s, "blocked_clients:1", "INFO", "clients"));
         b.bus.wake(b.bus.user);
         pthread_join(t, NULL);
-        CHECK(r->reader.owed > 0);
+        CHECK(r->reader.pending > 0);
         if (hangs) rs_hang(&s);
         else rs_say(&s, "CLIENT", "KILL", "TYPE", "normal", NULL);
         r->timeout = hangs ? BRIEF : r->timeout;
@@ -1486,7 +1486,7 @@ TEST(a_wake_costs_no_connection) {
         CHECK_EQ(append(&a, "z"), ZC_OK);
         CHECK_EQ(listen_for(&b, 600 * ZC_SECOND), ZC_OK);
         CHECK_STR(b.tags, "z;");
-        CHECK_EQ(r->reader.owed, 0);
+        CHECK_EQ(r->reader.pending, 0);
     }
     node_close(&a);
     node_close(&b);
@@ -2079,7 +2079,7 @@ typedef struct bell_waiter {
     node *n;
     uint64_t at[SHARDS];
 } bell_waiter;
-static void *wait_for_bells(void *user) {
+static void *wait_for_wakeups(void *user) {
     bell_waiter *w = (bell_waiter *)user;
     w->n->bus.wait(w->n->bus.user, w->at, 600 * ZC_SECOND);
     return NULL;
@@ -2103,7 +2103,7 @@ TEST(one_waits_for_all_shards) {
     }
     for (unsigned i = 0; i < SHARDS; i++) {
         zc_bytes tag = zc_str("x");
-        pthread_create(&t, NULL, wait_for_bells, &w);
+        pthread_create(&t, NULL, wait_for_wakeups, &w);
         all_wait(&s);
         zc_bus_sink k = sink_of(&b);
         b.at = w.at[i];
@@ -2116,7 +2116,7 @@ TEST(one_waits_for_all_shards) {
         w.at[i] = a.at;
     }
     /* Woken; before it waits, too; and although the server hangs. */
-    pthread_create(&t, NULL, wait_for_bells, &w);
+    pthread_create(&t, NULL, wait_for_wakeups, &w);
     all_wait(&s);
     a.bus.wake(a.bus.user);
     pthread_join(t, NULL);
@@ -2124,17 +2124,17 @@ TEST(one_waits_for_all_shards) {
     a.at = w.at[0];
     CHECK_EQ(a.bus.read(a.bus.logs[0], a.at, 0, &k), ZC_OK); /* as >>bus does: takes note of it */
     a.bus.wake(a.bus.user);
-    wait_for_bells(&w);
+    wait_for_wakeups(&w);
     CHECK_EQ(a.bus.read(a.bus.logs[0], a.at, 0, &k), ZC_OK);
-    pthread_create(&t, NULL, wait_for_bells, &w);
+    pthread_create(&t, NULL, wait_for_wakeups, &w);
     all_wait(&s);
     rs_hang(&s);
     a.bus.wake(a.bus.user);
     pthread_join(t, NULL);
     rs_go_on(&s);
     CHECK_EQ(a.bus.read(a.bus.logs[0], a.at, 0, &k), ZC_OK);
-    /* A bell whose connection is dropped rings. */
-    pthread_create(&t, NULL, wait_for_bells, &w);
+    /* A wake-up connection that is dropped ends the wait. */
+    pthread_create(&t, NULL, wait_for_wakeups, &w);
     all_wait(&s);
     rs_say(&s, "CLIENT", "KILL", "TYPE", "normal", NULL);
     pthread_join(t, NULL);

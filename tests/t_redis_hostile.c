@@ -8,20 +8,20 @@
 #include "hostile_server.h"
 
 typedef struct scene {
-    const char *reply; /* what every command but a greeting gets; or the next ones, below */
+    const char *reply; /* what every command but a handshake gets; or the next ones, below */
     const char *next[32]; /* again and again */
-    hs_next how, greeting;
+    hs_next how, handshake;
     size_t cut;       /* not 0: only so many bytes of it */
     uint64_t timeout; /* 0: a long one, for what must not depend on the machine's load */
-    uint32_t asked;   /* commands, greetings aside */
+    uint32_t asked;   /* commands, handshakes aside */
     uint32_t greeted;
 } scene;
 
 static hs_next act(void *user, int argc, const char *const *argv, hs_out *out) {
     scene *s = (scene *)user;
-    if (hs_greeting(argc, argv, out)) {
+    if (hs_handshake(argc, argv, out)) {
         __atomic_add_fetch(&s->greeted, 1, __ATOMIC_RELAXED);
-        return s->greeting;
+        return s->handshake;
     }
     uint32_t n = __atomic_fetch_add(&s->asked, 1, __ATOMIC_RELAXED), lines = 1;
     while (lines < 32 && s->next[lines]) lines++;
@@ -73,7 +73,7 @@ static void attached(stage *g) {
     r->gen = 7;
     r->run = XXH3_64bits("0123456789", 10) | 1;
     zc__redis_entry e = {7, 3, XXH3_64bits("me.3", 4), {NULL, 0}};
-    zc__redis_log log = {r->gen, r->run, r->line};
+    zc__redis_log log = {r->gen, r->run, r->replid};
     zc__redis_remember(r, log, &e);
     zc__atomic_store_rel(&r->era, 0x1111111111111111);
     r->down_until = 0;
@@ -376,7 +376,7 @@ TEST(a_good_hit) {
 TEST(cut_or_stalled_while_greeting) {
     for (hs_next how = HS_CUT; how <= HS_STALL; how = (hs_next)(how + 1)) {
         stage g;
-        scene s = {.reply = HIT, .greeting = how};
+        scene s = {.reply = HIT, .handshake = how};
         if (how == HS_STALL) s.timeout = BRIEF;
         REQUIRE(begin(&g, s));
         attached(&g);
@@ -395,7 +395,7 @@ TEST(cut_or_stalled_while_greeting) {
 /* A byte now and then: each arrives in time, the reply does not. */
 static hs_next trickle(void *user, int argc, const char *const *argv, hs_out *out) {
     (void)user;
-    if (!hs_greeting(argc, argv, out)) hs_say(out, "$");
+    if (!hs_handshake(argc, argv, out)) hs_say(out, "$");
     return HS_GO_ON;
 }
 typedef struct dripping {
@@ -419,7 +419,7 @@ TEST(a_trickle_ends_at_the_deadline) {
     REQUIRE(begin(&g, s));
     g.server.step = trickle;
     attached(&g);
-    /* Connect first; the greeting must not be mixed with the drops. */
+    /* Connect first; the handshake must not be mixed with the drops. */
     zc__redis *r = (zc__redis *)g.st.user;
     zc__redis_conn *c = &r->conns[zc__redis_affinity() % r->nconns];
     CHECK_EQ(zc__redis_connect(r, c, zc__redis_now(r) + 20 * ZC_SECOND), ZC_OK);
@@ -437,7 +437,7 @@ static hs_next always_moved(void *user, int argc, const char *const *argv, hs_ou
     const stage *g = (const stage *)user;
     char text[64];
     snprintf(text, sizeof text, "-MOVED 5 127.0.0.1:%d\r\n", g->server.port);
-    if (!hs_greeting(argc, argv, out)) hs_say(out, text);
+    if (!hs_handshake(argc, argv, out)) hs_say(out, text);
     return HS_GO_ON;
 }
 

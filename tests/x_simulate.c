@@ -112,7 +112,7 @@ typedef struct conn {
 
 typedef struct server {
     sr_db db;
-    uint64_t run, line, incarnation, hung_until, slow_until; /* line: its replication id */
+    uint64_t run, replid, incarnation, hung_until, slow_until; /* replid: replication id */
     bool up, master, superseded; /* superseded: another one was promoted, and it does not know */
     bool scripts[ZC__REDIS_SCRIPTS];
     uint64_t offset, applied; /* writes executed; writes of the master applied */
@@ -481,7 +481,7 @@ static void resync(void) {
     repl_forget();
     sr_copy(&f->db, &m->db);
     f->applied = m->offset;
-    f->line = m->line;
+    f->replid = m->replid;
     w->linked = w->follows = true;
 }
 
@@ -568,7 +568,7 @@ static void exec_info(const server *s, const sr_cmd *cmd, sr_out *o) {
     else
         snprintf(text, sizeof text, "# Replication\r\nrole:%s\r\n%smaster_replid:%040" PRIx64 "\r\n",
                  s->master ? "master" : "slave",
-                 w->replicas && s->master ? "min_slaves_good_slaves:1\r\n" : "", s->line);
+                 w->replicas && s->master ? "min_slaves_good_slaves:1\r\n" : "", s->replid);
     sr_bulk_text(o, text);
 }
 
@@ -1542,7 +1542,7 @@ static void server_up(int at) {
     trace(NULL, "server %d is up", at);
     s->up = true;
     s->run = rnd();
-    s->line = rnd();
+    s->replid = rnd();
     memset(s->scripts, 0, sizeof s->scripts);
     if (at == w->master && w->follows) resync();
 }
@@ -1581,7 +1581,7 @@ static void promote(int old) {
     m->superseded = true;
     w->master = 1 - old;
     f->master = true;
-    f->line = rnd();
+    f->replid = rnd();
     f->superseded = false;
     f->offset = f->applied;
     w->linked = true; /* to another replica: it may write */
@@ -1619,7 +1619,7 @@ static void failback(int from) {
     trace(NULL, "servers %d and %d change places", from, 1 - from);
     m->master = m->superseded = false;
     f->master = true;
-    f->line = rnd();
+    f->replid = rnd();
     f->superseded = false;
     f->offset = f->applied;
     w->master = 1 - from;
@@ -1861,7 +1861,7 @@ static void profile(void) {
     for (int i = 0; i < 2; i++) {
         w->servers[i].up = true;
         w->servers[i].run = rnd();
-        w->servers[i].line = rnd();
+        w->servers[i].replid = rnd();
     }
     w->servers[0].master = true;
     w->linked = w->follows = true;
