@@ -12,7 +12,7 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _errors  _durations  _ffi  _policy  _copies  _log  storage
     _tags  _keys  _ffi_shared  telemetry
     context  _callables  serializers
-    _names  _shared  _options  scopes
+    _names  _shared  _options  scopes  transactions
     _table
     _fills  _scoped
     _functions
@@ -49,6 +49,7 @@ from zoocache._default import (
     set_ttl,
     stats,
     token,
+    transaction,
     version,
 )
 from zoocache._errors import (
@@ -112,6 +113,7 @@ __all__ = [
     "set_ttl",
     "stats",
     "token",
+    "transaction",
     "version",
 ]
 

@@ -27,7 +27,7 @@ from zoocache._functions import cacheable
 from zoocache._keys import Key
 from zoocache._policy import Policy
 from zoocache._table import SWEEP_EVERY, Fill, Rules, Table
-from zoocache.context import ACTIVE, CURRENT, DISABLED, OFF, note
+from zoocache.context import ACTIVE, CURRENT, DISABLED, OFF, OPEN, TRANSACTION, note, transaction_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from zoocache.scopes import Scope, Scopes
     from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager
+    from zoocache.transactions import Past, Transaction
 
 __all__ = ["Cache", "CacheStats"]
 
@@ -187,6 +188,7 @@ class Cache:
         self._tables: list[ref[Table]] = []
         self.debt = 0
         self._pruned = _monotonic()
+        self._pasts: dict[float, Past] = {}
         self._scopes: Scopes | None = None
         self._scoped: ScopedValues | None = None
         self._raw = Table(self, Rules())
@@ -318,6 +320,8 @@ class Cache:
         code = self.core.invalidate_mark(b"|scope:" + path.encode())
         if code:
             self._told(code, ())
+        if OPEN:
+            self.again(self._evict, path)
         return count
 
     def _place(self, key: Any, scope: str | None, params: dict[str, Any]) -> tuple[Table, Any]:
@@ -375,6 +379,8 @@ class Cache:
     def delete(self, key: str, scope: str | None = None, **params: Any) -> bool:
         """Removes a key; of a scope, if one is named. Returns whether it was there."""
         table, key = self._place(key, scope, params)
+        if OPEN:
+            self.again(table.drop, key)
         return table.drop(key)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
@@ -437,6 +443,10 @@ class Cache:
         self.check_open()
         if not tags:
             return
+        here = transaction_of(self) if OPEN else None
+        if here is not None:
+            here.hold(tags)
+            return
         code = self.core.invalidate(_tags.pack(tags))
         if code == _ffi.E_INVAL:
             tags = _tags.widened(tags)
@@ -451,7 +461,7 @@ class Cache:
     def invalidate_one(self, tag: str) -> None:
         """As invalidate(), for one tag, which goes straight to the library if nothing else is to be done."""
         try:
-            straight = self._raw.quick and "\0" not in tag
+            straight = self._raw.quick and not OPEN and "\0" not in tag
             code = self.core.invalidate(tag.encode()) if straight else _ffi.E_INVAL
         except (AttributeError, TypeError, UnicodeEncodeError):
             code = _ffi.E_INVAL
@@ -470,6 +480,32 @@ class Cache:
             from zoocache._shared import silent
 
             raise silent("it is invalidated in this process alone")
+
+    def transaction(self, snapshot: bool = True) -> Transaction:
+        """A block, for with and async with, whose invalidations wait for its end: see zoocache.transactions.
+
+        snapshot: what is read in it may be as old as the block, as in SQLite and under REPEATABLE READ; false: it is
+        as it was last committed.
+        """
+        from zoocache.transactions import Transaction
+
+        return Transaction(self, snapshot)
+
+    def again(self, work: Callable[..., object], *args: Any) -> None:
+        """What is done now is done once more at the end of the transaction."""
+        here = transaction_of(self)
+        if here is not None:
+            here.again.append(partial(work, *args))
+
+    def begin_ago(self, lag: float) -> int:
+        """A version that was the last to be published at some time at least `lag` seconds ago."""
+        with self.lock:
+            past = self._pasts.get(lag)
+            if past is None:
+                from zoocache.transactions import Past
+
+                past = self._pasts[lag] = Past(lag)
+            return past.ago(self.clock(), self.core.seen.value)
 
     def token(self) -> int:
         """Stands for all invalidations that were finished here: catch_up() on another node waits for them."""
@@ -504,6 +540,8 @@ class Cache:
     def clear(self) -> None:
         """Removes everything; no computation that runs will be stored."""
         self.check_open()
+        if OPEN:
+            self.again(self.clear)
         code = self.core.clear()
         for table in self.tables():
             table.clear()
@@ -712,6 +750,13 @@ def _fork_child() -> None:
     for mark in list(OFF):
         if type(mark) is object and mark is not DISABLED.get():
             OFF.pop(mark, None)
+    here, around = TRANSACTION.get(), []
+    while here is not None:
+        around.append(here)
+        here = here.outer
+    for other in list(OPEN):
+        if other not in around:
+            OPEN.pop(other, None)
     for cache in reversed(_forking):
         cache.fork_child(mine)
     _forked()

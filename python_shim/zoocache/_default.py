@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zoocache.serializers import Serializer
     from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager
+    from zoocache.transactions import Transaction
 
     Declared = TypeVar("Declared", bound=Callable[..., None])
 
@@ -52,6 +53,7 @@ __all__ = [
     "set_ttl",
     "stats",
     "token",
+    "transaction",
     "version",
 ]
 
@@ -309,6 +311,15 @@ def get_many(keys: Iterable[str]) -> dict[str, Any]:
 async def get_many_async(keys: Iterable[str]) -> dict[str, Any]:
     """As get_many()."""
     return await cache().get_many_async(keys)
+
+
+def transaction(snapshot: bool = True) -> Transaction:
+    """A block, for with and async with, whose invalidations wait for its end: see zoocache.transactions.
+
+    snapshot: what is read in it may be as old as the block, as in SQLite and under REPEATABLE READ; false: it is as it
+    was last committed.
+    """
+    return cache().transaction(snapshot)
 
 
 def token() -> int:

@@ -30,7 +30,18 @@ from zoocache._copies import again, copied
 from zoocache._errors import FlightTimeout, RecursiveFill
 from zoocache._ffi import OK, STALE, Deps
 from zoocache._table import AGAIN, DONE, FAILED, SWEEP_EVERY, Entry, Fill, More, Table, deepcopy, lives, random
-from zoocache.context import ACTIVE, CURRENT, OFF, is_off, note, tags_of
+from zoocache.context import (
+    ACTIVE,
+    CURRENT,
+    OFF,
+    OPEN,
+    TRANSACTION,
+    held_here,
+    holds_back,
+    is_off,
+    note,
+    tags_of,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -254,7 +265,7 @@ class Filled(Table):
 
     def inherits(self, other: Fill, fill: Fill, tries: int) -> bool:
         """Whether a follower takes what the other fill has given."""
-        if other.state == AGAIN:
+        if other.state == AGAIN or other.private:
             return False
         if other.state == FAILED and self.rules.retry and tries == 0:
             return False
@@ -294,6 +305,14 @@ class Filled(Table):
         """The leader has taken too long."""
         raise FlightTimeout(f"Thundering herd leader failed: `{self.name}` took longer than flight_timeout")
 
+    def begin_private(self, fill: Fill) -> None:
+        """Its transaction has written: it computes what it reads, and what it finds is nobody else's yet."""
+        fill.private = True
+        if self.claim(fill):
+            self.renew(fill)
+        else:
+            fill.step_aside()
+
     # ---- sync ------------------------------------------------------------------------------------
 
     def begin(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -302,6 +321,8 @@ class Filled(Table):
         tries = 0
         if OFF and is_off(fill.cache):
             fill.step_aside()
+        elif OPEN and holds_back(fill.cache):
+            self.begin_private(fill)
         while not (fill.renews or self.claim(fill)):
             other = self.flights.get(fill.key)
             if other is None:
@@ -376,6 +397,8 @@ class Filled(Table):
         fill.loop = _loop()
         if OFF and is_off(fill.cache):
             fill.step_aside()
+        elif OPEN and holds_back(fill.cache):
+            self.begin_private(fill)
         while not (fill.renews or self.claim(fill)):
             other = self.flights.get(fill.key)
             if other is None:
@@ -524,6 +547,8 @@ class Filled(Table):
             final = self.gathered(fill)
         fill.final = final
         entry = None
+        if OPEN and held_here(cache, final):
+            fill.store = False
         if fill.store and (cache.core.seen.value == fill.begin or cache.core.held(final).newest() <= fill.begin):
             entry = self.entry(cache, fill.key, value, fill.begin, final, ttl)
             if entry is not None and (error is not None or self.rules.early_refresh):
@@ -622,6 +647,8 @@ class Filled(Table):
             return None
         cache = fill.cache
         now = cache.clock()
+        if OPEN and held_here(cache, entry.deps):
+            return None
         if self.gated is not None and self.gated.core.gate(self.silence) not in (OK, STALE):
             return None
         if now >= entry.more.grace or entry.held(cache.core).newest() > entry.begin:
@@ -660,6 +687,7 @@ class Filled(Table):
             more.soft = cache.clock() + min(_RETRY, self.rules.soft_ttl or _RETRY)  # if it fails: not at once again
             context = copy_context()
             context.run(CURRENT.set, None)
+            context.run(TRANSACTION.set, None)
             if self.is_async:
                 context.run(self._start_task, cache, fill, args, kwargs)
             else:

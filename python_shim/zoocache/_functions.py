@@ -53,7 +53,7 @@ from zoocache._ffi import words
 from zoocache._fills import ABSENT, Filled
 from zoocache._keys import KEYWORDS, RAW, Key, Unkeyable, Unportable, by_identity, freeze, portable
 from zoocache._table import Fill, Rules
-from zoocache.context import ACTIVE, note, tags_of
+from zoocache.context import ACTIVE, OPEN, note, tags_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -467,6 +467,8 @@ class Function(Filled):
 
     def cache_clear(self) -> None:
         """Removes every entry of this function, and its statistics."""
+        if OPEN:
+            self.bind().again(self.cache_clear)
         self.clear()
         shared = None if self.cache is None else self.cache.shared
         if shared is not None and self.identity() and self._identity is not None:
@@ -476,7 +478,10 @@ class Function(Filled):
 
     def invalidate(self, *args: Any, **kwargs: Any) -> bool:
         """Removes the entry of this call."""
-        return self.drop(self.freeze(*self.bound_arguments(*args, **kwargs)))
+        frozen = self.freeze(*self.bound_arguments(*args, **kwargs))
+        if OPEN:
+            self.bind().again(self.drop, frozen)
+        return self.drop(frozen)
 
     def key(self, *args: Any, **kwargs: Any) -> str:
         """The text of this call's key."""
@@ -519,6 +524,7 @@ if TYPE_CHECKING:
         copy: str
         fleet: bool
         silence: str | None
+        lag: float
         key: Callable[..., Any] | None
         scope: str | None
 
@@ -576,6 +582,8 @@ def cacheable(  # noqa: F811
     silence: what a call does when the bus has been silent for longer than max_staleness: "bypass" computes,
         "serve" serves for max_stale longer, "error" raises BusSilent. None: as the cache says.
     key: a callable of the arguments that gives the key.
+    lag: the function reads a replica, which may be so many seconds behind: what may have been invalidated since
+        then is returned, not stored.
     scope: the name of a scope of the cache (see zoocache.scopes): the values of each are kept apart, and evicted
         together.
     cache: a Cache; else the default one, whichever is in place at the time of the call.

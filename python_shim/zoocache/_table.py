@@ -19,10 +19,21 @@ from math import inf
 
 from zoocache import _ffi, _tags
 from zoocache._callables import LASTING, check
-from zoocache._durations import seconds, shown
+from zoocache._durations import duration, seconds, shown
 from zoocache._errors import StorageIsFull
 from zoocache._ffi import CHANGES, OK, PERIOD, STALE, WANTED, Core, Deps, words
-from zoocache.context import ACTIVE, CURRENT, OFF, is_off, note
+from zoocache.context import (
+    ACTIVE,
+    CURRENT,
+    OFF,
+    OPEN,
+    held_anywhere,
+    held_here,
+    holds_back,
+    is_off,
+    note,
+    transaction_of,
+)
 
 TYPE_CHECKING = False  # typing itself is not imported: it takes longer than all of this package
 if TYPE_CHECKING:
@@ -62,8 +73,10 @@ class Rules:
         copy: str = "share",
         fleet: bool = False,
         silence: str | None = None,
+        lag: float = 0.0,
     ) -> None:
         self.ttl = seconds("ttl", ttl)
+        self.lag = duration("lag", lag)
         self.tti = seconds("tti", tti)
         self.soft_ttl = seconds("soft_ttl", soft_ttl)
         self.stale_if_error = seconds("stale_if_error", stale_if_error)
@@ -150,6 +163,7 @@ class Fill:
     waiters: list[Callable[[], None]] | None = None
     waits: list[Fill] | None = None
     renews = False  # what there is is not to be asked for
+    private = False  # of a transaction that has written: nobody else takes what it gives
     name: bytes | None = None  # its key in the storage
     token: Token | None = None  # of the fleet's lock; false: it has none
     lives: tuple[float, float] | None = None  # how long the storage is to keep the value: ttl, tti
@@ -163,6 +177,8 @@ class Fill:
         self.key = key
         self.locked: bool = cache.lock._is_owned()  # by who calls
         self.begin: int = cache.core.seen.value  # before anything is read
+        if OPEN or table.rules.lag:
+            self.begin_earlier()
         self.started = _monotonic()
         self.deps: set[str] = set()
         self.outer: Any = CURRENT.get() if ACTIVE else None  # who depends on it as well
@@ -176,7 +192,18 @@ class Fill:
     def begin_anew(self) -> None:
         """What it waited for is over: nothing was read yet."""
         self.begin = self.cache.core.seen.value
+        if OPEN or self.table.rules.lag:
+            self.begin_earlier()
         self.started = _monotonic()
+
+    def begin_earlier(self) -> None:
+        """What is read may be as it was when its transaction began, or as far back as its replica may be behind."""
+        here = transaction_of(self.cache) if OPEN else None
+        if here is not None and here.begin is not None:
+            self.begin = min(self.begin, here.begin)
+        lag = self.table.rules.lag
+        if lag:
+            self.begin = min(self.begin, self.cache.begin_ago(lag))
 
     @property
     def dead(self) -> bool:
@@ -307,6 +334,11 @@ class Table:
         word = words[CHANGES]  # before OFF is looked at: whoever switches off changes it after that
         if OFF or not self.quick or (entry.more is not None and entry.more.error is not None):
             word = -1
+        if OPEN and held_anywhere(cache, entry.deps):
+            word = -1
+            if held_here(cache, entry.deps):
+                self.absent += 1
+                return False
         until = None
         shared = self.gated
         if shared is not None:
@@ -513,7 +545,7 @@ class Table:
                 note(entry)
             return entry.value
         cache = self.cache
-        if cache is None or cache.shared is None:
+        if cache is None or cache.shared is None or (OPEN and holds_back(cache)):
             return None
         fill = Fill(self, key)
         try:
@@ -532,7 +564,7 @@ class Table:
 
     def get_many(self, cache: Cache, shared: Shared, keys: list[str]) -> dict[str, Any]:
         """The values that the storage has under these keys: asked in one step."""
-        if OFF and is_off(cache):
+        if (OFF and is_off(cache)) or (OPEN and holds_back(cache)):
             return {}
         fills = {key: Fill(self, key) for key in keys}
         self.absent += len(keys)
@@ -597,6 +629,9 @@ class Table:
         held = self.held(cache, key, tags)
         if OFF and is_off(cache):
             self.drop(key)  # what was there is not what it was to be from now on
+            return
+        if OPEN and held_here(cache, held):
+            self.drop(key)  # it may be of what is not committed
             return
         shared = cache.shared
         if shared is not None:

@@ -1,4 +1,4 @@
-"""What is being computed, and what it depends on so far; and whether caches are switched off here.
+"""What is being computed, and what it depends on so far; whether caches are switched off here, and transactions.
 
 The innermost running cached call is kept in a context variable, so nested calls, tasks, and threads that
 are started with a copy of the context find it.
@@ -31,6 +31,38 @@ OFF: dict[object, None] = globals().get("OFF", {})
 
 # The mark of the block that this context is in, or was in: once it is not in OFF, the block has ended everywhere.
 DISABLED: ContextVar[object] = globals().get("DISABLED") or ContextVar("zoocache_disabled", default=None)
+
+
+# The transactions of this process that have not ended (see transactions). Empty: nobody need ask.
+OPEN: dict[Any, None] = globals().get("OPEN", {})
+
+# The innermost transaction that this context is in, or was in.
+TRANSACTION: ContextVar[Any] = globals().get("TRANSACTION") or ContextVar("zoocache_transaction", default=None)
+
+
+def transaction_of(cache: Any) -> Any:
+    """The transaction on this cache that this context is in, or None. Ask only if OPEN is not empty."""
+    found = TRANSACTION.get()
+    while found is not None and (found.over or found.cache is not cache):
+        found = found.outer
+    return found
+
+
+def holds_back(cache: Any) -> bool:
+    """Whether this context's transaction holds anything back. Ask only if OPEN is not empty."""
+    found = transaction_of(cache)
+    return found is not None and found.holding()
+
+
+def held_here(cache: Any, deps: Any) -> bool:
+    """Whether this context's transaction holds back a tag of these, or one above. Ask only if OPEN is not empty."""
+    found = transaction_of(cache)
+    return found is not None and found.holds(tags_of(deps))
+
+
+def held_anywhere(cache: Any, deps: Any) -> bool:
+    """Whether any transaction of the process does."""
+    return any(each.held and each.cache is cache and each.holds(tags_of(deps)) for each in list(OPEN))
 
 
 def is_off(cache: Any) -> bool:

@@ -1,0 +1,157 @@
+"""Transactions: invalidations that wait for the commit, and values that are not of before it.
+
+    with transaction():
+        session.execute(update(User)...)
+        invalidate("user:42")  # held back
+        profile(42)            # computed anew, as this transaction sees its own writes, and not stored
+        session.commit()
+
+When the block has ended well, what was held back is invalidated in one step; if it raised, nothing was said. So an
+invalidation comes neither before its commit, when another would store the old value once more, nor without it.
+
+    begin    Each fill of the block begins with it: a snapshot is as old as the transaction, so what it reads is not
+             stored if it was invalidated since. The one rule of the library does the rest.
+    held     Tags that are held back. For the contexts that are in the block, what depends on one of them, or on one
+             below it, is gone already, and what is computed is of these contexts alone: others get what was there,
+             and nobody waits for, or is given, what may never be committed.
+    again    What takes effect at once, as it is by key (delete, clear, evict_scope), and once more at the end, for
+             others may have stored the old value meanwhile.
+
+A block in a block is a savepoint: what it holds back goes to the one around it if it ends well, and is dropped if
+not. Say what changes before it is read: a value that is computed between a write and its invalidate() is stored.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from zoocache import _ffi, _tags
+from zoocache.context import OPEN, TRANSACTION, transaction_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
+
+    from zoocache._cache import Cache
+
+__all__ = ["Past", "Transaction"]
+
+
+class Transaction:
+    """A block, for with and async with, of one context and the tasks that are begun in it. Good for one block."""
+
+    def __init__(self, cache: Cache, snapshot: bool = True) -> None:
+        self.cache = cache
+        self.snapshot = snapshot
+        self.held: set[str] = set()
+        self.again: list[Callable[[], object]] = []
+        self.begin: int | None = None  # of its fills, at the latest; None: as ever
+        self.outer: Transaction | None = None
+        self.over = False
+        self._entered = False
+
+    # ---- what it holds back --------------------------------------------------------------------------
+
+    def hold(self, tags: Iterable[str]) -> None:
+        """Keeps these tags for the end. Raises InvalidTag."""
+        checked = _tags.widened(tuple(tags))
+        if not all(map(_tags.fine, checked)):
+            _tags.refuse(checked)
+        self.held.update(checked)
+        _ffi.change()  # no entry has the word any more: each is looked at, and then seen to be held back
+
+    def holding(self) -> bool:
+        """Whether it, or one around it, has held anything back."""
+        return any(each.held for each in self._blocks())
+
+    def holds(self, tags: Iterable[str]) -> bool:
+        """Whether it, or one around it, holds back one of the tags, or one above it."""
+        return any(_below(tag, each.held) for each in self._blocks() if each.held for tag in tags)
+
+    def _blocks(self) -> Iterator[Transaction]:
+        """It, and those around it."""
+        found: Transaction | None = self
+        while found is not None:
+            if found.cache is self.cache and not found.over:
+                yield found
+            found = found.outer
+
+    # ---- the block -----------------------------------------------------------------------------------
+
+    def __enter__(self) -> Transaction:
+        if self._entered:
+            raise RuntimeError("zoocache: a transaction() is good for one block; call it again for another")
+        self.cache.check_open()
+        self._entered = True
+        self.outer = TRANSACTION.get()
+        around = transaction_of(self.cache)
+        if around is not None:
+            self.begin = around.begin
+        elif self.snapshot:
+            self.begin = self.cache.core.seen.value
+        OPEN[self] = None
+        TRANSACTION.set(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for work in self._end(kind is None):
+            work()
+
+    async def __aenter__(self) -> Transaction:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for work in self._end(kind is None):
+            await self.cache._beside(work)
+
+    def _end(self, well: bool) -> list[Callable[[], object]]:
+        """Ends it. Returns what is to be done now."""
+        self.over = True
+        OPEN.pop(self, None)
+        if TRANSACTION.get() is self:  # not if the collector ends a generator in the context of another
+            TRANSACTION.set(self.outer)
+        if not well:
+            return []
+        around = next(self._blocks(), None)
+        if around is not None:
+            around.held |= self.held
+            around.again += self.again
+            return []
+        held = [lambda: self.cache.invalidate(*self.held)] if self.held else []
+        return [*held, *self.again]
+
+
+def _below(tag: str, held: set[str]) -> bool:
+    """Whether the tag, or one above it, is among these."""
+    end = len(tag)
+    while end > 0:
+        if tag[:end] in held:
+            return True
+        end = tag.rfind(":", 0, end)
+    return False
+
+
+class Past:
+    """What fills of one lag have begun at, and when: points in the order of a cache's invalidations.
+
+    So that a fill may begin at one that is at least ``lag`` seconds old: what it reads from a replica is as of then,
+    or later. It may be given an older one, which costs a value that is not stored; never a younger.
+    """
+
+    def __init__(self, lag: float) -> None:
+        self.lag = lag
+        self.points: list[tuple[float, int]] = [(-inf, 1)]  # before every invalidation
+
+    def ago(self, now: float, version: int) -> int:
+        """The version to begin at. Called with the cache's lock held."""
+        points = self.points
+        if now - points[-1][0] >= self.lag / 16:
+            points.append((now, version))
+        while len(points) > 1 and points[1][0] <= now - self.lag:
+            del points[0]
+        return points[0][1]
