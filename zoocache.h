@@ -149,9 +149,9 @@
  *   zc_check(). A ticket (zc_fill) belongs to one thread at a time. Call-backs: see "hooks";
  *   loaders, destructors, events and completions are called with no lock held and may call the
  *   cache.
- *   Lock order, left before right:  storage order (mutex, one a shard); bus: reading, apply, out
- *   (mutexes) > invalidation writer > shard > stripe of the trie, queues, arena, slabs (all spin
- *   locks of a few instructions).
+ *   The order of locks is zc__rank (>>thread); with ZOOCACHE_DEBUG each lock that is taken is
+ *   checked against it. What waits for long is a mutex, the rest are spin locks of a few
+ *   instructions.
  *   Two background threads, unless no_thread. One keeps house: it removes what is dead, prunes,
  *   ends overdue flights, looks after the storage; at most a fifth of a core. The other runs
  *   refreshes; refresh_threads makes it several. With no_thread call zc_poll(), say every 100 ms or
@@ -1332,13 +1332,13 @@ static inline uint64_t zc__wall(const zc_clock *c) {
  *   Spin locks  For short sections without calls out: 4 bytes, one exchange to lock, one store to
  *               unlock. A waiter spins a little, yields some times, so a preempted holder can
  *               finish, and then sleeps between looks, so one of lower priority can, too.
- *   Lock order  The manual, "Threads".
- *               `house` keeps a second housekeeper away: it is only tried, but by zc_check().
- *               Sleeping happens on a flight's own mutex or a thread's, with nothing else held.
+ *   Lock order  zc__rank, below. With ZOOCACHE_DEBUG each thread has a list of the locks that it
+ *               holds: whoever is about to wait for one asserts that its rank is above theirs, and
+ *               functions that need a lock assert that it is in the list.
  *   Calls out   No lock is held while anything of the user's is called, the weigher apart: an event
  *               or log hook, a loader, a destructor, a completion, a release. What comes up under a
- *               lock is chained or noted, and told after it. With ZOOCACHE_DEBUG each thread counts
- *               the locks that it holds, and each such call asserts that it holds none.
+ *               lock is chained or noted, and reported after it. With ZOOCACHE_DEBUG each such call
+ *               asserts that the list is empty.
  * ========================================================================================== */
 
 #if defined(ZOOCACHE_NO_THREADS)
@@ -1411,38 +1411,93 @@ static inline void zc__nap(uint64_t ns) {
 #endif
 }
 
-/* All locks and unlocks pass through here. */
+/* The order of locks: who holds one may wait for one of a higher rank alone, or of the same at a
+ * higher address. To try a lock is no waiting. */
+typedef enum zc__rank {
+    ZC__RANK_OUTSIDE,  /* locks that are not ours */
+    ZC__RANK_HOUSE,    /* spin: one housekeeper; only tried, but by zc_check() */
+    ZC__RANK_SLEEP,    /* to sleep on: a flight's, the threads' */
+    ZC__RANK_ORDER,    /* of a shard: who waits for his turn to write to the storage */
+    ZC__RANK_TURN,     /* that turn: taken as if tried, when there is nothing to wait for */
+    ZC__RANK_READING,  /* gate: the reader of the bus */
+    ZC__RANK_SLOT,     /* spin, LMDB: a pooled reader; only tried */
+    ZC__RANK_GATE,     /* gate, LMDB: the writer */
+    ZC__RANK_WAKE,     /* LMDB: a read of the log that waits */
+    ZC__RANK_POOL,     /* Redis: connections */
+    ZC__RANK_WAITER,   /* Redis: who waits for one */
+    ZC__RANK_APPLY,    /* bus: the position */
+    ZC__RANK_OUT,      /* bus: the outbox */
+    ZC__RANK_WRITER,   /* spin, as all that follow. The writer of versions */
+    ZC__RANK_SHARD,
+    ZC__RANK_STRIPE,   /* of the trie */
+    ZC__RANK_QUEUE,    /* refreshes, who waits for whom, write-behind, destructors: one at a time */
+    ZC__RANK_ARENA,
+    ZC__RANK_HEAVY,    /* large blocks that are being freed */
+    ZC__RANK_SLAB,     /* a pool of slabs */
+    ZC__RANK_REGIONS,  /* of all slabs */
+    ZC__RANK_LEAF      /* of a storage of ours: a few fields */
+} zc__rank;
+
+/* What the debug build knows of a lock, within it. */
+typedef struct zc__ranked zc__ranked;
 #ifdef ZOOCACHE_DEBUG
+struct zc__ranked {
+    zc__ranked *below; /* the one that its holder took before */
+    zc__rank rank;
+};
+#  define ZC__RANKED zc__ranked ranked;
 #  if defined(ZOOCACHE_NO_THREADS)
-static unsigned zc__locks;
+static zc__ranked *zc__locks; /* that this thread holds, the latest first */
 #  elif defined(__cplusplus)
-static thread_local unsigned zc__locks;
+static thread_local zc__ranked *zc__locks;
 #  else
-static _Thread_local unsigned zc__locks;
+static _Thread_local zc__ranked *zc__locks;
 #  endif
-static inline unsigned zc__locks_swap(unsigned n) {
-    unsigned old = zc__locks;
-    zc__locks = n;
-    return old;
+/* Another list takes its place, until this is called again. */
+static inline void zc__locks_swap(zc__ranked **locks) {
+    zc__ranked *mine = zc__locks;
+    zc__locks = *locks;
+    *locks = mine;
 }
-static inline void zc__locked(void) { zc__locks++; }
-static inline void zc__unlocked(void) {
-    ZC__ASSERT(zc__locks > 0);
-    zc__locks--;
+static inline bool zc__holds(const zc__ranked *l) {
+    const zc__ranked *held = zc__locks;
+    while (held && held != l) held = held->below;
+    return held != NULL;
 }
-#  define ZC__CALLS_OUT() ZC__ASSERT(zc__locks == 0)
+/* All locks and unlocks pass through these three: about to wait; has it; is about to let it go. */
+static inline void zc__locking(const zc__ranked *l) {
+    for (const zc__ranked *held = zc__locks; held; held = held->below)
+        ZC__ASSERT(held->rank < l->rank || (held->rank == l->rank && held < l));
+}
+static inline void zc__locked(zc__ranked *l) {
+    l->below = zc__locks;
+    zc__locks = l;
+}
+static inline void zc__unlocking(const zc__ranked *l) {
+    zc__ranked **at = &zc__locks;
+    while (*at && *at != l) at = &(*at)->below;
+    ZC__ASSERT(*at == l);
+    if (*at) *at = l->below;
+}
+#  define ZC__SET_RANK(lock, as) ((void)((lock)->ranked.rank = (as)))
+#  define ZC__LOCKING(lock) zc__locking(&(lock)->ranked)
+#  define ZC__LOCKED(lock) zc__locked(&(lock)->ranked)
+#  define ZC__UNLOCKING(lock) zc__unlocking(&(lock)->ranked)
 #else
-static inline unsigned zc__locks_swap(unsigned n) { return n; }
-static inline void zc__locked(void) {}
-static inline void zc__unlocked(void) {}
-#  define ZC__CALLS_OUT() ((void)0)
+#  define ZC__RANKED
+#  define ZC__SET_RANK(lock, as) ((void)(lock), (void)(as))
+#  define ZC__LOCKING(lock) ((void)(lock))
+#  define ZC__LOCKED(lock) ((void)(lock))
+#  define ZC__UNLOCKING(lock) ((void)(lock))
+#  define zc__locks_swap(locks) ((void)0)
 #endif
+#define ZC__ASSERT_HELD(lock) ZC__ASSERT(zc__holds(&(lock)->ranked))
+#define ZC__CALLS_OUT() ZC__ASSERT(zc__locks == NULL)
 
 typedef struct zc__spin {
     uint32_t held;
+    ZC__RANKED
 } zc__spin;
-
-#define ZC__ASSERT_HELD(lock) ZC__ASSERT(zc__spin_is_held(lock))
 
 static inline void zc__pause(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -1464,59 +1519,42 @@ static inline void zc__back_off(unsigned *looks) {
 #endif
 }
 
-#if defined(ZOOCACHE_NO_THREADS)
-static inline bool zc__spin_trylock(zc__spin *l) {
-    if (l->held) return false;
+static inline bool zc__spin_take(zc__spin *l) {
+#ifdef ZOOCACHE_NO_THREADS
+    bool mine = !l->held;
     l->held = 1;
-    zc__locked();
+    return mine;
+#else
+    return !__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE);
+#endif
+}
+static inline bool zc__spin_trylock(zc__spin *l) {
+    if (zc__atomic_load_rlx(&l->held) || !zc__spin_take(l)) return false;
+    ZC__LOCKED(l);
     return true;
 }
-#  ifdef ZOOCACHE_DEBUG
-static inline void zc__spin_lock(zc__spin *l) {
-    ZC__ASSERT(!l->held);
-    l->held = 1;
-    zc__locked();
+/* Ends what zc__spin_trylock() began: that is real without threads, too, as the same thread may
+ * come here again. */
+static inline void zc__spin_end(zc__spin *l) {
+    ZC__UNLOCKING(l);
+    zc__atomic_store_rel(&l->held, 0);
 }
-static inline void zc__spin_unlock(zc__spin *l) {
-    l->held = 0;
-    zc__unlocked();
-}
-#  else
+#if defined(ZOOCACHE_NO_THREADS) && !defined(ZOOCACHE_DEBUG)
 static inline void zc__spin_lock(zc__spin *l) { (void)l; }
 static inline void zc__spin_unlock(zc__spin *l) { (void)l; }
-#  endif
 #else
-static inline bool zc__spin_take(zc__spin *l) {
-    return !__atomic_exchange_n(&l->held, 1, __ATOMIC_ACQUIRE);
-}
 static ZC__NOINLINE void zc__spin_wait(zc__spin *l) {
     unsigned looks = 0;
     do
         while (zc__atomic_load_rlx(&l->held)) zc__back_off(&looks);
     while (!zc__spin_take(l));
 }
-static inline bool zc__spin_trylock(zc__spin *l) {
-    if (zc__atomic_load_rlx(&l->held) || !zc__spin_take(l)) return false;
-    zc__locked();
-    return true;
-}
 static inline void zc__spin_lock(zc__spin *l) {
+    ZC__LOCKING(l);
     if (ZC__UNLIKELY(!zc__spin_take(l))) zc__spin_wait(l);
-    zc__locked();
+    ZC__LOCKED(l);
 }
-static inline void zc__spin_unlock(zc__spin *l) {
-    zc__atomic_store_rel(&l->held, 0);
-    zc__unlocked();
-}
-#endif
-/* Ends what zc__spin_trylock() began: that is real without threads, too, as the same thread may
- * come here again. */
-static inline void zc__spin_end(zc__spin *l) {
-    zc__atomic_store_rel(&l->held, 0);
-    zc__unlocked();
-}
-#ifdef ZOOCACHE_DEBUG
-static inline bool zc__spin_is_held(zc__spin *l) { return zc__atomic_load_rlx(&l->held) != 0; }
+static inline void zc__spin_unlock(zc__spin *l) { zc__spin_end(l); }
 #endif
 
 /* A mutex with its condition, for sleeping until woken, or for about `ns`, a minute at most: who
@@ -1526,8 +1564,9 @@ static inline bool zc__spin_is_held(zc__spin *l) { return zc__atomic_load_rlx(&l
 typedef struct zc__monitor {
     SRWLOCK mutex;
     CONDITION_VARIABLE cond;
+    ZC__RANKED
 } zc__monitor;
-static inline bool zc__monitor_init(zc__monitor *m) {
+static inline bool zc__mutex_init(zc__monitor *m) {
     InitializeSRWLock(&m->mutex);
     InitializeConditionVariable(&m->cond);
     return true;
@@ -1537,14 +1576,14 @@ static inline void zc__mutex_lock(zc__monitor *m) { AcquireSRWLockExclusive(&m->
 static inline void zc__mutex_unlock(zc__monitor *m) { ReleaseSRWLockExclusive(&m->mutex); }
 static inline void zc__monitor_wake(zc__monitor *m) { WakeAllConditionVariable(&m->cond); }
 static inline void zc__monitor_wake_one(zc__monitor *m) { WakeConditionVariable(&m->cond); }
-static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
-    if (ns > ZC__SLICE) ns = ZC__SLICE;
+static inline void zc__mutex_sleep(zc__monitor *m, uint64_t ns) {
     SleepConditionVariableSRW(&m->cond, &m->mutex, (DWORD)(ns / ZC_MILLISECOND + 1), 0);
 }
 #elif defined(ZC__POSIX_THREADS)
 typedef struct zc__monitor {
     pthread_mutex_t mutex;
     pthread_cond_t cond;
+    ZC__RANKED
 } zc__monitor;
 /* Its clock is that of zc__sys_mono(). */
 static inline bool zc__cond_init(pthread_cond_t *cond) {
@@ -1559,7 +1598,7 @@ static inline bool zc__cond_init(pthread_cond_t *cond) {
     return pthread_cond_init(cond, NULL) == 0;
 #  endif
 }
-static inline bool zc__monitor_init(zc__monitor *m) {
+static inline bool zc__mutex_init(zc__monitor *m) {
     if (pthread_mutex_init(&m->mutex, NULL) != 0) return false;
     if (zc__cond_init(&m->cond)) return true;
     pthread_mutex_destroy(&m->mutex);
@@ -1579,8 +1618,7 @@ extern int pthread_cond_timedwait_relative_np(pthread_cond_t *, pthread_mutex_t 
                                               const struct timespec *);
 #    endif
 #  endif
-static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
-    if (ns > ZC__SLICE) ns = ZC__SLICE;
+static inline void zc__mutex_sleep(zc__monitor *m, uint64_t ns) {
 #  ifdef __APPLE__
     struct timespec t = zc__to_timespec(ns);
     pthread_cond_timedwait_relative_np(&m->cond, &m->mutex, &t);
@@ -1593,8 +1631,9 @@ static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
 typedef struct zc__monitor {
     mtx_t mutex;
     cnd_t cond;
+    ZC__RANKED
 } zc__monitor;
-static inline bool zc__monitor_init(zc__monitor *m) {
+static inline bool zc__mutex_init(zc__monitor *m) {
     if (mtx_init(&m->mutex, mtx_plain) != thrd_success) return false;
     if (cnd_init(&m->cond) == thrd_success) return true;
     mtx_destroy(&m->mutex);
@@ -1608,31 +1647,43 @@ static inline void zc__mutex_lock(zc__monitor *m) { mtx_lock(&m->mutex); }
 static inline void zc__mutex_unlock(zc__monitor *m) { mtx_unlock(&m->mutex); }
 static inline void zc__monitor_wake(zc__monitor *m) { cnd_broadcast(&m->cond); }
 static inline void zc__monitor_wake_one(zc__monitor *m) { cnd_signal(&m->cond); }
-static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
+static inline void zc__mutex_sleep(zc__monitor *m, uint64_t ns) {
     struct timespec t;
     (void)timespec_get(&t, TIME_UTC); /* there is no other clock for it */
-    t = zc__to_timespec(zc__from_timespec(&t) + (ns > ZC__SLICE ? ZC__SLICE : ns));
+    t = zc__to_timespec(zc__from_timespec(&t) + ns);
     cnd_timedwait(&m->cond, &m->mutex, &t);
 }
 #else
 typedef struct zc__monitor {
     char none;
+    ZC__RANKED
 } zc__monitor;
-static inline bool zc__monitor_init(zc__monitor *m) { (void)m; return true; }
+static inline bool zc__mutex_init(zc__monitor *m) { (void)m; return true; }
 static inline void zc__monitor_destroy(zc__monitor *m) { (void)m; }
 static inline void zc__mutex_lock(zc__monitor *m) { (void)m; }
 static inline void zc__mutex_unlock(zc__monitor *m) { (void)m; }
 static inline void zc__monitor_wake(zc__monitor *m) { (void)m; }
 static inline void zc__monitor_wake_one(zc__monitor *m) { (void)m; }
-static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) { (void)m; (void)ns; }
+static inline void zc__mutex_sleep(zc__monitor *m, uint64_t ns) { (void)m; (void)ns; }
 #endif
+static inline bool zc__monitor_init(zc__monitor *m, zc__rank rank) {
+    ZC__SET_RANK(m, rank);
+    return zc__mutex_init(m);
+}
 static inline void zc__monitor_lock(zc__monitor *m) {
+    ZC__LOCKING(m);
     zc__mutex_lock(m);
-    zc__locked();
+    ZC__LOCKED(m);
 }
 static inline void zc__monitor_unlock(zc__monitor *m) {
-    zc__unlocked();
+    ZC__UNLOCKING(m);
     zc__mutex_unlock(m);
+}
+static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
+    ZC__UNLOCKING(m);
+    ZC__LOCKING(m);
+    zc__mutex_sleep(m, ns < ZC__SLICE ? ns : ZC__SLICE);
+    ZC__LOCKED(m);
 }
 #ifdef ZOOCACHE_NO_THREADS
 #  define ZC__CAN_SLEEP 0
@@ -1644,11 +1695,13 @@ static inline void zc__monitor_unlock(zc__monitor *m) {
 typedef struct zc__gate {
     zc__monitor monitor;
     bool held; /* [monitor] */
+    ZC__RANKED
 } zc__gate;
 
-static inline bool zc__gate_init(zc__gate *g) {
+static inline bool zc__gate_init(zc__gate *g, zc__rank rank) {
     g->held = false;
-    return zc__monitor_init(&g->monitor);
+    ZC__SET_RANK(g, rank);
+    return zc__monitor_init(&g->monitor, rank);
 }
 static inline void zc__gate_destroy(zc__gate *g) { zc__monitor_destroy(&g->monitor); }
 
@@ -1662,11 +1715,11 @@ static inline bool zc__gate_enter(zc__gate *g, const zc_clock *clock, uint64_t u
     bool mine = !g->held;
     g->held = true;
     zc__monitor_unlock(&g->monitor);
-    if (mine) zc__locked();
+    if (mine) ZC__LOCKED(g);
     return mine;
 }
 static inline void zc__gate_leave(zc__gate *g) {
-    zc__unlocked();
+    ZC__UNLOCKING(g);
     zc__monitor_lock(&g->monitor);
     g->held = false;
     zc__monitor_wake_one(&g->monitor);
@@ -1858,6 +1911,7 @@ static zc__arena *zc__arena_init(void *block, size_t size) {
     if (granules >= ZC__FREE) granules = ZC__FREE - 1;
     zc__arena *a = (zc__arena *)(void *)((unsigned char *)block + skip);
     memset(a, 0, sizeof *a);
+    ZC__SET_RANK(&a->lock, ZC__RANK_ARENA);
     a->base = (unsigned char *)a + head;
     a->granules = (uint32_t)granules;
     /* Granule 0 only holds the first header, so that 0 can mean "none"; the last, the end mark. */
@@ -2147,6 +2201,8 @@ static zc__slabs *zc__slabs_make(uint32_t shards) {
     memset((void *)s, 0, zc__slabs_size(n));
     s->npools = n;
     s->pools = (zc__pool *)(void *)(s + 1);
+    ZC__SET_RANK(&s->lock, ZC__RANK_REGIONS);
+    for (uint32_t i = 0; i < n; i++) ZC__SET_RANK(&s->pools[i].lock, ZC__RANK_SLAB);
     s->look = &s->old;
     return s;
 }
@@ -2186,7 +2242,7 @@ static inline bool zc__block_is_old(const zc__slabs *s, const void *block) {
 
 static inline bool zc__region_full(const zc__region *r) { return r->fresh == ZC__SLAB_PAGES; }
 
-/* The lock is held, and let go meanwhile. While entries are being moved, the region gets its huge
+/* Lets the lock go meanwhile. While entries are being moved, the region gets its huge
  * page when it is full, from the kernel's own thread: to clear one takes longer than a step may. */
 static bool zc__region_add(zc__slabs *s) {
     bool huge = s->first && !s->walking;
@@ -2237,8 +2293,8 @@ static size_t zc__region_size(const zc__region *r) {
 
 /* ---- blocks ---- */
 
-/* Cuts a new page into blocks of 8 * cls bytes. The pool's lock is held, and let go meanwhile.
- * False: no memory. */
+/* Cuts a new page into blocks of 8 * cls bytes. Lets the pool's lock go meanwhile. False: no
+ * memory. */
 static bool zc__pool_grow(zc__slabs *s, zc__pool *p, size_t cls) {
     zc__spin_unlock(&p->lock);
     zc__block *page = zc__page_take(s), *last = page;
@@ -3084,7 +3140,7 @@ typedef struct zc__stripe {
     zc__spin lock;
     uint32_t hand; /* the next chain to look for idle nodes */
     zc__chains tags;
-    char pad[ZC__LINE - 8 - sizeof(zc__chains)];
+    char pad[ZC__LINE - sizeof(zc__spin) - 4 - sizeof(zc__chains)];
 } zc__stripe;
 
 typedef struct zc__trie {
@@ -3155,8 +3211,9 @@ static bool zc__tag_is(const zc_tag *n, const zc__path *path, unsigned depth) {
     return true;
 }
 
-/* The node of the first `depth` segments, or NULL. The stripe is locked. */
+/* The node of the first `depth` segments, or NULL. */
 static zc_tag *zc__stripe_find(zc__stripe *s, uint64_t hash, const zc__path *path, unsigned depth) {
+    ZC__ASSERT_HELD(&s->lock);
     if (!s->tags.n) return NULL;
     zc__link *l = *zc__chain(&s->tags, (uint32_t)hash);
     while (l && (l->hash != (uint32_t)hash || !zc__tag_is((zc_tag *)l, path, depth))) l = l->next;
@@ -3189,7 +3246,7 @@ static zc_tag *zc__tag_lookup(zc__trie *t, const zc__path *path, unsigned depth)
 static size_t zc__tag_size(const zc_tag *n) { return sizeof *n + n->len; }
 
 /* Takes the idle nodes of one chain that were let go at or before `until`, and chains them up to be
- * freed; *next becomes at most the second in which one of the others was. The stripe is locked. */
+ * freed; *next becomes at most the second in which one of the others was. */
 static void zc__stripe_prune(zc__stripe *s, uint32_t chain, uint64_t until, uint64_t *next,
                              zc__link **dead) {
     ZC__ASSERT_HELD(&s->lock);
@@ -3385,6 +3442,8 @@ static void zc__trie_init(zc__trie *t, zc__mem *mem, zc_hlc *hlc, uint64_t seed)
     t->mem = mem;
     t->hlc = hlc;
     t->seed = seed;
+    ZC__SET_RANK(&t->writer, ZC__RANK_WRITER);
+    for (unsigned i = 0; i < ZC__STRIPES; i++) ZC__SET_RANK(&t->stripes[i].lock, ZC__RANK_STRIPE);
     t->published = 1; /* above the 0 of "never invalidated", so that no begin is 0 */
     zc__atomic_raise(&hlc->last, t->published);
     t->root.link.refs = 1;
@@ -3405,8 +3464,9 @@ static void zc__trie_destroy(zc__trie *t) {
 }
 
 /* Counts anew, after a fork that other threads were at work around: what they were about to count
- * is lost with them (and so is the memory that they were about to free). Everything is locked. */
+ * is lost with them (and so is the memory that they were about to free). */
 static void zc__trie_recount(zc__trie *t) {
+    ZC__ASSERT_HELD(&t->writer); /* as all that there is */
     t->tags = t->idle = t->bytes = 0;
     for (unsigned i = 0; i < ZC__STRIPES; i++) {
         const zc__chains *tags = &t->stripes[i].tags;
@@ -3716,8 +3776,11 @@ typedef struct zc__bus {
 struct zc_cache {
     zc__trie trie; /* first: its `published` is read by every hit */
     zc__shard *shards;
+#ifdef ZOOCACHE_DEBUG
+    zc__ranked *lent; /* locks, from zc_fork_prepare() on: the caller's, no call's of ours */
+#endif
     uint32_t nshards;
-    uint32_t lent; /* locks, from zc_fork_prepare() on */
+    unsigned nthreads;
     uint64_t seed;
     zc_clock clock;
     zc__mem mem;
@@ -3750,10 +3813,8 @@ struct zc_cache {
     zc__entry *drops, *drops_tail; /* [drops_lock] of objects that wait for their destructor */
     uint32_t sweep_shard, lease_shard; /* where housekeeping goes on [house] */
     zc__spin house;
-    /* the threads: the housekeeper, and after it those that refresh */
-    unsigned nthreads;
 #ifndef ZOOCACHE_NO_THREADS
-    zc__thread *threads;
+    zc__thread *threads; /* nthreads: the housekeeper, and after it those that refresh */
     zc__monitor keeper, refresher; /* who sleeps there: the one, the others */
     uint32_t stop;
 #endif
@@ -4438,8 +4499,9 @@ static inline void zc__entry_touch(zc_cache *c, zc__entry *e) {
     }
 }
 
-/* Counts a miss by its reason. The shard is locked. */
+/* Counts a miss by its reason. */
 static int zc__miss(zc__shard *s, const zc__entry *e, zc__state state) {
+    ZC__ASSERT_HELD(&s->lock);
     if (!e || zc__is_cleared(s, e)) s->misses_absent++;
     else if (state == ZC__DEAD) s->misses_invalidated++;
     else s->misses_expired++;
@@ -4639,7 +4701,7 @@ static int zc__shard_insert(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t ha
     return ZC_OK;
 }
 
-/* A line for people: "zoocache: <what>: <detail>". No lock is held. */
+/* A line for people: "zoocache: <what>: <detail>". */
 static void zc__say(zc_cache *c, zc_log_level level, const char *what, const char *detail) {
     char line[160];
     zc__text t = {line, sizeof line, 0};
@@ -4671,8 +4733,9 @@ static void zc__event(zc_cache *c, const zc_event *event) {
         ev->on_event(ev->user, event);
 }
 
-/* Works off a garbage chain: tells, and lets go. No lock is held. */
+/* Works off a garbage chain: tells, and lets go. */
 static void zc__reap(zc_cache *c, zc__entry *garbage) {
+    ZC__CALLS_OUT();
     zc__free_piece(&c->mem);
     for (zc__entry *next; garbage; garbage = next, zc__freed(&c->mem, 1)) {
         next = garbage->next;
@@ -4728,8 +4791,9 @@ static void zc__shard_tidy(zc_cache *c, zc__shard *s, uint32_t entries, zc__entr
 }
 
 /* Moves an entry of the table to where memory is dense, if it is not there and nobody has it
- * pinned: *slot is its place. The shard is locked. */
+ * pinned: *slot is its place. */
 static inline void zc__entry_move(zc_cache *c, zc__shard *s, zc__entry **slot) {
+    ZC__ASSERT_HELD(&s->lock);
     zc__entry *e = *slot;
     size_t size = zc__entry_size(e);
     if (!zc__slab_moves(&c->mem, e, size) || zc__atomic_load_acq(&e->refs) != 1) return;
@@ -4824,7 +4888,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *                  positions since the attach
  *   Locking     `reading` (gate): one reader, one attach at a time. `apply` (mutex): identity,
  *               epoch, base, cursor move together, entries are applied in order. `out` (mutex): the
- *               outbox. Order: reading > apply > out, the trie's writer.
+ *               outbox.
  *   Cost        a hit: the coarse clock and two loads, twice. An invalidation: one round trip.
  *   Source      zoocache's log-and-lease protocol: the manual, "Several nodes"
  *   Without     ZOOCACHE_WITH_BUS, a part of it alone is compiled: what invalidates here.
@@ -4941,14 +5005,16 @@ static void *zc__bus_user(const zc_cache *c, unsigned log) {
     return c->bus.logs == 1 ? c->desc.bus.user : c->desc.bus.logs[log];
 }
 
-/* N4. The cursor has moved. `apply` is held. */
+/* N4. The cursor has moved. */
 static void zc__bus_moved(zc__bus *b) {
+    ZC__ASSERT_HELD(&b->apply);
     size_t size = b->logs * sizeof *b->history;
     if (b->history) memcpy(&b->history[b->cursor % ZC__HISTORY * b->logs], b->cursors, size);
 }
 
-/* The cursor's entry, or an attach, has been applied at this version. `apply` is held. */
+/* The cursor's entry, or an attach, has been applied at this version. */
 static void zc__bus_rebase(zc__bus *b, uint64_t version) {
+    ZC__ASSERT_HELD(&b->apply);
     b->base = version - (b->cursor << 16);
     b->base_at = b->cursor;
 }
@@ -4963,9 +5029,10 @@ static bool zc__bus_within(const zc__bus *b, uint64_t position, const uint64_t *
     return true;
 }
 
-/* The last position here for which that is so; false: not known. `apply` is held. */
+/* The last position here for which that is so; false: not known. */
 static bool zc__bus_place(const zc__bus *b, const uint64_t *mark, uint32_t which,
                           uint64_t *position) {
+    ZC__ASSERT_HELD(&b->apply);
     uint64_t low = b->base_at, high = b->cursor;
     if (b->logs == 1) {
         *position = *mark < high ? *mark : high;
@@ -4996,9 +5063,10 @@ static void zc__outbox_everything(zc_cache *c) {
     c->bus.everything = true;
 }
 
-/* The place of a tag, or the empty one for it. `out` is held, and there are places. */
+/* The place of a tag, or the empty one for it. There are places. */
 static uint16_t *zc__outbox_place(zc_cache *c, zc_bytes tag) {
     zc__bus *b = &c->bus;
+    ZC__ASSERT_HELD(&b->out);
     for (size_t i = (size_t)zc__hash(tag, c->seed);; i++) {
         uint16_t *place = &b->places[i & (b->nplaces - 1)];
         if (!*place) return place;
@@ -5007,10 +5075,11 @@ static uint16_t *zc__outbox_place(zc_cache *c, zc_bytes tag) {
     }
 }
 
-/* Sees to it that there are places for one more. False: no memory. `out` is held. */
+/* Sees to it that there are places for one more. False: no memory. */
 static bool zc__outbox_grow(zc_cache *c) {
     zc__bus *b = &c->bus;
     size_t n = b->nplaces ? b->nplaces * 2 : 16, was = b->nplaces * sizeof *b->places;
+    ZC__ASSERT_HELD(&b->out);
     if (2 * (b->outbox_tags + 1) <= b->nplaces) return true;
     uint16_t *to = (uint16_t *)zc__alloc_zero(&c->mem, n * sizeof *to);
     if (!to) return false;
@@ -5024,7 +5093,7 @@ static bool zc__outbox_grow(zc_cache *c) {
     return true;
 }
 
-/* Puts a tag into the outbox, if it is not there; false: no room. `out` is held. */
+/* Puts a tag into the outbox, if it is not there; false: no room. */
 static bool zc__outbox_put(zc_cache *c, zc_bytes tag) {
     zc__bus *b = &c->bus;
     size_t at = b->outbox.size;
@@ -5042,9 +5111,10 @@ static bool zc__outbox_put(zc_cache *c, zc_bytes tag) {
     return true;
 }
 
-/* Puts first segments in the place of tags. `out` is held. */
+/* Puts first segments in the place of tags. */
 static void zc__outbox_collapse(zc_cache *c) {
     zc__bus *b = &c->bus;
+    ZC__ASSERT_HELD(&b->out);
     size_t end = b->outbox.size, len;
     b->outbox.size = b->outbox_tags = 0;
     if (b->places) memset(b->places, 0, b->nplaces * sizeof *b->places);
@@ -5187,7 +5257,6 @@ static void zc__news_tell(zc_cache *c, zc__news *news) {
     zc__buf_free(&c->mem, &news->tags);
 }
 
-/* No lock is held. */
 static void zc__bus_say(zc_cache *c) { zc__say_noted(c, &c->bus.fault, "the bus has failed"); }
 
 /* Who hears, and since when: what belongs to an epoch that is over is not heard any more. */
@@ -5204,9 +5273,10 @@ typedef struct zc__ear {
 
 #define ZC__HEARD_LEAST 32u /* entries in a round, however small its budget */
 
-/* The next entry of the log. `apply` is held. */
+/* The next entry of the log. */
 static uint64_t zc__bus_apply(zc_cache *c, unsigned log, zc__nodes *nodes) {
     zc__bus *b = &c->bus;
+    ZC__ASSERT_HELD(&b->apply);
     uint64_t local = zc__bus_local(b, b->cursor + 1);
     uint64_t v = zc__trie_stamp(&c->trie, nodes->list, nodes->n, local);
     zc__atomic_store_rel(&b->cursors[log], b->cursors[log] + 1);
@@ -5257,9 +5327,10 @@ static void zc__bus_detach(zc_cache *c, uint64_t epoch) {
     zc__monitor_unlock(&b->apply);
 }
 
-/* Attaches: what was missed is taken for everything. `reading` is held. */
+/* Attaches: what was missed is taken for everything. */
 static int zc__bus_attach(zc_cache *c) {
     zc__bus *b = &c->bus;
+    ZC__ASSERT_HELD(&b->reading);
     zc_tag *root = &c->trie.root;
     uint64_t ids[ZC_LOGS_MAX], at[ZC_LOGS_MAX], position = 0, before = zc__mono(&c->clock);
     for (unsigned i = 0; i < b->logs; i++) {
@@ -5320,14 +5391,14 @@ static void zc__bus_wait(zc_cache *c, uint64_t wait) {
     c->desc.bus.wait(c->desc.bus.user, at, wait);
 }
 
-/* Reads the log to its end, or to the end of `wait`; `reading` is held. ZC_OK: the lease is
- * renewed; ZC_PENDING: there is more, but what was heard is to be told first; ZC_RETRY: it was
- * woken, or the reader's time is up. Of several logs the lease is as old as the oldest proof, that
- * of the first. */
+/* Reads the log to its end, or to the end of `wait`. ZC_OK: the lease is renewed; ZC_PENDING: there
+ * is more, but what was heard is to be told first; ZC_RETRY: it was woken, or the reader's time is
+ * up. Of several logs the lease is as old as the oldest proof, that of the first. */
 static int zc__bus_listen(zc_cache *c, uint64_t wait) {
     zc__bus *b = &c->bus;
     uint64_t since = 0, proof;
     int rc = ZC_OK;
+    ZC__ASSERT_HELD(&b->reading);
     if (!zc__atomic_load_acq(&b->attached)) return zc__bus_attach(c);
     zc__ear ear;
     zc__ear_open(&ear, c, &b->news, b->deadline);
@@ -5497,9 +5568,10 @@ static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durabl
     return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
 }
 
-/* Sends what waits. `reading` is held. */
+/* Sends what waits. */
 static int zc__bus_flush(zc_cache *c) {
     zc__letter l;
+    ZC__ASSERT_HELD(&c->bus.reading);
     if (!zc__outbox_take(c, &l)) return ZC_OK;
     int rc = zc__bus_send(c, l.tags, l.n, false, NULL);
     if (rc != ZC_OK) {
@@ -5630,10 +5702,10 @@ static int zc__bus_start(zc_cache *c) {
 }
 
 static bool zc__bus_monitors(zc__bus *b) {
-    if (!zc__gate_init(&b->reading)) return false;
-    if (!zc__monitor_init(&b->apply)) goto no_apply;
-    if (!zc__monitor_init(&b->monitor)) goto no_monitor;
-    if (!zc__monitor_init(&b->out)) goto no_out;
+    if (!zc__gate_init(&b->reading, ZC__RANK_READING)) return false;
+    if (!zc__monitor_init(&b->apply, ZC__RANK_APPLY)) goto no_apply;
+    if (!zc__monitor_init(&b->monitor, ZC__RANK_SLEEP)) goto no_monitor;
+    if (!zc__monitor_init(&b->out, ZC__RANK_OUT)) goto no_out;
     return true;
 no_out:
     zc__monitor_destroy(&b->monitor);
@@ -5925,7 +5997,7 @@ static bool zc__flight_list(zc_cache *c, zc__shard *s, zc__flight *f) {
     return true;
 }
 
-/* Ends a flight: takes it off the list, sets its state. The lock is held. */
+/* Ends a flight: takes it off the list, sets its state. */
 static void zc__flight_end(zc__shard *s, zc__flight *f, zc__flight_state state) {
     ZC__ASSERT_HELD(&s->lock);
     ZC__ASSERT(f->state == ZC__RUNNING); /* F3 */
@@ -5991,11 +6063,12 @@ static void zc__flight_free(zc_cache *c, zc__flight *f) {
     zc__free(&c->mem, f, zc__flight_size(f));
 }
 
-/* Gives a reference on a flight back. No lock is held. */
+/* Gives a reference on a flight back. */
 static void zc__flight_let_go(zc_cache *c, zc__flight *f) {
     zc__spin_lock(&f->shard->lock);
     bool last = --f->link.refs == 0;
     zc__spin_unlock(&f->shard->lock);
+    ZC__CALLS_OUT();
     if (last) zc__flight_free(c, f);
 }
 
@@ -6012,8 +6085,9 @@ static void zc__fill_let_go(zc_fill *t) {
     }
 }
 
-/* Lets go of a ticket's object, if it has not become an entry's. No lock is held. */
+/* Lets go of a ticket's object, if it has not become an entry's. */
 static void zc__fill_drop(zc_fill *t) {
+    ZC__CALLS_OUT();
     zc__object o = t->object;
     zc__entry *husk = t->husk;
     t->object.drop = NULL;
@@ -6023,7 +6097,7 @@ static void zc__fill_drop(zc_fill *t) {
     else if (o.drop) o.drop(o.user, o.ptr, o.size);
 }
 
-/* Ends a ticket. No lock is held. */
+/* Ends a ticket. */
 static void zc__fill_close(zc_fill *t) {
     zc__flight *f = t->flight;
     if (f) {
@@ -6035,7 +6109,6 @@ static void zc__fill_close(zc_fill *t) {
         }
         zc__spin_unlock(&f->shard->lock);
     }
-    ZC__CALLS_OUT();
     zc__fill_drop(t);
     zc__buf_free(&t->cache->mem, &t->value);
     if (t->release) t->release(t->user);
@@ -6065,7 +6138,7 @@ static zc__flight *zc__flight_new(zc_cache *c, uint64_t hash, zc_bytes key) {
     do f = (zc__flight *)zc__alloc_zero(&c->mem, sizeof *f + key.len);
     while (!f && zc__relieve_block(c));
     if (!f) return NULL;
-    if (!zc__monitor_init(&f->monitor)) {
+    if (!zc__monitor_init(&f->monitor, ZC__RANK_SLEEP)) {
         zc__free(&c->mem, f, sizeof *f + key.len);
         return NULL;
     }
@@ -6178,7 +6251,6 @@ ZOOCACHE_API int zc_fill_dep_tag(zc_fill *fill, zc_tag *tag) {
 }
 
 static void zc__fill_unset(zc_fill *t) {
-    ZC__CALLS_OUT();
     zc__fill_drop(t);
     t->value.size = 0;
     t->has_value = t->absent = false;
@@ -6323,11 +6395,12 @@ static bool zc__start_lead(zc__start *st, uint64_t now, bool miss) {
     return true;
 }
 
-/* One look, with the shard locked. ZC_OK, ZC_STALE: e is pinned, and with `refresh` t leads.
+/* One look. ZC_OK, ZC_STALE: e is pinned, and with `refresh` t leads.
  * ZC_LEAD, ZC_FOLLOW: t is a ticket of f. ZC_MORE: come again with a ticket and a spare flight. */
 static int zc__start_look(zc__start *st) {
     zc_cache *c = st->c;
     zc__shard *s = st->s;
+    ZC__ASSERT_HELD(&s->lock);
     uint64_t published = zc__published(&c->trie), now = 0;
     zc__state state = ZC__DEAD;
     st->refresh = false;
@@ -6679,7 +6752,7 @@ static inline void zc__store_try(zc_cache *c, uint64_t deadline) { (void)c; (voi
 /* Has a call used up the time that a caller is ready to wait? Then he makes no other. */
 static inline bool zc__store_was_slow(int rc) { return rc == ZC_E_TIMEOUT || rc == ZC_E_BUSY; }
 
-/* Tells of a call that has failed. No lock is held. */
+/* Tells of a call that has failed. */
 static void zc__store_fault(zc_cache *c, zc_bytes key, int rc) {
     zc_event ev;
     bool corrupt = rc == ZC_E_CORRUPT;
@@ -6979,6 +7052,7 @@ struct zc__writer {
     uint64_t hash;
     zc__writer_state state;
     bool replaces; /* the storage may have a record */
+    ZC__RANKED     /* its turn */
 };
 
 /* The latest change of a key, or of what hashes alike. The shard is locked. */
@@ -6987,20 +7061,23 @@ static inline zc__writer *zc__writer_of(zc__writer *from, uint64_t hash) {
     return from;
 }
 
-/* The shard is locked, and its table has been changed just now: from here on the storage is not
+/* The shard's table has been changed just now, under the same lock: from here on the storage is not
  * asked for this key, until zc__written(). */
 static void zc__writes(zc__shard *s, zc__writer *w, uint64_t hash, bool replaces) {
+    ZC__ASSERT_HELD(&s->lock);
     const zc__writer *before = zc__writer_of(s->writers, hash);
     w->next = s->writers;
     w->hash = hash;
     w->state = ZC__JOINED;
+    ZC__SET_RANK(w, ZC__RANK_TURN);
     w->replaces = replaces || (before && before->replaces);
     s->writers = w;
 }
 
 /* Is it this one's turn to write? Not while another writes this key; and among those that are ready
- * the latest goes first, which makes the others superfluous. The shard is locked. */
+ * the latest goes first, which makes the others superfluous. */
 static bool zc__writer_goes(const zc__shard *s, const zc__writer *w) {
+    ZC__ASSERT_HELD(&s->lock);
     bool later = true;
     for (zc__writer *x = s->writers; (x = zc__writer_of(x, w->hash)) != NULL; x = x->next) {
         later = later && x != w;
@@ -7023,15 +7100,15 @@ static bool zc__write_turn(zc__shard *s, zc__writer *w) {
     }
     bool mine = w->state == ZC__READY;
     if (mine) w->state = ZC__WRITING;
-    if (mine) zc__locked(); /* others wait for it, as for a lock */
+    if (mine) ZC__LOCKED(w); /* others wait for it, as for a lock */
     zc__spin_unlock(&s->lock);
     zc__monitor_unlock(&s->order);
     return mine;
 }
 
 /* The storage has this change, and so nothing of those before it has to be written any more. */
-static void zc__written(zc__shard *s, const zc__writer *w) {
-    zc__unlocked();
+static void zc__written(zc__shard *s, zc__writer *w) {
+    ZC__UNLOCKING(w);
     zc__spin_lock(&s->lock);
     zc__writer **at = &s->writers;
     while (*at && *at != w) at = &(*at)->next; /* after a fork it is not there */
@@ -7314,8 +7391,9 @@ static void zc__behind_forget(zc_cache *c, const zc_bytes *key, zc__entry **spen
     }
 }
 
-/* Ends entries without a pin. No lock is held. */
+/* Ends entries without a pin. */
 static void zc__bury(zc_cache *c, zc__entry *spent) {
+    ZC__CALLS_OUT();
     for (zc__entry *next; spent; spent = next) {
         next = spent->next;
         zc__entry_destroy(c, spent);
@@ -7364,7 +7442,7 @@ static bool zc__behind_write(zc_cache *c) {
     if (goes) {
         zc__writes(s, &w, hash, true);
         w.state = ZC__WRITING;
-        zc__locked(); /* as by zc__write_turn() */
+        ZC__LOCKED(&w); /* as by zc__write_turn() */
     }
     zc__spin_unlock(&s->lock);
     bool taken = goes && zc__behind_take(c, e);
@@ -7691,9 +7769,9 @@ static int zc__get_through(zc_cache *c, zc_bytes key, zc_view *view) {
     return ZC_MISS;
 }
 
-/* What a look-up in the table gives, with the shard locked: *e is the entry, if it may be
- * served. */
+/* What a look-up in the table gives: *e is the entry, if it may be served. */
 static inline int zc__look(zc_cache *c, zc__shard *s, uint64_t hash, zc_bytes key, zc__entry **e) {
+    ZC__ASSERT_HELD(&s->lock);
     uint64_t published = zc__published(&c->trie);
     *e = zc__table_find(s, hash, key);
     zc__state state = ZC__DEAD;
@@ -8116,9 +8194,10 @@ static void zc__job_put(zc_cache *c, zc__jobs *jobs, zc_fill *t) {
     zc__spin_unlock(&c->jobs_lock);
 }
 
-/* Takes a refresh out of its queue; without threads, always the first. The lock is held. */
+/* Takes a refresh out of its queue; without threads, always the first. */
 static zc_fill *zc__job_take(zc_fill *t) {
     if (!t) return NULL;
+    ZC__ASSERT_HELD(&t->cache->jobs_lock);
     if (ZC__CAN_SLEEP && t->prev) t->prev->next = t->next;
     else t->queue->first = t->next;
     if (t->next) t->next->prev = t->prev;
@@ -8146,8 +8225,9 @@ static void zc__refresh_later(zc_cache *c, zc_fill *t) {
 }
 
 /* The queue whose first refresh is to run now; NULL: none. All that are held wait equally long, so
- * the first is due first; at the end none waits. `jobs_lock` is held. */
+ * the first is due first; at the end none waits. */
 static zc__jobs *zc__jobs_due(zc_cache *c) {
+    ZC__ASSERT_HELD(&c->jobs_lock);
 #ifdef ZOOCACHE_WITH_BUS
     zc__jobs *held = &c->held;
     if (held->first && (c->closed || zc__mono(&c->clock) >= held->first->due)) return held;
@@ -8444,7 +8524,7 @@ static bool zc__flights_expire(zc__shard *s, uint64_t now, zc__link **late) {
     return due;
 }
 
-/* Wakes who waits for the flights of a chain, and lets go of them. No lock is held. */
+/* Wakes who waits for the flights of a chain, and lets go of them. */
 static void zc__flights_wake(zc_cache *c, zc__link *ended) {
     for (zc__link *l; (l = ended) != NULL; zc__flight_let_go(c, (zc__flight *)l)) {
         ended = l->next;
@@ -8646,8 +8726,8 @@ static void zc__threads_end(zc_cache *c) {
 }
 
 static bool zc__threads_monitors(zc_cache *c) {
-    if (!zc__monitor_init(&c->keeper)) return false;
-    if (zc__monitor_init(&c->refresher)) return true;
+    if (!zc__monitor_init(&c->keeper, ZC__RANK_SLEEP)) return false;
+    if (zc__monitor_init(&c->refresher, ZC__RANK_SLEEP)) return true;
     zc__monitor_destroy(&c->keeper);
     return false;
 }
@@ -8682,8 +8762,8 @@ static void zc__lock_all(zc_cache *c) {
     zc__spin_lock(&c->trie.writer);
     for (uint32_t i = 0; i < c->nshards; i++) zc__spin_lock(&c->shards[i].lock);
     for (uint32_t i = 0; i < ZC__STRIPES; i++) zc__spin_lock(&c->trie.stripes[i].lock);
-    zc__spin_lock(&c->jobs_lock);
     zc__spin_lock(&c->behind_lock);
+    zc__spin_lock(&c->jobs_lock);
     zc__spin_lock(&c->graph_lock);
     zc__spin_lock(&c->drops_lock);
     if (c->mem.arena) zc__spin_lock(&c->mem.arena->lock);
@@ -8691,41 +8771,42 @@ static void zc__lock_all(zc_cache *c) {
     zc__slabs_lock(c->mem.slabs);
 }
 
-static void zc__unlock_all(zc_cache *c, bool monitors) {
+static void zc__unlock_all(zc_cache *c) {
     zc__slabs_unlock(c->mem.slabs);
     zc__spin_unlock(&c->mem.heavy_lock);
     if (c->mem.arena) zc__spin_unlock(&c->mem.arena->lock);
     zc__spin_unlock(&c->drops_lock);
     zc__spin_unlock(&c->graph_lock);
-    zc__spin_unlock(&c->behind_lock);
     zc__spin_unlock(&c->jobs_lock);
+    zc__spin_unlock(&c->behind_lock);
     for (uint32_t i = 0; i < ZC__STRIPES; i++) zc__spin_unlock(&c->trie.stripes[i].lock);
     for (uint32_t i = 0; i < c->nshards; i++) zc__spin_unlock(&c->shards[i].lock);
     zc__spin_unlock(&c->trie.writer);
-    if (monitors) zc__bus_fork_parent(&c->bus);
+    zc__bus_fork_parent(&c->bus);
 }
 
 ZOOCACHE_API void zc_fork_prepare(zc_cache *cache) {
     if (!cache) return;
-    unsigned others = zc__locks_swap(0);
+    zc__locks_swap(&cache->lent);
     zc__lock_all(cache);
-    cache->lent = zc__locks_swap(others); /* the caller holds them, not a call of ours */
+    zc__locks_swap(&cache->lent);
 }
 
 ZOOCACHE_API void zc_fork_parent(zc_cache *cache) {
     if (!cache) return;
-    unsigned others = zc__locks_swap(cache->lent);
-    zc__unlock_all(cache, true);
-    (void)zc__locks_swap(others);
+    zc__locks_swap(&cache->lent);
+    zc__unlock_all(cache);
+    zc__locks_swap(&cache->lent);
 }
 
 ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
     int rc = ZC_OK;
     bool writing = false;
     if (!cache) return ZC_E_INVAL;
+    zc__locks_swap(&cache->lent);
     for (uint32_t i = 0; i < cache->nshards; i++) {
         zc__shard *s = &cache->shards[i];
-        if (zc__has_store(cache) && !zc__monitor_init(&s->order)) rc = ZC_E_THREAD;
+        if (zc__has_store(cache) && !zc__monitor_init(&s->order, ZC__RANK_ORDER)) rc = ZC_E_THREAD;
         if (ZC__CAN_SLEEP && s->writers) { /* other threads' */
             writing = true;
             s->writers = NULL;
@@ -8737,9 +8818,8 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
                 zc__flight_end(s, (zc__flight *)l, ZC__LOST);
     }
     zc__trie_recount(&cache->trie);
-    unsigned others = zc__locks_swap(cache->lent);
-    zc__unlock_all(cache, false);
-    (void)zc__locks_swap(others);
+    zc__unlock_all(cache);
+    zc__locks_swap(&cache->lent);
     cache->house.held = 0; /* another thread's */
     if (zc__has_store(cache) && cache->desc.store.forked)
         cache->desc.store.forked(cache->desc.store.user);
@@ -8828,8 +8908,9 @@ static int zc__shards_make(zc_cache *c) {
     for (uint32_t i = 0; i < n; i++) {
         zc__shard *s = &c->shards[i];
         c->nshards = i; /* in case this one cannot be made */
-        if (zc__has_store(c) && !zc__monitor_init(&s->order)) return ZC_E_THREAD;
+        if (zc__has_store(c) && !zc__monitor_init(&s->order, ZC__RANK_ORDER)) return ZC_E_THREAD;
         c->nshards = i + 1;
+        ZC__SET_RANK(&s->lock, ZC__RANK_SHARD);
         s->random = c->seed + i;
         s->next_expiry = s->sweep_expiry = s->next_lease = s->lease_found = ZC_NEVER;
         s->swept = zc__published(&c->trie);
@@ -8957,6 +9038,7 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
     zc__desc_defaults(&d);
     memset(&mem, 0, sizeof mem);
     mem.hook = d.allocator;
+    ZC__SET_RANK(&mem.heavy_lock, ZC__RANK_HEAVY);
     if (d.block && !(mem.arena = zc__arena_init(d.block, d.block_size))) return ZC_E_NOMEM;
     unsigned char *raw = (unsigned char *)zc__alloc_zero(&mem, sizeof(zc_cache) + ZC__LINE);
     if (!raw) return ZC_E_NOMEM;
@@ -8970,6 +9052,11 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
     c->entries.max = d.max_entries;
     c->cost.max = d.max_bytes;
     c->alive = 1;
+    ZC__SET_RANK(&c->house, ZC__RANK_HOUSE);
+    ZC__SET_RANK(&c->behind_lock, ZC__RANK_QUEUE);
+    ZC__SET_RANK(&c->jobs_lock, ZC__RANK_QUEUE);
+    ZC__SET_RANK(&c->graph_lock, ZC__RANK_QUEUE);
+    ZC__SET_RANK(&c->drops_lock, ZC__RANK_QUEUE);
     int rc = zc__setup(c);
     if (rc == ZC_OK) {
         *cache = c;
@@ -9314,7 +9401,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     /* What is taken and not in the table belongs to inserts under way. */
     if (!broken && le->max != SIZE_MAX && le->used < entries) broken = "B5: entries";
     if (!broken && lc->max != SIZE_MAX && lc->used < cost) broken = "B5: cost";
-    zc__unlock_all(cache, true);
+    zc__unlock_all(cache);
     zc__spin_unlock(&cache->house);
     if (!broken) return ZC_OK;
     zc__say(cache, ZC_LOG_ERROR, "broken invariant", broken);
@@ -10699,6 +10786,15 @@ static int zc__lmdb_start(zc__lmdb *db) {
     return rc;
 }
 
+static bool zc__lmdb_locks(zc__lmdb *db) {
+    for (size_t i = 0; i < ZC__LMDB_SLOTS; i++) ZC__SET_RANK(&db->slot[i].lock, ZC__RANK_SLOT);
+    ZC__SET_RANK(&db->notes, ZC__RANK_LEAF);
+    if (!zc__monitor_init(&db->wake, ZC__RANK_WAKE)) return false;
+    if (zc__gate_init(&db->gate, ZC__RANK_GATE)) return true;
+    zc__monitor_destroy(&db->wake);
+    return false;
+}
+
 /* The first of the two hooks that comes here opens the environment again; the parent's is left
  * open, unused: its slots of readers and its locks are the parent's. */
 static void zc__lmdb_forked(void *user) {
@@ -10711,7 +10807,7 @@ static void zc__lmdb_forked(void *user) {
     db->known_txn = db->tail = 0;
     db->env = NULL;
     if (db->control >= 0) close(db->control);
-    if (!zc__monitor_init(&db->wake) || !zc__gate_init(&db->gate)) return;
+    if (!zc__lmdb_locks(db)) return;
     (void)zc__lmdb_start(db);
 }
 
@@ -10773,14 +10869,14 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
     db->path_len = len;
     memcpy(db->path, desc->path, len + 1);
     db->refs = 2;
-    bool wake = zc__monitor_init(&db->wake), gate = zc__gate_init(&db->gate);
-    int rc = wake && gate ? zc__lmdb_start(db) : ZC_E_THREAD;
+    bool locks = zc__lmdb_locks(db);
+    int rc = locks ? zc__lmdb_start(db) : ZC_E_THREAD;
     if (rc == ZC_OK) {
         zc__lmdb_hooks(db, store, bus);
         return ZC_OK;
     }
-    if (wake) zc__monitor_destroy(&db->wake);
-    if (gate) zc__gate_destroy(&db->gate);
+    if (locks) zc__monitor_destroy(&db->wake);
+    if (locks) zc__gate_destroy(&db->gate);
     zc__free(&mem, db, sizeof *db);
     return rc;
 }
@@ -10866,7 +10962,7 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *   TLS         OpenSSL over the socket of hiredis; its handshake has the deadline of ours
  *   Not done    Slots of a cluster but one a shard; Sentinels with a password of their own, or over
  *               TLS. ZC_DURABLE without replicas asks for appendfsync always or WAITAOF.
- *   Locking     pool (monitor; never held during I/O) > a waiter's monitor; state (spin; a few
+ *   Locking     pool (monitor; never held during I/O), a waiter's monitor; state (spin; a few
  *               instructions). A slot of the pool belongs to who took it.
  *   Cost        get, put, del, touch, lock, append, versions: one round trip each; append and
  *               versions: for each shard concerned, read: for each shard
@@ -12051,11 +12147,12 @@ static zc__redis_conn *zc__redis_free_conn(zc__redis *r, size_t first) {
 }
 
 #ifndef ZOOCACHE_NO_THREADS
-/* Waits its turn, until `until` (NULL). `pool` is held, but not meanwhile. */
+/* Waits its turn, until `until` (NULL). Lets `pool` go meanwhile. */
 static zc__redis_conn *zc__redis_queue(zc__redis *r, uint64_t until) {
     zc__redis_waiter w, **at = &r->queue;
+    ZC__ASSERT_HELD(&r->pool);
     memset(&w, 0, sizeof w);
-    if (!zc__monitor_init(&w.monitor)) return NULL;
+    if (!zc__monitor_init(&w.monitor, ZC__RANK_WAITER)) return NULL;
     while (*at) at = &(*at)->next;
     *at = &w;
     zc__monitor_unlock(&r->pool);
@@ -13074,9 +13171,10 @@ static void zc__redis_fork(zc__redis *r) {
         if (c->link) r->io.close(r->io.user, c->link, c->taken);
         memset(c, 0, sizeof *c);
     }
-    (void)zc__monitor_init(&r->pool);
+    (void)zc__monitor_init(&r->pool, ZC__RANK_POOL);
     r->queue = NULL;
     memset(&r->state, 0, sizeof r->state);
+    ZC__SET_RANK(&r->state, ZC__RANK_LEAF);
     r->woken = false;
     r->blocked = NULL;
     if (r->wake_pipe[0] >= 0) { /* the parent's is the parent's */
@@ -13347,7 +13445,8 @@ static int zc__redis_new(const zc_redis_desc *d, unsigned shard, zc__redis **out
     r->mem = mem;
     r->shard = shard;
     r->nshards = d->log_shards;
-    if (!zc__monitor_init(&r->pool)) {
+    ZC__SET_RANK(&r->state, ZC__RANK_LEAF);
+    if (!zc__monitor_init(&r->pool, ZC__RANK_POOL)) {
         zc__free(&mem, r, sizeof *r);
         return ZC_E_THREAD;
     }

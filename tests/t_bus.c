@@ -92,6 +92,14 @@ static zc_stats stats(zc_cache *c) {
     return s;
 }
 
+/* As a thread that reads does it. */
+static int read_log(zc_cache *c) {
+    if (!zc__gate_enter(&c->bus.reading, &c->clock, 0)) return ZC_E_BUSY;
+    int rc = zc__bus_listen(c, 0);
+    zc__gate_leave(&c->bus.reading);
+    return rc;
+}
+
 TEST(an_invalidation_reaches_the_others) {
     fleet f;
     if (!start(&f, 2, (zc_desc){0})) return;
@@ -311,7 +319,7 @@ TEST(a_full_outbox_is_not_searched) {
     fleet f;
     zc_desc none = {.ack = ZC_ASYNC, .seed = 1};
     if (!start(&f, 2, none)) return;
-    const zc__bus *b = &f.c[0]->bus;
+    zc__bus *b = &f.c[0]->bus;
     for (unsigned round = 0; round < 3; round++) { /* each is there already in the later ones */
         for (unsigned i = 0; i < 4000; i++) {
             char tag[24];
@@ -321,6 +329,7 @@ TEST(a_full_outbox_is_not_searched) {
         CHECK_EQ(b->outbox_tags, 4000);
     }
     size_t steps = 0, longest = 0, taken = 0;
+    zc__monitor_lock(&b->out);
     for (size_t at = 0, len; at < b->outbox.size; at += 2 + len) {
         len = zc__get16(b->outbox.ptr + at);
         zc_bytes tag = zc_slice(b->outbox.ptr + at + 2, len);
@@ -331,6 +340,7 @@ TEST(a_full_outbox_is_not_searched) {
         steps += n;
         if (n > longest) longest = n;
     }
+    zc__monitor_unlock(&b->out);
     for (size_t i = 0; i < b->nplaces; i++) taken += b->places[i] != 0;
     CHECK_EQ(taken, 4000);
     CHECK(b->nplaces >= 8000 && b->nplaces <= 16384);
@@ -440,7 +450,7 @@ static zc_cache *the_cache;
 static int retry_after_another(void *user, const zc_bytes *tags, size_t n, bool durable,
                                uint64_t position, zc_bus_sink *sink) {
     (void)sink;
-    CHECK_EQ(zc__bus_listen(the_cache, 0), ZC_OK); /* another thread attaches anew */
+    CHECK_EQ(read_log(the_cache), ZC_OK); /* another thread attaches anew */
     the_cache->desc.bus.append = lb_append;
     (void)user, (void)tags, (void)n, (void)durable, (void)position;
     return ZC_RETRY;
@@ -626,7 +636,7 @@ TEST(what_was_killed_here_and_not_told_is_not_read_from_the_storage) {
         if (broken) { /* attaches anew, to a log that does not know of it either */
             lb_forget(&f.hub, 1);
             zc__bus *b = &f.c[0]->bus;
-            CHECK_EQ(zc__bus_listen(f.c[0], 0), ZC_OK);
+            CHECK_EQ(read_log(f.c[0]), ZC_OK);
             CHECK(b->attached && !zc__outbox_empty(b));
         }
         CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
@@ -646,7 +656,7 @@ TEST(other_entries_do_not_revive_what_was_killed_here) {
     CHECK_EQ(zc_invalidate(f.c[1], zc_str("x")), ZC_OK);
     CHECK_EQ(put(f.c[1], "k", "v", "t"), ZC_OK); /* at position 1, and has not heard */
     f.node[0].down = false;
-    CHECK_EQ(zc__bus_listen(f.c[0], 0), ZC_OK); /* heard of x, has not told of t */
+    CHECK_EQ(read_log(f.c[0]), ZC_OK); /* heard of x, has not told of t */
     CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
     lb_forget(&f.hub, 1);
     f.hub.identity++;
@@ -750,7 +760,7 @@ static fleet *the_fleet;
 static void sleep_and_hear(void) {
     CHECK_EQ(zc_invalidate(the_fleet->c[0], zc_str("t")), ZC_OK);
     zct_step(&the_time, 2 * T); /* acknowledged long ago, when the reader wakes up */
-    CHECK_EQ(zc__bus_listen(the_fleet->c[1], 0), ZC_OK);
+    CHECK_EQ(read_log(the_fleet->c[1]), ZC_OK);
 }
 
 TEST(a_reader_that_slept_looks_at_the_lease_that_it_had) {

@@ -154,7 +154,7 @@ typedef struct fiber {
     ucontext_t ctx; /* to begin with; then: */
     jmp_buf at;
     bool begun, finished, joined;
-    unsigned locks; /* that it holds, with ZOOCACHE_DEBUG */
+    zc__ranked *locks; /* that it holds, with ZOOCACHE_DEBUG */
     uint64_t wake;
     pthread_cond_t *cond; /* that it waits for */
     void *(*run)(void *);
@@ -318,9 +318,9 @@ static void later(uint64_t in, action what, int a, int b) {
 
 /* Switching by jumps makes no system calls. Each coroutine holds locks of its own. */
 static void resume(fiber *f) {
-    (void)zc__locks_swap(f->locks);
+    zc__locks_swap(&f->locks);
     if (_setjmp(w->main) != 0) {
-        f->locks = zc__locks_swap(0);
+        zc__locks_swap(&f->locks);
         return;
     }
     if (f->begun) _longjmp(f->at, 1);

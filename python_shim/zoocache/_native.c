@@ -115,7 +115,7 @@ ZCPY_API home *zcpy_attach(uint64_t *words) {
     home *h = (home *)calloc(1, sizeof *h);
     if (!h) return NULL;
     h->words = words;
-    if (zc__monitor_init(&h->monitor)) return h;
+    if (zc__monitor_init(&h->monitor, ZC__RANK_OUTSIDE)) return h;
     free(h);
     return NULL;
 }
@@ -123,7 +123,7 @@ ZCPY_API home *zcpy_attach(uint64_t *words) {
 /* In the child of a fork. */
 ZCPY_API void zcpy_fork_child(home *h) {
     h->ticks = h->ended = false; /* threads stay behind */
-    (void)zc__monitor_init(&h->monitor);
+    (void)zc__monitor_init(&h->monitor, ZC__RANK_OUTSIDE);
     h->words[PERIOD] = 0;
     change(h);
 }
