@@ -109,7 +109,7 @@ def test_an_argument_counts_before_its_variable_and_that_before_the_default(name
     assert settings()[name] == default, "an empty variable is not set"
     monkeypatch.setenv(f"ZOOCACHE_{name.upper()}", "  ")
     assert settings()[name] == default
-    if name in ("clock", "storage", "scopes"):
+    if name in ("clock", "storage", "scopes", "on_event"):
         monkeypatch.setenv(f"ZOOCACHE_{name.upper()}", "some.module")
         with pytest.raises(ValueError, match=f"^ZOOCACHE_{name.upper()} must be given to configure"):
             settings()

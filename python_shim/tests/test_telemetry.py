@@ -55,6 +55,11 @@ class Shelf(Storage):
         self.records.clear()
 
 
+class Asked(Recorder):
+    def collect(self):
+        return []
+
+
 class Broken(Recorder):
     def _fail(self, *args, **kwargs):
         raise RuntimeError("adapter down")
@@ -146,7 +151,10 @@ def test_a_closed_cache_with_telemetry_refuses():
         ({"storage": Shelf()}, {}, True),
         ({"max_entries": 9}, {"ttl": 60, "jitter": 0.5, "cache_if": bool, "negative_ttl": 1}, True),
         ({"telemetry": TelemetryManager()}, {"soft_ttl": 60, "early_refresh": 0.1, "stale_if_error": 9}, True),
+        ({"telemetry": TelemetryManager([Asked()])}, {}, True),
         ({"telemetry": TelemetryManager([Recorder()])}, {}, False),
+        ({"telemetry": TelemetryManager([Asked(), Recorder()])}, {}, False),
+        ({"on_event": print}, {}, True),
         ({}, {"copy": "copy"}, False),
         ({"storage": Shelf(), "telemetry": TelemetryManager([Recorder()])}, {"copy": "copy"}, False),
     ],
@@ -228,12 +236,80 @@ def test_prometheus():
     adapter.set_gauge("entries", 4)
     page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
     assert "zoocache_cache_hits_total 1.0" in page
-    assert "zoocache_cache_get_duration_seconds_count 2.0" in page
-    assert 'tag_prefix="some:tag"' in page
+    assert "zoocache_cache_fill_duration_seconds_count 1.0" in page
+    assert "zoocache_cache_invalidations_total 1.0" in page
+    assert 'zoocache_cache_misses_by_reason_total{reason="absent"} 1.0' in page
+    assert "zoocache_cache_entries 1.0" in page
     assert "zoocache_entries 4.0" in page
+    with pytest.raises(ValueError, match="Duplicated"):  # two that would tell the same
+        PrometheusAdapter(registry=registry)
     zoocache.reset()
     assert list(registry.collect()) == []
-    assert PrometheusAdapter(prefix="").__class__ is PrometheusAdapter
+    adapter.close()
+    PrometheusAdapter(prefix="", registry=registry).close()
+
+
+def test_prometheus_asks_when_it_is_scraped():
+    prometheus_client = importlib.import_module("prometheus_client")
+    from zoocache.telemetry.adapters.prometheus import PrometheusAdapter
+
+    registry = prometheus_client.CollectorRegistry()
+    manager = TelemetryManager([PrometheusAdapter(registry=registry)])
+    assert not manager.enabled
+    value = registry.get_sample_value
+    with Cache(telemetry=manager) as one, Cache(telemetry=manager) as two:
+        f, g = one.cacheable(lambda x: x, deps=["t"]), two.cacheable(lambda x: 1 // x)
+        assert [f(1), f(1), f(1), g(1), g(1)] == [1] * 5
+        assert f.cache_info.__self__.fast_hits() == 1, "the quick path"
+        with pytest.raises(ZeroDivisionError):
+            g(0)
+        one.invalidate("t"), f(1)
+        assert value("zoocache_cache_hits_total") == 3
+        assert value("zoocache_cache_misses_total") == 4
+        assert value("zoocache_cache_misses_by_reason_total", {"reason": "invalidated"}) == 1
+        assert value("zoocache_cache_errors_total") == 1
+        assert value("zoocache_cache_entries") == 2
+        assert value("zoocache_cache_fill_duration_seconds_count") == 4
+
+
+def test_every_statistic_is_a_metric_and_none_is_there_twice():
+    prometheus_client = importlib.import_module("prometheus_client")
+    from zoocache.telemetry.adapters.prometheus import PrometheusAdapter
+
+    registry = prometheus_client.CollectorRegistry()
+    recorder = Recorder()
+    with Cache(telemetry=TelemetryManager([PrometheusAdapter(registry=registry), recorder])) as cache:
+        f = cache.cacheable(lambda x: x)
+        f(1), f(1), cache.invalidate("t")
+        names = [sample.name for family in registry.collect() for sample in family.samples if not sample.labels]
+        assert len(names) == len(set(names))
+        assert "cache_hits_total" in recorder.names()
+        assert registry.get_sample_value("zoocache_cache_hits_total") == 1
+        for name in cache.stats()._fields:
+            if name not in ("absent", "expired", "invalidated"):
+                assert {f"zoocache_cache_{name}", f"zoocache_cache_{name}_total"} & set(names), name
+
+
+def test_labels_are_bounded():
+    prometheus_client = importlib.import_module("prometheus_client")
+    from zoocache.telemetry.adapters.prometheus import PrometheusAdapter
+
+    recorder = Recorder()
+    registry = prometheus_client.CollectorRegistry()
+    adapter = PrometheusAdapter(registry=registry)
+    with Cache(telemetry=TelemetryManager([recorder, adapter])) as cache:
+        for n in range(1000):
+            cache.invalidate(f"user{n}:{n}")
+            adapter.increment("requests", labels={"path": f"/{n}"})
+        prefixes = {labels["tag_prefix"] for _, _, _, labels in recorder.seen if labels}
+        assert len(prefixes) == 101
+        assert {"user0", "other"} < prefixes
+        series = [
+            sample for family in registry.collect() for sample in family.samples if sample.name.endswith("_total")
+        ]
+        assert len([sample for sample in series if sample.name == "zoocache_requests_total"]) == 101
+        assert sum(sample.value for sample in series if sample.name == "zoocache_requests_total") == 1000
+        assert registry.get_sample_value("zoocache_cache_invalidations_total") == 1000
 
 
 def test_opentelemetry():

@@ -472,6 +472,7 @@ OTHERWISE = {
     "clock": lambda: 5.0, "serializer": "pickle", "timeout": 1, "connections": 2, "replicas": 1, "log_shards": 2,
     "tls_ca": "/a", "tls_cert": "/b", "tls_key": "/c", "storage_ttl": 4, "write_behind": True, "sync": True,
     "max_staleness": 2, "max_stale": 3, "silence": "serve", "ack": "strict", "bus_pause": 1, "scopes": Scope("org", "org_id"), "tti_flush_secs": 1,
+    "on_event": print,
     "lru_update_interval": 1, "channel_capacity": 1, "batch_size": 1, "lru_cache_size": 1,
 }  # fmt: skip
 
@@ -492,7 +493,7 @@ def test_no_option_is_dropped(name, tmp_path, caplog):
         own = {key: value for key, value in vars(cache).items() if type(value) in (int, float, str, bool, type(None))}
         return {**own, **settings.options, "clock": cache.clock, "serializer": cache.shared.serializer.name,
                 "limit": cache.policy is not None and cache.max_entries, "_pruned": 0,
-                "levels": cache._scopes and list(cache._scopes.levels)}  # fmt: skip
+                "told": cache.events is not None, "levels": cache._scopes and list(cache._scopes.levels)}  # fmt: skip
 
     usual = seen()
     other = seen(**{name: OTHERWISE[name]})

@@ -12,8 +12,9 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _errors  _durations  _ffi  _policy  _copies  _log  storage
     _tags  _keys  _ffi_shared  telemetry
     context  _callables  serializers
-    _names  _shared  _options  scopes  transactions
-    _table
+    _names  events
+    _shared  _options  scopes  transactions
+    _table  _health
     _fills  _scoped
     _functions
     _cache  presets
@@ -38,6 +39,7 @@ from zoocache._default import (
     get_many,
     get_many_async,
     get_tag_version,
+    health,
     invalidate,
     invalidate_async,
     no_store,
@@ -68,6 +70,8 @@ from zoocache.context import add_deps, disabled
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from zoocache._health import Health
+    from zoocache.events import Event, correlation
     from zoocache.scopes import Scope
 
 __all__ = [
@@ -77,7 +81,9 @@ __all__ = [
     "CacheInfo",
     "CacheStats",
     "Cached",
+    "Event",
     "FlightTimeout",
+    "Health",
     "InvalidTag",
     "RecursiveFill",
     "Scope",
@@ -92,6 +98,7 @@ __all__ = [
     "clear",
     "clear_async",
     "configure",
+    "correlation",
     "delete",
     "delete_async",
     "evict_scope",
@@ -102,6 +109,7 @@ __all__ = [
     "get_many",
     "get_many_async",
     "get_tag_version",
+    "health",
     "invalidate",
     "invalidate_async",
     "no_store",
@@ -117,10 +125,18 @@ __all__ = [
     "version",
 ]
 
+_LATER = {
+    "Event": "zoocache.events",
+    "Health": "zoocache._health",
+    "Scope": "zoocache.scopes",
+    "correlation": "zoocache.events",
+}
+
 
 def __getattr__(name: str) -> object:
-    if name == "Scope":  # imported when it is asked for
-        from zoocache.scopes import Scope
+    home = _LATER.get(name)  # imported when it is asked for
+    if home is not None:
+        from importlib import import_module
 
-        return Scope
+        return getattr(import_module(home), name)
     raise AttributeError(f"module 'zoocache' has no attribute {name!r}")

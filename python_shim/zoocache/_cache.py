@@ -39,8 +39,10 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from zoocache._functions import Cached, Decorator, Options, P, R
+    from zoocache._health import Health
     from zoocache._scoped import ScopedValues
     from zoocache._shared import Shared, Tier
+    from zoocache.events import Events, Listener
     from zoocache.scopes import Scope, Scopes
     from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager
@@ -83,13 +85,14 @@ if TYPE_CHECKING:
         bus_errors: int
         bus_pending: int  # tags of invalidations that the log has not taken yet
         storage_down: int  # 1: it could not be opened, or does not answer and is not asked
+        breaker_openings: int  # times that it was left alone, as it did not answer
 
 else:
     CacheStats = namedtuple(
         "CacheStats",
         "hits hits_stale misses absent expired invalidated fills errors refused waits refreshes evictions entries"
         " flights invalidations tags tag_bytes hits_storage storage_errors storage_skipped unserializable"
-        " bus_heard bus_breaks bus_errors bus_pending storage_down",
+        " bus_heard bus_breaks bus_errors bus_pending storage_down breaker_openings",
     )
 
 
@@ -121,6 +124,7 @@ class Cache:
         clock: Callable[[], float] | None = None,
         storage: Storage | None = None,
         scopes: Scope | Iterable[Scope] | None = None,
+        on_event: Listener | Iterable[Listener] | None = None,
         **more: Any,
     ) -> None:
         if lru_cache_size < 1:
@@ -178,6 +182,10 @@ class Cache:
         self._telemetry = telemetry
         self.telemetry_enabled = telemetry is not None and telemetry.enabled
         self.lock: Any = threading.RLock()
+        self.events: Events | None = None
+        if on_event is not None:
+            for each in (on_event,) if callable(on_event) else on_event:
+                self.listen(each)
         self.policy = None if max_entries is None else Policy(max_entries)
         self.closed = False
         if settings is None:
@@ -201,6 +209,18 @@ class Cache:
             self._scoped = ScopedValues(self, self._scopes)
             self.adopt(self._scoped)
         _caches.add(self)
+        if telemetry is not None:
+            telemetry.bind_core(self)
+
+    def listen(self, listener: Listener) -> None:
+        """It is told what happens from now on, see zoocache.events."""
+        if self.events is None:
+            from zoocache.events import Events
+
+            self.events = Events(self)
+            if self.shared is not None:
+                self.shared.events = self.events
+        self.events.add(listener)
 
     @property
     def telemetry(self) -> TelemetryManager:
@@ -222,6 +242,8 @@ class Cache:
     def take(self, found: Tier) -> None:
         """What stands behind its tables from now on."""
         self.shared, self.core = found.shared, found.core
+        if found.shared is not None:
+            found.shared.events = self.events
         self.lost = found.lost  # the storage could not be opened
         self.most = found.most  # seconds that a value may live
 
@@ -318,6 +340,8 @@ class Cache:
         with self.lock:
             count = self.scopes.cut(path)
         code = self.core.invalidate_mark(b"|scope:" + path.encode())
+        if self.events is not None:
+            self.events.invalidated((f"|scope:{path}",))
         if code:
             self._told(code, ())
         if OPEN:
@@ -438,6 +462,12 @@ class Cache:
         found: bool = await self._beside(copy_context().run, partial(self.delete, key, scope, **params))
         return found
 
+    def health(self) -> Health:
+        """How it does, at this moment; asks nothing that may not answer."""
+        from zoocache._health import health_of
+
+        return health_of(self)
+
     def invalidate(self, *tags: str) -> None:
         """Whatever depends on one of the tags, or on a tag below it, is gone; several tags in one step."""
         self.check_open()
@@ -453,15 +483,17 @@ class Cache:
             code = self.core.invalidate(_tags.pack(tags))
         if code:
             self._told(code, tags)
+        if self.events is not None:
+            self.events.invalidated(tags)
         if self.telemetry_enabled:
             for tag in tags:
                 self.telemetry.increment("cache_invalidations_total")
-                self.telemetry.increment("cache_invalidations_total", labels={"tag_prefix": tag})
+                self.telemetry.increment("cache_invalidations_total", labels={"tag_prefix": self.telemetry.prefix(tag)})
 
     def invalidate_one(self, tag: str) -> None:
         """As invalidate(), for one tag, which goes straight to the library if nothing else is to be done."""
         try:
-            straight = self._raw.quick and not OPEN and "\0" not in tag
+            straight = self._raw.quick and not OPEN and self.events is None and "\0" not in tag
             code = self.core.invalidate(tag.encode()) if straight else _ffi.E_INVAL
         except (AttributeError, TypeError, UnicodeEncodeError):
             code = _ffi.E_INVAL
@@ -544,11 +576,13 @@ class Cache:
             self.again(self.clear)
         code = self.core.clear()
         for table in self.tables():
-            table.clear()
+            table.clear("invalidated")
         if self.policy is not None:
             with self.lock:
                 if not len(self.policy):
                     self.policy.clear()
+        if self.events is not None:
+            self.events.invalidated(())
         if code:
             self._told(code, ())
 
@@ -605,7 +639,7 @@ class Cache:
     def detach(self) -> None:
         """Lets go of its tables: they are empty then, and join another cache at their next call."""
         for table in self.tables():
-            table.clear()
+            table.clear("closed")
             with self.lock:
                 table.forget()
                 if table is not self._raw and table is not self._scoped and table.cache is self and table.given is None:
@@ -628,7 +662,7 @@ class Cache:
         finally:
             self.core = Core()
             for table in tables:
-                table.clear()
+                table.clear("closed")
                 table.forget()
                 table.joined(self)
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from typing import Any, TypeVar
 
+    from zoocache._health import Health
+    from zoocache.events import Listener
     from zoocache.scopes import Scope
     from zoocache.serializers import Serializer
     from zoocache.storage import Storage
@@ -42,6 +44,7 @@ __all__ = [
     "get_many",
     "get_many_async",
     "get_tag_version",
+    "health",
     "invalidate",
     "invalidate_async",
     "no_store",
@@ -88,8 +91,6 @@ def cache() -> Cache:
             found = state.cache
             if found is None:
                 found = state.cache = _make()
-                if state.telemetry is not None:
-                    state.telemetry.bind_core(found)
     return found
 
 
@@ -185,6 +186,7 @@ def configure(
     ack: str = "acked",
     bus_pause: float | None = None,
     scopes: Scope | Iterable[Scope] | None = None,
+    on_event: Listener | Iterable[Listener] | None = None,
 ) -> None:
     """Settings of the default cache, before it is used.
 
@@ -218,6 +220,7 @@ def configure(
     ack: when invalidate() returns: "acked", the log has it; "async", at once; "durable", its replicas or disk have
         it, too; "strict", no process can serve the old value any more. bus_pause: between two reads of a busy log.
     scopes: what keeps tenants, users, sessions apart: see zoocache.scopes.
+    on_event: a callable, or several, that are told what happens: see zoocache.events.
     tti_flush_secs, lru_update_interval, channel_capacity, batch_size, lru_cache_size have no effect; the log says
         so if they are given.
     """
@@ -376,6 +379,13 @@ def get_tag_version(tag: str) -> int:
 def stats() -> CacheStats:
     """The statistics of the default cache."""
     return cache().stats()
+
+
+def health() -> Health:
+    """How the default cache does, at this moment: asks nothing that may not answer, and does not make it."""
+    from zoocache._health import health_of
+
+    return health_of(state.cache)
 
 
 def version() -> str:

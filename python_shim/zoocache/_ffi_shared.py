@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zoocache._log import Troubles
     from zoocache.storage import Storage
 
-__all__ = ["Found", "SharedCore", "Token", "open_core"]
+__all__ = ["Found", "SharedCore", "SharedStats", "Token", "open_core"]
 
 NEVER = 2**64 - 1
 
@@ -85,6 +85,25 @@ class Found(NamedTuple):
     left: float
     hard: float
     tti: float
+
+
+class SharedStats(NamedTuple):
+    """Of storage and bus, as zcpy_shared_stats says."""
+
+    hits: int
+    errors: int
+    corrupt: int
+    stale: int
+    skipped: int
+    episode: int  # odd: the breaker is open
+    heard: int
+    breaks: int
+    bus_errors: int
+    silent: int
+    pending: int
+    age: int  # ns; NEVER: nothing was heard yet
+    latency: int  # ns, of look-ups in the storage, smoothed; 0: none yet
+    fault: int  # the last error of the storage; 0: none yet
 
 
 def _declare(name: str, result: Any, *arguments: Any, hold: bool = False) -> Callable[..., Any]:
@@ -225,15 +244,16 @@ class SharedCore(Core):
         """Waits until they were heard of."""
         return int(_catch_up(self.pointer, token, nanoseconds(timeout)))
 
-    def shared_stats(self) -> list[int]:
-        """As zcpy_shared_stats says."""
-        out = (c_uint64 * 12)()
+    def shared_stats(self) -> SharedStats:
+        """What it has counted; waits for nothing."""
+        out = (c_uint64 * len(SharedStats._fields))()
         _stats(self.pointer, out)
-        return list(out)
+        *counted, fault = out
+        return SharedStats._make([*counted, fault - 2**64 if fault else 0])
 
     def well(self) -> bool:
         """Whether the storage is asked, and the bus is heard, at this moment."""
-        return not self.shared_stats()[5] and self.gate(1) == OK
+        return not self.shared_stats().episode & 1 and self.gate(1) == OK
 
     def news(self) -> Iterator[tuple[int, str]]:
         """What the library has said since the last time: levels and lines."""

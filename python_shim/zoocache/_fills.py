@@ -301,6 +301,14 @@ class Filled(Table):
         fill.value = self.hit(fill.cache, entry, args, kwargs)
         return True
 
+    def enter(self, fill: Fill) -> None:
+        """From here on, what is met in this context belongs to the fill."""
+        fill.running = True
+        CURRENT.set(fill)
+        ACTIVE[fill] = None
+        if fill.cache.events is not None:
+            fill.cache.events.began(fill)
+
     def timed_out(self) -> None:
         """The leader has taken too long."""
         raise FlightTimeout(f"Thundering herd leader failed: `{self.name}` took longer than flight_timeout")
@@ -333,9 +341,7 @@ class Filled(Table):
             tries += other.state == FAILED
         if fill.key in self.entries and self.arrived(fill, args, kwargs):
             return False
-        fill.running = True  # from here on, what is met in this context belongs to the fill
-        CURRENT.set(fill)
-        ACTIVE[fill] = None
+        self.enter(fill)
         shared = fill.cache.shared
         if shared is not None and not fill.renews:
             found = self.ask(shared, fill)
@@ -409,9 +415,7 @@ class Filled(Table):
             tries += other.state == FAILED
         if fill.key in self.entries and self.arrived(fill, args, kwargs):
             return False
-        fill.running = True  # from here on, what is met in this context belongs to the fill
-        CURRENT.set(fill)
-        ACTIVE[fill] = None
+        self.enter(fill)
         shared = fill.cache.shared
         if shared is not None and not fill.renews:
             found = await self.aask(shared, fill)
@@ -559,8 +563,11 @@ class Filled(Table):
         fill.error = error
         if error is None:
             self.fills += 1
-            if self.end(fill, DONE, entry) and fill.name is not None and entry is not None:
+            stored = self.end(fill, DONE, entry)
+            if stored and fill.name is not None and entry is not None:
                 fill.lives = lives(entry, cache.clock())
+            if cache.events is not None:
+                cache.events.filled(fill, stored)
         else:
             self.end(fill, FAILED, entry)
         if told:
@@ -580,6 +587,8 @@ class Filled(Table):
             if not fill.running or fill.done:
                 return False
             self.errors += 1
+            if cache.events is not None:
+                cache.events.failed(fill, error)
             if cache.telemetry_enabled:
                 cache.telemetry.increment("cache_misses_total")
                 cache.telemetry.increment("cache_errors_total", labels={"error_type": "exception"})
@@ -630,14 +639,19 @@ class Filled(Table):
             self.wake(fill)
         if fill.running:
             ACTIVE.pop(fill, None)
-            if CURRENT.get() is fill:  # not if the garbage collector ends a coroutine in the context of another
+            here = CURRENT.get() is fill  # not if the garbage collector ends a coroutine in the context of another
+            if here:
                 CURRENT.set(fill.outer)
+            if fill.cache.events is not None:
+                fill.cache.events.over(fill, here)
             if fill.outer is not None:
                 self.hand_up(fill)
         shared = fill.cache.shared
         if shared is not None and fill.token is not None:
             shared.give_back(fill, self.is_async)
         fill.leading = False
+        if fill.cache.events is not None:
+            fill.cache.events.tell()
 
     def stand_in(self, fill: Fill) -> Entry | None:
         """The value before, if it may be served instead of an error: never one that was invalidated."""

@@ -194,6 +194,8 @@ typedef struct core {
     bool shut;
     bool left_behind; /* in the child of a fork: nothing of it is touched any more */
     bool calls_python;
+    zc_shared64 latency; /* ns, of look-ups in the storage, smoothed */
+    zc_shared64 last_fault; /* of the storage */
 } core;
 
 typedef struct set {
@@ -221,8 +223,13 @@ static zc_cache *cache_of(const zc_tag *tag) {
 static __thread int fault; /* of the storage, in this thread, since it was last set to 0 */
 
 static void on_event(void *user, const zc_event *event) {
-    if (event->kind == ZC_EVENT_STORE_FAULT) fault = event->rc;
-    else change(((core *)user)->home);
+    core *c = (core *)user;
+    if (event->kind == ZC_EVENT_STORE_FAULT) {
+        fault = event->rc;
+        zc__atomic_store_rlx(&c->last_fault, (uint64_t)(int64_t)event->rc);
+    } else {
+        change(c->home);
+    }
 }
 
 static void on_log(void *user, zc_log_level level, const char *message) {
@@ -675,6 +682,12 @@ static int describe_found(core *c, found *out) {
     return set_of_entry(c, e, &out->deps);
 }
 
+/* A look-up in the storage has taken so long. */
+static void took(core *c, uint64_t ns) {
+    uint64_t was = zc__atomic_load_rlx(&c->latency);
+    zc__atomic_store_rlx(&c->latency, was ? was - was / 8 + ns / 8 : ns);
+}
+
 /* Looks a key up: in the storage, if need be. ZC_OK, ZC_STALE (the bus is silent): *out is filled.
  * ZC_MISS, or a negative code. */
 static int find(core *c, const char *key, size_t len, int silence, found *out) {
@@ -683,8 +696,11 @@ static int find(core *c, const char *key, size_t len, int silence, found *out) {
     memset(out, 0, sizeof *out);
     memset(&opts, 0, sizeof opts);
     opts.silence = (zc_silence)silence;
+    uint64_t began = zc__mono(&c->cache->clock);
+    bool asked = zc__has_store(c->cache) && !zc__store_is_open(c->cache);
     int rc = zc_flight_begin(c->cache, zc_slice(key, len), &opts, &out->view, &ticket);
     zc_flight_abandon(ticket, 0); /* Python has flights of its own */
+    if (asked) took(c, zc__mono(&c->cache->clock) - began);
     if (rc != ZC_OK && rc != ZC_STALE) return rc < 0 ? rc : ZC_MISS;
     int described = describe_found(c, out);
     if (described == ZC_OK) return rc;
@@ -793,13 +809,16 @@ static void stats_read(core *c, zc_stats *out) {
     leave(c);
 }
 
-/* {hits, errors, corrupt, stale, spared, open; heard, breaks, errors, silent, pending, age} */
-ZCPY_API void zcpy_shared_stats(core *c, uint64_t out[12]) {
+/* {hits, errors, corrupt, stale, spared, episode of the breaker; heard, breaks, errors, silent,
+ * pending, age; latency, last fault} */
+ZCPY_API void zcpy_shared_stats(core *c, uint64_t out[14]) {
     zc_stats s;
     stats_read(c, &s);
-    const uint64_t all[12] = {s.hits_store,    s.store_errors, s.store_corrupt, s.store_stale,
-                              s.store_skipped, s.store_open,   s.bus_entries,   s.bus_breaks,
-                              s.bus_errors,    s.bus_silent,   s.bus_pending,   s.bus_age};
+    const uint64_t all[14] = {
+        s.hits_store,    s.store_errors, s.store_corrupt, s.store_stale,
+        s.store_skipped, zc__store_episode(c->cache),     s.bus_entries,
+        s.bus_breaks,    s.bus_errors,   s.bus_silent,    s.bus_pending,
+        s.bus_age,       zc__atomic_load_rlx(&c->latency), zc__atomic_load_rlx(&c->last_fault)};
     memcpy(out, all, sizeof all);
 }
 

@@ -149,6 +149,7 @@ _TABLE: tuple[tuple[str, Kind, object, str], ...] = (
     ),
     ("bus_pause", _TIME, None, "Between two reads of a busy log."),
     ("scopes", _OBJECT, None, "What keeps tenants, users, sessions apart: `zoocache.scopes`."),
+    ("on_event", _OBJECT, None, "Who is told what happens: `zoocache.events`."),
 )
 
 DEFAULTS: dict[str, Any] = {name: default for name, _, default, _ in _TABLE}

@@ -22,7 +22,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from zoocache import _ffi
 from zoocache._errors import BuiltWithout, BusSilent, StorageIsFull, Unserializable
 from zoocache._ffi import E_BUILD, E_BUS, E_FULL, E_INVAL, MISS
-from zoocache._ffi_shared import CAN_LOCK, HAS_BUS, HAS_STORE, PEEKS, Found, SharedCore, Token, nanoseconds, open_core
+from zoocache._ffi_shared import (
+    CAN_LOCK,
+    HAS_BUS,
+    HAS_STORE,
+    NEVER,
+    PEEKS,
+    Found,
+    SharedCore,
+    Token,
+    nanoseconds,
+    open_core,
+)
 from zoocache._log import LEVELS, Troubles, logger, watch
 from zoocache.serializers import serializer
 
@@ -30,9 +41,10 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from zoocache._table import Fill
+    from zoocache.events import Event, Events
     from zoocache.storage import Storage
 
-__all__ = ["Settings", "Shared", "Tier", "tier"]
+__all__ = ["NEVER", "SILENCES", "Settings", "Shared", "Tier", "tier"]
 
 ACKS = {"acked": 0, "async": 1, "durable": 2, "strict": 3}
 SILENCES = {None: 0, "bypass": 1, "serve": 2, "error": 3}
@@ -183,6 +195,8 @@ class Shared:
         self._pool: ThreadPoolExecutor | None = None
         self._speaking = threading.RLock()
         self._closed = False
+        self.events: Events | None = None
+        self._counted = 0, 0  # faults, and changes of the breaker, that were told of as events
         watch(self)
 
     # ---- threads -----------------------------------------------------------------------------------
@@ -230,9 +244,26 @@ class Shared:
                 troubles.note(LEVELS.get(level, WARNING), line)
             if troubles.met and core.well():
                 troubles.settle()
+            events = () if self.events is None else self._happened(core)
             del core
         troubles.tell()
+        if self.events is not None:
+            self.events.put(*events)
         return True
+
+    def _happened(self, core: SharedCore) -> list[Event]:
+        """What the library has counted since the last time, as events."""
+        from zoocache.events import Event
+
+        found = core.shared_stats()
+        before, self._counted = self._counted, (found.errors + found.corrupt, found.episode)
+        happened = []
+        if self._counted[0] > before[0]:
+            reason = _ffi.error_text(found.fault)
+            happened.append(Event("fault", reason, count=self._counted[0] - before[0]))
+        for episode in range(before[1] + 1, found.episode + 1):
+            happened.append(Event("breaker", "open" if episode & 1 else "closed"))
+        return happened
 
     # ---- reading -----------------------------------------------------------------------------------
 
@@ -350,11 +381,12 @@ class Shared:
 
     def counters(self) -> dict[str, int]:
         """Its part of the statistics."""
-        _, errors, corrupt, _, skipped, is_open, heard, breaks, bus_errors, _, pending, _ = self.core.shared_stats()
+        found = self.core.shared_stats()
         return {
-            "hits_storage": self.hits, "storage_errors": errors + corrupt, "storage_skipped": skipped,
-            "unserializable": self.unserializable, "bus_heard": heard, "bus_breaks": breaks,
-            "bus_errors": bus_errors, "bus_pending": pending, "storage_down": int(is_open),
+            "hits_storage": self.hits, "storage_errors": found.errors + found.corrupt,
+            "storage_skipped": found.skipped, "unserializable": self.unserializable, "bus_heard": found.heard,
+            "bus_breaks": found.breaks, "bus_errors": found.bus_errors, "bus_pending": found.pending,
+            "storage_down": found.episode & 1, "breaker_openings": (found.episode + 1) // 2,
         }  # fmt: skip
 
     # ---- fork --------------------------------------------------------------------------------------

@@ -167,6 +167,8 @@ class Fill:
     name: bytes | None = None  # its key in the storage
     token: Token | None = None  # of the fleet's lock; false: it has none
     lives: tuple[float, float] | None = None  # how long the storage is to keep the value: ttl, tti
+    around: Any = None  # what is to be told that it is over, and
+    outcome: Any = None  # what came of it, if anybody listens
 
     def __init__(self, table: Table, key: Any) -> None:
         cache = table.cache
@@ -355,7 +357,7 @@ class Table:
         if seen != entry.begin:
             if entry.held(cache.core).newest() > entry.begin:
                 self.invalidated += 1
-                self.remove(entry)
+                self.remove(entry, "invalidated")
                 return False
             entry.begin = seen
         more = entry.more
@@ -364,7 +366,7 @@ class Table:
             if now >= entry.deadline:
                 self.expired += 1
                 if more is None or now >= more.grace:
-                    self.remove(entry)
+                    self.remove(entry, "expired")
                 return False
             if entry.tti:
                 moved = now + entry.tti
@@ -384,17 +386,20 @@ class Table:
                 _ffi.tick(self.tick)
             words[WANTED] = 1
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: Entry, cause: str) -> None:
         """Takes the entry out, unless another has taken its place."""
         cache = self.cache
         if cache is None:
             return
         with cache.lock:
-            if self.entries.get(entry.key) is entry:
-                del self.entries[entry.key]
-                self.sweeping.pop(entry.key, None)
-                if cache.policy is not None:
-                    cache.policy.remove(entry)
+            if self.entries.get(entry.key) is not entry:
+                return
+            del self.entries[entry.key]
+            self.sweeping.pop(entry.key, None)
+            if cache.policy is not None:
+                cache.policy.remove(entry)
+        if cache.events is not None:
+            cache.events.removed(entry, cause)
 
     def store(self, cache: Cache, entry: Entry) -> Any:
         """Puts the entry in its place, with the lock held. Returns what the caller has to drop after it."""
@@ -403,15 +408,21 @@ class Table:
         if policy is None:
             old = entries.get(entry.key)
             entries[entry.key] = entry
+            if old is not None and cache.events is not None:
+                cache.events.left([old], "replaced")
             return old
         old = entries.pop(entry.key, None)
         if old is not None:
             policy.remove(old)
+            if cache.events is not None:
+                cache.events.left([old], "replaced")
         leaving = policy.insert(entry)
         for victim in leaving:
             victim.owner.entries.pop(victim.key, None)
             victim.owner.sweeping.pop(victim.key, None)
             victim.owner.evictions += 1
+        if leaving and cache.events is not None:
+            cache.events.evicted(leaving)
         entries[entry.key] = entry
         return old, leaving
 
@@ -515,6 +526,8 @@ class Table:
                 self.refused += 1
             fill.state = state
             fill.done = True
+        if leaving is not None and cache.events is not None:
+            cache.events.tell()
         del leaving
         if fill.waiters is not None:
             self.wake(fill)
@@ -609,6 +622,10 @@ class Table:
 
         return named("=" + key) if isinstance(key, str) else None
 
+    def text(self, key: Any) -> str:
+        """The key, for who reads it."""
+        return str(key)
+
     def mark(self, key: Any) -> str:
         """The tag of this key alone, or an empty text."""
         if not isinstance(key, str):
@@ -635,15 +652,17 @@ class Table:
             return
         shared = cache.shared
         if shared is not None:
-            self.drop(key)
+            self.drop(key, "replaced")
             held = shared.core.marked(_tags.join(held.tags(), self.mark(key)))
         entry = self.entry(cache, key, value, cache.core.seen.value, held, ttl)
         if entry is None:
-            self.drop(key)
+            self.drop(key, "replaced")
             return
         with cache.lock:
             self.flights.pop(key, None)  # a fill that runs will not undo this
             leaving = self.store(cache, entry)
+        if cache.events is not None:
+            cache.events.tell()
         del leaving
         if shared is not None and shared.stores:
             name = self.shared_name(key)
@@ -653,7 +672,7 @@ class Table:
         if cache.debt >= SWEEP_EVERY:
             cache.worked(self)
 
-    def drop(self, key: Any) -> bool:
+    def drop(self, key: Any, cause: str = "deleted") -> bool:
         """Removes a key; a fill of it that runs will not be stored."""
         cache = self.bind()
         with cache.lock:
@@ -662,13 +681,15 @@ class Table:
             self.sweeping.pop(key, None)
             if entry is not None and cache.policy is not None:
                 cache.policy.remove(entry)
+        if entry is not None and cache.events is not None:
+            cache.events.removed(entry, cause)
         if cache.shared is not None:
             mark = self.mark(key)
             if mark:
                 cache.shared.forget(self.shared_name(key), mark.encode())
         return entry is not None
 
-    def clear(self) -> None:
+    def clear(self, cause: str = "deleted") -> None:
         """Removes everything; no fill that runs will be stored."""
         cache = self.cache
         if cache is None:
@@ -681,6 +702,10 @@ class Table:
             if cache.policy is not None:
                 for entry in leaving:
                     cache.policy.remove(entry)
+            if cache.events is not None:
+                cache.events.left(leaving, cause)
+        if cache.events is not None:
+            cache.events.tell()
         del leaving
 
     def forget(self) -> None:
@@ -719,15 +744,17 @@ class Table:
         for entry in map(self.entries.get, keys):
             if entry is None:
                 continue
+            cause = ""
             if now >= entry.deadline:
                 more = entry.more
-                over = more is None or now >= more.grace
-            else:
-                over = seen != entry.begin and entry.held(cache.core).newest() > entry.begin
-                if not over and method:
-                    over = not self.alive(entry.key)
-            if over:
-                self.remove(entry)
+                if more is None or now >= more.grace:
+                    cause = "expired"
+            elif seen != entry.begin and entry.held(cache.core).newest() > entry.begin:
+                cause = "invalidated"
+            elif method and not self.alive(entry.key):
+                cause = "collected"
+            if cause:
+                self.remove(entry, cause)
                 removed += 1
         return removed
 

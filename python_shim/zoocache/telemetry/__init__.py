@@ -2,6 +2,7 @@
 
 from zoocache.telemetry.adapters.logs import LogAdapter
 from zoocache.telemetry.base import TelemetryAdapter, TimerContext
+from zoocache.telemetry.eventlog import EventLog
 from zoocache.telemetry.manager import TelemetryManager
 
-__all__ = ["LogAdapter", "TelemetryAdapter", "TelemetryManager", "TimerContext"]
+__all__ = ["EventLog", "LogAdapter", "TelemetryAdapter", "TelemetryManager", "TimerContext"]

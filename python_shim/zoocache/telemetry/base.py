@@ -11,9 +11,15 @@ if TYPE_CHECKING:
 
 Labels = dict[str, str]
 
+LABELS = 100  # values of a label; what comes then is
+OTHER = "other"
+
 
 class TelemetryAdapter(ABC):
-    """Where metrics go. What an adapter raises is logged once, and never reaches a cached call."""
+    """Where metrics go. What an adapter raises is logged once, and never reaches a cached call.
+
+    One that has a method ``collect`` is expected to ask the cache itself, when its metrics are wanted.
+    """
 
     @abstractmethod
     def increment(self, name: str, value: float = 1.0, labels: Labels | None = None) -> None:

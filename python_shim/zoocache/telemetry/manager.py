@@ -5,23 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from zoocache.telemetry.base import Labels, TelemetryAdapter, TimerContext
+from zoocache.telemetry.base import LABELS, OTHER, Labels, TelemetryAdapter, TimerContext
 
 
 class TelemetryManager:
-    """Hands every metric to every adapter; without adapters it is not enabled and costs nothing."""
+    """Hands every metric to every adapter.
 
-    __slots__ = ("_adapters", "_enabled", "_failed")
+    An adapter that has ``collect()`` is asked for what the cache counts anyway. If all of them have, the manager is
+    not enabled: no call is told of, and a hit costs what it costs without telemetry.
+    """
+
+    __slots__ = ("_adapters", "_enabled", "_failed", "_prefixes")
 
     def __init__(self, adapters: Sequence[TelemetryAdapter] | None = None) -> None:
         self._adapters = list(adapters or ())
-        self._enabled = bool(self._adapters)
+        self._enabled = any(not hasattr(adapter, "collect") for adapter in self._adapters)
         self._failed: set[int] = set()
+        self._prefixes: set[str] = set()
 
     @property
     def enabled(self) -> bool:
-        """Whether there is any adapter."""
+        """Whether there is an adapter that is to be told of each call."""
         return self._enabled
+
+    def prefix(self, tag: str) -> str:
+        """A tag as the value of a label: its first segment, of as many as a label may have."""
+        first = tag.partition(":")[0]
+        if len(self._prefixes) < LABELS:
+            self._prefixes.add(first)
+        return first if first in self._prefixes else OTHER
 
     def _each(self, call: Callable[[TelemetryAdapter], None]) -> None:
         for adapter in self._adapters:

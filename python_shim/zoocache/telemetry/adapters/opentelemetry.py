@@ -1,4 +1,4 @@
-"""Metrics for OpenTelemetry (pip install zoocache[telemetry-otel])."""
+"""Metrics and spans for OpenTelemetry (pip install zoocache[telemetry-otel])."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from zoocache.telemetry.base import Labels, TelemetryAdapter
 
 try:
-    from opentelemetry import metrics
+    from opentelemetry import context, metrics, trace
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.resources import Resource
 except ImportError as error:  # pragma: no cover - depends on what is installed
@@ -65,3 +65,32 @@ class OpenTelemetryAdapter(TelemetryAdapter):
 
     def bind_core(self, core: Any) -> None:
         """Instruments need not know the cache."""
+
+
+class Spans:
+    """A listener, ``Cache(on_event=Spans())``: each computation is a span, current while the function runs.
+
+    Its attributes are the function, and what came of it. No argument and no message of an exception is in it.
+    """
+
+    def __init__(self, tracer_provider: Any = None) -> None:
+        self._tracer = trace.get_tracer("zoocache", tracer_provider=tracer_provider)
+
+    def __call__(self, event: Any) -> None:
+        """What happens outside of computations has no span."""
+
+    def around(self, function: str) -> Any:
+        """A computation begins. Returns what is to be called with its event, or None, when it is over."""
+        span = self._tracer.start_span(f"zoocache.fill {function}", attributes={"zoocache.function": function})
+        token = context.attach(trace.set_span_in_context(span))
+
+        def over(event: Any, here: bool) -> None:
+            if here:
+                context.detach(token)
+            if event is not None:
+                span.set_attribute("zoocache.result", event.kind if event.kind == "failed" else event.reason)
+                if event.kind == "failed":
+                    span.set_status(trace.Status(trace.StatusCode.ERROR, event.reason))
+            span.end()
+
+        return over

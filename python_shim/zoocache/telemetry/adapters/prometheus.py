@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from typing import Any
+from weakref import WeakSet
 
-from zoocache.telemetry.base import Labels, TelemetryAdapter
+from zoocache.telemetry.base import LABELS, OTHER, Labels, TelemetryAdapter
 
 try:
     import prometheus_client
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 except ImportError as error:  # pragma: no cover - depends on what is installed
     raise ImportError(
         "PrometheusAdapter needs prometheus_client: pip install zoocache[telemetry-prometheus]"
     ) from error
 
+_REASONS = ("absent", "expired", "invalidated")  # of misses
+_TOLD = frozenset(f"cache_{name}_total" for name in ("hits", "misses", "errors", "invalidations"))
+_LEVELS = ("entries", "flights", "tags", "tag_bytes", "bytes", "bus_pending", "storage_down")
+
 
 class PrometheusAdapter(TelemetryAdapter):
-    """Keeps counters, histograms and gauges named ``{prefix}_{metric}``; with a port, serves them."""
+    """A collector: asks its caches when it is scraped, so that a call costs what it costs without it.
+
+    Each of the cache's statistics is a metric ``{prefix}_cache_{name}`` (a counter's ends with ``_total``); the causes
+    of misses are labels of ``cache_misses_by_reason``; computations have a histogram, ``cache_fill_duration_seconds``.
+    Several caches with one adapter are summed. What is told to it, by others than a cache, is there as well, under
+    ``{prefix}_{metric}``; so that labels are bounded, only the first sets of values that a metric gets are kept apart.
+    With a port, it serves them.
+    """
 
     def __init__(
         self,
@@ -26,12 +40,52 @@ class PrometheusAdapter(TelemetryAdapter):
         registry: Any = None,
     ) -> None:
         self._registry = registry if registry is not None else prometheus_client.REGISTRY
-        self._prefix = prefix
+        self._prefix = f"{prefix}_" if prefix else ""
         self._metrics: dict[tuple[str, tuple[str, ...]], Any] = {}
+        self._sets: dict[Any, set[tuple[str, ...]]] = {}
         self._lock = threading.Lock()
+        self._caches: WeakSet[Any] = WeakSet()
+        self._closed = False
+        self._fills = prometheus_client.Histogram(
+            f"{self._prefix}cache_fill_duration_seconds", "how long computations took", registry=None
+        )
+        self._registry.register(self)
         self._server: Any = None
         if port is not None:
             self._server = prometheus_client.start_http_server(port, addr, registry=self._registry)
+
+    # ---- asked -------------------------------------------------------------------------------------
+
+    def bind_core(self, core: Any) -> None:
+        """Reports on this cache, too."""
+        if core not in self._caches:
+            self._caches.add(core)
+            core.listen(self._heard)
+
+    def _heard(self, event: Any) -> None:
+        if event.elapsed is not None:
+            self._fills.observe(event.elapsed)
+
+    def describe(self) -> Iterator[Any]:
+        """What there may be, for a registry that refuses to have a name twice."""
+        yield CounterMetricFamily(f"{self._prefix}cache_misses_by_reason", "", labels=["reason"])
+
+    def collect(self) -> Iterator[Any]:
+        """What the caches have counted until now."""
+        snapshots = [cache.stats() for cache in list(self._caches)]
+        for name in snapshots[0]._fields if snapshots else ():
+            kind = GaugeMetricFamily if name in _LEVELS else CounterMetricFamily
+            value = sum(getattr(each, name) for each in snapshots)
+            if name not in _REASONS:
+                yield kind(f"{self._prefix}cache_{name}", name.replace("_", " "), value=value)
+        if snapshots:
+            family = CounterMetricFamily(f"{self._prefix}cache_misses_by_reason", "misses by reason", labels=["reason"])
+            for name in _REASONS:
+                family.add_metric([name], sum(getattr(each, name) for each in snapshots))
+            yield family
+            yield from self._fills.collect()
+
+    # ---- told --------------------------------------------------------------------------------------
 
     def _metric(self, kind: Any, name: str, labels: Labels | None) -> Any:
         names = tuple(sorted(labels or ()))
@@ -40,14 +94,24 @@ class PrometheusAdapter(TelemetryAdapter):
             if metric is None:
                 # Prometheus allows one set of label names a metric: the second one gets a longer name.
                 suffix = "_by_" + "_".join(names) if any(n == name for n, _ in self._metrics) else ""
-                full = f"{self._prefix}_{name}{suffix}" if self._prefix else name + suffix
-                metric = kind(full, name.replace("_", " "), names, registry=self._registry)
+                metric = kind(f"{self._prefix}{name}{suffix}", name.replace("_", " "), names, registry=self._registry)
                 self._metrics[name, names] = metric
-        return metric.labels(**labels) if labels else metric
+            if not labels:
+                return metric
+            values = tuple(str(labels[each]) for each in names)
+            known = self._sets.setdefault((name, names), set())
+            if len(known) < LABELS:
+                known.add(values)
+        return metric.labels(*(values if values in known else [OTHER] * len(names)))
+
+    def _counted(self, name: str) -> bool:
+        """Whether it asks for that itself, and is told by a cache that has another adapter, too."""
+        return name in _TOLD and len(self._caches) > 0
 
     def increment(self, name: str, value: float = 1.0, labels: Labels | None = None) -> None:
         """Adds to a counter."""
-        self._metric(prometheus_client.Counter, name, labels).inc(value)
+        if not self._counted(name):
+            self._metric(prometheus_client.Counter, name, labels).inc(value)
 
     def observe(self, name: str, value: float, labels: Labels | None = None) -> None:
         """Adds a sample to a histogram."""
@@ -63,12 +127,12 @@ class PrometheusAdapter(TelemetryAdapter):
             for metric in self._metrics.values():
                 self._registry.unregister(metric)
             self._metrics.clear()
+            if not self._closed:
+                self._registry.unregister(self)
+            self._closed = True
         if self._server is not None:
             server, thread = self._server
             server.shutdown()
             server.server_close()
             thread.join()
             self._server = None
-
-    def bind_core(self, core: Any) -> None:
-        """Counters need not know the cache."""
