@@ -329,6 +329,26 @@ def test_copies():
     assert len({id(result) for result in herd.join()}) == 3
 
 
+def test_whoever_gets_a_value_of_copy_gets_a_copy(kit):
+    runs = []
+
+    @cacheable(copy="copy", ttl=10, stale_if_error=60)
+    def f():
+        runs.append(1)
+        if len(runs) > 1:
+            raise LookupError
+        return {"a": [1]}
+
+    f()
+    zoocache.get(f.key())["a"].append(2)
+    asyncio.run(zoocache.get_async(f.key()))["a"].append(2)
+    zoocache.get_many([f.key()])[f.key()]["a"].append(2)
+    assert f() == {"a": [1]}
+    kit.clock.advance(11)
+    f()["a"].append(3)  # what was there, instead of the error
+    assert len(runs) == 2 and f() == {"a": [1]}
+
+
 def test_refresh():
     runs = []
 

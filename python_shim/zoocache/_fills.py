@@ -226,7 +226,7 @@ class Filled(Table):
                 raise again(more.error)
             if self.due(cache, entry, more):
                 self.refresh_soon(cache, entry, more, args, kwargs)
-        return deepcopy(entry.value) if self.rules.copy else entry.value
+        return self.given_out(entry.value)
 
     def due(self, cache: Cache, entry: Entry, more: More) -> bool:
         """Whether a refresh should begin: past the soft deadline, or early, by XFetch."""
@@ -290,7 +290,7 @@ class Filled(Table):
         """What a follower gets."""
         if fill.error is not None:
             raise again(fill.error)
-        return deepcopy(fill.result) if self.rules.copy else fill.result
+        return self.given_out(fill.result)
 
     def arrived(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether an entry came between the miss and this flight, which is then over."""
@@ -598,7 +598,7 @@ class Filled(Table):
             if stale is None:
                 self.settle_error(fill, error)
                 return False
-            fill.value = stale.value
+            fill.value = self.given_out(stale.value)
             return True
         finally:
             self.abandon(fill)

@@ -545,6 +545,10 @@ class Table:
 
     # ---- reading, writing by key -----------------------------------------------------------------
 
+    def given_out(self, value: Any) -> Any:
+        """What a caller gets of a cached value."""
+        return deepcopy(value) if self.rules.copy else value
+
     def get(self, key: Any) -> Any:
         """The value under a key, or None."""
         if OFF and is_off(self.bind()):
@@ -556,7 +560,7 @@ class Table:
             self.hits += 1
             if ACTIVE:
                 note(entry)
-            return entry.value
+            return self.given_out(entry.value)
         cache = self.cache
         if cache is None or cache.shared is None or (OPEN and holds_back(cache)):
             return None
@@ -597,7 +601,7 @@ class Table:
         fill.final = found.deps
         fill.result = value
         self.end(fill, FOUND, None if found.stale else self.entry_found(fill, found, value))
-        return deepcopy(value) if self.rules.copy else value
+        return self.given_out(value)
 
     def entry_found(self, fill: Fill, found: Found, value: Any) -> Entry | None:
         """An entry of a record: it lives as long as that, and no longer than others of this table."""
