@@ -5,17 +5,20 @@ Fails if: the manual's list of contents and the sections differ; a static functi
 of its definition; a line is longer than 100 columns, or has a tab or trailing space; the version
 macros disagree with each other or with CHANGELOG.md; a conditional is nested deeper than four; the
 page "Follow one key" names what is not there; the text of a fault to be planted (tests/faults.py) is
-not in the header once.
+not in the header once; `import zoocache` loads more than 5,000 lines of the Python package.
 """
 
+import os
 import re
 import statistics
+import subprocess
 import sys
 
 import faults
 
 WIDTH = 100
 NESTING = 4
+PACKAGE = 5000
 
 results = []
 
@@ -99,6 +102,29 @@ def walk_of(raw, code):
     return [f"it names {name}(), which is nowhere" for name in sorted(names - defined)]
 
 
+# What `import zoocache` loads. The module of the shared library, which need not be built, has a stand-in.
+LOADED = """
+import sys
+from unittest.mock import MagicMock
+sys.modules["zoocache._ffi"] = MagicMock()
+import zoocache
+print(*[name for name in sys.modules if name.partition(".")[0] == "zoocache"])
+"""
+
+
+def package_lines():
+    """The modules that `import zoocache` always loads, and how many lines each has."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ZOOCACHE_")}
+    names = subprocess.run([sys.executable, "-c", LOADED], env={**env, "PYTHONPATH": "python_shim"},
+                           check=True, capture_output=True, text=True).stdout.split()
+    found = {}
+    for name in names:
+        place = "python_shim/" + name.replace(".", "/")
+        with open(place + ".py" if os.path.exists(place + ".py") else place + "/__init__.py", encoding="utf-8") as f:
+            found[name] = len(f.readlines())
+    return found
+
+
 def main(path):
     text = open(path, encoding="utf-8").read()
     raw, code = text.split("\n"), strip_comments(text).split("\n")
@@ -148,6 +174,11 @@ def main(path):
     check(f"the {len(planted)} faults to be planted find their texts once", [
         f"{name}: {text.count(old)} times: {old}"
         for name, changes in planted.items() for old in changes[::2] if text.count(old) != 1])
+
+    loaded = package_lines()
+    total = sum(loaded.values())
+    check(f"`import zoocache` loads {total} lines in {len(loaded)} modules, at most {PACKAGE}", [
+        f"{count:5} {name}" for name, count in loaded.items() if total > PACKAGE])
 
     lengths = functions(code[impl:])
     n = sorted(size for _, _, size in lengths)
