@@ -11,13 +11,13 @@ Of the package's modules, each imports only from lines above its own (tests/test
 
     _errors  _durations  _ffi  _policy  _copies  _log  storage
     _tags  _keys  _ffi_shared  telemetry
-    context  _callables  serializers
+    context  _callables  serializers  keys
     _names  events
     _shared  _options  scopes  transactions
     _table  _health
-    _fills  _scoped
+    _fills  _scoped  _explain
     _functions
-    _cache  presets
+    _cache  presets  _types
     _default
     _zoocache  testing
     core  _pytest  compat

@@ -34,14 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
     from types import TracebackType
-    from typing import Any, Final, NamedTuple, overload
+    from typing import Any, Final, NamedTuple
 
-    from typing_extensions import Unpack
-
-    from zoocache._functions import Cached, Decorator, Options, P, R
     from zoocache._health import Health
     from zoocache._scoped import ScopedValues
     from zoocache._shared import Shared, Tier
+    from zoocache._types import Cacheable
     from zoocache.events import Events, Listener
     from zoocache.scopes import Scope, Scopes
     from zoocache.storage import Storage
@@ -192,6 +190,7 @@ class Cache:
             self.core = Core()
         else:  # the last that may fail
             self.take(tier(settings))
+        self.last_begin, self.last_born = 0, -inf  # of the entry that was made last
         self.tasks: Any = set()
         self._tables: list[ref[Table]] = []
         self.debt = 0
@@ -301,16 +300,10 @@ class Cache:
 
     # ---- the public part -------------------------------------------------------------------------
 
-    if TYPE_CHECKING:
-
-        @overload
-        def cacheable(self, func: Callable[P, R], /) -> Cached[P, R]: ...
-        @overload
-        def cacheable(self, func: None = None, **options: Unpack[Options]) -> Decorator: ...
-
-    def cacheable(self, func: Any = None, **options: Any) -> Any:
+    @property
+    def cacheable(self) -> Cacheable:
         """As zoocache.cacheable, with this cache."""
-        return cacheable(func, cache=self, **options)
+        return partial(cacheable, cache=self)  # type: ignore[return-value]
 
     @property
     def scopes(self) -> Scopes:
@@ -568,6 +561,18 @@ class Cache:
         if not _tags.fine(tag):
             _tags.refuse((tag,))
         return self.core.version(tag.encode())
+
+    def keys(self, tag: str) -> list[str]:
+        """The keys of what is kept in this process that invalidating the tag would kill; get() takes them."""
+        from zoocache._explain import below
+
+        return [entry.owner.key_text(entry.key) for entry in below(self, tag)]
+
+    def count(self, tag: str) -> int:
+        """How many entries of this process invalidating the tag would kill. Looks at each that there is."""
+        from zoocache._explain import below
+
+        return sum(1 for _ in below(self, tag))
 
     def clear(self) -> None:
         """Removes everything; no computation that runs will be stored."""

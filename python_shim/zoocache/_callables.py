@@ -190,9 +190,27 @@ def _leads(attribute: Any, code: CodeType | None) -> bool:
 
 
 class Signature:
-    """The parameters of what is called, as source text."""
+    """The parameters of what is called, as source text; and which are a part of its key."""
 
-    def __init__(self, called: Any) -> None:
+    def __init__(self, called: Any, ignored: tuple[str, ...] = ()) -> None:
+        self.ignored = ignored
+        self._read(called)
+        for name in ignored:
+            if name not in self.names + self.only and not self.keyword:
+                raise TypeError(f"zoocache: `{name_of(called)}` has no parameter {name!r} to be ignored")
+
+    @property
+    def keyed(self) -> list[str]:
+        """The parameters whose arguments are a part of the key."""
+        return [name for name in self.names + self.only if name not in self.ignored]
+
+    def kept(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments without those that are ignored."""
+        named = [x for name, x in zip(self.names, args) if name not in self.ignored]
+        given = {name: x for name, x in kwargs.items() if name not in self.ignored}
+        return (*named, *args[len(self.names) :]), given
+
+    def _read(self, called: Any) -> None:
         self.defaults: dict[str, Any] = {}
         bound = type(called) is MethodType
         function = called.__func__ if bound else called

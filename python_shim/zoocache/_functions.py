@@ -57,70 +57,14 @@ from zoocache.context import ACTIVE, OPEN, note, tags_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
-    from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, overload
-
-    from typing_extensions import Unpack
+    from collections.abc import Callable, Iterable
+    from typing import Any
 
     from zoocache._cache import Cache
+    from zoocache._explain import Explanation
     from zoocache._ffi import Deps
     from zoocache._scoped import Scoping
-
-    P = ParamSpec("P")
-    Q = ParamSpec("Q")
-    R = TypeVar("R")
-    R_co = TypeVar("R_co", covariant=True)
-
-__all__ = ["CacheInfo", "Cached", "cacheable"]
-
-
-if TYPE_CHECKING:
-
-    class CacheInfo(NamedTuple):
-        """As functools gives it: the statistics of one function."""
-
-        hits: int
-        misses: int
-        maxsize: int | None
-        currsize: int
-
-    class Cached(Protocol[P, R_co]):
-        """A function that cacheable() has decorated: it is called as the original is."""
-
-        __wrapped__: Callable[..., Any]
-        __name__: str
-
-        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-            """The value: cached, or computed."""
-            raise NotImplementedError
-
-        @overload
-        def __get__(self, instance: None, owner: type | None = None) -> Cached[P, R_co]: ...
-        @overload
-        def __get__(
-            self: Cached[Concatenate[Any, Q], R], instance: object, owner: type | None = None
-        ) -> Callable[Q, R]: ...
-
-        def cache_info(self) -> CacheInfo:
-            """Hits, misses, the limit of the cache, and how many entries there are."""
-            raise NotImplementedError
-
-        def cache_clear(self) -> None:
-            """Removes every entry of this function; no computation that runs will be stored."""
-            raise NotImplementedError
-
-        def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
-            """Removes the entry of this call. Returns whether there was one."""
-            raise NotImplementedError
-
-        def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
-            """The text of this call's key; get() takes it."""
-            raise NotImplementedError
-
-        def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-            """Computes the value of this call anew, stores and returns it."""
-            raise NotImplementedError
-
+    from zoocache._types import Cacheable, Cached, CacheInfo
 else:
     CacheInfo = namedtuple("CacheInfo", "hits misses maxsize currsize")
 
@@ -129,6 +73,9 @@ else:
 
         def __class_getitem__(cls, parameters):
             return cls
+
+
+__all__ = ["CacheInfo", "Cached", "cacheable"]
 
 
 def _indent(text: str, depth: int) -> str:
@@ -214,7 +161,7 @@ def _zc_make(_zc_entries, _zc_words, _zc_now, _zc_active, _zc_note):
 def _look(signature: Signature, method: bool, own_key: bool, scoping: Scoping | None) -> str:
     """Statements that make the key, and return what is cached under it: without a call if it is there as it is."""
     frozen = _FROZEN.format(args=signature.args, kwargs=signature.kwargs)
-    if own_key or (signature.open and (signature.only or scoping is not None)):
+    if own_key or (signature.open and (signature.only or signature.ignored)) or not (scoping is None or scoping.placed):
         return frozen
     if signature.open:
         args = f"(_zc_raw,) if {signature.keyword} else {signature.args}" if signature.keyword else signature.args
@@ -222,8 +169,8 @@ def _look(signature: Signature, method: bool, own_key: bool, scoping: Scoping | 
         return _EACH.format(args=args, frozen=_indent(frozen, 2), hit=_indent(_HIT, 1).format(key=key), key=key)
     conditions: list[str] = []
     parts: list[str] = []
-    for name in signature.names + signature.only:
-        if method and not parts:
+    for name in signature.keyed:
+        if method and name == "self":
             conditions.append(f"_zc_type({name}) in _zc_identities")
             parts.append(f"_zc_ref({name})")
         else:
@@ -260,6 +207,7 @@ class Function(Filled):
         cache: Cache | None,
         rules: Rules,
         scope: str | None = None,
+        ignore: tuple[str, ...] = (),
     ) -> None:
         super().__init__(cache, rules)
         self.func = func
@@ -272,7 +220,9 @@ class Function(Filled):
             raise TypeError(f"zoocache cannot cache `{self.name}`: it is a generator; return a list instead")
         if callable(deps) and is_async(deps) and not self.is_async:
             raise TypeError(f"zoocache: the deps of `{self.name}` are a coroutine function, but it is not one itself")
-        self.signature = Signature(func)
+        self.signature = Signature(func, ignore)
+        if ignore and key is not None:
+            raise TypeError(f"zoocache: `{self.name}`: give key or ignore, not both")
         self.code: Any = None  # of the wrapper
         self.identities: set[type] = set()  # classes of which it is a method
         self._identity: tuple[str, str] | None = None
@@ -338,6 +288,7 @@ class Function(Filled):
         wrapper.cache_clear = self.cache_clear
         wrapper.invalidate = self.invalidate
         wrapper.key = self.key
+        wrapper.explain = self.explain
         wrapper.refresh = self.refresh
         return wrapper
 
@@ -354,18 +305,18 @@ class Function(Filled):
         try:
             if self.own_key is not None:
                 return freeze(self.own_key(*args, **kwargs))
-            rest = args
+            rest, named = self.signature.kept(args, kwargs) if self.signature.ignored else (args, kwargs)
             parts: list[Any] = []
-            if self.method and args and type(args[0]) in self.identities:
-                rest = args[1:]
-                parts.append(ref(args[0]))
+            if self.method and rest and type(rest[0]) in self.identities:
+                parts.append(ref(rest[0]))
+                rest = rest[1:]
             parts += [x if type(x) in RAW else freeze(x) for x in rest]
             if self.signature.open:
-                if kwargs:
+                if named:
                     parts.append(KEYWORDS)
-                    parts += [(name, freeze(kwargs[name])) for name in sorted(kwargs)]
+                    parts += [(name, freeze(named[name])) for name in sorted(named)]
                 return tuple(parts)
-            parts += [freeze(kwargs[name]) for name in self.signature.only]
+            parts += [freeze(named[name]) for name in self.signature.only if name in named]
             return parts[0] if len(parts) == 1 else tuple(parts)
         except Unkeyable as error:
             culprit = error.args[0]
@@ -487,6 +438,12 @@ class Function(Filled):
         """The text of this call's key."""
         return self.key_text(self.freeze(*self.bound_arguments(*args, **kwargs)))
 
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        """What there is for this call, and why it would not be served."""
+        from zoocache._explain import explain
+
+        return explain(self, self.freeze(*self.bound_arguments(*args, **kwargs)))
+
     def key_text(self, frozen: Any) -> str:
         """[namespace:]name:hash"""
         prefix = f"{self.namespace}:{self.name}" if self.namespace else self.name
@@ -502,54 +459,12 @@ class Function(Filled):
         return self.refresh_now(key, positional, keywords)
 
 
-if TYPE_CHECKING:
-    Tags = Iterable[str]
-
-    class Options(TypedDict, total=False):
-        """What cacheable() may be told."""
-
-        namespace: str | None
-        deps: Tags | Callable[..., Tags] | Callable[..., Awaitable[Tags]] | None
-        ttl: float | None
-        tti: float | None
-        jitter: float
-        soft_ttl: float | None
-        early_refresh: float
-        stale_if_error: float | None
-        negative_ttl: float | None
-        cache_if: Callable[[Any], object] | None
-        cache_errors: type[Exception] | tuple[type[Exception], ...]
-        error_ttl: float | None
-        on_error: str
-        copy: str
-        fleet: bool
-        silence: str | None
-        lag: float
-        key: Callable[..., Any] | None
-        scope: str | None
-
-    class Decorator(Protocol):
-        """cacheable() with options, before it has met its function."""
-
-        def __call__(self, func: Callable[P, R], /) -> Cached[P, R]: ...
-
-else:
-
-    def overload(function):
-        return function
+def _typed(function: Any) -> Cacheable:
+    return function  # type: ignore[no-any-return]
 
 
-@overload
-def cacheable(func: Callable[P, R], /) -> Cached[P, R]: ...
-
-
-@overload
-def cacheable(  # noqa: F811
-    func: None = None, *, cache: Cache | None = None, **options: Unpack[Options]
-) -> Decorator: ...
-
-
-def cacheable(  # noqa: F811
+@_typed
+def cacheable(
     func: Any = None,
     *,
     namespace: str | None = None,
@@ -558,6 +473,7 @@ def cacheable(  # noqa: F811
     key: Callable[..., Any] | None = None,
     cache: Cache | None = None,
     scope: str | None = None,
+    ignore: str | Iterable[str] = (),
     **rules: Any,
 ) -> Any:
     """Caches what a function returns, by its arguments; bare, or called with options.
@@ -584,11 +500,14 @@ def cacheable(  # noqa: F811
     key: a callable of the arguments that gives the key.
     lag: the function reads a replica, which may be so many seconds behind: what may have been invalidated since
         then is returned, not stored.
+    ignore: names of parameters that are no part of the key: the value does not depend on them. For types that never
+        count, see zoocache.keys.
     scope: the name of a scope of the cache (see zoocache.scopes): the values of each are kept apart, and evicted
         together.
     cache: a Cache; else the default one, whichever is in place at the time of the call.
     """
     settings = Rules(ttl=ttl, **rules)
+    left_out = _tags.listed(ignore)
     if deps is not None and not callable(deps):
         deps = _tags.listed(deps)
 
@@ -597,7 +516,7 @@ def cacheable(  # noqa: F811
             return type(target)(decorate(target.__func__))
         if not callable(target):
             raise TypeError(f"cacheable() decorates functions, not {type(target).__name__}")
-        function = Function(target, namespace, deps, key, cache, settings, scope)
+        function = Function(target, namespace, deps, key, cache, settings, scope, left_out)
         return function.wrapper()
 
     return decorate if func is None else decorate(func)

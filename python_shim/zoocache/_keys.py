@@ -54,6 +54,9 @@ __all__ = [
 RAW: Final = frozenset({int, str, bytes, type(None)})
 KEYWORDS: Final = ("**",)  # between the positional arguments of a key and its keywords
 
+_IGNORED: Final = ("-",)  # in place of an object of one of these types: it does not count
+_ignored: list[type] = globals().get("_ignored", [])
+
 _HEAP: Final = 1 << 9  # a class flag: written in Python
 _BIG: Final = 1 << 256  # from here on integers are not written in decimals: Python has a limit for these
 
@@ -237,6 +240,8 @@ def _learn(kind: type) -> How:
 
 def _way(kind: type) -> How:
     """How objects of this type are frozen. What it returns must not keep the type alive."""
+    if _ignored and issubclass(kind, tuple(_ignored)):
+        return lambda kind, x: _IGNORED
     if defines(kind, "__zoocache_key__") is not None:
         return lambda kind, x: (kind, freeze(kind.__zoocache_key__(x)))  # type: ignore[attr-defined]
     if issubclass(kind, type):
@@ -405,6 +410,14 @@ def module_of(thing: Any) -> str:
     return f"__main__({os.path.basename(path) if path else ''})"
 
 
+def ignore(kind: type) -> None:
+    """Objects of this type, and of those derived from it, are no part of a key from now on."""
+    if any(issubclass(known, kind) for known in (*RAW, *_BUILTIN)):
+        raise TypeError(f"zoocache: {kind.__name__} is the type of a value: it cannot be left out of all keys")
+    _ignored.append(kind)
+    _learned.clear()
+
+
 class Path(str):
     """The path of a scope, at the end of a key."""
 
@@ -432,5 +445,6 @@ def explain(name: str, culprit: object) -> UnkeyableArgument:
     return UnkeyableArgument(
         f"zoocache failed to serialize arguments for `{name}`: {type(culprit).__name__} objects have no"
         " stable key.\nPass an id or another simple value instead, give the class a __zoocache_key__()"
-        " method that returns one, or decorate with cacheable(key=...)."
+        " method that returns one, or decorate with cacheable(key=...); if its value does not depend on it, with"
+        " cacheable(ignore=...)."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoocache import _tags
-from zoocache._keys import Path
+from zoocache._keys import Key, Path
 from zoocache._table import Entry, Rules, Table
 from zoocache.scopes import segment
 
@@ -71,6 +71,12 @@ class ScopedValues(Table):
         """A path has no '|' in it, and keys of set() without a scope begin with '='."""
         return f"@{key[0]}|{key[1]}"
 
+    def key_text(self, key: tuple[str, str]) -> str:
+        """A key as get() takes it, of which it knows the scope."""
+        found = Key(self.text(key))
+        found.table, found.frozen = self, key
+        return found
+
     def shared_name(self, key: Any) -> bytes | None:
         """The key in a storage."""
         from zoocache._names import named
@@ -104,8 +110,10 @@ class Scoping:
         self.level = scopes.level(name)
         signature = function.signature
         self.names: list[str] = signature.names + signature.only
-        self.placed = function.own_key is None and not signature.open  # its keys have the arguments in their places
+        self.keyed: list[str] = signature.keyed
         self.named = [param for level in self.level.chain if (param := level.param) in self.names]
+        apart = function.own_key is not None or signature.open or not set(self.named) <= set(self.keyed)
+        self.placed = not apart  # its keys have the arguments in their places
         missing = [level for level in self.level.chain if level.param not in self.names]
         self.here = missing[-1].here if missing and self.placed else None
 
@@ -117,8 +125,8 @@ class Scoping:
             if len(self.named) == len(self.level.chain):
                 return frozen
             path = (self.here and self.here.get()) or path
-        if self.placed and len(self.names) != 1:
-            return (*frozen, Path(path)) if self.names else Path(path)
+        if self.placed and len(self.keyed) != 1:
+            return (*frozen, Path(path)) if self.keyed else Path(path)
         return frozen, Path(path)
 
     def path_of(self, key: Any) -> str:
@@ -130,10 +138,10 @@ class Scoping:
             return str(key[-1])
         words = key[-1].split(":") if ends else ()
         said = dict(zip(words[::2], words[1::2]))
-        parts = key if len(self.names) > 1 else key[:1] if ends else (key,)
+        parts = key if len(self.keyed) > 1 else key[:1] if ends else (key,)
         path = []
         for level in self.level.chain:
-            value = parts[self.names.index(level.param)] if level.param in self.named else None
+            value = parts[self.keyed.index(level.param)] if level.param in self.named else None
             known = type(value) in (str, int)
             path.append(f"{level.name}:{segment(level.name, value) if known else said[level.name]}")
         return ":".join(path)

@@ -105,12 +105,13 @@ class Rules:
 class Entry:
     """A cached value."""
 
-    __slots__ = ("begin", "deadline", "deps", "key", "more", "owner", "tti", "until", "value", "word")
+    __slots__ = ("begin", "born", "deadline", "deps", "key", "more", "owner", "tti", "until", "value", "word")
 
     value: Any
     word: int  # words[CHANGES] when last looked at; 0: nobody has looked, -1: must always be looked at
     until: float | None  # the end of the lease by which it was looked at, by time.monotonic(); None: no bus
     begin: int  # no version up to this one has killed it
+    born: float  # when it was stored, by the cache's clock, within 50 ms
     deps: Deps | str  # text: one tag, which the library has not been told of yet
     deadline: float  # inf: none
     tti: float  # 0: reads do not move the deadline
@@ -437,7 +438,14 @@ class Table:
         entry.value = value
         entry.word = 0
         entry.until = None
-        entry.begin = begin
+        last = cache.last_begin  # many entries have one object for their begin, and one for their birth
+        if last != begin:
+            last = cache.last_begin = begin
+        entry.begin = last
+        now = cache.clock()
+        if not 0 <= now - cache.last_born < 0.05:
+            cache.last_born = now
+        entry.born = cache.last_born
         entry.deps = deps
         entry.owner = self
         entry.key = key
@@ -461,7 +469,6 @@ class Table:
             shorter = 1 - rules.jitter * random()
             ttl = ttl and ttl * shorter
             tti = tti and tti * shorter
-        now = cache.clock()
         if ttl is not None:
             entry.deadline = now + ttl
         if tti is not None and tti != inf:
@@ -619,6 +626,10 @@ class Table:
         if entry.deadline != inf:
             self.ticks_for(found.left)
         return entry
+
+    def key_text(self, key: Any) -> str:
+        """A key as get() takes it."""
+        return key  # type: ignore[no-any-return]
 
     def shared_name(self, key: Any) -> bytes | None:
         """The key in a storage; None: it is not for other processes."""

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from zoocache._cache import Cache
-    from zoocache._functions import Cached, Decorator, Options, P, R
+    from zoocache._types import Cached, Decorator, Options, P, R
 
 __all__ = ["Preset", "dev", "minimal", "production", "secure", "test"]
 

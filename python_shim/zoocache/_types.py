@@ -1,0 +1,113 @@
+"""Types of the decorator. Imported only by who checks types."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypedDict, TypeVar, overload
+
+from typing_extensions import Unpack
+
+if TYPE_CHECKING:
+    from zoocache._cache import Cache
+    from zoocache._explain import Explanation
+
+__all__ = ["CacheInfo", "Cacheable", "Cached", "Decorator", "Options", "P", "R"]
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class CacheInfo(NamedTuple):
+    """As functools gives it: the statistics of one function."""
+
+    hits: int
+    misses: int
+    maxsize: int | None
+    currsize: int
+
+
+class Cached(Protocol[P, R_co]):
+    """A function that cacheable() has decorated: it is called as the original is."""
+
+    __wrapped__: Callable[..., Any]
+    __name__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """The value: cached, or computed."""
+        raise NotImplementedError
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Cached[P, R_co]: ...
+    @overload
+    def __get__(
+        self: Cached[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+    ) -> Callable[Q, R]: ...
+
+    def cache_info(self) -> CacheInfo:
+        """Hits, misses, the limit of the cache, and how many entries there are."""
+        raise NotImplementedError
+
+    def cache_clear(self) -> None:
+        """Removes every entry of this function; no computation that runs will be stored."""
+        raise NotImplementedError
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Removes the entry of this call. Returns whether there was one."""
+        raise NotImplementedError
+
+    def key(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The text of this call's key; get() takes it."""
+        raise NotImplementedError
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Explanation:
+        """What this process has for this call, and why it would not be served. Changes and counts nothing."""
+        raise NotImplementedError
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Computes the value of this call anew, stores and returns it."""
+        raise NotImplementedError
+
+
+Tags = Iterable[str]
+
+
+class Options(TypedDict, total=False):
+    """What cacheable() may be told."""
+
+    namespace: str | None
+    deps: Tags | Callable[..., Tags] | Callable[..., Awaitable[Tags]] | None
+    ttl: float | None
+    tti: float | None
+    jitter: float
+    soft_ttl: float | None
+    early_refresh: float
+    stale_if_error: float | None
+    negative_ttl: float | None
+    cache_if: Callable[[Any], object] | None
+    cache_errors: type[Exception] | tuple[type[Exception], ...]
+    error_ttl: float | None
+    on_error: str
+    copy: str
+    fleet: bool
+    silence: str | None
+    lag: float
+    key: Callable[..., Any] | None
+    scope: str | None
+    ignore: str | Iterable[str]
+
+
+class Decorator(Protocol):
+    """cacheable() with options, before it has met its function."""
+
+    def __call__(self, func: Callable[P, R], /) -> Cached[P, R]: ...
+
+
+class Cacheable(Protocol):
+    """cacheable(), of one cache or of the default one."""
+
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> Cached[P, R]: ...
+    @overload
+    def __call__(self, func: None = None, *, cache: Cache | None = None, **options: Unpack[Options]) -> Decorator: ...
