@@ -25,7 +25,6 @@ from zoocache._ffi import CHANGES, OK, Core, Deps, words
 from zoocache._fills import graph
 from zoocache._functions import cacheable
 from zoocache._keys import Key
-from zoocache._policy import Policy
 from zoocache._table import SWEEP_EVERY, Fill, Rules, Table
 from zoocache.context import ACTIVE, CURRENT, DISABLED, OFF, OPEN, TRANSACTION, note, transaction_of
 
@@ -34,12 +33,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from contextlib import AbstractContextManager
     from types import TracebackType
-    from typing import Any, Final, NamedTuple
+    from typing import Any, Final
 
     from zoocache._health import Health
+    from zoocache._policy import Policy
     from zoocache._scoped import ScopedValues
     from zoocache._shared import Shared, Tier
-    from zoocache._types import Cacheable
+    from zoocache._types import Cacheable, CacheStats
     from zoocache.events import Events, Listener
     from zoocache.scopes import Scope, Scopes
     from zoocache.storage import Storage
@@ -51,41 +51,7 @@ __all__ = ["Cache", "CacheStats"]
 _SWEEP: Final = SWEEP_EVERY * 3 // 2  # entries looked at in a slice of housekeeping
 _monotonic = time.monotonic
 
-if TYPE_CHECKING:
-
-    class CacheStats(NamedTuple):
-        """The statistics of a cache: counters since it was made, and what it holds now."""
-
-        hits: int
-        hits_stale: int  # of them: past their soft deadline, or instead of an error
-        misses: int  # the sum of absent, expired and invalidated
-        absent: int
-        expired: int
-        invalidated: int
-        fills: int  # computations that gave a value
-        errors: int  # computations that raised
-        refused: int  # values that were not stored: invalidated meanwhile, cleared, too late, or not wanted
-        waits: int  # calls that waited for another's computation
-        refreshes: int
-        evictions: int
-        entries: int
-        flights: int  # computations that run now
-        invalidations: int
-        tags: int
-        tag_bytes: int
-        # With a storage or a bus; else 0.
-        hits_storage: int  # misses that the storage has answered
-        storage_errors: int  # failed calls; the value was computed
-        storage_skipped: int  # calls that were spared while the storage is down
-        unserializable: int  # values that were returned, not stored
-        bus_heard: int  # invalidations heard, one's own included
-        bus_breaks: int  # times that everything was dropped, as something may have been missed
-        bus_errors: int
-        bus_pending: int  # tags of invalidations that the log has not taken yet
-        storage_down: int  # 1: it could not be opened, or does not answer and is not asked
-        breaker_openings: int  # times that it was left alone, as it did not answer
-
-else:
+if not TYPE_CHECKING:
     CacheStats = namedtuple(
         "CacheStats",
         "hits hits_stale misses absent expired invalidated fills errors refused waits refreshes evictions entries"
@@ -184,7 +150,11 @@ class Cache:
         if on_event is not None:
             for each in (on_event,) if callable(on_event) else on_event:
                 self.listen(each)
-        self.policy = None if max_entries is None else Policy(max_entries)
+        self.policy: Policy | None = None
+        if max_entries is not None:
+            from zoocache._policy import Policy
+
+            self.policy = Policy(max_entries)
         self.closed = False
         if settings is None:
             self.core = Core()

@@ -26,7 +26,6 @@ from math import inf, log
 
 from zoocache import _tags
 from zoocache._callables import LASTING, check
-from zoocache._copies import again, copied
 from zoocache._errors import FlightTimeout, RecursiveFill
 from zoocache._ffi import OK, STALE, Deps
 from zoocache._table import AGAIN, DONE, FAILED, SWEEP_EVERY, Entry, Fill, More, Table, deepcopy, lives, random
@@ -223,6 +222,8 @@ class Filled(Table):
         more = entry.more
         if more is not None:
             if more.error is not None:
+                from zoocache._copies import again
+
                 raise again(more.error)
             if self.due(cache, entry, more):
                 self.refresh_soon(cache, entry, more, args, kwargs)
@@ -243,6 +244,8 @@ class Filled(Table):
 
     def watch(self, fill: Fill, wake: Callable[[], None]) -> bool:
         """Has wake() called when the fill ends. False: it has."""
+        from zoocache import _copies as _copies  # while there is room for it: the fill may fail
+
         with fill.cache.lock:
             if fill.done:
                 return False
@@ -289,6 +292,8 @@ class Filled(Table):
     def result(self, fill: Fill) -> Any:
         """What a follower gets."""
         if fill.error is not None:
+            from zoocache._copies import again
+
             raise again(fill.error)
         return self.given_out(fill.result)
 
@@ -607,6 +612,8 @@ class Filled(Table):
         """Ends the flight with an exception, which may be cached."""
         rules = self.rules
         if rules.cache_errors and isinstance(error, rules.cache_errors):
+            from zoocache._copies import copied
+
             self.settle(fill, None, rules.error_ttl, copied(error))
             return
         if fill.waiters is None:
@@ -615,6 +622,8 @@ class Filled(Table):
             fill.final = self.gathered(fill)
         except Exception:  # what it gathered is what it failed of
             fill.final = None
+        from zoocache._copies import copied  # there already: somebody waits
+
         fill.error = copied(error)
         self.end(fill, FAILED)
 

@@ -210,6 +210,8 @@ class Function(Filled):
         ignore: tuple[str, ...] = (),
     ) -> None:
         super().__init__(cache, rules)
+        if rules.cache_errors:
+            from zoocache import _copies as _copies  # see Filled.watch
         self.func = func
         self.name = name_of(func)
         self.namespace = namespace

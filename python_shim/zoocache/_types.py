@@ -1,4 +1,4 @@
-"""Types of the decorator. Imported only by who checks types."""
+"""Types of what is public. Imported only by who checks types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from zoocache._cache import Cache
     from zoocache._explain import Explanation
 
-__all__ = ["CacheInfo", "Cacheable", "Cached", "Decorator", "Options", "P", "R"]
+__all__ = ["CacheInfo", "CacheStats", "Cacheable", "Cached", "Decorator", "Options", "P", "R"]
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -26,6 +26,39 @@ class CacheInfo(NamedTuple):
     misses: int
     maxsize: int | None
     currsize: int
+
+
+class CacheStats(NamedTuple):
+    """The statistics of a cache: counters since it was made, and what it holds now."""
+
+    hits: int
+    hits_stale: int  # of them: past their soft deadline, or instead of an error
+    misses: int  # the sum of absent, expired and invalidated
+    absent: int
+    expired: int
+    invalidated: int
+    fills: int  # computations that gave a value
+    errors: int  # computations that raised
+    refused: int  # values that were not stored: invalidated meanwhile, cleared, too late, or not wanted
+    waits: int  # calls that waited for another's computation
+    refreshes: int
+    evictions: int
+    entries: int
+    flights: int  # computations that run now
+    invalidations: int
+    tags: int
+    tag_bytes: int
+    # With a storage or a bus; else 0.
+    hits_storage: int  # misses that the storage has answered
+    storage_errors: int  # failed calls; the value was computed
+    storage_skipped: int  # calls that were spared while the storage is down
+    unserializable: int  # values that were returned, not stored
+    bus_heard: int  # invalidations heard, one's own included
+    bus_breaks: int  # times that everything was dropped, as something may have been missed
+    bus_errors: int
+    bus_pending: int  # tags of invalidations that the log has not taken yet
+    storage_down: int  # 1: it could not be opened, or does not answer and is not asked
+    breaker_openings: int  # times that it was left alone, as it did not answer
 
 
 class Cached(Protocol[P, R_co]):
