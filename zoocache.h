@@ -1045,39 +1045,6 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
 
 /* Compiled in with ZOOCACHE_WITH_REDIS, over hiredis (-lhiredis); TLS with ZOOCACHE_WITH_REDIS_TLS,
  * over OpenSSL 1.1.1 or later (-lssl -lcrypto). See >>redis for keys, protocol and costs. */
-struct redisReply; /* hiredis */
-
-/* Everything that the Redis part does with the outside: sockets, sleeping, chance. Times come from
- * zc_redis_desc.clock. version 0: hiredis over TCP, unix sockets, TLS. A simulator fills its own;
- * its replies must be made by hiredis' redisReader: they are freed with freeReplyObject().
- * A connection is used by one thread at a time, but for `wake`. */
-typedef struct zc_redis_io {
-    uint32_t version;
-    /* Connects within `timeout`; port 0: `host` is the path of a unix socket. ZC_OK, ZC_E_TIMEOUT,
-     * or another negative code. */
-    int (*open)(void *user, const char *host, int port, bool tls, uint64_t timeout, void **conn);
-    /* Puts one command behind those that wait to be sent. The bytes are copied. Negative: the
-     * connection is of no use. */
-    int (*append)(void *user, void *conn, int argc, const char **argv, const size_t *argvlen);
-    /* Sends what waits, then gives the next whole reply, transferred. ZC_E_TIMEOUT: not whole
-     * within `timeout`. After any failure the connection is only closed. */
-    int (*reply)(void *user, void *conn, uint64_t timeout, struct redisReply **reply);
-    /* From any thread: makes a `reply` that waits on this connection give ZC_MORE at once, after
-     * which it may be called again for the same reply; a `wait`, ZC_E_TIMEOUT. (Or makes both fail,
-     * and each later `reply`: then a wake costs a connection.) */
-    void (*wake)(void *user, void *conn);
-    /* `forked`: in the child of a fork, a thread that no longer exists may have been in the middle
-     * of using it: let go of the descriptor alone. */
-    void (*close)(void *user, void *conn, bool forked);
-    void (*sleep)(void *user, uint64_t ns);
-    uint64_t (*random)(void *user); /* 64 bits that no other process draws */
-    void *user;
-    /* Sends what waits on n connections, at most ZC_LOGS_MAX; then gives the index of one from
-     * which `reply` would take something, if only an error. ZC_E_TIMEOUT: none within `timeout`.
-     * May be NULL if log_shards is 1. */
-    int (*wait)(void *user, void *const *conns, unsigned n, uint64_t timeout);
-} zc_redis_io;
-
 /* Zero means the default in every field. */
 typedef struct zc_redis_desc {
     /* default: "redis://127.0.0.1". In user and password, %XX stands for a byte.
@@ -1102,7 +1069,6 @@ typedef struct zc_redis_desc {
      * The server's certificate must be valid and name the host of the URL, or the IP address if the
      * URL has one; after a redirection (MOVED), the host that it names. */
     const char *tls_ca, *tls_cert, *tls_key;
-    zc_redis_io io;          /* default: hiredis */
     zc_allocator allocator;  /* default: malloc and free */
     zc_clock clock;          /* default: the system's clocks */
     zc_log log;              /* default: silent. Says, each time, that a server cannot be reached or
@@ -10973,6 +10939,7 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
 #include <hiredis/hiredis.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
@@ -10994,12 +10961,37 @@ enum { ZC__REDIS_MAP = -1, ZC__REDIS_PUSH = -1, ZC__REDIS_VERBATIM = -1 };
 #define ZC__REDIS_HOST 256      /* bytes of a host's name or a socket's path */
 #define ZC__REDIS_SENTINELS 16
 #define ZC__REDIS_CMDS 12       /* commands of one request */
-#define ZC__REDIS_BATCH 1000    /* entries asked for at once */
+#define ZC__REDIS_BATCH UINT64_C(1000) /* entries asked for at once */
 #define ZC__REDIS_NONCES 256    /* nonces remembered; a power of two */
 #define ZC__REDIS_BACKOFF (20 * ZC_MILLISECOND)
 #define ZC__REDIS_WAKEUP 5000   /* ms that a wake-up connection waits for an entry */
 #define ZC__REDIS_PAUSE (10 * ZC_MILLISECOND) /* between reads while there is none */
 #define ZC__REDIS_REPLY_MAX ((size_t)512 << 20) /* bytes of a string of Redis */
+
+/* What this section does with the outside, for a simulator to fill; times come from the clock. A
+ * connection is used by one thread at a time, but for `wake`. Negative results are failures. */
+typedef struct zc__redis_io {
+    /* Connects within `timeout`; port 0: `host` is the path of a unix socket. */
+    int (*open)(void *user, const char *host, int port, bool tls, uint64_t timeout, void **conn);
+    /* Puts one command, which is copied, behind those that wait to be sent. */
+    int (*append)(void *user, void *conn, int argc, const char **argv, const size_t *argvlen);
+    /* Sends what waits, then gives the next whole reply, to be freed with freeReplyObject().
+     * ZC_E_TIMEOUT: not whole within `timeout`. After any failure the connection is only closed. */
+    int (*reply)(void *user, void *conn, uint64_t timeout, redisReply **reply);
+    /* From any thread: makes a `reply` that waits on this connection give ZC_MORE at once, after
+     * which it may be called again for the same reply; a `wait`, ZC_E_TIMEOUT. (Or makes both fail,
+     * and each later `reply`: then a wake costs a connection.) */
+    void (*wake)(void *user, void *conn);
+    /* `forked`: in the child of a fork, a thread that no longer exists may have been in the middle
+     * of using it: let go of the descriptor alone. */
+    void (*close)(void *user, void *conn, bool forked);
+    void (*sleep)(void *user, uint64_t ns);
+    uint64_t (*random)(void *user); /* 64 bits that no other process draws */
+    /* Sends what waits on n connections, then gives the index of one from which `reply` would take
+     * something, if only an error. ZC_E_TIMEOUT: none within `timeout`. */
+    int (*wait)(void *user, void *const *conns, unsigned n, uint64_t timeout);
+    void *user;
+} zc__redis_io;
 
 typedef struct zc__redis_addr {
     char host[ZC__REDIS_HOST];
@@ -11026,6 +11018,11 @@ typedef struct zc__redis_conn {
     char sha[ZC__REDIS_SCRIPTS][41]; /* "": not loaded, send the text */
 } zc__redis_conn;
 
+/* What the bus is attached to. */
+typedef struct zc__redis_log {
+    uint64_t gen, run, replid; /* gen 0: nothing; replid: see zc__req_replid() */
+} zc__redis_log;
+
 typedef struct zc__redis_waiter {
     struct zc__redis_waiter *next;
     zc__redis_conn *conn; /* that it was given [monitor] */
@@ -11036,7 +11033,7 @@ typedef struct zc__redis {
     zc__mem mem;
     zc_clock clock;
     zc_log log;
-    zc_redis_io io;
+    zc__redis_io io;
     uint64_t timeout, log_length, max_tags, max_ttl;
     unsigned replicas;
     uint32_t refs; /* tables that are open; atomic */
@@ -11066,7 +11063,7 @@ typedef struct zc__redis {
     /* Of the bus; state. */
     zc__spin state;
     zc__redis_conn reader;
-    uint64_t gen, run, replid; /* as attached; gen 0: not. replid: see zc__req_replid() */
+    zc__redis_log attached;
     void *blocked; /* the link on which the reader waits, to be woken; NULL: it does not wait */
     bool woken;    /* the next read does not wait */
     uint64_t nonces[ZC__REDIS_NONCES];   /* of the entries that were read last, */
@@ -11151,7 +11148,7 @@ static const char zc__redis_lua_renew[] =
     "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
     "return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
 
-/* KEYS lock, ARGV token. */
+/* KEYS lock, ARGV token, and one that is not used. */
 static const char zc__redis_lua_unlock[] =
     "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
     "return redis.call('DEL', KEYS[1])";
@@ -11198,6 +11195,47 @@ static bool zc__redis_starts(const redisReply *reply, const char *s) {
 static bool zc__redis_string(const redisReply *reply) {
     return (zc__redis_is(reply, REDIS_REPLY_STRING) || zc__redis_is(reply, ZC__REDIS_VERBATIM)) &&
            reply->str;
+}
+
+/* An array of so many. */
+static bool zc__redis_array(const redisReply *reply, size_t n) {
+    return zc__redis_is(reply, REDIS_REPLY_ARRAY) && reply->elements == n;
+}
+/* -1: it is none. */
+static long long zc__redis_integer(const redisReply *reply) {
+    return zc__redis_is(reply, REDIS_REPLY_INTEGER) ? reply->integer : -1;
+}
+static bool zc__redis_same(zc_bytes a, const char *b) {
+    return a.len == strlen(b) && memcmp(a.ptr, b, a.len) == 0;
+}
+/* A script's digest; "": it is none. */
+static void zc__redis_digest(const redisReply *reply, char sha[41]) {
+    bool good = zc__redis_string(reply) && reply->len == 40;
+    memcpy(sha, good ? reply->str : "", good ? 41 : 1);
+}
+
+/* The value of `name` where names and values stand by turns, in an array or a map; "": none. */
+static zc_bytes zc__redis_value(const redisReply *all, const char *name) {
+    bool pairs = zc__redis_is(all, REDIS_REPLY_ARRAY) || zc__redis_is(all, ZC__REDIS_MAP);
+    for (size_t i = 0; pairs && i + 1 < all->elements; i += 2) {
+        const redisReply *key = all->element[i], *value = all->element[i + 1];
+        if (zc__redis_string(key) && zc__redis_string(value) &&
+            zc__redis_same(zc_slice(key->str, key->len), name))
+            return zc_slice(value->str, value->len);
+    }
+    return zc_slice("", 0);
+}
+
+/* The value of a line "name:value" of what INFO says; "": none. */
+static zc_bytes zc__redis_info(const redisReply *info, const char *name) {
+    size_t n = strlen(name);
+    const char *line = zc__redis_string(info) ? info->str : NULL;
+    for (; line; line = strchr(line, '\n')) {
+        line += *line == '\n';
+        if (strncmp(line, name, n) == 0 && line[n] == ':')
+            return zc_slice(line + n + 1, strcspn(line + n + 1, "\r\n"));
+    }
+    return zc_slice("", 0);
 }
 
 /* Does an error begin so? Before Redis 7 that of a command in a script stands behind another. */
@@ -11529,9 +11567,11 @@ typedef struct zc__redis_req {
     zc__redis *r;
     uint64_t begin; /* of the call that it is part of */
     uint64_t until; /* beyond that the caller has no time; 0: he has */
-    const char **argv;
+    const char **argv; /* its words, */
     size_t *len;
     size_t argc, cap;
+    char *text; /*   and what was made for them */
+    size_t text_len, text_cap;
     size_t end[ZC__REDIS_CMDS]; /* of each command, in argv */
     unsigned ncmds;
     unsigned script_at; /* the command that is a script; its first two arguments come at sending */
@@ -11539,7 +11579,6 @@ typedef struct zc__redis_req {
     bool eval;   /* the server has forgotten the script: send its text */
     bool failed; /* out of memory */
     redisReply *reply[ZC__REDIS_CMDS];
-    zc__text text; /* numbers and short keys */
     const char *argv_fixed[40];
     size_t len_fixed[40];
     char text_fixed[768];
@@ -11554,8 +11593,8 @@ static void zc__req_init(zc__redis *r, zc__redis_req *q) {
     q->argv = q->argv_fixed;
     q->len = q->len_fixed;
     q->cap = sizeof q->argv_fixed / sizeof q->argv_fixed[0];
-    q->text.buf = q->text_fixed;
-    q->text.cap = sizeof q->text_fixed;
+    q->text = q->text_fixed;
+    q->text_cap = sizeof q->text_fixed;
     q->script = ZC__NO_SCRIPT;
 }
 
@@ -11566,33 +11605,55 @@ static void zc__req_forget(zc__redis_req *q) {
     }
 }
 
+#define ZC__REQ_WORD (sizeof(char *) + sizeof(size_t))
+
+static void zc__req_free_words(zc__redis_req *q) {
+    if (q->argv != q->argv_fixed) zc__free(&q->r->mem, (void *)q->argv, q->cap * ZC__REQ_WORD);
+}
+static void zc__req_free_text(zc__redis_req *q) {
+    if (q->text != q->text_fixed) zc__free(&q->r->mem, q->text, q->text_cap);
+}
 static void zc__req_free(zc__redis_req *q) {
     zc__req_forget(q);
-    if (q->argv == q->argv_fixed) return;
-    zc__free(&q->r->mem, (void *)q->argv, q->cap * sizeof *q->argv);
-    zc__free(&q->r->mem, q->len, q->cap * sizeof *q->len);
+    zc__req_free_words(q);
+    zc__req_free_text(q);
 }
 
 static bool zc__req_grow(zc__redis_req *q) {
-    const zc__mem *m = &q->r->mem;
     size_t cap = q->cap * 4;
-    const char **argv = (const char **)zc__alloc(m, cap * sizeof *argv);
-    size_t *len = (size_t *)zc__alloc(m, cap * sizeof *len);
-    if (!argv || !len) {
-        zc__free(m, (void *)argv, cap * sizeof *argv);
-        zc__free(m, len, cap * sizeof *len);
-        return false;
-    }
+    const char **argv = (const char **)zc__alloc(&q->r->mem, cap * ZC__REQ_WORD);
+    if (!argv) return false;
+    size_t *len = (size_t *)(void *)(argv + cap);
     memcpy((void *)argv, (const void *)q->argv, q->argc * sizeof *argv);
     memcpy(len, q->len, q->argc * sizeof *len);
-    if (q->argv != q->argv_fixed) {
-        zc__free(m, (void *)q->argv, q->cap * sizeof *q->argv);
-        zc__free(m, q->len, q->cap * sizeof *q->len);
-    }
+    zc__req_free_words(q);
     q->argv = argv;
     q->len = len;
     q->cap = cap;
     return true;
+}
+
+/* The words that are in the text move with it. */
+static bool zc__req_grow_text(zc__redis_req *q, size_t n) {
+    size_t cap = (q->text_cap + n) * 2;
+    char *text = (char *)zc__alloc(&q->r->mem, cap);
+    if (!text) return false;
+    memcpy(text, q->text, q->text_len);
+    for (size_t i = 0; i < q->argc; i++) {
+        uintptr_t at = (uintptr_t)q->argv[i] - (uintptr_t)q->text;
+        if (at < q->text_cap) q->argv[i] = text + at;
+    }
+    zc__req_free_text(q);
+    q->text = text;
+    q->text_cap = cap;
+    return true;
+}
+
+static void zc__req_put(zc__redis_req *q, const void *ptr, size_t n) {
+    if (n > q->text_cap - q->text_len && !zc__req_grow_text(q, n)) q->failed = true;
+    if (q->failed || n == 0) return;
+    memcpy(q->text + q->text_len, ptr, n);
+    q->text_len += n;
 }
 
 static void zc__req_arg(zc__redis_req *q, const void *ptr, size_t n) {
@@ -11601,61 +11662,73 @@ static void zc__req_arg(zc__redis_req *q, const void *ptr, size_t n) {
     q->argv[q->argc] = ptr ? (const char *)ptr : "";
     q->len[q->argc++] = n;
 }
-static void zc__req_str(zc__redis_req *q, const char *s) { zc__req_arg(q, s, strlen(s)); }
+/* A part of a word that is made: %u is a number, %x one as 16 hex digits, %b bytes. */
+static void zc__req_part(zc__redis_req *q, char part, va_list *args) {
+    char digits[20];
+    zc__text t = {digits, sizeof digits, 0};
+    if (part == 'b') {
+        const void *ptr = va_arg(*args, const void *);
+        zc__req_put(q, ptr, va_arg(*args, size_t));
+        return;
+    }
+    uint64_t v = va_arg(*args, uint64_t);
+    if (part == 'u') zc__text_num(&t, v, 1);
+    else zc__redis_hex(digits, v);
+    zc__req_put(q, digits, part == 'u' ? t.len : 16);
+}
 
-/* What was written to q->text since `from` becomes an argument. */
-static void zc__req_text(zc__redis_req *q, size_t from) {
-    ZC__ASSERT(q->text.len <= q->text.cap);
-    zc__req_arg(q, q->text.buf + from, q->text.len - from);
+/* $ stands for the prefix of our keys, @ for NUL. */
+static void zc__req_made(zc__redis_req *q, const char *word, size_t n, va_list *args) {
+    size_t from = q->text_len;
+    for (size_t i = 0; i < n; i++) {
+        if (word[i] == '%') zc__req_part(q, word[++i], args);
+        else if (word[i] == '$') zc__req_put(q, q->r->prefix, q->r->prefix_len);
+        else zc__req_put(q, word[i] == '@' ? "" : word + i, 1);
+    }
+    size_t len = q->text_len - from;
+    zc__req_put(q, "", 1); /* so that a command's name can be said */
+    if (!q->failed) zc__req_arg(q, q->text + from, len);
 }
-static void zc__req_num(zc__redis_req *q, uint64_t v) {
-    size_t from = q->text.len;
-    zc__text_num(&q->text, v, 1);
-    zc__req_text(q, from);
+
+/* Words of a command, each as it stands or made of `args`: uint64_t for a number; for bytes an
+ * address and a size_t. A word that is %b and no more, or %s, a text, is not copied. */
+static void zc__req_words(zc__redis_req *q, const char *words, va_list *args) {
+    for (size_t n; *words; words += n + (words[n] == ' ')) {
+        n = strcspn(words, " ");
+        bool borrowed = n == 2 && words[0] == '%' && (words[1] == 's' || words[1] == 'b');
+        if (!borrowed) {
+            zc__req_made(q, words, n, args);
+            continue;
+        }
+        const char *ptr = va_arg(*args, const char *);
+        zc__req_arg(q, ptr, words[1] == 's' ? strlen(ptr) : va_arg(*args, size_t));
+    }
 }
-static void zc__req_hex(zc__redis_req *q, uint64_t v) {
-    char digits[16];
-    size_t from = q->text.len;
-    zc__redis_hex(digits, v);
-    zc__text_bytes(&q->text, digits, 16);
-    zc__req_text(q, from);
-}
-/* A key of ours with a short name. */
-static void zc__req_key(zc__redis_req *q, const char *name) {
-    size_t from = q->text.len;
-    zc__text_bytes(&q->text, q->r->prefix, q->r->prefix_len);
-    zc__text_str(&q->text, name);
-    zc__req_text(q, from);
-}
-/* <name><16 hex digits> */
-static void zc__req_key_hex(zc__redis_req *q, const char *name, uint64_t id) {
-    char digits[16];
-    size_t from = q->text.len;
-    zc__redis_hex(digits, id);
-    zc__text_bytes(&q->text, q->r->prefix, q->r->prefix_len);
-    zc__text_str(&q->text, name);
-    zc__text_bytes(&q->text, digits, 16);
-    zc__req_text(q, from);
-}
-/* <gen>-<position> */
-static void zc__req_id(zc__redis_req *q, uint64_t gen, uint64_t position) {
-    size_t from = q->text.len;
-    zc__text_num(&q->text, gen, 1);
-    zc__text_str(&q->text, "-");
-    zc__text_num(&q->text, position, 1);
-    zc__req_text(q, from);
+static void zc__req_add(zc__redis_req *q, const char *words, ...) {
+    va_list args;
+    va_start(args, words);
+    zc__req_words(q, words, &args);
+    va_end(args);
 }
 static void zc__req_end(zc__redis_req *q) {
     ZC__ASSERT(q->ncmds < ZC__REDIS_CMDS);
     q->end[q->ncmds++] = q->argc;
 }
+/* A whole command, or the rest of one. */
+static void zc__req_cmd(zc__redis_req *q, const char *words, ...) {
+    va_list args;
+    va_start(args, words);
+    zc__req_words(q, words, &args);
+    va_end(args);
+    zc__req_end(q);
+}
 /* Begins a command that runs a script over `nkeys` keys, which follow. */
 static void zc__req_script(zc__redis_req *q, zc__redis_script s, unsigned nkeys) {
     q->script = s;
     q->script_at = q->ncmds;
-    zc__req_str(q, "");
-    zc__req_str(q, "");
-    zc__req_num(q, nkeys);
+    zc__req_arg(q, "", 0);
+    zc__req_arg(q, "", 0);
+    zc__req_add(q, "%u", (uint64_t)nkeys);
 }
 
 /* ---- what is said. Of the URL only where it leads; of what AUTH is answered only the first word:
@@ -11746,106 +11819,56 @@ static int zc__redis_exchange(zc__redis *r, zc__redis_conn *c, zc__redis_req *q,
     return rc;
 }
 
-/* The value of a line "name:value" of what INFO says; "" if there is none. */
-static zc_bytes zc__redis_info(const redisReply *info, const char *name) {
-    size_t n = strlen(name), i = 0;
-    if (!zc__redis_string(info)) return zc_slice("", 0);
-    while (i < info->len) {
-        const char *line = info->str + i;
-        const char *end = (const char *)memchr(line, '\n', info->len - i);
-        size_t len = end ? (size_t)(end - line) : info->len - i;
-        i += len + 1;
-        if (len && line[len - 1] == '\r') len--;
-        if (len > n && memcmp(line, name, n) == 0 && line[n] == ':')
-            return zc_slice(line + n + 1, len - n - 1);
-    }
-    return zc_slice("", 0);
-}
-
-static void zc__req_cmd2(zc__redis_req *q, const char *a, const char *b) {
-    zc__req_str(q, a);
-    zc__req_str(q, b);
-    zc__req_end(q);
-}
-
-/* A value of what HELLO says: names and values by turns, in both protocols. */
-static zc_bytes zc__redis_hello(const redisReply *hello, const char *name) {
-    if (!zc__redis_is(hello, REDIS_REPLY_ARRAY) && !zc__redis_is(hello, ZC__REDIS_MAP))
-        return zc_slice("", 0);
-    for (size_t i = 0; i + 1 < hello->elements; i += 2) {
-        const redisReply *key = hello->element[i], *value = hello->element[i + 1];
-        if (zc__redis_string(key) && zc__redis_string(value) && strcmp(key->str, name) == 0)
-            return zc_slice(value->str, value->len);
-    }
-    return zc_slice("", 0);
-}
-
-static bool zc__redis_same(zc_bytes a, const char *b) {
-    return a.len == strlen(b) && memcmp(a.ptr, b, a.len) == 0;
-}
-
 /* The digest of the script that marks this run of the server, as the key `run` has it. 0: there is
  * none, or it is of another run. */
 static uint64_t zc__redis_marked(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
-    char sha[41] = "";
+    char sha[41];
     zc__redis_req q;
     zc__req_init(r, &q);
-    zc__req_str(&q, "GET");
-    zc__req_key(&q, "run");
-    zc__req_end(&q);
-    int rc = zc__redis_exchange(r, c, &q, deadline);
-    if (rc == ZC_OK && zc__redis_string(q.reply[0]) && q.reply[0]->len == 40)
-        memcpy(sha, q.reply[0]->str, 41);
+    zc__req_cmd(&q, "GET $run");
+    (void)zc__redis_exchange(r, c, &q, deadline);
+    zc__redis_digest(q.reply[0], sha);
     zc__req_free(&q);
     if (!sha[0]) return 0;
     zc__req_init(r, &q);
-    zc__req_str(&q, "SCRIPT");
-    zc__req_cmd2(&q, "EXISTS", sha);
-    rc = zc__redis_exchange(r, c, &q, deadline);
+    zc__req_cmd(&q, "SCRIPT EXISTS %s", sha);
+    (void)zc__redis_exchange(r, c, &q, deadline);
     const redisReply *got = q.reply[0];
-    bool here = rc == ZC_OK && zc__redis_is(got, REDIS_REPLY_ARRAY) && got->elements == 1 &&
-                zc__redis_is(got->element[0], REDIS_REPLY_INTEGER) && got->element[0]->integer == 1;
+    bool here = zc__redis_array(got, 1) && zc__redis_integer(got->element[0]) == 1;
     zc__req_free(&q);
     return here ? XXH3_64bits(sha, 40) | 1 : 0;
 }
 
 /* Marks this run. 0: it cannot be. */
 static uint64_t zc__redis_mark(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
-    char text[] = "return '0123456789abcdef'";
+    char text[] = "return '0123456789abcdef'", sha[41];
     zc__redis_req q;
-    uint64_t run = 0;
     zc__redis_hex(text + 8, r->io.random(r->io.user));
     zc__req_init(r, &q);
-    zc__req_str(&q, "SCRIPT");
-    zc__req_cmd2(&q, "LOAD", text);
-    int rc = zc__redis_exchange(r, c, &q, deadline);
+    zc__req_cmd(&q, "SCRIPT LOAD %s", text);
+    (void)zc__redis_exchange(r, c, &q, deadline);
     zc__redis_complain(r, "SCRIPT LOAD", q.reply[0]);
-    bool loaded = rc == ZC_OK && zc__redis_string(q.reply[0]) && q.reply[0]->len == 40;
-    char sha[41];
-    if (loaded) memcpy(sha, q.reply[0]->str, 41);
+    zc__redis_digest(q.reply[0], sha);
     zc__req_free(&q);
-    if (!loaded) return 0;
+    if (!sha[0]) return 0;
     zc__req_init(r, &q);
-    zc__req_str(&q, "SET");
-    zc__req_key(&q, "run");
-    zc__req_arg(&q, sha, 40);
-    zc__req_end(&q);
-    rc = zc__redis_exchange(r, c, &q, deadline);
+    zc__req_cmd(&q, "SET $run %s", sha);
+    (void)zc__redis_exchange(r, c, &q, deadline);
     zc__redis_complain(r, "SET", q.reply[0]);
-    if (rc == ZC_OK && zc__redis_is(q.reply[0], REDIS_REPLY_STATUS)) run = XXH3_64bits(sha, 40) | 1;
+    bool marked = zc__redis_is(q.reply[0], REDIS_REPLY_STATUS);
     zc__req_free(&q);
-    return run;
+    return marked ? XXH3_64bits(sha, 40) | 1 : 0;
 }
 
 /* Who the server is, where INFO is refused. */
 static void zc__redis_identify(zc__redis *r, zc__redis_conn *c, const redisReply *hello,
                                uint64_t deadline) {
-    zc_bytes version = zc__redis_hello(hello, "version");
+    zc_bytes version = zc__redis_value(hello, "version");
     bool early = version.len < 2 || (((const char *)version.ptr)[1] == '.' &&
                                      ((const char *)version.ptr)[0] < '7');
     c->run = 0;
     c->fenced = false;
-    c->master = zc__redis_same(zc__redis_hello(hello, "role"), "master");
+    c->master = zc__redis_same(zc__redis_value(hello, "role"), "master");
     if (early || r->replicas) {
         zc__redis_say(r, ZC_LOG_ERROR, "INFO is refused, and needed",
                       zc_str(early ? "the server is older than Redis 7" : "there are replicas"));
@@ -11856,65 +11879,48 @@ static void zc__redis_identify(zc__redis *r, zc__redis_conn *c, const redisReply
 }
 
 /* What the replies of a handshake say about the server; `info`: the first of INFO. */
-static void zc__redis_handshake_read(zc__redis *r, zc__redis_conn *c, const zc__redis_req *q,
-                              unsigned info) {
-    zc_bytes run = zc__redis_info(q->reply[info], "run_id");
-    unsigned scripts = c == &r->reader ? 0 : ZC__REDIS_SCRIPTS;
+static int zc__redis_handshake_read(zc__redis *r, zc__redis_conn *c, const zc__redis_req *q,
+                                    unsigned info, uint64_t deadline) {
+    const redisReply *server = q->reply[info];
+    zc_bytes run = zc__redis_info(server, "run_id");
+    for (unsigned i = 0; i < info; i++) {
+        zc__redis_complain(r, r->password && i == 0 ? "AUTH" : "SELECT", q->reply[i]);
+        int rc = zc__redis_error(q->reply[i]);
+        if (rc != ZC_OK) return rc;
+    }
     c->run = run.len ? XXH3_64bits(run.ptr, run.len) | 1 : 0;
     c->master = zc__redis_same(zc__redis_info(q->reply[info + 1], "role"), "master");
     c->fenced = zc__redis_info(q->reply[info + 1], "min_slaves_good_slaves").len != 0;
-    for (unsigned i = 0; i < scripts; i++) {
-        const redisReply *sha = q->reply[info + 2 + i];
-        bool good = zc__redis_string(sha) && sha->len == 40;
-        memcpy(c->sha[i], good ? sha->str : "", good ? 41 : 1);
+    for (unsigned i = info + 2; i < q->ncmds - 1; i++)
+        zc__redis_digest(q->reply[i], c->sha[i - info - 2]);
+    if (zc__redis_is(server, REDIS_REPLY_ERROR) && zc__redis_starts(server, "NOAUTH")) {
+        zc__redis_complain(r, "INFO", server);
+        return ZC_E_STORE;
     }
+    if (zc__redis_is(server, REDIS_REPLY_ERROR))
+        zc__redis_identify(r, c, q->reply[q->ncmds - 1], deadline);
+    if (!c->link) return ZC_E_STORE;
+    if (!r->master || c->master) return ZC_OK;
+    zc__redis_say(r, ZC_LOG_WARN, "the Sentinel's news is old", zc_str("no master there"));
+    return ZC_E_STORE;
 }
 
 /* Who are we, which database, who is the server, the scripts, the protocol: one round trip. */
 static int zc__redis_handshake(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
     zc__redis_req q;
     zc__req_init(r, &q);
-    if (r->password) {
-        zc__req_str(&q, "AUTH");
-        if (r->user) zc__req_str(&q, r->user);
-        zc__req_str(&q, r->password);
-        zc__req_end(&q);
-    }
-    if (r->db) {
-        zc__req_str(&q, "SELECT");
-        zc__req_num(&q, r->db);
-        zc__req_end(&q);
-    }
-    unsigned info = q.ncmds;
-    zc__req_cmd2(&q, "INFO", "server");
-    zc__req_cmd2(&q, "INFO", "replication");
-    unsigned scripts = c == &r->reader ? 0 : ZC__REDIS_SCRIPTS;
-    for (unsigned i = 0; i < scripts; i++) {
-        zc__req_str(&q, "SCRIPT");
-        zc__req_cmd2(&q, "LOAD", zc__redis_script_text((zc__redis_script)i));
-    }
-    zc__req_cmd2(&q, "HELLO", HIREDIS_MAJOR >= 1 ? "3" : "2"); /* if not, RESP2 */
+    if (r->password && r->user) zc__req_cmd(&q, "AUTH %s %s", r->user, r->password);
+    else if (r->password) zc__req_cmd(&q, "AUTH %s", r->password);
+    if (r->db) zc__req_cmd(&q, "SELECT %u", (uint64_t)r->db);
+    unsigned info = q.ncmds, scripts = c == &r->reader ? 0 : ZC__REDIS_SCRIPTS;
+    zc__req_cmd(&q, "INFO server");
+    zc__req_cmd(&q, "INFO replication");
+    for (unsigned i = 0; i < scripts; i++)
+        zc__req_cmd(&q, "SCRIPT LOAD %s", zc__redis_script_text((zc__redis_script)i));
+    zc__req_cmd(&q, HIREDIS_MAJOR >= 1 ? "HELLO 3" : "HELLO 2"); /* if not, RESP2 */
     int rc = zc__redis_exchange(r, c, &q, deadline);
     zc__redis_unreachable(r, rc);
-    for (unsigned i = 0; i < info && rc == ZC_OK; i++) {
-        zc__redis_complain(r, r->password && i == 0 ? "AUTH" : "SELECT", q.reply[i]);
-        rc = zc__redis_error(q.reply[i]);
-    }
-    if (rc == ZC_OK) {
-        const redisReply *server = q.reply[info];
-        zc__redis_handshake_read(r, c, &q, info);
-        if (zc__redis_is(server, REDIS_REPLY_ERROR) && zc__redis_starts(server, "NOAUTH")) {
-            zc__redis_complain(r, "INFO", server);
-            rc = ZC_E_STORE;
-        } else if (zc__redis_is(server, REDIS_REPLY_ERROR)) {
-            zc__redis_identify(r, c, q.reply[q.ncmds - 1], deadline);
-            if (!c->link) rc = ZC_E_STORE;
-        }
-        if (rc == ZC_OK && r->master && !c->master) {
-            zc__redis_say(r, ZC_LOG_WARN, "the Sentinel's news is old", zc_str("no master there"));
-            rc = ZC_E_STORE;
-        }
-    }
+    if (rc == ZC_OK) rc = zc__redis_handshake_read(r, c, &q, info, deadline);
     zc__req_free(&q);
     if (rc != ZC_OK) zc__redis_drop(r, c);
     return rc;
@@ -11950,14 +11956,13 @@ static int zc__redis_ask_sentinel(zc__redis *r, const zc__redis_addr *sentinel, 
     int rc = zc__redis_link_to(r, &c, sentinel, deadline);
     if (rc != ZC_OK) return rc;
     zc__req_init(r, &q);
-    zc__req_str(&q, "SENTINEL");
-    zc__req_cmd2(&q, "GET-MASTER-ADDR-BY-NAME", r->master);
+    zc__req_cmd(&q, "SENTINEL GET-MASTER-ADDR-BY-NAME %s", r->master);
     rc = zc__redis_exchange(r, &c, &q, deadline);
     const redisReply *got = q.reply[0];
     uint64_t port;
     if (rc == ZC_OK &&
-        (!zc__redis_is(got, REDIS_REPLY_ARRAY) || got->elements != 2 ||
-         !zc__redis_string(got->element[0]) || !zc__redis_string(got->element[1]) ||
+        (!zc__redis_array(got, 2) || !zc__redis_string(got->element[0]) ||
+         !zc__redis_string(got->element[1]) ||
          !zc__redis_number(got->element[1]->str, got->element[1]->len, &port) ||
          !zc__redis_addr_set(at, got->element[0]->str, got->element[0]->len, port)))
         rc = ZC_E_STORE;
@@ -12226,28 +12231,14 @@ static int zc__redis_call(zc__redis *r, zc__redis_req *q, uint64_t extra, uint64
 
 /* ---- the storage */
 
+static unsigned zc__redis_shard_index(const zc__redis *r, zc_bytes key) {
+    return r->nshards == 1 ? 0 : (unsigned)(XXH3_64bits(key.ptr, key.len) % r->nshards);
+}
+
 /* The shard of a record. `user`: the first. */
 static zc__redis *zc__redis_shard_of(void *user, zc_bytes key) {
     zc__redis *r = (zc__redis *)user;
-    if (r->nshards == 1) return r;
-    return (zc__redis *)r->shards[XXH3_64bits(key.ptr, key.len) % r->nshards];
-}
-
-/* {prefix}:<middle><key>, to be freed with zc__buf_free(). */
-static bool zc__redis_key(zc__redis *r, zc__buf *b, const char *middle, size_t n, zc_bytes key) {
-    if (!zc__buf_reserve(&r->mem, b, r->prefix_len + n + key.len)) return false;
-    memcpy(b->ptr + b->size, r->prefix, r->prefix_len);
-    memcpy(b->ptr + b->size + r->prefix_len, middle, n);
-    if (key.len) memcpy(b->ptr + b->size + r->prefix_len + n, key.ptr, key.len);
-    b->size += r->prefix_len + n + key.len;
-    return true;
-}
-
-static bool zc__redis_record_key(zc__redis *r, zc__buf *b, uint64_t era, zc_bytes key) {
-    char middle[17];
-    zc__redis_hex(middle, era);
-    middle[16] = ':';
-    return zc__redis_key(r, b, middle, sizeof middle, key);
+    return (zc__redis *)r->shards[zc__redis_shard_index(r, key)];
 }
 
 /* Makes an era if there is none, and learns it. */
@@ -12256,14 +12247,8 @@ static int zc__redis_new_era(zc__redis *r, bool replace, uint64_t begin) {
     uint64_t era = 0;
     zc__req_init(r, &q);
     q.begin = begin;
-    zc__req_str(&q, "SET");
-    zc__req_key(&q, "era");
-    zc__req_hex(&q, r->io.random(r->io.user));
-    if (!replace) zc__req_str(&q, "NX");
-    zc__req_end(&q);
-    zc__req_str(&q, "GET");
-    zc__req_key(&q, "era");
-    zc__req_end(&q);
+    zc__req_cmd(&q, replace ? "SET $era %x" : "SET $era %x NX", r->io.random(r->io.user));
+    zc__req_cmd(&q, "GET $era");
     int rc = zc__redis_call(r, &q, 0, 0);
     if (rc == ZC_OK) rc = zc__redis_error(q.reply[0]);
     if (rc == ZC_OK && (!zc__redis_string(q.reply[1]) ||
@@ -12289,121 +12274,88 @@ static int zc__redis_era(zc__redis *r, const redisReply *said, uint64_t era, uin
 
 #define ZC__REDIS_ERAS 4 /* tries while others clear */
 
-static int zc__redis_many(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
-                          int *results, uint64_t begin) {
+/* Gets those of the records that are in this shard. */
+static int zc__redis_get_once(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
+                              int *results, uint64_t begin) {
     uint64_t era = zc__atomic_load_acq(&r->era);
+    size_t here = 0;
     zc__redis_req q;
-    zc__buf text;
-    size_t total = 0;
-    memset(&text, 0, sizeof text);
-    for (size_t i = 0; i < n; i++) total += r->prefix_len + 17 + keys[i].len;
-    if (!zc__buf_reserve(&r->mem, &text, total)) return ZC_E_NOMEM;
     zc__req_init(r, &q);
     q.begin = begin;
     q.until = sinks[0]->until;
-    zc__req_str(&q, "MGET");
-    zc__req_key(&q, "era");
+    zc__req_add(&q, "MGET $era");
     for (size_t i = 0; i < n; i++) {
-        size_t from = text.size;
-        (void)zc__redis_record_key(r, &text, era, keys[i]);
-        zc__req_arg(&q, text.ptr + from, text.size - from);
+        if (zc__redis_shard_index(r, keys[i]) != r->shard) continue;
+        zc__req_add(&q, "$%x:%b", era, keys[i].ptr, keys[i].len);
+        here++;
     }
     zc__req_end(&q);
-    int rc = zc__redis_call(r, &q, 0, 0);
-    zc__buf_free(&r->mem, &text);
+    int rc = here ? zc__redis_call(r, &q, 0, 0) : ZC_OK;
     const redisReply *got = q.reply[0];
-    if (rc == ZC_OK) rc = zc__redis_error(got);
-    if (rc == ZC_OK && (!zc__redis_is(got, REDIS_REPLY_ARRAY) || got->elements != n + 1))
-        rc = ZC_E_CORRUPT;
-    if (rc == ZC_OK) rc = zc__redis_era(r, got->element[0], era, begin);
-    for (size_t i = 0; i < n && rc == ZC_OK; i++) {
-        const redisReply *v = got->element[i + 1];
+    if (here && rc == ZC_OK) rc = zc__redis_error(got);
+    if (here && rc == ZC_OK && !zc__redis_array(got, here + 1)) rc = ZC_E_CORRUPT;
+    if (here && rc == ZC_OK) rc = zc__redis_era(r, got->element[0], era, begin);
+    for (size_t i = 0, at = 0; at < here && rc == ZC_OK; i++) {
+        if (zc__redis_shard_index(r, keys[i]) != r->shard) continue;
+        const redisReply *v = got->element[++at];
         results[i] = zc__redis_string(v) ? zc_sink_write(sinks[i], v->str, v->len) : ZC_MISS;
     }
     zc__req_free(&q);
     return rc;
 }
 
-static int zc__redis_get_these(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
-                               int *results, uint64_t begin) {
+static int zc__redis_get_here(zc__redis *r, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
+                              int *results, uint64_t begin) {
     int rc = ZC_RETRY;
     for (int i = 0; i < ZC__REDIS_ERAS && rc == ZC_RETRY; i++)
-        rc = zc__redis_many(r, keys, n, sinks, results, begin);
+        rc = zc__redis_get_once(r, keys, n, sinks, results, begin);
     return rc == ZC_RETRY ? ZC_E_STORE : rc;
 }
 
 static int zc__redis_get(void *user, zc_bytes key, zc_sink *sink) {
     zc__redis *r = zc__redis_shard_of(user, key);
     int result = ZC_MISS;
-    int rc = zc__redis_get_these(r, &key, 1, &sink, &result, zc__redis_now(r));
+    int rc = zc__redis_get_here(r, &key, 1, &sink, &result, zc__redis_now(r));
     return rc == ZC_OK ? result : rc;
 }
 
 /* Shard by shard. */
 static int zc__redis_get_many(void *user, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
                               int *results) {
-    zc__redis *r = (zc__redis *)user;
-    int rc = ZC_OK;
+    const zc__redis *r = (const zc__redis *)user;
     uint64_t begin = zc__redis_now(r);
-    if (r->nshards == 1) return zc__redis_get_these(r, keys, n, sinks, results, begin);
-    size_t size = n * (sizeof(zc_bytes) + sizeof(zc_sink *) + sizeof(size_t) + sizeof(int));
-    zc_bytes *some = (zc_bytes *)zc__alloc(&r->mem, size);
-    if (!some) return ZC_E_NOMEM;
-    zc_sink **to = (zc_sink **)(void *)(some + n);
-    size_t *at = (size_t *)(void *)(to + n);
-    int *got = (int *)(void *)(at + n);
-    for (unsigned s = 0; s < r->nshards && rc == ZC_OK; s++) {
-        size_t count = 0;
-        for (size_t i = 0; i < n; i++) {
-            if (zc__redis_shard_of(r, keys[i]) != r->shards[s]) continue;
-            some[count] = keys[i];
-            to[count] = sinks[i];
-            at[count++] = i;
-        }
-        if (count) rc = zc__redis_get_these((zc__redis *)r->shards[s], some, count, to, got, begin);
-        for (size_t i = 0; i < count && rc == ZC_OK; i++) results[at[i]] = got[i];
-    }
-    zc__free(&r->mem, some, size);
+    int rc = ZC_OK;
+    for (unsigned i = 0; i < r->nshards && rc == ZC_OK; i++)
+        rc = zc__redis_get_here((zc__redis *)r->shards[i], keys, n, sinks, results, begin);
     return rc;
 }
 
-/* One command on a record's key, with GET era before it. `ms`: PX or PEXPIRE; 0: none. */
-static int zc__redis_write_once(zc__redis *r, const char *cmd, zc_bytes key, const zc_bytes *record,
-                                uint64_t ms, uint64_t begin) {
+/* Writes a record; NULL: lets it live for `ms` from now, or deletes it if that is 0. */
+static int zc__redis_write_once(zc__redis *r, zc_bytes key, const zc_bytes *record, uint64_t ms,
+                                uint64_t begin) {
     uint64_t era = zc__atomic_load_acq(&r->era);
     zc__redis_req q;
-    zc__buf name;
-    memset(&name, 0, sizeof name);
-    if (!zc__redis_record_key(r, &name, era, key)) return ZC_E_NOMEM;
     zc__req_init(r, &q);
     q.begin = begin;
-    zc__req_str(&q, "GET");
-    zc__req_key(&q, "era");
-    zc__req_end(&q);
-    zc__req_str(&q, cmd);
-    zc__req_arg(&q, name.ptr, name.size);
-    if (record) {
-        zc__req_arg(&q, record->ptr, record->len);
-        zc__req_str(&q, "PX");
-    }
-    if (ms) zc__req_num(&q, ms);
+    zc__req_cmd(&q, "GET $era");
+    zc__req_add(&q, record ? "SET" : ms ? "PEXPIRE" : "UNLINK");
+    zc__req_add(&q, "$%x:%b", era, key.ptr, key.len);
+    if (record) zc__req_add(&q, "%b PX", record->ptr, record->len);
+    if (ms) zc__req_add(&q, "%u", ms);
     zc__req_end(&q);
     int rc = zc__redis_call(r, &q, 0, 0);
     if (rc == ZC_OK) rc = zc__redis_era(r, q.reply[0], era, begin);
     if (rc == ZC_OK) rc = zc__redis_error(q.reply[1]);
-    if (rc == ZC_OK && zc__redis_is(q.reply[1], REDIS_REPLY_INTEGER) && q.reply[1]->integer == 0)
-        rc = ZC_MISS;
+    if (rc == ZC_OK && zc__redis_integer(q.reply[1]) == 0) rc = ZC_MISS;
     zc__req_free(&q);
-    zc__buf_free(&r->mem, &name);
     return rc;
 }
 
-static int zc__redis_write(zc__redis *r, const char *cmd, zc_bytes key, const zc_bytes *record,
-                           uint64_t ms) {
+static int zc__redis_write(zc__redis *r, zc_bytes key, const zc_bytes *record, uint64_t ms) {
     uint64_t begin = zc__redis_now(r);
     int rc = ZC_RETRY;
     for (int i = 0; i < ZC__REDIS_ERAS && rc == ZC_RETRY; i++)
-        rc = zc__redis_write_once(r, cmd, key, record, ms, begin);
+        rc = zc__redis_write_once(r, key, record, ms, begin);
     return rc == ZC_RETRY ? ZC_E_STORE : rc;
 }
 
@@ -12417,14 +12369,14 @@ static uint64_t zc__redis_ttl_ms(const zc__redis *r, uint64_t expires_ms) {
 
 static int zc__redis_put(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
     zc__redis *r = zc__redis_shard_of(user, key);
-    return zc__redis_write(r, "SET", key, &record, zc__redis_ttl_ms(r, expires_ms));
+    return zc__redis_write(r, key, &record, zc__redis_ttl_ms(r, expires_ms));
 }
 static int zc__redis_del(void *user, zc_bytes key) {
-    return zc__redis_write(zc__redis_shard_of(user, key), "UNLINK", key, NULL, 0);
+    return zc__redis_write(zc__redis_shard_of(user, key), key, NULL, 0);
 }
 static int zc__redis_touch(void *user, zc_bytes key, uint64_t expires_ms) {
     zc__redis *r = zc__redis_shard_of(user, key);
-    return zc__redis_write(r, "PEXPIRE", key, NULL, zc__redis_ttl_ms(r, expires_ms));
+    return zc__redis_write(r, key, NULL, zc__redis_ttl_ms(r, expires_ms));
 }
 static int zc__redis_clear(void *user) {
     const zc__redis *r = (const zc__redis *)user;
@@ -12435,32 +12387,22 @@ static int zc__redis_clear(void *user) {
     return rc;
 }
 
-/* SET NX for a lock that is new, a script for one that is ours: *token (0: new) says whose. */
+/* SET NX for a lock that is new, a script for one that is ours. */
 static int zc__redis_lock_call(zc__redis *r, zc_bytes key, zc__redis_script script, uint64_t token,
                                uint64_t ms) {
     zc__redis_req q;
-    zc__buf name;
-    memset(&name, 0, sizeof name);
-    if (!zc__redis_key(r, &name, "lock:", 5, key)) return ZC_E_NOMEM;
     zc__req_init(r, &q);
-    if (script == ZC__NO_SCRIPT) zc__req_str(&q, "SET");
+    if (script == ZC__NO_SCRIPT) zc__req_add(&q, "SET");
     else zc__req_script(&q, script, 1);
-    zc__req_arg(&q, name.ptr, name.size);
-    zc__req_hex(&q, token);
-    if (script == ZC__NO_SCRIPT) {
-        zc__req_str(&q, "NX");
-        zc__req_str(&q, "PX");
-    }
-    if (ms) zc__req_num(&q, ms);
-    zc__req_end(&q);
+    zc__req_add(&q, "$lock:%b %x", key.ptr, key.len, token);
+    if (script == ZC__NO_SCRIPT) zc__req_add(&q, "NX PX");
+    zc__req_cmd(&q, "%u", ms);
     int rc = zc__redis_call(r, &q, 0, 0);
     const redisReply *got = q.reply[0];
     if (rc == ZC_OK) rc = zc__redis_error(got);
-    if (rc == ZC_OK && !zc__redis_is(got, REDIS_REPLY_STATUS) &&
-        !(zc__redis_is(got, REDIS_REPLY_INTEGER) && got->integer))
+    if (rc == ZC_OK && !zc__redis_is(got, REDIS_REPLY_STATUS) && zc__redis_integer(got) <= 0)
         rc = ZC_MISS;
     zc__req_free(&q);
-    zc__buf_free(&r->mem, &name);
     return rc;
 }
 
@@ -12498,18 +12440,11 @@ typedef struct zc__redis_entry {
 } zc__redis_entry;
 
 static bool zc__redis_entry_read(const redisReply *e, zc__redis_entry *out) {
-    memset(out, 0, sizeof *out);
-    if (!zc__redis_is(e, REDIS_REPLY_ARRAY) || e->elements != 2) return false;
-    if (!zc__redis_id(e->element[0], &out->gen, &out->position)) return false;
-    const redisReply *f = e->element[1];
-    if (!zc__redis_is(f, REDIS_REPLY_ARRAY)) return false;
-    for (size_t i = 0; i + 1 < f->elements; i += 2) {
-        const redisReply *name = f->element[i], *value = f->element[i + 1];
-        if (!zc__redis_string(name) || !zc__redis_string(value) || name->len != 1) continue;
-        if (name->str[0] == 'n') out->nonce = XXH3_64bits(value->str, value->len);
-        if (name->str[0] == 't') out->tags = zc_slice(value->str, value->len);
-    }
-    return true;
+    if (!zc__redis_array(e, 2) || !zc__redis_is(e->element[1], REDIS_REPLY_ARRAY)) return false;
+    zc_bytes nonce = zc__redis_value(e->element[1], "n");
+    out->nonce = XXH3_64bits(nonce.ptr, nonce.len);
+    out->tags = zc__redis_value(e->element[1], "t");
+    return zc__redis_id(e->element[0], &out->gen, &out->position);
 }
 
 /* The number of packed tags; 0: everything, and what cannot be read is taken for that. */
@@ -12541,23 +12476,16 @@ static int zc__redis_entry_deliver(zc__redis *r, const zc__redis_entry *e, zc_bu
     return rc;
 }
 
-/* What the bus is attached to; a copy, because another thread may attach anew meanwhile. */
-typedef struct zc__redis_log {
-    uint64_t gen, run, replid;
-} zc__redis_log;
-
+/* A copy, because another thread may attach anew meanwhile. */
 static zc__redis_log zc__redis_attached(zc__redis *r) {
-    zc__redis_log log;
     zc__spin_lock(&r->state);
-    log.gen = r->gen;
-    log.run = r->run;
-    log.replid = r->replid;
+    zc__redis_log log = r->attached;
     zc__spin_unlock(&r->state);
     return log;
 }
 
 static bool zc__redis_is_attached(const zc__redis *r, zc__redis_log log) {
-    return r->gen == log.gen && r->run == log.run && r->replid == log.replid;
+    return memcmp(&r->attached, &log, sizeof log) == 0;
 }
 
 /* Several may be at it, and who is behind must not take the place of what is newer. ZC_RETRY: this
@@ -12617,19 +12545,13 @@ static int zc__redis_log_error(const redisReply *reply) {
 
 /* A small write: refused by a master that its replicas have left. */
 static void zc__req_fence(zc__redis *r, zc__redis_req *q) {
-    if (!r->replicas) return;
-    zc__req_str(q, "SET");
-    zc__req_key(q, "fence");
-    zc__req_hex(q, r->node);
-    zc__req_str(q, "PX");
-    zc__req_num(q, 60000);
-    zc__req_end(q);
+    if (r->replicas) zc__req_cmd(q, "SET $fence %x PX 60000", r->node);
 }
 
 /* With replicas a server may be a master twice, with the same run id, and have lost entries in
  * between. Its replication id is another one then, also where a connection has outlived that. */
 static void zc__req_replid(zc__redis *r, zc__redis_req *q) {
-    if (r->replicas) zc__req_cmd2(q, "INFO", "replication");
+    if (r->replicas) zc__req_cmd(q, "INFO replication");
 }
 
 /* What it says, as the i-th reply; 0: not asked, or not told. */
@@ -12639,21 +12561,10 @@ static uint64_t zc__redis_replid(const zc__redis *r, const zc__redis_req *q, uns
     return id.len ? XXH3_64bits(id.ptr, id.len) | 1 : 0;
 }
 
-static void zc__req_log_keys(zc__redis_req *q) {
-    zc__req_key(q, "log");
-    zc__req_key(q, "tags");
-    zc__req_key(q, "tags2");
-}
-
+/* What identifies an entry, and the time. */
 static void zc__req_nonce(zc__redis *r, zc__redis_req *q) {
-    char node[16];
-    size_t from = q->text.len;
-    zc__redis_hex(node, r->node);
-    zc__text_bytes(&q->text, node, 16);
-    zc__text_str(&q->text, ".");
-    zc__text_num(&q->text, zc__atomic_add_rlx(&r->count, (uint64_t)1), 1);
-    zc__req_text(q, from);
-    zc__req_num(q, zc__wall(&r->clock) / ZC_MILLISECOND);
+    uint64_t count = zc__atomic_add_rlx(&r->count, (uint64_t)1);
+    zc__req_add(q, "%x.%u %u", r->node, count, zc__wall(&r->clock) / ZC_MILLISECOND);
 }
 
 /* A new log's generation: random, and tells how many shards there are. */
@@ -12671,8 +12582,7 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     zc__req_fence(r, &q);
     zc__req_replid(r, &q); /* first: a record must not seem to be of a later history than it is */
     zc__req_script(&q, ZC__GENESIS, 3);
-    zc__req_log_keys(&q);
-    zc__req_num(&q, zc__redis_new_gen(r));
+    zc__req_add(&q, "$log $tags $tags2 %u", zc__redis_new_gen(r));
     zc__req_nonce(r, &q);
     zc__req_end(&q);
     /* Over a new connection of the reader's: an old one may lead to a master of the past, and what
@@ -12692,9 +12602,7 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     *identity = XXH3_64bits(&log, sizeof log) | 1;
     *position = e.position;
     zc__spin_lock(&r->state);
-    r->gen = log.gen;
-    r->run = log.run;
-    r->replid = log.replid;
+    r->attached = log;
     memset(r->nonce_at, 0, sizeof r->nonce_at);
     zc__spin_unlock(&r->state);
     return zc__redis_remember(r, log, &e);
@@ -12702,19 +12610,16 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
 
 /* The entries of the one stream that XREAD tells of: [[key, entries]], or a map. NULL: a lie. */
 static const redisReply *zc__redis_stream_entries(const redisReply *news) {
-    if (zc__redis_is(news, REDIS_REPLY_ARRAY) && news->elements == 1) {
-        news = news->element[0];
-        if (!zc__redis_is(news, REDIS_REPLY_ARRAY)) return NULL;
-    } else if (!zc__redis_is(news, ZC__REDIS_MAP)) {
-        return NULL;
-    }
-    bool good = news->elements == 2 && zc__redis_is(news->element[1], REDIS_REPLY_ARRAY);
-    return good ? news->element[1] : NULL;
+    if (zc__redis_array(news, 1)) news = news->element[0];
+    else if (!zc__redis_is(news, ZC__REDIS_MAP)) return NULL;
+    bool pair = (zc__redis_array(news, 2) || zc__redis_is(news, ZC__REDIS_MAP)) &&
+                news->elements == 2 && zc__redis_is(news->element[1], REDIS_REPLY_ARRAY);
+    return pair ? news->element[1] : NULL;
 }
 
 /* The position of the last entry that was appended, whether it is still there or not. */
 static bool zc__redis_newest(const redisReply *reply, uint64_t *newest) {
-    if (!zc__redis_is(reply, REDIS_REPLY_ARRAY) || reply->elements != 1) return false;
+    if (!zc__redis_array(reply, 1)) return false;
     const redisReply *v = reply->element[0];
     return zc__redis_string(v) && zc__redis_number(v->str, v->len, newest);
 }
@@ -12725,7 +12630,7 @@ static int zc__redis_read_result(zc__redis *r, zc__redis_log log, redisReply *co
     const redisReply *news = replies[1], *cursor = replies[2];
     uint64_t newest;
     if (!zc__redis_newest(replies[0], &newest)) return ZC_RETRY;
-    if (!zc__redis_is(cursor, REDIS_REPLY_ARRAY) || cursor->elements != 1) return ZC_RETRY;
+    if (!zc__redis_array(cursor, 1)) return ZC_RETRY;
     int proof = zc__redis_at_cursor(r, log, cursor->element[0], position);
     if (proof == ZC_RETRY) return proof;
     if (zc__redis_is(news, REDIS_REPLY_NIL)) return newest <= position ? proof : ZC_RETRY;
@@ -12747,26 +12652,11 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
     q.until = sink->until;
     zc__req_fence(r, &q);
     unsigned first = q.ncmds;
-    zc__req_str(&q, "HMGET");
-    zc__req_key(&q, "tags");
-    zc__req_arg(&q, "\0n", 2);
-    zc__req_end(&q);
-    zc__req_str(&q, "XREAD");
-    zc__req_str(&q, "COUNT");
-    zc__req_num(&q, ZC__REDIS_BATCH);
-    if (ms) {
-        zc__req_str(&q, "BLOCK");
-        zc__req_num(&q, ms);
-    }
-    zc__req_str(&q, "STREAMS");
-    zc__req_key(&q, "log");
-    zc__req_id(&q, log.gen, position);
-    zc__req_end(&q);
-    zc__req_str(&q, "XRANGE");
-    zc__req_key(&q, "log");
-    zc__req_id(&q, log.gen, position);
-    zc__req_id(&q, log.gen, position);
-    zc__req_end(&q);
+    zc__req_cmd(&q, "HMGET $tags @n");
+    zc__req_add(&q, "XREAD COUNT %u", ZC__REDIS_BATCH);
+    if (ms) zc__req_add(&q, "BLOCK %u", ms);
+    zc__req_cmd(&q, "STREAMS $log %u-%u", log.gen, position);
+    zc__req_cmd(&q, "XRANGE $log %u-%u %u-%u", log.gen, position, log.gen, position);
     zc__req_replid(r, &q); /* last: so what was read is of that history */
     int rc = zc__redis_bus_rc(pool ? zc__redis_call(r, &q, 0, log.run)
                                    : zc__redis_send(r, &r->reader, &q, ms * ZC_MILLISECOND));
@@ -12852,15 +12742,8 @@ static bool zc__redis_arm_wakeup(zc__redis *r, uint64_t position) {
     if (!r->wakeup.link && zc__redis_connect(r, &r->wakeup, now + r->timeout) != ZC_OK)
         return false;
     zc__req_init(r, &q);
-    zc__req_str(&q, "XREAD");
-    zc__req_str(&q, "COUNT");
-    zc__req_str(&q, "1");
-    zc__req_str(&q, "BLOCK");
-    zc__req_num(&q, ZC__REDIS_WAKEUP);
-    zc__req_str(&q, "STREAMS");
-    zc__req_key(&q, "log");
-    zc__req_id(&q, log.gen, position);
-    zc__req_end(&q);
+    zc__req_cmd(&q, "XREAD COUNT 1 BLOCK %u STREAMS $log %u-%u", (uint64_t)ZC__REDIS_WAKEUP,
+                log.gen, position);
     bool sent = !q.failed && zc__redis_append_cmd(r, &r->wakeup, &q, 0) == ZC_OK;
     zc__req_free(&q);
     r->wakeup_gen = log.gen;
@@ -12920,41 +12803,21 @@ static void zc__redis_wait(void *user, const uint64_t *positions, uint64_t wait)
 /* Is what was appended safe? */
 static bool zc__redis_is_durable(const zc__redis *r, const redisReply *wait,
                                  const redisReply *config) {
-    if (r->replicas)
-        return zc__redis_is(wait, REDIS_REPLY_INTEGER) && wait->integer >= (long long)r->replicas;
-    if (zc__redis_is(wait, REDIS_REPLY_ARRAY) && wait->elements == 2) {
-        const redisReply *local = wait->element[0];
-        return zc__redis_is(local, REDIS_REPLY_INTEGER) && local->integer >= 1;
-    }
-    if (!zc__redis_is(config, REDIS_REPLY_ARRAY) && !zc__redis_is(config, ZC__REDIS_MAP))
-        return false;
-    unsigned good = 0;
-    for (size_t i = 0; i + 1 < config->elements; i += 2) {
-        const redisReply *name = config->element[i], *value = config->element[i + 1];
-        if (!zc__redis_string(name) || !zc__redis_string(value)) return false;
-        if (!strcmp(name->str, "appendonly") && !strcmp(value->str, "yes")) good |= 1;
-        if (!strcmp(name->str, "appendfsync") && !strcmp(value->str, "always")) good |= 2;
-    }
-    return good == 3;
+    if (r->replicas) return zc__redis_integer(wait) >= (long long)r->replicas;
+    if (zc__redis_array(wait, 2)) return zc__redis_integer(wait->element[0]) >= 1;
+    return zc__redis_same(zc__redis_value(config, "appendonly"), "yes") &&
+           zc__redis_same(zc__redis_value(config, "appendfsync"), "always");
 }
 
 /* WAIT for the replicas; or, without any, WAITAOF (from Redis 7.2) and how the disk is written. */
 static void zc__req_durable(zc__redis *r, zc__redis_req *q) {
     uint64_t ms = r->timeout / ZC_MILLISECOND + 1;
     if (r->replicas) {
-        zc__req_str(q, "WAIT");
-        zc__req_num(q, r->replicas);
-        zc__req_num(q, ms);
-        zc__req_end(q);
+        zc__req_cmd(q, "WAIT %u %u", (uint64_t)r->replicas, ms);
         return;
     }
-    zc__req_str(q, "WAITAOF");
-    zc__req_str(q, "1");
-    zc__req_str(q, "0");
-    zc__req_num(q, ms);
-    zc__req_end(q);
-    zc__req_str(q, "CONFIG");
-    zc__req_cmd2(q, "GET", "append*");
+    zc__req_cmd(q, "WAITAOF 1 0 %u", ms);
+    zc__req_cmd(q, "CONFIG GET append*");
 }
 
 /* What the script and XRANGE from the cursor say. The entry may have been deleted in between. */
@@ -12992,21 +12855,12 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     zc__req_init(r, &q);
     q.until = sink->until;
     zc__req_script(&q, ZC__APPEND, 3);
-    zc__req_log_keys(&q);
-    zc__req_num(&q, log.gen);
+    zc__req_add(&q, "$log $tags $tags2 %u", log.gen);
     zc__req_nonce(r, &q);
-    zc__req_arg(&q, packed.ptr, packed.size);
-    zc__req_num(&q, r->log_length);
-    zc__req_num(&q, r->max_tags / 2 + 4);
+    zc__req_add(&q, "%b %u %u", packed.ptr, packed.size, r->log_length, r->max_tags / 2 + 4);
     for (size_t i = 0; i < n; i++) zc__req_arg(&q, tags[i].ptr, tags[i].len);
     zc__req_end(&q);
-    zc__req_str(&q, "XRANGE");
-    zc__req_key(&q, "log");
-    zc__req_id(&q, log.gen, position);
-    zc__req_str(&q, "+");
-    zc__req_str(&q, "COUNT");
-    zc__req_num(&q, ZC__REDIS_BATCH + 1);
-    zc__req_end(&q);
+    zc__req_cmd(&q, "XRANGE $log %u-%u + COUNT %u", log.gen, position, ZC__REDIS_BATCH + 1);
     if (durable) zc__req_durable(r, &q);
     zc__req_replid(r, &q);
     int rc = zc__redis_bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, log.run));
@@ -13023,12 +12877,9 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     return rc;
 }
 
-static void zc__req_versions(zc__redis_req *q, const char *hash, const zc_bytes *paths, size_t n) {
-    zc__req_str(q, "HMGET");
-    zc__req_key(q, hash);
-    zc__req_arg(q, "\0g", 2);
-    zc__req_arg(q, "\0f", 2);
-    zc__req_arg(q, "\0s", 2);
+static void zc__req_versions(zc__redis_req *q, const char *command, const zc_bytes *paths,
+                             size_t n) {
+    zc__req_add(q, command);
     for (size_t i = 0; i < n; i++) zc__req_arg(q, paths[i].ptr, paths[i].len);
     zc__req_end(q);
 }
@@ -13045,9 +12896,7 @@ static int zc__redis_versions_read(zc__redis_log log, const redisReply *young,
                                    const redisReply *old, const zc_bytes *paths, size_t n,
                                    uint64_t *positions) {
     uint64_t gen, old_gen, floor, begun, v, w;
-    if (!zc__redis_is(young, REDIS_REPLY_ARRAY) || young->elements != n + 3 ||
-        !zc__redis_is(old, REDIS_REPLY_ARRAY) || old->elements != n + 3)
-        return ZC_RETRY;
+    if (!zc__redis_array(young, n + 3) || !zc__redis_array(old, n + 3)) return ZC_RETRY;
     if (!zc__redis_field(young->element[0], &gen) || gen != log.gen) return ZC_RETRY;
     if (!zc__redis_field(old->element[0], &old_gen)) return ZC_RETRY;
     if (!zc__redis_field(young->element[1], &floor) || !zc__redis_field(young->element[2], &begun))
@@ -13069,20 +12918,17 @@ static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint6
     if (!log.gen) return ZC_RETRY;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
-    zc__req_str(&q, "MULTI"); /* between two commands the hashes might change places */
-    zc__req_end(&q);
-    zc__req_versions(&q, "tags", paths, n);
-    zc__req_versions(&q, "tags2", paths, n);
-    zc__req_str(&q, "EXEC");
-    zc__req_end(&q);
+    zc__req_cmd(&q, "MULTI"); /* between two commands the hashes might change places */
+    zc__req_versions(&q, "HMGET $tags @g @f @s", paths, n);
+    zc__req_versions(&q, "HMGET $tags2 @g @f @s", paths, n);
+    zc__req_cmd(&q, "EXEC");
     unsigned exec = q.ncmds - 1;
     zc__req_replid(r, &q);
     int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, log.run));
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_OK && zc__redis_replid(r, &q, q.ncmds - 1) != log.replid) rc = ZC_RETRY;
     const redisReply *both = q.reply[exec];
-    if (rc == ZC_OK && (!zc__redis_is(both, REDIS_REPLY_ARRAY) || both->elements != 2))
-        rc = ZC_E_BUS;
+    if (rc == ZC_OK && !zc__redis_array(both, 2)) rc = ZC_E_BUS;
     if (rc == ZC_OK)
         rc = zc__redis_versions_read(log, both->element[0], both->element[1], paths, n, positions);
     zc__req_free(&q);
@@ -13092,58 +12938,27 @@ static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint6
 /* Answers a monitor that asked under `token`. */
 static int zc__redis_answer(zc__redis *r, const redisReply *token, zc_bytes text) {
     zc__redis_req q;
-    zc__buf name;
-    memset(&name, 0, sizeof name);
-    if (!zc__redis_key(r, &name, "reply:", 6, zc_slice(token->str, token->len))) return ZC_E_NOMEM;
     zc__req_init(r, &q);
-    zc__req_str(&q, "RPUSH");
-    zc__req_arg(&q, name.ptr, name.size);
-    zc__req_arg(&q, text.ptr, text.len);
-    zc__req_end(&q);
-    zc__req_str(&q, "PEXPIRE");
-    zc__req_arg(&q, name.ptr, name.size);
-    zc__req_num(&q, 5000);
-    zc__req_end(&q);
+    zc__req_cmd(&q, "RPUSH $reply:%b %b", token->str, token->len, text.ptr, text.len);
+    zc__req_cmd(&q, "PEXPIRE $reply:%b 5000", token->str, token->len);
     int rc = zc__redis_call(r, &q, 0, 0);
     if (rc == ZC_OK) rc = zc__redis_error(q.reply[0]);
     zc__req_free(&q);
-    zc__buf_free(&r->mem, &name);
     return zc__redis_bus_rc(rc);
 }
 
-#define ZC__REDIS_ANSWERS 16 /* monitors answered in one beat */
+#define ZC__REDIS_ANSWERS UINT64_C(16) /* monitors answered in one beat */
 
 static int zc__redis_beat(void *user, zc_bytes text) {
     zc__redis *r = (zc__redis *)user;
     uint64_t ms = zc__wall(&r->clock) / ZC_MILLISECOND;
     zc__redis_req q;
     zc__req_init(r, &q);
-    zc__req_str(&q, "SET");
-    zc__req_key_hex(&q, "node:", r->node);
-    zc__req_arg(&q, text.ptr, text.len);
-    zc__req_str(&q, "PX");
-    zc__req_num(&q, 5000);
-    zc__req_end(&q);
-    zc__req_str(&q, "ZADD");
-    zc__req_key(&q, "nodes");
-    zc__req_num(&q, ms);
-    zc__req_hex(&q, r->node);
-    zc__req_end(&q);
-    zc__req_str(&q, "ZREMRANGEBYSCORE");
-    zc__req_key(&q, "nodes");
-    zc__req_str(&q, "-inf");
-    zc__req_num(&q, ms > 60000 ? ms - 60000 : 0);
-    zc__req_end(&q);
-    zc__req_str(&q, "LRANGE");
-    zc__req_key_hex(&q, "inspect:", r->node);
-    zc__req_str(&q, "0");
-    zc__req_num(&q, ZC__REDIS_ANSWERS - 1);
-    zc__req_end(&q);
-    zc__req_str(&q, "LTRIM");
-    zc__req_key_hex(&q, "inspect:", r->node);
-    zc__req_num(&q, ZC__REDIS_ANSWERS);
-    zc__req_str(&q, "-1");
-    zc__req_end(&q);
+    zc__req_cmd(&q, "SET $node:%x %b PX 5000", r->node, text.ptr, text.len);
+    zc__req_cmd(&q, "ZADD $nodes %u %x", ms, r->node);
+    zc__req_cmd(&q, "ZREMRANGEBYSCORE $nodes -inf %u", ms > 60000 ? ms - 60000 : 0);
+    zc__req_cmd(&q, "LRANGE $inspect:%x 0 %u", r->node, ZC__REDIS_ANSWERS - 1);
+    zc__req_cmd(&q, "LTRIM $inspect:%x %u -1", r->node, ZC__REDIS_ANSWERS);
     int rc = zc__redis_call(r, &q, 0, 0);
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_error(q.reply[i]);
     const redisReply *asked = q.reply[3];
@@ -13338,7 +13153,7 @@ static bool zc__redis_tls_files(SSL_CTX *ctx, const zc_redis_desc *d) {
 }
 
 static int zc__redis_tls(zc__redis *r, const zc_redis_desc *d) {
-    if (!r->tls || d->io.version) return ZC_OK;
+    if (!r->tls) return ZC_OK;
     /* Without zc_close() a thread may still be in there when the program ends. */
     (void)OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, NULL);
     r->tls_ctx = SSL_CTX_new(TLS_client_method());
@@ -13357,20 +13172,18 @@ static int zc__redis_tls(zc__redis *r, const zc_redis_desc *d) {
 }
 #else
 static int zc__redis_tls(zc__redis *r, const zc_redis_desc *d) {
-    return r->tls && !d->io.version ? ZC_E_BUILD : ZC_OK;
+    (void)d;
+    return r->tls ? ZC_E_BUILD : ZC_OK;
 }
 #endif
 
-static void zc__redis_defaults(zc__redis *r, const zc_redis_desc *d) {
+static void zc__redis_defaults(zc__redis *r, const zc_redis_desc *d, const zc__redis_io *io) {
+    const zc__redis_io real = {zc__redis_io_open,  zc__redis_io_append, zc__redis_io_reply,
+                               zc__redis_io_wake,  zc__redis_io_close,  zc__redis_io_sleep,
+                               zc__redis_io_random, zc__redis_io_wait,  r};
     r->clock = d->clock;
     r->log = d->log;
-    r->io = d->io;
-    if (!r->io.version) {
-        zc_redis_io io = {1, zc__redis_io_open, zc__redis_io_append, zc__redis_io_reply,
-                          zc__redis_io_wake, zc__redis_io_close, zc__redis_io_sleep,
-                          zc__redis_io_random, r, zc__redis_io_wait};
-        r->io = io;
-    }
+    r->io = io ? *io : real;
     r->timeout = d->timeout ? d->timeout : 250 * ZC_MILLISECOND;
     r->nconns = d->connections ? d->connections : 8;
     r->replicas = d->replicas;
@@ -13404,7 +13217,6 @@ static int zc__redis_texts(zc__redis *r, const zc_redis_desc *d) {
 
 static void zc__redis_tables(zc__redis *r, zc_store *store, zc_bus *bus) {
     if (store) {
-        memset(store, 0, sizeof *store);
         store->version = 1;
         store->get = zc__redis_get;
         store->put = zc__redis_put;
@@ -13419,7 +13231,6 @@ static void zc__redis_tables(zc__redis *r, zc_store *store, zc_bus *bus) {
         store->user = r;
     }
     if (bus) {
-        memset(bus, 0, sizeof *bus);
         bus->version = 1;
         bus->attach = zc__redis_attach;
         bus->read = zc__redis_read;
@@ -13436,7 +13247,8 @@ static void zc__redis_tables(zc__redis *r, zc_store *store, zc_bus *bus) {
     }
 }
 
-static int zc__redis_new(const zc_redis_desc *d, unsigned shard, zc__redis **out) {
+static int zc__redis_new(const zc_redis_desc *d, const zc__redis_io *io, unsigned shard,
+                         zc__redis **out) {
     zc__mem mem;
     memset(&mem, 0, sizeof mem);
     mem.hook = d->allocator;
@@ -13450,17 +13262,19 @@ static int zc__redis_new(const zc_redis_desc *d, unsigned shard, zc__redis **out
         zc__free(&mem, r, sizeof *r);
         return ZC_E_THREAD;
     }
-    zc__redis_defaults(r, d);
+    zc__redis_defaults(r, d, io);
     r->wake_pipe[0] = r->wake_pipe[1] = -1;
     int rc = zc__redis_texts(r, d);
     if (rc == ZC_OK) rc = zc__redis_tls(r, d);
-    if (rc == ZC_OK && !shard && !d->io.version && !zc__redis_pipe_open(r)) rc = ZC_E_THREAD;
+    if (rc == ZC_OK && !shard && !zc__redis_pipe_open(r)) rc = ZC_E_THREAD;
     if (rc == ZC_OK) *out = r;
     else zc__redis_free(r);
     return rc;
 }
 
-ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bus *bus) {
+/* `io`: NULL: sockets. */
+static int zc__redis_open(const zc_redis_desc *desc, const zc__redis_io *io, zc_store *store,
+                          zc_bus *bus) {
     zc_redis_desc d;
     zc__redis *r, *next;
     if (store) memset(store, 0, sizeof *store);
@@ -13470,12 +13284,11 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
     else memset(&d, 0, sizeof d);
     if (!d.log_shards) d.log_shards = 1;
     if (d.log_shards > ZC_LOGS_MAX) return ZC_E_INVAL;
-    if (d.log_shards > 1 && d.io.version && !d.io.wait) return ZC_E_INVAL;
-    int rc = zc__redis_new(&d, 0, &r);
+    int rc = zc__redis_new(&d, io, 0, &r);
     if (rc != ZC_OK) return rc;
     r->shards[0] = r;
     for (unsigned i = 1; i < d.log_shards && rc == ZC_OK; i++) {
-        rc = zc__redis_new(&d, i, &next);
+        rc = zc__redis_new(&d, io, i, &next);
         if (rc == ZC_OK) r->shards[i] = next;
     }
     if (rc != ZC_OK) {
@@ -13485,6 +13298,10 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
     r->refs = (store ? 1u : 0u) + (bus ? 1u : 0u);
     zc__redis_tables(r, store, bus);
     return ZC_OK;
+}
+
+ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bus *bus) {
+    return zc__redis_open(desc, NULL, store, bus);
 }
 #endif /* ZOOCACHE_WITH_REDIS */
 

@@ -42,13 +42,11 @@ without "the lease is not looked at" \
     "return lease && (now <= lease || now - lease <= c->bus.serve_for);" \
     "return lease || now;" --seconds 30 --only partition
 without "a nil reply is believed" \
-    "if (!zc__redis_is(cursor, REDIS_REPLY_ARRAY) || cursor->elements != 1) return ZC_RETRY;" \
-    "if (!zc__redis_is(cursor, REDIS_REPLY_ARRAY) || cursor->elements != 1) return ZC_OK;" \
+    "if (!zc__redis_array(cursor, 1)) return ZC_RETRY;" \
+    "if (!zc__redis_array(cursor, 1)) return ZC_OK;" \
     --seconds 30 --only FLUSHALL
 without "the fence is no write" \
-    "zc__req_str(q, \"SET\");
-    zc__req_key(q, \"fence\");" \
-    "zc__req_str(q, \"EXISTS\");
-    zc__req_key(q, \"fence\");" --replicas --seconds 60 --only "old master"
+    'zc__req_cmd(q, "SET $fence %x PX 60000", r->node);' \
+    'zc__req_cmd(q, "EXISTS $fence");' --replicas --seconds 60 --only "old master"
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -32,8 +32,7 @@ static zc__redis *attached(zc_bus *bus) {
     MUST(zc_redis_open(NULL, NULL, bus) == ZC_OK);
     zc__redis *r = (zc__redis *)bus->user;
     zc__redis_entry e = {7, 3, XXH3_64bits("me.3", 4), {NULL, 0}};
-    r->gen = log_7.gen;
-    r->run = log_7.run;
+    r->attached = log_7;
     zc__redis_remember(r, log_7, &e);
     return r;
 }

@@ -97,7 +97,7 @@ SIMULATION = {
         "return rc;",
     ),
     "the entry at the cursor is not looked at": (
-        "if (!zc__redis_is(cursor, REDIS_REPLY_ARRAY) || cursor->elements != 1) return ZC_RETRY;\n"
+        "if (!zc__redis_array(cursor, 1)) return ZC_RETRY;\n"
         "    int proof = zc__redis_at_cursor(r, log, cursor->element[0], position);",
         "int proof = cursor ? ZC_OK : ZC_RETRY;",
     ),
@@ -125,7 +125,7 @@ SIMULATION = {
         "*identity = XXH3_64bits(&log, sizeof log) | 1;",
         "*identity = XXH3_64bits(&log, sizeof log.gen) | 1;",
     ),
-    "no fence": ("if (!r->replicas) return;\n    zc__req_str(q, \"SET\");", "return;"),
+    "no fence": ("if (r->replicas) zc__req_cmd(q, \"SET $fence", "if (0) zc__req_cmd(q, \"SET $fence"),
     "gaps go unnoticed": (
         "if (e.gen != log.gen || e.position != position + 1 + i) return ZC_RETRY;",
         "if (e.gen != log.gen) return ZC_RETRY;",

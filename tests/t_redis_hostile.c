@@ -70,10 +70,10 @@ static int hear(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
 /* As if attached to gen 7 at position 3. */
 static void attached(stage *g) {
     zc__redis *r = (zc__redis *)g->bus.user;
-    r->gen = 7;
-    r->run = XXH3_64bits("0123456789", 10) | 1;
+    r->attached.gen = 7;
+    r->attached.run = XXH3_64bits("0123456789", 10) | 1;
     zc__redis_entry e = {7, 3, XXH3_64bits("me.3", 4), {NULL, 0}};
-    zc__redis_log log = {r->gen, r->run, r->replid};
+    zc__redis_log log = r->attached;
     zc__redis_remember(r, log, &e);
     zc__atomic_store_rel(&r->era, 0x1111111111111111);
     r->down_until = 0;

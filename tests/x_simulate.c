@@ -1337,8 +1337,8 @@ static void start(node *n) {
     zc_desc desc;
     memset(&d, 0, sizeof d);
     memset(&desc, 0, sizeof desc);
-    zc_redis_io io = {1, io_open, io_append, io_reply, io_wake, io_close, io_sleep, io_random, n,
-                      io_wait};
+    zc__redis_io io = {io_open, io_append, io_reply, io_wake, io_close, io_sleep, io_random,
+                       io_wait, n};
     zc_clock clock = {1, clock_mono, clock_wall, n};
     zc_log log = {1, say, n};
     d.url = w->sentinel ? "redis+sentinel://sentinel/zoo" : "redis://vip";
@@ -1349,7 +1349,6 @@ static void start(node *n) {
     d.log_length = w->log_length;
     d.max_tags = w->max_tags;
     d.log_shards = w->shards;
-    d.io = io;
     d.clock = desc.clock = clock;
     desc.log = log;
     zc_events events = {1, w->crowds ? ZC_EVENT_INVALIDATED : 0, on_event, n};
@@ -1367,8 +1366,8 @@ static void start(node *n) {
     desc.prune_after = ZC_SECOND;
     if (chance(600)) desc.ttl = between(1, 20) * w->t;
     if (chance(300)) desc.store_ttl = between(1, 20) * w->t;
-    int rc = zc_redis_open(&d, n->bus_only ? NULL : &desc.store, &desc.bus);
-    if (rc != ZC_OK) fail("zc_redis_open: %s", zc_result_name(rc));
+    int rc = zc__redis_open(&d, &io, n->bus_only ? NULL : &desc.store, &desc.bus);
+    if (rc != ZC_OK) fail("zc__redis_open: %s", zc_result_name(rc));
     n->dead = false;
     memset(n->pending, 0, sizeof n->pending);
     n->has_pending = false;
