@@ -66,6 +66,7 @@
  *   >>cache            the public functions
  *   >>metrics          numbers, texts, explanations
  *   >>check            validators
+ *   >>backends         what LMDB and Redis have in common
  *   >>lmdb             LMDB as storage and bus of the processes of one machine
  *   >>redis            Redis as storage and bus
  *
@@ -9374,6 +9375,60 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     return ZC_E_CORRUPT;
 }
 
+#if defined(ZOOCACHE_WITH_LMDB) || defined(ZOOCACHE_WITH_REDIS)
+/* ============================================================================================
+ * >>backends   What LMDB and Redis have in common
+ *   An entry of their logs has its tags in a list: of each a length of 2 bytes and its text. A list
+ *   of none stands for everything.
+ * ========================================================================================== */
+
+#include <fcntl.h>
+#include <unistd.h>
+
+static size_t zc__list_size(const zc_bytes *tags, size_t n) {
+    size_t size = 0;
+    for (size_t i = 0; i < n; i++) size += 2 + tags[i].len;
+    return size;
+}
+
+static void zc__list_write(unsigned char *to, const zc_bytes *tags, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        zc__put_le(to, tags[i].len, 2);
+        memcpy(to + 2, tags[i].ptr, tags[i].len);
+        to += 2 + tags[i].len;
+    }
+}
+
+/* Gives the entry at `position`. ZC_E_CORRUPT: that is no list. */
+static int zc__list_deliver(const zc__mem *m, zc_bytes list, uint64_t position, zc_bus_sink *sink) {
+    const unsigned char *p = (const unsigned char *)list.ptr;
+    zc_bytes few[16], *tags = few;
+    size_t n = 0, at = 0;
+    for (; at + 2 <= list.len; n++) at += 2 + zc__get16(p + at);
+    if (at != list.len) return ZC_E_CORRUPT;
+    if (n == 0) return zc_bus_entry(sink, position, NULL, 0);
+    if (n > 16 && !(tags = (zc_bytes *)zc__alloc(m, n * sizeof *tags))) return ZC_E_NOMEM;
+    for (size_t i = 0; i < n; i++) {
+        tags[i] = zc_slice(p + 2, zc__get16(p));
+        p += 2 + tags[i].len;
+    }
+    int rc = zc_bus_entry(sink, position, tags, n);
+    if (tags != few) zc__free(m, tags, n * sizeof *tags);
+    return rc;
+}
+
+/* 64 bits that no other process draws, or, without /dev/urandom, hardly one. */
+static uint64_t zc__system_random(void) {
+    uint64_t v = 0;
+    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    bool good = fd >= 0 && read(fd, &v, sizeof v) == (ssize_t)sizeof v;
+    if (fd >= 0) close(fd);
+    if (good) return v;
+    v = zc__sys_mono() ^ zc__sys_wall() << 20 ^ (uint64_t)getpid() << 40 ^ (uintptr_t)&v;
+    return zc__random(&v);
+}
+#endif
+
 #ifdef ZOOCACHE_WITH_LMDB
 /* ============================================================================================
  * >>lmdb   One LMDB environment as storage and bus of the processes that share it
@@ -9749,6 +9804,13 @@ static int zc__lmdb_load(MDB_txn *txn, uint64_t meta[ZC__LMDB_META]) {
     return rc == ZC_OK && !zc__lmdb_numbers(meta) ? ZC_E_CORRUPT : rc;
 }
 
+static int zc__lmdb_save(MDB_txn *txn, const uint64_t meta[ZC__LMDB_META]) {
+    unsigned char row[ZC__LMDB_META * 8];
+    MDB_val key = zc__lmdb_val("zoocache", 8), value = zc__lmdb_val(row, sizeof row);
+    for (size_t i = 0; i < ZC__LMDB_META; i++) zc__put_le(row + i * 8, meta[i], 8);
+    return zc__lmdb_result(mdb_put(txn, ZC__LMDB_MAIN, &key, &value, 0));
+}
+
 /* Remembers the tail as this transaction sees it. The transaction is named by its own id: the
  * file's last may be ahead of what a reader gets. The tail first: L4. */
 static void zc__lmdb_learn_tail(zc__lmdb *db, MDB_txn *txn, uint64_t tail) {
@@ -9887,8 +9949,6 @@ typedef int (*zc__lmdb_step)(zc__lmdb_tx *t, void *arg);
  * else. */
 static int zc__lmdb_try(zc__lmdb *db, zc__lmdb_step step, void *arg) {
     zc__lmdb_tx t;
-    unsigned char row[ZC__LMDB_META * 8];
-    MDB_val key = zc__lmdb_val("zoocache", 8), value = zc__lmdb_val(row, sizeof row);
     if (!zc__lmdb_usable(db)) return ZC_E_STORE;
     t.db = db;
     t.nflushed = 0;
@@ -9901,8 +9961,7 @@ static int zc__lmdb_try(zc__lmdb *db, zc__lmdb_step step, void *arg) {
     }
     rc = zc__lmdb_load(t.txn, t.meta);
     rc = rc == ZC_OK ? step(&t, arg) : rc == ZC_MISS ? ZC_E_CORRUPT : rc;
-    for (size_t i = 0; i < ZC__LMDB_META; i++) zc__put_le(row + i * 8, t.meta[i], 8);
-    if (rc == ZC_OK) rc = zc__lmdb_result(mdb_put(t.txn, ZC__LMDB_MAIN, &key, &value, 0));
+    if (rc == ZC_OK) rc = zc__lmdb_save(t.txn, t.meta);
     if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_commit(t.txn));
     else mdb_txn_abort(t.txn);
     zc__lmdb_leave(db);
@@ -9921,15 +9980,21 @@ static int zc__lmdb_uses(MDB_txn *txn, const zc__lmdb *db, const zc__lmdb_h *h, 
     return ZC_OK;
 }
 
+/* A record's place in `ends`. */
+static MDB_val zc__lmdb_ends_key(unsigned char at[8 + ZC__LMDB_H], const zc__lmdb_h *h,
+                                 uint64_t end) {
+    zc__put_be64(at, end);
+    memcpy(at + 8, h->b, ZC__LMDB_H);
+    return zc__lmdb_val(at, 8 + ZC__LMDB_H);
+}
+
 /* Takes a record's places in lru and ends away. */
 static int zc__lmdb_unindex(zc__lmdb_tx *t, const zc__lmdb_h *h, uint64_t stamp, uint64_t end) {
     unsigned char at[8 + ZC__LMDB_H];
     zc__put_be64(at, stamp);
     int rc = zc__lmdb_rm(t, ZC__LMDB_LRU, zc__lmdb_val(at, 8));
     if (rc != ZC_OK || !end) return rc;
-    zc__put_be64(at, end);
-    memcpy(at + 8, h->b, ZC__LMDB_H);
-    return zc__lmdb_rm(t, ZC__LMDB_ENDS, zc__lmdb_val(at, sizeof at));
+    return zc__lmdb_rm(t, ZC__LMDB_ENDS, zc__lmdb_ends_key(at, h, end));
 }
 
 /* Deletes a record and its places (L1). ZC_MISS: there is none. */
@@ -9953,11 +10018,8 @@ static int zc__lmdb_index(zc__lmdb_tx *t, const zc__lmdb_h *h, uint64_t end) {
     zc__put_be64(at, stamp);
     int rc = zc__lmdb_put(t, ZC__LMDB_USES, hv, zc__lmdb_val(uses, 16));
     if (rc == ZC_OK) rc = zc__lmdb_put(t, ZC__LMDB_LRU, zc__lmdb_val(at, 8), hv);
-    zc__put_be64(at, end);
-    memcpy(at + 8, h->b, ZC__LMDB_H);
-    if (rc == ZC_OK && end)
-        rc = zc__lmdb_put(t, ZC__LMDB_ENDS, zc__lmdb_val(at, sizeof at), zc__lmdb_val("", 0));
-    return rc;
+    if (rc != ZC_OK || !end) return rc;
+    return zc__lmdb_put(t, ZC__LMDB_ENDS, zc__lmdb_ends_key(at, h, end), zc__lmdb_val("", 0));
 }
 
 /* Deletes up to n records that have ended. */
@@ -10044,10 +10106,7 @@ static int zc__lmdb_flush(zc__lmdb_tx *t, size_t n) {
     return rc;
 }
 
-/* What every write does beside its own: the uses before it, */
-static int zc__lmdb_maintain_before(zc__lmdb_tx *t) { return zc__lmdb_flush(t, ZC__LMDB_FLUSH); }
-
-/* and what gives way to it, of so many bytes, after it. */
+/* What every write does after its own: makes what gives way to it, of so many bytes, go. */
 static int zc__lmdb_maintain_after(zc__lmdb_tx *t, size_t size) {
     int rc = zc__lmdb_expire(t, ZC__LMDB_EXPIRE);
     return rc == ZC_OK ? zc__lmdb_shrink(t, ZC__LMDB_EVICT + size / 1024) : rc;
@@ -10140,7 +10199,7 @@ typedef struct zc__lmdb_row {
 static int zc__lmdb_put_step(zc__lmdb_tx *t, void *arg) {
     const zc__lmdb_row *row = (const zc__lmdb_row *)arg;
     MDB_val key = zc__lmdb_val(row->h.b, ZC__LMDB_H), value;
-    int rc = zc__lmdb_maintain_before(t);
+    int rc = zc__lmdb_flush(t, ZC__LMDB_FLUSH);
     if (rc == ZC_OK) rc = zc__lmdb_drop(t, &row->h);
     if (rc < 0) return rc;
     value = zc__lmdb_val(NULL, 10 + row->key.len + row->record.len);
@@ -10304,31 +10363,13 @@ static int zc__lmdb_bus_peek(void *user, uint64_t *position) {
     return ZC_OK;
 }
 
-/* Gives one entry of the log. */
-static int zc__lmdb_deliver(zc__lmdb *db, uint64_t position, const MDB_val *entry,
-                            zc_bus_sink *sink) {
-    zc_bytes few[16], *tags = few;
-    size_t n = 0, at = 0, i = 0;
-    while (at + 2 <= entry->mv_size) {
-        at += 2 + zc__get16(zc__lmdb_at(entry, at));
-        n++;
-    }
-    if (at != entry->mv_size) return ZC_E_CORRUPT;
-    if (n > 16 && !(tags = (zc_bytes *)zc__alloc(&db->mem, n * sizeof *tags))) return ZC_E_NOMEM;
-    for (at = 0; i < n; at += 2 + tags[i].len, i++)
-        tags[i] = zc_slice(zc__lmdb_at(entry, at + 2), zc__get16(zc__lmdb_at(entry, at)));
-    int rc = zc_bus_entry(sink, position, tags, n);
-    if (tags != few) zc__free(&db->mem, tags, n * sizeof *tags);
-    return rc;
-}
-
 /* Gives the entries after `position` that this transaction sees. ZC_MORE: as many as one call may;
  * ZC_RETRY: some of them are gone, or never were. */
 static int zc__lmdb_deliver_after(zc__lmdb_rd *r, uint64_t position, uint64_t tail,
                                zc_bus_sink *sink) {
     unsigned char at[8];
     MDB_cursor *c;
-    MDB_val entry;
+    MDB_val entry = zc__lmdb_val(NULL, 0);
     MDB_cursor_op op = MDB_SET_RANGE;
     if (position >= tail) return position == tail ? ZC_OK : ZC_RETRY;
     int rc = zc__lmdb_result(mdb_cursor_open(r->txn, r->db->dbi[ZC__LMDB_ENTRIES], &c));
@@ -10344,7 +10385,8 @@ static int zc__lmdb_deliver_after(zc__lmdb_rd *r, uint64_t position, uint64_t ta
         if (rc == ZC_OK && (key.mv_size != 8 || zc__get_be64(zc__lmdb_at(&key, 0)) != ++position))
             rc = ZC_RETRY; /* trimmed: L2 */
         if (rc == ZC_MISS) rc = ZC_E_CORRUPT;
-        if (rc == ZC_OK) rc = zc__lmdb_deliver(r->db, position, &entry, sink);
+        zc_bytes list = zc_slice(entry.mv_data, entry.mv_size);
+        if (rc == ZC_OK) rc = zc__list_deliver(&r->db->mem, list, position, sink);
     }
     mdb_cursor_close(c);
     return rc;
@@ -10427,21 +10469,16 @@ static int zc__lmdb_trim(zc__lmdb_tx *t) {
 static int zc__lmdb_append_step(zc__lmdb_tx *t, void *arg) {
     const zc__lmdb_append *a = (const zc__lmdb_append *)arg;
     unsigned char at[8];
-    int rc = zc__lmdb_maintain_before(t);
+    int rc = zc__lmdb_flush(t, ZC__LMDB_FLUSH);
     if (rc == ZC_OK) rc = zc__lmdb_age_tags(t);
     if (rc != ZC_OK) return rc;
     uint64_t position = ++t->meta[ZC__LMDB_TAIL];
     zc__put_be64(at, position);
-    MDB_val key = zc__lmdb_val(at, sizeof at), value = zc__lmdb_val(NULL, 0);
-    for (size_t i = 0; i < a->n; i++) value.mv_size += 2 + a->tags[i].len;
+    MDB_val key = zc__lmdb_val(at, sizeof at);
+    MDB_val value = zc__lmdb_val(NULL, zc__list_size(a->tags, a->n));
     rc = zc__lmdb_result(mdb_put(t->txn, zc__lmdb_db(t, ZC__LMDB_ENTRIES), &key, &value,
                                  MDB_APPEND | MDB_RESERVE));
-    unsigned char *p = (unsigned char *)value.mv_data;
-    for (size_t i = 0; i < a->n && rc == ZC_OK; i++) {
-        zc__put_le(p, a->tags[i].len, 2);
-        memcpy(p + 2, a->tags[i].ptr, a->tags[i].len);
-        p += 2 + a->tags[i].len;
-    }
+    if (rc == ZC_OK) zc__list_write((unsigned char *)value.mv_data, a->tags, a->n);
     for (size_t i = 0; i < a->n && rc == ZC_OK; i++) rc = zc__lmdb_put_tag(t, a->tags[i], position);
     if (a->n == 0) t->meta[ZC__LMDB_ROOT] = position;
     if (rc == ZC_OK) rc = zc__lmdb_trim(t);
@@ -10550,14 +10587,9 @@ static bool zc__lmdb_boot(char id[36]) {
     return good;
 }
 
-static uint64_t zc__lmdb_identity(const zc__lmdb *db) {
-    uint64_t id = 0, mix = zc__mono(&db->clock) ^ zc__wall(&db->clock) << 20 ^ (uint64_t)db->pid;
-    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        if (read(fd, &id, sizeof id) != (ssize_t)sizeof id) id = 0;
-        close(fd);
-    }
-    while (id == 0) id = zc__random(&mix);
+static uint64_t zc__lmdb_identity(void) {
+    uint64_t id = 0;
+    while (id == 0) id = zc__system_random();
     return id;
 }
 
@@ -10627,8 +10659,6 @@ static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn, bool grown) {
                                                     "zc.ends",    "zc.log",   "zc.tags0",
                                                     "zc.tags1",   "zc.locks"};
     uint64_t meta[ZC__LMDB_META] = {ZC__LMDB_FORMAT_1};
-    unsigned char row[ZC__LMDB_META * 8];
-    MDB_val key = zc__lmdb_val("zoocache", 8), value = zc__lmdb_val(row, sizeof row);
     MDB_dbi unnamed;
     MDB_stat s;
     int rc = mdb_dbi_open(txn, NULL, 0, &unnamed);
@@ -10637,10 +10667,9 @@ static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn, bool grown) {
     rc = zc__lmdb_load(txn, meta);
     if (rc == ZC_MISS && s.ms_entries > 0) rc = ZC_E_CORRUPT;
     if (rc < 0) return rc;
-    if (rc == ZC_MISS) meta[ZC__LMDB_IDENTITY] = zc__lmdb_identity(db);
+    if (rc == ZC_MISS) meta[ZC__LMDB_IDENTITY] = zc__lmdb_identity();
     db->identity = meta[ZC__LMDB_IDENTITY];
-    for (size_t i = 0; i < ZC__LMDB_META; i++) zc__put_le(row + i * 8, meta[i], 8);
-    rc = rc == ZC_OK && !grown ? ZC_OK : zc__lmdb_result(mdb_put(txn, unnamed, &key, &value, 0));
+    rc = rc == ZC_OK && !grown ? ZC_OK : zc__lmdb_save(txn, meta);
     for (size_t i = 0; i < ZC__LMDB_DBS && rc == ZC_OK; i++)
         rc = zc__lmdb_result(mdb_dbi_open(txn, names[i], MDB_CREATE, &db->dbi[i]));
     return rc;
@@ -11045,7 +11074,7 @@ typedef struct zc__redis {
     bool tls;
     zc__redis_addr addrs[ZC__REDIS_SENTINELS]; /* the server, or the Sentinels */
     unsigned naddrs;
-    char *prefix; /* "{prefix}:" */
+    char prefix[ZC__REDIS_PREFIX]; /* "{prefix}:" */
     size_t prefix_len;
     /* Shared; pool. */
     zc__monitor pool;
@@ -11176,12 +11205,18 @@ static void zc__redis_hex(char *to, uint64_t v) {
     for (unsigned i = 0; i < 16; i++) to[i] = "0123456789abcdef"[v >> (60 - 4 * i) & 15];
 }
 
+/* -1: it is none. */
+static int zc__redis_digit(char c) {
+    const char *digits = "0123456789abcdef", *at = c ? strchr(digits, c) : NULL;
+    return at ? (int)(at - digits) : -1;
+}
+
 static bool zc__redis_unhex(const char *s, size_t n, uint64_t *v) {
     *v = 0;
     for (size_t i = 0; i < n; i++) {
-        const char *digit = (const char *)memchr("0123456789abcdef", s[i], 16);
-        if (!digit) return false;
-        *v = *v << 4 | (uint64_t)(digit - &"0123456789abcdef"[0]);
+        int digit = zc__redis_digit(s[i]);
+        if (digit < 0) return false;
+        *v = *v << 4 | (unsigned)digit;
     }
     return n == 16;
 }
@@ -11552,13 +11587,8 @@ static void zc__redis_io_sleep(void *user, uint64_t ns) {
 }
 
 static uint64_t zc__redis_io_random(void *user) {
-    uint64_t v = 0;
-    int fd = open("/dev/urandom", O_RDONLY);
-    bool good = fd >= 0 && read(fd, &v, sizeof v) == (ssize_t)sizeof v;
-    if (fd >= 0) close(fd);
-    if (good) return v;
-    v = zc__sys_mono() ^ zc__sys_wall() << 20 ^ (uint64_t)getpid() << 40 ^ (uintptr_t)user;
-    return zc__random(&v);
+    (void)user;
+    return zc__system_random();
 }
 
 /* ---- requests: one pipeline, kept until it is answered, so that it can be sent again */
@@ -12436,7 +12466,7 @@ static bool zc__redis_id(const redisReply *id, uint64_t *gen, uint64_t *position
 /* [id, [field, value, ...]] */
 typedef struct zc__redis_entry {
     uint64_t gen, position, nonce;
-    zc_bytes tags; /* packed */
+    zc_bytes tags; /* a list */
 } zc__redis_entry;
 
 static bool zc__redis_entry_read(const redisReply *e, zc__redis_entry *out) {
@@ -12447,33 +12477,10 @@ static bool zc__redis_entry_read(const redisReply *e, zc__redis_entry *out) {
     return zc__redis_id(e->element[0], &out->gen, &out->position);
 }
 
-/* The number of packed tags; 0: everything, and what cannot be read is taken for that. */
-static size_t zc__redis_tags_count(zc_bytes packed) {
-    const unsigned char *p = (const unsigned char *)packed.ptr;
-    size_t n = 0, i = 0;
-    for (; packed.len - i >= 2; n++) {
-        size_t len = zc__get16(p + i);
-        if (len > packed.len - i - 2 || zc_tag_check(zc_slice(p + i + 2, len)) != ZC_OK) return 0;
-        i += 2 + len;
-    }
-    return i == packed.len ? n : 0;
-}
-
+/* What is no list is taken for everything. */
 static int zc__redis_entry_deliver(zc__redis *r, const zc__redis_entry *e, zc_bus_sink *sink) {
-    const unsigned char *p = (const unsigned char *)e->tags.ptr;
-    zc_bytes few[8], *tags = few;
-    size_t n = zc__redis_tags_count(e->tags);
-    if (n > 8) {
-        tags = (zc_bytes *)zc__alloc(&r->mem, n * sizeof *tags);
-        if (!tags) return ZC_E_NOMEM;
-    }
-    for (size_t i = 0; i < n; i++) {
-        tags[i] = zc_slice(p + 2, zc__get16(p));
-        p += 2 + tags[i].len;
-    }
-    int rc = zc_bus_entry(sink, e->position, tags, n);
-    if (n > 8) zc__free(&r->mem, tags, n * sizeof *tags);
-    return rc;
+    int rc = zc__list_deliver(&r->mem, e->tags, e->position, sink);
+    return rc == ZC_E_CORRUPT ? zc_bus_entry(sink, e->position, NULL, 0) : rc;
 }
 
 /* A copy, because another thread may attach anew meanwhile. */
@@ -12668,11 +12675,11 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
     return rc;
 }
 
-/* May this read wait? Not the first after a wake, nor one that has to connect. What does not wait
- * is never interrupted, so that many wakes cannot keep a node from its proof. */
-static bool zc__redis_may_wait(zc__redis *r, uint64_t wait) {
+/* May it wait on this link? Not the first after a wake, nor without one. What does not wait is
+ * never interrupted, so that many wakes cannot keep a node from its proof. */
+static bool zc__redis_may_wait(zc__redis *r, void *link) {
     zc__spin_lock(&r->state);
-    r->blocked = wait && !r->woken ? r->reader.link : NULL;
+    r->blocked = r->woken ? NULL : link;
     r->woken = false;
     bool may = r->blocked != NULL;
     zc__spin_unlock(&r->state);
@@ -12719,7 +12726,7 @@ static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
     uint64_t ms = wait / ZC_MILLISECOND + (wait % ZC_MILLISECOND != 0);
     if (!log.gen) return ZC_RETRY;
     zc__atomic_store_rel(&r->reader.taken, true);
-    bool may = zc__redis_may_wait(r, ms);
+    bool may = zc__redis_may_wait(r, ms ? r->reader.link : NULL);
     int rc = may ? zc__redis_read_waiting(r, log, position, ms, sink)
                  : zc__redis_read_once(r, log, position, 0, sink);
     bool woken = zc__redis_waited(r);
@@ -12788,10 +12795,7 @@ static void zc__redis_wait(void *user, const uint64_t *positions, uint64_t wait)
         zc__atomic_store_rel(&s->wakeup.taken, true);
         good = zc__redis_arm_wakeup(s, positions[i]) && good;
     }
-    zc__spin_lock(&r->state);
-    r->blocked = good && !r->woken ? r->wakeup.link : NULL;
-    bool may = r->blocked != NULL;
-    zc__spin_unlock(&r->state);
+    bool may = zc__redis_may_wait(r, good ? r->wakeup.link : NULL);
     if (may) good = zc__redis_wait_wakeups(r, wait);
     bool woken = zc__redis_waited(r);
     /* Without wake-ups it reads now and then. */
@@ -12841,23 +12845,18 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     zc__redis *r = (zc__redis *)user;
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_req q;
-    zc__buf packed;
-    size_t total = 0;
+    zc__buf list;
+    size_t size = zc__list_size(tags, n);
     if (!log.gen) return ZC_RETRY;
-    memset(&packed, 0, sizeof packed);
-    for (size_t i = 0; i < n; i++) total += 2 + tags[i].len;
-    if (!zc__buf_reserve(&r->mem, &packed, total)) return ZC_E_NOMEM;
-    for (size_t i = 0; i < n; i++) {
-        zc__put_le(packed.ptr + packed.size, tags[i].len, 2);
-        memcpy(packed.ptr + packed.size + 2, tags[i].ptr, tags[i].len);
-        packed.size += 2 + tags[i].len;
-    }
+    memset(&list, 0, sizeof list);
+    if (!zc__buf_reserve(&r->mem, &list, size)) return ZC_E_NOMEM;
+    zc__list_write(list.ptr, tags, n);
     zc__req_init(r, &q);
     q.until = sink->until;
     zc__req_script(&q, ZC__APPEND, 3);
     zc__req_add(&q, "$log $tags $tags2 %u", log.gen);
     zc__req_nonce(r, &q);
-    zc__req_add(&q, "%b %u %u", packed.ptr, packed.size, r->log_length, r->max_tags / 2 + 4);
+    zc__req_add(&q, "%b %u %u", list.ptr, size, r->log_length, r->max_tags / 2 + 4);
     for (size_t i = 0; i < n; i++) zc__req_arg(&q, tags[i].ptr, tags[i].len);
     zc__req_end(&q);
     zc__req_cmd(&q, "XRANGE $log %u-%u + COUNT %u", log.gen, position, ZC__REDIS_BATCH + 1);
@@ -12873,7 +12872,7 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
         rc = ZC_E_BUS;
     }
     zc__req_free(&q);
-    zc__buf_free(&r->mem, &packed);
+    zc__buf_free(&r->mem, &list);
     return rc;
 }
 
@@ -13009,7 +13008,6 @@ static void zc__redis_free(zc__redis *r) {
     zc__redis_drop(r, &r->reader);
     zc__redis_drop(r, &r->wakeup);
     zc__free(&r->mem, r->conns, r->nconns * sizeof *r->conns);
-    zc__free(&r->mem, r->prefix, ZC__REDIS_PREFIX);
     zc__free(&r->mem, r->text, r->text_size);
 #ifdef ZOOCACHE_WITH_REDIS_TLS
     SSL_CTX_free(r->tls_ctx);
@@ -13041,10 +13039,9 @@ static bool zc__redis_unescape(char *s) {
             continue;
         }
         for (int i = 0; i < 2; i++) {
-            unsigned c = (unsigned char)*++s | 32u;
-            unsigned digit = c - '0' <= 25 && c - '0' <= 9 ? c - '0' : c - 'a' + 10;
-            if (!*s || digit > 15) return false;
-            v = v << 4 | digit;
+            int digit = zc__redis_digit((char)(*++s | ' ')); /* of either case */
+            if (digit < 0) return false;
+            v = v << 4 | (unsigned)digit;
         }
         if (v == 0) return false;
         *to++ = (char)v;
@@ -13201,10 +13198,9 @@ static int zc__redis_texts(zc__redis *r, const zc_redis_desc *d) {
     if (n == 0 || n > 64 || strpbrk(prefix, "{}")) return ZC_E_INVAL;
     r->text_size = strlen(url) + 1;
     r->text = (char *)zc__alloc(&r->mem, r->text_size);
-    zc__text t = {NULL, ZC__REDIS_PREFIX, 0};
-    r->prefix = t.buf = (char *)zc__alloc_zero(&r->mem, ZC__REDIS_PREFIX);
+    zc__text t = {r->prefix, ZC__REDIS_PREFIX, 0};
     r->conns = (zc__redis_conn *)zc__alloc_zero(&r->mem, r->nconns * sizeof *r->conns);
-    if (!r->text || !r->prefix || !r->conns) return ZC_E_NOMEM;
+    if (!r->text || !r->conns) return ZC_E_NOMEM;
     memcpy(r->text, url, r->text_size);
     zc__text_str(&t, "{");
     zc__text_str(&t, prefix);
