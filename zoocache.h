@@ -1130,7 +1130,7 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
  *               is dead at its next look; housekeeping (zc_poll(), zc__sweep_some()) takes it out
  *               later.
  *               With a bus, zc__bus_publish() appends the tag to the log. There every other node
- *               hears it, zc__bus_listen() calling zc__bus_hear_entry(), and stamps its own node of
+ *               hears it, zc__bus_read() calling zc__bus_read_entry(), and stamps its own node of
  *               the trie.
  * A foreign     zc__store_load() reads what another node has written, zc__record_decode() takes it
  * record        apart and trusts nothing in it. zc__store_judge() applies the same rule: the record
@@ -3693,11 +3693,11 @@ typedef struct zc__limit {
 #endif
 
 /* See >>bus. */
-typedef struct zc__news {
+typedef struct zc__deferred {
     zc__entry *garbage; /* entries that gave way */
     zc__buf tags;       /* that were invalidated: version, 8 bytes; length, 2; text */
     uint64_t others;    /* the version of those for which there was no room; 0: none */
-} zc__news;
+} zc__deferred;
 
 typedef struct zc__bus {
 #ifdef ZOOCACHE_WITH_BUS
@@ -3717,19 +3717,19 @@ typedef struct zc__bus {
     uint64_t *history; /* [apply] with several logs: `cursors` at the last ZC__HISTORY positions */
     unsigned logs;
     zc_shared64 lease;           /* [apply] N2; monotonic; 0: none */
-    uint64_t beaten;             /* [reading] when it last told about itself */
+    uint64_t last_beat;             /* [reading] when it last told about itself */
     uint64_t deadline;           /* [reading] of the round; ZC_NEVER */
     uint32_t down, stop;
     bool woken; /* [monitor] */
     zc__buf outbox;     /* [out] of tags: length, 2 bytes; text */
     size_t outbox_tags; /* [out] */
-    uint16_t *places;   /* [out] where in the outbox a tag is, + 1, by its hash; 0: none */
-    size_t nplaces;     /* [out] a power of two, at least twice the tags; or 0 */
-    size_t on_the_way;  /* [out] tags in letters */
+    uint16_t *index;   /* [out] where in the outbox a tag is, + 1, by its hash; 0: none */
+    size_t index_size;     /* [out] a power of two, at least twice the tags; or 0 */
+    size_t in_flight;  /* [out] tags in batches */
     bool everything;    /* [out] the outbox is the root */
-    zc_shared64 untold; /* [out] N3; 0: the log has all */
+    zc_shared64 unacknowledged; /* [out] N3; 0: the log has all */
     zc_shared64 entries, breaks, errors, silent;
-    zc__news news;  /* [reading] what was heard, to be told after unlocking */
+    zc__deferred deferred;  /* [reading] what was heard, to be told after unlocking */
     int32_t fault;  /* to be said after unlocking; 0: nothing */
     uintptr_t self; /* which thread is the bus's own */
 #  ifndef ZOOCACHE_NO_THREADS
@@ -3767,7 +3767,7 @@ struct zc_cache {
     zc_shared64 load_histogram[ZC_LOAD_BUCKETS];
     zc_shared64 hits_store, store_errors, store_corrupt, store_stale, store_skipped;
     /* >>store: its breaker, and what waits to be written */
-    uint32_t store_episode, store_failures; /* odd: its breaker is open */
+    uint32_t store_epoch, store_failures; /* odd: its breaker is open */
     int32_t store_fault;                    /* what opened it, to be said; 0: nothing */
     zc_shared64 store_pause, store_retry;
     zc__spin behind_lock;
@@ -4669,7 +4669,7 @@ static int zc__shard_insert(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t ha
 }
 
 /* A line for people: "zoocache: <what>: <detail>". */
-static void zc__say(zc_cache *c, zc_log_level level, const char *what, const char *detail) {
+static void zc__log_write(zc_cache *c, zc_log_level level, const char *what, const char *detail) {
     char line[160];
     zc__text t = {line, sizeof line, 0};
     if (!c->desc.log.version || zc__atomic_load_rlx(&c->closed) > 1) return;
@@ -4683,9 +4683,9 @@ static void zc__say(zc_cache *c, zc_log_level level, const char *what, const cha
 }
 
 /* Says what was noted while a lock was held: a result; 0: nothing. */
-static inline void zc__say_noted(zc_cache *c, int32_t *noted, const char *what) {
+static inline void zc__log_fault(zc_cache *c, int32_t *noted, const char *what) {
     int32_t rc = zc__atomic_load_rlx(noted);
-    if (rc && zc__atomic_cas(noted, &rc, 0)) zc__say(c, ZC_LOG_WARN, what, zc_strerror(rc));
+    if (rc && zc__atomic_cas(noted, &rc, 0)) zc__log_write(c, ZC_LOG_WARN, what, zc_strerror(rc));
 }
 
 static inline bool zc__wants(const zc_cache *c, zc_event_kind kind) {
@@ -4818,7 +4818,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
 }
 
 /* ============================================================================================
- * >>bus   Several nodes: hearing what the others invalidate, and telling them
+ * >>bus   Several nodes: reading what the others invalidate, and publishing to them
  *   Idea        A log of invalidations, the same for all. A node follows it with a cursor, and on
  *               every read of it has proof that it has heard everything up to that moment: its
  *               lease. It serves its table only while the lease is younger than max_staleness (T).
@@ -4849,8 +4849,8 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *   Invariants  N1 every entry up to `cursor` has been applied since `base` was set
  *               N2 lease: everything acknowledged before it has been applied
  *               N3 while an invalidation of one's own has not come back from the log, its tags'
- *                  versions are above `untold`, and no record is believed to be newer than that:
- *                  other entries may move the cursor past it
+ *                  versions are above `unacknowledged`, and no record is believed to be newer
+ *                  than that: other entries may move the cursor past it
  *               N4 with several logs: `history` has `cursors` as they were at each of the last
  *                  positions since the attach
  *   Locking     `reading` (gate): one reader, one attach at a time. `apply` (mutex): identity,
@@ -4874,7 +4874,7 @@ ZOOCACHE_API int zc_bus_entry(zc_bus_sink *sink, uint64_t position, const zc_byt
     return sink->entry(sink->user, position, tags, n);
 }
 
-static void zc__told_invalidated(zc_cache *c, zc_bytes tag, uint64_t version) {
+static void zc__report_invalidated(zc_cache *c, zc_bytes tag, uint64_t version) {
     zc_event ev;
     if (!c->desc.events.version) return;
     memset(&ev, 0, sizeof ev);
@@ -4944,7 +4944,7 @@ static int zc__tags_check(const zc_bytes *tags, size_t n) {
 #ifdef ZOOCACHE_WITH_BUS
 #define ZC__OUTBOX_BYTES 65536u     /* of tags that wait for the log; more collapse */
 #define ZC__COARSE_SLACK (10 * ZC_MILLISECOND) /* a coarse clock may lag so much */
-#define ZC__NEWS_BYTES 65536u       /* of tags that were heard and are not told yet */
+#define ZC__DEFERRED_BYTES 65536u       /* of tags that were heard and are not told yet */
 #define ZC__HISTORY 4096u           /* positions whose parts are remembered, with several logs */
 #define ZC__POSITION_MAX (UINT64_C(1) << 47) /* of one log; what is above is none */
 
@@ -4997,7 +4997,7 @@ static bool zc__bus_within(const zc__bus *b, uint64_t position, const uint64_t *
 }
 
 /* The last position here for which that is so; false: not known. */
-static bool zc__bus_place(const zc__bus *b, const uint64_t *mark, uint32_t which,
+static bool zc__bus_locate(const zc__bus *b, const uint64_t *mark, uint32_t which,
                           uint64_t *position) {
     ZC__ASSERT_HELD(&b->apply);
     uint64_t low = b->base_at, high = b->cursor;
@@ -5020,9 +5020,9 @@ static bool zc__bus_place(const zc__bus *b, const uint64_t *mark, uint32_t which
 
 static void zc__outbox_forget(zc_cache *c) {
     zc__bus *b = &c->bus;
-    zc__free(&c->mem, b->places, b->nplaces * sizeof *b->places);
-    b->places = NULL;
-    b->outbox.size = b->outbox_tags = b->nplaces = 0;
+    zc__free(&c->mem, b->index, b->index_size * sizeof *b->index);
+    b->index = NULL;
+    b->outbox.size = b->outbox_tags = b->index_size = 0;
 }
 
 static void zc__outbox_everything(zc_cache *c) {
@@ -5030,32 +5030,32 @@ static void zc__outbox_everything(zc_cache *c) {
     c->bus.everything = true;
 }
 
-/* The place of a tag, or the empty one for it. There are places. */
-static uint16_t *zc__outbox_place(zc_cache *c, zc_bytes tag) {
+/* The place of a tag, or the empty one for it. There are index. */
+static uint16_t *zc__outbox_slot(zc_cache *c, zc_bytes tag) {
     zc__bus *b = &c->bus;
     ZC__ASSERT_HELD(&b->out);
     for (size_t i = (size_t)zc__hash(tag, c->seed);; i++) {
-        uint16_t *place = &b->places[i & (b->nplaces - 1)];
+        uint16_t *place = &b->index[i & (b->index_size - 1)];
         if (!*place) return place;
         const unsigned char *at = b->outbox.ptr + (*place - 1);
         if (zc__get16(at) == tag.len && memcmp(at + 2, tag.ptr, tag.len) == 0) return place;
     }
 }
 
-/* Sees to it that there are places for one more. False: no memory. */
+/* Sees to it that there are room for one more. False: no memory. */
 static bool zc__outbox_grow(zc_cache *c) {
     zc__bus *b = &c->bus;
-    size_t n = b->nplaces ? b->nplaces * 2 : 16, was = b->nplaces * sizeof *b->places;
+    size_t n = b->index_size ? b->index_size * 2 : 16, was = b->index_size * sizeof *b->index;
     ZC__ASSERT_HELD(&b->out);
-    if (2 * (b->outbox_tags + 1) <= b->nplaces) return true;
+    if (2 * (b->outbox_tags + 1) <= b->index_size) return true;
     uint16_t *to = (uint16_t *)zc__alloc_zero(&c->mem, n * sizeof *to);
     if (!to) return false;
-    zc__free(&c->mem, b->places, was);
-    b->places = to;
-    b->nplaces = n;
+    zc__free(&c->mem, b->index, was);
+    b->index = to;
+    b->index_size = n;
     for (size_t at = 0, len; at < b->outbox.size; at += 2 + len) {
         len = zc__get16(b->outbox.ptr + at);
-        *zc__outbox_place(c, zc_slice(b->outbox.ptr + at + 2, len)) = (uint16_t)(at + 1);
+        *zc__outbox_slot(c, zc_slice(b->outbox.ptr + at + 2, len)) = (uint16_t)(at + 1);
     }
     return true;
 }
@@ -5065,7 +5065,7 @@ static bool zc__outbox_put(zc_cache *c, zc_bytes tag) {
     zc__bus *b = &c->bus;
     size_t at = b->outbox.size;
     if (!zc__outbox_grow(c)) return false;
-    uint16_t *place = zc__outbox_place(c, tag);
+    uint16_t *place = zc__outbox_slot(c, tag);
     if (*place) return true;
     if (at + 2 + tag.len > ZC__OUTBOX_BYTES) return false;
     if (!zc__buf_reserve(&c->mem, &b->outbox, 2 + tag.len)) return false;
@@ -5084,7 +5084,7 @@ static void zc__outbox_collapse(zc_cache *c) {
     ZC__ASSERT_HELD(&b->out);
     size_t end = b->outbox.size, len;
     b->outbox.size = b->outbox_tags = 0;
-    if (b->places) memset(b->places, 0, b->nplaces * sizeof *b->places);
+    if (b->index) memset(b->index, 0, b->index_size * sizeof *b->index);
     /* In place: what is written never gets ahead of what is read. */
     for (size_t at = 0; at < end; at += 2 + len) {
         unsigned char segment[ZC_TAG_MAX];
@@ -5100,7 +5100,7 @@ static void zc__outbox_collapse(zc_cache *c) {
 static void zc__outbox_add(zc_cache *c, const zc_bytes *tags, size_t n) {
     zc__bus *b = &c->bus;
     zc__monitor_lock(&b->out);
-    if (!b->untold) zc__atomic_store_rel(&b->untold, zc__published(&c->trie));
+    if (!b->unacknowledged) zc__atomic_store_rel(&b->unacknowledged, zc__published(&c->trie));
     if (n == 0) zc__outbox_everything(c);
     for (size_t i = 0; i < n && !b->everything; i++) {
         if (zc__outbox_put(c, tags[i])) continue;
@@ -5119,66 +5119,67 @@ static bool zc__outbox_empty(zc__bus *b) {
 
 static size_t zc__outbox_count(const zc__bus *b) { return b->everything ? 1 : b->outbox_tags; }
 
-/* The outbox as an array of tags, to be freed with zc__letter_free(). */
-typedef struct zc__letter {
+/* The outbox as an array of tags, to be freed with zc__batch_free(). */
+typedef struct zc__batch {
     zc__buf text;
     zc_bytes *tags; /* NULL, n == 0: everything */
     size_t n, size, counted;
-} zc__letter;
+} zc__batch;
 
-static void zc__letter_free(zc_cache *c, zc__letter *l) {
+static void zc__batch_free(zc_cache *c, zc__batch *batch) {
     zc__monitor_lock(&c->bus.out);
-    c->bus.on_the_way -= l->counted;
+    c->bus.in_flight -= batch->counted;
     zc__monitor_unlock(&c->bus.out);
-    zc__free(&c->mem, l->tags, l->size);
-    zc__buf_free(&c->mem, &l->text);
+    zc__free(&c->mem, batch->tags, batch->size);
+    zc__buf_free(&c->mem, &batch->text);
 }
 
 /* Takes everything out of the outbox; false: it was empty. */
-static bool zc__outbox_take(zc_cache *c, zc__letter *l) {
+static bool zc__outbox_take(zc_cache *c, zc__batch *batch) {
     zc__bus *b = &c->bus;
     size_t at = 0;
-    memset(l, 0, sizeof *l);
+    memset(batch, 0, sizeof *batch);
     zc__monitor_lock(&b->out);
     bool any = b->everything || b->outbox.size, everything = b->everything;
-    l->text = b->outbox;
-    l->n = b->outbox_tags;
-    b->on_the_way += l->counted = zc__outbox_count(b);
+    batch->text = b->outbox;
+    batch->n = b->outbox_tags;
+    b->in_flight += batch->counted = zc__outbox_count(b);
     memset(&b->outbox, 0, sizeof b->outbox);
     zc__outbox_forget(c);
     b->everything = false;
     zc__monitor_unlock(&b->out);
-    if (everything) l->n = 0;
-    l->size = l->n * sizeof *l->tags;
-    if (l->n && !(l->tags = (zc_bytes *)zc__alloc(&c->mem, l->size))) l->n = l->size = 0;
-    for (size_t i = 0; i < l->n; i++) {
-        l->tags[i] = zc_slice(l->text.ptr + at + 2, zc__get16(l->text.ptr + at));
-        at += 2 + l->tags[i].len;
+    if (everything) batch->n = 0;
+    batch->size = batch->n * sizeof *batch->tags;
+    if (batch->n && !(batch->tags = (zc_bytes *)zc__alloc(&c->mem, batch->size)))
+        batch->n = batch->size = 0;
+    for (size_t i = 0; i < batch->n; i++) {
+        batch->tags[i] = zc_slice(batch->text.ptr + at + 2, zc__get16(batch->text.ptr + at));
+        at += 2 + batch->tags[i].len;
     }
     return any;
 }
 
 /* After an attach: what is in the outbox is dead here, whatever the new base. */
 static void zc__outbox_stamp(zc_cache *c) {
-    zc__letter l;
+    zc__batch batch;
     zc__monitor_lock(&c->bus.out);
-    if (c->bus.untold)
-        zc__atomic_store_rel(&c->bus.untold, 1); /* no record, until all has been told */
+    if (c->bus.unacknowledged)
+        zc__atomic_store_rel(&c->bus.unacknowledged, 1); /* no record, until the log has all */
     zc__monitor_unlock(&c->bus.out);
-    if (!zc__outbox_take(c, &l)) return;
-    zc__outbox_add(c, l.tags, l.n);
-    (void)zc__invalidate_text(c, l.tags, l.n, true);
-    zc__letter_free(c, &l);
+    if (!zc__outbox_take(c, &batch)) return;
+    zc__outbox_add(c, batch.tags, batch.n);
+    (void)zc__invalidate_text(c, batch.tags, batch.n, true);
+    zc__batch_free(c, &batch);
 }
 
-/* The log has been read to its end after the outbox was sent: what has been told came back. */
-static void zc__outbox_told(zc__bus *b) {
+/* The log has been read to its end after the outbox was sent: what was sent came back. */
+static void zc__outbox_acknowledged(zc__bus *b) {
     zc__monitor_lock(&b->out);
-    if (!b->everything && b->outbox.size == 0) zc__atomic_store_rel(&b->untold, 0);
+    if (!b->everything && b->outbox.size == 0) zc__atomic_store_rel(&b->unacknowledged, 0);
     zc__monitor_unlock(&b->out);
 }
 
-/* ---- hearing ---- */
+/* ---- reading ---- */
 
 static int zc__bus_fault(zc_cache *c, int rc) {
     zc__count(&c->bus.errors, 1);
@@ -5189,7 +5190,7 @@ static int zc__bus_fault(zc_cache *c, int rc) {
 }
 
 /* Notes an invalidation that was heard, at the end of *b, for which there is room. */
-static void zc__news_put(zc__buf *b, zc_bytes tag, uint64_t version) {
+static void zc__deferred_put(zc__buf *b, zc_bytes tag, uint64_t version) {
     unsigned char *to = b->ptr + b->size;
     zc__put_le(to, version, 8);
     zc__put_le(to + 8, tag.len, 2);
@@ -5198,47 +5199,51 @@ static void zc__news_put(zc__buf *b, zc_bytes tag, uint64_t version) {
 }
 
 /* Room for what an entry of the log will have to tell. */
-static bool zc__news_reserve(zc_cache *c, zc__news *news, const zc_bytes *tags, size_t n) {
-    size_t size = n ? 0 : 10, has = news->tags.size;
+static bool zc__deferred_reserve(zc_cache *c, zc__deferred *deferred, const zc_bytes *tags,
+                                 size_t n) {
+    size_t size = n ? 0 : 10, has = deferred->tags.size;
     if (!zc__wants(c, ZC_EVENT_INVALIDATED)) return true;
     for (size_t i = 0; i < n; i++) size += 10 + tags[i].len;
-    return (!has || has + size <= ZC__NEWS_BYTES) && zc__buf_reserve(&c->mem, &news->tags, size);
+    return (!has || has + size <= ZC__DEFERRED_BYTES) &&
+           zc__buf_reserve(&c->mem, &deferred->tags, size);
 }
 
-static void zc__news_add(zc_cache *c, zc__news *news, const zc_bytes *tags, size_t n, uint64_t v,
-                         bool room) {
+static void zc__deferred_add(zc_cache *c, zc__deferred *deferred, const zc_bytes *tags,
+                             size_t n, uint64_t v, bool room) {
     if (!zc__wants(c, ZC_EVENT_INVALIDATED)) return;
-    for (size_t i = 0; i < n && room; i++) zc__news_put(&news->tags, tags[i], v);
-    if (n == 0 && room) zc__news_put(&news->tags, zc_slice("", 0), v);
-    if (!room) news->others = v;
+    for (size_t i = 0; i < n && room; i++) zc__deferred_put(&deferred->tags, tags[i], v);
+    if (n == 0 && room) zc__deferred_put(&deferred->tags, zc_slice("", 0), v);
+    if (!room) deferred->others = v;
 }
 
-static void zc__news_tell(zc_cache *c, zc__news *news) {
-    zc__reap(c, news->garbage);
-    for (size_t at = 0, len; at < news->tags.size; at += 10 + len) {
-        const unsigned char *p = news->tags.ptr + at;
+static void zc__deferred_report(zc_cache *c, zc__deferred *deferred) {
+    zc__reap(c, deferred->garbage);
+    for (size_t at = 0, len; at < deferred->tags.size; at += 10 + len) {
+        const unsigned char *p = deferred->tags.ptr + at;
         len = zc__get16(p + 8);
-        zc__told_invalidated(c, zc_slice(p + 10, len), zc__get64(p));
+        zc__report_invalidated(c, zc_slice(p + 10, len), zc__get64(p));
     }
-    if (news->others) zc__told_invalidated(c, zc_slice("", 0), news->others);
-    zc__buf_free(&c->mem, &news->tags);
+    if (deferred->others) zc__report_invalidated(c, zc_slice("", 0), deferred->others);
+    zc__buf_free(&c->mem, &deferred->tags);
 }
 
-static void zc__bus_say(zc_cache *c) { zc__say_noted(c, &c->bus.fault, "the bus has failed"); }
+static void zc__bus_log_fault(zc_cache *c) {
+    zc__log_fault(c, &c->bus.fault, "the bus has failed");
+}
 
-/* Who hears, and since when: what belongs to an epoch that is over is not heard any more. */
-typedef struct zc__ear {
+/* Who reads, and since when: what belongs to an epoch that is over is not applied any more. */
+typedef struct zc__reader {
     zc_cache *cache;
-    zc__news *news;
+    zc__deferred *deferred;
     uint64_t epoch;
     unsigned log;
     uint64_t deadline; /* past it, some entries are enough */
-    unsigned heard;
+    unsigned entries;  /* that it was given */
     bool full; /* what came last is to be heard again, after telling what came before */
     zc_bus_sink sink;
-} zc__ear;
+} zc__reader;
 
-#define ZC__HEARD_LEAST 32u /* entries in a round, however small its budget */
+#define ZC__ENTRIES_LEAST 32u /* entries in a round, however small its budget */
 
 /* The next entry of the log. */
 static uint64_t zc__bus_apply(zc_cache *c, unsigned log, zc__nodes *nodes) {
@@ -5258,27 +5263,27 @@ static uint64_t zc__bus_apply(zc_cache *c, unsigned log, zc__nodes *nodes) {
  * for that, or for a tag's node, but will be after telling, the entry is not heard yet: reading
  * ends, and is begun again. Else too much is invalidated, and what finds no room is told as
  * everything. */
-static int zc__bus_hear_entry(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
-    zc__ear *ear = (zc__ear *)user;
-    zc_cache *c = ear->cache;
+static int zc__bus_read_entry(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
+    zc__reader *reader = (zc__reader *)user;
+    zc_cache *c = reader->cache;
     zc__bus *b = &c->bus;
-    zc__news *news = ear->news;
+    zc__deferred *deferred = reader->deferred;
     zc__nodes nodes;
     int rc = ZC_OK;
     if (zc__tags_check(tags, n) != ZC_OK) n = 0; /* no tag of ours: too much rather than nothing */
     bool made = zc__nodes_acquire(c, tags, n, true, &nodes);
-    bool room = zc__news_reserve(c, news, tags, n), any = news->tags.size != 0;
-    bool gives = (!made || !room) && c->mem.arena && zc__relieve(c, &news->garbage);
-    ear->full = gives || (!room && any);
+    bool room = zc__deferred_reserve(c, deferred, tags, n), any = deferred->tags.size != 0;
+    bool gives = (!made || !room) && c->mem.arena && zc__relieve(c, &deferred->garbage);
+    reader->full = gives || (!room && any);
     zc__monitor_lock(&b->apply);
-    if (ear->epoch != b->epoch || position > b->cursors[ear->log] + 1) rc = ZC_RETRY;
-    else if (position <= b->cursors[ear->log]) ear->full = false;
-    else if (ear->full) rc = ZC_E_NOMEM;
-    else zc__news_add(c, news, tags, n, zc__bus_apply(c, ear->log, &nodes), room);
+    if (reader->epoch != b->epoch || position > b->cursors[reader->log] + 1) rc = ZC_RETRY;
+    else if (position <= b->cursors[reader->log]) reader->full = false;
+    else if (reader->full) rc = ZC_E_NOMEM;
+    else zc__deferred_add(c, deferred, tags, n, zc__bus_apply(c, reader->log, &nodes), room);
     zc__monitor_unlock(&b->apply);
     zc__nodes_release(c, &nodes);
-    bool enough = ++ear->heard >= ZC__HEARD_LEAST && ear->deadline != ZC_NEVER;
-    return rc == ZC_OK && enough && zc__mono(&c->clock) >= ear->deadline ? ZC_MORE : rc;
+    bool enough = ++reader->entries >= ZC__ENTRIES_LEAST && reader->deadline != ZC_NEVER;
+    return rc == ZC_OK && enough && zc__mono(&c->clock) >= reader->deadline ? ZC_MORE : rc;
 }
 
 /* Forgets the log that it was attached to in `epoch`: nothing is served from now on. */
@@ -5324,30 +5329,32 @@ static int zc__bus_attach(zc_cache *c) {
     return ZC_OK;
 }
 
-static void zc__ear_open(zc__ear *ear, zc_cache *c, zc__news *news, uint64_t deadline) {
-    ear->cache = c;
-    ear->news = news;
-    ear->log = ear->heard = 0;
-    ear->deadline = deadline;
-    ear->full = false;
-    ear->sink.entry = zc__bus_hear_entry;
-    ear->sink.user = ear;
-    ear->sink.until = deadline;
+static void zc__reader_open(zc__reader *reader, zc_cache *c, zc__deferred *deferred,
+                            uint64_t deadline) {
+    reader->cache = c;
+    reader->deferred = deferred;
+    reader->log = reader->entries = 0;
+    reader->deadline = deadline;
+    reader->full = false;
+    reader->sink.entry = zc__bus_read_entry;
+    reader->sink.user = reader;
+    reader->sink.until = deadline;
     zc__monitor_lock(&c->bus.apply);
-    ear->epoch = c->bus.epoch;
+    reader->epoch = c->bus.epoch;
     zc__monitor_unlock(&c->bus.apply);
 }
 
 /* Reads one log to its end, or to the end of `wait`. ZC_OK: everything up to *since has been heard;
  * ZC_MORE: it was woken, or its time is up. */
-static int zc__bus_drain(zc_cache *c, zc__ear *ear, uint64_t wait, uint64_t *since) {
-    const zc_shared64 *at = &c->bus.cursors[ear->log];
+static int zc__bus_read_log(zc_cache *c, zc__reader *reader, uint64_t wait, uint64_t *since) {
+    const zc_shared64 *at = &c->bus.cursors[reader->log];
     for (;; wait = 0) {
         uint64_t cursor = zc__atomic_load_acq(at);
         *since = zc__mono(&c->clock);
-        int rc = c->desc.bus.read(zc__bus_user(c, ear->log), cursor, wait, &ear->sink);
-        if (ear->full || rc != ZC_MORE || zc__atomic_load_acq(at) == cursor) return rc;
-        if (ear->heard >= ZC__HEARD_LEAST && zc__mono(&c->clock) >= ear->deadline) return rc;
+        int rc = c->desc.bus.read(zc__bus_user(c, reader->log), cursor, wait, &reader->sink);
+        if (reader->full || rc != ZC_MORE || zc__atomic_load_acq(at) == cursor) return rc;
+        if (reader->entries >= ZC__ENTRIES_LEAST && zc__mono(&c->clock) >= reader->deadline)
+            return rc;
     }
 }
 
@@ -5361,49 +5368,49 @@ static void zc__bus_wait(zc_cache *c, uint64_t wait) {
 /* Reads the log to its end, or to the end of `wait`. ZC_OK: the lease is renewed; ZC_PENDING: there
  * is more, but what was heard is to be told first; ZC_RETRY: it was woken, or the reader's time is
  * up. Of several logs the lease is as old as the oldest proof, that of the first. */
-static int zc__bus_listen(zc_cache *c, uint64_t wait) {
+static int zc__bus_read(zc_cache *c, uint64_t wait) {
     zc__bus *b = &c->bus;
     uint64_t since = 0, proof;
     int rc = ZC_OK;
     ZC__ASSERT_HELD(&b->reading);
     if (!zc__atomic_load_acq(&b->attached)) return zc__bus_attach(c);
-    zc__ear ear;
-    zc__ear_open(&ear, c, &b->news, b->deadline);
+    zc__reader reader;
+    zc__reader_open(&reader, c, &b->deferred, b->deadline);
     if (b->logs > 1 && wait) zc__bus_wait(c, wait);
-    for (; ear.log < b->logs && rc == ZC_OK; ear.log++) {
-        rc = zc__bus_drain(c, &ear, b->logs == 1 ? wait : 0, &proof);
-        if (ear.log == 0) since = proof;
+    for (; reader.log < b->logs && rc == ZC_OK; reader.log++) {
+        rc = zc__bus_read_log(c, &reader, b->logs == 1 ? wait : 0, &proof);
+        if (reader.log == 0) since = proof;
     }
-    if (ear.full) return ZC_PENDING;
+    if (reader.full) return ZC_PENDING;
     if (rc == ZC_MORE) return ZC_RETRY;
     if (rc < 0) return zc__bus_fault(c, rc);
     if (rc == ZC_OK) {
         zc__monitor_lock(&b->apply);
-        if (ear.epoch == b->epoch) zc__atomic_store_rel(&b->lease, since ? since : 1);
+        if (reader.epoch == b->epoch) zc__atomic_store_rel(&b->lease, since ? since : 1);
         zc__atomic_store_rlx(&b->down, 0);
         zc__monitor_unlock(&b->apply);
         return ZC_OK;
     }
-    zc__bus_detach(c, ear.epoch);
+    zc__bus_detach(c, reader.epoch);
     return zc__bus_attach(c);
 }
 
 /* Ends reading, and tells what was heard. */
 static void zc__bus_unlock(zc_cache *c) {
-    zc__news news = c->bus.news;
-    memset(&c->bus.news, 0, sizeof news);
+    zc__deferred deferred = c->bus.deferred;
+    memset(&c->bus.deferred, 0, sizeof deferred);
     zc__gate_leave(&c->bus.reading);
-    zc__news_tell(c, &news);
-    zc__bus_say(c);
+    zc__deferred_report(c, &deferred);
+    zc__bus_log_fault(c);
 }
 
-/* Reads the log to its end, as zc__bus_listen(), and tells. ZC_E_BUS: others read until `end`. */
+/* Reads the log to its end, as zc__bus_read(), and tells. ZC_E_BUS: others read until `end`. */
 static int zc__bus_catch_up(zc_cache *c, uint64_t wait, uint64_t end) {
     int rc = ZC_PENDING;
     for (; rc == ZC_PENDING; wait = 0) {
         if (!zc__gate_enter(&c->bus.reading, &c->clock, end)) return ZC_E_BUS;
         c->bus.deadline = end;
-        rc = zc__bus_listen(c, wait);
+        rc = zc__bus_read(c, wait);
         c->bus.deadline = ZC_NEVER;
         zc__bus_unlock(c);
     }
@@ -5443,7 +5450,7 @@ static int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
     if (!b->on || ZC__LIKELY(zc__bus_is_current(c, lease))) return ZC_OK;
     uint64_t until = b->peeks ? zc__add_sat(zc__mono(&c->clock), c->desc.max_staleness) : 0;
     while (b->peeks && zc__gate_enter(&b->reading, &c->clock, until)) {
-        int rc = zc__bus_is_current(c, lease) ? ZC_OK : zc__bus_listen(c, 0);
+        int rc = zc__bus_is_current(c, lease) ? ZC_OK : zc__bus_read(c, 0);
         zc__bus_unlock(c);
         if (rc != ZC_OK && rc != ZC_PENDING) break;
         if (rc == ZC_OK) return ZC_OK;
@@ -5456,7 +5463,7 @@ static int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
     return silence == ZC_SILENCE_SERVE && soon ? ZC_STALE : ZC_MISS;
 }
 
-/* ---- telling ---- */
+/* ---- publishing ---- */
 
 /* Is it up to this thread to read? Else the bus's own does. */
 static bool zc__bus_is_mine(zc__bus *b) {
@@ -5464,7 +5471,7 @@ static bool zc__bus_is_mine(zc__bus *b) {
 }
 
 /* Waits until the log has been read to its end after `since`, or attached; `end` at the latest. */
-static int zc__bus_hear(zc_cache *c, uint64_t since, uint64_t end) {
+static int zc__bus_await(zc_cache *c, uint64_t since, uint64_t end) {
     zc__bus *b = &c->bus;
     if (zc__bus_is_mine(b)) return zc__bus_catch_up(c, 0, end);
     for (;;) {
@@ -5479,21 +5486,21 @@ static int zc__bus_hear(zc_cache *c, uint64_t since, uint64_t end) {
     }
 }
 
-static int zc__bus_append_to(zc__ear *ear, unsigned log, const zc_bytes *tags, size_t n,
+static int zc__bus_append_to(zc__reader *reader, unsigned log, const zc_bytes *tags, size_t n,
                              bool durable) {
-    zc_cache *c = ear->cache;
+    zc_cache *c = reader->cache;
     uint64_t cursor = zc__atomic_load_acq(&c->bus.cursors[log]);
-    ear->log = log;
-    return c->desc.bus.append(zc__bus_user(c, log), tags, n, durable, cursor, &ear->sink);
+    reader->log = log;
+    return c->desc.bus.append(zc__bus_user(c, log), tags, n, durable, cursor, &reader->sink);
 }
 
 /* Appends to each log what belongs there. ZC_OK, ZC_MORE: all have it. */
-static int zc__bus_append(zc__ear *ear, const zc_bytes *tags, size_t n, bool durable) {
-    zc_cache *c = ear->cache;
+static int zc__bus_append(zc__reader *reader, const zc_bytes *tags, size_t n, bool durable) {
+    zc_cache *c = reader->cache;
     zc__bus *b = &c->bus;
     int rc = ZC_OK, got;
     if (b->logs == 1 || n == 1)
-        return zc__bus_append_to(ear, n ? zc__bus_log_of_text(b, tags[0]) : 0, tags, n, durable);
+        return zc__bus_append_to(reader, n ? zc__bus_log_of_text(b, tags[0]) : 0, tags, n, durable);
     zc_bytes *some = n ? (zc_bytes *)zc__alloc(&c->mem, n * sizeof *some) : NULL;
     size_t all = some ? n : 0, size = all * sizeof *some; /* short of memory: everything */
     for (unsigned log = 0; log < b->logs && (rc == ZC_OK || rc == ZC_MORE); log++) {
@@ -5501,35 +5508,36 @@ static int zc__bus_append(zc__ear *ear, const zc_bytes *tags, size_t n, bool dur
         for (size_t i = 0; i < all; i++)
             if (zc__bus_log_of_text(b, tags[i]) == log) some[count++] = tags[i];
         if (all && !count) continue;
-        got = zc__bus_append_to(ear, log, some, count, durable);
+        got = zc__bus_append_to(reader, log, some, count, durable);
         if (got != ZC_OK) rc = got;
     }
     zc__free(&c->mem, some, size);
     return rc;
 }
 
-/* Appends to the log, and hears what came before, within T but for the append itself. What is to
- * be told comes to `news`; NULL: the caller is the reader. */
+/* Appends to the log, and reads what came before, within T but for the append itself. What is to
+ * be told comes to `deferred`; NULL: the caller is the reader. */
 static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durable,
-                        zc__news *news) {
+                        zc__deferred *deferred) {
     zc__bus *b = &c->bus;
-    bool reading = !news;
+    bool reading = !deferred;
     uint64_t end = zc__add_sat(zc__mono(&c->clock), c->desc.max_staleness);
-    zc__ear ear;
+    zc__reader reader;
     int rc = ZC_RETRY;
     for (unsigned tries = 0; tries < 3 && rc == ZC_RETRY; tries++) {
         uint64_t since = zc__mono(&c->clock);
         if (zc__atomic_load_rlx(&b->down) && !b->peeks && !reading)
             return ZC_E_BUS; /* others try */
         if (!zc__atomic_load_acq(&b->attached)) {
-            rc = reading ? zc__bus_attach(c) : zc__bus_hear(c, since, end);
+            rc = reading ? zc__bus_attach(c) : zc__bus_await(c, since, end);
             if (rc != ZC_OK) return rc;
         }
-        zc__ear_open(&ear, c, reading ? &b->news : news, reading ? b->deadline : ZC_NEVER);
-        rc = zc__bus_append(&ear, tags, n, durable);
-        if (ear.full) rc = ZC_MORE; /* it was appended: entries are given after that */
-        if (rc == ZC_MORE) return reading ? ZC_OK : zc__bus_hear(c, zc__mono(&c->clock), end);
-        if (rc == ZC_RETRY) zc__bus_detach(c, ear.epoch);
+        zc__reader_open(&reader, c, reading ? &b->deferred : deferred,
+                        reading ? b->deadline : ZC_NEVER);
+        rc = zc__bus_append(&reader, tags, n, durable);
+        if (reader.full) rc = ZC_MORE; /* it was appended: entries are given after that */
+        if (rc == ZC_MORE) return reading ? ZC_OK : zc__bus_await(c, zc__mono(&c->clock), end);
+        if (rc == ZC_RETRY) zc__bus_detach(c, reader.epoch);
     }
     if (rc == ZC_OK) return ZC_OK;
     return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
@@ -5537,15 +5545,15 @@ static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durabl
 
 /* Sends what waits. */
 static int zc__bus_flush(zc_cache *c) {
-    zc__letter l;
+    zc__batch batch;
     ZC__ASSERT_HELD(&c->bus.reading);
-    if (!zc__outbox_take(c, &l)) return ZC_OK;
-    int rc = zc__bus_send(c, l.tags, l.n, false, NULL);
+    if (!zc__outbox_take(c, &batch)) return ZC_OK;
+    int rc = zc__bus_send(c, batch.tags, batch.n, false, NULL);
     if (rc != ZC_OK) {
-        zc__outbox_add(c, l.tags, l.n);
-        (void)zc__invalidate_text(c, l.tags, l.n, true);
+        zc__outbox_add(c, batch.tags, batch.n);
+        (void)zc__invalidate_text(c, batch.tags, batch.n, true);
     }
-    zc__letter_free(c, &l);
+    zc__batch_free(c, &batch);
     return rc;
 }
 
@@ -5564,18 +5572,18 @@ static void zc__bus_sleep(zc__bus *b, uint64_t ns) {
 static int zc__bus_publish(zc_cache *c, const zc_bytes *tags, size_t n) {
     zc__bus *b = &c->bus;
     zc_ack ack = c->desc.ack;
-    zc__news news;
-    memset(&news, 0, sizeof news);
+    zc__deferred deferred;
+    memset(&deferred, 0, sizeof deferred);
     int rc = ack == ZC_ASYNC ? ZC_PENDING
-                             : zc__bus_send(c, tags, n, ack == ZC_DURABLE, &news);
+                             : zc__bus_send(c, tags, n, ack == ZC_DURABLE, &deferred);
     if (rc != ZC_OK) {
         bool first = zc__outbox_empty(b);
         zc__outbox_add(c, tags, n);
         (void)zc__invalidate_text(c, tags, n, false);
         if (first && b->runs && c->desc.bus.wake) c->desc.bus.wake(c->desc.bus.user);
     }
-    zc__news_tell(c, &news);
-    zc__bus_say(c);
+    zc__deferred_report(c, &deferred);
+    zc__bus_log_fault(c);
     if (rc != ZC_OK) return ack == ZC_ASYNC ? ZC_OK : ZC_E_BUS;
     if (ack != ZC_STRICT || b->peeks) return ZC_OK;
     uint64_t end = zc__add_sat(zc__mono(&c->clock), c->desc.max_staleness);
@@ -5608,7 +5616,7 @@ static void zc__bus_beat(zc_cache *c) {
     zc__free(&c->mem, text, size);
 }
 
-/* One round: sends, listens, tells about itself. ZC_MORE: entries were heard; ZC_RETRY: not all of
+/* One round: sends, reads, tells about itself. ZC_MORE: entries were read; ZC_RETRY: not all of
  * them, by `deadline`. Without a `wait` it does not wait for another reader either. */
 static int zc__bus_round(zc_cache *c, uint64_t wait, uint64_t deadline) {
     zc__bus *b = &c->bus;
@@ -5619,12 +5627,12 @@ static int zc__bus_round(zc_cache *c, uint64_t wait, uint64_t deadline) {
     if (!zc__atomic_load_acq(&b->attached)) rc = zc__bus_attach(c);
     if (rc == ZC_OK) rc = zc__bus_flush(c);
     bool sent = rc == ZC_OK && zc__outbox_empty(b);
-    if (rc == ZC_OK) rc = zc__bus_listen(c, sent ? wait : 0);
-    if (rc == ZC_OK && sent) zc__outbox_told(b);
+    if (rc == ZC_OK) rc = zc__bus_read(c, sent ? wait : 0);
+    if (rc == ZC_OK && sent) zc__outbox_acknowledged(b);
     b->deadline = ZC_NEVER;
     uint64_t now = zc__mono(&c->clock);
-    bool beats = rc == ZC_OK && c->desc.bus.beat && now - b->beaten >= ZC_SECOND;
-    if (beats) b->beaten = now;
+    bool beats = rc == ZC_OK && c->desc.bus.beat && now - b->last_beat >= ZC_SECOND;
+    if (beats) b->last_beat = now;
     zc__bus_unlock(c);
     if (beats) zc__bus_beat(c);
     if (rc == ZC_PENDING) rc = zc__bus_catch_up(c, 0, wait ? ZC_NEVER : 0);
@@ -5773,7 +5781,7 @@ static void zc__bus_stats(zc_cache *c, zc_stats *st) {
     st->bus_silent = zc__atomic_load_rlx(&b->silent);
     st->bus_age = !lease ? ZC_NEVER : b->peeks || now <= lease ? 0 : now - lease;
     zc__monitor_lock(&b->out);
-    st->bus_pending = zc__outbox_count(b) + b->on_the_way;
+    st->bus_pending = zc__outbox_count(b) + b->in_flight;
     zc__monitor_unlock(&b->out);
 }
 
@@ -5808,7 +5816,7 @@ ZOOCACHE_API int zc_catch_up(zc_cache *cache, uint64_t token, uint64_t timeout) 
         uint64_t now = zc__mono(&cache->clock);
         if (rc != ZC_PENDING && now >= end)
             return rc < 0 && rc != ZC_E_BUSY ? rc : ZC_E_TIMEOUT;
-        rc = zc__bus_hear(cache, now, end);
+        rc = zc__bus_await(cache, now, end);
     }
 }
 
@@ -6639,12 +6647,12 @@ static inline bool zc__keeps_versions(const zc_cache *c) {
 #define ZC__BREAKER_LEAST (100 * ZC_MILLISECOND)
 #define ZC__BREAKER_MOST (5 * ZC_SECOND)
 
-/* The breaker is closed, then open, then closed: each is an episode, and a call belongs to the one
+/* The breaker is closed, then open, then closed: each is an epoch, and a call belongs to the one
  * that it began in. */
-static inline uint32_t zc__store_episode(const zc_cache *c) {
-    return zc__atomic_load_acq(&c->store_episode);
+static inline uint32_t zc__store_epoch(const zc_cache *c) {
+    return zc__atomic_load_acq(&c->store_epoch);
 }
-static inline bool zc__store_is_open(const zc_cache *c) { return zc__store_episode(c) & 1; }
+static inline bool zc__store_is_open(const zc_cache *c) { return zc__store_epoch(c) & 1; }
 
 /* Half of the pause is drawn, so that not all nodes come back at once. */
 static void zc__store_pause(zc_cache *c, uint64_t pause) {
@@ -6655,30 +6663,30 @@ static void zc__store_pause(zc_cache *c, uint64_t pause) {
 
 /* What a call of the storage tells about its health. Of those that fail together the first opens
  * the breaker; the others, and all that began before it was closed again, have nothing to add. */
-static int zc__store_told(zc_cache *c, uint32_t episode, int rc) {
+static int zc__store_outcome(zc_cache *c, uint32_t epoch, int rc) {
     bool lost = rc == ZC_E_TIMEOUT, bad = lost || rc == ZC_E_STORE || rc == ZC_E_BUS;
     if (rc >= 0 && zc__atomic_load_rlx(&c->store_failures))
         zc__atomic_store_rlx(&c->store_failures, 0u);
-    if (!bad || episode & 1 || episode != zc__store_episode(c)) return rc;
+    if (!bad || epoch & 1 || epoch != zc__store_epoch(c)) return rc;
     uint32_t n = zc__atomic_add_rlx(&c->store_failures, 1u) + 1;
     if (!lost && n < ZC__BREAKER_FAILURES) return rc;
     zc__store_pause(c, ZC__BREAKER_LEAST);
-    if (zc__atomic_cas(&c->store_episode, &episode, episode + 1))
+    if (zc__atomic_cas(&c->store_epoch, &epoch, epoch + 1))
         zc__atomic_store_rlx(&c->store_fault, (int32_t)rc);
     return rc;
 }
 
 /* False: the storage is to be spared. */
-static inline bool zc__store_up(zc_cache *c, uint32_t *episode) {
-    *episode = zc__store_episode(c);
-    if (ZC__LIKELY(!(*episode & 1))) return true;
+static inline bool zc__store_up(zc_cache *c, uint32_t *epoch) {
+    *epoch = zc__store_epoch(c);
+    if (ZC__LIKELY(!(*epoch & 1))) return true;
     zc__count(&c->store_skipped, 1);
     return false;
 }
 
 /* Says that it has opened: whoever saw that may have had his turn to write, and could not. */
-static void zc__store_say(zc_cache *c) {
-    zc__say_noted(c, &c->store_fault, "the storage is not asked for a while");
+static void zc__store_log_fault(zc_cache *c) {
+    zc__log_fault(c, &c->store_fault, "the storage is not asked for a while");
 }
 
 /* Tries a storage that was spared: housekeeping alone does, one thread at a time. */
@@ -6686,7 +6694,7 @@ static void zc__store_try(zc_cache *c, uint64_t deadline) {
     zc_sink sink;
     uint64_t retry = zc__atomic_load_rlx(&c->store_retry),
              pause = zc__atomic_load_rlx(&c->store_pause);
-    zc__store_say(c);
+    zc__store_log_fault(c);
     if (!zc__store_is_open(c) || zc__mono(&c->clock) < retry) return;
     if (!zc__atomic_cas(&c->store_retry, &retry, ZC_NEVER)) return;
     zc__sink_init(&sink, c);
@@ -6698,21 +6706,21 @@ static void zc__store_try(zc_cache *c, uint64_t deadline) {
         return;
     }
     zc__atomic_store_rlx(&c->store_failures, 0u);
-    zc__atomic_store_rel(&c->store_episode, zc__store_episode(c) + 1);
+    zc__atomic_store_rel(&c->store_epoch, zc__store_epoch(c) + 1);
 }
 #else
-static inline uint32_t zc__store_episode(const zc_cache *c) { (void)c; return 0; }
-static inline int zc__store_told(zc_cache *c, uint32_t episode, int rc) {
-    (void)c; (void)episode;
+static inline uint32_t zc__store_epoch(const zc_cache *c) { (void)c; return 0; }
+static inline int zc__store_outcome(zc_cache *c, uint32_t epoch, int rc) {
+    (void)c; (void)epoch;
     return rc;
 }
-static inline bool zc__store_up(zc_cache *c, uint32_t *episode) {
+static inline bool zc__store_up(zc_cache *c, uint32_t *epoch) {
     (void)c;
-    *episode = 0;
+    *epoch = 0;
     return true;
 }
 static inline bool zc__store_is_open(const zc_cache *c) { (void)c; return false; }
-static inline void zc__store_say(zc_cache *c) { (void)c; }
+static inline void zc__store_log_fault(zc_cache *c) { (void)c; }
 static inline void zc__store_try(zc_cache *c, uint64_t deadline) { (void)c; (void)deadline; }
 #endif
 
@@ -6729,10 +6737,10 @@ static void zc__store_fault(zc_cache *c, zc_bytes key, int rc) {
     ev.key = key;
     ev.rc = rc;
     zc__event(c, &ev);
-    zc__say(c, ZC_LOG_WARN,
+    zc__log_write(c, ZC_LOG_WARN,
             corrupt ? "the storage has what is no good" : "a call of the storage has failed",
             zc_strerror(rc));
-    zc__store_say(c);
+    zc__store_log_fault(c);
 }
 
 /* Asks the storage for the versions of nodes on a path that are not known here. */
@@ -6851,10 +6859,10 @@ static int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, s
     if (!which) which = 1; /* the root is in each */
     zc__monitor_lock(&b->apply);
     bool ours = b->attached && r->generation == b->identity && sum >= b->trusted;
-    bool known = zc__bus_place(b, mark, which, &position);
+    bool known = zc__bus_locate(b, mark, which, &position);
     *begin = zc__bus_local(b, known ? position : b->cursor);
-    uint64_t untold = zc__atomic_load_acq(&b->untold);
-    if (untold && untold < *begin) *begin = untold; /* N3 */
+    uint64_t unacknowledged = zc__atomic_load_acq(&b->unacknowledged);
+    if (unacknowledged && unacknowledged < *begin) *begin = unacknowledged; /* N3 */
     zc__monitor_unlock(&b->apply);
     if (!ours) return ZC_MISS;
     for (unsigned i = 0; i < b->logs && !known && rc == ZC_OK; i++)
@@ -6951,11 +6959,11 @@ static int zc__store_accept(zc_fill *t, const zc_record *r, zc__buf *read) {
 /* Idle time starts again. */
 static void zc__store_used(zc_cache *c, zc_bytes key, const zc_record *r) {
     const zc_store *st = &c->desc.store;
-    uint32_t episode;
-    if (!r->tti_ms || !st->touch || !zc__store_up(c, &episode)) return;
+    uint32_t epoch;
+    if (!r->tti_ms || !st->touch || !zc__store_up(c, &epoch)) return;
     uint64_t until = zc__add_sat(zc__wall_ms(c), r->tti_ms);
     if (r->expires_ms && r->expires_ms < until) until = r->expires_ms;
-    int rc = zc__store_told(c, episode, st->touch(st->user, key, until));
+    int rc = zc__store_outcome(c, epoch, st->touch(st->user, key, until));
     if (rc < 0) zc__store_fault(c, key, rc);
 }
 
@@ -7115,8 +7123,8 @@ static bool zc__store_is_old(zc_cache *c, zc__flight *f) {
 }
 
 /* The storage is asked only while its records can be judged. */
-static bool zc__store_readable(zc_cache *c, uint64_t *lease, uint32_t *episode) {
-    return zc__bus_gate(c, ZC_SILENCE_BYPASS, lease) == ZC_OK && zc__store_up(c, episode);
+static bool zc__store_readable(zc_cache *c, uint64_t *lease, uint32_t *epoch) {
+    return zc__bus_gate(c, ZC_SILENCE_BYPASS, lease) == ZC_OK && zc__store_up(c, epoch);
 }
 
 /* Looks the ticket's key up in the storage. ZC_OK: the ticket has its value. ZC_MISS: else. */
@@ -7124,11 +7132,11 @@ static int zc__store_load(zc_fill *t) {
     zc_cache *c = t->cache;
     zc_sink sink;
     uint64_t lease;
-    uint32_t episode;
-    if (!zc__store_readable(c, &lease, &episode) || zc__store_is_old(c, t->flight)) return ZC_MISS;
+    uint32_t epoch;
+    if (!zc__store_readable(c, &lease, &epoch) || zc__store_is_old(c, t->flight)) return ZC_MISS;
     zc__sink_init(&sink, c);
     int got = c->desc.store.get(c->desc.store.user, zc__flight_key(t->flight), &sink);
-    return zc__store_take(t, zc__store_told(c, episode, got), &sink, lease);
+    return zc__store_take(t, zc__store_outcome(c, epoch, got), &sink, lease);
 }
 
 /* The end of a deadline of the monotonic clock, on the wall clock; 0 for ZC_NEVER. */
@@ -7155,9 +7163,9 @@ static void zc__store_distrust(zc_cache *c) {
  * caller's turn. */
 static int zc__store_del(zc_cache *c, zc_bytes key) {
     const zc_store *st = &c->desc.store;
-    uint32_t episode;
+    uint32_t epoch;
     int rc = ZC_PENDING;
-    if (zc__store_up(c, &episode)) rc = zc__store_told(c, episode, st->del(st->user, key));
+    if (zc__store_up(c, &epoch)) rc = zc__store_outcome(c, epoch, st->del(st->user, key));
     if (rc < 0 || rc == ZC_PENDING) zc__store_distrust(c);
     return rc;
 }
@@ -7182,8 +7190,8 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     zc__spin_unlock(&s->lock);
     uint64_t kept = zc__atomic_load_acq(&c->kept);
     if (zc__keeps_versions(c) && r.begin > kept) r.begin = kept;
-    uint32_t episode = zc__store_episode(c);
-    if (e->flags & ZC__OBJECT || episode & 1 ||
+    uint32_t epoch = zc__store_epoch(c);
+    if (e->flags & ZC__OBJECT || epoch & 1 ||
         (zc__bus_on(c) && !zc__bus_position(c, e, &r, mark)))
         return replaces ? zc__store_del(c, key) : ZC_OK;
     for (size_t i = 0; i < ndeps; i++) text_len += zc__tag_len(nodes[i]);
@@ -7214,7 +7222,7 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     r.expires_ms = zc__until_ms(hard, now, now_ms);
     int rc = zc__record_encode(&c->mem, &r, &record);
     if (rc == ZC_OK)
-        rc = zc__store_told(c, episode, st->put(st->user, key, zc_slice(record.ptr, record.size),
+        rc = zc__store_outcome(c, epoch, st->put(st->user, key, zc_slice(record.ptr, record.size),
                                                 zc__until_ms(end, now, now_ms)));
     zc__buf_free(&c->mem, &record);
     zc__free(&c->mem, deps, size);
@@ -7293,14 +7301,14 @@ static bool zc__copying_take(void *user, zc_bytes bytes) {
 static bool zc__store_copy(zc__copying *w) {
     zc_cache *c = w->cache;
     zc_sink sink;
-    uint32_t episode;
+    uint32_t epoch;
     w->rc = ZC_MISS;
-    if (!zc__store_up(c, &episode)) return true;
+    if (!zc__store_up(c, &epoch)) return true;
     zc__sink_init(&sink, c);
     sink.take = zc__copying_take;
     sink.user = w;
     w->rc = ZC_MORE;
-    int got = zc__store_told(c, episode, c->desc.store.get(c->desc.store.user, w->key, &sink));
+    int got = zc__store_outcome(c, epoch, c->desc.store.get(c->desc.store.user, w->key, &sink));
     if (got != ZC_OK || sink.buf.size) { /* it failed later on, or there was more than a record */
         w->rc = got != ZC_OK ? got : ZC_MORE;
         w->len = 0;
@@ -7359,7 +7367,7 @@ static void zc__behind_forget(zc_cache *c, const zc_bytes *key, zc__entry **spen
 }
 
 /* Ends entries without a pin. */
-static void zc__bury(zc_cache *c, zc__entry *spent) {
+static void zc__entries_destroy(zc_cache *c, zc__entry *spent) {
     ZC__CALLS_OUT();
     for (zc__entry *next; spent; spent = next) {
         next = spent->next;
@@ -7382,7 +7390,7 @@ static zc__entry *zc__behind_first(zc_cache *c) {
 static void zc__behind_end(zc_cache *c) {
     zc__entry *spent = NULL;
     zc__behind_forget(c, NULL, &spent);
-    zc__bury(c, spent);
+    zc__entries_destroy(c, spent);
     zc__free(&c->mem, c->behind, ZC__BEHIND * sizeof *c->behind);
     c->behind = NULL;
 }
@@ -7434,10 +7442,11 @@ static int zc__fleet_lock(zc_fill *t, uint64_t until, uint64_t *token) {
     uint64_t pause = 2 * ZC_MILLISECOND, random = c->seed ^ t->started;
     *token = 0;
     if (!zc__has_store(c) || !st->lock || t->unsaved) return ZC_MISS;
-    for (uint32_t episode; zc__store_up(c, &episode);) {
+    for (uint32_t epoch; zc__store_up(c, &epoch);) {
         uint64_t now = zc__mono(&c->clock);
         if (now >= t->flight->lease) return ZC_MISS;
-        int rc = zc__store_told(c, episode, st->lock(st->user, key, t->flight->lease - now, token));
+        uint64_t left = t->flight->lease - now;
+        int rc = zc__store_outcome(c, epoch, st->lock(st->user, key, left, token));
         if (rc != ZC_OK) *token = 0;
         if (rc < 0) zc__store_fault(c, key, rc);
         t->unsaved = t->unsaved || zc__store_was_slow(rc);
@@ -7461,19 +7470,19 @@ static int zc__fleet_lock(zc_fill *t, uint64_t until, uint64_t *token) {
 /* Who lost the lock to another, because its lease was over, does not write over the other's. */
 static void zc__fleet_check(zc_fill *t, uint64_t token) {
     zc_cache *c = t->cache;
-    uint32_t episode;
-    if (!token || !zc__store_up(c, &episode)) return;
+    uint32_t epoch;
+    if (!token || !zc__store_up(c, &epoch)) return;
     int rc = c->desc.store.lock(c->desc.store.user, zc__flight_key(t->flight), ZC_SECOND, &token);
-    if (zc__store_told(c, episode, rc) == ZC_MISS || zc__store_was_slow(rc)) t->unsaved = true;
-    zc__store_say(c);
+    if (zc__store_outcome(c, epoch, rc) == ZC_MISS || zc__store_was_slow(rc)) t->unsaved = true;
+    zc__store_log_fault(c);
 }
 
 static void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
     const zc_store *st = &c->desc.store;
-    uint32_t episode;
-    if (zc__store_up(c, &episode))
-        (void)zc__store_told(c, episode, st->unlock(st->user, zc__flight_key(f), token));
-    zc__store_say(c);
+    uint32_t epoch;
+    if (zc__store_up(c, &epoch))
+        (void)zc__store_outcome(c, epoch, st->unlock(st->user, zc__flight_key(f), token));
+    zc__store_log_fault(c);
     zc__flight_let_go(c, f);
 }
 
@@ -7488,7 +7497,7 @@ static inline bool zc__behind_add(zc_cache *c, zc__entry *e) { (void)c; (void)e;
 static inline void zc__behind_forget(zc_cache *c, const zc_bytes *key, zc__entry **spent) {
     (void)c; (void)key; (void)spent;
 }
-static inline void zc__bury(zc_cache *c, zc__entry *spent) { (void)c; (void)spent; }
+static inline void zc__entries_destroy(zc_cache *c, zc__entry *spent) { (void)c; (void)spent; }
 static inline bool zc__behind_write(zc_cache *c) { (void)c; return false; }
 static inline int zc__fleet_lock(zc_fill *t, uint64_t until, uint64_t *token) {
     (void)t; (void)until;
@@ -7519,7 +7528,7 @@ static void zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc_bytes
         rc = e ? zc__store_save(c, e, w->replaces) : zc__store_del(c, key);
     }
     zc__written(s, w);
-    zc__bury(c, spent);
+    zc__entries_destroy(c, spent);
     if (rc < 0) zc__store_fault(c, key, rc);
 }
 
@@ -7539,7 +7548,7 @@ static void zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc_bytes
 
 /* ---- end a flight ---- */
 
-static void zc__told_load(zc_cache *c, uint64_t elapsed) {
+static void zc__count_load(zc_cache *c, uint64_t elapsed) {
     uint64_t us = elapsed / 1000;
     unsigned bucket = us ? 64 - zc__clz64(us) : 0;
     zc__count(&c->load_ns, elapsed);
@@ -7587,7 +7596,7 @@ static int zc__fail(zc_fill *t, int error, zc_view *view) {
         ev.rc = error;
         ev.elapsed = zc__mono(&c->clock) - t->started;
         zc__count(&c->fill_errors, 1);
-        zc__told_load(c, ev.elapsed);
+        zc__count_load(c, ev.elapsed);
         zc__event(c, &ev);
     }
     zc__fill_close(t);
@@ -7681,7 +7690,7 @@ static int zc__commit(zc_fill *t, zc_view *view) {
         ev.value = zc__entry_value(e);
         ev.rc = rc;
         ev.elapsed = elapsed;
-        zc__told_load(c, elapsed);
+        zc__count_load(c, elapsed);
         zc__event(c, &ev);
     }
     if (put == ZC_OK && e->flags & ZC__ABSENT) rc = ZC_ABSENT;
@@ -7773,7 +7782,7 @@ static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_vi
 
 /* The same with a bus: only while it is proven that everything was heard. Asked again when the
  * value is in hand. */
-static ZC__NOINLINE int zc__get_heard(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view,
+static ZC__NOINLINE int zc__get_proven(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view,
                                       zc__copying *copy) {
     for (uint64_t lease;;) {
         int gate = zc__bus_gate(c, ZC_SILENCE_DEFAULT, &lease);
@@ -7796,7 +7805,7 @@ ZOOCACHE_API int zc_get(zc_cache *cache, zc_bytes key, zc_view *view) {
     int rc = zc__check_key(cache, key);
     if (rc != ZC_OK) return rc;
     uint64_t hash = zc__hash(key, cache->seed);
-    return zc__bus_on(cache) ? zc__get_heard(cache, key, hash, view, NULL)
+    return zc__bus_on(cache) ? zc__get_proven(cache, key, hash, view, NULL)
                              : zc__get_hashed(cache, key, hash, view, NULL);
 }
 
@@ -7818,7 +7827,7 @@ static int zc__copy_view(zc_cache *c, zc_view *view, int rc, void *buf, size_t c
 
 #ifdef ZOOCACHE_WITH_BUS
 /* With a bus; the lease is asked for again after the copy. */
-static ZC__NOINLINE int zc__copy_heard(zc_cache *c, zc_bytes key, uint64_t hash, void *buf,
+static ZC__NOINLINE int zc__copy_proven(zc_cache *c, zc_bytes key, uint64_t hash, void *buf,
                                        size_t cap, size_t *len) {
     zc__copying copy;
     copy.cache = c;
@@ -7831,14 +7840,14 @@ static ZC__NOINLINE int zc__copy_heard(zc_cache *c, zc_bytes key, uint64_t hash,
         memset(&view, 0, sizeof view);
         copy.len = 0;
         uint64_t lease = zc__bus_lease(c); /* no younger than the one that the read goes by */
-        int rc = zc__get_heard(c, key, hash, &view, copies ? &copy : NULL);
+        int rc = zc__get_proven(c, key, hash, &view, copies ? &copy : NULL);
         if (len) *len = copy.len;
         rc = zc__copy_view(c, &view, rc, buf, cap, len);
         if (rc != ZC_OK || zc__bus_holds(c, lease)) return rc;
     }
 }
 #else
-static inline int zc__copy_heard(zc_cache *c, zc_bytes key, uint64_t hash, void *buf, size_t cap,
+static inline int zc__copy_proven(zc_cache *c, zc_bytes key, uint64_t hash, void *buf, size_t cap,
                                  size_t *len) {
     (void)c; (void)key; (void)hash; (void)buf; (void)cap; (void)len;
     return ZC_MISS;
@@ -7850,7 +7859,7 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
     if (len) *len = 0;
     if (rc != ZC_OK || (!buf && cap)) return rc != ZC_OK ? rc : ZC_E_INVAL;
     uint64_t hash = zc__hash(key, cache->seed);
-    if (zc__bus_on(cache)) return zc__copy_heard(cache, key, hash, buf, cap, len);
+    if (zc__bus_on(cache)) return zc__copy_proven(cache, key, hash, buf, cap, len);
     zc__shard *s = zc__shard_of(cache, hash);
     zc__entry *e;
     zc__spin_lock(&s->lock);
@@ -7914,9 +7923,9 @@ static void zc__load_many(zc_cache *c, zc_fill **tickets, const zc_bytes *keys, 
     int rc = m ? ZC_MISS : ZC_OK;
     for (size_t k = 0; k < m; k++) got[k] = ZC_MISS;
     uint64_t lease = 0;
-    uint32_t episode;
-    if (m && zc__store_readable(c, &lease, &episode))
-        rc = zc__store_told(c, episode, st->get_many(st->user, wanted, m, to, got));
+    uint32_t epoch;
+    if (m && zc__store_readable(c, &lease, &epoch))
+        rc = zc__store_outcome(c, epoch, st->get_many(st->user, wanted, m, to, got));
     for (size_t k = 0; k < m; k++) {
         zc_fill *t = tickets[at[k]];
         if (zc__store_take(t, rc < 0 ? rc : got[k], &sinks[k], lease) == ZC_OK)
@@ -7939,7 +7948,7 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
         tickets[k] = NULL;
         if (results[k] != ZC_OK) continue;
         if (!many) {
-            results[k] = zc__bus_on(c) ? zc__get_heard(c, keys[k], hash[k], &views[k], NULL)
+            results[k] = zc__bus_on(c) ? zc__get_proven(c, keys[k], hash[k], &views[k], NULL)
                                        : zc__get_hashed(c, keys[k], hash[k], &views[k], NULL);
             continue;
         }
@@ -7949,7 +7958,7 @@ static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *has
             else (void)zc__fail(tickets[k], 0, NULL);
             tickets[k] = NULL;
             if (rc == ZC_FOLLOW)
-                rc = zc__bus_on(c) ? zc__get_heard(c, keys[k], hash[k], &views[k], NULL)
+                rc = zc__bus_on(c) ? zc__get_proven(c, keys[k], hash[k], &views[k], NULL)
                                    : zc__get_through(c, keys[k], &views[k]);
         }
         results[k] = rc == ZC_LEAD ? ZC_MISS : rc;
@@ -8350,7 +8359,7 @@ static int zc__invalidated(zc_cache *c, const zc_bytes *tags, size_t n, uint64_t
     int rc = ZC_OK;
     if (zc__bus_on(c)) rc = zc__bus_publish(c, tags, n);
     else if (zc__has_store(c)) rc = zc__store_stamp(c, n ? tags : &root, n ? n : 1, version);
-    for (size_t i = 0; i < n; i++) zc__told_invalidated(c, tags[i], version);
+    for (size_t i = 0; i < n; i++) zc__report_invalidated(c, tags[i], version);
     return rc;
 }
 
@@ -8383,7 +8392,7 @@ ZOOCACHE_API int zc_clear(zc_cache *cache) {
     if (zc__has_store(cache)) {
         zc__entry *spent = NULL;
         zc__behind_forget(cache, NULL, &spent);
-        zc__bury(cache, spent);
+        zc__entries_destroy(cache, spent);
         int cleared = cache->desc.store.clear(cache->desc.store.user);
         if (cleared < 0) {
             zc__store_fault(cache, name, cleared);
@@ -8395,7 +8404,7 @@ ZOOCACHE_API int zc_clear(zc_cache *cache) {
         zc__policy_clear(cache, &cache->shards[i]);
         zc__spin_unlock(&cache->shards[i].lock);
     }
-    zc__told_invalidated(cache, name, v);
+    zc__report_invalidated(cache, name, v);
     return rc;
 }
 
@@ -9371,7 +9380,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     zc__unlock_all(cache);
     zc__spin_unlock(&cache->house);
     if (!broken) return ZC_OK;
-    zc__say(cache, ZC_LOG_ERROR, "broken invariant", broken);
+    zc__log_write(cache, ZC_LOG_ERROR, "broken invariant", broken);
     return ZC_E_CORRUPT;
 }
 

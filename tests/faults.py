@@ -61,8 +61,8 @@ LINEAR = {
 # Those that it takes a storage to show, written through or behind.
 THROUGH = {
     "the storage is read while the key is written there": (
-        "!zc__store_readable(c, &lease, &episode) || zc__store_is_old(c, t->flight)",
-        "!zc__store_readable(c, &lease, &episode)",
+        "!zc__store_readable(c, &lease, &epoch) || zc__store_is_old(c, t->flight)",
+        "!zc__store_readable(c, &lease, &epoch)",
     ),
 }
 BEHIND = {
@@ -89,8 +89,8 @@ SIMULATION = {
         "return lease || now;",
     ),
     "a lease is counted from the answer": (
-        "if (ear.epoch == b->epoch) zc__atomic_store_rel(&b->lease, since ? since : 1);",
-        "if (ear.epoch == b->epoch) zc__atomic_store_rel(&b->lease, zc__mono(&c->clock) + since * 0);",
+        "if (reader.epoch == b->epoch) zc__atomic_store_rel(&b->lease, since ? since : 1);",
+        "if (reader.epoch == b->epoch) zc__atomic_store_rel(&b->lease, zc__mono(&c->clock) + since * 0);",
     ),
     "the lease is not asked for again with the value in hand": (
         "if (rc == ZC_MISS || rc < 0 || zc__bus_holds(c, lease)) return rc;",
@@ -129,10 +129,10 @@ SIMULATION = {
     "gaps go unnoticed": (
         "if (e.gen != log.gen || e.position != position + 1 + i) return ZC_RETRY;",
         "if (e.gen != log.gen) return ZC_RETRY;",
-        "if (ear->epoch != b->epoch || position > b->cursors[ear->log] + 1) rc = ZC_RETRY;",
-        "if (ear->epoch != b->epoch) rc = ZC_RETRY;",
-        "else if (ear->full) rc = ZC_E_NOMEM;",
-        "else if (b->cursors[ear->log] = position - 1, ear->full) rc = ZC_E_NOMEM;",
+        "if (reader->epoch != b->epoch || position > b->cursors[reader->log] + 1) rc = ZC_RETRY;",
+        "if (reader->epoch != b->epoch) rc = ZC_RETRY;",
+        "else if (reader->full) rc = ZC_E_NOMEM;",
+        "else if (b->cursors[reader->log] = position - 1, reader->full) rc = ZC_E_NOMEM;",
         "return newest <= position + list->elements ? proof : ZC_RETRY;",
         "return proof;",
         "return own < position + range->elements ? proof : ZC_RETRY;",
@@ -145,7 +145,7 @@ SIMULATION = {
     "a record's begin is not cut down to the cursor": (
         "*position = *mark < high ? *mark : high;",
         "*position = *mark;",
-        "if (untold && untold < *begin) *begin = untold; /* N3 */",
+        "if (unacknowledged && unacknowledged < *begin) *begin = unacknowledged; /* N3 */",
         "",
     ),
     "records of another log are believed": (
@@ -164,13 +164,13 @@ SIMULATION = {
         "return attached && !zc__trie_killer(&c->trie, zc__entry_deps(e), e->ndeps, begin);",
         "return attached;",
     ),
-    "records pass while an invalidation here is not told": (
-        "if (untold && untold < *begin) *begin = untold; /* N3 */",
+    "records pass while an invalidation here is not acknowledged": (
+        "if (unacknowledged && unacknowledged < *begin) *begin = unacknowledged; /* N3 */",
         "",
     ),
-    "what is not told is forgotten at an attach": (
+    "what is not acknowledged is forgotten at an attach": (
         "zc__monitor_unlock(&b->apply);\n    zc__outbox_stamp(c);",
-        "zc__monitor_unlock(&b->apply);\n    b->untold = 0;",
+        "zc__monitor_unlock(&b->apply);\n    b->unacknowledged = 0;",
     ),
     "what the log did not take is not kept": (
         "        zc__outbox_add(c, tags, n);\n        (void)zc__invalidate_text(c, tags, n, false);\n"
@@ -197,7 +197,7 @@ SIMULATION = {
     ),
     "reads wait for half of T": ("wait = t / 3,", "wait = t / 2,"),
     "shards: a mark is taken for the sum of its positions": (
-        "bool known = zc__bus_place(b, mark, which, &position);",
+        "bool known = zc__bus_locate(b, mark, which, &position);",
         "position = 0;\n    for (unsigned i = 0; i < b->logs; i++) position += mark[i];\n"
         "    bool known = position >= b->base_at;\n"
         "    if (position > b->cursor) position = b->cursor;",
@@ -211,12 +211,12 @@ SIMULATION = {
         "if (which >> i & 1) {\n            rc = zc__bus_ask(c, deps, ndeps, i, mark[i]);\n"
         "            break;\n        }",
     ),
-    "shards: the latest proof renews the lease": ("if (ear.log == 0) since = proof;", "since = proof;"),
+    "shards: the latest proof renews the lease": ("if (reader.log == 0) since = proof;", "since = proof;"),
     "shards: a log that cannot be read is passed over": (
-        "for (; ear.log < b->logs && rc == ZC_OK; ear.log++) {",
-        "for (; ear.log < b->logs && (rc == ZC_OK || (rc < 0 && ear.log > 1)); ear.log++) {",
+        "for (; reader.log < b->logs && rc == ZC_OK; reader.log++) {",
+        "for (; reader.log < b->logs && (rc == ZC_OK || (rc < 0 && reader.log > 1)); reader.log++) {",
         "if (rc < 0) return zc__bus_fault(c, rc);\n    if (rc == ZC_OK) {",
-        "if (rc < 0 && ear.log == 1) return zc__bus_fault(c, rc);\n    if (rc <= 0) {",
+        "if (rc < 0 && reader.log == 1) return zc__bus_fault(c, rc);\n    if (rc <= 0) {",
     ),
     "shards: everything is told to the first log alone": (
         "if (all && !count) continue;",
@@ -237,7 +237,7 @@ SIMULATION = {
         "return proof;",
     ),
     "the storage's breaker never closes": (
-        "zc__atomic_store_rel(&c->store_episode, zc__store_episode(c) + 1);",
+        "zc__atomic_store_rel(&c->store_epoch, zc__store_epoch(c) + 1);",
         "",
     ),
 }
@@ -246,27 +246,27 @@ SIMULATION = {
 # assertion, by a failed check, or not at all.
 HOOKS = {
     "what is heard is told while the log is read": (
-        "    zc__gate_leave(&c->bus.reading);\n    zc__news_tell(c, &news);\n",
-        "    zc__news_tell(c, &news);\n    zc__gate_leave(&c->bus.reading);\n",
+        "    zc__gate_leave(&c->bus.reading);\n    zc__deferred_report(c, &deferred);\n",
+        "    zc__deferred_report(c, &deferred);\n    zc__gate_leave(&c->bus.reading);\n",
     ),
     "what gives way is told while the log is read": (
         "bool made = zc__nodes_acquire(c, tags, n, true, &nodes);",
         "bool made = zc__nodes_acquire(c, tags, n, false, &nodes);",
     ),
-    "what is heard and finds no memory is not told": ("if (!room) news->others = v;", ""),
+    "what is heard and finds no memory is not told": ("if (!room) deferred->others = v;", ""),
     "more is heard than can be told at once": (
-        "(!has || has + size <= ZC__NEWS_BYTES) &&",
+        "(!has || has + size <= ZC__DEFERRED_BYTES) &&",
         "!has &&",
-        "ear->full = gives || (!room && any);",
-        "ear->full = false && any && gives;",
+        "reader->full = gives || (!room && any);",
+        "reader->full = false && any && gives;",
     ),
     "the bus's fault is said while the log is read": (
         "zc__atomic_store_rlx(&c->bus.fault, (int32_t)rc);",
-        'zc__say(c, ZC_LOG_WARN, "the bus has failed", zc_strerror(rc));',
+        'zc__log_write(c, ZC_LOG_WARN, "the bus has failed", zc_strerror(rc));',
     ),
     "the breaker is told by whose turn it is to write": (
         "        zc__atomic_store_rlx(&c->store_fault, (int32_t)rc);",
-        '        zc__say(c, ZC_LOG_WARN, "the storage", zc_strerror(rc));',
+        '        zc__log_write(c, ZC_LOG_WARN, "the storage", zc_strerror(rc));',
     ),
     "housekeeping tells while it has its turn": (
         "            zc__spin_end(&c->house);\n",

@@ -95,7 +95,7 @@ static zc_stats stats(zc_cache *c) {
 /* As a thread that reads does it. */
 static int read_log(zc_cache *c) {
     if (!zc__gate_enter(&c->bus.reading, &c->clock, 0)) return ZC_E_BUSY;
-    int rc = zc__bus_listen(c, 0);
+    int rc = zc__bus_read(c, 0);
     zc__gate_leave(&c->bus.reading);
     return rc;
 }
@@ -334,22 +334,22 @@ TEST(a_full_outbox_is_not_searched) {
         len = zc__get16(b->outbox.ptr + at);
         zc_bytes tag = zc_slice(b->outbox.ptr + at + 2, len);
         size_t home = (size_t)zc__hash(tag, f.c[0]->seed);
-        size_t found = (size_t)(zc__outbox_place(f.c[0], tag) - b->places);
-        size_t n = (found - home) & (b->nplaces - 1);
-        CHECK_EQ(b->places[found], at + 1);
+        size_t found = (size_t)(zc__outbox_slot(f.c[0], tag) - b->index);
+        size_t n = (found - home) & (b->index_size - 1);
+        CHECK_EQ(b->index[found], at + 1);
         steps += n;
         if (n > longest) longest = n;
     }
     zc__monitor_unlock(&b->out);
-    for (size_t i = 0; i < b->nplaces; i++) taken += b->places[i] != 0;
+    for (size_t i = 0; i < b->index_size; i++) taken += b->index[i] != 0;
     CHECK_EQ(taken, 4000);
-    CHECK(b->nplaces >= 8000 && b->nplaces <= 16384);
+    CHECK(b->index_size >= 8000 && b->index_size <= 16384);
     CHECK(steps < 4000 && longest < 64);
     CHECK_EQ(put(f.c[1], "k", "v", "org:7919"), ZC_OK);
     poll_all(&f);
     poll_all(&f);
     CHECK_EQ(get(f.c[1], "k", "v"), ZC_MISS);
-    CHECK_EQ(b->outbox_tags + b->nplaces, 0);
+    CHECK_EQ(b->outbox_tags + b->index_size, 0);
     stop(&f);
 }
 
@@ -1575,7 +1575,7 @@ TEST(a_mark_has_its_place) {
         while (last > first && !is_within(b.at[last], mark, which)) last--;
         bool good = is_within(b.at[last], mark, which);
         zc__monitor_lock(&b.b.apply);
-        bool known = zc__bus_place(&b.b, mark, which, &position);
+        bool known = zc__bus_locate(&b.b, mark, which, &position);
         zc__monitor_unlock(&b.b.apply);
         if (!CHECK_EQ(known, good)) break;
         if (good && !CHECK_EQ(position, b.b.base_at + last)) break;

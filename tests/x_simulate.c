@@ -1158,7 +1158,7 @@ static void put(node *n, int key) {
 
 /* Acknowledges what had to be sent again, once nothing waits any more. */
 static void look_at_pending(node *n) {
-    if (!n->has_pending || !alive(n) || n->c->bus.untold) return;
+    if (!n->has_pending || !alive(n) || n->c->bus.unacknowledged) return;
     bool unsafe = n->unsafe != n->pending_unsafe;
     for (int k = 0; k < KEYS; k++)
         if (n->pending[k] && !unsafe) acknowledge(k, w->now, n->pending[k]);
@@ -1399,7 +1399,7 @@ static void end(node *n) {
 static bool is_well(node *n) {
     zc_stats st;
     zc_stats_read(n->c, &st);
-    return st.bus_pending == 0 && !n->c->bus.untold && st.bus_age <= w->t && !st.store_open;
+    return st.bus_pending == 0 && !n->c->bus.unacknowledged && st.bus_age <= w->t && !st.store_open;
 }
 
 /* A connection of it is broken, and it does not know yet. */

@@ -768,9 +768,9 @@ ZCPY_API int zcpy_drop(core *c, const char *key, size_t len) {
 /* One loader in the fleet: as zc_store.lock and unlock, through the breaker. */
 static int lock(core *c, const char *key, size_t len, uint64_t lease, uint64_t *token) {
     const zc_store *st = &c->cache->desc.store;
-    uint32_t episode;
-    if (!st->lock || !zc__store_up(c->cache, &episode)) return ZC_E_STORE;
-    return zc__store_told(c->cache, episode, st->lock(st->user, zc_slice(key, len), lease, token));
+    uint32_t epoch;
+    if (!st->lock || !zc__store_up(c->cache, &epoch)) return ZC_E_STORE;
+    return zc__store_outcome(c->cache, epoch, st->lock(st->user, zc_slice(key, len), lease, token));
 }
 
 ZCPY_API int zcpy_lock(core *c, const char *key, size_t len, uint64_t lease, uint64_t *token) {
@@ -779,9 +779,9 @@ ZCPY_API int zcpy_lock(core *c, const char *key, size_t len, uint64_t lease, uin
 
 static int unlock(core *c, const char *key, size_t len, uint64_t token) {
     const zc_store *st = &c->cache->desc.store;
-    uint32_t episode;
-    if (!zc__store_up(c->cache, &episode)) return ZC_E_STORE;
-    return zc__store_told(c->cache, episode, st->unlock(st->user, zc_slice(key, len), token));
+    uint32_t epoch;
+    if (!zc__store_up(c->cache, &epoch)) return ZC_E_STORE;
+    return zc__store_outcome(c->cache, epoch, st->unlock(st->user, zc_slice(key, len), token));
 }
 
 ZCPY_API int zcpy_unlock(core *c, const char *key, size_t len, uint64_t token) {
@@ -816,7 +816,7 @@ ZCPY_API void zcpy_shared_stats(core *c, uint64_t out[14]) {
     stats_read(c, &s);
     const uint64_t all[14] = {
         s.hits_store,    s.store_errors, s.store_corrupt, s.store_stale,
-        s.store_skipped, zc__store_episode(c->cache),     s.bus_entries,
+        s.store_skipped, zc__store_epoch(c->cache),     s.bus_entries,
         s.bus_breaks,    s.bus_errors,   s.bus_silent,    s.bus_pending,
         s.bus_age,       zc__atomic_load_rlx(&c->latency), zc__atomic_load_rlx(&c->last_fault)};
     memcpy(out, all, sizeof all);
