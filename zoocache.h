@@ -658,6 +658,10 @@ typedef struct zc_desc {
     zc_store store;         /* default: none, memory only */
     uint64_t store_ttl;     /* default: as in the table. An entry's life in the storage */
     bool write_behind;      /* default: false. The storage is written by the background thread */
+    unsigned breaker_failures; /* default: 3. So many calls in a row that fail open the storage's
+                                  breaker; one that times out does at once */
+    uint64_t breaker_pause; /* default: 100 ms. Then it is not asked for so long; while it does not
+                               answer, for twice as long each time, up to 50 times that */
     /* Several nodes. */
     zc_bus bus;             /* default: none, this cache is alone */
     uint64_t max_staleness; /* default: 1 s. How late a node may hear of an invalidation */
@@ -6584,7 +6588,7 @@ static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
  *               after a crash it might otherwise outlive an invalidation that gets a lower version.
  *   Faults      are counted and told (ZC_EVENT_STORE_FAULT); the caller never sees one, but for an
  *               invalidation that the storage could not keep (ZC_E_STORE).
- *   Breaker     (this and the next two: with ZOOCACHE_WITH_BUS) A call that timed out, or three
+ *   Breaker     (this and the next two: with ZOOCACHE_WITH_BUS) A call that timed out, or several
  *               that failed in a row, open it: then the storage is spared, and reads are misses.
  *               Housekeeping tries it again, after a time that doubles, so no caller waits for
  *               that. A write that was spared counts as failed.
@@ -6645,7 +6649,7 @@ static inline bool zc__keeps_versions(const zc_cache *c) {
 #ifdef ZOOCACHE_WITH_BUS
 #define ZC__BREAKER_FAILURES 3u
 #define ZC__BREAKER_LEAST (100 * ZC_MILLISECOND)
-#define ZC__BREAKER_MOST (5 * ZC_SECOND)
+#define ZC__BREAKER_MOST 50u /* times the least */
 
 /* The breaker is closed, then open, then closed: each is an epoch, and a call belongs to the one
  * that it began in. */
@@ -6658,7 +6662,7 @@ static inline bool zc__store_is_open(const zc_cache *c) { return zc__store_epoch
 static void zc__store_pause(zc_cache *c, uint64_t pause) {
     uint64_t now = zc__mono(&c->clock), random = now ^ c->seed;
     zc__atomic_store_rlx(&c->store_pause, pause);
-    zc__atomic_store_rlx(&c->store_retry, now + pause / 2 + zc__random(&random) % (pause / 2));
+    zc__atomic_store_rlx(&c->store_retry, now + pause / 2 + zc__random(&random) % (pause / 2 + 1));
 }
 
 /* What a call of the storage tells about its health. Of those that fail together the first opens
@@ -6669,8 +6673,8 @@ static int zc__store_outcome(zc_cache *c, uint32_t epoch, int rc) {
         zc__atomic_store_rlx(&c->store_failures, 0u);
     if (!bad || epoch & 1 || epoch != zc__store_epoch(c)) return rc;
     uint32_t n = zc__atomic_add_rlx(&c->store_failures, 1u) + 1;
-    if (!lost && n < ZC__BREAKER_FAILURES) return rc;
-    zc__store_pause(c, ZC__BREAKER_LEAST);
+    if (!lost && n < c->desc.breaker_failures) return rc;
+    zc__store_pause(c, c->desc.breaker_pause);
     if (zc__atomic_cas(&c->store_epoch, &epoch, epoch + 1))
         zc__atomic_store_rlx(&c->store_fault, (int32_t)rc);
     return rc;
@@ -6702,7 +6706,8 @@ static void zc__store_try(zc_cache *c, uint64_t deadline) {
     int rc = c->desc.store.get(c->desc.store.user, zc_slice("", 0), &sink);
     zc__buf_free(&c->mem, &sink.buf);
     if (rc < 0) {
-        zc__store_pause(c, pause < ZC__BREAKER_MOST / 2 ? pause * 2 : ZC__BREAKER_MOST);
+        uint64_t most = zc__mul_sat(c->desc.breaker_pause, ZC__BREAKER_MOST);
+        zc__store_pause(c, pause < most / 2 ? pause * 2 : most);
         return;
     }
     zc__atomic_store_rlx(&c->store_failures, 0u);
@@ -8855,6 +8860,10 @@ static void zc__desc_defaults(zc_desc *d) {
     if (!d->max_staleness) d->max_staleness = ZC_SECOND;
     if (!d->bus_pause) d->bus_pause = 10 * ZC_MILLISECOND;
     if (!d->refresh_threads) d->refresh_threads = 1;
+#ifdef ZOOCACHE_WITH_BUS
+    if (!d->breaker_failures) d->breaker_failures = ZC__BREAKER_FAILURES;
+    if (!d->breaker_pause) d->breaker_pause = ZC__BREAKER_LEAST;
+#endif
 #ifdef ZOOCACHE_NO_THREADS
     d->no_thread = true;
 #endif

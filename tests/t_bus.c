@@ -972,6 +972,37 @@ TEST(the_breaker_opens_at_once_when_a_call_times_out) {
     stop(&f);
 }
 
+TEST(the_breaker_opens_and_tries_again_as_it_was_told) {
+    fleet f;
+    zc_desc own = shared;
+    own.breaker_failures = 5;
+    own.breaker_pause = ZC_SECOND;
+    if (!start(&f, 1, own)) return;
+    f.store.fail_rc = ZC_E_STORE;
+    fs_fail(&f.store, 0, 0, 1);
+    for (uint64_t i = 1; i <= 5; i++) {
+        CHECK(!stats(f.c[0]).store_open);
+        CHECK_EQ(get(f.c[0], "a", ""), ZC_MISS);
+        CHECK_EQ(f.store.failed, i);
+    }
+    CHECK(stats(f.c[0]).store_open);
+    zct_step(&f.time, ZC_SECOND / 2 - 1); /* half of the pause is drawn */
+    poll_all(&f);
+    CHECK_EQ(f.store.failed, 5);
+    uint64_t pause = ZC_SECOND;
+    for (uint64_t i = 6; i < 16; i++) {
+        zct_step(&f.time, pause);
+        poll_all(&f);
+        CHECK_EQ(f.store.failed, i);
+        pause = pause * 2 < 50 * ZC_SECOND ? pause * 2 : 50 * ZC_SECOND; /* and no longer */
+    }
+    fs_fail(&f.store, 0, 0, 0);
+    zct_step(&f.time, pause);
+    poll_all(&f);
+    CHECK(!stats(f.c[0]).store_open);
+    stop(&f);
+}
+
 typedef struct reader {
     pthread_t thread;
     zc_cache *c;

@@ -98,6 +98,8 @@ TEXTS = {
     "silence": ("serve", "serve"),
     "ack": ("async", "async"),
     "bus_pause": ("5 ms", 0.005),
+    "breaker_failures": ("5", 5),
+    "breaker_pause": ("2s", 2),
 }
 
 

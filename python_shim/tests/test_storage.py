@@ -7,13 +7,16 @@ import logging
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from pathlib import Path
 
 import pytest
+from servers import until
 
 import zoocache
-from zoocache import Cache, StorageIsFull
-from zoocache.storage import Storage
+from zoocache import Cache, StorageIsFull, _ffi_shared, storage
+from zoocache.storage import Storage, time_left
 from zoocache.testing import FakeClock, StorageConformance
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "python" / "file_storage.py"
@@ -139,6 +142,127 @@ def test_faults_do_not_reach_the_caller(error, caplog):
         cache.clear()
         assert f(1)[1] == len(calls)
         assert cache.stats().storage_errors > 0
+
+
+@pytest.mark.parametrize(("options", "failures"), [({}, 3), ({"breaker_failures": 1}, 1), ({"breaker_failures": 5}, 5)])
+def test_the_breaker_has_settings(options, failures):
+    shelf = Shelf()
+    with Cache(storage=shelf, breaker_pause=3600, **options) as cache:
+        f = cache.cacheable(lambda x: x, namespace="f", cache_if=lambda x: False)
+        shelf.error = OSError()
+        for n in range(failures):
+            assert cache.stats().storage_down == 0
+            f(n)
+        assert cache.stats().storage_down == 1
+        shelf.calls.clear()
+        shelf.error = None
+        for n in range(10):
+            f(n)
+        assert shelf.calls == [], "for an hour"
+
+
+class Gate(Shelf):
+    """Whose calls do not end before they are let."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+        self.inside = self.most = 0
+        self.open = threading.Event()
+        self.open.set()
+
+    def work(self, name):
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        self.open.wait(60)
+        with self.lock:
+            self.inside -= 1
+
+
+def test_so_many_calls_at_once():
+    gate = Gate()
+    with Cache(storage=gate, connections=2, timeout=60) as cache:
+        f = cache.cacheable(lambda x: x, namespace="f")
+        gate.open.clear()
+        with ThreadPoolExecutor(6) as pool:
+            results = [pool.submit(f, n) for n in range(6)]
+            until(lambda: gate.inside == 2 and cache.stats().flights == 6)
+            gate.open.set()
+            assert [result.result() for result in results] == list(range(6))
+        assert gate.most == 2
+        assert cache.stats().storage_errors == 0
+        evict(cache)
+        assert [f(n) for n in range(6)] == list(range(6))
+        assert cache.stats().hits_storage == 6, "each was written when there was room"
+
+
+def test_who_finds_no_room_in_time_is_no_failure_of_the_storage():
+    gate = Gate()
+    with Cache(storage=gate, connections=1, timeout=0.01, breaker_failures=1) as cache:
+        f = cache.cacheable(lambda x: x, namespace="f")
+        gate.open.clear()
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(f, 1)
+            until(lambda: gate.inside == 1)
+            assert f(2) == 2
+            gate.open.set()
+            assert first.result() == 1
+        assert gate.most == 1
+        assert cache.stats().storage_down == 0
+        assert cache.stats().storage_errors > 0
+        f(3)
+        evict(cache)
+        assert f(3) == 3
+        assert cache.stats().hits_storage == 1
+
+
+def test_a_call_out_of_a_call_has_its_place():
+    """A storage may use the cache that uses it."""
+
+    class Inward(Shelf):
+        def get(self, key):
+            if key and not self.calls:
+                self.calls.append("in")
+                assert f(2) == 2
+            return super().get(key)
+
+    shelf = Inward()
+    with Cache(storage=shelf, connections=1, timeout=60) as cache:
+        f = cache.cacheable(lambda x: x, namespace="f")
+        shelf.calls.clear()
+        assert f(1) == 1
+        assert shelf.calls.count("in") == 1
+        assert cache.stats().storage_errors == 0
+
+
+def test_the_deadline_follows_the_latency(monkeypatch):
+    now, takes, seen = [1000.0], [0.1], []
+    for module in (storage, _ffi_shared):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
+
+    class Slow(Shelf):
+        def get(self, key):
+            seen.append(time_left())
+            now[0] += takes[0]
+            assert time_left() == pytest.approx(max(0, seen[-1] - takes[0]))
+
+    with Cache(storage=Slow(), timeout=8) as cache:
+        f = cache.cacheable(lambda x: x, namespace="f", cache_if=lambda x: False)
+        assert time_left() == inf
+        for n in range(100):
+            f(n)
+        assert seen[0] == 8, "nothing is known yet"
+        assert seen[-1] == 2, "a quarter, and not less"
+        assert sorted(seen, reverse=True) == seen
+        takes[0] = 0.3
+        for n in range(100):
+            f(n)
+        assert seen[-1] == pytest.approx(16 * 0.3, rel=0.01)
+        takes[0] = 9
+        for n in range(20):
+            f(n)
+        assert seen[-1] == 8
 
 
 def test_the_breaker_spares_it(caplog):

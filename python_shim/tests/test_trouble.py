@@ -472,7 +472,7 @@ OTHERWISE = {
     "clock": lambda: 5.0, "serializer": "pickle", "timeout": 1, "connections": 2, "replicas": 1, "log_shards": 2,
     "tls_ca": "/a", "tls_cert": "/b", "tls_key": "/c", "storage_ttl": 4, "write_behind": True, "sync": True,
     "max_staleness": 2, "max_stale": 3, "silence": "serve", "ack": "strict", "bus_pause": 1, "scopes": Scope("org", "org_id"), "tti_flush_secs": 1,
-    "on_event": print,
+    "on_event": print, "breaker_failures": 9, "breaker_pause": 2,
     "lru_update_interval": 1, "channel_capacity": 1, "batch_size": 1, "lru_cache_size": 1,
 }  # fmt: skip
 

@@ -185,6 +185,8 @@ def configure(
     silence: str = "bypass",
     ack: str = "acked",
     bus_pause: float | None = None,
+    breaker_failures: int = 3,
+    breaker_pause: float = 0.1,
     scopes: Scope | Iterable[Scope] | None = None,
     on_event: Listener | Iterable[Listener] | None = None,
 ) -> None:
@@ -209,16 +211,19 @@ def configure(
         looked at when values are stored. prune_after: short for both.
     clock: instead of time.monotonic, for deadlines; for tests.
     serializer: "msgpack", "pickle", or an object with name, dumps() and loads().
-    timeout: of a call of Redis, 0.25 seconds by default; a storage that does not answer is left alone for a while.
-    connections, tls_ca, tls_cert, tls_key: of Redis. log_shards: in how many parts Redis holds log and values,
-        from 1 to 16; the same in every process. lmdb_map_size: bytes, 1 GiB by default. sync: LMDB outlives a
-        crash of the system, not only of the process.
+    timeout: of a call of Redis, 0.25 seconds by default; a storage that does not answer is left alone for a while. One
+        of your own can ask for it: zoocache.storage.time_left().
+    connections: to Redis, or calls of a storage of your own at once, at most. tls_ca, tls_cert, tls_key: of Redis.
+        log_shards: in how many parts Redis holds log and values, from 1 to 16; the same in every process.
+    lmdb_map_size: bytes, 1 GiB by default. sync: LMDB outlives a crash of the system, not only of the process.
     storage_ttl: the longest life in the storage, if it is not that of the memory. write_behind: the storage is
         written by a thread of the library, not by who has computed the value.
     max_staleness: how late, in seconds, this process may hear of an invalidation. silence: what a call does when
         the bus has been silent for longer: "bypass" computes, "serve" serves for max_stale longer, "error" raises.
     ack: when invalidate() returns: "acked", the log has it; "async", at once; "durable", its replicas or disk have
         it, too; "strict", no process can serve the old value any more. bus_pause: between two reads of a busy log.
+    breaker_failures, breaker_pause: a storage is left alone after so many failures in a row, or one call that has
+        timed out; for so long, and for longer and longer while it does not answer.
     scopes: what keeps tenants, users, sessions apart: see zoocache.scopes.
     on_event: a callable, or several, that are told what happens: see zoocache.events.
     tti_flush_secs, lru_update_interval, channel_capacity, batch_size, lru_cache_size have no effect; the log says

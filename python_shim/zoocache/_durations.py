@@ -15,6 +15,7 @@ __all__ = ["check", "duration", "seconds", "shown"]
 OPTIONS: Final = (
     "default_ttl", "flight_timeout", "auto_prune_secs", "auto_prune_interval", "prune_after",
     "timeout", "storage_ttl", "max_staleness", "max_stale", "bus_pause",
+    "breaker_pause",
 )  # fmt: skip
 
 

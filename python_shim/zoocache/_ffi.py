@@ -180,7 +180,8 @@ class KnownDeps(Deps):
 
 
 OK, MISS, STALE, REFUSED = 0, 1, 2, 4  # zc_result
-E_NOMEM, E_INVAL, E_TIMEOUT, E_CORRUPT, E_STORE, E_BUS, E_FULL, E_BUILD = -1, -2, -10, -14, -15, -20, -21, -22
+E_NOMEM, E_INVAL, E_TIMEOUT, E_CORRUPT, E_STORE = -1, -2, -10, -14, -15
+E_BUS, E_FULL, E_BUILD, E_BUSY = -20, -21, -22, -23
 
 
 def error_text(code: int) -> str:

@@ -423,6 +423,8 @@ typedef struct options {
     uint32_t connections, replicas, log_shards;
     int32_t ack, silence;
     int32_t write_behind, sync;
+    uint64_t breaker_pause;
+    uint32_t breaker_failures;
     zc_store own; /* a storage in Python; version 0: none */
     char why[ZCPY_LINE]; /* out: the first that was said, if it could not be opened */
 } options;
@@ -501,6 +503,8 @@ static void describe(const options *o, zc_desc *desc) {
     desc->ack = (zc_ack)o->ack;
     desc->silence = (zc_silence)o->silence;
     desc->write_behind = o->write_behind != 0;
+    desc->breaker_failures = o->breaker_failures;
+    desc->breaker_pause = o->breaker_pause;
 }
 
 /* A cache: `o` NULL: of this process alone. *rc: why there is none. */

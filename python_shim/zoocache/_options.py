@@ -113,8 +113,8 @@ _TABLE: tuple[tuple[str, Kind, object, str], ...] = (
     ("clock", _OBJECT, None, "Instead of `time.monotonic`, for deadlines; for tests."),
     ("storage", _OBJECT, None, "Instead of a URL, a `Storage` of your own."),
     ("serializer", _SERIALIZER, "msgpack", "`msgpack` or `pickle`; `configure()` takes an object, too."),
-    ("timeout", _TIME, None, "Of a call of Redis; a quarter of a second if it is not given."),
-    ("connections", _whole(0), 0, "To Redis, at most; 0: as the library has it."),
+    ("timeout", _TIME, None, "Of a call of Redis, or of your storage; a quarter of a second if it is not given."),
+    ("connections", _whole(0), 0, "To Redis, or calls of your storage at once, at most; 0: 8, or no limit."),
     ("replicas", _whole(0), 0, "How many replicas of Redis must have an invalidation (`ack`)."),
     (
         "log_shards",
@@ -148,6 +148,18 @@ _TABLE: tuple[tuple[str, Kind, object, str], ...] = (
         "When `invalidate()` returns: `acked`, `async`, `durable` or `strict`.",
     ),
     ("bus_pause", _TIME, None, "Between two reads of a busy log."),
+    (
+        "breaker_failures",
+        _whole(1),
+        3,
+        "So many failures in a row, or one call that times out, and the storage is left alone.",
+    ),
+    (
+        "breaker_pause",
+        _TIME,
+        0.1,
+        "For so long, and while it does not answer for longer and longer, up to 50 times that.",
+    ),
     ("scopes", _OBJECT, None, "What keeps tenants, users, sessions apart: `zoocache.scopes`."),
     ("on_event", _OBJECT, None, "Who is told what happens: `zoocache.events`."),
 )

@@ -89,6 +89,8 @@ class Settings:
         silence: str = "bypass",
         ack: str = "acked",
         bus_pause: float | None = None,
+        breaker_failures: int = 3,
+        breaker_pause: float = 0.1,
     ) -> None:
         if storage is not None and storage_url is not None:
             raise ValueError("give storage or storage_url, not both")
@@ -98,6 +100,8 @@ class Settings:
             raise ValueError(
                 "silence must be 'bypass', 'serve' or 'error'; ack 'acked', 'async', 'durable' or 'strict'"
             )
+        if breaker_failures < 1:
+            raise ValueError("breaker_failures must be >= 1")
         self.storage = storage
         self.max_staleness = max_staleness
         self.loud = ack in ("durable", "strict")
@@ -114,6 +118,7 @@ class Settings:
             "bus_pause": 0 if bus_pause is None else max(1, nanoseconds(min(bus_pause, _LONGEST))),
             "connections": connections, "replicas": replicas, "log_shards": log_shards,
             "ack": ACKS[ack], "silence": SILENCES[silence], "write_behind": write_behind, "sync": sync,
+            "breaker_failures": breaker_failures, "breaker_pause": max(1, nanoseconds(min(breaker_pause, _LONGEST))),
         }  # fmt: skip
 
     def open(self, troubles: Troubles) -> SharedCore:

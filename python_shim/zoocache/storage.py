@@ -18,15 +18,28 @@ processes may share it only if they hear of each other's invalidations: with LMD
 Keys and records are bytes; a record is given back as it was put, or not at all: it carries a checksum, and
 the cache judges whether it is fresh. Methods are called from several threads at once. What they raise never
 reaches who called the cached function: it is counted, logged, and the value is computed. A method that
-cannot go on because there is no room raises StorageIsFull; one that takes too long, TimeoutError.
+cannot go on because there is no room raises StorageIsFull; one that takes too long, TimeoutError: time_left() is what
+it may take, which follows what calls have taken lately. The option ``connections`` says how many calls are inside at
+once, at most.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextvars import ContextVar
+from math import inf
+from time import monotonic
 
-__all__ = ["Storage", "VersionedStorage"]
+__all__ = ["Storage", "VersionedStorage", "time_left"]
+
+# When the call of a storage that runs here should have ended, by time.monotonic().
+DEADLINE: ContextVar[float] = globals().get("DEADLINE") or ContextVar("zoocache_deadline", default=inf)
+
+
+def time_left() -> float:
+    """Inside a call of a storage: how many seconds of it are left; a time-out for what it asks. Elsewhere inf."""
+    return max(0.0, DEADLINE.get() - monotonic())
 
 
 class Storage(ABC):
