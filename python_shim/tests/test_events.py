@@ -353,7 +353,7 @@ def test_the_breaker_opens_and_closes_between_two_looks(heard):
     with Cache(storage=Shelf(), on_event=heard) as cache:
         shared = cache.shared
         real = shared.core.shared_stats()
-        shared._counted = real.errors + real.corrupt - 3, real.episode - 4
+        shared._counted = real.errors + real.corrupt - 3, real.epoch - 4
         assert [(e.kind, e.reason, e.count) for e in shared._happened(shared.core)][1:] == [
             ("breaker", "open", 1), ("breaker", "closed", 1), ("breaker", "open", 1), ("breaker", "closed", 1),
         ]  # fmt: skip

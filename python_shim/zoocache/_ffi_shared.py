@@ -98,7 +98,7 @@ class SharedStats(NamedTuple):
     corrupt: int
     stale: int
     skipped: int
-    episode: int  # odd: the breaker is open
+    epoch: int  # odd: the breaker is open
     heard: int
     breaks: int
     bus_errors: int
@@ -256,7 +256,7 @@ class SharedCore(Core):
 
     def well(self) -> bool:
         """Whether the storage is asked, and the bus is heard, at this moment."""
-        return not self.shared_stats().episode & 1 and self.gate(1) == OK
+        return not self.shared_stats().epoch & 1 and self.gate(1) == OK
 
     def news(self) -> Iterator[tuple[int, str]]:
         """What the library has said since the last time: levels and lines."""

@@ -91,7 +91,7 @@ def _storage(cache: Cache, shared: Shared | None) -> Storage:
     if shared is None or not shared.stores:
         return Storage(DEGRADED, "closed", True, None, None, 0, 0)
     found = shared.core.shared_stats()
-    code, latency, is_open = found.fault, found.latency, found.episode & 1
+    code, latency, is_open = found.fault, found.latency, found.epoch & 1
     return Storage(
         DEGRADED if is_open else OK,
         "open" if is_open else "closed",

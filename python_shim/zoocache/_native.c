@@ -813,7 +813,7 @@ static void stats_read(core *c, zc_stats *out) {
     leave(c);
 }
 
-/* {hits, errors, corrupt, stale, spared, episode of the breaker; heard, breaks, errors, silent,
+/* {hits, errors, corrupt, stale, spared, epoch of the breaker; heard, breaks, errors, silent,
  * pending, age; latency, last fault} */
 ZCPY_API void zcpy_shared_stats(core *c, uint64_t out[14]) {
     zc_stats s;

@@ -261,13 +261,13 @@ class Shared:
         from zoocache.events import Event
 
         found = core.shared_stats()
-        before, self._counted = self._counted, (found.errors + found.corrupt, found.episode)
+        before, self._counted = self._counted, (found.errors + found.corrupt, found.epoch)
         happened = []
         if self._counted[0] > before[0]:
             reason = _ffi.error_text(found.fault)
             happened.append(Event("fault", reason, count=self._counted[0] - before[0]))
-        for episode in range(before[1] + 1, found.episode + 1):
-            happened.append(Event("breaker", "open" if episode & 1 else "closed"))
+        for epoch in range(before[1] + 1, found.epoch + 1):
+            happened.append(Event("breaker", "open" if epoch & 1 else "closed"))
         return happened
 
     # ---- reading -----------------------------------------------------------------------------------
@@ -391,7 +391,7 @@ class Shared:
             "hits_storage": self.hits, "storage_errors": found.errors + found.corrupt,
             "storage_skipped": found.skipped, "unserializable": self.unserializable, "bus_heard": found.heard,
             "bus_breaks": found.breaks, "bus_errors": found.bus_errors, "bus_pending": found.pending,
-            "storage_down": found.episode & 1, "breaker_openings": (found.episode + 1) // 2,
+            "storage_down": found.epoch & 1, "breaker_openings": (found.epoch + 1) // 2,
         }  # fmt: skip
 
     # ---- fork --------------------------------------------------------------------------------------
