@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -133,6 +134,19 @@ def test_who_gives_way(heard):
             ("removed", "invalidated", "killed"),
         ]
         assert cache.stats().evictions == 3
+
+
+def test_the_clock_is_read_with_no_lock_held():
+    def clock():
+        held.extend(each.lock._is_owned() for each in caches)
+        return 0.0
+
+    caches, held = [], []
+    with Cache(clock=clock, on_event=lambda event: None, max_entries=1) as cache:
+        caches.append(cache)
+        cache.set("a", 1, ttl=5), cache.set("b", 1), cache.set("c", 1)
+        assert cache.stats().evictions == 2
+        assert held and not any(held)
 
 
 def test_a_method_whose_object_is_gone(heard):
@@ -405,6 +419,16 @@ def test_lines_can_be_followed_and_tell_no_secret(caplog):
     assert {line["event"] for line in lines} == {"filled", "failed", "removed", "invalidated"}
     levels = {record.levelno for record in caplog.records if '"failed"' in record.getMessage()}
     assert levels == {logging.WARNING}
+
+
+def test_a_correlation_may_be_any_object(caplog, heard):
+    caplog.set_level(logging.INFO, "zoocache.events")
+    with Cache(on_event=[heard, EventLog()]) as cache:
+        token = correlation.set(uuid.UUID(int=7))
+        cache.set("k", 1), cache.delete("k")
+        correlation.reset(token)
+    assert [line["correlation"] for line in logged(caplog)] == [str(uuid.UUID(int=7))]
+    assert heard[0].correlation == uuid.UUID(int=7)
 
 
 def test_a_logger_of_ones_own(caplog):

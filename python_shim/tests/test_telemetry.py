@@ -346,6 +346,7 @@ def test_redis_adapter(monkeypatch):
     manager.increment("n")
     manager.set_gauge("g", 1)
     manager.close()
+    assert not manager.enabled, "a hit costs nothing for it"
     monkeypatch.setattr("zoocache._ffi.parts", lambda: {"redis": False})
     with pytest.raises(BuiltWithout):
         RedisTelemetryAdapter()

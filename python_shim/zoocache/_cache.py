@@ -680,6 +680,8 @@ class Cache:
 
     def fork_child(self, mine: frozenset[Any]) -> None:
         """After fork(), in the child: the flights of other threads are over."""
+        if self.events is not None:
+            self.events.forked()
         if self.shared is not None:
             self._fork_shared(mine)
         else:

@@ -292,13 +292,15 @@ class _Caller:
     Of several calls at once, only so many are inside as there are places (0: all): the others wait for as long as a
     call may take, and then have not failed, but were in their own way. How long a call may take follows how long
     calls have taken lately, as for Redis: 16 times that, from a quarter of the time-out to all of it; the storage can
-    ask for it (time_left).
+    ask for it (time_left). A time-out that was asked for holds also if the storage does not heed it: what get() gives
+    later is no answer, so that a storage that hangs is left alone.
     """
 
     def __init__(self, storage: Storage, troubles: Troubles, places: int, timeout: float) -> None:
         self.storage: Any = storage
         self.troubles = troubles
         self.places = Semaphore(places) if places else None
+        self.patience = timeout or inf
         self.timeout = timeout or _TIMEOUT
         self.lately = self.timeout  # seconds, smoothed
 
@@ -343,7 +345,10 @@ class _Caller:
 
     def get(self, user: Any, key: _Bytes, sink: int) -> int:
         def work(storage: Storage) -> int:
+            began = monotonic()
             record = storage.get(key.take())
+            if monotonic() - began > self.patience:
+                return E_TIMEOUT
             if record is None:
                 return MISS
             if type(record) is not bytes:

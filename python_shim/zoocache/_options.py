@@ -113,7 +113,7 @@ _TABLE: tuple[tuple[str, Kind, object, str], ...] = (
     ("clock", _OBJECT, None, "Instead of `time.monotonic`, for deadlines; for tests."),
     ("storage", _OBJECT, None, "Instead of a URL, a `Storage` of your own."),
     ("serializer", _SERIALIZER, "msgpack", "`msgpack` or `pickle`; `configure()` takes an object, too."),
-    ("timeout", _TIME, None, "Of a call of Redis, or of your storage; a quarter of a second if it is not given."),
+    ("timeout", _TIME, None, "Of a call of Redis, or of a storage of yours; a quarter of a second if it is not given."),
     ("connections", _whole(0), 0, "To Redis, or calls of your storage at once, at most; 0: 8, or no limit."),
     ("replicas", _whole(0), 0, "How many replicas of Redis must have an invalidation (`ack`)."),
     (

@@ -423,7 +423,7 @@ class Table:
             victim.owner.sweeping.pop(victim.key, None)
             victim.owner.evictions += 1
         if leaving and cache.events is not None:
-            cache.events.evicted(leaving)
+            cache.events.left(leaving, "evicted")
         entries[entry.key] = entry
         return old, leaving
 

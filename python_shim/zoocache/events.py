@@ -47,10 +47,10 @@ correlation: ContextVar[str | None] = globals().get("correlation") or ContextVar
 def correlated() -> str | None:
     """What is worked on here: as ``correlation`` says, or the running span of OpenTelemetry, if it is used."""
     said = correlation.get()
-    trace = None if said is not None else sys.modules.get("opentelemetry.trace")
-    if trace is None:
+    current = None if said is not None else getattr(sys.modules.get("opentelemetry.trace"), "get_current_span", None)
+    if current is None:
         return said
-    span = trace.get_current_span().get_span_context()
+    span = current().get_span_context()
     return f"{span.trace_id:032x}-{span.span_id:016x}" if span.is_valid else None
 
 
@@ -106,7 +106,7 @@ class Events:
         self.lock = cache.lock
         self.listeners: list[Listener] = []
         self._around: list[Any] = []
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[tuple[Event, Entry | None]] = deque()
         self._broken: set[int] = set()
 
     def add(self, listener: Listener) -> None:
@@ -119,16 +119,18 @@ class Events:
 
     def put(self, *events: Event) -> None:
         """They have happened."""
-        self._waiting.extend(events)
+        self._waiting.extend([(event, None) for event in events])
         self.tell()
 
     def tell(self) -> None:
         """Tells what waits, but not while this thread has the lock: who lets go of it tells."""
         while self._waiting and not self.lock._is_owned():
             try:
-                event = self._waiting.popleft()
+                event, entry = self._waiting.popleft()
             except IndexError:  # another thread has told it
                 return
+            if entry is not None:
+                event.reason = self._state(entry)
             token = CURRENT.set(None)  # what a listener calls is no part of what is computed here
             try:
                 for listener in self.listeners:
@@ -150,6 +152,10 @@ class Events:
         """Tags were invalidated."""
         self.put(Event("invalidated", deps=tags))
 
+    def forked(self) -> None:
+        """In the child of a fork: what has happened in the parent is told there."""
+        self._waiting.clear()
+
     # ---- entries -----------------------------------------------------------------------------------
 
     def removed(self, entry: Entry, cause: str) -> None:
@@ -160,14 +166,11 @@ class Events:
     def left(self, entries: Iterable[Entry], cause: str) -> None:
         """Entries have left; to be told when the lock is free."""
         for entry in entries:
-            self._waiting.append(Event("removed", cause, table=entry.owner, key=entry.key, deps=entry.deps))
-
-    def evicted(self, entries: Iterable[Entry]) -> None:
-        """As left(), of those that had to give way: they may have been over anyway."""
-        for entry in entries:
-            self.left([entry], self._state(entry))
+            event = Event("removed", cause, table=entry.owner, key=entry.key, deps=entry.deps)
+            self._waiting.append((event, entry if cause == "evicted" else None))
 
     def _state(self, entry: Entry) -> str:
+        """Why an entry that had to give way is gone: it may have been over anyway."""
         cache = self.cache()
         if cache is not None and cache.clock() >= entry.deadline:
             return "expired"
@@ -196,7 +199,7 @@ class Events:
         elapsed = _monotonic() - fill.started
         event = Event(kind, reason, table=fill.table, key=fill.key, deps=deps, elapsed=elapsed)
         fill.outcome = event
-        self._waiting.append(event)
+        self._waiting.append((event, None))
 
     def over(self, fill: Fill, here: bool) -> None:
         """Nothing of it runs any more. here: in the context in which it began."""

@@ -53,4 +53,6 @@ class EventLog:
             "correlation": event.correlation,
             "time": time.time(),
         }
-        self._logger.log(level, "%s", json.dumps({name: value for name, value in line.items() if value is not None}))
+        self._logger.log(
+            level, "%s", json.dumps({name: value for name, value in line.items() if value is not None}, default=str)
+        )
