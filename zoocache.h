@@ -552,6 +552,8 @@ typedef struct zc_store {
      * */
     int (*lock)(void *user, zc_bytes key, uint64_t lease, uint64_t *token);
     int (*unlock)(void *user, zc_bytes key, uint64_t token);
+    void (*report)(void *user); /* with ZOOCACHE_WITH_BUS: called soon after the others, no lock
+                                   held: the place for what may use the cache, as a log hook */
     void (*forked)(void *user); /* in the child of a fork: lets go of what it shares */
     void (*close)(void *user);
     void *user;
@@ -591,6 +593,7 @@ typedef struct zc_bus {
     /* NULL, or called every second with what the node may tell about itself, as Prometheus text. */
     int (*beat)(void *user, zc_bytes text);
     void (*wake)(void *user);   /* makes a `read` that waits, or the next one, return at once */
+    void (*report)(void *user); /* NULL, or as that of zc_store */
     void (*forked)(void *user); /* in the child of a fork: lets go of what it shares */
     void (*close)(void *user);
     void *user;
@@ -1077,7 +1080,7 @@ typedef struct zc_redis_desc {
     zc_allocator allocator;  /* default: malloc and free */
     zc_clock clock;          /* default: the system's clocks */
     zc_log log;              /* default: silent. Says, each time, that a server cannot be reached or
-                                what it refuses; may be called with locks of the cache held */
+                                what it refuses; of much at once the beginning */
 } zc_redis_desc;
 
 #ifdef ZOOCACHE_WITH_REDIS
@@ -4952,6 +4955,43 @@ static int zc__tags_check(const zc_bytes *tags, size_t n) {
 #define ZC__HISTORY 4096u           /* positions whose parts are remembered, with several logs */
 #define ZC__POSITION_MAX (UINT64_C(1) << 47) /* of one log; what is above is none */
 
+/* What LMDB's or Redis' part has to say: it may be under a lock then, and must not call the user's
+ * hook. `report` does that. */
+typedef struct zc__lines {
+    zc_log log;
+    zc__spin lock;
+    size_t size;     /* [lock] */
+    char text[1024]; /* [lock] of each line: its level, itself, NUL; what has no room is left out */
+} zc__lines;
+
+static inline void zc__lines_init(zc__lines *l, zc_log log) {
+    memset(l, 0, sizeof *l);
+    l->log = log;
+    ZC__SET_RANK(&l->lock, ZC__RANK_LEAF);
+}
+static inline void zc__lines_add(zc__lines *l, zc_log_level level, const char *line) {
+    size_t size = strlen(line) + 2;
+    zc__spin_lock(&l->lock);
+    if (l->log.version && size <= sizeof l->text - l->size) {
+        l->text[l->size] = (char)level;
+        memcpy(l->text + l->size + 1, line, size - 1);
+        zc__atomic_store_rlx(&l->size, l->size + size);
+    }
+    zc__spin_unlock(&l->lock);
+}
+static inline void zc__lines_report(zc__lines *l) {
+    char text[sizeof l->text];
+    if (zc__atomic_load_rlx(&l->size) == 0) return;
+    zc__spin_lock(&l->lock);
+    size_t size = l->size;
+    memcpy(text, l->text, size);
+    zc__atomic_store_rlx(&l->size, (size_t)0);
+    zc__spin_unlock(&l->lock);
+    ZC__CALLS_OUT();
+    for (size_t at = 0; at < size; at += strlen(text + at) + 1)
+        l->log.write(l->log.user, (zc_log_level)text[at], text + at + 1);
+}
+
 static inline uint64_t zc__bus_local(const zc__bus *b, uint64_t position) {
     return b->base + (position << 16); /* modulo 2^64: base may be "negative" */
 }
@@ -5233,6 +5273,7 @@ static void zc__deferred_report(zc_cache *c, zc__deferred *deferred) {
 
 static void zc__bus_log_fault(zc_cache *c) {
     zc__log_fault(c, &c->bus.fault, "the bus has failed");
+    if (c->desc.bus.report) c->desc.bus.report(c->desc.bus.user);
 }
 
 /* Who reads, and since when: what belongs to an epoch that is over is not applied any more. */
@@ -6688,9 +6729,11 @@ static inline bool zc__store_up(zc_cache *c, uint32_t *epoch) {
     return false;
 }
 
-/* Says that it has opened: whoever saw that may have had his turn to write, and could not. */
+/* Says that it has opened, and lets the storage say what it has to: whoever saw that may have had
+ * his turn to write, and could not. */
 static void zc__store_log_fault(zc_cache *c) {
     zc__log_fault(c, &c->store_fault, "the storage is not asked for a while");
+    if (c->desc.store.report) c->desc.store.report(c->desc.store.user);
 }
 
 /* Tries a storage that was spared: housekeeping alone does, one thread at a time. */
@@ -9600,7 +9643,7 @@ typedef struct zc__lmdb {
     zc__gate gate; /* held by who writes here */
     zc__mem mem;
     zc_clock clock;
-    zc_log log;
+    zc__lines lines;
     size_t map_size, path_len;
     bool sync;
     int control; /* path/zoocache: open, and locked at this process's byte */
@@ -9610,10 +9653,9 @@ typedef struct zc__lmdb {
     char path[ZC__LMDB_PATH];
 } zc__lmdb;
 
-static void zc__lmdb_say(const zc__lmdb *db, const char *what, const char *detail) {
+static void zc__lmdb_say(zc__lmdb *db, const char *what, const char *detail) {
     char message[256];
     zc__text t = {message, sizeof message, 0};
-    if (!db->log.version) return;
     zc__text_str(&t, "zoocache: lmdb: ");
     zc__text_bytes(&t, db->path, db->path_len);
     zc__text_str(&t, ": ");
@@ -9621,8 +9663,7 @@ static void zc__lmdb_say(const zc__lmdb *db, const char *what, const char *detai
     zc__text_str(&t, detail ? ": " : "");
     zc__text_str(&t, detail ? detail : "");
     zc__text_end(&t);
-    ZC__CALLS_OUT();
-    db->log.write(db->log.user, ZC_LOG_ERROR, message);
+    zc__lines_add(&db->lines, ZC_LOG_ERROR, message);
 }
 
 /* What LMDB or the system says, as a result of ours. */
@@ -9647,7 +9688,7 @@ static int zc__lmdb_result(int rc) {
 }
 
 /* What the system has against it, as a result of ours: in errno. */
-static int zc__lmdb_refused(const zc__lmdb *db, const char *what) {
+static int zc__lmdb_refused(zc__lmdb *db, const char *what) {
     int e = errno;
     zc__lmdb_say(db, what, mdb_strerror(e));
     return e == ENOSPC || e == EDQUOT ? ZC_E_FULL : ZC_E_STORE;
@@ -10817,12 +10858,15 @@ static void zc__lmdb_forked(void *user) {
     memset(&db->notes, 0, sizeof db->notes);
     memset(db->note, 0, sizeof db->note);
     db->wakes = 0;
+    zc__lines_init(&db->lines, db->lines.log); /* what the parent has to say, it says */
     db->known_txn = db->tail = 0;
     db->env = NULL;
     if (db->control >= 0) close(db->control);
     if (!zc__lmdb_locks(db)) return;
     (void)zc__lmdb_start(db);
 }
+
+static void zc__lmdb_report(void *user) { zc__lines_report(&((zc__lmdb *)user)->lines); }
 
 static void zc__lmdb_close(void *user) {
     zc__lmdb *db = (zc__lmdb *)user;
@@ -10832,6 +10876,7 @@ static void zc__lmdb_close(void *user) {
             (void)zc__lmdb_write(db, zc__lmdb_maintain_all, NULL);
         zc__lmdb_close_env(db);
     }
+    zc__lmdb_report(db);
     zc__gate_destroy(&db->gate);
     zc__monitor_destroy(&db->wake);
     zc__mem mem = db->mem;
@@ -10841,6 +10886,7 @@ static void zc__lmdb_close(void *user) {
 static void zc__lmdb_hooks(zc__lmdb *db, zc_store *store, zc_bus *bus) {
     store->version = bus->version = 1;
     store->user = bus->user = db;
+    store->report = bus->report = zc__lmdb_report;
     store->forked = bus->forked = zc__lmdb_forked;
     store->close = bus->close = zc__lmdb_close;
     store->get = zc__lmdb_store_get;
@@ -10874,7 +10920,7 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
     if (!db) return ZC_E_NOMEM;
     db->mem = mem;
     db->clock = desc->clock;
-    db->log = desc->log;
+    zc__lines_init(&db->lines, desc->log);
     db->sync = desc->sync;
     db->max_entries = desc->max_entries ? desc->max_entries : SIZE_MAX;
     db->map_size = desc->map_size ? desc->map_size : ZC__LMDB_MAP;
@@ -10888,6 +10934,7 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
         zc__lmdb_hooks(db, store, bus);
         return ZC_OK;
     }
+    zc__lmdb_report(db);
     if (locks) zc__monitor_destroy(&db->wake);
     if (locks) zc__gate_destroy(&db->gate);
     zc__free(&mem, db, sizeof *db);
@@ -11079,7 +11126,7 @@ typedef struct zc__redis_waiter {
 typedef struct zc__redis {
     zc__mem mem;
     zc_clock clock;
-    zc_log log;
+    zc__lines lines;
     zc__redis_io io;
     uint64_t timeout, log_length, max_tags, max_ttl;
     unsigned replicas;
@@ -11782,12 +11829,10 @@ static void zc__req_script(zc__redis_req *q, zc__redis_script s, unsigned nkeys)
 /* ---- what is said. Of the URL only where it leads; of what AUTH is answered only the first word:
  * an error may repeat its command */
 
-static void zc__redis_say(const zc__redis *r, zc_log_level level, const char *what,
-                          zc_bytes detail) {
+static void zc__redis_say(zc__redis *r, zc_log_level level, const char *what, zc_bytes detail) {
     char message[256];
     zc__text t = {message, sizeof message, 0};
     const char *from = (const char *)detail.ptr;
-    if (!r->log.version) return;
     zc__text_str(&t, "zoocache: redis: ");
     zc__text_str(&t, r->master ? r->master : r->addrs[0].host);
     zc__text_str(&t, !r->master && r->addrs[0].port ? ":" : "");
@@ -11798,16 +11843,16 @@ static void zc__redis_say(const zc__redis *r, zc_log_level level, const char *wh
     for (size_t i = 0; i < detail.len; i++)
         zc__text_bytes(&t, from[i] < ' ' || from[i] > '~' ? "?" : from + i, 1);
     zc__text_end(&t);
-    r->log.write(r->log.user, level, message);
+    zc__lines_add(&r->lines, level, message);
 }
 
-static void zc__redis_unreachable(const zc__redis *r, int rc) {
+static void zc__redis_unreachable(zc__redis *r, int rc) {
     const char *why = rc == ZC_E_TIMEOUT ? "no answer in time" : "refused, closed or not known";
     if (rc != ZC_OK) zc__redis_say(r, ZC_LOG_WARN, "cannot be reached", zc_str(why));
 }
 
 /* A command was answered with an error. */
-static void zc__redis_complain(const zc__redis *r, const char *cmd, const redisReply *e) {
+static void zc__redis_complain(zc__redis *r, const char *cmd, const redisReply *e) {
     if (!zc__redis_is(e, REDIS_REPLY_ERROR)) return;
     const char *end = strcmp(cmd, "AUTH") ? NULL : (const char *)memchr(e->str, ' ', e->len);
     zc__redis_say(r, ZC_LOG_ERROR, cmd, zc_slice(e->str, end ? (size_t)(end - e->str) : e->len));
@@ -12109,7 +12154,7 @@ static bool zc__redis_redirected(zc__redis *r, zc__redis_conn *c, zc__redis_req 
 }
 
 /* Says which commands were answered with an error; those about the disk are only a question. */
-static void zc__redis_refused(const zc__redis *r, const zc__redis_req *q) {
+static void zc__redis_refused(zc__redis *r, const zc__redis_req *q) {
     for (unsigned i = 0; i < q->ncmds; i++) {
         if (!zc__redis_is(q->reply[i], REDIS_REPLY_ERROR)) continue;
         const char *cmd = q->argv[i ? q->end[i - 1] : 0];
@@ -13007,6 +13052,7 @@ static void zc__redis_fork(zc__redis *r) {
     r->queue = NULL;
     memset(&r->state, 0, sizeof r->state);
     ZC__SET_RANK(&r->state, ZC__RANK_LEAF);
+    zc__lines_init(&r->lines, r->lines.log);
     r->woken = false;
     r->blocked = NULL;
     if (r->wake_pipe[0] >= 0) { /* the parent's is the parent's */
@@ -13019,6 +13065,11 @@ static void zc__redis_fork(zc__redis *r) {
 static void zc__redis_forked(void *user) {
     const zc__redis *r = (const zc__redis *)user;
     for (unsigned i = 0; i < r->nshards; i++) zc__redis_fork((zc__redis *)r->shards[i]);
+}
+
+static void zc__redis_report(void *user) {
+    const zc__redis *r = (const zc__redis *)user;
+    for (unsigned i = 0; i < r->nshards; i++) zc__lines_report(&((zc__redis *)r->shards[i])->lines);
 }
 
 static void zc__redis_free(zc__redis *r) {
@@ -13044,7 +13095,9 @@ static void zc__redis_free_all(zc__redis *r) {
 
 static void zc__redis_close(void *user) {
     zc__redis *r = (zc__redis *)user;
-    if (zc__atomic_sub_acqrel(&r->refs, 1u) == 1) zc__redis_free_all(r);
+    if (zc__atomic_sub_acqrel(&r->refs, 1u) != 1) return;
+    zc__redis_report(r);
+    zc__redis_free_all(r);
 }
 
 /* %XX, in place. */
@@ -13197,7 +13250,7 @@ static void zc__redis_defaults(zc__redis *r, const zc_redis_desc *d, const zc__r
                                zc__redis_io_wake,  zc__redis_io_close,  zc__redis_io_sleep,
                                zc__redis_io_random, zc__redis_io_wait,  r};
     r->clock = d->clock;
-    r->log = d->log;
+    zc__lines_init(&r->lines, d->log);
     r->io = io ? *io : real;
     r->timeout = d->timeout ? d->timeout : 250 * ZC_MILLISECOND;
     r->nconns = d->connections ? d->connections : 8;
@@ -13240,6 +13293,7 @@ static void zc__redis_tables(zc__redis *r, zc_store *store, zc_bus *bus) {
         store->get_many = zc__redis_get_many;
         store->lock = zc__redis_lock;
         store->unlock = zc__redis_unlock_key;
+        store->report = zc__redis_report;
         store->forked = zc__redis_forked;
         store->close = zc__redis_close;
         store->user = r;
@@ -13252,6 +13306,7 @@ static void zc__redis_tables(zc__redis *r, zc_store *store, zc_bus *bus) {
         bus->versions = zc__redis_versions;
         bus->beat = zc__redis_beat;
         bus->wake = zc__redis_wake;
+        bus->report = zc__redis_report;
         bus->forked = zc__redis_forked;
         bus->close = zc__redis_close;
         bus->user = r;

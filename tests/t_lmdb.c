@@ -820,11 +820,64 @@ TEST(a_file_that_was_replaced_is_not_believed) {
     CHECK_EQ(f.b.beat(f.b.user, zc_str("")), ZC_OK);
     CHECK_EQ(rename(ld_file(&f.dir, "data.mdb", name), ld_file(&f.dir, "moved", other)), 0);
     CHECK_EQ(f.b.beat(f.b.user, zc_str("")), ZC_E_STORE);
+    f.b.report(f.b.user);
     CHECK(strstr(f.said, "removed or replaced") != NULL);
     CHECK_EQ(get(&f, "a", "x"), ZC_E_STORE);
     CHECK_EQ(put(&f, "a", "x", 0), ZC_E_STORE);
     CHECK_EQ(f.b.peek(f.b.user, &p), ZC_E_STORE);
     unlink(other);
+    stop(&f);
+}
+
+typedef struct meddler {
+    zc_cache *c;
+    unsigned said;
+    bool forking, good;
+} meddler;
+
+static void meddle(void *user, zc_log_level level, const char *message) {
+    meddler *m = (meddler *)user;
+    zc_view v;
+    (void)level;
+    m->said++;
+    bool good = !m->forking && CHECK(strstr(message, "path/zoocache cannot be opened"));
+    good = good && CHECK_EQ(zc_get(m->c, zc_str("k"), &v), ZC_MISS) &&
+           CHECK_EQ(zc_put(m->c, zc_str("k"), zc_str("w"), NULL), ZC_OK) &&
+           CHECK_EQ(zc_invalidate(m->c, zc_str("t")), ZC_E_BUS) && CHECK(zc_poll(m->c, 0) >= 0);
+    m->good = m->good && good;
+}
+
+/* A child that cannot open the file says so when it is whole again, not on the way. */
+TEST(a_log_hook_uses_the_cache_of_a_child) {
+    fixture f;
+    meddler m = {NULL, 0, false, true};
+    zc_desc d = {.no_thread = true};
+    char moved[160];
+    int status = 1;
+    REQUIRE(start(&f, 0));
+    shut(&f);
+    zc_lmdb_desc l = {.path = f.dir.path, .log = {1, meddle, &m}};
+    REQUIRE(zc_lmdb_open(&l, &d.store, &d.bus) == ZC_OK && zc_open(&d, &m.c) == ZC_OK);
+    snprintf(moved, sizeof moved, "%s.moved", f.dir.path);
+    REQUIRE(rename(f.dir.path, moved) == 0);
+    close(open(f.dir.path, O_CREAT | O_RDWR, 0600)); /* a file in its place */
+    zc_fork_prepare(m.c);
+    pid_t child = fork();
+    if (child == 0) {
+        m.forking = true;
+        CHECK_EQ(zc_fork_child(m.c), ZC_OK);
+        m.forking = false;
+        CHECK(zc_poll(m.c, 0) >= 0);
+        leave(CHECK(m.said > 0 && m.good) && CHECK_EQ(zc_check(m.c), ZC_OK));
+    }
+    zc_fork_parent(m.c);
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+    unlink(f.dir.path);
+    CHECK_EQ(rename(moved, f.dir.path), 0);
+    CHECK_EQ(m.said, 0); /* the parent has nothing to say */
+    zc_close(m.c);
+    REQUIRE(CHECK_EQ(again(&f), ZC_OK));
     stop(&f);
 }
 

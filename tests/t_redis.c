@@ -1067,6 +1067,7 @@ TEST(without_info_replicas_cannot_be_proven) {
     zc_redis_desc d = {.url = url, .replicas = 1, .log = {1, hear_line, said}};
     REQUIRE(node_open_with(&n, d));
     CHECK_EQ(attach(&n), ZC_E_BUS);
+    n.bus.report(n.bus.user);
     CHECK(strstr(said, "INFO is refused, and needed: there are replicas"));
     node_close(&n);
     rs_stop(&t);
@@ -1171,10 +1172,54 @@ TEST(troubles_are_said_without_secrets) {
         zc_redis_desc d = {.url = url, .log = {1, hear_line, said}};
         REQUIRE(node_open_with(&n, d));
         CHECK_EQ(get_rc(&n, "k"), ZC_E_STORE);
+        n.st.report(n.st.user);
         if (!CHECK(strstr(said, cases[i].said))) fprintf(stderr, "%s: %s\n", url, said);
         CHECK(!strstr(said, "s3"));
         node_close(&n);
     }
+    rs_stop(&s);
+}
+
+/* Uses the cache, whatever that was at when Redis refused something. */
+typedef struct meddler {
+    zc_cache *c;
+    unsigned said, depth;
+} meddler;
+
+static void meddle(void *user, zc_log_level level, const char *message) {
+    meddler *m = (meddler *)user;
+    zc_view v;
+    (void)level;
+    m->said += strstr(message, ": NOPERM") != NULL;
+    if (!m->c || m->depth++) return;
+    (void)zc_get(m->c, zc_str("k"), &v);
+    zc_release(m->c, &v);
+    CHECK(zc_put(m->c, zc_str("k"), zc_str("w"), NULL) >= 0);
+    CHECK_EQ(zc_invalidate(m->c, zc_str("t")), ZC_E_BUS);
+    CHECK(zc_poll(m->c, 0) >= 0);
+    m->depth = 0;
+}
+
+TEST(a_log_hook_uses_the_cache) {
+    redis_server s;
+    meddler m = {NULL, 0, 0};
+    char url[128];
+    REQUIRE(rs_start(&s, NULL));
+    CHECK_STR(rs_say(&s, "ACL", "SETUSER", "zoo", "on", ">pw", "~*", "+@all", NULL), "OK");
+    snprintf(url, sizeof url, "redis://zoo:pw@127.0.0.1:%d", s.port);
+    zc_redis_desc d = {.url = url, .timeout = 30 * ZC_SECOND, .log = {1, meddle, &m}};
+    zc_desc cd = {.no_thread = true, .max_staleness = 60 * ZC_SECOND};
+    REQUIRE(zc_redis_open(&d, &cd.store, &cd.bus) == ZC_OK && zc_open(&cd, &m.c) == ZC_OK);
+    CHECK_STR(rs_say(&s, "ACL", "SETUSER", "zoo", "-set", "-eval", "-evalsha", NULL), "OK");
+    CHECK_EQ(zc_put(m.c, zc_str("k"), zc_str("v"), NULL), ZC_OK);
+    CHECK(m.said > 0); /* whose turn it was to write */
+    unsigned said = m.said;
+    CHECK_EQ(zc_invalidate(m.c, zc_str("t")), ZC_E_BUS);
+    CHECK(zc_poll(m.c, 30000000) >= 0); /* as the reader, who sends what waits */
+    CHECK(m.said > said);
+    CHECK_EQ(zc_check(m.c), ZC_OK);
+    CHECK_STR(rs_say(&s, "ACL", "SETUSER", "zoo", "+@all", NULL), "OK");
+    zc_close(m.c);
     rs_stop(&s);
 }
 
