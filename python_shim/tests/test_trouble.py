@@ -501,6 +501,16 @@ def test_no_option_is_dropped(name, tmp_path, caplog):
     assert changed or name in "".join(lines(caplog, "no effect"))
 
 
+def test_a_storage_is_what_the_header_takes_for_one():
+    header = Path(__file__).resolve().parents[2] / "zoocache.h"
+    if not header.is_file():
+        pytest.skip("not in the checkout")
+    struct = re.search(r"typedef struct zc_store \{(.*?)\} zc_store;", header.read_text(), re.DOTALL)[1]
+    members = re.sub(r"/\*.*?\*/", "", struct, flags=re.DOTALL).split(";")
+    names = [re.search(r"\(\*(\w+)\)|(\w+)$", member.strip()) for member in members if member.strip()]
+    assert [name[1] or name[2] for name in names] == [name.rstrip("_") for name, _ in _ffi_shared._Store._fields_]
+
+
 @needs_lmdb
 def test_options_reach_the_library(tmp_path):
     """What Settings has is what _native.c is given."""

@@ -54,7 +54,8 @@ class _Store(ctypes.Structure):
     _fields_ = [
         ("version", c_uint32), ("get", _GET), ("put", _PUT), ("del_", _DEL), ("touch", _TOUCH), ("clear", _CLEAR),
         ("generation", _GENERATION), ("tag_put", _TAG_PUT), ("tag_get", _TAG_GET), ("get_many", c_void_p),
-        ("lock", c_void_p), ("unlock", c_void_p), ("forked", c_void_p), ("close", _CLOSE), ("user", c_void_p),
+        ("lock", c_void_p), ("unlock", c_void_p), ("report", c_void_p), ("forked", c_void_p), ("close", _CLOSE),
+        ("user", c_void_p),
     ]  # fmt: skip
 
 
