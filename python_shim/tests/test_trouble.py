@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
