@@ -147,7 +147,7 @@
  *
  * THREADS
  *   Every function may be called from any thread at any time, but for zc_open() and zc_close(), and
- *   zc_check(). A ticket (zc_fill) belongs to one thread at a time. Call-backs: see "hooks";
+ *   zc_check(). A zc_fill belongs to one thread at a time. Call-backs: see "hooks";
  *   loaders, destructors, events and completions are called with no lock held and may call the
  *   cache.
  *   The order of locks is zc__rank (>>thread); with ZOOCACHE_DEBUG each lock that is taken is
@@ -176,7 +176,7 @@
  *   zc_tag                    you, counted                  zc_tag_release(), before zc_close()
  *   zc_desc, hook tables      you                           zc_open() returns: they are copied
  *   zc_desc.block, and what   you                           the cache is closed, all pins released,
- *   allocator and clock use                                 all tickets ended
+ *   allocator and clock use                                 all fills ended
  *   loader's user pointer     you                           zc_fetch() returns; with soft_ttl or
  *                                                           early_refresh: release(user) is called
  *
@@ -405,7 +405,7 @@ static inline zc_bytes zc_str(const char *s) {
 
 typedef struct zc_cache zc_cache; /* a cache; a process may hold many */
 typedef struct zc_tag zc_tag;     /* an interned tag: parsed once, then used without parsing */
-typedef struct zc_fill zc_fill;   /* a caller's ticket of a flight: the leader's, or a follower's */
+typedef struct zc_fill zc_fill;   /* a caller's part in a flight: the leader's, or a follower's */
 
 /* Shared between threads: aligned as one access of 64 bits wants it, on 32-bit machines, too. */
 typedef uint64_t zc_shared64 __attribute__((aligned(8)));
@@ -422,7 +422,7 @@ typedef struct zc_view {
 /* Ends an object's life. Called once, with no lock held, from whichever thread lets go last; or,
  * with zc_desc.drop_in_poll, by zc_poll(), in the order in which they were let go, one after the
  * other while its budget lasts. What waits for that is out of the table and of its limits, so poll
- * often. zc_close() calls what is left; after it, whoever lets go of a view or a ticket. */
+ * often. zc_close() calls what is left; after it, whoever lets go of a view or a fill. */
 typedef void (*zc_drop_fn)(void *user, void *object, size_t size);
 
 /* ---- hooks ---------------------------------------------------------------------------------- */
@@ -684,7 +684,7 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache);
 
 /* Ends a cache: its thread stops, its entries are removed (cause: closed), outstanding flights end
  * with ZC_E_CLOSED. No other call may run at the same time or begin later, but for zc_release() of
- * pins, zc_fill_*() and zc_flight_commit/abandon/wait/notify of tickets that are still out: they
+ * pins, zc_fill_*() and zc_flight_commit/abandon/wait/notify of fills that are still out: they
  * stay valid, and what they need is freed with the last of them. A commit that is writing to the
  * storage is waited for; what any of these calls has to tell may come as long as it runs, and
  * nothing of calls that begin after the return, but for destructors. Call-backs may use the cache
@@ -754,7 +754,7 @@ ZOOCACHE_API uint64_t zc_begin(zc_cache *cache);
 /* Computes the value of a missing key: calls zc_fill_dep() and one of zc_fill_value(),
  * zc_fill_object(), zc_fill_absent(), and returns 0; or returns a negative code, which every
  * waiting caller gets. Called with no lock held. It may use the cache freely; for a nested fetch
- * pass its ticket as zc_fetch_opts.parent, so that the inner dependencies become its own. */
+ * pass its fill as zc_fetch_opts.parent, so that the inner dependencies become its own. */
 typedef int (*zc_loader)(zc_fill *fill, void *user);
 
 /* How to fetch. NULL or zero: the defaults. */
@@ -804,13 +804,13 @@ ZOOCACHE_API void zc_fill_no_store(zc_fill *fill);
 
 /* Starts what zc_fetch() does, without ever blocking.
  * ZC_OK, ZC_ABSENT, ZC_STALE: *view as in zc_fetch(); *fill is NULL, or, with soft_ttl or
- *   early_refresh, a leader's ticket if this caller should refresh the value.
- * ZC_LEAD: *fill is the leader's ticket: call zc_fill_*(), then zc_flight_commit() or abandon().
- * ZC_FOLLOW: *fill is a follower's ticket: zc_flight_wait(), with zc_flight_notify() before it. */
+ *   early_refresh, a leader's fill if this caller should refresh the value.
+ * ZC_LEAD: *fill is the leader's: call zc_fill_*(), then zc_flight_commit() or abandon().
+ * ZC_FOLLOW: *fill is a follower's: zc_flight_wait(), with zc_flight_notify() before it. */
 ZOOCACHE_API int zc_flight_begin(zc_cache *cache, zc_bytes key, const zc_fetch_opts *opts,
                                  zc_view *view, zc_fill **fill);
 
-/* Ends a leader's flight with the value that was set; consumes the ticket. *view (may be NULL) is
+/* Ends a leader's flight with the value that was set; consumes the fill. *view (may be NULL) is
  * the value, pinned. ZC_OK: stored; ZC_ABSENT: likewise, a negative result; ZC_REFUSED: valid for
  * this caller, not stored; ZC_E_LEASE: likewise, because the lease was lost or the key was written
  * meanwhile; ZC_E_LOADER: no value was set, and the flight has failed. */
@@ -818,18 +818,18 @@ ZOOCACHE_API int zc_flight_commit(zc_fill *fill, zc_view *view);
 
 /* Leader: ends the flight without a value. error < 0: followers get it, unless they asked for
  * `promote`; error == 0: hand over, one of them leads next (a cancelled task).
- * Follower: leaves; nobody else notices. Consumes the ticket. */
+ * Follower: leaves; nobody else notices. Consumes the fill. */
 ZOOCACHE_API void zc_flight_abandon(zc_fill *fill, int error);
 
 /* Waits for the leader, at most `timeout` (0: does not block). ZC_OK, ZC_STALE, ZC_ABSENT, or the
- * leader's error: consumes the ticket. ZC_RETRY: likewise; begin again (the leader lost its lease
+ * leader's error: consumes the fill. ZC_RETRY: likewise; begin again (the leader lost its lease
  * or handed over, or an invalidation came between its start and yours). ZC_PENDING: not yet, the
- * ticket stays. If it is a refresh that nobody has begun to run, this call runs its loader. */
+ * fill stays. If it is a refresh that nobody has begun to run, this call runs its loader. */
 ZOOCACHE_API int zc_flight_wait(zc_fill *fill, uint64_t timeout, zc_view *view);
 
 /* Follower: calls fn(user) once, as soon as zc_flight_wait() would not be pending; in the thread
  * that ended the flight, no lock held; at once if it has ended already. Not called any more after
- * the ticket is consumed, except by a thread that is doing so at that moment. */
+ * the fill is consumed, except by a thread that is doing so at that moment. */
 ZOOCACHE_API int zc_flight_notify(zc_fill *fill, void (*fn)(void *user), void *user);
 
 /* ---- invalidate ----------------------------------------------------------------------------- */
@@ -1145,6 +1145,15 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
  *               began. zc__bus_judge() turns that into a version of this node; for what is older
  *               than this node's attachment, zc__bus_ask() gets the versions of the path in one
  *               round trip. If nothing is newer it becomes an entry as if it were loaded here.
+ *
+ * WORDS THAT ARE OURS
+ *   published     the newest version that all see; up to it, every version is in its tag's node
+ *   begin         `published` before the loader read anything: what an entry is good up to
+ *   flight, fill  the computing of a value, one a key; a caller's part in it (zc_fill)
+ *   killer        the tag whose version makes an entry stale
+ *   floor         of a tag: the highest version of what was pruned below it
+ *   fenced        a put or delete of the key came after the flight began: it does not store
+ *   house         what housekeeping does: zc_poll(), or a thread
  */
 
 /* ============================================================================================
@@ -1406,7 +1415,7 @@ typedef enum zc__rank {
     ZC__RANK_STRIPE,   /* of the trie */
     ZC__RANK_QUEUE,    /* refreshes, who waits for whom, write-behind, destructors: one at a time */
     ZC__RANK_ARENA,
-    ZC__RANK_HEAVY,    /* large blocks that are being freed */
+    ZC__RANK_LARGE,    /* large blocks that are being freed */
     ZC__RANK_SLAB,     /* a pool of slabs */
     ZC__RANK_REGIONS,  /* of all slabs */
     ZC__RANK_LEAF      /* of a storage of ours: a few fields */
@@ -1666,22 +1675,22 @@ static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
 #endif
 
 /* A lock that may be held for long: who wants it says how long he waits. */
-typedef struct zc__gate {
+typedef struct zc__timed {
     zc__monitor monitor;
     bool held; /* [monitor] */
     ZC__RANKED
-} zc__gate;
+} zc__timed;
 
-static inline bool zc__gate_init(zc__gate *g, zc__rank rank) {
+static inline bool zc__timed_init(zc__timed *g, zc__rank rank) {
     g->held = false;
     ZC__SET_RANK(g, rank);
     return zc__monitor_init(&g->monitor, rank);
 }
-static inline void zc__gate_destroy(zc__gate *g) { zc__monitor_destroy(&g->monitor); }
+static inline void zc__timed_destroy(zc__timed *g) { zc__monitor_destroy(&g->monitor); }
 
 /* False: it was held until `until`. A clock of the user's own does not tell when it will have moved
  * on: look often. */
-static inline bool zc__gate_enter(zc__gate *g, const zc_clock *clock, uint64_t until) {
+static inline bool zc__timed_lock(zc__timed *g, const zc_clock *clock, uint64_t until) {
     uint64_t now;
     zc__monitor_lock(&g->monitor);
     while (ZC__CAN_SLEEP && g->held && (now = zc__mono(clock)) < until)
@@ -1692,7 +1701,7 @@ static inline bool zc__gate_enter(zc__gate *g, const zc_clock *clock, uint64_t u
     if (mine) ZC__LOCKED(g);
     return mine;
 }
-static inline void zc__gate_leave(zc__gate *g) {
+static inline void zc__timed_unlock(zc__timed *g) {
     ZC__UNLOCKING(g);
     zc__monitor_lock(&g->monitor);
     g->held = false;
@@ -1779,7 +1788,7 @@ static inline void zc__thread_join(zc__thread t) { thrd_join(t, NULL); }
  *               M4 a bit of the bitmaps is set iff its list is not empty
  *   Large       What malloc has mapped for a large table goes back to the system a piece at a time,
  *               with the puts and the housekeeping that follow: all at once is a millisecond.
- *   Locking     the arena's own spin lock; of what is being given back, heavy_lock, and whoever
+ *   Locking     the arena's own spin lock; of what is being given back, large_lock, and whoever
  *               has taken a block off the list has it for himself
  *   Cost        8 bytes a chunk and rounding up to 16; a request may find no room although a chunk
  *               of up to 1/16 less than the needed class is free (the price of constant time)
@@ -1809,17 +1818,17 @@ typedef struct zc__arena {
 typedef struct zc__slabs zc__slabs; /* >>slab */
 
 /* A large block that is being freed, a piece at a time; at its beginning. */
-typedef struct zc__heavy {
-    struct zc__heavy *next;
+typedef struct zc__large {
+    struct zc__large *next;
     size_t size, left;
-} zc__heavy;
+} zc__large;
 
 typedef struct zc__mem {
     zc_allocator hook; /* version 0: ZOOCACHE_MALLOC */
-    zc__heavy *heavy;  /* [heavy_lock] */
-    size_t heavy_size; /* [heavy_lock] */
-    zc__spin heavy_lock;
-    uint32_t loose;    /* small blocks freed since malloc has merged them */
+    zc__large *large;  /* [large_lock] */
+    size_t large_size; /* [large_lock] */
+    zc__spin large_lock;
+    uint32_t unmerged; /* small blocks freed since malloc has merged them */
     zc__arena *arena;  /* not NULL: everything comes from here */
     zc__slabs *slabs;  /* not NULL: small entries come from here */
 } zc__mem;
@@ -2008,42 +2017,42 @@ static void zc__free(const zc__mem *m, void *ptr, size_t size) {
 #ifdef ZC__PAGES
 #define ZC__PIECE 65536u
 
-static void zc__heavy_push(zc__mem *m, zc__heavy *h, size_t more) {
-    zc__spin_lock(&m->heavy_lock);
-    h->next = m->heavy;
-    zc__atomic_store_rlx(&m->heavy, h);
-    m->heavy_size += more;
-    zc__spin_unlock(&m->heavy_lock);
+static void zc__large_push(zc__mem *m, zc__large *h, size_t more) {
+    zc__spin_lock(&m->large_lock);
+    h->next = m->large;
+    zc__atomic_store_rlx(&m->large, h);
+    m->large_size += more;
+    zc__spin_unlock(&m->large_lock);
 }
 
 /* Frees what may be large: to take millions of bytes from a process is the system's work for a
  * millisecond. zc__free_piece() does it. */
 static void zc__free_large(zc__mem *m, void *ptr, size_t size) {
-    zc__heavy *h = (zc__heavy *)ptr;
+    zc__large *h = (zc__large *)ptr;
     if (m->arena || m->hook.version || size < 4 * ZC__PIECE) {
         zc__free(m, ptr, size);
         return;
     }
     h->size = h->left = size;
-    zc__heavy_push(m, h, size);
+    zc__large_push(m, h, size);
 }
 
 /* Gives one piece of what zc__free_large() was given back to the system, from the end on. No lock
  * is held. */
 static void zc__free_piece(zc__mem *m) {
-    if (ZC__LIKELY(!zc__atomic_load_rlx(&m->heavy))) return;
-    zc__spin_lock(&m->heavy_lock);
-    zc__heavy *h = m->heavy;
+    if (ZC__LIKELY(!zc__atomic_load_rlx(&m->large))) return;
+    zc__spin_lock(&m->large_lock);
+    zc__large *h = m->large;
     bool last = h && h->left < 4 * ZC__PIECE;
-    if (h) zc__atomic_store_rlx(&m->heavy, h->next);
-    if (last) m->heavy_size -= h->size;
-    zc__spin_unlock(&m->heavy_lock);
+    if (h) zc__atomic_store_rlx(&m->large, h->next);
+    if (last) m->large_size -= h->size;
+    zc__spin_unlock(&m->large_lock);
     if (last) zc__free(m, h, h->size);
     if (last || !h) return;
     h->left -= ZC__PIECE;
     uintptr_t piece = ((uintptr_t)h + h->left) & ~(uintptr_t)(ZC__PIECE - 1);
     (void)madvise((void *)piece, ZC__PIECE, MADV_DONTNEED);
-    zc__heavy_push(m, h, 0);
+    zc__large_push(m, h, 0);
 }
 #else
 static inline void zc__free_large(zc__mem *m, void *ptr, size_t size) { zc__free(m, ptr, size); }
@@ -2054,8 +2063,8 @@ static inline void zc__free_piece(zc__mem *m) { (void)m; }
  * something larger is asked for: so that is done while they are few. */
 static inline void zc__freed(zc__mem *m, uint32_t n) {
 #if defined(__GLIBC__) && defined(ZC__PAGES) && !defined(ZC__SLABS)
-    if (m->arena || m->hook.version || (m->loose += n) < 32) return;
-    m->loose = 0;
+    if (m->arena || m->hook.version || (m->unmerged += n) < 32) return;
+    m->unmerged = 0;
     void *volatile larger = malloc(2048); /* volatile: or the compiler leaves both out */
     free(larger);
 #else
@@ -2116,7 +2125,7 @@ static void zc__buf_free(const zc__mem *m, zc__buf *b) {
  *               full
  *   Locking     pool: its lock, and used[] of its pages, which housekeeping reads without; regions:
  *               the lock of zc__slabs, taken alone or after that of all pools. A generation begins
- *               with all locked. old, look, walking, retry: the housekeeper alone.
+ *               with all locked. old, look, compacting, retry: the housekeeper alone.
  *   Cost        a block: one lock, and its page's count. Half a page for each size and pool, half a
  *               region; half of what is there may be free, and is there once more while entries
  *               move
@@ -2158,7 +2167,7 @@ struct zc__slabs {
     uint32_t pages;           /* of this generation */
     size_t renew_below;       /* what `used` must come down to before a new generation begins */
     zc__region **look; /* the link to the next old region that is looked at */
-    bool walking;      /* entries are being moved [lock, to set it] */
+    bool compacting;   /* entries are being moved [lock, to set it] */
     uint64_t retry;    /* s: not before, those that were pinned */
     uint32_t npools;   /* a power of two */
     zc__pool *pools;   /* behind this struct */
@@ -2219,7 +2228,7 @@ static inline bool zc__region_full(const zc__region *r) { return r->fresh == ZC_
 /* Lets the lock go meanwhile. While entries are being moved, the region gets its huge
  * page when it is full, from the kernel's own thread: to clear one takes longer than a step may. */
 static bool zc__region_add(zc__slabs *s) {
-    bool huge = s->first && !s->walking;
+    bool huge = s->first && !s->compacting;
     zc__spin_unlock(&s->lock);
     zc__region *r = (zc__region *)aligned_alloc(ZC__SLAB_REGION, ZC__SLAB_REGION);
     if (r && huge) (void)madvise(r, ZC__SLAB_REGION, MADV_HUGEPAGE);
@@ -2360,7 +2369,7 @@ static bool zc__slabs_renew(zc__slabs *s, bool again) {
     zc__spin_unlock(&s->lock);
     if (!due && !again) return false;
     zc__slabs_lock(s);
-    s->walking = true;
+    s->compacting = true;
     if (due) {
         zc__atomic_store_rlx(&s->generation, s->generation + 1);
         for (uint32_t i = 0; i < s->npools; i++)
@@ -2376,10 +2385,10 @@ static bool zc__slabs_renew(zc__slabs *s, bool again) {
 }
 
 /* All are where they belong: what is used now is not to be moved again before it is half of it. */
-static void zc__slabs_settle(zc__slabs *s) {
+static void zc__slabs_compacted(zc__slabs *s) {
     size_t used = zc__slabs_used(s);
     zc__spin_lock(&s->lock);
-    s->walking = false;
+    s->compacting = false;
     if (s->renew_below > used / 2) s->renew_below = s->pages > ZC__SLAB_FEW ? used / 2 : 0;
     zc__spin_unlock(&s->lock);
 }
@@ -3712,7 +3721,7 @@ typedef struct zc__bus {
     bool peeks; /* reads look at the log itself: no lease, no thread */
     bool runs;  /* its thread does */
     uint64_t serve_for; /* T, less what the clock may lag */
-    zc__gate reading;
+    zc__timed reading;
     zc__monitor apply, monitor, out;
     uint32_t attached;           /* [apply] */
     uint64_t identity;           /* [apply] of the log */
@@ -3763,7 +3772,7 @@ struct zc_cache {
     zc__limit entries, cost;
     void *raw_cache, *raw_shards; /* as allocated: the structs are aligned within */
     size_t raw_shards_size;
-    uint32_t alive;   /* the cache itself, tickets, entries that outlived the table: frees at 0 */
+    uint32_t refs;    /* the cache itself, fills, entries that outlived the table: frees at 0 */
     uint32_t closed;  /* 1: it closes, and tables do not grow any more; 2: nothing is told either */
     uint32_t evict_turn; /* the shard that gives way next */
     uint64_t generation;
@@ -3783,7 +3792,7 @@ struct zc_cache {
     zc__bus bus;
     /* >>flight: refreshes to run, and who waits for whom */
     zc__spin jobs_lock, graph_lock, drops_lock;
-    zc__jobs jobs, held; /* held: those that wait for another node */
+    zc__jobs jobs, postponed; /* the latter wait for another node */
     zc__entry *drops, *drops_tail; /* [drops_lock] of objects that wait for their destructor */
     uint32_t sweep_shard, lease_shard; /* where housekeeping goes on [house] */
     zc__spin house;
@@ -3807,13 +3816,13 @@ static void zc__cache_free(zc_cache *c) {
     zc__trie_destroy(&c->trie);
     zc__free(&mem, c->raw_shards, c->raw_shards_size);
     zc__free(&mem, c->raw_cache, sizeof *c + ZC__LINE);
-    while (mem.heavy) zc__free_piece(&mem);
+    while (mem.large) zc__free_piece(&mem);
     zc__slabs_destroy(mem.slabs);
 }
 
-static inline void zc__cache_hold(zc_cache *c) { (void)zc__atomic_add_rlx(&c->alive, 1u); }
-static inline void zc__cache_let_go(zc_cache *c) {
-    if (zc__atomic_sub_acqrel(&c->alive, 1u) == 1) zc__cache_free(c);
+static inline void zc__cache_ref(zc_cache *c) { (void)zc__atomic_add_rlx(&c->refs, 1u); }
+static inline void zc__cache_unref(zc_cache *c) {
+    if (zc__atomic_sub_acqrel(&c->refs, 1u) == 1) zc__cache_free(c);
 }
 
 static inline void zc__entry_pin(zc__entry *e) { (void)zc__atomic_add_rlx(&e->refs, 1u); }
@@ -3866,17 +3875,17 @@ static void zc__entry_drop(zc_cache *c, zc__entry *e) {
         zc__entry_destroy(c, e);
         return;
     }
-    zc__cache_hold(c);
+    zc__cache_ref(c);
     if (zc__atomic_sub_acqrel(&e->refs, 1u) == 1) {
         zc__entry_destroy(c, e);
-        zc__cache_let_go(c);
+        zc__cache_unref(c);
     }
 }
 
 static void zc__entry_unpin(zc_cache *c, zc__entry *e) {
     if (zc__atomic_sub_acqrel(&e->refs, 1u) != 1) return;
     zc__entry_destroy(c, e); /* so its owner has let go before, and held the cache for it */
-    zc__cache_let_go(c);
+    zc__cache_unref(c);
 }
 
 /* ---- buckets ---- */
@@ -4708,7 +4717,7 @@ static void zc__event(zc_cache *c, const zc_event *event) {
 }
 
 /* Works off a garbage chain: tells, and lets go. */
-static void zc__reap(zc_cache *c, zc__entry *garbage) {
+static void zc__garbage_free(zc_cache *c, zc__entry *garbage) {
     ZC__CALLS_OUT();
     zc__free_piece(&c->mem);
     for (zc__entry *next; garbage; garbage = next, zc__freed(&c->mem, 1)) {
@@ -4727,7 +4736,7 @@ static void zc__reap(zc_cache *c, zc__entry *garbage) {
 }
 
 /* Makes one entry of some shard give way; false: there is none. No spin lock is held. */
-static bool zc__relieve(zc_cache *c, zc__entry **garbage) {
+static bool zc__evict_any(zc_cache *c, zc__entry **garbage) {
     for (uint32_t i = 0; i < c->nshards; i++) {
         uint32_t turn = zc__atomic_add_rlx(&c->evict_turn, 1u);
         zc__shard *s = &c->shards[turn & (c->nshards - 1)];
@@ -4744,18 +4753,18 @@ static bool zc__relieve(zc_cache *c, zc__entry **garbage) {
 }
 
 /* After a failed allocation: can memory be had by evicting? Only a fixed block works that way. */
-static bool zc__relieve_block(zc_cache *c) {
+static bool zc__evict_for_memory(zc_cache *c) {
     zc__entry *garbage = NULL;
-    bool found = c->mem.arena && zc__relieve(c, &garbage);
-    zc__reap(c, garbage);
+    bool found = c->mem.arena && zc__evict_any(c, &garbage);
+    zc__garbage_free(c, garbage);
     return found;
 }
 
 /* What comes before sweeping: growing, shrinking, and freeing what was cleared. */
-static bool zc__shard_untidy(const zc__shard *s) {
+static bool zc__shard_needs_upkeep(const zc__shard *s) {
     return s->old.nbuckets || s->policy.queue[ZC__CLEARED].oldest || s->count < s->shrink_below;
 }
-static void zc__shard_tidy(zc_cache *c, zc__shard *s, uint32_t entries, zc__entry **garbage) {
+static void zc__shard_upkeep(zc_cache *c, zc__shard *s, uint32_t entries, zc__entry **garbage) {
     zc__queue *q = &s->policy.queue[ZC__CLEARED];
     if (s->old.nbuckets) zc__table_move(c, s);
     for (; entries && q->oldest; entries--)
@@ -4786,8 +4795,8 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
                             zc__entry **garbage) {
     ZC__ASSERT_HELD(&s->lock);
     uint64_t published = zc__published(&c->trie);
-    if (zc__shard_untidy(s)) {
-        zc__shard_tidy(c, s, 2 * buckets, garbage);
+    if (zc__shard_needs_upkeep(s)) {
+        zc__shard_upkeep(c, s, 2 * buckets, garbage);
         return false;
     }
     if (s->cursor == 0) {
@@ -4920,7 +4929,7 @@ static bool zc__nodes_acquire(zc_cache *c, const zc_bytes *tags, size_t n, bool 
         (void)zc__path_parse(tags[i], &path);
         zc_tag *node;
         do node = zc__tag_acquire(&c->trie, &path);
-        while (!node && !locked && zc__relieve_block(c));
+        while (!node && !locked && zc__evict_for_memory(c));
         all = all && node;
         out->list[i] = node ? node : zc__tag_deepest(&c->trie, &path);
     }
@@ -5261,7 +5270,7 @@ static void zc__deferred_add(zc_cache *c, zc__deferred *deferred, const zc_bytes
 }
 
 static void zc__deferred_report(zc_cache *c, zc__deferred *deferred) {
-    zc__reap(c, deferred->garbage);
+    zc__garbage_free(c, deferred->garbage);
     for (size_t at = 0, len; at < deferred->tags.size; at += 10 + len) {
         const unsigned char *p = deferred->tags.ptr + at;
         len = zc__get16(p + 8);
@@ -5318,7 +5327,7 @@ static int zc__bus_read_entry(void *user, uint64_t position, const zc_bytes *tag
     if (zc__tags_check(tags, n) != ZC_OK) n = 0; /* no tag of ours: too much rather than nothing */
     bool made = zc__nodes_acquire(c, tags, n, true, &nodes);
     bool room = zc__deferred_reserve(c, deferred, tags, n), any = deferred->tags.size != 0;
-    bool gives = (!made || !room) && c->mem.arena && zc__relieve(c, &deferred->garbage);
+    bool gives = (!made || !room) && c->mem.arena && zc__evict_any(c, &deferred->garbage);
     reader->full = gives || (!room && any);
     zc__monitor_lock(&b->apply);
     if (reader->epoch != b->epoch || position > b->cursors[reader->log] + 1) rc = ZC_RETRY;
@@ -5444,7 +5453,7 @@ static int zc__bus_read(zc_cache *c, uint64_t wait) {
 static void zc__bus_unlock(zc_cache *c) {
     zc__deferred deferred = c->bus.deferred;
     memset(&c->bus.deferred, 0, sizeof deferred);
-    zc__gate_leave(&c->bus.reading);
+    zc__timed_unlock(&c->bus.reading);
     zc__deferred_report(c, &deferred);
     zc__bus_log_fault(c);
 }
@@ -5453,7 +5462,7 @@ static void zc__bus_unlock(zc_cache *c) {
 static int zc__bus_catch_up(zc_cache *c, uint64_t wait, uint64_t end) {
     int rc = ZC_PENDING;
     for (; rc == ZC_PENDING; wait = 0) {
-        if (!zc__gate_enter(&c->bus.reading, &c->clock, end)) return ZC_E_BUS;
+        if (!zc__timed_lock(&c->bus.reading, &c->clock, end)) return ZC_E_BUS;
         c->bus.deadline = end;
         rc = zc__bus_read(c, wait);
         c->bus.deadline = ZC_NEVER;
@@ -5494,7 +5503,7 @@ static int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
     *lease = 0;
     if (!b->on || ZC__LIKELY(zc__bus_is_current(c, lease))) return ZC_OK;
     uint64_t until = b->peeks ? zc__add_sat(zc__mono(&c->clock), c->desc.max_staleness) : 0;
-    while (b->peeks && zc__gate_enter(&b->reading, &c->clock, until)) {
+    while (b->peeks && zc__timed_lock(&b->reading, &c->clock, until)) {
         int rc = zc__bus_is_current(c, lease) ? ZC_OK : zc__bus_read(c, 0);
         zc__bus_unlock(c);
         if (rc != ZC_OK && rc != ZC_PENDING) break;
@@ -5667,7 +5676,7 @@ static int zc__bus_round(zc_cache *c, uint64_t wait, uint64_t deadline) {
     zc__bus *b = &c->bus;
     uint64_t heard = zc__atomic_load_rlx(&b->entries);
     int rc = ZC_OK;
-    if (!zc__gate_enter(&b->reading, &c->clock, wait ? ZC_NEVER : 0)) return ZC_OK;
+    if (!zc__timed_lock(&b->reading, &c->clock, wait ? ZC_NEVER : 0)) return ZC_OK;
     b->deadline = deadline;
     if (!zc__atomic_load_acq(&b->attached)) rc = zc__bus_attach(c);
     if (rc == ZC_OK) rc = zc__bus_flush(c);
@@ -5722,7 +5731,7 @@ static int zc__bus_start(zc_cache *c) {
 }
 
 static bool zc__bus_monitors(zc__bus *b) {
-    if (!zc__gate_init(&b->reading, ZC__RANK_READING)) return false;
+    if (!zc__timed_init(&b->reading, ZC__RANK_READING)) return false;
     if (!zc__monitor_init(&b->apply, ZC__RANK_APPLY)) goto no_apply;
     if (!zc__monitor_init(&b->monitor, ZC__RANK_SLEEP)) goto no_monitor;
     if (!zc__monitor_init(&b->out, ZC__RANK_OUT)) goto no_out;
@@ -5732,7 +5741,7 @@ no_out:
 no_monitor:
     zc__monitor_destroy(&b->apply);
 no_apply:
-    zc__gate_destroy(&b->reading);
+    zc__timed_destroy(&b->reading);
     return false;
 }
 
@@ -5762,7 +5771,7 @@ static int zc__bus_open(zc_cache *c) {
     b->peeks = c->desc.bus.peek != NULL;
     b->serve_for = c->clock.version ? t : t - ZC__COARSE_SLACK;
     c->trie.counts = true;
-    (void)zc__gate_enter(&b->reading, &c->clock, ZC_NEVER);
+    (void)zc__timed_lock(&b->reading, &c->clock, ZC_NEVER);
     (void)zc__bus_attach(c);
     zc__bus_unlock(c);
     return zc__bus_start(c);
@@ -5783,7 +5792,7 @@ static void zc__bus_end(zc_cache *c) {
         b->runs = false;
     }
 #endif
-    (void)zc__gate_enter(&b->reading, &c->clock, ZC_NEVER);
+    (void)zc__timed_lock(&b->reading, &c->clock, ZC_NEVER);
     (void)zc__bus_flush(c);
     zc__bus_unlock(c);
     zc__outbox_forget(c);
@@ -5792,7 +5801,7 @@ static void zc__bus_end(zc_cache *c) {
     zc__monitor_destroy(&b->out);
     zc__monitor_destroy(&b->monitor);
     zc__monitor_destroy(&b->apply);
-    zc__gate_destroy(&b->reading);
+    zc__timed_destroy(&b->reading);
     b->on = false;
 }
 
@@ -5899,10 +5908,11 @@ static inline void zc__bus_stats(zc_cache *c, zc_stats *st) { (void)c; (void)st;
 
 /* ============================================================================================
  * >>flight   Singleflight: one loader a key, however many callers wait
- *   Idea        A miss starts a flight; who comes later, follows it. Each caller has a ticket
- *               (zc_fill). A flight remembers `begin`, the `published` before its loader ran, and
- *               that number fences it: its value is stored only if no dependency was invalidated
- *               since, if no put or del of the key came in between, and if it still has its lease.
+ *   Idea        A miss starts a flight; who comes later, follows it. Each caller has his part in
+ *               it, a zc_fill. A flight remembers `begin`, the `published` before its loader ran,
+ *               and that number fences it: its value is stored only if no dependency was
+ *               invalidated since, if no put or del of the key came in between, and if it still has
+ *               its lease.
  *
  *                 begin --- LEAD ---> loader ---> commit ---> DONE     the value, or RETRY
  *                    \                   \------> abandon --> FAILED   the error, or RETRY
@@ -5917,26 +5927,26 @@ static inline void zc__bus_stats(zc_cache *c, zc_stats *st) { (void)c; (void)st;
  *               old flight leaves the table (LOST), its late commit finds that out and is not
  *               stored.
  *   Deadlock    A thread does not wait for a flight that it runs itself: its loader, or a hook
- *               meanwhile, asks for the key. Beyond that, a nested fetch knows its parent ticket: a
+ *               meanwhile, asks for the key. Beyond that, a nested fetch knows its parent fill: a
  *               key that waits for itself is seen in the chain of parents; flights that wait for
  *               each other, by following waits_for, which a flight sets while its loader follows or
  *               leads another.
- *   Life        A ticket has its owner, and those of nested fetches, which look at its flight and
+ *   Life        A fill has its owner, and those of nested fetches, which look at its flight and
  *               hand up their dependencies: with the last of them go flight, dependencies, memory.
- *               Each holds the cache. So tickets may end in any order, also after zc_close().
+ *               Each holds the cache. So fills may end in any order, also after zc_close().
  *   Invariants  F1 at most one flight a key is listed   F2 only a listed flight stores
  *               F3 state leaves RUNNING once; whoever changes it wakes all sleepers and watchers
  *   Locking     the shard's lock: list, refs, watchers, sleepers, listed, fenced. state: store_rel
  *               under that lock / load_acq in the sleeper, who holds the flight's monitor; the
  *               waker takes the monitor after the store, so no wake-up is missed. result, error:
- *               written before the state. A ticket belongs to one thread at a time.
- *   Cost        a fill: two allocations for ticket and flight, and those of its value
+ *               written before the state. A fill belongs to one thread at a time.
+ *   Cost        two allocations for fill and flight, and those of the value
  * ========================================================================================== */
 
 typedef enum zc__flight_state { ZC__RUNNING, ZC__DONE, ZC__FAILED, ZC__LOST } zc__flight_state;
 
 struct zc__flight {
-    zc__link link;    /* chain of the shard's table; refs of tickets and the table */
+    zc__link link;    /* chain of the shard's table; refs of fills and the table */
     zc__shard *shard;
     uint64_t hash;
     uint64_t begin;
@@ -5954,7 +5964,7 @@ struct zc__flight {
     zc_fill *watchers;    /* followers to be notified */
     uint32_t sleepers;
     uintptr_t runner;      /* the thread that does not return before it has ended; 0: none */
-    zc_fill *job;          /* its leader's ticket, while that waits to be run [jobs] */
+    zc_fill *job;          /* its leader's fill, while that waits to be run [jobs] */
     zc__flight *waits_for; /* the flight that this one's loader follows or leads [graph] */
     zc__monitor monitor;
     uint32_t key_len; /* the key follows this struct */
@@ -5966,7 +5976,7 @@ struct zc_fill {
     zc_fill *parent;      /* held, also when it has ended */
     zc_fill *next, *prev; /* in the flight's watchers, or in a queue of refreshes: */
     zc__jobs *queue;      /* [jobs] */
-    uint32_t refs;        /* its owner, and the tickets of nested fetches */
+    uint32_t refs;        /* its owner, and the fills of nested fetches */
     bool leader, watching;
     bool unfenced; /* follower: no put or del had come when it joined */
     bool promote, serve_invalidated;
@@ -5982,7 +5992,7 @@ struct zc_fill {
     size_t ndeps, deps_cap;
     zc__buf value;
     zc__object object; /* drop != NULL: the value */
-    zc__entry *husk;   /* with drop_in_poll: what the object may have to wait in */
+    zc__entry *holder;   /* with drop_in_poll: what the object may have to wait in */
     zc_put_opts put;
     bool timed;
     zc_loader loader;
@@ -6032,8 +6042,8 @@ static void zc__flight_end(zc__shard *s, zc__flight *f, zc__flight_state state) 
     zc__atomic_store_rel(&f->state, (uint32_t)state);
 }
 
-/* Wakes who waits for an ended flight, which the caller's ticket keeps alive. No lock is held.
- * Watchers leave the list one by one, so that a callback may consume any ticket it likes. */
+/* Wakes who waits for an ended flight, which the caller's fill keeps alive. No lock is held.
+ * Watchers leave the list one by one, so that a callback may consume any fill it likes. */
 static void zc__flight_wake(zc__flight *f) {
     zc__shard *s = f->shard;
     bool sleepers;
@@ -6061,19 +6071,19 @@ static void zc__flight_wake(zc__flight *f) {
     } while (true);
 }
 
-static void zc__fill_init(zc_fill *t, zc_cache *c) {
-    memset(t, 0, sizeof *t);
-    t->cache = c;
-    t->refs = 1;
-    t->deps = t->few;
-    t->deps_cap = sizeof t->few / sizeof t->few[0];
+static void zc__fill_init(zc_fill *fill, zc_cache *c) {
+    memset(fill, 0, sizeof *fill);
+    fill->cache = c;
+    fill->refs = 1;
+    fill->deps = fill->few;
+    fill->deps_cap = sizeof fill->few / sizeof fill->few[0];
 }
 
-/* Frees a ticket's dependencies. */
-static void zc__fill_clear(zc_fill *t) {
-    zc_cache *c = t->cache;
-    for (size_t i = 0; i < t->ndeps; i++) zc__tag_unref(&c->trie, t->deps[i]);
-    if (t->deps != t->few) zc__free(&c->mem, t->deps, t->deps_cap * sizeof *t->deps);
+/* Frees a fill's dependencies. */
+static void zc__fill_clear(zc_fill *fill) {
+    zc_cache *c = fill->cache;
+    for (size_t i = 0; i < fill->ndeps; i++) zc__tag_unref(&c->trie, fill->deps[i]);
+    if (fill->deps != fill->few) zc__free(&c->mem, fill->deps, fill->deps_cap * sizeof *fill->deps);
 }
 
 static void zc__flight_free(zc_cache *c, zc__flight *f) {
@@ -6084,7 +6094,7 @@ static void zc__flight_free(zc_cache *c, zc__flight *f) {
 }
 
 /* Gives a reference on a flight back. */
-static void zc__flight_let_go(zc_cache *c, zc__flight *f) {
+static void zc__flight_unref(zc_cache *c, zc__flight *f) {
     zc__spin_lock(&f->shard->lock);
     bool last = --f->link.refs == 0;
     zc__spin_unlock(&f->shard->lock);
@@ -6092,71 +6102,71 @@ static void zc__flight_let_go(zc_cache *c, zc__flight *f) {
     if (last) zc__flight_free(c, f);
 }
 
-/* Gives a reference on a ticket back. The last one gives back what is looked at from below: its
+/* Gives a reference on a fill back. The last one gives back what is looked at from below: its
  * flight, its dependencies, its parent. */
-static void zc__fill_let_go(zc_fill *t) {
-    for (zc_fill *parent; t && zc__atomic_sub_acqrel(&t->refs, 1u) == 1; t = parent) {
-        zc_cache *c = t->cache;
-        parent = t->parent;
-        if (t->flight) zc__flight_let_go(c, t->flight);
-        zc__fill_clear(t);
-        zc__free(&c->mem, t, sizeof *t);
-        zc__cache_let_go(c);
+static void zc__fill_unref(zc_fill *fill) {
+    for (zc_fill *parent; fill && zc__atomic_sub_acqrel(&fill->refs, 1u) == 1; fill = parent) {
+        zc_cache *c = fill->cache;
+        parent = fill->parent;
+        if (fill->flight) zc__flight_unref(c, fill->flight);
+        zc__fill_clear(fill);
+        zc__free(&c->mem, fill, sizeof *fill);
+        zc__cache_unref(c);
     }
 }
 
-/* Lets go of a ticket's object, if it has not become an entry's. */
-static void zc__fill_drop(zc_fill *t) {
+/* Lets go of a fill's object, if it has not become an entry's. */
+static void zc__fill_drop(zc_fill *fill) {
     ZC__CALLS_OUT();
-    zc__object o = t->object;
-    zc__entry *husk = t->husk;
-    t->object.drop = NULL;
-    t->husk = NULL;
-    if (husk && !o.drop) husk->flags = 0;
-    if (husk) zc__entry_drop(t->cache, husk);
+    zc__object o = fill->object;
+    zc__entry *holder = fill->holder;
+    fill->object.drop = NULL;
+    fill->holder = NULL;
+    if (holder && !o.drop) holder->flags = 0;
+    if (holder) zc__entry_drop(fill->cache, holder);
     else if (o.drop) o.drop(o.user, o.ptr, o.size);
 }
 
-/* Ends a ticket. */
-static void zc__fill_close(zc_fill *t) {
-    zc__flight *f = t->flight;
+/* Ends a fill. */
+static void zc__fill_close(zc_fill *fill) {
+    zc__flight *f = fill->flight;
     if (f) {
         zc__spin_lock(&f->shard->lock);
-        if (t->watching) {
-            if (t->next) t->next->prev = t->prev;
-            if (t->prev) t->prev->next = t->next;
-            else f->watchers = t->next;
+        if (fill->watching) {
+            if (fill->next) fill->next->prev = fill->prev;
+            if (fill->prev) fill->prev->next = fill->next;
+            else f->watchers = fill->next;
         }
         zc__spin_unlock(&f->shard->lock);
     }
-    zc__fill_drop(t);
-    zc__buf_free(&t->cache->mem, &t->value);
-    if (t->release) t->release(t->user);
-    zc__fill_let_go(t);
+    zc__fill_drop(fill);
+    zc__buf_free(&fill->cache->mem, &fill->value);
+    if (fill->release) fill->release(fill->user);
+    zc__fill_unref(fill);
 }
 
 static zc_fill *zc__fill_new(zc_cache *c, const zc_fetch_opts *o) {
-    zc_fill *t;
-    do t = (zc_fill *)zc__alloc(&c->mem, sizeof *t);
-    while (!t && zc__relieve_block(c));
-    if (!t) return NULL;
-    zc__cache_hold(c);
-    zc__fill_init(t, c);
-    t->promote = o->promote;
-    t->serve_invalidated = o->serve_invalidated;
-    t->timed = o->early_refresh > 0;
-    t->fleet = o->fleet;
-    t->put = o->put;
-    t->put.deps = NULL; /* borrowed for the call only: they are resolved at once */
-    t->put.tags = NULL;
-    t->put.ndeps = t->put.ntags = 0;
-    return t;
+    zc_fill *fill;
+    do fill = (zc_fill *)zc__alloc(&c->mem, sizeof *fill);
+    while (!fill && zc__evict_for_memory(c));
+    if (!fill) return NULL;
+    zc__cache_ref(c);
+    zc__fill_init(fill, c);
+    fill->promote = o->promote;
+    fill->serve_invalidated = o->serve_invalidated;
+    fill->timed = o->early_refresh > 0;
+    fill->fleet = o->fleet;
+    fill->put = o->put;
+    fill->put.deps = NULL; /* borrowed for the call only: they are resolved at once */
+    fill->put.tags = NULL;
+    fill->put.ndeps = fill->put.ntags = 0;
+    return fill;
 }
 
 static zc__flight *zc__flight_new(zc_cache *c, uint64_t hash, zc_bytes key) {
     zc__flight *f;
     do f = (zc__flight *)zc__alloc_zero(&c->mem, sizeof *f + key.len);
-    while (!f && zc__relieve_block(c));
+    while (!f && zc__evict_for_memory(c));
     if (!f) return NULL;
     if (!zc__monitor_init(&f->monitor, ZC__RANK_SLEEP)) {
         zc__free(&c->mem, f, sizeof *f + key.len);
@@ -6173,29 +6183,29 @@ static zc__flight *zc__flight_new(zc_cache *c, uint64_t hash, zc_bytes key) {
 /* ---- dependencies of a fill ---- */
 
 /* Adds a node, whose reference it takes over. */
-static int zc__fill_add(zc_fill *t, zc_tag *n) {
-    zc_cache *c = t->cache;
+static int zc__fill_add(zc_fill *fill, zc_tag *n) {
+    zc_cache *c = fill->cache;
     /* The same tag often comes in a row; the rest of the doubles go at commit. */
-    for (size_t i = t->ndeps; i > 0 && i + 8 > t->ndeps; i--) {
-        if (t->deps[i - 1] != n) continue;
+    for (size_t i = fill->ndeps; i > 0 && i + 8 > fill->ndeps; i--) {
+        if (fill->deps[i - 1] != n) continue;
         zc__tag_unref(&c->trie, n);
         return ZC_OK;
     }
-    if (t->ndeps == t->deps_cap) {
-        size_t cap = t->deps_cap * 2;
+    if (fill->ndeps == fill->deps_cap) {
+        size_t cap = fill->deps_cap * 2;
         zc_tag **to;
         do to = (zc_tag **)zc__alloc(&c->mem, cap * sizeof *to);
-        while (!to && zc__relieve_block(c));
+        while (!to && zc__evict_for_memory(c));
         if (!to) {
             zc__tag_unref(&c->trie, n);
-            return t->dep_error = ZC_E_NOMEM;
+            return fill->dep_error = ZC_E_NOMEM;
         }
-        memcpy(to, t->deps, t->ndeps * sizeof *to);
-        if (t->deps != t->few) zc__free(&c->mem, t->deps, t->deps_cap * sizeof *to);
-        t->deps = to;
-        t->deps_cap = cap;
+        memcpy(to, fill->deps, fill->ndeps * sizeof *to);
+        if (fill->deps != fill->few) zc__free(&c->mem, fill->deps, fill->deps_cap * sizeof *to);
+        fill->deps = to;
+        fill->deps_cap = cap;
     }
-    t->deps[t->ndeps++] = n;
+    fill->deps[fill->ndeps++] = n;
     return ZC_OK;
 }
 
@@ -6207,21 +6217,21 @@ static int zc__tag_get(zc_cache *c, zc_bytes tag, bool locked, zc_tag **n) {
     *n = NULL;
     if (rc != ZC_OK) return rc;
     do *n = zc__tag_acquire(&c->trie, &path);
-    while (!*n && !locked && zc__relieve_block(c));
+    while (!*n && !locked && zc__evict_for_memory(c));
     return *n ? ZC_OK : ZC_E_NOMEM;
 }
 
-static int zc__fill_add_text(zc_fill *t, zc_bytes tag) {
+static int zc__fill_add_text(zc_fill *fill, zc_bytes tag) {
     zc_tag *n;
-    int rc = zc__tag_get(t->cache, tag, false, &n);
-    if (rc != ZC_OK) return t->dep_error = rc;
-    return zc__fill_add(t, n);
+    int rc = zc__tag_get(fill->cache, tag, false, &n);
+    if (rc != ZC_OK) return fill->dep_error = rc;
+    return zc__fill_add(fill, n);
 }
 
 /* Sorts the dependencies and drops doubles. Shell sort: small, in place, no recursion. */
-static int zc__fill_settle(zc_fill *t) {
-    size_t n = t->ndeps, gap = 1, kept = 0;
-    zc_tag **d = t->deps;
+static int zc__fill_sort_deps(zc_fill *fill) {
+    size_t n = fill->ndeps, gap = 1, kept = 0;
+    zc_tag **d = fill->deps;
     if (n < 2) return ZC_OK;
     while (gap < n / 3) gap = gap * 3 + 1;
     for (; gap; gap /= 3) {
@@ -6233,28 +6243,28 @@ static int zc__fill_settle(zc_fill *t) {
         }
     }
     for (size_t i = 0; i < n; i++) {
-        if (kept && d[kept - 1] == d[i]) zc__tag_unref(&t->cache->trie, d[i]);
+        if (kept && d[kept - 1] == d[i]) zc__tag_unref(&fill->cache->trie, d[i]);
         else d[kept++] = d[i];
     }
-    t->ndeps = kept;
-    return kept > ZC_DEPS_MAX ? (t->dep_error = ZC_E_DEPS) : ZC_OK;
+    fill->ndeps = kept;
+    return kept > ZC_DEPS_MAX ? (fill->dep_error = ZC_E_DEPS) : ZC_OK;
 }
 
 /* What a nested fetch read becomes part of the fill around it. The entry is pinned. */
-static void zc__fill_inherit(zc_fill *t, const zc__entry *e) {
+static void zc__fill_inherit(zc_fill *fill, const zc__entry *e) {
     zc_tag **deps = zc__entry_deps(e);
     for (unsigned i = 0; i < e->ndeps; i++) {
         zc__tag_ref(deps[i]);
-        (void)zc__fill_add(t, deps[i]); /* a failure is kept in dep_error */
+        (void)zc__fill_add(fill, deps[i]); /* a failure is kept in dep_error */
     }
 }
 
-static int zc__fill_static_deps(zc_fill *t, const zc_put_opts *o) {
+static int zc__fill_static_deps(zc_fill *fill, const zc_put_opts *o) {
     int rc = ZC_OK;
-    for (size_t i = 0; i < o->ndeps && rc == ZC_OK; i++) rc = zc__fill_add_text(t, o->deps[i]);
+    for (size_t i = 0; i < o->ndeps && rc == ZC_OK; i++) rc = zc__fill_add_text(fill, o->deps[i]);
     for (size_t i = 0; i < o->ntags && rc == ZC_OK; i++) {
         zc__tag_ref(o->tags[i]);
-        rc = zc__fill_add(t, o->tags[i]);
+        rc = zc__fill_add(fill, o->tags[i]);
     }
     return rc;
 }
@@ -6270,10 +6280,10 @@ ZOOCACHE_API int zc_fill_dep_tag(zc_fill *fill, zc_tag *tag) {
     return zc__fill_add(fill, tag);
 }
 
-static void zc__fill_unset(zc_fill *t) {
-    zc__fill_drop(t);
-    t->value.size = 0;
-    t->has_value = t->absent = false;
+static void zc__fill_unset(zc_fill *fill) {
+    zc__fill_drop(fill);
+    fill->value.size = 0;
+    fill->has_value = fill->absent = false;
 }
 
 ZOOCACHE_API int zc_fill_value(zc_fill *fill, zc_bytes value) {
@@ -6282,7 +6292,7 @@ ZOOCACHE_API int zc_fill_value(zc_fill *fill, zc_bytes value) {
     size_t more = value.len > fill->value.size ? value.len - fill->value.size : 0;
     bool room;
     do room = zc__buf_reserve(&fill->cache->mem, &fill->value, more);
-    while (!room && zc__relieve_block(fill->cache));
+    while (!room && zc__evict_for_memory(fill->cache));
     if (!room) return ZC_E_NOMEM;
     zc__fill_unset(fill);
     if (value.len) memcpy(fill->value.ptr, value.ptr, value.len);
@@ -6296,17 +6306,17 @@ ZOOCACHE_API int zc_fill_object(zc_fill *fill, void *object, size_t size, zc_dro
     if (!fill || !fill->leader || !drop) return ZC_E_INVAL;
     const zc__object o = {object, size, drop, drop_user};
     zc__life life;
-    zc__entry *husk = NULL;
+    zc__entry *holder = NULL;
     memset(&life, 0, sizeof life);
     life.ttl = ZC_NEVER;
     if (fill->cache->desc.drop_in_poll) {
-        do husk = zc__entry_new(fill->cache, zc_str(""), zc_str(""), &o, NULL, 0, &life, 0);
-        while (!husk && zc__relieve_block(fill->cache));
-        if (!husk) return ZC_E_NOMEM;
+        do holder = zc__entry_new(fill->cache, zc_str(""), zc_str(""), &o, NULL, 0, &life, 0);
+        while (!holder && zc__evict_for_memory(fill->cache));
+        if (!holder) return ZC_E_NOMEM;
     }
     zc__fill_unset(fill);
     fill->object = o;
-    fill->husk = husk;
+    fill->holder = holder;
     fill->has_value = true;
     return ZC_OK;
 }
@@ -6360,9 +6370,9 @@ typedef struct zc__start {
     uint64_t hash;
     zc_bytes key;
     const zc_fetch_opts *o;
-    zc_fill *t;        /* NULL: none yet; most reads are hits and need none */
+    zc_fill *fill;     /* NULL: none yet; most reads are hits and need none */
     zc__flight *spare; /* to be listed if this caller leads */
-    bool no_memory;    /* for a ticket */
+    bool no_memory;    /* for a fill */
     zc__entry *e;
     zc__flight *f;
     zc__flight *lost; /* the flight that was overdue: to be woken */
@@ -6382,7 +6392,7 @@ static int zc__start_serve(zc__start *st, uint64_t published, zc__state *state) 
         return ZC_MISS;
     }
     if (*state == ZC__FRESH) {
-        if (!st->t) st->early = zc__early(st->c, st->s, e, st->o->early_refresh);
+        if (!st->fill) st->early = zc__early(st->c, st->s, e, st->o->early_refresh);
         st->refresh = st->early;
         return ZC_OK;
     }
@@ -6401,13 +6411,13 @@ static bool zc__start_lead(zc__start *st, uint64_t now, bool miss) {
     uint64_t timeout = st->o->flight_timeout ? st->o->flight_timeout : st->c->desc.flight_timeout;
     f->lease = zc__add_sat(now, timeout);
     /* Read anew: the look may have met a version that was published after it began. */
-    f->begin = st->t->begin = zc__published(&st->c->trie);
-    f->started = st->t->started = now;
+    f->begin = st->fill->begin = zc__published(&st->c->trie);
+    f->started = st->fill->started = now;
     if (ZC__CAN_SLEEP) f->runner = zc__self();
     if (!zc__flight_list(st->c, st->s, f)) return false;
-    f->link.refs = 2; /* the table's, and the ticket's */
-    st->t->leader = true;
-    st->t->flight = st->f = f;
+    f->link.refs = 2; /* the table's, and the fill's */
+    st->fill->leader = true;
+    st->fill->flight = st->f = f;
     if (miss && st->e && st->e->flags & ZC__EXTRAS && zc__entry_extras(st->e)->grace) {
         zc__entry_pin(st->e);
         f->fallback = st->e;
@@ -6416,7 +6426,7 @@ static bool zc__start_lead(zc__start *st, uint64_t now, bool miss) {
 }
 
 /* One look. ZC_OK, ZC_STALE: e is pinned, and with `refresh` t leads.
- * ZC_LEAD, ZC_FOLLOW: t is a ticket of f. ZC_MORE: come again with a ticket and a spare flight. */
+ * ZC_LEAD, ZC_FOLLOW: `fill` belongs to f. ZC_MORE: come again with a fill and a spare flight. */
 static int zc__start_look(zc__start *st) {
     zc_cache *c = st->c;
     zc__shard *s = st->s;
@@ -6427,19 +6437,19 @@ static int zc__start_look(zc__start *st) {
     st->e = zc__shard_find(s, st->hash, st->key);
     st->f = s->flights.count ? zc__flight_find(s, st->hash, st->key) : NULL;
     int rc = zc__start_serve(st, published, &state);
-    if (st->f || st->t) now = zc__mono(&c->clock);
+    if (st->f || st->fill) now = zc__mono(&c->clock);
     bool overdue = st->f && now >= st->f->lease;
     if (st->no_memory || (st->f && !overdue)) st->refresh = false; /* somebody is at it already */
-    bool ticket = rc == ZC_MISS || st->refresh;
-    if (ticket && st->no_memory) return ZC_E_NOMEM;
-    if (ticket && !st->t) return ZC_MORE;
-    if (ticket && overdue) { /* its leader has had its time */
+    bool needs_fill = rc == ZC_MISS || st->refresh;
+    if (needs_fill && st->no_memory) return ZC_E_NOMEM;
+    if (needs_fill && !st->fill) return ZC_MORE;
+    if (needs_fill && overdue) { /* its leader has had its time */
         st->lost = st->f;
         st->lost->link.refs++;
         zc__flight_end(s, st->lost, ZC__LOST);
         st->f = NULL;
     }
-    if (ticket && !st->f && !zc__start_lead(st, now, rc == ZC_MISS)) {
+    if (needs_fill && !st->f && !zc__start_lead(st, now, rc == ZC_MISS)) {
         if (rc == ZC_MISS) return ZC_E_NOMEM;
         st->refresh = false;
     }
@@ -6451,13 +6461,13 @@ static int zc__start_look(zc__start *st) {
         return rc;
     }
     zc__miss(s, st->e, state);
-    if (st->t->leader) return ZC_LEAD;
-    st->t->flight = st->f;
-    st->t->unfenced = !st->f->fenced;
-    st->t->begin = published;
+    if (st->fill->leader) return ZC_LEAD;
+    st->fill->flight = st->f;
+    st->fill->unfenced = !st->f->fenced;
+    st->fill->begin = published;
     /* While the bus is silent, what kills the value may not have been heard since the loader ran: a
      * flight that is older than T is waited for, but its result is not fit for who joins now. */
-    if (st->gate != ZC_OK && !zc__bus_holds(c, st->f->started)) st->t->begin = UINT64_MAX;
+    if (st->gate != ZC_OK && !zc__bus_holds(c, st->f->started)) st->fill->begin = UINT64_MAX;
     st->f->link.refs++;
     return ZC_FOLLOW;
 }
@@ -6489,8 +6499,8 @@ static int zc__begin_gated(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, in
     zc__spin_unlock(&st.s->lock);
     if (rc == ZC_MORE) {
         int made = ZC_E_NOMEM;
-        st.t = zc__fill_new(c, o);
-        if (st.t) made = zc__fill_static_deps(st.t, &o->put);
+        st.fill = zc__fill_new(c, o);
+        if (st.fill) made = zc__fill_static_deps(st.fill, &o->put);
         if (made == ZC_OK && !(st.spare = zc__flight_new(c, st.hash, key))) made = ZC_E_NOMEM;
         st.no_memory = made == ZC_E_NOMEM;
         rc = made;
@@ -6501,16 +6511,16 @@ static int zc__begin_gated(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, in
         }
         if (st.lost) {
             zc__flight_wake(st.lost);
-            zc__flight_let_go(c, st.lost);
+            zc__flight_unref(c, st.lost);
         }
-        if (st.spare && st.t->flight != st.spare) zc__flight_free(c, st.spare);
-        if (st.t && !st.t->flight) {
-            zc__fill_close(st.t);
-        } else if (st.t) {
-            *fill = st.t;
+        if (st.spare && st.fill->flight != st.spare) zc__flight_free(c, st.spare);
+        if (st.fill && !st.fill->flight) {
+            zc__fill_close(st.fill);
+        } else if (st.fill) {
+            *fill = st.fill;
             if (o->parent && !st.refresh) { /* for which nobody waits */
                 (void)zc__atomic_add_rlx(&o->parent->refs, 1u);
-                st.t->parent = o->parent;
+                st.fill->parent = o->parent;
             }
         }
     }
@@ -6536,37 +6546,37 @@ static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view 
 
 /* Notes that the flight of `t`'s parent waits for `t`'s, be it that t follows it or leads it; false
  * if that closes a circle. */
-static bool zc__wait_for(zc_fill *t, bool on) {
-    zc_cache *c = t->cache;
-    zc__flight *p = t->parent ? t->parent->flight : NULL;
+static bool zc__wait_for(zc_fill *fill, bool on) {
+    zc_cache *c = fill->cache;
+    zc__flight *p = fill->parent ? fill->parent->flight : NULL;
     bool good = true;
     if (!p) return true;
     zc__spin_lock(&c->graph_lock);
-    for (zc__flight *f = t->flight; on && f && good; f = f->waits_for) good = f != p;
-    p->waits_for = on && good ? t->flight : NULL;
+    for (zc__flight *f = fill->flight; on && f && good; f = f->waits_for) good = f != p;
+    p->waits_for = on && good ? fill->flight : NULL;
     zc__spin_unlock(&c->graph_lock);
     return good;
 }
 
-/* Says which thread runs a flight's loader in this call; 0: its ticket is handed out or put aside,
+/* Says which thread runs a flight's loader in this call; 0: its fill is handed out or put aside,
  * and anybody may. */
-static inline void zc__flight_runs(zc_fill *t, uintptr_t runner) {
+static inline void zc__flight_runs(zc_fill *fill, uintptr_t runner) {
     if (!ZC__CAN_SLEEP) return;
-    zc__spin_lock(&t->flight->shard->lock);
-    t->flight->runner = runner;
-    zc__spin_unlock(&t->flight->shard->lock);
+    zc__spin_lock(&fill->flight->shard->lock);
+    fill->flight->runner = runner;
+    zc__spin_unlock(&fill->flight->shard->lock);
 }
 
 /* Sleeps until the flight has ended, its lease is over, or the time is up. */
-static int zc__flight_sleep(zc_fill *t, uint64_t timeout) {
-    zc_cache *c = t->cache;
-    zc__flight *f = t->flight;
+static int zc__flight_sleep(zc_fill *fill, uint64_t timeout) {
+    zc_cache *c = fill->cache;
+    zc__flight *f = fill->flight;
     zc__spin_lock(&f->shard->lock);
     bool running = f->state == ZC__RUNNING, own = f->runner == zc__self();
     if (running && !own) f->sleepers++;
     zc__spin_unlock(&f->shard->lock);
     if (!running) return ZC_OK;
-    if (own || !zc__wait_for(t, true)) return ZC_E_DEADLOCK;
+    if (own || !zc__wait_for(fill, true)) return ZC_E_DEADLOCK;
     uint64_t now = zc__mono(&c->clock), until = zc__add_sat(now, timeout);
     if (f->lease < until) until = f->lease;
     zc__monitor_lock(&f->monitor);
@@ -6577,33 +6587,34 @@ static int zc__flight_sleep(zc_fill *t, uint64_t timeout) {
         zc__monitor_sleep(&f->monitor, slice);
     }
     zc__monitor_unlock(&f->monitor);
-    zc__wait_for(t, false);
+    zc__wait_for(fill, false);
     return ZC_OK;
 }
 
-/* The outcome for a follower; ZC_PENDING while there is none. Does not consume the ticket. */
-static int zc__outcome(zc_fill *t, zc_view *view) {
-    zc__flight *f = t->flight;
+/* The outcome for a follower; ZC_PENDING while there is none. Does not consume the fill. */
+static int zc__outcome(zc_fill *fill, zc_view *view) {
+    zc__flight *f = fill->flight;
     switch (zc__atomic_load_acq(&f->state)) {
-    case ZC__RUNNING: return zc__mono(&t->cache->clock) >= f->lease ? ZC_RETRY : ZC_PENDING;
+    case ZC__RUNNING: return zc__mono(&fill->cache->clock) >= f->lease ? ZC_RETRY : ZC_PENDING;
     case ZC__LOST: return ZC_RETRY;
     case ZC__DONE:
-        if (t->begin <= f->good_up_to ? t->unfenced || f->stale
-                                      : f->stale && t->serve_invalidated) {
-            if (t->parent && f->dep_error) t->parent->dep_error = f->dep_error;
+        if (fill->begin <= f->good_up_to ? fill->unfenced || f->stale
+                                      : f->stale && fill->serve_invalidated) {
+            if (fill->parent && f->dep_error) fill->parent->dep_error = f->dep_error;
             zc__entry_pin(f->result);
-            return zc__deliver(t->cache, f->result, t->parent, f->stale ? ZC_STALE : ZC_OK, view);
+            int rc = f->stale ? ZC_STALE : ZC_OK;
+            return zc__deliver(fill->cache, f->result, fill->parent, rc, view);
         }
         break;
     default: break;
     }
-    return f->error == 0 || t->promote ? ZC_RETRY : f->error;
+    return f->error == 0 || fill->promote ? ZC_RETRY : f->error;
 }
 
-static int zc__wait(zc_fill *t, uint64_t timeout, zc_view *view) {
+static int zc__wait(zc_fill *fill, uint64_t timeout, zc_view *view) {
     int rc = ZC_OK;
-    if (ZC__CAN_SLEEP && timeout) rc = zc__flight_sleep(t, timeout);
-    return rc < 0 ? rc : zc__outcome(t, view);
+    if (ZC__CAN_SLEEP && timeout) rc = zc__flight_sleep(fill, timeout);
+    return rc < 0 ? rc : zc__outcome(fill, view);
 }
 
 /* ============================================================================================
@@ -6953,14 +6964,14 @@ static inline bool zc__bus_position(zc_cache *c, zc__entry *e, zc_record *r, uns
 static inline void zc__bus_distrust(zc__bus *b) { (void)b; }
 #endif
 
-/* A record's value becomes the ticket's, in the buffer that it was read into, if it is there. */
-static int zc__store_value(zc_fill *t, zc_bytes value, zc__buf *read) {
+/* A record's value becomes the fill's, in the buffer that it was read into, if it is there. */
+static int zc__store_value(zc_fill *fill, zc_bytes value, zc__buf *read) {
     uintptr_t at = (uintptr_t)value.ptr - (uintptr_t)read->ptr;
-    if (t->value.ptr || value.len == 0 || at >= read->size) return zc_fill_value(t, value);
+    if (fill->value.ptr || value.len == 0 || at >= read->size) return zc_fill_value(fill, value);
     memmove(read->ptr, value.ptr, value.len);
-    t->value = *read;
-    t->value.size = value.len;
-    t->has_value = true;
+    fill->value = *read;
+    fill->value.size = value.len;
+    fill->has_value = true;
     memset(read, 0, sizeof *read);
     return ZC_OK;
 }
@@ -6981,26 +6992,26 @@ static int zc__store_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps,
     return zc__trie_killer(&c->trie, deps, ndeps, *begin) ? ZC_MISS : ZC_OK;
 }
 
-/* Turns a good record into the value of a leader's ticket. ZC_OK, or ZC_MISS if it is stale. */
-static int zc__store_accept(zc_fill *t, const zc_record *r, zc__buf *read) {
-    zc_cache *c = t->cache;
+/* Turns a good record into the value of a leader's fill. ZC_OK, or ZC_MISS if it is stale. */
+static int zc__store_accept(zc_fill *fill, const zc_record *r, zc__buf *read) {
+    zc_cache *c = fill->cache;
     uint64_t now_ms = zc__wall_ms(c), begin;
     uint64_t left = zc__left(r->expires_ms, now_ms), soft = zc__left(r->soft_ms, now_ms);
     int rc = ZC_OK;
-    if (left == 0 || (t->due && soft == 0)) return ZC_MISS; /* a refresh wants a newer one */
-    for (size_t i = 0; i < r->ndeps && rc == ZC_OK; i++) rc = zc__fill_add_text(t, r->deps[i]);
+    if (left == 0 || (fill->due && soft == 0)) return ZC_MISS; /* a refresh wants a newer one */
+    for (size_t i = 0; i < r->ndeps && rc == ZC_OK; i++) rc = zc__fill_add_text(fill, r->deps[i]);
     if (rc != ZC_OK) return rc == ZC_E_NOMEM ? ZC_MISS : ZC_E_CORRUPT;
-    rc = zc__store_judge(c, r, t->deps, t->ndeps, &begin);
+    rc = zc__store_judge(c, r, fill->deps, fill->ndeps, &begin);
     if (rc != ZC_OK) return rc;
-    rc = r->absent ? zc_fill_absent(t) : zc__store_value(t, r->value, read);
+    rc = r->absent ? zc_fill_absent(fill) : zc__store_value(fill, r->value, read);
     if (rc != ZC_OK) return ZC_MISS;
     if (c->desc.store_ttl && c->desc.ttl < left) left = c->desc.ttl; /* the table's own */
-    t->begin = begin;
-    t->from_store = true;
-    t->put.ttl = t->put.negative_ttl = left;
-    t->put.tti = r->tti_ms ? zc__mul_sat(r->tti_ms, ZC_MILLISECOND) : ZC_NEVER;
-    t->put.soft_ttl = r->soft_ms ? (soft ? soft : 1) : 0;
-    t->put.stale_if_error = zc__mul_sat(r->grace_ms, ZC_MILLISECOND);
+    fill->begin = begin;
+    fill->from_store = true;
+    fill->put.ttl = fill->put.negative_ttl = left;
+    fill->put.tti = r->tti_ms ? zc__mul_sat(r->tti_ms, ZC_MILLISECOND) : ZC_NEVER;
+    fill->put.soft_ttl = r->soft_ms ? (soft ? soft : 1) : 0;
+    fill->put.stale_if_error = zc__mul_sat(r->grace_ms, ZC_MILLISECOND);
     return ZC_OK;
 }
 
@@ -7015,13 +7026,13 @@ static void zc__store_used(zc_cache *c, zc_bytes key, const zc_record *r) {
     if (rc < 0) zc__store_fault(c, key, rc);
 }
 
-/* What the storage has answered, `got`, becomes the ticket's value. ZC_OK; ZC_MISS: as if nothing
+/* What the storage has answered, `got`, becomes the fill's value. ZC_OK; ZC_MISS: as if nothing
  * had been read, also if that took longer than `lease` holds. Frees the sink. */
-static int zc__store_take(zc_fill *t, int got, zc_sink *sink, uint64_t lease) {
-    zc_cache *c = t->cache;
-    zc_bytes key = zc__flight_key(t->flight), memory;
-    size_t deps = t->ndeps;
-    zc_put_opts put = t->put;
+static int zc__store_take(zc_fill *fill, int got, zc_sink *sink, uint64_t lease) {
+    zc_cache *c = fill->cache;
+    zc_bytes key = zc__flight_key(fill->flight), memory;
+    size_t deps = fill->ndeps;
+    zc_put_opts put = fill->put;
     zc_record r;
     int rc = got;
     if (rc == ZC_OK) {
@@ -7029,7 +7040,7 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink, uint64_t lease) {
                                &memory);
         if (rc == ZC_OK && (r.key.len != key.len || memcmp(r.key.ptr, key.ptr, key.len) != 0))
             rc = ZC_E_CORRUPT;
-        if (rc == ZC_OK) rc = zc__store_accept(t, &r, &sink->buf);
+        if (rc == ZC_OK) rc = zc__store_accept(fill, &r, &sink->buf);
         if (rc == ZC_OK && zc__bus_on(c) && !zc__bus_holds(c, lease)) rc = ZC_MISS;
         if (rc == ZC_MISS) zc__count(&c->store_stale, 1);
         if (rc == ZC_OK) zc__store_used(c, key, &r);
@@ -7041,13 +7052,13 @@ static int zc__store_take(zc_fill *t, int got, zc_sink *sink, uint64_t lease) {
         return ZC_OK;
     }
     if (rc < 0) zc__store_fault(c, key, rc);
-    if (zc__store_was_slow(rc)) t->unsaved = true;
-    for (; t->ndeps > deps; t->ndeps--) zc__tag_unref(&c->trie, t->deps[t->ndeps - 1]);
-    zc__fill_unset(t);
-    t->put = put;
-    t->dep_error = 0;
-    t->from_store = false;
-    t->begin = t->flight->begin;
+    if (zc__store_was_slow(rc)) fill->unsaved = true;
+    for (; fill->ndeps > deps; fill->ndeps--) zc__tag_unref(&c->trie, fill->deps[fill->ndeps - 1]);
+    zc__fill_unset(fill);
+    fill->put = put;
+    fill->dep_error = 0;
+    fill->from_store = false;
+    fill->begin = fill->flight->begin;
     return ZC_MISS;
 }
 
@@ -7175,16 +7186,16 @@ static bool zc__store_readable(zc_cache *c, uint64_t *lease, uint32_t *epoch) {
     return zc__bus_gate(c, ZC_SILENCE_BYPASS, lease) == ZC_OK && zc__store_up(c, epoch);
 }
 
-/* Looks the ticket's key up in the storage. ZC_OK: the ticket has its value. ZC_MISS: else. */
-static int zc__store_load(zc_fill *t) {
-    zc_cache *c = t->cache;
+/* Looks the fill's key up in the storage. ZC_OK: the fill has its value. ZC_MISS: else. */
+static int zc__store_load(zc_fill *fill) {
+    zc_cache *c = fill->cache;
     zc_sink sink;
     uint64_t lease;
     uint32_t epoch;
-    if (!zc__store_readable(c, &lease, &epoch) || zc__store_is_old(c, t->flight)) return ZC_MISS;
+    if (!zc__store_readable(c, &lease, &epoch) || zc__store_is_old(c, fill->flight)) return ZC_MISS;
     zc__sink_init(&sink, c);
-    int got = c->desc.store.get(c->desc.store.user, zc__flight_key(t->flight), &sink);
-    return zc__store_take(t, zc__store_outcome(c, epoch, got), &sink, lease);
+    int got = c->desc.store.get(c->desc.store.user, zc__flight_key(fill->flight), &sink);
+    return zc__store_take(fill, zc__store_outcome(c, epoch, got), &sink, lease);
 }
 
 /* The end of a deadline of the monotonic clock, on the wall clock; 0 for ZC_NEVER. */
@@ -7344,7 +7355,7 @@ static bool zc__copying_take(void *user, zc_bytes bytes) {
     return true;
 }
 
-/* Reads a value that the table need not have: no ticket, no entry, no memory. False: it is for
+/* Reads a value that the table need not have: no fill, no entry, no memory. False: it is for
  * zc__get_through(). */
 static bool zc__store_copy(zc__copying *w) {
     zc_cache *c = w->cache;
@@ -7420,7 +7431,7 @@ static void zc__entries_destroy(zc_cache *c, zc__entry *spent) {
     for (zc__entry *next; spent; spent = next) {
         next = spent->next;
         zc__entry_destroy(c, spent);
-        zc__cache_let_go(c);
+        zc__cache_unref(c);
     }
 }
 
@@ -7481,47 +7492,48 @@ static bool zc__behind_write(zc_cache *c) {
 
 #define ZC__FLEET_PAUSE (50 * ZC_MILLISECOND) /* between looks for another node's record */
 
-/* Locks the ticket's key in the storage, or waits until the other's record is there, or until
- * `until`. ZC_OK: the ticket has its value; ZC_MISS: the loader is to run; ZC_E_TIMEOUT. */
-static int zc__fleet_lock(zc_fill *t, uint64_t until, uint64_t *token) {
-    zc_cache *c = t->cache;
+/* Locks the fill's key in the storage, or waits until the other's record is there, or until
+ * `until`. ZC_OK: the fill has its value; ZC_MISS: the loader is to run; ZC_E_TIMEOUT. */
+static int zc__fleet_lock(zc_fill *fill, uint64_t until, uint64_t *token) {
+    zc_cache *c = fill->cache;
     const zc_store *st = &c->desc.store;
-    zc_bytes key = zc__flight_key(t->flight);
-    uint64_t pause = 2 * ZC_MILLISECOND, random = c->seed ^ t->started;
+    zc_bytes key = zc__flight_key(fill->flight);
+    uint64_t pause = 2 * ZC_MILLISECOND, random = c->seed ^ fill->started;
     *token = 0;
-    if (!zc__has_store(c) || !st->lock || t->unsaved) return ZC_MISS;
+    if (!zc__has_store(c) || !st->lock || fill->unsaved) return ZC_MISS;
     for (uint32_t epoch; zc__store_up(c, &epoch);) {
         uint64_t now = zc__mono(&c->clock);
-        if (now >= t->flight->lease) return ZC_MISS;
-        uint64_t left = t->flight->lease - now;
+        if (now >= fill->flight->lease) return ZC_MISS;
+        uint64_t left = fill->flight->lease - now;
         int rc = zc__store_outcome(c, epoch, st->lock(st->user, key, left, token));
         if (rc != ZC_OK) *token = 0;
         if (rc < 0) zc__store_fault(c, key, rc);
-        t->unsaved = t->unsaved || zc__store_was_slow(rc);
-        if (rc == ZC_OK) { /* the flight outlives its ticket: it has the key */
-            zc__spin_lock(&t->flight->shard->lock);
-            t->flight->link.refs++;
-            zc__spin_unlock(&t->flight->shard->lock);
+        fill->unsaved = fill->unsaved || zc__store_was_slow(rc);
+        if (rc == ZC_OK) { /* the flight outlives its fill: it has the key */
+            zc__spin_lock(&fill->flight->shard->lock);
+            fill->flight->link.refs++;
+            zc__spin_unlock(&fill->flight->shard->lock);
         }
         if (rc != ZC_MISS || (until && !ZC__CAN_SLEEP)) return ZC_MISS;
         if ((now = zc__mono(&c->clock)) >= until) return ZC_E_TIMEOUT;
         uint64_t nap = pause / 2 + zc__random(&random) % (pause / 2);
-        zc__monitor_lock(&t->flight->monitor);
-        zc__monitor_sleep(&t->flight->monitor, nap < until - now ? nap : until - now);
-        zc__monitor_unlock(&t->flight->monitor);
+        zc__monitor_lock(&fill->flight->monitor);
+        zc__monitor_sleep(&fill->flight->monitor, nap < until - now ? nap : until - now);
+        zc__monitor_unlock(&fill->flight->monitor);
         if (pause < ZC__FLEET_PAUSE) pause *= 2;
-        if (zc__store_load(t) == ZC_OK) return ZC_OK;
+        if (zc__store_load(fill) == ZC_OK) return ZC_OK;
     }
     return ZC_MISS;
 }
 
 /* Who lost the lock to another, because its lease was over, does not write over the other's. */
-static void zc__fleet_check(zc_fill *t, uint64_t token) {
-    zc_cache *c = t->cache;
+static void zc__fleet_check(zc_fill *fill, uint64_t token) {
+    zc_cache *c = fill->cache;
     uint32_t epoch;
     if (!token || !zc__store_up(c, &epoch)) return;
-    int rc = c->desc.store.lock(c->desc.store.user, zc__flight_key(t->flight), ZC_SECOND, &token);
-    if (zc__store_outcome(c, epoch, rc) == ZC_MISS || zc__store_was_slow(rc)) t->unsaved = true;
+    zc_bytes key = zc__flight_key(fill->flight);
+    int rc = c->desc.store.lock(c->desc.store.user, key, ZC_SECOND, &token);
+    if (zc__store_outcome(c, epoch, rc) == ZC_MISS || zc__store_was_slow(rc)) fill->unsaved = true;
     zc__store_log_fault(c);
 }
 
@@ -7531,7 +7543,7 @@ static void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
     if (zc__store_up(c, &epoch))
         (void)zc__store_outcome(c, epoch, st->unlock(st->user, zc__flight_key(f), token));
     zc__store_log_fault(c);
-    zc__flight_let_go(c, f);
+    zc__flight_unref(c, f);
 }
 
 #else
@@ -7547,12 +7559,12 @@ static inline void zc__behind_forget(zc_cache *c, const zc_bytes *key, zc__entry
 }
 static inline void zc__entries_destroy(zc_cache *c, zc__entry *spent) { (void)c; (void)spent; }
 static inline bool zc__behind_write(zc_cache *c) { (void)c; return false; }
-static inline int zc__fleet_lock(zc_fill *t, uint64_t until, uint64_t *token) {
-    (void)t; (void)until;
+static inline int zc__fleet_lock(zc_fill *fill, uint64_t until, uint64_t *token) {
+    (void)fill; (void)until;
     *token = 0;
     return ZC_MISS;
 }
-static inline void zc__fleet_check(zc_fill *t, uint64_t token) { (void)t; (void)token; }
+static inline void zc__fleet_check(zc_fill *fill, uint64_t token) { (void)fill; (void)token; }
 static inline void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
     (void)c; (void)f; (void)token;
 }
@@ -7586,7 +7598,7 @@ static void zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc_bytes
  *   Writing     An entry is made before the lock is taken, and put into the table under it; what
  *               gave way is told and freed after it. Room is made in the entry's own shard; if that
  *               is empty, in the others, one after the other.
- *   Ending      A cache is freed when the last of these is gone: itself, tickets, pinned entries
+ *   Ending      A cache is freed when the last of these is gone: itself, fills, pinned entries
  *               that have left the table. zc_close() closes shard after shard, under its locks: no
  *               flight is listed there and the table has no bucket, so nothing is added or written
  *               from then on, whoever still tries. Only then go threads, bus and storage.
@@ -7603,11 +7615,11 @@ static void zc__count_load(zc_cache *c, uint64_t elapsed) {
     zc__count(&c->load_histogram[bucket < ZC_LOAD_BUCKETS ? bucket : ZC_LOAD_BUCKETS - 1], 1);
 }
 
-/* Ends a leader's flight with an error; consumes the ticket. A value that may stand in for an error
+/* Ends a leader's flight with an error; consumes the fill. A value that may stand in for an error
  * is delivered instead. */
-static int zc__fail(zc_fill *t, int error, zc_view *view) {
-    zc_cache *c = t->cache;
-    zc__flight *f = t->flight;
+static int zc__fail(zc_fill *fill, int error, zc_view *view) {
+    zc_cache *c = fill->cache;
+    zc__flight *f = fill->flight;
     zc__shard *s = f->shard;
     int rc = error;
     bool ended = false;
@@ -7616,7 +7628,7 @@ static int zc__fail(zc_fill *t, int error, zc_view *view) {
     zc__spin_lock(&s->lock);
     if (stand_in) {
         bool dead = zc__entry_state(c, stand_in, published) == ZC__DEAD;
-        if (now >= zc__entry_end(stand_in) || (dead && !t->serve_invalidated)) stand_in = NULL;
+        if (now >= zc__entry_end(stand_in) || (dead && !fill->serve_invalidated)) stand_in = NULL;
         f->good_up_to = stand_in && !dead ? published : 0;
     }
     if (f->state == ZC__RUNNING) {
@@ -7632,7 +7644,7 @@ static int zc__fail(zc_fill *t, int error, zc_view *view) {
     zc__spin_unlock(&s->lock);
     if (stand_in) {
         zc__entry_pin(stand_in);
-        if (view) rc = zc__deliver(c, stand_in, t->parent, ZC_STALE, view);
+        if (view) rc = zc__deliver(c, stand_in, fill->parent, ZC_STALE, view);
         else zc__entry_unpin(c, stand_in);
     }
     if (ended) zc__flight_wake(f);
@@ -7642,12 +7654,12 @@ static int zc__fail(zc_fill *t, int error, zc_view *view) {
         ev.kind = ZC_EVENT_FILL_FAILED;
         ev.key = zc__flight_key(f);
         ev.rc = error;
-        ev.elapsed = zc__mono(&c->clock) - t->started;
+        ev.elapsed = zc__mono(&c->clock) - fill->started;
         zc__count(&c->fill_errors, 1);
         zc__count_load(c, ev.elapsed);
         zc__event(c, &ev);
     }
-    zc__fill_close(t);
+    zc__fill_close(fill);
     return rc;
 }
 
@@ -7662,50 +7674,51 @@ static int zc__table_admit(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t has
         if (rc != ZC_MORE) return rc;
         zc__spin_unlock(&s->lock);
         /* Room can be taken for a moment by other inserts that are about to finish. */
-        if (!zc__relieve(c, garbage) && tries > 1000) {
+        if (!zc__evict_any(c, garbage) && tries > 1000) {
             zc__spin_lock(&s->lock);
             return ZC_REFUSED;
         }
     }
 }
 
-/* Makes the entry of a ticket's value; the ticket's dependencies and object are then the
+/* Makes the entry of a fill's value; the fill's dependencies and object are then the
  * entry's. */
-static zc__entry *zc__fill_entry(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin,
+static zc__entry *zc__fill_entry(zc_fill *fill, zc_bytes key, zc_bytes value, uint64_t begin,
                                  uint64_t elapsed) {
-    zc_cache *c = t->cache;
-    zc__life life = zc__life_of(c, &t->put, t->absent);
-    life.keep = t->serve_invalidated;
+    zc_cache *c = fill->cache;
+    zc__life life = zc__life_of(c, &fill->put, fill->absent);
+    life.keep = fill->serve_invalidated;
     life.load = elapsed;
-    life.extras = life.extras || t->timed;
-    size_t ndeps = t->dep_error ? 0 : t->ndeps;
-    const zc__object *object = t->object.drop ? &t->object : NULL;
+    life.extras = life.extras || fill->timed;
+    size_t ndeps = fill->dep_error ? 0 : fill->ndeps;
+    const zc__object *object = fill->object.drop ? &fill->object : NULL;
     zc__entry *e;
-    do e = zc__entry_new(c, key, value, object, t->deps, ndeps, &life, begin);
-    while (!e && zc__relieve_block(c));
+    do e = zc__entry_new(c, key, value, object, fill->deps, ndeps, &life, begin);
+    while (!e && zc__evict_for_memory(c));
     if (!e) return NULL;
-    if (t->absent) e->flags |= ZC__ABSENT;
-    if (ndeps) t->ndeps = 0;
-    t->object.drop = NULL;
+    if (fill->absent) e->flags |= ZC__ABSENT;
+    if (ndeps) fill->ndeps = 0;
+    fill->object.drop = NULL;
     return e;
 }
 
-static int zc__commit(zc_fill *t, zc_view *view) {
-    zc_cache *c = t->cache;
-    zc__flight *f = t->flight;
+static int zc__commit(zc_fill *fill, zc_view *view) {
+    zc_cache *c = fill->cache;
+    zc__flight *f = fill->flight;
     zc__shard *s = f->shard;
-    uint64_t elapsed = zc__mono(&c->clock) - t->started, published = zc__published(&c->trie);
+    uint64_t elapsed = zc__mono(&c->clock) - fill->started, published = zc__published(&c->trie);
     zc__entry *garbage = NULL;
-    if (!t->has_value) return zc__fail(t, ZC_E_LOADER, view);
-    if (!t->dep_error) (void)zc__fill_settle(t);
-    if (t->dep_error && t->parent) t->parent->dep_error = t->dep_error;
-    bool fresh = !zc__trie_killer(&c->trie, t->deps, t->ndeps, t->begin);
-    zc__entry *e = zc__fill_entry(t, zc__flight_key(f), zc_slice(t->value.ptr, t->value.size),
-                                  fresh ? published : t->begin, elapsed);
-    if (!e) return zc__fail(t, ZC_E_NOMEM, view);
+    if (!fill->has_value) return zc__fail(fill, ZC_E_LOADER, view);
+    if (!fill->dep_error) (void)zc__fill_sort_deps(fill);
+    if (fill->dep_error && fill->parent) fill->parent->dep_error = fill->dep_error;
+    bool fresh = !zc__trie_killer(&c->trie, fill->deps, fill->ndeps, fill->begin);
+    zc_bytes value = zc_slice(fill->value.ptr, fill->value.size);
+    zc__entry *e = zc__fill_entry(fill, zc__flight_key(f), value,
+                                  fresh ? published : fill->begin, elapsed);
+    if (!e) return zc__fail(fill, ZC_E_NOMEM, view);
     bool fits = zc__entry_cost(e) <= c->desc.max_entry_bytes;
-    bool store = fresh && fits && !t->no_store && !t->dep_error;
-    bool through = zc__has_store(c) && store && !t->from_store && !t->unsaved;
+    bool store = fresh && fits && !fill->no_store && !fill->dep_error;
+    bool through = zc__has_store(c) && store && !fill->from_store && !fill->unsaved;
 
     zc__writer w;
     int put = ZC_REFUSED;
@@ -7714,23 +7727,23 @@ static int zc__commit(zc_fill *t, zc_view *view) {
     bool late = !f->listed || f->fenced, ended = f->state == ZC__RUNNING;
     zc__entry_pin(e); /* ours, until the end of this function */
     through = through && put == ZC_OK;
-    if (through) zc__writes(s, &w, f->hash, !t->asked);
+    if (through) zc__writes(s, &w, f->hash, !fill->asked);
     if (ended) {
         zc__entry_pin(e);
         f->result = e;
         f->good_up_to = fresh ? published : f->begin;
-        f->dep_error = t->dep_error;
+        f->dep_error = fill->dep_error;
         zc__flight_end(s, f, ZC__DONE);
     }
     zc__spin_unlock(&s->lock);
     if (ended) zc__flight_wake(f); /* nobody waits for the storage but this caller */
     if (through) zc__store_through(c, s, &w, zc__entry_key(e), e);
-    zc__reap(c, garbage);
+    zc__garbage_free(c, garbage);
 
     int rc = put == ZC_OK ? ZC_OK : late ? ZC_E_LEASE : ZC_REFUSED;
-    zc__count(late ? &c->fills_late : &c->fills, !t->from_store);
+    zc__count(late ? &c->fills_late : &c->fills, !fill->from_store);
     if (put != ZC_OK && !late) zc__count(&c->refused, 1);
-    if (!t->from_store) {
+    if (!fill->from_store) {
         zc_event ev;
         memset(&ev, 0, sizeof ev);
         ev.kind = ZC_EVENT_FILLED;
@@ -7742,20 +7755,20 @@ static int zc__commit(zc_fill *t, zc_view *view) {
         zc__event(c, &ev);
     }
     if (put == ZC_OK && e->flags & ZC__ABSENT) rc = ZC_ABSENT;
-    zc_fill *parent = t->parent;
+    zc_fill *parent = fill->parent;
     if (put != ZC_OK) zc__entry_drop(c, e); /* the table does not own it */
     if (parent) zc__fill_inherit(parent, e);
     if (view) (void)zc__deliver(c, e, NULL, ZC_OK, view); /* our pin is the view's */
     else zc__entry_unpin(c, e);
-    zc__fill_close(t);
+    zc__fill_close(fill);
     return rc;
 }
 
 /* Commits; a value that could not be stored is good for this caller all the same. What comes from
  * the storage past its soft deadline is stale. */
-static int zc__commit_value(zc_fill *t, zc_view *view) {
-    bool absent = t->absent, stale = t->from_store && t->put.soft_ttl == 1;
-    int rc = zc__commit(t, view);
+static int zc__commit_value(zc_fill *fill, zc_view *view) {
+    bool absent = fill->absent, stale = fill->from_store && fill->put.soft_ttl == 1;
+    int rc = zc__commit(fill, view);
     if (rc == ZC_REFUSED || rc == ZC_E_LEASE) rc = absent ? ZC_ABSENT : ZC_OK;
     return rc == ZC_OK && stale ? ZC_STALE : rc;
 }
@@ -7765,31 +7778,31 @@ static int zc__commit_value(zc_fill *t, zc_view *view) {
 /* A read that the table cannot answer, with a storage behind it. The bus allows it. */
 static int zc__get_through(zc_cache *c, zc_bytes key, zc_view *view) {
     zc_fetch_opts o;
-    zc_fill *t;
+    zc_fill *fill;
     memset(&o, 0, sizeof o);
-    int rc = zc__begin_gated(c, key, &o, ZC_OK, view, &t);
-    if (!t) return rc;
+    int rc = zc__begin_gated(c, key, &o, ZC_OK, view, &fill);
+    if (!fill) return rc;
     if (rc == ZC_FOLLOW) {
         /* Somebody computes it; what the storage has may do. A flight of our own, which is not
          * listed and so stores nothing. */
-        zc__fill_close(t);
-        if (!(t = zc__fill_new(c, &o))) return ZC_E_NOMEM;
-        t->leader = true;
-        t->flight = zc__flight_new(c, zc__hash(key, c->seed), key);
-        if (!t->flight) {
-            zc__fill_close(t);
+        zc__fill_close(fill);
+        if (!(fill = zc__fill_new(c, &o))) return ZC_E_NOMEM;
+        fill->leader = true;
+        fill->flight = zc__flight_new(c, zc__hash(key, c->seed), key);
+        if (!fill->flight) {
+            zc__fill_close(fill);
             return ZC_E_NOMEM;
         }
-        t->flight->link.refs = 1;
-        t->flight->begin = t->begin = zc__published(&c->trie);
-        t->started = zc__mono(&c->clock);
+        fill->flight->link.refs = 1;
+        fill->flight->begin = fill->begin = zc__published(&c->trie);
+        fill->started = zc__mono(&c->clock);
     }
     if (rc == ZC_OK || rc == ZC_STALE) { /* a refresh is for zc_fetch */
-        (void)zc__fail(t, 0, NULL);
+        (void)zc__fail(fill, 0, NULL);
         return rc;
     }
-    if (zc__store_load(t) == ZC_OK) return zc__commit_value(t, view);
-    (void)zc__fail(t, 0, NULL);
+    if (zc__store_load(fill) == ZC_OK) return zc__commit_value(fill, view);
+    (void)zc__fail(fill, 0, NULL);
     return ZC_MISS;
 }
 
@@ -7949,8 +7962,8 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
 #define ZC__BATCH 16u
 
 #ifdef ZOOCACHE_WITH_BUS
-/* Asks the storage for several keys at once; tickets[i], if not NULL, leads keys[i]'s flight. */
-static void zc__load_many(zc_cache *c, zc_fill **tickets, const zc_bytes *keys, size_t n,
+/* Asks the storage for several keys at once; fills[i], if not NULL, leads keys[i]'s flight. */
+static void zc__load_many(zc_cache *c, zc_fill **fills, const zc_bytes *keys, size_t n,
                           zc_view *views, int *results) {
     const zc_store *st = &c->desc.store;
     zc_sink sinks[ZC__BATCH], *to[ZC__BATCH];
@@ -7958,9 +7971,9 @@ static void zc__load_many(zc_cache *c, zc_fill **tickets, const zc_bytes *keys, 
     size_t at[ZC__BATCH], m = 0;
     int got[ZC__BATCH];
     for (size_t i = 0; i < n; i++) {
-        if (!tickets[i]) continue;
-        if (zc__store_is_old(c, tickets[i]->flight)) {
-            (void)zc__fail(tickets[i], 0, NULL);
+        if (!fills[i]) continue;
+        if (zc__store_is_old(c, fills[i]->flight)) {
+            (void)zc__fail(fills[i], 0, NULL);
             continue;
         }
         zc__sink_init(&sinks[m], c);
@@ -7975,43 +7988,43 @@ static void zc__load_many(zc_cache *c, zc_fill **tickets, const zc_bytes *keys, 
     if (m && zc__store_readable(c, &lease, &epoch))
         rc = zc__store_outcome(c, epoch, st->get_many(st->user, wanted, m, to, got));
     for (size_t k = 0; k < m; k++) {
-        zc_fill *t = tickets[at[k]];
-        if (zc__store_take(t, rc < 0 ? rc : got[k], &sinks[k], lease) == ZC_OK)
-            results[at[k]] = zc__commit_value(t, &views[at[k]]);
+        zc_fill *fill = fills[at[k]];
+        if (zc__store_take(fill, rc < 0 ? rc : got[k], &sinks[k], lease) == ZC_OK)
+            results[at[k]] = zc__commit_value(fill, &views[at[k]]);
         else
-            (void)zc__fail(t, 0, NULL);
+            (void)zc__fail(fill, 0, NULL);
     }
 }
 
 /* One batch of keys, hashed. */
 static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *hash, size_t n,
                           zc_view *views, int *results) {
-    zc_fill *tickets[ZC__BATCH];
+    zc_fill *fills[ZC__BATCH];
     bool many = zc__has_store(c) && c->desc.store.get_many;
     zc_fetch_opts o;
     memset(&o, 0, sizeof o);
     uint64_t lease = zc__bus_on(c) ? zc__bus_lease(c) : 0;
     bool held = zc__bus_on(c) && zc__bus_holds(c, lease);
     for (size_t k = 0; k < n; k++) {
-        tickets[k] = NULL;
+        fills[k] = NULL;
         if (results[k] != ZC_OK) continue;
         if (!many) {
             results[k] = zc__bus_on(c) ? zc__get_proven(c, keys[k], hash[k], &views[k], NULL)
                                        : zc__get_hashed(c, keys[k], hash[k], &views[k], NULL);
             continue;
         }
-        int rc = zc__begin(c, keys[k], &o, &views[k], &tickets[k]);
-        if (tickets[k] && rc != ZC_LEAD) { /* a key twice, somebody else's fill, a refresh */
-            if (rc == ZC_FOLLOW) zc__fill_close(tickets[k]);
-            else (void)zc__fail(tickets[k], 0, NULL);
-            tickets[k] = NULL;
+        int rc = zc__begin(c, keys[k], &o, &views[k], &fills[k]);
+        if (fills[k] && rc != ZC_LEAD) { /* a key twice, somebody else's fill, a refresh */
+            if (rc == ZC_FOLLOW) zc__fill_close(fills[k]);
+            else (void)zc__fail(fills[k], 0, NULL);
+            fills[k] = NULL;
             if (rc == ZC_FOLLOW)
                 rc = zc__bus_on(c) ? zc__get_proven(c, keys[k], hash[k], &views[k], NULL)
                                    : zc__get_through(c, keys[k], &views[k]);
         }
         results[k] = rc == ZC_LEAD ? ZC_MISS : rc;
     }
-    if (many) zc__load_many(c, tickets, keys, n, views, results);
+    if (many) zc__load_many(c, fills, keys, n, views, results);
     if (!held || zc__bus_holds(c, lease)) return;
     /* What was found first has become too old while the storage was asked for the rest. */
     for (size_t k = 0; k < n; k++) {
@@ -8078,24 +8091,25 @@ ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
     if (through) zc__writes(s, &w, hash, true);
     zc__spin_unlock(&s->lock);
     if (through) zc__store_through(cache, s, &w, key, NULL);
-    zc__reap(cache, garbage);
+    zc__garbage_free(cache, garbage);
     return e ? ZC_OK : ZC_MISS;
 }
 
-/* Stores the value of a ticket without a flight. Consumes nothing of it but what the entry
+/* Stores the value of a fill without a flight. Consumes nothing of it but what the entry
  * takes. */
-static int zc__put(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin) {
-    zc_cache *c = t->cache;
+static int zc__put(zc_fill *fill, zc_bytes key, zc_bytes value, uint64_t begin) {
+    zc_cache *c = fill->cache;
     uint64_t published = zc__published(&c->trie), hash = zc__hash(key, c->seed);
     zc__shard *s = zc__shard_of(c, hash);
     zc__entry *garbage = NULL;
     zc__put_prefetch(s, hash);
-    int rc = zc__fill_static_deps(t, &t->put);
-    if (rc == ZC_OK) rc = zc__fill_settle(t);
+    int rc = zc__fill_static_deps(fill, &fill->put);
+    if (rc == ZC_OK) rc = zc__fill_sort_deps(fill);
     if (rc != ZC_OK) return rc;
     if (begin > published) return ZC_E_INVAL;
-    bool dead = begin && begin < published && zc__trie_killer(&c->trie, t->deps, t->ndeps, begin);
-    zc__entry *e = zc__fill_entry(t, key, value, published, 0);
+    bool dead = begin && begin < published &&
+                zc__trie_killer(&c->trie, fill->deps, fill->ndeps, begin);
+    zc__entry *e = zc__fill_entry(fill, key, value, published, 0);
     if (!e) return ZC_E_NOMEM;
     if (dead || zc__entry_cost(e) > c->desc.max_entry_bytes) {
         rc = ZC_REFUSED;
@@ -8113,7 +8127,7 @@ static int zc__put(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin) {
             zc__store_through(c, s, &w, key, e);
             zc__entry_unpin(c, e);
         }
-        zc__reap(c, garbage);
+        zc__garbage_free(c, garbage);
     }
     if (rc == ZC_OK) return ZC_OK;
     e->flags &= (uint16_t)~ZC__OBJECT; /* the object stays the caller's */
@@ -8126,28 +8140,28 @@ static int zc__put(zc_fill *t, zc_bytes key, zc_bytes value, uint64_t begin) {
 }
 
 ZOOCACHE_API int zc_put(zc_cache *cache, zc_bytes key, zc_bytes value, const zc_put_opts *opts) {
-    zc_fill t;
+    zc_fill fill;
     int rc = zc__check_key(cache, key);
     if (rc != ZC_OK) return rc;
-    zc__fill_init(&t, cache);
-    if (opts) t.put = *opts;
-    if ((t.put.ndeps && !t.put.deps) || (t.put.ntags && !t.put.tags)) return ZC_E_INVAL;
-    if (t.put.absent && t.put.drop) return ZC_E_INVAL;
-    if (t.put.absent) {
-        t.absent = true;
+    zc__fill_init(&fill, cache);
+    if (opts) fill.put = *opts;
+    if ((fill.put.ndeps && !fill.put.deps) || (fill.put.ntags && !fill.put.tags)) return ZC_E_INVAL;
+    if (fill.put.absent && fill.put.drop) return ZC_E_INVAL;
+    if (fill.put.absent) {
+        fill.absent = true;
         value = zc_slice(NULL, 0);
     }
-    if (t.put.drop) {
-        t.object.ptr = (void *)(uintptr_t)value.ptr;
-        t.object.size = value.len;
-        t.object.drop = t.put.drop;
-        t.object.user = t.put.drop_user;
+    if (fill.put.drop) {
+        fill.object.ptr = (void *)(uintptr_t)value.ptr;
+        fill.object.size = value.len;
+        fill.object.drop = fill.put.drop;
+        fill.object.user = fill.put.drop_user;
     } else if ((!value.ptr && value.len) || value.len > UINT32_MAX / 2) {
         return ZC_E_INVAL;
     }
-    rc = zc__put(&t, key, value, t.put.begin);
-    t.object.drop = NULL;
-    zc__fill_clear(&t);
+    rc = zc__put(&fill, key, value, fill.put.begin);
+    fill.object.drop = NULL;
+    zc__fill_clear(&fill);
     return rc;
 }
 
@@ -8166,32 +8180,32 @@ static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *
     return o->put.drop || o->put.absent || o->put.begin ? ZC_E_INVAL : ZC_OK;
 }
 
-/* Runs a leader's flight to its end; consumes the ticket. The value of a flight that could not
+/* Runs a leader's flight to its end; consumes the fill. The value of a flight that could not
  * store it is good for this caller all the same. Who cannot wait any longer, past `until`, for
- * another node's value, hands over: ZC_E_TIMEOUT; a refresh never waits, and keeps its ticket. */
-static int zc__lead(zc_fill *t, zc_loader loader, void *user, uint64_t until, bool refresh,
+ * another node's value, hands over: ZC_E_TIMEOUT; a refresh never waits, and keeps its fill. */
+static int zc__lead(zc_fill *fill, zc_loader loader, void *user, uint64_t until, bool refresh,
                     zc_view *view) {
-    zc_cache *c = t->cache;
-    t->asked = zc__has_store(c) && (!refresh || t->due);
-    bool loaded = t->asked && zc__store_load(t) == ZC_OK;
-    zc__flight *f = t->flight;
+    zc_cache *c = fill->cache;
+    fill->asked = zc__has_store(c) && (!refresh || fill->due);
+    bool loaded = fill->asked && zc__store_load(fill) == ZC_OK;
+    zc__flight *f = fill->flight;
     uint64_t token = 0;
-    int rc = !loaded && t->fleet ? zc__fleet_lock(t, until, &token) : ZC_MISS;
-    if (rc == ZC_E_TIMEOUT && !refresh) (void)zc__fail(t, 0, NULL);
+    int rc = !loaded && fill->fleet ? zc__fleet_lock(fill, until, &token) : ZC_MISS;
+    if (rc == ZC_E_TIMEOUT && !refresh) (void)zc__fail(fill, 0, NULL);
     if (rc == ZC_E_TIMEOUT) return rc;
     loaded = loaded || rc == ZC_OK;
     rc = ZC_OK;
     if (!loaded) {
-        (void)zc__wait_for(t, true); /* a new flight waits for nobody: no circle */
+        (void)zc__wait_for(fill, true); /* a new flight waits for nobody: no circle */
         ZC__CALLS_OUT();
-        rc = loader(t, user);
-        (void)zc__wait_for(t, false);
+        rc = loader(fill, user);
+        (void)zc__wait_for(fill, false);
     }
     if (rc == ZC_OK) {
-        zc__fleet_check(t, token);
-        rc = zc__commit_value(t, view);
+        zc__fleet_check(fill, token);
+        rc = zc__commit_value(fill, view);
     } else {
-        rc = zc__fail(t, rc < 0 ? rc : ZC_E_LOADER, view);
+        rc = zc__fail(fill, rc < 0 ? rc : ZC_E_LOADER, view);
     }
     if (token) zc__fleet_unlock(c, f, token);
     return rc;
@@ -8205,56 +8219,56 @@ static void zc__wake_all(zc__monitor *m) {
 }
 #endif
 
-static void zc__job_put(zc_cache *c, zc__jobs *jobs, zc_fill *t) {
-    zc__flight_runs(t, 0);
-    t->next = NULL;
-    t->queue = jobs;
+static void zc__job_put(zc_cache *c, zc__jobs *jobs, zc_fill *fill) {
+    zc__flight_runs(fill, 0);
+    fill->next = NULL;
+    fill->queue = jobs;
     zc__spin_lock(&c->jobs_lock);
-    t->prev = jobs->last;
-    if (t->prev) t->prev->next = t;
-    else jobs->first = t;
-    jobs->last = t;
-    t->flight->job = t;
+    fill->prev = jobs->last;
+    if (fill->prev) fill->prev->next = fill;
+    else jobs->first = fill;
+    jobs->last = fill;
+    fill->flight->job = fill;
     zc__spin_unlock(&c->jobs_lock);
 }
 
 /* Takes a refresh out of its queue; without threads, always the first. */
-static zc_fill *zc__job_take(zc_fill *t) {
-    if (!t) return NULL;
-    ZC__ASSERT_HELD(&t->cache->jobs_lock);
-    if (ZC__CAN_SLEEP && t->prev) t->prev->next = t->next;
-    else t->queue->first = t->next;
-    if (t->next) t->next->prev = t->prev;
-    else t->queue->last = t->prev;
-    t->flight->job = NULL;
-    return t;
+static zc_fill *zc__job_take(zc_fill *fill) {
+    if (!fill) return NULL;
+    ZC__ASSERT_HELD(&fill->cache->jobs_lock);
+    if (ZC__CAN_SLEEP && fill->prev) fill->prev->next = fill->next;
+    else fill->queue->first = fill->next;
+    if (fill->next) fill->next->prev = fill->prev;
+    else fill->queue->last = fill->prev;
+    fill->flight->job = NULL;
+    return fill;
 }
 
 /* The refresh that a flight waits for, if it is still to be run: else who follows it would wait for
  * what perhaps only he himself would run. */
 static inline zc_fill *zc__job_of(zc_cache *c, zc__flight *f) {
     zc__spin_lock(&c->jobs_lock);
-    zc_fill *t = zc__job_take(f->job);
+    zc_fill *fill = zc__job_take(f->job);
     zc__spin_unlock(&c->jobs_lock);
-    return t;
+    return fill;
 }
 
 /* Leaves a refresh to a thread, or to the next zc_poll(). */
-static void zc__refresh_later(zc_cache *c, zc_fill *t) {
+static void zc__refresh_later(zc_cache *c, zc_fill *fill) {
     zc__count(&c->refreshes, 1);
-    zc__job_put(c, &c->jobs, t);
+    zc__job_put(c, &c->jobs, fill);
 #ifndef ZOOCACHE_NO_THREADS
     if (c->threads) zc__wake_all(&c->refresher);
 #endif
 }
 
-/* The queue whose first refresh is to run now; NULL: none. All that are held wait equally long, so
- * the first is due first; at the end none waits. */
+/* The queue whose first refresh is to run now; NULL: none. All that are postponed wait equally
+ * long, so the first is due first; at the end none waits. */
 static zc__jobs *zc__jobs_due(zc_cache *c) {
     ZC__ASSERT_HELD(&c->jobs_lock);
 #ifdef ZOOCACHE_WITH_BUS
-    zc__jobs *held = &c->held;
-    if (held->first && (c->closed || zc__mono(&c->clock) >= held->first->due)) return held;
+    zc__jobs *other = &c->postponed;
+    if (other->first && (c->closed || zc__mono(&c->clock) >= other->first->due)) return other;
 #endif
     return c->jobs.first ? &c->jobs : NULL;
 }
@@ -8262,23 +8276,23 @@ static zc__jobs *zc__jobs_due(zc_cache *c) {
 static zc_fill *zc__next_refresh(zc_cache *c) {
     zc__spin_lock(&c->jobs_lock);
     zc__jobs *jobs = zc__jobs_due(c);
-    zc_fill *t = jobs ? zc__job_take(jobs->first) : NULL;
+    zc_fill *fill = jobs ? zc__job_take(jobs->first) : NULL;
     zc__spin_unlock(&c->jobs_lock);
-    return t;
+    return fill;
 }
 
 /* Runs a refresh that was taken out. */
-static void zc__refresh_run(zc_cache *c, zc_fill *t) {
+static void zc__refresh_run(zc_cache *c, zc_fill *fill) {
     zc_view view;
     memset(&view, 0, sizeof view);
-    t->started = zc__mono(&c->clock);
-    zc__flight_runs(t, zc__self());
-    int rc = zc__lead(t, t->loader, t->user, 0, true, &view);
+    fill->started = zc__mono(&c->clock);
+    zc__flight_runs(fill, zc__self());
+    int rc = zc__lead(fill, fill->loader, fill->user, 0, true, &view);
     zc_release(c, &view);
 #ifdef ZOOCACHE_WITH_BUS
     if (rc == ZC_E_TIMEOUT) { /* another node is at it: look again later, and do others meanwhile */
-        t->due = zc__mono(&c->clock) + ZC__FLEET_PAUSE;
-        zc__job_put(c, &c->held, t);
+        fill->due = zc__mono(&c->clock) + ZC__FLEET_PAUSE;
+        zc__job_put(c, &c->postponed, fill);
     }
 #else
     (void)rc;
@@ -8286,34 +8300,34 @@ static void zc__refresh_run(zc_cache *c, zc_fill *t) {
 }
 
 /* Waits for a flight, for whose refresh nobody has had time yet: then this thread runs it. */
-static int zc__follow(zc_fill *t, uint64_t timeout, zc_view *view) {
-    zc_fill *job = ZC__CAN_SLEEP && timeout ? zc__job_of(t->cache, t->flight) : NULL;
-    if (job) zc__refresh_run(t->cache, job);
-    return zc__wait(t, timeout, view);
+static int zc__follow(zc_fill *fill, uint64_t timeout, zc_view *view) {
+    zc_fill *job = ZC__CAN_SLEEP && timeout ? zc__job_of(fill->cache, fill->flight) : NULL;
+    if (job) zc__refresh_run(fill->cache, job);
+    return zc__wait(fill, timeout, view);
 }
 
 /* One go of zc_fetch. ZC_RETRY: another is needed; *scheduled: `user` is needed later, too. */
 static int zc__fetch_once(zc_cache *c, zc_bytes key, zc_loader loader, void *user,
                           const zc_fetch_opts *o, uint64_t deadline, zc_view *view,
                           bool *scheduled) {
-    zc_fill *t;
-    int rc = zc__begin(c, key, o, view, &t);
-    if (rc == ZC_LEAD) return zc__lead(t, loader, user, deadline, false, view);
+    zc_fill *fill;
+    int rc = zc__begin(c, key, o, view, &fill);
+    if (rc == ZC_LEAD) return zc__lead(fill, loader, user, deadline, false, view);
     if (rc != ZC_FOLLOW) {
-        if (t) {
-            t->loader = loader;
-            t->user = user;
-            t->release = o->release;
+        if (fill) {
+            fill->loader = loader;
+            fill->user = user;
+            fill->release = o->release;
             *scheduled = true;
-            zc__refresh_later(c, t);
+            zc__refresh_later(c, fill);
         }
         return rc;
     }
     zc__count(&c->waits, 1);
     uint64_t now = o->wait_timeout ? zc__mono(&c->clock) : 0;
     uint64_t left = deadline == ZC_NEVER ? ZC_NEVER : deadline > now ? deadline - now : 0;
-    rc = zc__follow(t, left, view);
-    zc__fill_close(t);
+    rc = zc__follow(fill, left, view);
+    zc__fill_close(fill);
     /* Without threads nobody else can end the flight while this call waits. */
     return rc != ZC_PENDING ? rc : ZC_E_TIMEOUT;
 }
@@ -8351,9 +8365,8 @@ ZOOCACHE_API int zc_flight_begin(zc_cache *cache, zc_bytes key, const zc_fetch_o
     if (rc == ZC_FOLLOW) zc__count(&cache->waits, 1);
     if (rc == ZC_LEAD) (*fill)->asked = zc__has_store(cache);
     if (rc == ZC_LEAD && zc__has_store(cache) && zc__store_load(*fill) == ZC_OK) {
-        zc_fill *t = *fill;
+        rc = zc__commit_value(*fill, view);
         *fill = NULL;
-        rc = zc__commit_value(t, view);
     }
     if (*fill && (*fill)->leader) zc__flight_runs(*fill, 0);
     return rc;
@@ -8550,7 +8563,7 @@ static bool zc__flights_expire(zc__shard *s, uint64_t now, zc__link **late) {
 
 /* Wakes who waits for the flights of a chain, and lets go of them. */
 static void zc__flights_wake(zc_cache *c, zc__link *ended) {
-    for (zc__link *l; (l = ended) != NULL; zc__flight_let_go(c, (zc__flight *)l)) {
+    for (zc__link *l; (l = ended) != NULL; zc__flight_unref(c, (zc__flight *)l)) {
         ended = l->next;
         zc__flight_wake((zc__flight *)l);
     }
@@ -8574,7 +8587,7 @@ static bool zc__sweep_some(zc_cache *c, uint64_t now, uint64_t published, zc__en
         zc__shard *s = &c->shards[c->sweep_shard];
         zc__spin_lock(&s->lock);
         if (!s->count) s->cursor = 0;
-        bool idle = !zc__shard_untidy(s) &&
+        bool idle = !zc__shard_needs_upkeep(s) &&
                     (!s->count || (s->cursor == 0 && now < s->next_expiry &&
                                    (s->swept >= published || now < s->next_sweep)));
         bool over = idle || zc__shard_sweep(c, s, 8, now, garbage);
@@ -8605,8 +8618,8 @@ static bool zc__prune_some(zc_cache *c) {
 #ifdef ZC__SLABS
 #define ZC__SLAB_RETRY 10u /* s: after so long, what could not be moved is looked at again */
 
-/* Has each shard been swept since zc__walk()? */
-static bool zc__walked(zc_cache *c) {
+/* Has each shard been swept since zc__compact_begin()? */
+static bool zc__compact_done(zc_cache *c) {
     bool over = true;
     for (uint32_t i = 0; i < c->nshards && over; i++) {
         zc__shard *s = &c->shards[i];
@@ -8618,7 +8631,7 @@ static bool zc__walked(zc_cache *c) {
 }
 
 /* Lets each shard be swept, from its first bucket on. */
-static void zc__walk(zc_cache *c) {
+static void zc__compact_begin(zc_cache *c) {
     for (uint32_t i = 0; i < c->nshards; i++) {
         zc__spin_lock(&c->shards[i].lock);
         c->shards[i].next_expiry = c->shards[i].cursor = 0;
@@ -8632,15 +8645,15 @@ static bool zc__slabs_keep(zc_cache *c) {
     uint64_t now_s = zc__atomic_load_rlx(&c->trie.now_s);
     if (!s) return false;
     if (zc__slabs_drop(s)) return true;
-    if (s->walking) {
-        if (!zc__walked(c)) return false;
+    if (s->compacting) {
+        if (!zc__compact_done(c)) return false;
         s->retry = now_s + ZC__SLAB_RETRY;
-        zc__slabs_settle(s);
+        zc__slabs_compacted(s);
         return true;
     }
     bool again = s->old && now_s >= s->retry;
     if (!zc__slabs_renew(s, again)) return false;
-    zc__walk(c);
+    zc__compact_begin(c);
     return true;
 }
 #else
@@ -8649,14 +8662,14 @@ static inline bool zc__slabs_keep(zc_cache *c) { (void)c; return false; }
 
 /* Runs the refresh that has waited longest. False: none waits. */
 static bool zc__refresh_one(zc_cache *c) {
-    zc_fill *t = zc__next_refresh(c);
-    if (t) zc__refresh_run(c, t);
-    return t != NULL;
+    zc_fill *fill = zc__next_refresh(c);
+    if (fill) zc__refresh_run(c, fill);
+    return fill != NULL;
 }
 
 /* Rounds until the budget is used up, in each of which every duty has its turn, for one small step,
  * however much another has to do. ZC_MORE: work remains. */
-static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool polled) {
+static int zc__housekeeping(zc_cache *c, uint64_t budget_us, bool polled) {
     uint64_t now = zc__now(c), published = zc__published(&c->trie);
     uint64_t deadline = zc__add_sat(zc__mono(&c->clock), zc__mul_sat(budget_us, 1000));
     bool more, first = true, behind = false;
@@ -8675,7 +8688,7 @@ static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool polled) {
         }
         first = false;
         zc__flights_wake(c, late);
-        zc__reap(c, garbage);
+        zc__garbage_free(c, garbage);
         more = (polled && zc__refresh_one(c)) || more;
         more = (polled && zc__drop_one(c)) || more;
     } while (more && zc__mono(&c->clock) < deadline);
@@ -8683,7 +8696,7 @@ static int zc__keep_house(zc_cache *c, uint64_t budget_us, bool polled) {
 }
 
 ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
-    return cache ? zc__keep_house(cache, budget_us, true) : ZC_E_INVAL;
+    return cache ? zc__housekeeping(cache, budget_us, true) : ZC_E_INVAL;
 }
 
 /* ---- the threads ---- */
@@ -8691,10 +8704,10 @@ ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
 #ifndef ZOOCACHE_NO_THREADS
 /* Keeps house, at most a fifth of a core, however much there is to do. While it pauses, it goes on
  * writing behind: that is mostly waiting for the storage. */
-ZC__THREAD_FN(zc__keeper_main, arg) {
+ZC__THREAD_FN(zc__housekeeper_main, arg) {
     zc_cache *c = (zc_cache *)arg;
     while (!zc__atomic_load_acq(&c->stop)) {
-        bool more = zc__keep_house(c, 2000, false) == ZC_MORE;
+        bool more = zc__housekeeping(c, 2000, false) == ZC_MORE;
         uint64_t pause = (more ? 8 : 100) * ZC_MILLISECOND, now = zc__mono(&c->clock);
         uint64_t end = now + pause;
         while (now < end && !zc__atomic_load_acq(&c->stop) && zc__has_store(c) &&
@@ -8711,8 +8724,8 @@ ZC__THREAD_FN(zc__keeper_main, arg) {
 static uint64_t zc__refresh_pause(zc_cache *c) {
     uint64_t now = zc__mono(&c->clock);
     zc__spin_lock(&c->jobs_lock);
-    const zc_fill *t = c->held.first;
-    uint64_t pause = !t ? ZC_SECOND : t->due > now ? t->due - now : 0;
+    const zc_fill *fill = c->postponed.first;
+    uint64_t pause = !fill ? ZC_SECOND : fill->due > now ? fill->due - now : 0;
     zc__spin_unlock(&c->jobs_lock);
     return pause;
 }
@@ -8772,7 +8785,7 @@ static int zc__threads_start(zc_cache *c) {
     }
     for (bool good = true; good && c->nthreads < all; c->nthreads += good)
         good = zc__thread_start(&room[c->nthreads],
-                                c->nthreads ? zc__refresher_main : zc__keeper_main, c);
+                                c->nthreads ? zc__refresher_main : zc__housekeeper_main, c);
     return c->nthreads == all ? ZC_OK : ZC_E_THREAD;
 }
 #else
@@ -8791,13 +8804,13 @@ static void zc__lock_all(zc_cache *c) {
     zc__spin_lock(&c->graph_lock);
     zc__spin_lock(&c->drops_lock);
     if (c->mem.arena) zc__spin_lock(&c->mem.arena->lock);
-    zc__spin_lock(&c->mem.heavy_lock);
+    zc__spin_lock(&c->mem.large_lock);
     zc__slabs_lock(c->mem.slabs);
 }
 
 static void zc__unlock_all(zc_cache *c) {
     zc__slabs_unlock(c->mem.slabs);
-    zc__spin_unlock(&c->mem.heavy_lock);
+    zc__spin_unlock(&c->mem.large_lock);
     if (c->mem.arena) zc__spin_unlock(&c->mem.arena->lock);
     zc__spin_unlock(&c->drops_lock);
     zc__spin_unlock(&c->graph_lock);
@@ -8836,7 +8849,7 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
             s->writers = NULL;
         }
         s->sleepers = 0;
-        /* Their leaders and followers are threads of the parent: their tickets are lost here. */
+        /* Their leaders and followers are threads of the parent: their fills are lost here. */
         for (uint32_t k = 0; k < zc__chains_end(&s->flights); k++)
             for (zc__link *l; (l = *zc__chain(&s->flights, k)) != NULL;)
                 zc__flight_end(s, (zc__flight *)l, ZC__LOST);
@@ -8997,16 +9010,17 @@ static void zc__shard_close(zc_cache *c, zc__shard *s) {
     zc__ghosts_free(c, &s->policy);
     zc__spin_unlock(&s->lock);
     zc__flights_wake(c, ended);
-    zc__reap(c, garbage);
+    zc__garbage_free(c, garbage);
 }
 
-/* Ends everything but the memory that late tickets and pins still need. Flights end first: the
+/* Ends everything but the memory that late fills and pins still need. Flights end first: the
  * thread of a refresh may be waiting for one. */
 static void zc__close(zc_cache *c) {
     zc__atomic_store_rlx(&c->closed, 1u);
     for (uint32_t i = 0; i < c->nshards; i++) zc__shard_close(c, &c->shards[i]);
     zc__threads_end(c);
-    for (zc_fill *t; (t = zc__next_refresh(c)) != NULL;) (void)zc__fail(t, ZC_E_CLOSED, NULL);
+    for (zc_fill *fill; (fill = zc__next_refresh(c)) != NULL;)
+        (void)zc__fail(fill, ZC_E_CLOSED, NULL);
     while (zc__behind_write(c)) {}
     zc__behind_end(c);
     zc__bus_end(c);
@@ -9014,7 +9028,7 @@ static void zc__close(zc_cache *c) {
     if (c->desc.bus.version && c->desc.bus.close) c->desc.bus.close(c->desc.bus.user);
     zc__atomic_store_rlx(&c->closed, 2u);
     while (zc__drop_one(c)) {}
-    zc__cache_let_go(c);
+    zc__cache_unref(c);
 }
 
 /* What can fail after the cache's own memory is there. */
@@ -9066,7 +9080,7 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
     zc__desc_defaults(&d);
     memset(&mem, 0, sizeof mem);
     mem.hook = d.allocator;
-    ZC__SET_RANK(&mem.heavy_lock, ZC__RANK_HEAVY);
+    ZC__SET_RANK(&mem.large_lock, ZC__RANK_LARGE);
     if (d.block && !(mem.arena = zc__arena_init(d.block, d.block_size))) return ZC_E_NOMEM;
     unsigned char *raw = (unsigned char *)zc__alloc_zero(&mem, sizeof(zc_cache) + ZC__LINE);
     if (!raw) return ZC_E_NOMEM;
@@ -9079,7 +9093,7 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
     c->hlc.max_drift = d.max_clock_drift;
     c->entries.max = d.max_entries;
     c->cost.max = d.max_bytes;
-    c->alive = 1;
+    c->refs = 1;
     ZC__SET_RANK(&c->house, ZC__RANK_HOUSE);
     ZC__SET_RANK(&c->behind_lock, ZC__RANK_QUEUE);
     ZC__SET_RANK(&c->jobs_lock, ZC__RANK_QUEUE);
@@ -9109,7 +9123,7 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
     if (!cache) return;
     out->memory = sizeof *cache + ZC__LINE + cache->raw_shards_size;
     out->memory += zc__slabs_slack(cache->mem.slabs);
-    out->memory += zc__atomic_load_rlx(&cache->mem.heavy_size);
+    out->memory += zc__atomic_load_rlx(&cache->mem.large_size);
     for (uint32_t i = 0; i < cache->nshards; i++) {
         zc__shard *s = &cache->shards[i];
         zc__spin_lock(&s->lock);
@@ -9640,7 +9654,7 @@ typedef struct zc__lmdb {
     zc__lmdb_note note[ZC__LMDB_NOTES]; /* [notes] */
     zc__lmdb_slot slot[ZC__LMDB_SLOTS];
     zc__monitor wake;
-    zc__gate gate; /* held by who writes here */
+    zc__timed gate; /* held by who writes here */
     zc__mem mem;
     zc_clock clock;
     zc__lines lines;
@@ -9764,10 +9778,10 @@ static bool zc__lmdb_lock_byte(const zc__lmdb *db, uint64_t at, short type) {
 static int zc__lmdb_enter(zc__lmdb *db) {
     zc_clock real = {0, NULL, NULL, NULL}; /* what the others wait by, too */
     uint64_t until = zc__mono(&real) + ZC__LMDB_WAIT;
-    if (!zc__gate_enter(&db->gate, &real, until)) return ZC_E_BUSY;
+    if (!zc__timed_lock(&db->gate, &real, until)) return ZC_E_BUSY;
     for (uint64_t pause = 20000; !zc__lmdb_lock_byte(db, 0, F_WRLCK);) {
         if (zc__mono(&real) >= until) {
-            zc__gate_leave(&db->gate);
+            zc__timed_unlock(&db->gate);
             return ZC_E_TIMEOUT;
         }
         zc__nap(pause);
@@ -9777,7 +9791,7 @@ static int zc__lmdb_enter(zc__lmdb *db) {
 }
 static void zc__lmdb_leave(zc__lmdb *db) {
     (void)zc__lmdb_lock_byte(db, 0, F_UNLCK);
-    zc__gate_leave(&db->gate);
+    zc__timed_unlock(&db->gate);
 }
 
 /* Frees the slots of readers that have died. */
@@ -10844,7 +10858,7 @@ static bool zc__lmdb_locks(zc__lmdb *db) {
     for (size_t i = 0; i < ZC__LMDB_SLOTS; i++) ZC__SET_RANK(&db->slot[i].lock, ZC__RANK_SLOT);
     ZC__SET_RANK(&db->notes, ZC__RANK_LEAF);
     if (!zc__monitor_init(&db->wake, ZC__RANK_WAKE)) return false;
-    if (zc__gate_init(&db->gate, ZC__RANK_GATE)) return true;
+    if (zc__timed_init(&db->gate, ZC__RANK_GATE)) return true;
     zc__monitor_destroy(&db->wake);
     return false;
 }
@@ -10877,7 +10891,7 @@ static void zc__lmdb_close(void *user) {
         zc__lmdb_close_env(db);
     }
     zc__lmdb_report(db);
-    zc__gate_destroy(&db->gate);
+    zc__timed_destroy(&db->gate);
     zc__monitor_destroy(&db->wake);
     zc__mem mem = db->mem;
     zc__free(&mem, db, sizeof *db);
@@ -10936,7 +10950,7 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
     }
     zc__lmdb_report(db);
     if (locks) zc__monitor_destroy(&db->wake);
-    if (locks) zc__gate_destroy(&db->gate);
+    if (locks) zc__timed_destroy(&db->gate);
     zc__free(&mem, db, sizeof *db);
     return rc;
 }

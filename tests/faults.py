@@ -13,21 +13,21 @@ import sys
 
 LINEAR = {
     "a flight begins after its loader": (
-        "        rc = loader(t, user);",
-        "        rc = loader(t, user);\n        t->begin = t->flight->begin = zc__published(&c->trie);",
+        "        rc = loader(fill, user);",
+        "        rc = loader(fill, user);\n        fill->begin = fill->flight->begin = zc__published(&c->trie);",
     ),
     "a put does not look at its begin": ("bool dead = begin && begin < published &&", "bool dead = 0 &&"),
     "a put that is refused leaves what is there": ("(void)zc_del(c, key);", "(void)key;"),
     "a put or del does not overtake a flight": ("if (f) f->fenced = true;", "(void)f;"),
     "a flight stores what was invalidated meanwhile": (
-        "bool fresh = !zc__trie_killer(&c->trie, t->deps, t->ndeps, t->begin);",
+        "bool fresh = !zc__trie_killer(&c->trie, fill->deps, fill->ndeps, fill->begin);",
         "bool fresh = true;",
     ),
     "a follower gets what was invalidated before it joined": (
-        "if (t->begin <= f->good_up_to ?",
+        "if (fill->begin <= f->good_up_to ?",
         "if (true ?",
     ),
-    "a follower gets what was overtaken before it joined": ("? t->unfenced ||", "? true ||"),
+    "a follower gets what was overtaken before it joined": ("? fill->unfenced ||", "? true ||"),
     "two lead at once": (
         "st->f = s->flights.count ? zc__flight_find(s, st->hash, st->key) : NULL;",
         "st->f = NULL;",
@@ -44,8 +44,8 @@ LINEAR = {
         "            v = zc_hlc_now(t->hlc);\n        }",
     ),
     "a put takes its begin when it stores": (
-        "zc__entry *e = zc__fill_entry(t, key, value, published, 0);",
-        "zc__entry *e = zc__fill_entry(t, key, value, published, 0);\n"
+        "zc__entry *e = zc__fill_entry(fill, key, value, published, 0);",
+        "zc__entry *e = zc__fill_entry(fill, key, value, published, 0);\n"
         "    if (e) e->begin = zc__published(&c->trie);",
     ),
     "a walk does not climb": (
@@ -61,7 +61,7 @@ LINEAR = {
 # Those that it takes a storage to show, written through or behind.
 THROUGH = {
     "the storage is read while the key is written there": (
-        "!zc__store_readable(c, &lease, &epoch) || zc__store_is_old(c, t->flight)",
+        "!zc__store_readable(c, &lease, &epoch) || zc__store_is_old(c, fill->flight)",
         "!zc__store_readable(c, &lease, &epoch)",
     ),
 }
@@ -139,8 +139,8 @@ SIMULATION = {
         "return proof;",
     ),
     "a fill begins after its loader": (
-        "        rc = loader(t, user);",
-        "        rc = loader(t, user);\n        t->begin = t->flight->begin = zc__published(&c->trie);",
+        "        rc = loader(fill, user);",
+        "        rc = loader(fill, user);\n        fill->begin = fill->flight->begin = zc__published(&c->trie);",
     ),
     "a record's begin is not cut down to the cursor": (
         "*position = *mark < high ? *mark : high;",
@@ -246,8 +246,8 @@ SIMULATION = {
 # assertion, by a failed check, or not at all.
 HOOKS = {
     "what is heard is told while the log is read": (
-        "    zc__gate_leave(&c->bus.reading);\n    zc__deferred_report(c, &deferred);\n",
-        "    zc__deferred_report(c, &deferred);\n    zc__gate_leave(&c->bus.reading);\n",
+        "    zc__timed_unlock(&c->bus.reading);\n    zc__deferred_report(c, &deferred);\n",
+        "    zc__deferred_report(c, &deferred);\n    zc__timed_unlock(&c->bus.reading);\n",
     ),
     "what gives way is told while the log is read": (
         "bool made = zc__nodes_acquire(c, tags, n, true, &nodes);",
@@ -270,7 +270,7 @@ HOOKS = {
     ),
     "housekeeping tells while it has its turn": (
         "            zc__spin_end(&c->house);\n",
-        "            zc__reap(c, garbage);\n            garbage = NULL;\n"
+        "            zc__garbage_free(c, garbage);\n            garbage = NULL;\n"
         "            zc__spin_end(&c->house);\n",
     ),
     "the bus's thread waits for itself": (

@@ -94,9 +94,9 @@ static zc_stats stats(zc_cache *c) {
 
 /* As a thread that reads does it. */
 static int read_log(zc_cache *c) {
-    if (!zc__gate_enter(&c->bus.reading, &c->clock, 0)) return ZC_E_BUSY;
+    if (!zc__timed_lock(&c->bus.reading, &c->clock, 0)) return ZC_E_BUSY;
     int rc = zc__bus_read(c, 0);
-    zc__gate_leave(&c->bus.reading);
+    zc__timed_unlock(&c->bus.reading);
     return rc;
 }
 
@@ -696,9 +696,9 @@ TEST(a_record_claims_no_more_than_was_heard) {
         zc_invalidate(f.c[0], zc_str("mine"));
         CHECK_EQ(put(f.c[0], "k", "old", "t"), ZC_OK); /* waits to be written */
         CHECK_EQ(zc_invalidate(f.c[1], zc_str("t")), ZC_OK);
-        (void)zc__gate_enter(&f.c[1]->bus.reading, &f.c[1]->clock, 0);
+        (void)zc__timed_lock(&f.c[1]->bus.reading, &f.c[1]->clock, 0);
         CHECK_EQ(zc__bus_flush(f.c[1]), ZC_OK);
-        zc__gate_leave(&f.c[1]->bus.reading);
+        zc__timed_unlock(&f.c[1]->bus.reading);
         poll_all(&f); /* hears, and writes */
         CHECK_EQ(get(f.c[0], "k", ""), ZC_MISS);
         CHECK_EQ(get(f.c[1], "k", ""), ZC_MISS);

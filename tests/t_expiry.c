@@ -455,7 +455,7 @@ TEST(inserts_during_a_sweep) {
         zc__spin_lock(&s->lock);
         bool done = zc__shard_sweep(c, s, 1 + round % buckets, now.mono, &garbage);
         zc__spin_unlock(&s->lock);
-        zc__reap(c, garbage);
+        zc__garbage_free(c, garbage);
         CHECK(!done && s->cursor != 0);
         for (unsigned i = 0; i < 20; i++) { /* here and there, before and behind the cursor */
             snprintf(key, sizeof key, "new%u", i);
@@ -467,7 +467,7 @@ TEST(inserts_during_a_sweep) {
             zc__spin_lock(&s->lock);
             done = zc__shard_sweep(c, s, 3, now.mono, &garbage);
             zc__spin_unlock(&s->lock);
-            zc__reap(c, garbage);
+            zc__garbage_free(c, garbage);
         }
         CHECK(s->next_expiry <= start + 15 * S); /* the first of the new ones */
         CHECK(s->next_expiry > now.mono);
@@ -499,7 +499,7 @@ TEST(invalidations_during_a_sweep) {
         zc__spin_lock(&s->lock);
         (void)zc__shard_sweep(c, s, first, now.mono, &garbage);
         zc__spin_unlock(&s->lock);
-        zc__reap(c, garbage);
+        zc__garbage_free(c, garbage);
         CHECK_EQ(zc_invalidate(c, dep), ZC_OK);
         CHECK_EQ(zc_poll(c, 1000000), ZC_OK); /* "nothing is left to do now" */
         CHECK_EQ(entries(c), 100);

@@ -410,24 +410,24 @@ TEST(large_tables_are_given_back_in_pieces) {
     REQUIRE(zc_open(&d, &c) == ZC_OK);
     unsigned i = 0, pieces = 0;
     zc_stats before, after;
-    for (; !c->mem.heavy && i < 1000000; i++) CHECK_EQ(put(c, i), ZC_OK);
-    REQUIRE(c->mem.heavy != NULL);
+    for (; !c->mem.large && i < 1000000; i++) CHECK_EQ(put(c, i), ZC_OK);
+    REQUIRE(c->mem.large != NULL);
     zc_stats_read(c, &before);
-    size_t left = c->mem.heavy->left, size = c->mem.heavy->size;
-    CHECK(c->mem.heavy_size == size && size >= 4 * ZC__PIECE);
-    for (; c->mem.heavy; i++, pieces++) {
-        CHECK(left - c->mem.heavy->left <= ZC__PIECE);
-        left = c->mem.heavy->left;
+    size_t left = c->mem.large->left, size = c->mem.large->size;
+    CHECK(c->mem.large_size == size && size >= 4 * ZC__PIECE);
+    for (; c->mem.large; i++, pieces++) {
+        CHECK(left - c->mem.large->left <= ZC__PIECE);
+        left = c->mem.large->left;
         CHECK_EQ(put(c, i), ZC_OK);
     }
     CHECK(pieces >= size / ZC__PIECE - 4);
     zc_stats_read(c, &after);
     CHECK(after.memory < before.memory); /* it counts as long as it is there */
-    CHECK_EQ(c->mem.heavy_size, 0);
+    CHECK_EQ(c->mem.large_size, 0);
     for (unsigned k = 0; k < i; k++) CHECK(has(c, k));
     CHECK_EQ(zc_check(c), ZC_OK);
     zc__free_large(&c->mem, malloc(1 << 20), 1 << 20); /* closing frees what is left */
-    CHECK(c->mem.heavy != NULL);
+    CHECK(c->mem.large != NULL);
     zc_close(c);
 }
 #endif

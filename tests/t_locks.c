@@ -89,31 +89,31 @@ TEST(a_lock_that_is_only_tried_may_be_against_it) {
 TEST(mutexes_and_gates_have_ranks_too) {
     zc_clock real = {0};
     zc__monitor low, high;
-    zc__gate gate;
+    zc__timed gate;
     REQUIRE(zc__monitor_init(&low, ZC__RANK_ORDER) && zc__monitor_init(&high, ZC__RANK_APPLY));
-    REQUIRE(zc__gate_init(&gate, ZC__RANK_READING));
+    REQUIRE(zc__timed_init(&gate, ZC__RANK_READING));
     zc__monitor_lock(&low);
-    CHECK(zc__gate_enter(&gate, &real, ZC_NEVER));
+    CHECK(zc__timed_lock(&gate, &real, ZC_NEVER));
     zc__monitor_lock(&high);
     ZC__ASSERT_HELD(&gate);
     ZC__ASSERT_HELD(&high);
     zc__monitor_unlock(&high);
-    zc__gate_leave(&gate);
+    zc__timed_unlock(&gate);
     zc__monitor_unlock(&low);
     CHECK_EQ(found(), 0);
     zc__monitor_lock(&high);
-    CHECK(zc__gate_enter(&gate, &real, ZC_NEVER));
+    CHECK(zc__timed_lock(&gate, &real, ZC_NEVER));
     CHECK_EQ(found(), 1);
     zc__monitor_lock(&low); /* below both, and the gate is held still */
     CHECK_EQ(found(), 2);
     zc__monitor_unlock(&low);
-    zc__gate_leave(&gate);
+    zc__timed_unlock(&gate);
     CHECK_EQ(found(), 1); /* as `high` is held */
     ZC__ASSERT_HELD(&gate);
     CHECK_EQ(found(), 1);
     zc__monitor_unlock(&high);
     CHECK_EQ(found(), 0);
-    zc__gate_destroy(&gate);
+    zc__timed_destroy(&gate);
     zc__monitor_destroy(&low);
     zc__monitor_destroy(&high);
 }

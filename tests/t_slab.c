@@ -137,7 +137,7 @@ TEST(a_new_generation_begins_when_less_than_half_is_used) {
     CHECK(regions(s) > 1 && regions(s) < before); /* what is left is scattered over the others */
     for (unsigned i = n; i < N; i++)
         if (p[i].ptr) CHECK(move(s, &p[i]));
-    zc__slabs_settle(s);
+    zc__slabs_compacted(s);
     free_old(s);
     CHECK(zc__slabs_check(s));
     CHECK_EQ(regions(s), 1);
@@ -162,7 +162,7 @@ TEST(what_cannot_be_denser_is_not_moved_again) {
     for (unsigned i = 0; i < 3000; i++) REQUIRE(take(s, &p[i], 8 + 8 * (i % 60)));
     CHECK(zc__slabs_renew(s, false)); /* it may help */
     for (unsigned i = 0; i < 3000; i++) CHECK(move(s, &p[i]));
-    zc__slabs_settle(s);
+    zc__slabs_compacted(s);
     free_old(s);
     CHECK(!s->old);
     CHECK(!zc__slabs_renew(s, false)); /* it did not */

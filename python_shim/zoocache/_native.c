@@ -276,7 +276,7 @@ static bool enter(core *c) {
 }
 
 static void unhold(core *c) {
-    zc__cache_let_go(c->cache);
+    zc__cache_unref(c->cache);
     free(c->news);
     free(c);
 }
@@ -538,7 +538,7 @@ ZCPY_API core *zcpy_open(home *h, options *o, int *rc) {
     }
     if (*rc == ZC_OK && (*rc = zc_open(&desc, &c->cache)) != ZC_OK && o) close_tiers(o, &desc);
     if (*rc == ZC_OK) {
-        zc__cache_hold(c->cache);
+        zc__cache_ref(c->cache);
         return c;
     }
     if (w) (void)news_take(w, o->why);
