@@ -20,7 +20,7 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _cache  presets  _types
     _default
     _zoocache  testing
-    core  _pytest  compat
+    core  _pytest  compat  contrib
 """
 
 from zoocache._cache import Cache, CacheStats

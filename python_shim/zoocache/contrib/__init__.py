@@ -1,0 +1,1 @@
+"""What ties the cache to other packages: each module here is of one, and needs that alone."""

@@ -1,0 +1,404 @@
+"""SQLAlchemy 2: what a session commits is invalidated, and nothing before that. Needs zoocache[sqlalchemy].
+
+    track(Session)  # a sessionmaker, async_sessionmaker, scoped_session, or a class of sessions
+
+    @cacheable(deps=lambda uid: [row(User, uid)])
+    def profile(uid): ...
+
+    @cacheable(deps=[table(User)])
+    def newest(): ...
+
+    row(User, 42)   one row, by its primary key
+    table(User)     whatever depends on rows that are not named: it changes with each of them
+    whole(User)     for invalidate() by hand: all rows, and the table
+
+A transaction of a tracked session is a transaction() of the cache (see zoocache.transactions): what it writes is held
+back, sent in one step after the commit, and dropped with a rollback; a savepoint likewise. What a cached function reads
+through the session begins with the transaction, in whichever context it runs.
+
+What is written is seen at the connection: each statement that changes something, be it of a flush, a bulk statement of
+the ORM, of Core, or text. A flush names its rows, if they are not many; any other statement is taken to change the
+whole of its tables, text all tables of known metadata that it names, or everything, if it names none. Foreign keys
+that have the database change rows by itself (ON DELETE CASCADE, SET NULL) change the whole of their tables. Not seen
+are triggers and views, and what a handler of a flush has the driver execute.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import date, datetime, time
+from decimal import Decimal
+from uuid import UUID
+from weakref import WeakKeyDictionary, WeakSet
+
+from zoocache import _default
+from zoocache._table import Fill
+from zoocache.context import ACTIVE, CURRENT, transaction_of
+from zoocache.scopes import segment
+
+try:
+    from sqlalchemy import CTE, Delete, Insert, Table, TextClause, Update, event, inspect
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
+    from sqlalchemy.orm import Mapper, Session, scoped_session, sessionmaker
+    from sqlalchemy.sql.visitors import iterate
+    from sqlalchemy.util import await_only
+except ImportError as error:
+    raise ImportError("zoocache.contrib.sqlalchemy needs SQLAlchemy 2: pip install 'zoocache[sqlalchemy]'") from error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from sqlalchemy import Connection
+    from sqlalchemy.orm import SessionTransaction, UOWTransaction, registry
+
+    from zoocache._cache import Cache
+    from zoocache.transactions import Transaction
+
+__all__ = ["row", "table", "track", "whole"]
+
+_ROOT = "sql"
+_WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|MERGE|REPLACE|TRUNCATE|COPY|CALL|EXEC|EXECUTE|DO|ALTER|DROP)\b", re.I)
+_WORD = re.compile(r"\w+")
+_QUIET = {None, "NO ACTION", "RESTRICT"}  # what a foreign key may say without changing rows
+
+_MANY = 100  # rows of a model that a flush names; of more it changes the whole table
+
+_known: WeakSet[registry] = WeakSet()  # registries of models that were asked for or written
+
+
+# ---- tags --------------------------------------------------------------------------------------------
+
+
+def whole(of: Any) -> str:
+    """The tag of a table, by its model or Table: to invalidate it is to invalidate all that depends on it."""
+    return _named(_base(of))
+
+
+def table(of: Any) -> str:
+    """The tag that each change of a row changes, too: for what depends on rows that cannot be named."""
+    return f"{whole(of)}:table"
+
+
+def row(of: Any, *key: Any) -> str:
+    """The tag of a row, by the values of its primary key, whether or not there is such a row."""
+    base = _base(of)
+    if len(key) == 1 and isinstance(key[0], tuple):
+        key = key[0]
+    columns = len(base.primary_key.columns)
+    if len(key) != columns:
+        raise TypeError(f"the primary key of {base.fullname} has {columns} columns, {len(key)} were given")
+    return f"{_named(base)}:rows:{','.join(map(_text, key))}"
+
+
+def _named(base: Table) -> str:
+    return f"{_ROOT}:{segment('table', base.fullname)}"
+
+
+def _text(value: Any) -> str:
+    if value == "":
+        return "%"
+    if isinstance(value, (date, datetime, time, Decimal)):
+        value = str(value)
+    elif isinstance(value, bytes):
+        value = value.hex()
+    elif not isinstance(value, (str, int, UUID)) or isinstance(value, bool):
+        raise TypeError(f"a value of a primary key cannot be {type(value).__name__}")
+    return segment("row", value)
+
+
+def _base(of: Any) -> Table:
+    """The table whose primary key is the identity of a model: of the base, if it inherits."""
+    if isinstance(of, Table):
+        return next(iter(_bases(of)))
+    mapper: Mapper[Any] = inspect(of)
+    _known.add(mapper.registry)
+    found = mapper.base_mapper.local_table
+    if not isinstance(found, Table):
+        raise TypeError(f"{of!r} is not mapped to a table")
+    return found
+
+
+def _bases(of: Table) -> set[Table]:
+    """The tables by which what depends on this one is named: that of the base, for models that inherit."""
+    mappers = [mapper for known in list(_known) for mapper in known.mappers if of in mapper.tables]
+    found = {mapper.base_mapper.local_table for mapper in mappers}
+    return {each for each in found if isinstance(each, Table)} or {of}
+
+
+# ---- what a statement changes ------------------------------------------------------------------------
+
+
+def _cascade(of: Table, clause: str) -> set[Table]:
+    """The tables that the database changes by itself, for their foreign keys say so."""
+    found: set[Table] = set()
+    todo = [of]
+    while todo:
+        parent = todo.pop()
+        for child in parent.metadata.tables.values():
+            rules = [getattr(fk, clause) for fk in child.foreign_keys if fk.column.table is parent]
+            if child not in found and any((rule and rule.upper()) not in _QUIET for rule in rules):
+                found.add(child)
+                todo.append(child)
+    return found
+
+
+def _changes(of: Table, clauses: Iterable[str]) -> set[str]:
+    """The whole of a table, and of those that change with it."""
+    changed = {of}.union(*(_cascade(of, clause) for clause in clauses))
+    return {_named(base) for each in changed for base in _bases(each)}
+
+
+def _by_statement(statement: Any) -> set[str]:
+    """What a statement of Core changes: the whole of its tables."""
+    tags: set[str] = set()
+    for each in (statement, *(cte.element for cte in iterate(statement) if isinstance(cte, CTE))):
+        if isinstance(each, (Insert, Update, Delete)):
+            target = each.table
+            if not isinstance(target, Table):
+                return {_ROOT}
+            target = target.metadata.tables.get(target.key, target)  # itself, not what the ORM has annotated
+            clauses = {Delete: ("ondelete",), Update: ("onupdate",)}.get(type(each), ("ondelete", "onupdate"))
+            tags |= _changes(target, clauses)
+    return tags
+
+
+def _by_text(text: str) -> set[str]:
+    """What a statement as text changes: the tables that it names; all, if it names none that is known."""
+    if not _WRITES.search(text):
+        return set()
+    words = {word.lower() for word in _WORD.findall(text)}
+    tags: set[str] = set()
+    for each in {t for known in list(_known) for t in known.metadata.tables.values()}:
+        if each.name.lower() in words:
+            tags |= _changes(each, ("ondelete", "onupdate"))
+    return tags or {_ROOT}
+
+
+# ---- sessions ----------------------------------------------------------------------------------------
+
+
+class _Watch:
+    """A session's transaction, and its savepoints, as blocks of the cache's."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.blocks: list[tuple[SessionTransaction | None, Transaction]] = []
+        self.committed: SessionTransaction | None = None
+        self.connections: list[Connection] = []
+        self.flushing = False
+        self.written: set[Table] = set()  # by the flush that runs
+
+    def enter(self, of: SessionTransaction | None) -> None:
+        self.blocks.append((of, self.cache.transaction().__enter__()))
+
+    def leave(self, well: bool) -> None:
+        """The innermost block ends."""
+        _, block = self.blocks.pop()
+        works = block._end(well)
+        beside = self.cache.shared is not None and any(c.dialect.is_async for c in self.connections)
+        if not self.blocks:
+            self.part()
+        for work in works:
+            if beside:
+                await_only(self.cache._beside(work))
+            else:
+                work()
+
+    def join(self, connection: Connection) -> None:
+        """Sees what is executed on this connection, too."""
+        if connection not in self.connections:
+            self.connections.append(connection)
+            event.listen(connection, "before_execute", self.executes)
+            if not self.flushing:
+                event.listen(connection, "before_cursor_execute", self.executes_text)
+
+    def part(self) -> None:
+        """Sees nothing more."""
+        for connection in self.connections:
+            event.remove(connection, "before_execute", self.executes)
+            if not self.flushing:
+                event.remove(connection, "before_cursor_execute", self.executes_text)
+        self.connections.clear()
+
+    def flush(self, begins: bool) -> None:
+        """While a flush runs, cursors are not looked at: it may have one for each row."""
+        if self.flushing is not begins:
+            self.flushing = begins
+            change = event.remove if begins else event.listen
+            for connection in self.connections:
+                change(connection, "before_cursor_execute", self.executes_text)
+
+    def executes(self, connection: Any, statement: Any, *more: Any) -> None:
+        """A statement is about to be executed."""
+        if ACTIVE:
+            self.belongs(CURRENT.get(), self.blocks[-1][1])
+        if isinstance(statement, TextClause):
+            tags = _by_text(statement.text)
+        elif self.flushing and self.by_flush(statement):
+            return
+        else:
+            tags = _by_statement(statement)
+        if tags:
+            self.blocks[-1][1].hold(tags)
+
+    def executes_text(self, connection: Any, cursor: Any, text: str, parameters: Any, context: Any, many: bool) -> None:
+        """A statement is about to be executed, which may be one that the driver alone has seen."""
+        if context is None or context.compiled is None:
+            self.executes(connection, TextClause(text.replace(":", " ")))
+
+    def belongs(self, fill: Any, block: Transaction) -> None:
+        """What is being computed reads through this session, be it in a context of its own or not."""
+        if not isinstance(fill, Fill) or fill.cache is not self.cache:
+            return
+        for each in fill.lineage():
+            if block.begin is not None:
+                each.begin = min(each.begin, block.begin)
+            if transaction_of(self.cache) is not block and block.holding():
+                each.store = False
+                each.private = True
+
+    def by_flush(self, statement: Any) -> bool:
+        """Whether a flush's statement is of a table, all of which changes unless flushed() names its rows."""
+        target = getattr(statement, "table", None)
+        if isinstance(target, Table):
+            self.written.add(target)
+        return isinstance(target, Table)
+
+    def flushed(self, context: UOWTransaction) -> None:
+        """Holds back the rows that a flush has written; the whole of tables that it has written and not named."""
+        tags: set[str] = set()
+        rows: dict[Mapper[Any], list[tuple[Any, bool]]] = {}
+        for state, (gone, only_listed) in context.states.items():
+            if not only_listed:
+                rows.setdefault(state.mapper, []).append((state, gone))
+        for mapper, states in rows.items():
+            _known.add(mapper.registry)
+            if len(states) > _MANY or any(each.post_update for each in mapper.relationships):
+                continue
+            for state, gone in states:
+                tags |= _rows_of(state, gone)
+            self.written -= set(mapper.tables)
+        for each in self.written:
+            tags |= _changes(each, ("ondelete", "onupdate"))
+        self.written.clear()
+        if tags:
+            self.blocks[-1][1].hold(tags)
+
+
+def _rows_of(state: Any, gone: bool) -> set[str]:
+    """The tags of an object that was written: its row, also by the key that it had before, and its table."""
+    mapper: Mapper[Any] = state.mapper
+    base = mapper.base_mapper.local_table
+    if not isinstance(base, Table):
+        return {_ROOT}
+    name = _named(base)
+    tags = {f"{name}:table"}
+    keys = [tuple(mapper.primary_key_from_instance(state.obj()))]
+    if state.key is not None:
+        keys.append(state.key[1])
+    moved = len(keys) == 2 and keys[0] != keys[1]
+    for key in keys:
+        try:
+            tags.add(f"{name}:rows:{','.join(map(_text, key))}")
+        except TypeError:  # of a type that has no text
+            tags.add(name)
+    if gone or moved:
+        for each in mapper.tables:
+            if isinstance(each, Table):
+                for child in _cascade(each, "ondelete" if gone else "onupdate"):
+                    tags |= _changes(child, ())
+    return tags
+
+
+class _Tracker:
+    """The listeners of one kind of session."""
+
+    def __init__(self, cache: Cache | None) -> None:
+        self.given = cache
+        self.watches: WeakKeyDictionary[Session, _Watch] = WeakKeyDictionary()
+
+    def listen(self, target: Any) -> None:
+        for name in (
+            "after_transaction_create",
+            "after_begin",
+            "before_flush",
+            "after_flush",
+            "after_flush_postexec",
+            "after_commit",
+            "after_transaction_end",
+        ):
+            event.listen(target, name, getattr(self, name))
+
+    def watch(self, session: Session) -> _Watch:
+        found = self.watches.get(session)
+        if found is None:
+            cache = _default.cache() if self.given is None else self.given
+            found = self.watches[session] = _Watch(cache)
+        return found
+
+    def after_transaction_create(self, session: Session, transaction: SessionTransaction) -> None:
+        if transaction.nested:
+            watch = self.watch(session)
+            if not watch.blocks:
+                watch.enter(None)
+            watch.enter(transaction)
+
+    def after_begin(self, session: Session, transaction: SessionTransaction, connection: Connection) -> None:
+        watch = self.watch(session)
+        if not watch.blocks:
+            watch.enter(None)
+        watch.join(connection)
+
+    def before_flush(self, session: Session, context: UOWTransaction, instances: Any) -> None:
+        self.watch(session).flush(True)
+
+    def after_flush(self, session: Session, context: UOWTransaction) -> None:
+        watch = self.watch(session)
+        if watch.blocks:
+            watch.flushed(context)
+
+    def after_flush_postexec(self, session: Session, context: UOWTransaction) -> None:
+        self.watch(session).flush(False)
+
+    def after_commit(self, session: Session) -> None:
+        self.watch(session).committed = session.get_nested_transaction() or session.get_transaction()
+
+    def after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
+        watch = self.watch(session)
+        watch.flush(False)  # it may have failed
+        watch.written.clear()
+        well = watch.committed is transaction
+        if transaction.nested:
+            if watch.blocks and watch.blocks[-1][0] is transaction:
+                watch.leave(well)
+        elif transaction.parent is None:
+            while watch.blocks:
+                watch.leave(well and watch.blocks[-1][0] is None)
+
+
+def track(sessions: Any, *, cache: Cache | None = None) -> Any:
+    """From now on what these sessions commit is invalidated, in the cache or the default one. Returns what was given.
+
+    sessions: a session, or what makes them: a sessionmaker, scoped_session, async_sessionmaker,
+    async_scoped_session, a subclass of Session, or one of AsyncSession that has a sync_session_class of its own.
+    """
+    target = sessions
+    if isinstance(target, (scoped_session, async_scoped_session)):
+        target = target.session_factory
+    if isinstance(target, async_sessionmaker):
+        inner = target.kw.get("sync_session_class", Session)
+        target.kw["sync_session_class"] = inner = type("TrackedSession", (inner,), {})
+        target = inner
+    elif isinstance(target, AsyncSession):
+        target = target.sync_session
+    elif isinstance(target, type) and issubclass(target, AsyncSession):
+        if target.sync_session_class is Session:
+            raise TypeError(f"{target.__name__} has no sync_session_class of its own: give an async_sessionmaker")
+        target = target.sync_session_class
+    kind = target if isinstance(target, type) else type(target)
+    if not issubclass(kind, (Session, sessionmaker)):
+        raise TypeError(f"track() takes sessions or what makes them, not {type(sessions).__name__}")
+    _Tracker(cache).listen(target)
+    return sessions
