@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from zoocache import Cache, add_deps, cacheable, delete_async, disabled, presets
+from zoocache import Cache, Event, add_deps, cacheable, correlation, delete_async, disabled, health, presets
 from zoocache.compat import cacheado
+from zoocache.telemetry import EventLog
 
 if TYPE_CHECKING:
     from typing_extensions import assert_type
@@ -128,6 +129,21 @@ def by_cacheado(uid: int, *, upper: bool = False) -> str:
     return str(uid)
 
 
+def listener(event: Event) -> None:
+    assert_type(event.kind, str)
+    assert_type(event.key, str | None)
+    assert_type(event.tags, tuple[str, ...])
+    assert_type(event.elapsed, float | None)
+
+
+def watched() -> None:
+    one = Cache(on_event=listener)
+    Cache(on_event=[EventLog(), listener]).listen(print)
+    assert_type(one.health().status, str)
+    assert_type(health().as_dict(), dict[str, Any])
+    assert_type(correlation.get(), str | None)
+
+
 async def awaited() -> None:
     assert_type(by_cacheado(1, upper=True), str)
     assert_type(await delete_async("k"), bool)
@@ -155,6 +171,7 @@ def wrong() -> None:
     presets.minimal.but(lifetime=1)  # type: ignore[call-arg]
     presets.minimal.but(ttl="soon")  # type: ignore[arg-type]
     own("1")  # type: ignore[arg-type]
+    Cache(on_event=1)  # type: ignore[arg-type]
     Users().method("1")  # type: ignore[arg-type]
     cacheable(ttl="soon")  # type: ignore[call-overload]
     cacheable(lifetime=1)  # type: ignore[call-overload]

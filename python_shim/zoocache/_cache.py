@@ -590,6 +590,7 @@ class Cache:
         invalidations, tags, _, tag_bytes, _ = self.core.stats()
         absent, expired, invalidated = total("absent"), total("expired"), total("invalidated")
         lost = {"storage_down": 1} if self.lost else {}
+        shared = self.shared  # looked at once: it may be closed meanwhile
         return CacheStats(
             hits=total("hits") + sum(table.fast_hits() for table in tables),
             hits_stale=total("stale"),
@@ -608,7 +609,7 @@ class Cache:
             invalidations=invalidations,
             tags=tags,
             tag_bytes=tag_bytes,
-            **{**(_ALONE if self.shared is None else self.shared.counters()), **lost},
+            **{**(_ALONE if shared is None else shared.counters()), **lost},
         )
 
     def detach(self) -> None:
