@@ -73,6 +73,9 @@ TEXTS = {
     "default_ttl": ("1.5", 1.5),
     "read_extend_ttl": ("off", False),
     "max_entries": ("10_000", 10_000),
+    "max_bytes": ("1GB", 10**9),
+    "max_entry_bytes": ("64KiB", 65536),
+    "max_loads": ("100", 100),
     "lmdb_map_size": ("512 MiB", 512 * 2**20),
     "flight_timeout": ("250ms", 0.25),
     "tti_flush_secs": ("5", 5),
@@ -111,7 +114,7 @@ def test_an_argument_counts_before_its_variable_and_that_before_the_default(name
     assert settings()[name] == default, "an empty variable is not set"
     monkeypatch.setenv(f"ZOOCACHE_{name.upper()}", "  ")
     assert settings()[name] == default
-    if name in ("clock", "storage", "scopes", "on_event"):
+    if name in ("clock", "storage", "scopes", "on_event", "weigh"):
         monkeypatch.setenv(f"ZOOCACHE_{name.upper()}", "some.module")
         with pytest.raises(ValueError, match=f"^ZOOCACHE_{name.upper()} must be given to configure"):
             settings()

@@ -474,6 +474,7 @@ OTHERWISE = {
     "tls_ca": "/a", "tls_cert": "/b", "tls_key": "/c", "storage_ttl": 4, "write_behind": True, "sync": True,
     "max_staleness": 2, "max_stale": 3, "silence": "serve", "ack": "strict", "bus_pause": 1, "scopes": Scope("org", "org_id"), "tti_flush_secs": 1,
     "on_event": print, "breaker_failures": 9, "breaker_pause": 2,
+    "max_bytes": 5000, "max_entry_bytes": 50, "weigh": len, "max_loads": 3,
     "lru_update_interval": 1, "channel_capacity": 1, "batch_size": 1, "lru_cache_size": 1,
 }  # fmt: skip
 
@@ -494,7 +495,8 @@ def test_no_option_is_dropped(name, tmp_path, caplog):
         own = {key: value for key, value in vars(cache).items() if type(value) in (int, float, str, bool, type(None))}
         return {**own, **settings.options, "clock": cache.clock, "serializer": cache.shared.serializer.name,
                 "limit": cache.policy is not None and cache.max_entries, "_pruned": 0,
-                "told": cache.events is not None, "levels": cache._scopes and list(cache._scopes.levels)}  # fmt: skip
+                "told": cache.events is not None, "loads": cache.loads and cache.loads.most,
+                "scales": cache.scales and (cache.scales.largest, cache.scales.weigh), "levels": cache._scopes and list(cache._scopes.levels)}  # fmt: skip
 
     usual = seen()
     other = seen(**{name: OTHERWISE[name]})

@@ -16,7 +16,7 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _shared  _options  scopes  transactions
     _table  _health
     _fills  _scoped  _explain
-    _functions
+    _functions  _limits
     _cache  presets  _types
     _default
     _zoocache  testing
@@ -59,6 +59,7 @@ from zoocache._errors import (
     BusSilent,
     FlightTimeout,
     InvalidTag,
+    Overloaded,
     RecursiveFill,
     ScopeMissing,
     StorageIsFull,
@@ -85,6 +86,7 @@ __all__ = [
     "FlightTimeout",
     "Health",
     "InvalidTag",
+    "Overloaded",
     "RecursiveFill",
     "Scope",
     "ScopeMissing",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from zoocache._health import Health
+    from zoocache._limits import Loads, Scales
     from zoocache._policy import Policy
     from zoocache._scoped import ScopedValues
     from zoocache._shared import Shared, Tier
@@ -55,7 +56,7 @@ if not TYPE_CHECKING:
     CacheStats = namedtuple(
         "CacheStats",
         "hits hits_stale misses absent expired invalidated fills errors refused waits refreshes evictions entries"
-        " flights invalidations tags tag_bytes hits_storage storage_errors storage_skipped unserializable"
+        " bytes flights invalidations tags tag_bytes hits_storage storage_errors storage_skipped unserializable"
         " bus_heard bus_breaks bus_errors bus_pending storage_down breaker_openings",
     )
 
@@ -78,6 +79,10 @@ class Cache:
         default_ttl: float | None = None,
         read_extend_ttl: bool = True,
         max_entries: int | None = None,
+        max_bytes: int | None = None,
+        max_entry_bytes: int | None = None,
+        weigh: Callable[[Any], int] | None = None,
+        max_loads: int | None = None,
         flight_timeout: float = 60,
         auto_prune_secs: float | None = None,
         auto_prune_interval: float = 3600,
@@ -93,8 +98,6 @@ class Cache:
     ) -> None:
         if lru_cache_size < 1:
             raise ValueError("lru_cache_size must be >= 1")
-        if max_entries is not None and max_entries < 1:
-            raise ValueError("max_entries must be >= 1")
         self.off = False
         if "ZOOCACHE_DISABLED" in os.environ:
             self.heed_the_switch()
@@ -151,10 +154,13 @@ class Cache:
             for each in (on_event,) if callable(on_event) else on_event:
                 self.listen(each)
         self.policy: Policy | None = None
-        if max_entries is not None:
-            from zoocache._policy import Policy
+        self.scales: Scales | None = None
+        self.loads: Loads | None = None
+        limits = (max_entries, max_bytes, max_entry_bytes, weigh, max_loads)
+        if limits != (None,) * 5:
+            from zoocache._limits import limit
 
-            self.policy = Policy(max_entries)
+            limit(self, *limits)
         self.closed = False
         if settings is None:
             self.core = Core()
@@ -605,6 +611,7 @@ class Cache:
             refreshes=total("refreshes"),
             evictions=total("evictions"),
             entries=sum(len(table.entries) for table in tables),
+            bytes=0 if self.policy is None else self.policy.weight,
             flights=sum(len(table.flights) for table in tables),
             invalidations=invalidations,
             tags=tags,
@@ -692,6 +699,8 @@ class Cache:
             for key, fill in list(table.flights.items()):
                 if fill not in mine:
                     del table.flights[key]
+        if self.loads is not None:
+            self.loads.forked(mine)
         self.lock.release()
 
     def _fork_shared(self, mine: frozenset[Any]) -> None:

@@ -189,6 +189,10 @@ def configure(
     breaker_pause: float = 0.1,
     scopes: Scope | Iterable[Scope] | None = None,
     on_event: Listener | Iterable[Listener] | None = None,
+    max_bytes: int | None = None,
+    max_entry_bytes: int | None = None,
+    weigh: Callable[[Any], int] | None = None,
+    max_loads: int | None = None,
 ) -> None:
     """Settings of the default cache, before it is used.
 
@@ -206,6 +210,10 @@ def configure(
     read_extend_ttl: a read begins that life anew.
     max_entries: the limit, over all functions; the least useful give way. Of an LMDB file, too, all processes
         together. What Redis keeps is limited by its own maxmemory.
+    max_bytes: the same, in bytes of this process' memory. max_entry_bytes: what is larger is returned, not stored.
+        weigh: a callable of a value that says what it weighs, instead of an estimate of its memory.
+    max_loads: how many functions run at once; the rest wait, or get what is stale if that is allowed, and raise
+        Overloaded after flight_timeout. What a cached function calls is a part of it.
     flight_timeout: how long a call waits for another that computes the same.
     auto_prune_secs, auto_prune_interval: how idle a tag must be to be forgotten, how often that happens; both are
         looked at when values are stored. prune_after: short for both.

@@ -7,6 +7,7 @@ __all__ = [
     "BusSilent",
     "FlightTimeout",
     "InvalidTag",
+    "Overloaded",
     "RecursiveFill",
     "ScopeMissing",
     "StorageIsFull",
@@ -37,6 +38,10 @@ class ScopeMissing(ValueError):
 
 class FlightTimeout(RuntimeError):
     """Another caller computes the value, and has taken longer than ``flight_timeout``."""
+
+
+class Overloaded(RuntimeError):
+    """``max_loads`` other functions run, and none has ended within ``flight_timeout``."""
 
 
 class BuiltWithout(RuntimeError):

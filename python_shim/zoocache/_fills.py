@@ -353,6 +353,8 @@ class Filled(Table):
             if found is not None:
                 fill.value = self.take(fill, *found)
                 return False
+        if fill.cache.loads is not None and not fill.cache.loads.enter(self, fill):
+            return False
         fill.static = fill.cache.core.nothing if self.deps is None else self.dependencies(fill, args, kwargs)
         return True
 
@@ -427,6 +429,8 @@ class Filled(Table):
             if found is not None:
                 fill.value = self.take(fill, *found)
                 return False
+        if fill.cache.loads is not None and not await fill.cache.loads.aenter(self, fill):
+            return False
         fill.static = await self.adependencies(fill, args, kwargs)
         return True
 
@@ -646,6 +650,8 @@ class Filled(Table):
             self.end(fill, AGAIN)
         elif fill.waiters:
             self.wake(fill)
+        if fill.cache.loads is not None:
+            fill.cache.loads.leave(fill)
         if fill.running:
             ACTIVE.pop(fill, None)
             here = CURRENT.get() is fill  # not if the garbage collector ends a coroutine in the context of another
@@ -700,6 +706,8 @@ class Filled(Table):
         self, cache: Cache, entry: Entry, more: More, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Starts a computation beside the callers, one at a time."""
+        if cache.loads is not None and cache.loads.full():
+            return
         fill = Fill(self, entry.key)
         fill.outer = None
         try:

@@ -23,6 +23,8 @@ __all__ = ["Policy"]
 class Policy:
     """Called with the cache's lock held."""
 
+    weight = 0  # of all entries, where they are weighed
+
     __slots__ = ("ghosts", "limit", "main", "small", "small_limit")
 
     def __init__(self, limit: int) -> None:
@@ -66,7 +68,7 @@ class Policy:
                     self.main[entry] = None
                     continue
                 self.ghosts[hash((id(entry.owner), entry.key))] = None
-                if len(self.ghosts) > self.limit:
+                if len(self.ghosts) > len(self) + 1:  # as many as there were entries
                     self.ghosts.popitem(last=False)
                 return entry
             entry, _ = self.main.popitem(last=False)

@@ -217,7 +217,9 @@ class Fill:
     def parent(self) -> Fill | None:
         """The fill that this one is a part of."""
         outer = self.outer
-        return outer if isinstance(outer, type(self)) and not outer.done else None
+        while outer is not None and not isinstance(outer, type(self)):
+            outer = outer.outer  # of a DepsTracker
+        return None if outer is None or outer.done else outer
 
     def lineage(self) -> Iterator[Fill]:
         """It, and what it is a part of, outwards."""
@@ -432,9 +434,10 @@ class Table:
     def entry(
         self, cache: Cache, key: Any, value: Any, begin: int, deps: Deps | str, ttl: float | None
     ) -> Entry | None:
-        """An entry with its times. None: its life would be over at once."""
+        """An entry with its times. None: its life would be over at once, or it is too large."""
         rules = self.rules
-        entry = Entry()
+        scales = cache.scales
+        entry = Entry() if scales is None else scales.entry()
         entry.value = value
         entry.word = 0
         entry.until = None
@@ -452,6 +455,8 @@ class Table:
         entry.more = None
         entry.tti = 0.0
         entry.deadline = inf
+        if scales is not None and not scales.take(entry):
+            return None
         if ttl is None:
             ttl = rules.ttl
             if ttl is None:

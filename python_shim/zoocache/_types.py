@@ -44,6 +44,7 @@ class CacheStats(NamedTuple):
     refreshes: int
     evictions: int
     entries: int
+    bytes: int  # what they weigh, where that is limited; else 0
     flights: int  # computations that run now
     invalidations: int
     tags: int

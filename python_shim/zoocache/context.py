@@ -119,12 +119,16 @@ def get_current_deps() -> set[str] | None:
 class DepsTracker:
     """Gathers in ``.deps`` the tags of everything cached that is called in its block."""
 
+    outer: Any = None  # what the block is in
+
     def __init__(self) -> None:
         self.deps: set[str] = set()
         self.done = False
         self._tokens: list[Token[Any]] = []
 
     def __enter__(self) -> DepsTracker:
+        if not self._tokens:
+            self.outer = CURRENT.get()
         self._tokens.append(CURRENT.set(self))
         ACTIVE[self] = None
         return self
