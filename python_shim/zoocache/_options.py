@@ -162,7 +162,7 @@ _TABLE: tuple[tuple[str, Kind, object, str], ...] = (
     ),
     ("scopes", _OBJECT, None, "What keeps tenants, users, sessions apart: `zoocache.scopes`."),
     ("on_event", _OBJECT, None, "Who is told what happens: `zoocache.events`."),
-    ("max_bytes", _SIZE, None, "The same in bytes of memory, by an estimate of each value, or by `weigh`."),
+    ("max_bytes", _SIZE, None, "As `max_entries`, in bytes of memory: by an estimate of each value, or by `weigh`."),
     ("max_entry_bytes", _SIZE, None, "A larger value is returned, not stored; `max_bytes` if it is not given."),
     ("weigh", _OBJECT, None, "What a value weighs, in bytes: a callable, instead of the estimate."),
     ("max_loads", _whole(1), None, "How many functions run at once; the rest wait, or get what is stale."),
