@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from zoocache import Cache, Event, add_deps, cacheable, correlation, delete_async, disabled, health, presets
-from zoocache.compat import cacheado
+from zoocache.compat import cacheado, cachekit
 from zoocache.telemetry import EventLog
 
 if TYPE_CHECKING:
@@ -144,7 +144,31 @@ def watched() -> None:
     assert_type(correlation.get(), str | None)
 
 
+@cachekit.cache
+def by_cachekit(uid: int, *, upper: bool = False) -> str:
+    return str(uid)
+
+
+@cachekit.cache.production(ttl=60)
+async def by_cachekit_too(uid: int) -> bytes:
+    return bytes(uid)
+
+
+@cachekit.cache.local(ttl=60, max_entries=10)
+def by_cachekit_local(uid: int) -> list[int]:
+    return [uid]
+
+
+def through_cachekit() -> None:
+    assert_type(by_cachekit(1, upper=True), str)
+    assert_type(by_cachekit_local(uid=1), list[int])
+    assert_type(by_cachekit.cache_info(), cachekit.CacheInfo)
+    by_cachekit("1")  # type: ignore[arg-type]
+    by_cachekit_local(1, 2)  # type: ignore[call-arg]
+
+
 async def awaited() -> None:
+    assert_type(await by_cachekit_too(1), bytes)
     assert_type(by_cacheado(1, upper=True), str)
     assert_type(await delete_async("k"), bool)
     assert_type(await coroutine(1), bytes)

@@ -196,6 +196,8 @@ def _looks_bound(func: Any) -> bool:
 class Function(Filled):
     """A decorated function's table, and what hangs on the function."""
 
+    opening = ""  # statements in front of a call's; a face has some
+
     count: Callable[..., int] = int  # hits that its wrapper has counted; True: from now on anew
 
     def __init__(
@@ -268,7 +270,10 @@ class Function(Filled):
             wait="await " if self.is_async else "",
             name="_zc_" + name,
             parameters=signature.parameters,
-            look=_indent(_look(signature, _looks_bound(self.func), self.own_key is not None or unplaced, scoping), 2),
+            look=_indent(
+                self.opening + _look(signature, _looks_bound(self.func), self.own_key is not None or unplaced, scoping),
+                2,
+            ),
             args=signature.args,
             kwargs=signature.kwargs,
             call=signature.call,
@@ -420,14 +425,18 @@ class Function(Filled):
 
     def cache_clear(self) -> None:
         """Removes every entry of this function, and its statistics."""
+        self.empty()
+        self.count(True)
+        self.hits = self.stale = self.absent = self.expired = self.invalidated = 0
+
+    def empty(self) -> None:
+        """Removes every entry of this function, in every process."""
         if OPEN:
-            self.bind().again(self.cache_clear)
+            self.bind().again(self.empty)
         self.clear()
         shared = None if self.cache is None else self.cache.shared
         if shared is not None and self.identity() and self._identity is not None:
             shared.told(shared.core.invalidate_mark(self._identity[1].encode()))
-        self.count(True)
-        self.hits = self.stale = self.absent = self.expired = self.invalidated = 0
 
     def invalidate(self, *args: Any, **kwargs: Any) -> bool:
         """Removes the entry of this call."""
