@@ -314,6 +314,7 @@ def test_a_read_extends_a_life_that_says_so(clock):
         ({"ttl": 100}, 50),
         ({"ttl": 100, "l1": L1CacheConfig(swr_threshold_ratio=0.2)}, 20),
         ({"ttl": 100, "stale_ttl": 100}, 100),
+        ({"ttl": 100, "swr_by_default": True}, 100),
     ],
 )
 def test_what_is_stale_is_refreshed_beside(clock, options, fresh):
@@ -416,7 +417,14 @@ def test_a_ttl_that_makes_no_sense_is_refused(ttl):
 
 
 def test_wrong_options_are_refused():
-    for options in ({"tll": 5}, {"ttl_refresh_threshold": 2}, {"integrity_checking": 1}):
+    for options in (
+        {"stale_ttl": 5},
+        {"ttl": 5, "stale_ttl": -1},
+        {"ttl": 5, "stale_ttl": 0.5},
+        {"tll": 5},
+        {"ttl_refresh_threshold": 2},
+        {"integrity_checking": 1},
+    ):
         for form in (cache, cache.minimal, partial(cache, config=DecoratorConfig())):
             with pytest.raises(ConfigurationError):
                 form(**options)
@@ -524,6 +532,39 @@ def test_the_default_backend_is_looked_up_at_the_first_call():
     assert cachekit.get_default_backend() is shelf
     load(1), memory(1)
     assert len(shelf.records) == 1
+
+
+@pytest.mark.parametrize("backend", [None, Shelf()], ids=["memory", "backend"])
+def test_what_is_larger_than_a_chunk_is_not_stored(monkeypatch, backend):
+    monkeypatch.setenv("CACHEKIT_MAX_CHUNK_SIZE_MB", "1")
+    runs = []
+
+    @cache(backend=backend, ttl=60)
+    def load(size):
+        runs.append(size)
+        return "x" * size
+
+    for size in (10, 10, 2**21, 2**21):
+        assert len(load(size)) == size
+    assert runs == [10, 2**21, 2**21]
+    if backend is not None:
+        assert all(len(record) < 2**20 for record in backend.records.values())
+
+
+def test_the_memory_has_a_size(monkeypatch):
+    runs = []
+
+    @cache(backend=None, ttl=60, l1=L1CacheConfig(max_size_mb=1, swr_enabled=False))
+    def load(n):
+        runs.append(n)
+        return "x" * (700 * 1024)
+
+    for n in (1, 2, 2, 1):
+        load(n)
+    assert runs == [1, 2, 1]
+    monkeypatch.setenv("CACHEKIT_L1_MAX_SIZE_MB", "2")
+    reset_settings()
+    assert cachekit.engine(None) is not cachekit.engine(None, DecoratorConfig(l1=L1CacheConfig(max_size_mb=1)))
 
 
 # ---- backends ----------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
 import asyncio
+import copy
 import gc
 import threading
 import time
@@ -169,6 +170,56 @@ def test_stale_while_revalidate(kit):
     kit.clock.advance(11)
     invalidate("swr")
     assert f() == 3, "what was invalidated is never served, soft or not"
+
+
+ARGUMENTS = [
+    ([1, {"a": [2]}], lambda x: x[1]["a"].append(3)),
+    ({"a": {1}}, lambda x: x["a"].add(2)),
+    (bytearray(b"a"), lambda x: x.extend(b"b")),
+    (({"a": 1},), lambda x: x[0].clear()),
+]
+
+
+@pytest.mark.parametrize(("given", "change"), ARGUMENTS)
+def test_a_refresh_computes_from_the_arguments_as_they_were(kit, given, change):
+    seen, sink, go = [], [], threading.Event()
+    given = copy.deepcopy(given)
+    before = repr(given)
+
+    @cacheable(soft_ttl=10, ttl=100, ignore="into")
+    def f(x, into, *rest, named=None):
+        if seen:
+            assert go.wait(30)
+        into.append(1)  # what is ignored is the caller's own
+        seen.append((repr(x), repr(rest), repr(named)))
+        return len(seen)
+
+    assert f(given, sink, given, named=given) == 1
+    kit.clock.advance(11)
+    assert f(given, sink, given, named=given) == 1
+    change(given)
+    go.set()
+    until(lambda: len(seen) == 2)
+    assert seen == [(before, f"({before},)", before)] * 2
+    assert sink == [1, 1]
+    assert f(given, sink, given, named=given) == 3, "now it is another call"
+
+
+async def test_an_async_refresh_computes_from_the_arguments_as_they_were(kit):
+    seen = []
+
+    @cacheable(soft_ttl=10, ttl=100)
+    async def f(x):
+        seen.append(list(x))
+
+    given = [1]
+    await f(given)
+    kit.clock.advance(11)
+    await f(given)
+    given.append(2)
+    while len(seen) < 2:
+        await asyncio.sleep(0)
+    assert seen == [[1], [1]]
 
 
 def test_a_failing_refresh_leaves_the_value(kit):

@@ -187,6 +187,10 @@ class DecoratorConfig:
             0 <= self.ttl_refresh_threshold <= 1,
             f"ttl_refresh_threshold must be 0.0-1.0, got {self.ttl_refresh_threshold}",
         )
+        stale = self.stale_ttl
+        good = stale is None or (isinstance(stale, int) and not isinstance(stale, bool) and stale >= 0)
+        need(good, f"stale_ttl must be a non-negative integer, got {stale!r}")
+        need(not stale or self.ttl, "stale_ttl requires a positive ttl: it begins where that ends")
         need(isinstance(self.integrity_checking, bool), "integrity_checking must be a bool")
         need(
             self.interop is None, "interop: zoocache has no keys in common with other languages; share a Redis by name"
@@ -226,8 +230,9 @@ class DecoratorConfig:
         need(not self.encryption.enabled and self.encryption.master_key is None, f"encryption: {SEALING}. {UNSEALED}")
         ttl, l1 = self.ttl, self.l1
         more: dict[str, Any] = {"ttl": ttl, "fleet": True}
-        if ttl and self.stale_ttl:
-            more.update(ttl=ttl + self.stale_ttl, soft_ttl=ttl)
+        stale = ttl if self.swr_by_default and self.stale_ttl is None else self.stale_ttl
+        if ttl and stale:
+            more.update(ttl=ttl + stale, soft_ttl=ttl)
         elif ttl and self.refresh_ttl_on_get:
             more.update(ttl=None, tti=ttl)
         elif ttl and l1.enabled and l1.swr_enabled:
