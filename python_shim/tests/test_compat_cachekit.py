@@ -418,7 +418,7 @@ def test_a_ttl_that_makes_no_sense_is_refused(ttl):
 
 def test_wrong_options_are_refused():
     for options in (
-        {"stale_ttl": 5},
+        {"ttl": None, "stale_ttl": 5},
         {"ttl": 5, "stale_ttl": -1},
         {"ttl": 5, "stale_ttl": 0.5},
         {"tll": 5},
