@@ -317,6 +317,27 @@ def test_a_listener_that_raises_harms_nobody(heard, caplog):
     assert lines == ["zoocache: a listener has failed; this is said once: RuntimeError"]
 
 
+@pytest.mark.parametrize("at", ["begin", "end"])
+def test_what_is_around_computations_may_raise_too(caplog, at):
+    class Broken:
+        def __call__(self, event):
+            pass
+
+        def around(self, function):
+            def over(outcome, here):
+                raise RuntimeError("secret")
+
+            if at == "begin":
+                raise RuntimeError("secret")
+            return over
+
+    with Cache(on_event=Broken()) as cache:
+        f = cache.cacheable(lambda x: x)
+        assert [f(n) for n in range(9)] == list(range(9))
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["zoocache: a listener has failed; this is said once: RuntimeError"]
+
+
 def test_who_may_listen():
     with pytest.raises(TypeError, match="on_event must be a callable, or several, not int"):
         Cache(on_event=[1])

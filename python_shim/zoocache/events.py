@@ -8,8 +8,9 @@
     fault        calls of the storage have failed, or it had what is no good
     breaker      the storage is left alone from now on (open), or asked again (closed)
 
-A listener is called in the thread that made it happen, with no lock held and outside of any computation; for fault
-and breaker, a moment later, in a thread of the package. What two threads make happen may be told in another order.
+A listener is called as a rule in the thread that made it happen, with no lock held and outside of any computation;
+for fault and breaker, a moment later, in a thread of the package. What two threads make happen may be told in another
+order, and by either of them.
 It may use the cache. What it raises is logged, once, and reaches nobody else. A hit is no event, and costs nothing
 for this; neither does anything else while nobody listens.
 
@@ -107,7 +108,7 @@ class Events:
         self.listeners: list[Listener] = []
         self._around: list[Any] = []
         self._waiting: deque[tuple[Event, Entry | None]] = deque()
-        self._broken: set[int] = set()
+        self._broken: set[str] = set()
 
     def add(self, listener: Listener) -> None:
         """It is told from now on. If it has ``around``, that is called as a computation begins: see Spans."""
@@ -143,8 +144,9 @@ class Events:
         try:
             return work(*args)
         except Exception as error:
-            if id(work) not in self._broken:
-                self._broken.add(id(work))
+            name = getattr(work, "__qualname__", type(work).__name__)
+            if name not in self._broken:
+                self._broken.add(name)
                 logger.warning("zoocache: a listener has failed; this is said once: %s", type(error).__name__)
             return None
 
