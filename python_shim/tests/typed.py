@@ -60,7 +60,22 @@ class Users:
         return uid
 
 
+@cacheable.many(ttl=60)
+def several(uids: list[int], *, upper: bool = False) -> dict[int, str]:
+    return {uid: str(uid) for uid in uids}
+
+
+@cacheable.many
+async def aseveral(uids: list[int]) -> list[str]:
+    return [str(uid) for uid in uids]
+
+
 cache = Cache()
+
+
+@cache.cacheable.many(deps=lambda uid: [f"user:{uid}"])
+def own_several(uids: list[int]) -> dict[int, str]:
+    return {}
 
 
 @cache.cacheable(deps=["all"], tti=5)

@@ -17,6 +17,7 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _table  _health
     _fills  _scoped  _explain
     _functions  _limits
+    _many
     _cache  presets  _types
     _default
     _zoocache  testing

@@ -61,6 +61,23 @@ if not TYPE_CHECKING:
     )
 
 
+def many(func: Any = None, **options: Any) -> Any:
+    """As cacheable(), for a function of a list of keys, each of which has an entry of its own.
+
+    The function is called with a list of those keys that are not there and that no other call loads; it returns a
+    dict, or a list with a value for each. A call returns the same, in the order of its keys. What is not in the dict
+    is not cached. Its other arguments are a part of each key. deps and key are called with one key in place of the
+    list, and so are f.key() and f.explain(); f.invalidate() and f.refresh() with a list.
+    """
+    from zoocache._many import Many
+
+    decorate: Any = cacheable
+    return decorate(func, _kind=Many, **options)
+
+
+vars(cacheable)["many"] = many
+
+
 class Cache:
     """A cache of its own: settings, tags and entries. The functions of the module use a default one.
 
@@ -279,7 +296,9 @@ class Cache:
     @property
     def cacheable(self) -> Cacheable:
         """As zoocache.cacheable, with this cache."""
-        return partial(cacheable, cache=self)  # type: ignore[return-value]
+        mine: Any = partial(cacheable, cache=self)
+        mine.many = partial(many, cache=self)
+        return mine  # type: ignore[no-any-return]
 
     @property
     def scopes(self) -> Scopes:

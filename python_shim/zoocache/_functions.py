@@ -527,6 +527,7 @@ def cacheable(
         together.
     cache: a Cache; else the default one, whichever is in place at the time of the call.
     """
+    kind = rules.pop("_kind", Function)
     settings = Rules(ttl=ttl, **rules)
     left_out = _tags.listed(ignore)
     if deps is not None and not callable(deps):
@@ -537,7 +538,7 @@ def cacheable(
             return type(target)(decorate(target.__func__))
         if not callable(target):
             raise TypeError(f"cacheable() decorates functions, not {type(target).__name__}")
-        function = Function(target, namespace, deps, key, cache, settings, scope, left_out)
+        function = kind(target, namespace, deps, key, cache, settings, scope, left_out)
         return function.wrapper()
 
     return decorate if func is None else decorate(func)

@@ -244,13 +244,17 @@ class Loads:
             return True
         if self.stale(table, fill):
             return False
+        self.wait(table, fill)
+        return True
+
+    def wait(self, table: Filled, fill: Fill) -> None:
+        """Waits until the fill may load. Raises Overloaded."""
         awake = threading.Lock()
         awake.acquire()
         with self.lock:
             self.line[fill] = awake.release
         while not self.enters(fill):
             awake.acquire(timeout=self.left(table, fill))
-        return True
 
     async def aenter(self, table: Filled, fill: Fill) -> bool:
         """As enter()."""
@@ -258,6 +262,11 @@ class Loads:
             return True
         if self.stale(table, fill):
             return False
+        await self.await_turn(table, fill)
+        return True
+
+    async def await_turn(self, table: Filled, fill: Fill) -> None:
+        """As wait()."""
         import asyncio
 
         loop = asyncio.get_running_loop()
@@ -266,7 +275,6 @@ class Loads:
             self.line[fill] = _waker(loop, awake)
         while not self.enters(fill):
             await asyncio.wait([awake], timeout=self.left(table, fill))
-        return True
 
     def forked(self, mine: frozenset[Any]) -> None:
         """In the child of a fork: the fills of other threads are over."""

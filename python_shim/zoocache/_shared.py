@@ -294,12 +294,23 @@ class Shared:
             raise silent()
         return None if found is None else self.decoded(found)
 
-    def ask_many(self, names: list[tuple[str, bytes]]) -> Iterator[tuple[str, tuple[Found, Any]]]:
+    def ask_many(self, names: list[tuple[Any, bytes]]) -> Iterator[tuple[Any, tuple[Found, Any]]]:
         """What the storage has under several keys, in one step."""
         for (key, _), found in zip(names, self.core.find_many([name for _, name in names])):
             both = None if found is None else self.decoded(found)
             if both is not None:
                 yield key, both
+
+    def look_up_many(self, fills: list[Fill], ask: bool) -> list[tuple[Fill, tuple[Found, Any]]]:
+        """What the storage has for several fills of a table, in one step; if it is to be asked."""
+        if fills and self.bus and self.core.gate(fills[0].table.silence) == E_BUS:
+            raise silent()
+        asked = []
+        for fill in fills:
+            fill.name = fill.table.shared_name(fill.key) if self.stores else None
+            if fill.name is not None:
+                asked.append((fill, fill.name))
+        return list(self.ask_many(asked)) if ask else []
 
     def decoded(self, found: Found) -> tuple[Found, Any] | None:
         """The value of what was found; None if it is not one of this serializer's."""

@@ -104,6 +104,18 @@ class Cached(Protocol[P, R_co]):
         raise NotImplementedError
 
 
+class CachedMany(Cached[P, R_co], Protocol[P, R_co]):
+    """A function of a list of keys that cacheable.many() has decorated."""
+
+    def key(self, *args: Any, **kwargs: Any) -> str:
+        """The text of the key of one of its keys, given in place of the list; get() takes it."""
+        raise NotImplementedError
+
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        """What this process has for one of its keys, given in place of the list."""
+        raise NotImplementedError
+
+
 Tags = Iterable[str]
 
 
@@ -138,6 +150,12 @@ class Decorator(Protocol):
     def __call__(self, func: Callable[P, R], /) -> Cached[P, R]: ...
 
 
+class ManyDecorator(Protocol):
+    """cacheable.many() with options, before it has met its function."""
+
+    def __call__(self, func: Callable[P, R], /) -> CachedMany[P, R]: ...
+
+
 class Cacheable(Protocol):
     """cacheable(), of one cache or of the default one."""
 
@@ -145,3 +163,7 @@ class Cacheable(Protocol):
     def __call__(self, func: Callable[P, R], /) -> Cached[P, R]: ...
     @overload
     def __call__(self, func: None = None, *, cache: Cache | None = None, **options: Unpack[Options]) -> Decorator: ...
+    @overload
+    def many(self, func: Callable[P, R], /) -> CachedMany[P, R]: ...
+    @overload
+    def many(self, func: None = None, *, cache: Cache | None = None, **options: Unpack[Options]) -> ManyDecorator: ...
