@@ -9540,7 +9540,10 @@ static uint64_t zc__system_random(void) {
  *               yet for all readers: those of the last two transactions at the least.
  *               If LMDB is out of pages all the same, the transaction is aborted, dead readers are
  *               cleared, others given time, more and more is evicted, and it is tried again, for
- *               half a second; then ZC_E_FULL.
+ *               half a second; then ZC_E_FULL. If the disk is full, ZC_E_FULL without waiting,
+ *               unless what was freed will do; reading goes on, and so does writing when there is
+ *               space again. The lock file, which LMDB writes through a map, has its space from
+ *               the beginning: else the process would end with SIGBUS.
  *   Boot        Without `sync` the system may write pages in any order, so after its crash the file
  *               is worth nothing. path/zoocache has the id of the boot under which it was written,
  *               on disk before the first byte of data is; under another one the data is deleted,
@@ -9641,6 +9644,8 @@ typedef struct zc__lmdb_slot {
 
 typedef struct zc__lmdb {
     MDB_env *env;  /* NULL: the child of a fork could not open it again */
+    uint32_t trouble;    /* the system had something against the last commit; atomic */
+    uint64_t trouble_at; /*   when it had that last; 0: never [gate] */
     uint32_t lost; /* data.mdb is no longer this file: nothing is to be believed any more */
     MDB_dbi dbi[ZC__LMDB_DBS];
     uint64_t identity;
@@ -9688,6 +9693,7 @@ static int zc__lmdb_result(int rc) {
     case MDB_MAP_FULL:
     case MDB_TXN_FULL:
     case EDQUOT:
+    case EFBIG:
     case ENOSPC: return ZC_E_FULL;
     case ENOMEM: return ZC_E_NOMEM;
     case MDB_CORRUPTED:
@@ -9705,7 +9711,7 @@ static int zc__lmdb_result(int rc) {
 static int zc__lmdb_refused(zc__lmdb *db, const char *what) {
     int e = errno;
     zc__lmdb_say(db, what, mdb_strerror(e));
-    return e == ENOSPC || e == EDQUOT ? ZC_E_FULL : ZC_E_STORE;
+    return zc__lmdb_result(e);
 }
 
 static inline bool zc__lmdb_usable(zc__lmdb *db) {
@@ -10018,6 +10024,19 @@ static int zc__lmdb_first(MDB_txn *txn, MDB_dbi dbi, MDB_val *key, MDB_val *valu
 
 typedef int (*zc__lmdb_step)(zc__lmdb_tx *t, void *arg);
 
+/* LMDB's own codes are negative, and its business. It says EIO of a write that was cut short, which
+ * is how a disk mostly becomes full. There many fail, and some do not: one line tells of them. */
+static int zc__lmdb_commit(zc__lmdb *db, MDB_txn *txn) {
+    int e = mdb_txn_commit(txn);
+    uint64_t now = e > 0 ? zc__mono(&db->clock) | 1 : 0;
+    if (now && (!db->trouble_at || now - db->trouble_at > 60 * ZC_SECOND))
+        zc__lmdb_say(db, e == EIO ? "cannot be written: the disk is full, or broken"
+                                  : "cannot be written", mdb_strerror(e));
+    if (now) db->trouble_at = now;
+    zc__atomic_store_rlx(&db->trouble, now ? 1u : 0u);
+    return e == EIO ? ZC_E_FULL : zc__lmdb_result(e);
+}
+
 /* Runs `step` in one transaction: committed if it returns ZC_OK, aborted if it returns anything
  * else. */
 static int zc__lmdb_try(zc__lmdb *db, zc__lmdb_step step, void *arg) {
@@ -10035,7 +10054,7 @@ static int zc__lmdb_try(zc__lmdb *db, zc__lmdb_step step, void *arg) {
     rc = zc__lmdb_load(t.txn, t.meta);
     rc = rc == ZC_OK ? step(&t, arg) : rc == ZC_MISS ? ZC_E_CORRUPT : rc;
     if (rc == ZC_OK) rc = zc__lmdb_save(t.txn, t.meta);
-    if (rc == ZC_OK) rc = zc__lmdb_result(mdb_txn_commit(t.txn));
+    if (rc == ZC_OK) rc = zc__lmdb_commit(db, t.txn);
     else mdb_txn_abort(t.txn);
     zc__lmdb_leave(db);
     if (rc == ZC_OK) zc__lmdb_forget(db, t.flushed, t.nflushed);
@@ -10204,11 +10223,13 @@ static int zc__lmdb_make_room(zc__lmdb_tx *t, void *arg) {
 
 /* Runs `step`, with patience if there is no room for it. Mostly there are pages enough that have
  * been freed, but a reader that was interrupted may still see them: so wait, a little and then
- * longer. Where runs of pages are missing, for a large record, evicting helps; more and more. */
+ * longer. Where runs of pages are missing, for a large record, evicting helps; more and more. If it
+ * is the disk that is full, waiting does not: the file has to do with the pages that it has. */
 static int zc__lmdb_write(zc__lmdb *db, zc__lmdb_step step, void *arg) {
     for (unsigned tries = 0;; tries++) {
         int rc = zc__lmdb_try(db, step, arg);
-        if (rc != ZC_E_FULL || tries == ZC__LMDB_TRIES) return rc;
+        unsigned last = zc__atomic_load_rlx(&db->trouble) ? 1 : ZC__LMDB_TRIES;
+        if (rc != ZC_E_FULL || tries >= last) return rc;
         zc__lmdb_clear_dead_readers(db);
         if (tries > 0) zc__nap(ZC_MILLISECOND << tries);
         /* Deleting takes pages, too: the fewer, the better. A transaction that deletes nothing
@@ -10777,6 +10798,21 @@ static void zc__lmdb_set_limits(zc__lmdb *db) {
     db->tags = info.me_mapsize / 4096;
 }
 
+/* Gives lock.mdb its space on disk. Nobody has it open: LMDB's locks of it end with any close. */
+static int zc__lmdb_reserve_lock_file(zc__lmdb *db) {
+    int e = 0;
+#if defined(_POSIX_ADVISORY_INFO) && _POSIX_ADVISORY_INFO > 0
+    char name[ZC__LMDB_PATH];
+    zc__lmdb_file(db, "/lock.mdb", name, sizeof name);
+    int fd = open(name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    e = fd < 0 ? errno : posix_fallocate(fd, 0, 4096 + 64 * ZC__LMDB_READERS);
+    if (fd >= 0) close(fd);
+    if (e == EOPNOTSUPP || e == EINVAL) e = 0; /* not with this file system */
+#endif
+    errno = e;
+    return e ? zc__lmdb_refused(db, "lock.mdb cannot be made") : ZC_OK;
+}
+
 static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
     char name[ZC__LMDB_PATH];
     struct stat st;
@@ -10848,6 +10884,7 @@ static int zc__lmdb_start(zc__lmdb *db) {
     while (locked != 0 && errno == EINTR);
     if (locked == 0) rc = zc__lmdb_register(db, &alone);
     if (rc == ZC_OK) rc = zc__lmdb_check_boot(db);
+    if (rc == ZC_OK && alone) rc = zc__lmdb_reserve_lock_file(db);
     if (rc == ZC_OK) rc = zc__lmdb_open_env(db, alone);
     if (rc == ZC_OK) (void)flock(db->control, LOCK_UN);
     else zc__lmdb_close_env(db);
@@ -11685,6 +11722,7 @@ typedef struct zc__redis_req {
     unsigned ncmds;
     unsigned script_at; /* the command that is a script; its first two arguments come at sending */
     zc__redis_script script;
+    bool undo;   /* the last command is sent only if there is no answer in time */
     bool eval;   /* the server has forgotten the script: send its text */
     bool failed; /* out of memory */
     redisReply *reply[ZC__REDIS_CMDS];
@@ -11899,19 +11937,28 @@ static int zc__redis_append_cmd(zc__redis *r, const zc__redis_conn *c, zc__redis
     return r->io.append(r->io.user, c->link, argc, q->argv + from, q->len + from);
 }
 
+/* The server finds it behind the rest, on the same connection, when it comes to that. */
+static void zc__redis_undo(zc__redis *r, const zc__redis_conn *c, zc__redis_req *q) {
+    redisReply *late = NULL;
+    if (zc__redis_append_cmd(r, c, q, q->ncmds - 1) == ZC_OK)
+        (void)r->io.reply(r->io.user, c->link, 0, &late); /* sends it */
+    if (late) freeReplyObject(late);
+}
+
 /* Sends a request and takes all its replies. On failure the connection is dropped (R3). ZC_MORE:
  * who waited was woken, and the other replies are pending. */
 static int zc__redis_exchange(zc__redis *r, zc__redis_conn *c, zc__redis_req *q,
                               uint64_t deadline) {
     static const char *asking[] = {"ASKING"};
     static const size_t asking_len[] = {6};
+    unsigned ncmds = q->ncmds - q->undo;
     int rc = q->failed ? ZC_E_NOMEM : ZC_OK;
     zc__req_forget(q);
-    for (unsigned i = 0; i < q->ncmds && rc == ZC_OK; i++) {
+    for (unsigned i = 0; i < ncmds && rc == ZC_OK; i++) {
         if (c->asking) rc = r->io.append(r->io.user, c->link, 1, asking, asking_len);
         if (rc == ZC_OK) rc = zc__redis_append_cmd(r, c, q, i);
     }
-    unsigned each = 1 + c->asking, all = q->ncmds * each;
+    unsigned each = 1 + c->asking, all = ncmds * each;
     for (unsigned i = 0; i < all && rc == ZC_OK; i++) {
         redisReply **to = &q->reply[i / each];
         uint64_t now = zc__redis_now(r), left = deadline > now ? deadline - now : 0;
@@ -11921,6 +11968,7 @@ static int zc__redis_exchange(zc__redis *r, zc__redis_conn *c, zc__redis_req *q,
         c->pending = all - i;
     }
     c->pending_until = deadline;
+    if (rc == ZC_E_TIMEOUT && q->undo) zc__redis_undo(r, c, q);
     if (rc == ZC_OK) c->pending = 0;
     else if (rc != ZC_MORE) zc__redis_drop(r, c);
     return rc;
@@ -12494,16 +12542,16 @@ static int zc__redis_clear(void *user) {
     return rc;
 }
 
-/* SET NX for a lock that is new, a script for one that is ours. */
+/* SET NX for a lock that is new, which is given back if that is not answered in time; a script for
+ * one that is ours. */
 static int zc__redis_lock_call(zc__redis *r, zc_bytes key, zc__redis_script script, uint64_t token,
                                uint64_t ms) {
     zc__redis_req q;
     zc__req_init(r, &q);
-    if (script == ZC__NO_SCRIPT) zc__req_add(&q, "SET");
-    else zc__req_script(&q, script, 1);
-    zc__req_add(&q, "$lock:%b %x", key.ptr, key.len, token);
-    if (script == ZC__NO_SCRIPT) zc__req_add(&q, "NX PX");
-    zc__req_cmd(&q, "%u", ms);
+    q.undo = script == ZC__NO_SCRIPT;
+    if (q.undo) zc__req_cmd(&q, "SET $lock:%b %x NX PX %u", key.ptr, key.len, token, ms);
+    zc__req_script(&q, q.undo ? ZC__UNLOCK : script, 1);
+    zc__req_cmd(&q, "$lock:%b %x %u", key.ptr, key.len, token, ms);
     int rc = zc__redis_call(r, &q, 0, 0);
     const redisReply *got = q.reply[0];
     if (rc == ZC_OK) rc = zc__redis_error(got);

@@ -7,6 +7,7 @@
 #include "lmdb_dir.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 
 #define MS 1700000000000u
 #define MIB ((size_t)1 << 20)
@@ -1098,6 +1099,154 @@ TEST(a_file_cut_short_is_corrupt_not_a_crash) {
         CHECK_EQ(f.mem.blocks, 0);
         ld_remove(&f.dir);
     }
+}
+
+/* ---- a disk that is full, or must not be written */
+
+/* As on a full disk: no file may become larger than this. */
+static void limit_files(rlim_t size) {
+    struct rlimit l;
+    CHECK_EQ(getrlimit(RLIMIT_FSIZE, &l), 0);
+    l.rlim_cur = size;
+    CHECK_EQ(setrlimit(RLIMIT_FSIZE, &l), 0);
+}
+
+static uint64_t full_calls;
+static int load_full(zc_fill *fill, void *user) {
+    (void)user;
+    full_calls++;
+    return zc_fill_value(fill, zc_str("loaded"));
+}
+
+static unsigned lines_full;
+static void count_full(void *user, zc_log_level level, const char *message) {
+    (void)level;
+    lines_full += strstr(message, "cannot be written") != NULL;
+    snprintf(((fixture *)user)->said, 256, "%s", message);
+}
+
+TEST(a_full_disk_is_told_loses_nothing_and_passes) {
+    fixture f;
+    unsigned n = 0, kept = 0;
+    uint64_t at;
+    REQUIRE(start(&f, 64 * MIB));
+    shut(&f);
+    lines_full = 0;
+    f.d.path = f.dir.path;
+    f.d.log.write = count_full;
+    REQUIRE(zc_lmdb_open(&f.d, &f.s, &f.b) == ZC_OK);
+    signal(SIGXFSZ, SIG_IGN);
+    CHECK_EQ(put(&f, "old", "value", 0), ZC_OK);
+    CHECK_EQ(ld_append(&f.b, "t:1", &at), ZC_OK);
+    limit_files((rlim_t)MIB);
+    while (n < 1000 && put_n(&f, n, 20000) == ZC_OK) n++;
+    CHECK(n > 10);
+    limit_files(0); /* nor is there a page to be had of what was freed */
+    CHECK_EQ(put_n(&f, n, 200000), ZC_E_FULL);
+    f.s.report(f.s.user);
+    CHECK_EQ(lines_full, 1); /* however many have failed */
+    CHECK(strstr(f.said, "full") || strstr(f.said, "File too large"));
+    for (unsigned i = 0; i < n; i++) kept += has_n(&f, i, 20000) == ZC_OK;
+    CHECK(kept > 0);
+    CHECK_EQ(tail(&f), at); /* what was acknowledged is there */
+    limit_files(RLIM_INFINITY);
+    CHECK_EQ(put_n(&f, n, 200000), ZC_OK);
+    CHECK_EQ(has_n(&f, n, 200000), ZC_OK);
+    CHECK_EQ(ld_append(&f.b, "t:2", &at), ZC_OK);
+    CHECK_EQ(tail(&f), at);
+    shut(&f);
+    CHECK_EQ(again(&f), ZC_OK);
+    CHECK_EQ(has_n(&f, n, 200000), ZC_OK);
+    stop(&f);
+}
+
+TEST(a_cache_over_a_full_disk_goes_on) {
+    fixture f;
+    zc_desc d;
+    zc_cache *c;
+    zc_view v;
+    char key[16];
+    REQUIRE(start(&f, 64 * MIB));
+    memset(&d, 0, sizeof d);
+    d.store = f.s;
+    d.bus = f.b;
+    d.no_thread = true;
+    d.clock = f.d.clock;
+    REQUIRE(zc_open(&d, &c) == ZC_OK);
+    signal(SIGXFSZ, SIG_IGN);
+    limit_files(0);
+    full_calls = 0;
+    for (unsigned i = 0; i < 50; i++) {
+        snprintf(key, sizeof key, "k%u", i);
+        CHECK_EQ(zc_fetch(c, zc_str(key), load_full, NULL, NULL, &v), ZC_OK);
+        CHECK(v.size == 6 && memcmp(v.data, "loaded", 6) == 0);
+        zc_release(c, &v);
+    }
+    CHECK_EQ(full_calls, 50);
+    limit_files(RLIM_INFINITY);
+    zc_close(c);
+    CHECK_EQ(f.mem.blocks, 0);
+    ld_remove(&f.dir);
+}
+
+TEST(a_full_disk_refuses_a_new_file) {
+    fixture f;
+    memset(&f, 0, sizeof f);
+    REQUIRE(ld_make(&f.dir));
+    signal(SIGXFSZ, SIG_IGN);
+    for (rlim_t size = 0; size < 400000; size += 20000) {
+        limit_files(size);
+        int rc = again(&f);
+        limit_files(RLIM_INFINITY);
+        if (rc == ZC_OK) {
+            CHECK(size >= 4096 + 64 * ZC__LMDB_READERS); /* all of the lock file, from the first */
+            shut(&f);
+        } else {
+            CHECK_EQ(rc, ZC_E_FULL);
+            CHECK(strstr(f.said, "File too large") != NULL);
+        }
+        CHECK_EQ(f.mem.blocks, 0);
+    }
+    CHECK_EQ(again(&f), ZC_OK);
+    CHECK_EQ(put(&f, "a", "x", 0), ZC_OK);
+    stop(&f);
+}
+
+/* As nobody, whom the directory does not belong to: for root nothing is read-only. */
+static int open_as_nobody(fixture *f) {
+    bool root = geteuid() == 0;
+    if (root) CHECK_EQ(seteuid(65534), 0);
+    int rc = again(f);
+    if (root) CHECK_EQ(seteuid(0), 0);
+    return rc;
+}
+
+TEST(what_must_not_be_written_is_told_and_left) {
+    fixture f;
+    char file[128];
+    REQUIRE(start(&f, 0));
+    CHECK_EQ(put(&f, "a", "x", 0), ZC_OK);
+    shut(&f);
+    /* The directory, and all in it. */
+    static const char *const names[] = {"zoocache", "data.mdb", "lock.mdb"};
+    for (size_t i = 0; i < 3; i++) CHECK_EQ(chmod(ld_file(&f.dir, names[i], file), 0444), 0);
+    CHECK_EQ(chmod(f.dir.path, 0555), 0);
+    CHECK_EQ(open_as_nobody(&f), ZC_E_STORE);
+    CHECK(strstr(f.said, "Permission denied") != NULL);
+    CHECK_EQ(f.mem.blocks, 0);
+    /* Each of its files alone. */
+    CHECK_EQ(chmod(f.dir.path, 0777), 0);
+    for (size_t k = 0; k < 3; k++) {
+        for (size_t i = 0; i < 3; i++)
+            CHECK_EQ(chmod(ld_file(&f.dir, names[i], file), i == k ? 0444 : 0666), 0);
+        CHECK_EQ(open_as_nobody(&f), ZC_E_STORE);
+        CHECK(strstr(f.said, "Permission denied") != NULL);
+        CHECK_EQ(f.mem.blocks, 0);
+    }
+    for (size_t i = 0; i < 3; i++) CHECK_EQ(chmod(ld_file(&f.dir, names[i], file), 0600), 0);
+    CHECK_EQ(again(&f), ZC_OK);
+    CHECK_EQ(get(&f, "a", "x"), ZC_OK); /* nothing is lost */
+    stop(&f);
 }
 
 TEST(bad_arguments_and_places) {

@@ -407,6 +407,26 @@ TEST(a_lock_has_one_holder) {
     rs_stop(&s);
 }
 
+/* The server comes to the question when nobody waits for its answer any more. */
+TEST(a_lock_that_was_not_answered_in_time_is_given_back) {
+    redis_server s;
+    node n;
+    REQUIRE(rs_start(&s, NULL) && node_open(&n, s.url));
+    uint64_t token = 0;
+    zc_bytes k = zc_str("k");
+    CHECK_EQ(n.st.unlock(n.st.user, k, 1), ZC_MISS); /* connects */
+    ((zc__redis *)n.st.user)->timeout = BRIEF;
+    rs_hang(&s);
+    CHECK_EQ(n.st.lock(n.st.user, k, 3600 * ZC_SECOND, &token), ZC_E_TIMEOUT);
+    CHECK_EQ(token, 0);
+    rs_go_on(&s);
+    CHECK(rs_until(&s, "cmdstat_del:calls=1", "INFO", "commandstats"));
+    CHECK(strstr(rs_say(&s, "INFO", "commandstats", NULL), "cmdstat_set:calls=1") != NULL);
+    CHECK_STR(rs_say(&s, "EXISTS", "{zoocache}:lock:k", NULL), "0");
+    node_close(&n);
+    rs_stop(&s);
+}
+
 /* ---- the bus */
 
 TEST(entries_are_heard_by_all) {
