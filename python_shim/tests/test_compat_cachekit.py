@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import inspect
+import os
 import subprocess
 import sys
 import threading
@@ -443,7 +444,7 @@ def test_what_has_no_counterpart_says_what_to_use(monkeypatch):
     def load():
         return 1
 
-    refused(ConfigurationError, "requires a master_key", lambda: cache.secure(load))
+    refused(ConfigurationError, "requires a master_key.*cannot seal", lambda: cache.secure(load))
     secure = cache.secure(master_key=KEY, tenant_extractor=len, ttl=5)
     for decorate in (secure, cache(config=DecoratorConfig.secure(KEY))):
         refused(ConfigurationError, "cannot seal values yet.*Use cache.production", lambda d=decorate: d(load))
@@ -679,6 +680,40 @@ def test_redis(tmp_path, monkeypatch):
         for each in cachekit._engines.values():
             each.close()
         server.stop()
+
+
+FORK = """
+import os, signal, threading, time
+from zoocache import Cache
+from zoocache.compat import cachekit
+
+inside, go = threading.Event(), threading.Event()
+
+def slow(**options):
+    inside.set()
+    assert go.wait(60)
+    time.sleep(0.5)  # the fork would be done by now if it did not wait
+    return Cache(**options)
+
+os.register_at_fork(before=go.set)  # of such calls the last that was registered is the first
+cachekit.Engine = slow
+thread = threading.Thread(target=cachekit.engine)
+thread.start()
+assert inside.wait(60)
+child = os.fork()
+if child == 0:
+    cachekit.Engine = Cache
+    signal.alarm(20)  # it would wait for ever
+    cachekit.engine()
+    os._exit(0)
+thread.join()
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="without fork")
+def test_a_fork_leaves_no_lock_behind():
+    subprocess.run([sys.executable, "-c", FORK], check=True)
 
 
 # ---- serializers, health, modules --------------------------------------------------------------------

@@ -278,7 +278,7 @@ class DecoratorConfig:
     def secure(cls, master_key: str | None = None, tenant_extractor: Any = None, **given: Any) -> DecoratorConfig:
         """What is wanted: the decorator refuses it."""
         key = master_key or os.environ.get("CACHEKIT_MASTER_KEY")
-        need(key, "the secure preset requires a master_key, or CACHEKIT_MASTER_KEY")
+        need(key, f"the secure preset requires a master_key, or CACHEKIT_MASTER_KEY; but {SEALING}. {UNSEALED}")
         need(given.get("integrity_checking", True), "the secure preset has integrity_checking on")
         more: dict[str, Any] = {"single_tenant_mode": tenant_extractor is None}
         more.update({name: given.pop(name) for name in ENCRYPTION & given.keys()})

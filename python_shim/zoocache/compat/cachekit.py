@@ -113,6 +113,9 @@ _engines: dict[object, Engine] = {}
 _default: Any = None
 _settings: CachekitConfig | None = None
 
+if hasattr(os, "register_at_fork"):  # nobody holds it in the child
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+
 
 # ---- what stands behind a backend --------------------------------------------------------------------
 
