@@ -428,3 +428,61 @@ async def test_of_the_default_cache_async():
         assert await zoocache.evict_scope_async("org", org_id="a") == 0
     finally:
         zoocache.reset()
+
+
+@pytest.mark.parametrize("parameters", ["x", "x, y=0", "*, x", "user_id, x", ""])
+def test_a_scope_of_the_context_has_a_room(cache, parameters):
+    """A hit looks there; what has left is not there either."""
+    scope = {}
+    exec(f"def f({parameters}): return [1]", scope)
+    f = cache.cacheable(scope="user")(scope["f"])
+    table = f.cache_info.__self__
+    named = [name.strip() for name in parameters.replace("*,", "").replace("=0", "").split(",") if name.strip()]
+
+    def call(n):
+        return f(**dict.fromkeys(named, n))
+
+    def rooms():
+        return {path: len(room) for path, room in (table.entries.rooms or {}).items()}
+
+    for org in ("a", "b"):
+        with cache.scope(org_id=org, user_id="7"):
+            for n in (1, "1", b"1", 1):
+                if not (n == b"1" and "user_id" in named):
+                    call(n)
+    found = rooms()
+    assert sum(found.values()) == (len(table.entries) if named else 0)
+    with cache.scope(org_id="a", user_id="7"):
+        before = call(1)
+        assert call(1) is before
+        assert f.invalidate(**dict.fromkeys(named, 1)) and not f.explain(**dict.fromkeys(named, 1)).there
+        assert call(1) is not before
+    assert rooms() == found
+    cache.evict_scope("org", org_id="a")
+    cache.sweep()
+    assert sum(rooms().values()) == (len(table.entries) if named else 0)
+    assert all("org:a" not in path for path in rooms())
+    f.cache_clear()
+    assert rooms() == {}
+
+
+def test_a_context_that_changes_in_the_middle_of_nothing(cache):
+    """Many scopes, in threads: none sees what another has stored."""
+    f = cache.cacheable(scope="org")(lambda x: cache.scopes.inherited["org_id"])
+    wrong = []
+
+    def work(start):
+        for n in range(300):
+            org = f"o{(start + n) % 5}"
+            with cache.scope(org_id=org):
+                if f(n % 7) != org:
+                    wrong.append(n)
+                if n % 50 == 0:
+                    cache.evict_scope("org", org_id=org)
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong

@@ -316,24 +316,25 @@ class Cache:
 
         Returns how many entries of this process that were. Raises ScopeMissing if an id is missing.
         """
-        return self._evict(self.scopes.path(name, params))
+        scopes = self._scopes or self.scopes
+        return self._evict(scopes, scopes.path(name, params))
 
     async def evict_scope_async(self, name: str, **params: Any) -> int:
         """As evict_scope()."""
-        count: int = await self._beside(self._evict, self.scopes.path(name, params))
+        count: int = await self._beside(self._evict, self.scopes, self.scopes.path(name, params))
         return count
 
-    def _evict(self, path: str) -> int:
+    def _evict(self, scopes: Scopes, path: str) -> int:
         self.check_open()
         with self.lock:
-            count = self.scopes.cut(path)
+            count = scopes.cut(path)
         code = self.core.invalidate_mark(b"|scope:" + path.encode())
         if self.events is not None:
             self.events.invalidated((f"|scope:{path}",))
         if code:
             self._told(code, ())
         if OPEN:
-            self.again(self._evict, path)
+            self.again(self._evict, scopes, path)
         return count
 
     def _place(self, key: Any, scope: str | None, params: dict[str, Any]) -> tuple[Table, Any]:

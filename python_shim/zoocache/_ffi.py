@@ -264,7 +264,8 @@ class Core:
 
     def invalidate_mark(self, mark: bytes) -> int:
         """Invalidates a tag of the package's own."""
-        return int(_invalidate_mark(self.void, mark, len(mark)))
+        code: int = _invalidate_mark(self.void, mark, len(mark))
+        return code
 
     def marked(self, names: bytes) -> Deps:
         """The tags in ``names``, which were checked, and the package's own."""

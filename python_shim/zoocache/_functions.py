@@ -105,7 +105,7 @@ else:
 
 _HIT = """\
 try:
-    _zc_e = _zc_entries[{key}]
+    _zc_e = {place}[{key}]
 except KeyError:
     pass
 else:
@@ -167,7 +167,9 @@ def _look(signature: Signature, method: bool, own_key: bool, scoping: Scoping | 
     if signature.open:
         args = f"(_zc_raw,) if {signature.keyword} else {signature.args}" if signature.keyword else signature.args
         key = signature.args
-        return _EACH.format(args=args, frozen=_indent(frozen, 2), hit=_indent(_HIT, 1).format(key=key), key=key)
+        return _EACH.format(
+            args=args, frozen=_indent(frozen, 2), hit=_indent(_HIT, 1).format(key=key, place="_zc_entries"), key=key
+        )
     conditions: list[str] = []
     parts: list[str] = []
     for name in signature.keyed:
@@ -178,12 +180,19 @@ def _look(signature: Signature, method: bool, own_key: bool, scoping: Scoping | 
             raw = "" if scoping is not None and name in scoping.named else " or _zc_t in _zc_raw"
             conditions.append(f"((_zc_t := _zc_type({name})) is _zc_int or _zc_t is _zc_str{raw})")
             parts.append(name)
+    bare = _tuple(parts)
     if scoping is not None and scoping.here is not None:
         conditions.append("(_zc_path := _zc_here()) is not None")
         parts.append("_zc_path")
+    key = _tuple(parts)
+    rooms = scoping is not None and scoping.rooms
+    hit = _indent(_HIT, 1).format(key=bare if rooms else key, place="_zc_rooms[_zc_path]" if rooms else "_zc_entries")
     guard = " and ".join(conditions) or "True"
-    key = parts[0] if len(parts) == 1 else "(" + ", ".join(parts) + ")"
-    return _NAMED.format(conditions=guard, frozen=_indent(frozen, 1), hit=_indent(_HIT, 1).format(key=key), key=key)
+    return _NAMED.format(conditions=guard, frozen=_indent(frozen, 1), hit=hit, key=key)
+
+
+def _tuple(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else "(" + ", ".join(parts) + ")"
 
 
 def _looks_bound(func: Any) -> bool:
@@ -284,6 +293,8 @@ class Function(Filled):
         scope.update(_zc_table=self, _zc_func=self.func, _zc_absent=ABSENT, _zc_Fill=Fill)
         scope.update(_zc_freeze=self.freeze, _zc_serve=self.serve, _zc_failed=self.failed, _zc_abandon=self.abandon)
         scope["_zc_here"] = scoping.here.get if scoping is not None and scoping.here is not None else None
+        if scoping is not None and scoping.rooms:
+            scope["_zc_rooms"] = scoping.make_rooms(self.entries)
         scope["_zc_begin"] = self.abegin if self.is_async else self.begin
         scope["_zc_commit"] = self.acommit if self.is_async else self.commit
         exec(compile(source, f"<zoocache {self.name}>", "exec"), scope)

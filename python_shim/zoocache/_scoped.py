@@ -20,23 +20,36 @@ __all__ = ["Entries", "ScopedValues", "Scoping"]
 
 
 class Entries(dict):  # type: ignore[type-arg]
-    """The entries of a table whose keys have a scope: it counts them."""
+    """The entries of a table whose keys have a scope: it counts them.
+
+    Of a function that finds its ids in the context, each scope has a room besides, in which an entry is by the
+    arguments alone: a hit looks for the path, and in its room, which takes less than to make one key of both.
+    """
 
     def __init__(self, table: Any) -> None:
         super().__init__()
         self.table = table
         self.nodes: dict[Any, Node] = {}
+        self.rooms: dict[str, dict[Any, Entry]] | None = None
 
     def _left(self, key: Any) -> None:
         node = self.nodes.pop(key, None)
-        if node is not None:
-            node.add(-1)
+        if node is None:
+            return
+        node.add(-1)
+        if self.rooms is not None:
+            room = self.rooms[key[-1]]
+            del room[rest(key)]
+            if not room:
+                del self.rooms[key[-1]]
 
     def __setitem__(self, key: Any, entry: Entry) -> None:
         self._left(key)
         super().__setitem__(key, entry)
         node = self.nodes[key] = self.table.node_of(key)
         node.add(1)
+        if self.rooms is not None:
+            self.rooms.setdefault(key[-1], {})[rest(key)] = entry
 
     def __delitem__(self, key: Any) -> None:
         super().__delitem__(key)
@@ -53,6 +66,11 @@ class Entries(dict):  # type: ignore[type-arg]
         super().clear()
         for key in list(self.nodes):
             self._left(key)
+
+
+def rest(key: Any) -> Any:
+    """What a key is besides its path, as the look of a hit has it."""
+    return key[0] if len(key) == 2 else key[:-1]
 
 
 class ScopedValues(Table):
@@ -116,11 +134,18 @@ class Scoping:
         self.placed = not apart  # its keys have the arguments in their places
         missing = [level for level in self.level.chain if level.param not in self.names]
         self.here = missing[-1].here if missing and self.placed else None
+        self.rooms = self.here is not None and bool(self.keyed)
+
+    def make_rooms(self, entries: Any) -> dict[str, dict[Any, Entry]]:
+        """The rooms of a table that has no entries yet."""
+        entries.rooms = {}
+        found: dict[str, dict[Any, Entry]] = entries.rooms
+        return found
 
     def key(self, frozen: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The key of a call, of what it would be without a scope. Raises ScopeMissing."""
         given = {**dict(zip(self.names, args)), **kwargs}
-        path = self.level.path(given, self.scopes.inherited)
+        path = self.level.plain(given) or self.level.path(given, self.scopes.inherited)
         if self.placed and all(type(given.get(param)) in (str, int) for param in self.named):
             if len(self.named) == len(self.level.chain):
                 return frozen

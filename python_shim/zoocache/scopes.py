@@ -41,6 +41,7 @@ __all__ = ["Level", "Node", "Scope", "ScopeMissing", "Scopes", "segment"]
 
 _DEEPEST = 12  # levels; the library's tags have 32 segments
 _LONG = 48  # bytes of an id; what is longer is a hash of it
+_PLAIN = 10**40  # integers below it are not longer
 _ESCAPED = re.compile(r"[^\w.@+=,-]", re.ASCII)
 
 
@@ -106,7 +107,23 @@ class Level:
     def __init__(self, scope: Scope, above: tuple[Level, ...]) -> None:
         self.name, self.param = scope.name, scope.param
         self.chain: tuple[Level, ...] = (*above, self)
+        self.params = [level.param for level in self.chain]
+        self.form = ":".join([f"{level.name}:%s" for level in self.chain])
         self.here: ContextVar[str | None] = ContextVar(f"zoocache.{scope.name}", default=None)  # its path, by scope()
+
+    def plain(self, given: Mapping[str, Any]) -> str | None:
+        """The path by these parameters, if each is given and is its own segment."""
+        ids: list[Any] = []
+        for param in self.params:
+            value: Any = given.get(param)
+            kind = type(value)
+            if kind is int:
+                if not -_PLAIN < value < _PLAIN:
+                    return None
+            elif kind is not str or not value.isalnum() or not value.isascii() or len(value) > _LONG:
+                return None
+            ids.append(value)
+        return self.form % tuple(ids)
 
     def path(self, given: Mapping[str, Any], inherited: Mapping[str, Any]) -> str:
         """The path by these parameters, else by those of scope(). Raises ScopeMissing."""
@@ -153,13 +170,15 @@ class Scopes:
 
     def path(self, name: str, params: dict[str, Any]) -> str:
         """The path of a scope. Raises ScopeMissing."""
-        return self.level(name).path(self.known(params), self.inherited)
+        level = self.levels.get(name) or self.level(name)
+        if not self.params.issuperset(params):
+            self.known(params)
+        return level.plain(params) or level.path(params, self.inherited)
 
     def known(self, params: dict[str, Any]) -> dict[str, Any]:
         """Raises TypeError for a parameter of no scope."""
-        unknown = params.keys() - self.params
-        if unknown:
-            raise TypeError(f"no scope has a parameter {', '.join(sorted(unknown))}")
+        if not self.params.issuperset(params):
+            raise TypeError(f"no scope has a parameter {', '.join(sorted(params.keys() - self.params))}")
         return params
 
     @property
@@ -178,13 +197,17 @@ class Scopes:
 
     def cut(self, path: str) -> int:
         """Begins to count anew below this path. Returns how many there were."""
-        above, _, last = path.rpartition(":")
-        parent = self.node(above)
-        node = parent.children.pop(last, None)
-        if node is None:
+        node, last = self.root, ""
+        try:
+            for last in path.split(":"):
+                node = node.children[last]
+        except KeyError:
             return 0
+        parent: Any = node.parent
+        del parent.children[last]
         node.parent = None
-        parent.add(-node.count)
+        if node.count:
+            parent.add(-node.count)
         return node.count
 
     @contextmanager
