@@ -58,6 +58,19 @@ def test_in_memory():
     assert isinstance(health, zoocache.Health)
 
 
+def test_bytes_if_they_are_counted():
+    with Cache() as plain, Cache(max_bytes=10**6, weigh=len) as limited, Cache(max_entry_bytes=10, weigh=len) as each:
+        for cache in (plain, limited, each):
+            cache.set("k", b"12345")
+        assert plain.health().checks["memory"][3:5] == (None, None)
+        weight = limited.health().checks["memory"].bytes
+        assert limited.health().checks["memory"].max_bytes == 10**6
+        assert weight >= 5
+        limited.set("l", b"1234567")
+        assert limited.health().checks["memory"].bytes == 2 * weight + 2
+        assert each.health().checks["memory"].max_bytes is None
+
+
 def test_of_the_default_cache():
     """It is not made to be asked; not even its lock is waited for."""
     assert zoocache.health() == ("ok", {})

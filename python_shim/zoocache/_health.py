@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoocache import _ffi
@@ -53,6 +54,8 @@ class Memory(NamedTuple):
     status: str
     entries: int
     max_entries: int | None
+    bytes: int | None  # as max_bytes counts them; None: they are not counted
+    max_bytes: int | None
     tags: int
     tag_bytes: int
 
@@ -82,7 +85,10 @@ def health_of(cache: Cache | None) -> Health:
         checks["bus"] = _bus(shared)
     checks["flights"] = _flights(cache)
     _, tags, _, tag_bytes, _ = cache.core.stats()
-    checks["memory"] = Memory(OK, len(cache), cache.max_entries, tags, tag_bytes)
+    weight, most = getattr(cache.policy, "weight", None), getattr(cache.policy, "most", inf)
+    checks["memory"] = Memory(
+        OK, len(cache), cache.max_entries, weight, None if most == inf else int(most), tags, tag_bytes
+    )
     worst = max((each.status for each in checks.values()), key=(OK, DEGRADED, DOWN).index)
     return Health(worst, checks)
 
