@@ -486,3 +486,20 @@ def test_a_context_that_changes_in_the_middle_of_nothing(cache):
     for thread in threads:
         thread.join(60)
     assert not wrong
+
+
+def test_hits_of_ids_that_are_arguments_look_in_a_plain_dict(cache):
+    profile, calls = counting(cache, scope="user")
+    entries = profile.cache_info.__self__.entries
+    for _ in range(2):
+        profile("7", "a"), profile("8", "a"), profile("7", "b")
+    assert len(calls) == 3 and entries.plain == dict(entries)
+    profile.invalidate("7", "a")
+    assert len(entries.plain) == 2
+    cache.evict_scope("org", org_id="a")
+    cache.sweep()
+    assert entries.plain == dict(entries) and len(entries.plain) == 1
+    profile("7", "b"), profile.refresh("7", "b")
+    assert len(calls) == 4 and entries.plain == dict(entries)
+    cache.clear()
+    assert entries.plain == {}

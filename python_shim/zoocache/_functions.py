@@ -293,13 +293,14 @@ class Function(Filled):
         scope.update(_zc_table=self, _zc_func=self.func, _zc_absent=ABSENT, _zc_Fill=Fill)
         scope.update(_zc_freeze=self.freeze, _zc_serve=self.serve, _zc_failed=self.failed, _zc_abandon=self.abandon)
         scope["_zc_here"] = scoping.here.get if scoping is not None and scoping.here is not None else None
+        scope["_zc_rooms"] = entries = self.entries if scoping is None else scoping.looked_in(self.entries)
         if scoping is not None and scoping.rooms:
-            scope["_zc_rooms"] = scoping.make_rooms(self.entries)
+            entries = self.entries
         scope["_zc_begin"] = self.abegin if self.is_async else self.begin
         scope["_zc_commit"] = self.acommit if self.is_async else self.commit
         exec(compile(source, f"<zoocache {self.name}>", "exec"), scope)
         make = scope.pop("_zc_make")  # each hit pays for what it closes over; what a miss needs is global
-        wrapper, self.count, self.bound_arguments = make(self.entries, words, monotonic, ACTIVE, note)
+        wrapper, self.count, self.bound_arguments = make(entries, words, monotonic, ACTIVE, note)
         self.code = wrapper.__code__
         wrapper.__name__ = self.name
         imitate(wrapper, self.func)

@@ -23,7 +23,8 @@ class Entries(dict):  # type: ignore[type-arg]
     """The entries of a table whose keys have a scope: it counts them.
 
     Of a function that finds its ids in the context, each scope has a room besides, in which an entry is by the
-    arguments alone: a hit looks for the path, and in its room, which takes less than to make one key of both.
+    arguments alone: a hit looks for the path, and in its room, which takes less than to make one key of both. Hits of
+    other functions look in a plain dict of the same entries: to look in what is derived from dict takes a call.
     """
 
     def __init__(self, table: Any) -> None:
@@ -31,12 +32,15 @@ class Entries(dict):  # type: ignore[type-arg]
         self.table = table
         self.nodes: dict[Any, Node] = {}
         self.rooms: dict[str, dict[Any, Entry]] | None = None
+        self.plain: dict[Any, Entry] | None = None
 
     def _left(self, key: Any) -> None:
         node = self.nodes.pop(key, None)
         if node is None:
             return
         node.add(-1)
+        if self.plain is not None:
+            del self.plain[key]
         if self.rooms is not None:
             room = self.rooms[key[-1]]
             del room[rest(key)]
@@ -48,6 +52,8 @@ class Entries(dict):  # type: ignore[type-arg]
         super().__setitem__(key, entry)
         node = self.nodes[key] = self.table.node_of(key)
         node.add(1)
+        if self.plain is not None:
+            self.plain[key] = entry
         if self.rooms is not None:
             self.rooms.setdefault(key[-1], {})[rest(key)] = entry
 
@@ -136,11 +142,13 @@ class Scoping:
         self.here = missing[-1].here if missing and self.placed else None
         self.rooms = self.here is not None and bool(self.keyed)
 
-    def make_rooms(self, entries: Any) -> dict[str, dict[Any, Entry]]:
-        """The rooms of a table that has no entries yet."""
-        entries.rooms = {}
-        found: dict[str, dict[Any, Entry]] = entries.rooms
-        return found
+    def looked_in(self, entries: Any) -> Any:
+        """Where a hit looks, of a table that has no entries yet: rooms, or a dict."""
+        if self.rooms:
+            entries.rooms = {}
+            return entries.rooms
+        entries.plain = {}
+        return entries.plain
 
     def key(self, frozen: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The key of a call, of what it would be without a scope. Raises ScopeMissing."""
