@@ -1031,8 +1031,8 @@ typedef struct zc_lmdb_desc {
                          True: each write waits for the disk, and the cache survives that, too */
     zc_allocator allocator; /* default: malloc and free. LMDB itself uses malloc all the same */
     zc_clock clock;         /* default: the system's clocks */
-    zc_log log;             /* default: silent. Says why an open has failed, and if the file is
-                               lost */
+    zc_log log;             /* default: silent. Says why an open has failed, if the file is lost,
+                               and, at most once a minute, that the disk cannot be written */
 } zc_lmdb_desc;
 
 /* Fills *store and *bus for zc_desc, both of one environment: its records, and its log of
