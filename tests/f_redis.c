@@ -22,7 +22,7 @@ typedef struct ear {
 static int hear(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
     ear *e = (ear *)user;
     MUST(position == e->next++);
-    for (size_t i = 0; i < n; i++) e->odd += zc_tag_check(tags[i]) != ZC_OK; /* >>bus refuses them */
+    for (size_t i = 0; i < n; i++) e->odd += zc_tag_check(tags[i]) != ZC_OK;
     e->given++;
     return ZC_OK;
 }
@@ -39,7 +39,7 @@ static zc__redis *attached(zc_bus *bus) {
 }
 
 static void entries(zc__redis *r, redisReply *first, redisReply *second) {
-    ear e = {4, 0};
+    ear e = {4, 0, 0};
     zc_bus_sink sink = {hear, &e, 0};
     static char four[] = "4";
     redisReply number = {.type = REDIS_REPLY_STRING, .str = four, .len = 1}, *at = &number;
@@ -88,7 +88,7 @@ static bool sane(const char *p, size_t size) {
 
 /* An entry that is right but for its tags: what cannot be read as such is everything. */
 static void packed(zc__redis *r, const char *text, size_t size) {
-    ear e = {4, 0};
+    ear e = {4, 0, 0};
     zc_bus_sink sink = {hear, &e, 0};
     zc__redis_entry entry = {7, 4, 0, zc_slice(text, size)};
     MUST(zc__redis_entry_deliver(r, &entry, &sink) == ZC_OK && e.given == 1);
