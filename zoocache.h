@@ -728,6 +728,7 @@ typedef struct zc_put_opts {
     uint64_t stale_if_error; /* 0: none. How long after its end it may stand in for an error */
     uint64_t begin;          /* 0: now. zc_begin() as it was before the value was read */
     bool absent;             /* store "there is no such thing"; the value is ignored */
+    bool plain;              /* a storage gets the value as it is, not compressed */
     zc_drop_fn drop;         /* not NULL: the value is an object, transferred; see below */
     void *drop_user;
 } zc_put_opts;
@@ -998,7 +999,7 @@ typedef struct zc_record {
     zc_bytes mark;                /* in the place of begin, with a bus of several logs */
     uint64_t expires_ms, soft_ms; /* wall clock, milliseconds since 1970; 0: never */
     uint64_t tti_ms, grace_ms;    /* durations; 0: none */
-    bool absent;
+    bool absent, plain;           /* plain: encode does not compress the value */
 } zc_record;
 
 /* Encodes a record into memory from `allocator` (NULL: malloc); *out is transferred: free it with
@@ -2648,8 +2649,8 @@ static inline uint64_t zc__random(uint64_t *state) {
  *               The mark is empty, or a position of 8 bytes for each log of the bus.
  *               The checksum is XXH3-64 of all from byte 16 on, seeded with bytes 0 to 7.
  *               The length of the whole is exactly 80 and the four parts.
- *   Compression LZ4 for values from 256 bytes that shrink by an eighth. ZOOCACHE_NO_LZ4 writes them
- *               plain, and takes compressed ones for misses.
+ *   Compression LZ4 for values from 256 bytes that shrink by an eighth, unless zc_put_opts.plain says
+ *               not to. ZOOCACHE_NO_LZ4 writes all plain, and takes compressed ones for misses.
  *   Fails       encode: ZC_E_NOMEM, ZC_E_INVAL; decode: ZC_E_CORRUPT, ZC_E_NOMEM
  * ========================================================================================== */
 
@@ -2664,12 +2665,13 @@ static uint64_t zc__record_checksum(const unsigned char *p, size_t len) {
     return XXH3_64bits_withSeed(p + 16, len - 16, zc__get64(p));
 }
 
-/* Appends the value, compressed if that pays. */
-static bool zc__record_value(const zc__mem *m, zc__buf *b, zc_bytes value) {
+/* Appends the value, compressed if that pays, and is wanted. */
+static bool zc__record_value(const zc__mem *m, zc__buf *b, const zc_record *r) {
+    zc_bytes value = r->value;
     unsigned flags = 0;
     size_t stored = value.len;
 #ifndef ZOOCACHE_NO_LZ4
-    if (value.len >= ZC__LZ4_MIN && value.len <= LZ4_MAX_INPUT_SIZE) {
+    if (!r->plain && value.len >= ZC__LZ4_MIN && value.len <= LZ4_MAX_INPUT_SIZE) {
         size_t most = value.len - value.len / 8;
         if (!zc__buf_reserve(m, b, most)) return false;
         int n = LZ4_compress_default((const char *)value.ptr, (char *)b->ptr + b->size,
@@ -2727,7 +2729,7 @@ static int zc__record_encode(const zc__mem *m, const zc_record *r, zc__buf *b) {
         p += 2 + r->deps[i].len;
     }
     b->size = front;
-    if (!zc__record_value(m, b, r->value)) return ZC_E_NOMEM;
+    if (!zc__record_value(m, b, r)) return ZC_E_NOMEM;
     zc__put_le(b->ptr + 8, zc__record_checksum(b->ptr, b->size), 8);
     return ZC_OK;
 }
@@ -3547,7 +3549,8 @@ enum {
     ZC__TIMED = 2,  /* a read must look at the clock */
     ZC__ABSENT = 4, /* "there is no such thing" */
     ZC__OBJECT = 8, /* the value is a zc__object */
-    ZC__KEEP = 16   /* may be served after an invalidation: asked for by serve_invalidated */
+    ZC__KEEP = 16,  /* may be served after an invalidation: asked for by serve_invalidated */
+    ZC__PLAIN = 32  /* the storage does not compress it */
 };
 
 /* What most entries do not have. Times are of the monotonic clock. */
@@ -7268,6 +7271,9 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     r.key = key;
     r.absent = (e->flags & ZC__ABSENT) != 0;
     r.value = zc__entry_raw(e);
+#ifndef ZOOCACHE_NO_LZ4
+    r.plain = (e->flags & ZC__PLAIN) != 0;
+#endif
     r.deps = deps;
     r.ndeps = ndeps;
     if (e->flags & ZC__EXTRAS) {
@@ -7697,6 +7703,9 @@ static zc__entry *zc__fill_entry(zc_fill *fill, zc_bytes key, zc_bytes value, ui
     while (!e && zc__evict_for_memory(c));
     if (!e) return NULL;
     if (fill->absent) e->flags |= ZC__ABSENT;
+#ifndef ZOOCACHE_NO_LZ4
+    if (fill->put.plain) e->flags |= ZC__PLAIN;
+#endif
     if (ndeps) fill->ndeps = 0;
     fill->object.drop = NULL;
     return e;

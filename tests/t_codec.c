@@ -225,6 +225,20 @@ TEST(compression_from_256_bytes_where_it_pays) {
         free(p);
     }
 }
+
+TEST(what_is_to_stay_plain_is_not_compressed) {
+    static char value[5000];
+    zc_record r = small_record();
+    size_t len;
+    memset(value, 'x', sizeof value);
+    r.value = zc_slice(value, sizeof value);
+    r.plain = true;
+    unsigned char *p = encode(&r, &len);
+    CHECK_EQ(p[5] & 1, 0);
+    CHECK_EQ(len, HEAD + 2 + 16 + sizeof value);
+    CHECK_EQ(decode(p, len, sizeof value, &r), ZC_OK);
+    free(p);
+}
 #endif
 
 TEST(parts_that_are_too_long_are_refused) {

@@ -212,6 +212,29 @@ TEST(objects_are_not_stored) {
     stop(&f);
 }
 
+#ifndef ZOOCACHE_NO_LZ4
+static int load_plain(zc_fill *fill, void *user) { return zc_fill_value(fill, *(zc_bytes *)user); }
+
+TEST(what_is_to_stay_plain_is_stored_so) {
+    static char text[1000];
+    fixture f;
+    zc_view v;
+    zc_put_opts packed = {.plain = false};
+    zc_fetch_opts plain = {.put = {.plain = true}};
+    if (!start(&f, false)) return;
+    memset(text, 'x', sizeof text);
+    zc_bytes value = zc_slice(text, sizeof text);
+    CHECK_EQ(zc_put(f.c, zc_str("packed"), value, &packed), ZC_OK);
+    CHECK_EQ(zc_put(f.c, zc_str("put"), value, &plain.put), ZC_OK);
+    CHECK_EQ(zc_fetch(f.c, zc_str("fetched"), load_plain, &value, &plain, &v), ZC_OK);
+    zc_release(f.c, &v);
+    CHECK(fs_find(&f.store, zc_str("packed"))->len < sizeof text / 2);
+    CHECK(fs_find(&f.store, zc_str("put"))->len > sizeof text);
+    CHECK(fs_find(&f.store, zc_str("fetched"))->len > sizeof text);
+    stop(&f);
+}
+#endif
+
 TEST(an_object_that_refreshes_bytes_removes_their_record) {
     fixture f;
     zc_view v;

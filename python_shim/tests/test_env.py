@@ -86,6 +86,7 @@ TEXTS = {
     "batch_size": ("3", 3),
     "lru_cache_size": ("4", 4),
     "serializer": ("pickle", "pickle"),
+    "compression": ("off", False),
     "timeout": (".1", 0.1),
     "connections": ("5", 5),
     "replicas": ("1", 1),

@@ -188,8 +188,9 @@ def test_which():
     assert isinstance(serializer("msgpack"), MessagePack)
     mine = Pickle()
     assert serializer(mine) is mine
-    with pytest.raises(ValueError, match="serializer must be"):
-        serializer("json")
+    for bad in ("yaml", "", "JSON", 5, None, object(), b"json"):
+        with pytest.raises(ValueError, match="serializer must be"):
+            serializer(bad)
 
 
 def test_classes_of_modules_that_were_moved(monkeypatch):

@@ -379,7 +379,7 @@ def test_serializers_do_not_read_each_other():
         cache.set("k", {1: Shelf})
         evict(cache)
         assert cache.get("k") == {1: Shelf}
-        cache.shared.magic ^= 1
+        cache.shared.codec.magic ^= 1
         evict(cache)
         assert cache.get("k") is None
     with pytest.raises(ValueError, match="serializer"):

@@ -470,7 +470,7 @@ def test_what_has_no_effect_is_told(caplog):
 OTHERWISE = {
     "bus_url": "redis://127.0.0.1:1", "prefix": "other", "prune_after": 60, "default_ttl": 5, "read_extend_ttl": False,
     "max_entries": 7, "lmdb_map_size": 2**24, "flight_timeout": 3, "auto_prune_secs": 9, "auto_prune_interval": 8,
-    "clock": lambda: 5.0, "serializer": "pickle", "timeout": 1, "connections": 2, "replicas": 1, "log_shards": 2,
+    "clock": lambda: 5.0, "serializer": "pickle", "compression": False, "timeout": 1, "connections": 2, "replicas": 1, "log_shards": 2,
     "tls_ca": "/a", "tls_cert": "/b", "tls_key": "/c", "storage_ttl": 4, "write_behind": True, "sync": True,
     "max_staleness": 2, "max_stale": 3, "silence": "serve", "ack": "strict", "bus_pause": 1, "scopes": Scope("org", "org_id"), "tti_flush_secs": 1,
     "on_event": print, "breaker_failures": 9, "breaker_pause": 2,
@@ -493,7 +493,7 @@ def test_no_option_is_dropped(name, tmp_path, caplog):
         cache = zoocache._default.cache()
         settings = cache.shared.settings
         own = {key: value for key, value in vars(cache).items() if type(value) in (int, float, str, bool, type(None))}
-        return {**own, **settings.options, "clock": cache.clock, "serializer": cache.shared.serializer.name,
+        return {**own, **settings.options, "clock": cache.clock, "serializer": cache.shared.codec.serializer.name, "plain": cache.shared.codec.plain,
                 "limit": cache.policy is not None and cache.max_entries, "_pruned": 0,
                 "told": cache.events is not None, "loads": cache.loads and cache.loads.most,
                 "scales": cache.scales and (cache.scales.largest, cache.scales.weigh), "levels": cache._scopes and list(cache._scopes.levels)}  # fmt: skip

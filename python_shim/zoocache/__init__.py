@@ -12,7 +12,7 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _errors  _durations  _ffi  _policy  _copies  _log  storage
     _tags  _keys  _ffi_shared  telemetry
     context  _callables  serializers  keys
-    _names  events
+    _names  _codec  events
     _shared  _options  scopes  transactions
     _table  _health
     _fills  _scoped  _explain

@@ -170,6 +170,7 @@ def configure(
     clock: Callable[[], float] | None = None,
     storage: Storage | None = None,
     serializer: str | Serializer = "msgpack",
+    compression: bool | None = None,
     timeout: float | None = None,
     connections: int = 0,
     replicas: int = 0,
@@ -218,7 +219,8 @@ def configure(
     auto_prune_secs, auto_prune_interval: how idle a tag must be to be forgotten, how often that happens; both are
         looked at when values are stored. prune_after: short for both.
     clock: instead of time.monotonic, for deadlines; for tests.
-    serializer: "msgpack", "pickle", or an object with name, dumps() and loads().
+    serializer: "msgpack", "json", "arrow", "pickle", or an object with name, dumps() and loads(). compression: whether
+        values are compressed in the storage; None: if the serializer's usually shrink.
     timeout: of a call of Redis, 0.25 seconds by default; a storage that does not answer is left alone for a while. One
         of your own can ask for it: zoocache.storage.time_left().
     connections: to Redis, or calls of a storage of your own at once, at most. tls_ca, tls_cert, tls_key: of Redis.

@@ -122,7 +122,7 @@ _find = _declare("zcpy_find", c_int, c_void_p, c_char_p, c_size_t, c_int, c_void
 _find_many = _declare("zcpy_find_many", c_int, c_void_p, c_void_p, c_size_t, c_void_p, c_void_p)
 _done = _declare("zcpy_done", None, c_void_p, c_void_p, hold=True)
 _keep = _declare(
-    "zcpy_keep", c_int, c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, c_size_t, c_uint64, c_uint64, c_uint64
+    "zcpy_keep", c_int, c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, c_size_t, c_uint64, c_uint64, c_uint64, c_int
 )
 _drop = _declare("zcpy_drop", c_int, c_void_p, c_char_p, c_size_t)
 _lock = _declare("zcpy_lock", c_int, c_void_p, c_char_p, c_size_t, c_uint64, c_void_p)
@@ -223,10 +223,11 @@ class SharedCore(Core):
         left, hard = _seconds(out.left), _seconds(out.hard)
         return Found(code == STALE, data, Deps(out.deps), out.begin, left, hard, out.tti / 1e9)
 
-    def keep(self, key: bytes, value: bytes, deps: Deps, begin: int, ttl: float, tti: float) -> int:
-        """Stores a value."""
+    def keep(self, key: bytes, value: bytes, deps: Deps, begin: int, ttl: float, tti: float, plain: bool) -> int:
+        """Stores a value; plain: not compressed."""
         lives = 0 if ttl == inf else max(1, nanoseconds(ttl))
-        return int(_keep(self.pointer, key, len(key), value, len(value), deps, begin, lives, nanoseconds(tti)))
+        size = len(value)
+        return int(_keep(self.pointer, key, len(key), value, size, deps, begin, lives, nanoseconds(tti), plain))
 
     def drop(self, key: bytes) -> int:
         """Removes a key."""

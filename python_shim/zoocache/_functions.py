@@ -530,6 +530,7 @@ def cacheable(
     fleet: with a storage that can lock (LMDB, Redis), one process in all computes a value; the others wait.
     silence: what a call does when the bus has been silent for longer than max_staleness: "bypass" computes,
         "serve" serves for max_stale longer, "error" raises BusSilent. None: as the cache says.
+    serializer, compression: how its values become bytes for a storage; None: as the cache says.
     key: a callable of the arguments that gives the key.
     lag: the function reads a replica, which may be so many seconds behind: what may have been invalidated since
         then is returned, not stored.

@@ -742,7 +742,7 @@ ZCPY_API int zcpy_find_many(core *c, const zc_bytes *keys, size_t n, found *out,
 /* Stores a value that was begun at `begin`. ZC_REFUSED: invalidated since. ZC_E_FULL: the storage has
  * no room for it. */
 static int keep(core *c, const char *key, size_t len, const char *value, size_t size,
-                uintptr_t deps, uint64_t begin, uint64_t ttl, uint64_t tti) {
+                uintptr_t deps, uint64_t begin, uint64_t ttl, uint64_t tti, int plain) {
     zc_tag *one = (zc_tag *)deps;
     span s = SPAN(deps, one);
     zc_put_opts opts;
@@ -750,6 +750,7 @@ static int keep(core *c, const char *key, size_t len, const char *value, size_t 
     opts.begin = begin;
     opts.ttl = ttl;
     opts.tti = tti;
+    opts.plain = plain != 0;
     if (s.tags[0]->parent) { /* not the empty set */
         opts.tags = s.tags;
         opts.ntags = s.n;
@@ -760,8 +761,8 @@ static int keep(core *c, const char *key, size_t len, const char *value, size_t 
 }
 
 ZCPY_API int zcpy_keep(core *c, const char *key, size_t len, const char *value, size_t size,
-                       uintptr_t deps, uint64_t begin, uint64_t ttl, uint64_t tti) {
-    INSIDE(c, int, ZC_E_CLOSED, keep(c, key, len, value, size, deps, begin, ttl, tti));
+                       uintptr_t deps, uint64_t begin, uint64_t ttl, uint64_t tti, int plain) {
+    INSIDE(c, int, ZC_E_CLOSED, keep(c, key, len, value, size, deps, begin, ttl, tti, plain));
 }
 
 /* Removes a key here and in the storage. */

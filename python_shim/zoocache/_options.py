@@ -70,12 +70,9 @@ def _bytes(value: str) -> int:
 
 
 def _serializer(value: str) -> str:
-    from zoocache.serializers import serializer
+    from zoocache.serializers import check
 
-    try:
-        serializer(value)
-    except ImportError:  # it is known: who needs it is told what is missing
-        pass
+    check(value)
     return value
 
 
@@ -87,7 +84,7 @@ _TEXT: Kind = (str, "a text")
 _FLAG: Kind = (lambda value: _FLAGS[value.lower()], "1, true, yes or on, or 0, false, no or off")
 _TIME = _seconds(0, 1e12)
 _SIZE: Kind = (_bytes, "bytes, such as 1000000, or a number with KiB, MiB, GiB, TiB, kB, MB, GB or TB")
-_SERIALIZER: Kind = (_serializer, "the name of a serializer, such as msgpack or pickle")
+_SERIALIZER: Kind = (_serializer, "the name of a serializer: msgpack, json, arrow or pickle")
 _OBJECT: Kind = (_none, "given to configure(): it is an object, which no variable holds")
 
 _NOTHING = "Has no effect; the log says so if it is given."
@@ -112,7 +109,13 @@ _TABLE: tuple[tuple[str, Kind, object, str], ...] = (
     ("lru_cache_size", _whole(1), 10_000, _NOTHING),
     ("clock", _OBJECT, None, "Instead of `time.monotonic`, for deadlines; for tests."),
     ("storage", _OBJECT, None, "Instead of a URL, a `Storage` of your own."),
-    ("serializer", _SERIALIZER, "msgpack", "`msgpack` or `pickle`; `configure()` takes an object, too."),
+    (
+        "serializer",
+        _SERIALIZER,
+        "msgpack",
+        "`msgpack`, `json`, `arrow`, `pickle`; `configure()` takes an object, too.",
+    ),
+    ("compression", _FLAG, None, "Whether values are compressed in the storage; none: if they usually shrink."),
     ("timeout", _TIME, None, "Of a call of Redis, or of a storage of yours; a quarter of a second if it is not given."),
     ("connections", _whole(0), 0, "To Redis, or calls of your storage at once, at most; 0: 8, or no limit."),
     ("replicas", _whole(0), 0, "How many replicas of Redis must have an invalidation (`ack`)."),

@@ -11,15 +11,14 @@ apart by identity) is kept in L1 alone. Each entry depends on one tag more, its 
 from __future__ import annotations
 
 import re
-import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from logging import WARNING
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoocache import _ffi
+from zoocache._codec import Codec, known
 from zoocache._errors import BuiltWithout, BusSilent, StorageIsFull, Unserializable
 from zoocache._ffi import E_BUILD, E_BUS, E_FULL, E_INVAL, MISS
 from zoocache._ffi_shared import (
@@ -35,7 +34,6 @@ from zoocache._ffi_shared import (
     open_core,
 )
 from zoocache._log import LEVELS, Troubles, logger, watch
-from zoocache.serializers import serializer
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +47,6 @@ __all__ = ["NEVER", "SILENCES", "Settings", "Shared", "Tier", "tier"]
 ACKS = {"acked": 0, "async": 1, "durable": 2, "strict": 3}
 SILENCES = {None: 0, "bypass": 1, "serve": 2, "error": 3}
 
-_HEADER = struct.Struct("<IQ")  # which serializer; when it was computed, in milliseconds since 1970
 _LONGEST = 86_400  # seconds that one call of Redis is waited for, or that it is not asked
 _MAP_LEAST = 8 * 2**20  # of LMDB
 _SCHEMES = ("lmdb", "redis", "rediss", "unix", "redis+sentinel")
@@ -74,6 +71,7 @@ class Settings:
         flight_timeout: float,
         max_entries: int | None = None,
         serializer: Any = "msgpack",
+        compression: bool | None = None,
         timeout: float | None = None,
         connections: int = 0,
         replicas: int = 0,
@@ -106,7 +104,9 @@ class Settings:
         self.max_staleness = max_staleness
         self.loud = ack in ("durable", "strict")
         self.serializer = serializer
+        self.compression = compression
         self.storage_ttl = storage_ttl
+        known(serializer, compression)
         self.options: dict[str, Any] = {
             "storage": storage_url, "bus": bus_url, "prefix": prefix,
             "tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key,
@@ -120,6 +120,11 @@ class Settings:
             "ack": ACKS[ack], "silence": SILENCES[silence], "write_behind": write_behind, "sync": sync,
             "breaker_failures": breaker_failures, "breaker_pause": max(1, nanoseconds(min(breaker_pause, _LONGEST))),
         }  # fmt: skip
+
+    @property
+    def stores(self) -> bool:
+        """Whether values are to become bytes."""
+        return self.storage is not None or self.options["storage"] is not None
 
     def open(self, troubles: Troubles) -> SharedCore:
         """The library's cache."""
@@ -179,14 +184,14 @@ class Shared:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.serializer = serializer(settings.serializer)
-        self.magic = _ffi.hash_bytes(self.serializer.name.encode()) & 0xFFFFFFFF
+        codec = Codec(settings.serializer, settings.compression) if settings.stores else None
         self.troubles = Troubles()
         try:
             self.core = settings.open(self.troubles)
         except BaseException:
             self.troubles.tell()
             raise
+        self.codec = codec
         parts = self.core.parts
         self.stores = bool(parts & HAS_STORE)
         self.bus = bool(parts & HAS_BUS)
@@ -285,19 +290,19 @@ class Shared:
             if self.bus and self.core.gate(silence) == E_BUS:
                 raise silent()
             return None
-        return self.ask(name, silence)
+        return self.ask(table.codec, name, silence)
 
-    def ask(self, name: bytes, silence: int = 0) -> tuple[Found, Any] | None:
+    def ask(self, codec: Codec | None, name: bytes, silence: int = 0) -> tuple[Found, Any] | None:
         """What the storage has under a key, and the value."""
         code, found = self.core.find(name, silence)
         if code == E_BUS and self.bus and self.core.gate(silence) == E_BUS:
             raise silent()
-        return None if found is None else self.decoded(found)
+        return None if found is None else self.decoded(codec, found)
 
-    def ask_many(self, names: list[tuple[Any, bytes]]) -> Iterator[tuple[Any, tuple[Found, Any]]]:
+    def ask_many(self, codec: Codec | None, names: list[tuple[Any, bytes]]) -> Iterator[tuple[Any, tuple[Found, Any]]]:
         """What the storage has under several keys, in one step."""
         for (key, _), found in zip(names, self.core.find_many([name for _, name in names])):
-            both = None if found is None else self.decoded(found)
+            both = None if found is None else self.decoded(codec, found)
             if both is not None:
                 yield key, both
 
@@ -310,19 +315,28 @@ class Shared:
             fill.name = fill.table.shared_name(fill.key) if self.stores else None
             if fill.name is not None:
                 asked.append((fill, fill.name))
-        return list(self.ask_many(asked)) if ask else []
+        return list(self.ask_many(fills[0].table.codec, asked)) if ask and asked else []
 
-    def decoded(self, found: Found) -> tuple[Found, Any] | None:
+    def decoded(self, codec: Codec | None, found: Found) -> tuple[Found, Any] | None:
         """The value of what was found; None if it is not one of this serializer's."""
         try:
-            magic, _ = _HEADER.unpack_from(found.data)
-            if magic != self.magic:
+            if codec is None or not codec.wrote(found.data):
                 return None
-            value = self.serializer.loads(memoryview(found.data)[_HEADER.size :])
+            value = codec.value(found.data)
         except Exception:
             return None  # of another version of the program, or hostile: a miss
         self.hits += 1
         return found, value
+
+    def codec_of(self, serializer: Any, compression: bool | None) -> Codec | None:
+        """How the values of a table become bytes; None: as those of the cache do."""
+        if not self.stores or (serializer is None and compression is None):
+            return self.codec
+        usual = self.settings
+        return Codec(
+            usual.serializer if serializer is None else serializer,
+            usual.compression if compression is None else compression,
+        )
 
     def lock(self, fill: Fill) -> bool:
         """Tries to become the fleet's only loader of this key. False: another is."""
@@ -333,16 +347,17 @@ class Shared:
 
     # ---- writing -----------------------------------------------------------------------------------
 
-    def keep(self, name: bytes, value: Any, deps: Any, begin: int, ttl: float, tti: float) -> bool:
+    def keep(self, codec: Codec | None, name: bytes, value: Any, deps: Any, begin: int, ttl: float, tti: float) -> bool:
         """Writes a value through. What cannot be written is at least taken away. False: the storage is full."""
+        if codec is None:
+            return True
         try:
-            data = self.serializer.dumps(value)
+            data = codec.data(value)
         except Exception as error:
             self.refuse(value, error)
             self.core.drop(name)
             return True
-        header = _HEADER.pack(self.magic, int(time.time() * 1000))
-        return self.core.keep(name, header + data, deps, begin, ttl, tti) != E_FULL
+        return self.core.keep(name, data, deps, begin, ttl, tti, codec.plain) != E_FULL
 
     def keep_fill(self, fill: Fill) -> None:
         """The end of a fill: writes its value, if it is to be kept, and ends its lock. Once."""
@@ -351,7 +366,7 @@ class Shared:
         if name is None:
             return
         if lives is not None and final is not None and self.leads(fill, name):
-            self.keep(name, fill.result, final, fill.begin, *lives)
+            self.keep(fill.table.codec, name, fill.result, final, fill.begin, *lives)
         token = fill.token
         if token:
             self.core.unlock(name, token)

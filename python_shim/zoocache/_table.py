@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from zoocache._cache import Cache
+    from zoocache._codec import Codec
     from zoocache._ffi_shared import Found, Token
     from zoocache._shared import Shared
 
@@ -73,6 +74,8 @@ class Rules:
         copy: str = "share",
         fleet: bool = False,
         silence: str | None = None,
+        serializer: Any = None,
+        compression: bool | None = None,
         lag: float = 0.0,
     ) -> None:
         self.ttl = seconds("ttl", ttl)
@@ -95,6 +98,12 @@ class Rules:
         if silence not in (None, "bypass", "serve", "error"):
             raise ValueError(f"silence must be 'bypass', 'serve' or 'error', not {silence!r}")
         self.fleet = fleet
+        if serializer is not None or compression is not None:
+            from zoocache._codec import known
+
+            known("msgpack" if serializer is None else serializer, compression)
+        self.serializer = serializer
+        self.compression = compression
         self.silence = silence
         self.special = cache_if is not None or negative_ttl is not None or copy == "copy"  # see settle_value()
         self.fancy = soft_ttl is not None or bool(stale_if_error) or bool(early_refresh)
@@ -266,6 +275,7 @@ class Table:
         self.entries: dict[Any, Entry] = {}
         self.flights: dict[Any, Fill] = {}
         self.gated: Shared | None = None  # the bus that must have been heard of late
+        self.codec: Codec | None = None  # how its values become bytes
         self.silence = 0  # what to do if not
         self.tick = 0  # ns between ticks that its deadlines need
         self.quick = False  # as choose() says
@@ -290,8 +300,9 @@ class Table:
 
     def joined(self, cache: Cache) -> None:
         """It belongs to a cache from now on."""
+        shared, rules = cache.shared, self.rules
+        self.codec = None if shared is None else shared.codec_of(rules.serializer, rules.compression)
         self.cache = cache
-        shared = cache.shared
         self.gated = None if shared is None or not shared.bus else shared
         self.silence = 0 if shared is None else shared.silence_of(self.rules.silence)
         times = [self.rules.ttl, self.rules.tti, self.rules.soft_ttl, self.rules.negative_ttl, self.rules.error_ttl]
@@ -600,7 +611,8 @@ class Table:
         values = {}
         try:
             alone = {key for key, fill in fills.items() if self.claim(fill)}
-            for key, found in shared.ask_many([(key, name) for key in keys if (name := self.shared_name(key))]):
+            names = [(key, name) for key in keys if (name := self.shared_name(key))]
+            for key, found in shared.ask_many(self.codec, names):
                 values[key] = self.take(fills[key], *found) if key in alone else found[1]
         finally:
             for fill in fills.values():
@@ -686,7 +698,9 @@ class Table:
         del leaving
         if shared is not None and shared.stores:
             name = self.shared_name(key)
-            if name is not None and not shared.keep(name, value, held, entry.begin, *lives(entry, cache.clock())):
+            if name is not None and not shared.keep(
+                self.codec, name, value, held, entry.begin, *lives(entry, cache.clock())
+            ):
                 raise StorageIsFull(f"{shared.kind} storage is full: {key!r} is kept in memory only")
         cache.debt += 1
         if cache.debt >= SWEEP_EVERY:
@@ -730,7 +744,7 @@ class Table:
 
     def forget(self) -> None:
         """Lets go of what belongs to its cache."""
-        self.gated = None
+        self.gated = self.codec = None
 
     def sweep(self, cache: Cache, count: int) -> int:
         """Looks at some entries in turn. Returns how many more may be looked at."""

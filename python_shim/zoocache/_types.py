@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 if TYPE_CHECKING:
     from zoocache._cache import Cache
     from zoocache._explain import Explanation
+    from zoocache.serializers import Serializer
 
 __all__ = ["CacheInfo", "CacheStats", "Cacheable", "Cached", "Decorator", "Options", "P", "R"]
 
@@ -138,6 +139,8 @@ class Options(TypedDict, total=False):
     copy: str
     fleet: bool
     silence: str | None
+    serializer: str | Serializer | None
+    compression: bool | None
     lag: float
     key: Callable[..., Any] | None
     scope: str | None

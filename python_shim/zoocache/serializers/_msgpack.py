@@ -1,41 +1,26 @@
-"""How values become bytes for a storage, and come back as they were.
+"""MessagePack. What it would change on the way (a tuple, a set, a large integer, a date) is wrapped so that it comes
+back as it was.
 
-MessagePack is the default. What it would change on the way (a tuple, a set, a large integer, a date) is
-wrapped so that it comes back as it was; what has no such form is refused with Unserializable: the caller
-gets its result all the same, and it is kept in this process only. Pickle is there for who asks for it by
-name: reading a pickle runs what is in it, so its storage has to be trusted like code.
-
-Enum members, named tuples and dataclasses are stored with the name of their class, and come back if that
-class is loaded in the reading process: nothing is imported because a storage says so.
+Enum members, named tuples, dataclasses and the objects of pydantic and msgspec are stored with the name of their
+class, and come back if that class is loaded in the reading process: nothing is imported because a storage says so.
+Values of NumPy and pandas, and of registered types, have forms: see _forms.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, Protocol
-
-import msgpack
+from typing import Any, NoReturn
 
 from zoocache._errors import Unserializable
 from zoocache._keys import home, zone_key
+from zoocache.serializers._forms import form_named, form_of, need
+from zoocache.serializers._models import made, parts_of
 
-__all__ = ["MessagePack", "Pickle", "Serializer", "serializer"]
-
-
-class Serializer(Protocol):
-    """Values to bytes and back. ``name`` is stored with the bytes: no other serializer reads them."""
-
-    name: str
-
-    def dumps(self, value: Any) -> bytes:
-        """The bytes of a value. Raises Unserializable, or anything else, if there are none."""
-
-    def loads(self, data: bytes | memoryview) -> Any:
-        """The value. Raises for bytes that are not one: they are then taken for a miss."""
+__all__ = ["MessagePack"]
 
 
-_TUPLE, _INT, _SET, _FROZENSET, _CLASS, _KIND = range(1, 7)  # the numbers are stored
+_TUPLE, _INT, _SET, _FROZENSET, _CLASS, _KIND, _FORM = range(1, 8)  # the numbers are stored
 
 
 def _zone(zone: Any) -> Any:
@@ -118,32 +103,39 @@ class MessagePack:
 
     name = "msgpack"
 
+    def __init__(self) -> None:
+        msgpack = need("msgpack", "msgpack")
+        self._pack, self._unpack, self._ext = msgpack.packb, msgpack.unpackb, msgpack.ExtType
+
     def dumps(self, value: Any) -> bytes:
         """The bytes of a value."""
         try:
-            data: bytes = msgpack.packb(value, default=self._wrap, strict_types=True)
+            data: bytes = self._pack(value, default=self._wrap, strict_types=True)
             if b"\xc4" in data or b"\xc5" in data or b"\xc6" in data:
                 _refuse_bytes_like(value)
             return data
         except Unserializable:
             raise
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        except Exception as error:  # of a registered type's function, too
             raise Unserializable(f"cannot be stored by the MessagePack serializer: {error}") from error
 
     def loads(self, data: bytes | memoryview) -> Any:
         """The value."""
-        return msgpack.unpackb(data, ext_hook=self._unwrap, strict_map_key=False)
+        return self._unpack(data, ext_hook=self._unwrap, strict_map_key=False)
 
     def _wrap(self, x: Any) -> Any:
         """What MessagePack does not have by itself."""
         kind = type(x)
-        pack, ext = self.dumps, msgpack.ExtType
+        pack, ext = self.dumps, self._ext
         if kind is tuple:
             return ext(_TUPLE, pack(list(x)))
         if kind is int:
             return ext(_INT, x.to_bytes(x.bit_length() // 8 + 1, "little", signed=True))
         if kind is set or kind is frozenset:
             return ext(_SET if kind is set else _FROZENSET, pack(list(x)))
+        form = form_of(kind, home(kind))
+        if form is not None:
+            return ext(_FORM, pack([form.name, form.dumps(x)]))
         place = _PLACES.get((home(kind), kind.__qualname__))
         if place is not None:
             return ext(_KIND, pack([place, *_KINDS[place][2](x)]))
@@ -167,6 +159,8 @@ class MessagePack:
             return make(_loaded(module, name), *inner[1:])
         if code == _CLASS:
             return _rebuild(_loaded(inner[0], inner[1]), inner[2])
+        if code == _FORM:
+            return form_named(inner[0]).loads(inner[1])
         raise ValueError(f"unknown extension {code}")
 
 
@@ -210,7 +204,8 @@ def _parts(kind: type, x: Any) -> list[Any] | None:
         names = _fields(kind)
         if not set(getattr(x, "__dict__", ())) - set(names):
             return [[name, getattr(x, name)] for name in names]
-    return None
+        return None
+    return parts_of(kind, x)
 
 
 def _rebuild(kind: Any, parts: list[Any]) -> Any:
@@ -220,41 +215,11 @@ def _rebuild(kind: Any, parts: list[Any]) -> Any:
         return kind(parts[0])
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         return kind._make(parts)
+    if (x := made(kind, parts)) is not None:
+        return x
     if [name for name, _ in parts] != _fields(kind):
         raise TypeError(f"{kind.__qualname__} has other fields now")
     x = object.__new__(kind)
     for name, value in parts:
         object.__setattr__(x, name, value)
     return x
-
-
-class Pickle:
-    """Pickle, for storages that are trusted like code."""
-
-    name = "pickle"
-
-    def dumps(self, value: Any) -> bytes:
-        """The bytes of a value."""
-        import pickle
-
-        try:
-            return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-        except Exception as error:
-            raise Unserializable(f"cannot be pickled: {error}") from error
-
-    def loads(self, data: bytes | memoryview) -> Any:
-        """The value."""
-        import pickle
-
-        return pickle.loads(data)
-
-
-def serializer(given: str | Serializer) -> Serializer:
-    """The serializer of this name, or the one given."""
-    if given == "msgpack":
-        return MessagePack()
-    if given == "pickle":
-        return Pickle()
-    if isinstance(given, str):
-        raise ValueError(f"serializer must be 'msgpack', 'pickle' or an object with dumps() and loads(): {given!r}")
-    return given
