@@ -2649,7 +2649,7 @@ static inline uint64_t zc__random(uint64_t *state) {
  *               The mark is empty, or a position of 8 bytes for each log of the bus.
  *               The checksum is XXH3-64 of all from byte 16 on, seeded with bytes 0 to 7.
  *               The length of the whole is exactly 80 and the four parts.
- *   Compression LZ4 for values from 256 bytes that shrink by an eighth, unless zc_put_opts.plain is set.
+ *   Compression LZ4 for values from 256 bytes that shrink by an eighth, unless zc_put_opts.plain.
  *               ZOOCACHE_NO_LZ4 writes all of them plain, and takes compressed ones for misses.
  *   Fails       encode: ZC_E_NOMEM, ZC_E_INVAL; decode: ZC_E_CORRUPT, ZC_E_NOMEM
  * ========================================================================================== */

@@ -110,6 +110,34 @@ def rss():
         return int(fh.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def frames(say):
+    """A DataFrame of a million rows and five columns, to LMDB and back, by Arrow and by pickle in turn."""
+    import tempfile
+
+    import numpy as np
+    import pandas as pd
+
+    import zoocache
+
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({name: rng.random(1_000_000) for name in "abcde"})
+    best = {}
+    with tempfile.TemporaryDirectory() as home:
+        for name in ("arrow", "pickle") * 4:
+            with zoocache.Cache(storage_url=f"lmdb://{home}", lmdb_map_size=2**31, serializer=name) as cache:
+                start = perf()
+                cache.set("frame", frame)
+                put = perf()
+            with zoocache.Cache(storage_url=f"lmdb://{home}", lmdb_map_size=2**31, serializer=name) as cache:
+                again = perf()
+                assert cache.get("frame") is not None
+                spent = put - start, perf() - again
+                best[name] = min(best.get(name, spent), spent, key=sum)
+    for name, (put, get) in best.items():
+        say(f"{name}: a DataFrame of {frame.memory_usage().sum() / 1e6:.0f} MB to LMDB", put * 1e3, unit="ms")
+        say(f"{name}: and back", get * 1e3, unit="ms")
+
+
 def storages(say, rounds):
     """Hits over LMDB, and over a redis-server of its own: from memory, and asked of the storage."""
     import shutil
@@ -220,6 +248,10 @@ def main():
         zoocache.clear()
 
     storages(say, rounds)
+    try:
+        frames(say)
+    except ImportError:
+        print("no pandas, or no pyarrow: DataFrames are left out")
 
     def hammer(count):
         stop, totals = threading.Event(), [0] * count
