@@ -729,6 +729,63 @@ def test_a_serializer_alone():
         cachekit.get_serializer("encrypted")
 
 
+class Own:
+    """A serializer of one's own."""
+
+    def serialize(self, obj):
+        return b"own" + repr(obj).encode(), None
+
+    def deserialize(self, data, metadata=None):
+        return eval(data.removeprefix(b"own"))
+
+
+@pytest.mark.parametrize(
+    ("given", "mark"),
+    [(cachekit.OrjsonSerializer(), b'{"a":[1,2]}'), ("orjson", b'{"a":[1,2]}'), (Own(), b"own{'a': [1, 2]}")],
+)
+def test_a_serializer_of_a_function(given, mark):
+    shelf = Shelf()
+    runs = []
+
+    @cache.production(backend=shelf, serializer=given)
+    def load(x):
+        return runs.append(x) or {"a": [1, 2]}
+
+    assert load(1) == {"a": [1, 2]}
+    (record,) = shelf.records.values()
+    assert mark in record
+    next(t for t in engine(shelf).tables() if t.name == "load").entries.clear()
+    assert load(1) == {"a": [1, 2]}
+    assert runs == [1]
+
+
+def test_a_table_by_arrow():
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    shelf = Shelf()
+    frame = pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+
+    @cache(backend=shelf, serializer=cachekit.ArrowSerializer(), namespace="frames")
+    def load(x):
+        return frame
+
+    assert load(1).equals(frame)
+    next(t for t in engine(shelf).tables() if t.name == "load").entries.clear()
+    assert load(1).equals(frame)
+    assert load.cache_info().l2_hits == 1
+    data, about = cachekit.get_serializer("arrow").serialize(frame)
+    assert cachekit.ArrowSerializer().deserialize(data, about).equals(frame)
+
+
+@pytest.mark.parametrize(("value", "small"), [("true", True), ("0", False)])
+def test_compression_does_what_the_variable_says(monkeypatch, value, small):
+    monkeypatch.setenv("CACHEKIT_ENABLE_COMPRESSION", value)
+    shelf = Shelf()
+    cache(backend=shelf)(lambda n: "x" * n)(9000)
+    (record,) = shelf.records.values()
+    assert (len(record) < 1000) is small
+
+
 def test_health():
     async def main():
         return await cachekit.get_health_checker().check_health_async(), await cachekit.async_health_check_handler()
