@@ -2568,6 +2568,33 @@ static ZC__NOINLINE uint64_t zc__mul_sat(uint64_t a, uint64_t b) {
 }
 static inline bool zc__is_pow2(size_t n) { return n && !(n & (n - 1)); }
 
+/* A list of tags, in records and logs: of each a length of 2 bytes and its text. */
+static size_t zc__list_size(const zc_bytes *tags, size_t n) {
+    size_t size = 0;
+    for (size_t i = 0; i < n; i++) size += 2 + tags[i].len;
+    return size;
+}
+
+static void zc__list_write(unsigned char *to, const zc_bytes *tags, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        zc__put_le(to, tags[i].len, 2);
+        if (tags[i].len) memcpy(to + 2, tags[i].ptr, tags[i].len);
+        to += 2 + tags[i].len;
+    }
+}
+
+/* False: it is not a list of n. */
+static bool zc__list_read(const unsigned char *p, size_t size, zc_bytes *tags, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        size_t len = size < 2 ? 0 : zc__get16(p);
+        if (size < 2 + len) return false;
+        tags[i] = zc_slice(p + 2, len);
+        p += 2 + len;
+        size -= 2 + len;
+    }
+    return size == 0;
+}
+
 /* Text that is cut where the buffer ends, but counted whole: snprintf without stdio. */
 typedef struct zc__text {
     char *buf;
@@ -2693,14 +2720,12 @@ static bool zc__record_value(const zc__mem *m, zc__buf *b, const zc_record *r) {
 }
 
 static int zc__record_encode(const zc__mem *m, const zc_record *r, zc__buf *b) {
-    size_t deps_len = 0;
     if (r->ndeps > ZC_DEPS_MAX || r->key.len > ZC_KEY_MAX || r->mark.len > ZC__MARK)
         return ZC_E_INVAL;
     if (r->value.len > UINT32_MAX / 2) return ZC_E_INVAL;
-    for (size_t i = 0; i < r->ndeps; i++) {
+    for (size_t i = 0; i < r->ndeps; i++)
         if (r->deps[i].len > ZC_TAG_MAX) return ZC_E_INVAL;
-        deps_len += 2 + r->deps[i].len;
-    }
+    size_t deps_len = zc__list_size(r->deps, r->ndeps);
     size_t front = ZC__RECORD_HEAD + r->key.len + r->mark.len + deps_len;
     if (!zc__buf_reserve(m, b, front)) return ZC_E_NOMEM;
     unsigned char *p = b->ptr;
@@ -2722,12 +2747,7 @@ static int zc__record_encode(const zc__mem *m, const zc_record *r, zc__buf *b) {
     if (r->key.len) memcpy(p, r->key.ptr, r->key.len);
     p += r->key.len;
     if (r->mark.len) memcpy(p, r->mark.ptr, r->mark.len);
-    p += r->mark.len;
-    for (size_t i = 0; i < r->ndeps; i++) {
-        zc__put_le(p, r->deps[i].len, 2);
-        if (r->deps[i].len) memcpy(p + 2, r->deps[i].ptr, r->deps[i].len);
-        p += 2 + r->deps[i].len;
-    }
+    zc__list_write(p + r->mark.len, r->deps, r->ndeps);
     b->size = front;
     if (!zc__record_value(m, b, r)) return ZC_E_NOMEM;
     zc__put_le(b->ptr + 8, zc__record_checksum(b->ptr, b->size), 8);
@@ -2782,14 +2802,9 @@ static int zc__record_open(zc_bytes bytes, size_t max_value, zc_record *r, zc__r
 
 /* Reads the n dependencies. */
 static bool zc__record_deps(const zc__record_body *body, size_t n, zc_bytes *deps) {
-    const unsigned char *d = body->deps, *end = d + body->deps_len;
-    for (size_t i = 0; i < n; i++) {
-        size_t left = (size_t)(end - d), len = left < 2 ? 0 : zc__get16(d);
-        if (left < 2 + len || len > ZC_TAG_MAX) return false;
-        deps[i] = zc_slice(d + 2, len);
-        d += 2 + len;
-    }
-    return d == end;
+    if (!zc__list_read(body->deps, body->deps_len, deps, n)) return false;
+    while (n && deps[n - 1].len <= ZC_TAG_MAX) n--;
+    return n == 0;
 }
 
 /* Writes a packed value, of `len` bytes. */
@@ -4719,6 +4734,14 @@ static void zc__event(zc_cache *c, const zc_event *event) {
         ev->on_event(ev->user, event);
 }
 
+static zc_event zc__event_of(zc_event_kind kind, zc_bytes key) {
+    zc_event event;
+    memset(&event, 0, sizeof event);
+    event.kind = kind;
+    event.key = key;
+    return event;
+}
+
 /* Works off a garbage chain: tells, and lets go. */
 static void zc__garbage_free(zc_cache *c, zc__entry *garbage) {
     ZC__CALLS_OUT();
@@ -4726,11 +4749,8 @@ static void zc__garbage_free(zc_cache *c, zc__entry *garbage) {
     for (zc__entry *next; garbage; garbage = next, zc__freed(&c->mem, 1)) {
         next = garbage->next;
         if (c->desc.events.version) {
-            zc_event ev;
-            memset(&ev, 0, sizeof ev);
-            ev.kind = ZC_EVENT_REMOVED;
+            zc_event ev = zc__event_of(ZC_EVENT_REMOVED, zc__entry_key(garbage));
             ev.cause = (zc_cause)garbage->state;
-            ev.key = zc__entry_key(garbage);
             ev.value = zc__entry_value(garbage);
             zc__event(c, &ev);
         }
@@ -4894,11 +4914,8 @@ ZOOCACHE_API int zc_bus_entry(zc_bus_sink *sink, uint64_t position, const zc_byt
 }
 
 static void zc__report_invalidated(zc_cache *c, zc_bytes tag, uint64_t version) {
-    zc_event ev;
     if (!c->desc.events.version) return;
-    memset(&ev, 0, sizeof ev);
-    ev.kind = ZC_EVENT_INVALIDATED;
-    ev.key = tag;
+    zc_event ev = zc__event_of(ZC_EVENT_INVALIDATED, tag);
     ev.version = version;
     zc__event(c, &ev);
 }
@@ -5125,9 +5142,7 @@ static bool zc__outbox_put(zc_cache *c, zc_bytes tag) {
     if (*place) return true;
     if (at + 2 + tag.len > ZC__OUTBOX_BYTES) return false;
     if (!zc__buf_reserve(&c->mem, &b->outbox, 2 + tag.len)) return false;
-    b->outbox.ptr[at] = (unsigned char)tag.len;
-    b->outbox.ptr[at + 1] = (unsigned char)(tag.len >> 8);
-    memcpy(b->outbox.ptr + at + 2, tag.ptr, tag.len);
+    zc__list_write(b->outbox.ptr + at, &tag, 1);
     b->outbox.size = at + 2 + tag.len;
     b->outbox_tags++;
     *place = (uint16_t)(at + 1);
@@ -5193,7 +5208,6 @@ static void zc__batch_free(zc_cache *c, zc__batch *batch) {
 /* Takes everything out of the outbox; false: it was empty. */
 static bool zc__outbox_take(zc_cache *c, zc__batch *batch) {
     zc__bus *b = &c->bus;
-    size_t at = 0;
     memset(batch, 0, sizeof *batch);
     zc__monitor_lock(&b->out);
     bool any = b->everything || b->outbox.size, everything = b->everything;
@@ -5208,10 +5222,7 @@ static bool zc__outbox_take(zc_cache *c, zc__batch *batch) {
     batch->size = batch->n * sizeof *batch->tags;
     if (batch->n && !(batch->tags = (zc_bytes *)zc__alloc(&c->mem, batch->size)))
         batch->n = batch->size = 0;
-    for (size_t i = 0; i < batch->n; i++) {
-        batch->tags[i] = zc_slice(batch->text.ptr + at + 2, zc__get16(batch->text.ptr + at));
-        at += 2 + batch->tags[i].len;
-    }
+    (void)zc__list_read(batch->text.ptr, batch->text.size, batch->tags, batch->n);
     return any;
 }
 
@@ -6791,12 +6802,9 @@ static inline bool zc__store_was_slow(int rc) { return rc == ZC_E_TIMEOUT || rc 
 
 /* Tells of a call that has failed. */
 static void zc__store_fault(zc_cache *c, zc_bytes key, int rc) {
-    zc_event ev;
+    zc_event ev = zc__event_of(ZC_EVENT_STORE_FAULT, key);
     bool corrupt = rc == ZC_E_CORRUPT;
     zc__count(corrupt ? &c->store_corrupt : &c->store_errors, 1);
-    memset(&ev, 0, sizeof ev);
-    ev.kind = ZC_EVENT_STORE_FAULT;
-    ev.key = key;
     ev.rc = rc;
     zc__event(c, &ev);
     zc__log_write(c, ZC_LOG_WARN,
@@ -7655,10 +7663,7 @@ static int zc__fail(zc_fill *fill, int error, zc_view *view) {
     }
     if (ended) zc__flight_wake(f);
     if (error < 0) {
-        zc_event ev;
-        memset(&ev, 0, sizeof ev);
-        ev.kind = ZC_EVENT_FILL_FAILED;
-        ev.key = zc__flight_key(f);
+        zc_event ev = zc__event_of(ZC_EVENT_FILL_FAILED, zc__flight_key(f));
         ev.rc = error;
         ev.elapsed = zc__mono(&c->clock) - fill->started;
         zc__count(&c->fill_errors, 1);
@@ -7753,10 +7758,7 @@ static int zc__commit(zc_fill *fill, zc_view *view) {
     zc__count(late ? &c->fills_late : &c->fills, !fill->from_store);
     if (put != ZC_OK && !late) zc__count(&c->refused, 1);
     if (!fill->from_store) {
-        zc_event ev;
-        memset(&ev, 0, sizeof ev);
-        ev.kind = ZC_EVENT_FILLED;
-        ev.key = zc__entry_key(e);
+        zc_event ev = zc__event_of(ZC_EVENT_FILLED, zc__entry_key(e));
         ev.value = zc__entry_value(e);
         ev.rc = rc;
         ev.elapsed = elapsed;
@@ -9207,15 +9209,13 @@ static void zc__metric(zc__text *t, const char *name, const char *cache, const c
         else if (*p == '"' || *p == '\\') zc__text_str(t, "\\");
         if (*p != '\n') zc__text_bytes(t, p, 1);
     }
-    zc__text_str(t, "\"");
+    zc__text_str(t, label ? "\"," : "\"} ");
     if (label) {
-        zc__text_str(t, ",");
         zc__text_str(t, label);
         zc__text_str(t, "=\"");
         zc__text_str(t, value);
-        zc__text_str(t, "\"");
+        zc__text_str(t, "\"} ");
     }
-    zc__text_str(t, "} ");
     zc__text_num(t, number, 1);
     zc__text_str(t, "\n");
 }
@@ -9248,13 +9248,9 @@ static void zc__metric_loads(zc__text *t, const zc_stats *s, const char *cache) 
         zc__metric(t, "load_seconds_bucket", cache, "le", bound, sum);
     }
     zc__metric(t, "load_seconds_count", cache, NULL, NULL, sum);
-    /* the same line with a fraction */
-    zc__text line = {bound, sizeof bound, 0};
-    zc__text_seconds(&line, s->load_ns / 1000);
-    zc__text_end(&line);
     zc__metric(t, "load_seconds_sum", cache, NULL, NULL, 0);
-    t->len -= 2; /* "0\n" */
-    zc__text_str(t, bound);
+    t->len -= 2; /* "0\n": it has a fraction */
+    zc__text_seconds(t, s->load_ns / 1000);
     zc__text_str(t, "\n");
 }
 
@@ -9462,26 +9458,11 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
 #if defined(ZOOCACHE_WITH_LMDB) || defined(ZOOCACHE_WITH_REDIS)
 /* ============================================================================================
  * >>backends   What LMDB and Redis have in common
- *   An entry of their logs has its tags in a list: of each a length of 2 bytes and its text. A list
- *   of none stands for everything.
+ *   An entry of their logs is a list of tags (>>bytes); one of none stands for everything.
  * ========================================================================================== */
 
 #include <fcntl.h>
 #include <unistd.h>
-
-static size_t zc__list_size(const zc_bytes *tags, size_t n) {
-    size_t size = 0;
-    for (size_t i = 0; i < n; i++) size += 2 + tags[i].len;
-    return size;
-}
-
-static void zc__list_write(unsigned char *to, const zc_bytes *tags, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        zc__put_le(to, tags[i].len, 2);
-        memcpy(to + 2, tags[i].ptr, tags[i].len);
-        to += 2 + tags[i].len;
-    }
-}
 
 /* Gives the entry at `position`. ZC_E_CORRUPT: that is no list. */
 static int zc__list_deliver(const zc__mem *m, zc_bytes list, uint64_t position, zc_bus_sink *sink) {
@@ -9492,10 +9473,7 @@ static int zc__list_deliver(const zc__mem *m, zc_bytes list, uint64_t position, 
     if (at != list.len) return ZC_E_CORRUPT;
     if (n == 0) return zc_bus_entry(sink, position, NULL, 0);
     if (n > 16 && !(tags = (zc_bytes *)zc__alloc(m, n * sizeof *tags))) return ZC_E_NOMEM;
-    for (size_t i = 0; i < n; i++) {
-        tags[i] = zc_slice(p + 2, zc__get16(p));
-        p += 2 + tags[i].len;
-    }
+    (void)zc__list_read(p, list.len, tags, n);
     int rc = zc_bus_entry(sink, position, tags, n);
     if (tags != few) zc__free(m, tags, n * sizeof *tags);
     return rc;
