@@ -2465,27 +2465,16 @@ static inline bool zc__slab_moves(const zc__mem *m, const void *block, size_t si
 }
 
 #else
-static inline zc__slabs *zc__slabs_make(uint32_t shards) { (void)shards; return NULL; }
-static inline void zc__slabs_destroy(zc__slabs *s) { (void)s; }
-static inline void *zc__slab_take(zc__slabs *s, uint64_t hash, size_t size) {
-    (void)s, (void)hash, (void)size;
-    return NULL;
-}
-static inline void zc__slab_give(zc__slabs *s, uint64_t hash, void *ptr, size_t size) {
-    (void)s, (void)hash, (void)ptr, (void)size;
-}
-static inline size_t zc__slabs_slack(zc__slabs *s) { (void)s; return 0; }
-static inline void zc__slabs_lock(zc__slabs *s) { (void)s; }
-static inline void zc__slabs_unlock(zc__slabs *s) { (void)s; }
-static inline bool zc__slabs_check(zc__slabs *s) { (void)s; return true; }
-static inline bool zc__slabs_serve(const zc__mem *m, size_t size) {
-    (void)m, (void)size;
-    return false;
-}
-static inline bool zc__slab_moves(const zc__mem *m, const void *block, size_t size) {
-    (void)m, (void)block, (void)size;
-    return false;
-}
+#  define zc__slabs_make(shards) NULL
+#  define zc__slabs_destroy(s) ((void)0)
+#  define zc__slab_take(s, hash, size) ((void)(hash), (void)(size), (void *)NULL)
+#  define zc__slab_give(s, hash, block, size) ((void)(hash), (void)(size))
+#  define zc__slabs_slack(s) 0
+#  define zc__slabs_lock(s) ((void)0)
+#  define zc__slabs_unlock(s) ((void)0)
+#  define zc__slabs_check(s) true
+#  define zc__slabs_serve(m, size) ((void)(size), false)
+#  define zc__slab_moves(m, block, size) ((void)(block), (void)(size), false)
 #endif
 
 /* ============================================================================================
