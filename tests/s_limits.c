@@ -62,7 +62,7 @@ static void *look(void *user) {
             entries += c->shards[i].count;
             bytes += c->shards[i].cost;
         }
-        zc__unlock_all(c, true);
+        zc__unlock_all(c);
         if (w->max_entries) CHECK(entries <= w->max_entries);
         if (w->max_bytes) CHECK(bytes <= w->max_bytes);
         if (entries > w->most_entries) w->most_entries = entries;
