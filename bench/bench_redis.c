@@ -14,6 +14,7 @@
 
 #include <stdio.h>
 #define CHECK(x) (x)
+#define CHECK_EQ(a, b) ((a) == (b))
 #include "../tests/redis_server.h"
 
 #define KEYS 1000
@@ -59,7 +60,10 @@ static void raw_get(what *w, unsigned i) {
 
 static void store_get(what *w, unsigned i) {
     static zc__mem mem;
-    zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX};
+    zc_sink sink;
+    memset(&sink, 0, sizeof sink);
+    sink.mem = &mem;
+    sink.most = SIZE_MAX;
     must(w->store.get(w->store.user, w->keys[i], &sink) == ZC_OK && sink.buf.size >= 1024, "get");
     zc__buf_free(&mem, &sink.buf);
 }
