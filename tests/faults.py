@@ -8,6 +8,7 @@ fault replaces must be in the header once. The last line is the count."""
 import concurrent.futures
 import os
 import pathlib
+import random
 import subprocess
 import sys
 
@@ -311,9 +312,9 @@ def simulated(directory, _):
 def found(directory, name):
     """The number of histories that it took; None: it was not found, or something else is wrong."""
     test = "through" if name in THROUGH else "behind" if name in BEHIND else "with_dependencies"
-    command = [directory / "s_linear", "--seed", "random", test]
     env = os.environ | {"LINEAR_ROUNDS": "20"}
-    for _ in range(5):  # with some faults the cache frees what it still has: then another history is to show it
+    for _ in range(8):  # with some faults the cache frees what it still has: then another seed is to show it
+        command = [directory / "s_linear", "--seed", str(random.getrandbits(60)), test]
         ended = subprocess.run(command, env=env, capture_output=True, text=True)
         if ended.returncode >= 0:
             break
