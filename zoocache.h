@@ -1402,6 +1402,7 @@ typedef enum zc__rank {
     ZC__RANK_HOUSE,    /* spin: one housekeeper; only tried, but by zc_check() */
     ZC__RANK_SLEEP,    /* to sleep on: a flight's, the threads' */
     ZC__RANK_ORDER,    /* of a shard: who waits for his turn to write to the storage */
+    ZC__RANK_TURN,     /* that turn: taken as if tried, when there is nothing to wait for */
     ZC__RANK_READING,  /* gate: the reader of the bus */
     ZC__RANK_SLOT,     /* spin, LMDB: a pooled reader; only tried */
     ZC__RANK_GATE,     /* gate, LMDB: the writer */
@@ -7085,6 +7086,7 @@ struct zc__writer {
     uint64_t hash;
     zc__writer_state state;
     bool replaces; /* the storage may have a record */
+    ZC__RANKED     /* its turn */
 };
 
 /* The latest change of a key, or of what hashes alike. The shard is locked. */
@@ -7101,6 +7103,7 @@ static void zc__writes(zc__shard *s, zc__writer *w, uint64_t hash, bool replaces
     w->next = s->writers;
     w->hash = hash;
     w->state = ZC__JOINED;
+    ZC__SET_RANK(w, ZC__RANK_TURN);
     w->replaces = replaces || (before && before->replaces);
     s->writers = w;
 }
@@ -7131,6 +7134,7 @@ static bool zc__write_turn(zc__shard *s, zc__writer *w) {
     }
     bool mine = w->state == ZC__READY;
     if (mine) w->state = ZC__WRITING;
+    if (mine) ZC__LOCKED(w); /* others wait for it, as for a lock */
     zc__spin_unlock(&s->lock);
     zc__monitor_unlock(&s->order);
     return mine;
@@ -7138,6 +7142,7 @@ static bool zc__write_turn(zc__shard *s, zc__writer *w) {
 
 /* The storage has this change, and so nothing of those before it has to be written any more. */
 static void zc__written(zc__shard *s, zc__writer *w) {
+    ZC__UNLOCKING(w);
     zc__spin_lock(&s->lock);
     zc__writer **at = &s->writers;
     while (*at && *at != w) at = &(*at)->next; /* after a fork it is not there */
@@ -7474,6 +7479,7 @@ static bool zc__behind_write(zc_cache *c) {
     if (goes) {
         zc__writes(s, &w, hash, true);
         w.state = ZC__WRITING;
+        ZC__LOCKED(&w); /* as by zc__write_turn() */
     }
     zc__spin_unlock(&s->lock);
     bool taken = goes && zc__behind_take(c, e);
