@@ -1463,6 +1463,14 @@ static inline void zc__unlocking(const zc__ranked *l) {
     ZC__ASSERT(*at == l);
     if (*at) *at = l->below;
 }
+/* Calls what has locks of its own, caches perhaps, which are not ranked with the caller's. */
+#  define ZC__APART(call)                                                                          \
+      do {                                                                                         \
+          zc__ranked *theirs = NULL;                                                               \
+          zc__locks_swap(&theirs);                                                                 \
+          (void)(call);                                                                            \
+          zc__locks_swap(&theirs);                                                                 \
+      } while (0)
 #  define ZC__SET_RANK(lock, as) ((void)((lock)->ranked.rank = (as)))
 #  define ZC__LOCKING(lock) zc__locking(&(lock)->ranked)
 #  define ZC__LOCKED(lock) zc__locked(&(lock)->ranked)
@@ -1473,6 +1481,7 @@ static inline void zc__unlocking(const zc__ranked *l) {
 #  define ZC__LOCKING(lock) ((void)(lock))
 #  define ZC__LOCKED(lock) ((void)(lock))
 #  define ZC__UNLOCKING(lock) ((void)(lock))
+#  define ZC__APART(call) ((void)(call))
 #  define zc__locks_swap(locks) ((void)0)
 #endif
 #define ZC__ASSERT_HELD(lock) ZC__ASSERT(zc__holds(&(lock)->ranked))
@@ -7224,7 +7233,10 @@ static int zc__store_del(zc_cache *c, zc_bytes key) {
     const zc_store *st = &c->desc.store;
     uint32_t epoch;
     int rc = ZC_PENDING;
-    if (zc__store_up(c, &epoch)) rc = zc__store_outcome(c, epoch, st->del(st->user, key));
+    if (zc__store_up(c, &epoch)) {
+        ZC__APART(rc = st->del(st->user, key));
+        rc = zc__store_outcome(c, epoch, rc);
+    }
     if (rc < 0 || rc == ZC_PENDING) zc__store_distrust(c);
     return rc;
 }
@@ -7283,9 +7295,11 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     if (c->desc.store_ttl) hard = end = zc__add_sat(now, c->desc.store_ttl);
     r.expires_ms = zc__until_ms(hard, now, now_ms);
     int rc = zc__record_encode(&c->mem, &r, &record);
-    if (rc == ZC_OK)
-        rc = zc__store_outcome(c, epoch, st->put(st->user, key, zc_slice(record.ptr, record.size),
-                                                zc__until_ms(end, now, now_ms)));
+    if (rc == ZC_OK) {
+        ZC__APART(rc = st->put(st->user, key, zc_slice(record.ptr, record.size),
+                               zc__until_ms(end, now, now_ms)));
+        rc = zc__store_outcome(c, epoch, rc);
+    }
     zc__buf_free(&c->mem, &record);
     zc__free(&c->mem, deps, size);
     if (zc__store_was_slow(rc) && replaces) zc__store_distrust(c);

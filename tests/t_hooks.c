@@ -462,3 +462,57 @@ TEST(a_thread_does_not_wait_for_a_refresh_that_it_has_put_aside) {
         stop();
     }
 }
+
+/* A cache for each call of a storage: made, used and closed, as who collects garbage may do. */
+static int put_beside(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
+    zc_desc d;
+    zc_cache *beside;
+    zc_view v;
+    memset(&d, 0, sizeof d);
+    d.no_thread = true;
+    (void)user;
+    (void)record;
+    (void)expires_ms;
+    if (!CHECK_EQ(zc_open(&d, &beside), ZC_OK)) return ZC_E_STORE;
+    CHECK_EQ(zc_put(beside, key, zc_str("v"), NULL), ZC_OK);
+    CHECK_EQ(zc_put(beside, key, zc_str("w"), NULL), ZC_OK);
+    CHECK_EQ(zc_get(beside, key, &v), ZC_OK);
+    zc_release(beside, &v);
+    CHECK_EQ(zc_invalidate(beside, zc_str("a")), ZC_OK);
+    zc_close(beside);
+    w.loads++;
+    return ZC_OK;
+}
+static int get_nothing(void *user, zc_bytes key, zc_sink *sink) {
+    (void)user;
+    (void)key;
+    (void)sink;
+    return ZC_MISS;
+}
+static int del_nothing(void *user, zc_bytes key) {
+    (void)user;
+    (void)key;
+    return ZC_OK;
+}
+
+static int clear_nothing(void *user) {
+    (void)user;
+    return ZC_OK;
+}
+
+TEST(a_storage_uses_another_cache) {
+    zc_desc d;
+    zc_cache *c;
+    memset(&w, 0, sizeof w);
+    memset(&d, 0, sizeof d);
+    d.no_thread = true;
+    d.store.version = 1;
+    d.store.get = get_nothing;
+    d.store.put = put_beside;
+    d.store.del = del_nothing;
+    d.store.clear = clear_nothing;
+    REQUIRE(zc_open(&d, &c) == ZC_OK);
+    for (unsigned i = 0; i < 3; i++) CHECK_EQ(zc_put(c, zc_str("k"), zc_str("v"), NULL), ZC_OK);
+    CHECK_EQ(w.loads, 3);
+    zc_close(c);
+}

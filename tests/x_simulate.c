@@ -1690,7 +1690,7 @@ static void crowd(void) {
 static void nobody_is_silent(void) {
     for (int i = 0; i < w->nnodes; i++) {
         const node *n = &w->nodes[i];
-        if (!n->c || n->closing) continue;
+        if (!n->c || n->closing || n->hooks) continue; /* a hook may wait for replicas, which lag */
         if (n->c->bus.lease + w->t < n->mono_base + w->now)
             fail("node %c is silent, although all is well", 'A' + n->id);
     }
