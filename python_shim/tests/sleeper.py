@@ -73,6 +73,9 @@ for line in sys.stdin:
         if task not in mine:
             os.setpriority(os.PRIO_PROCESS, task, 19)
     os.write(1, b"ready\n")
+patience = time.monotonic() + 60
+while cache.stats().hits <= 100 and time.monotonic() < patience:  # on a busy machine the library comes late to its turn
+    time.sleep(0.01)
 ended.set()
 for thread in work:
     thread.join()
