@@ -47,7 +47,8 @@ class Transaction:
         self.held: set[str] = set()
         self.again: list[Callable[[], object]] = []
         self.begin: int | None = None  # of its fills, at the latest; None: as ever
-        self.outer: Transaction | None = None
+        self.outer: Transaction | None = None  # what its context was in, of whichever cache
+        self.parent: Transaction | None = None  # whose savepoint it is
         self.over = False
         self._entered = False
 
@@ -79,26 +80,31 @@ class Transaction:
 
     # ---- the block -----------------------------------------------------------------------------------
 
-    def __enter__(self) -> Transaction:
+    def enter(self, parent: Transaction | None) -> None:
+        """Begins it: as a savepoint of the parent, or to be committed by itself, whatever it is in."""
         if self._entered:
             raise RuntimeError("zoocache: a transaction() is good for one block; call it again for another")
         self.cache.check_open()
         self._entered = True
+        self.parent = parent
         self.outer = TRANSACTION.get()
         around = transaction_of(self.cache)
-        if around is not None:
+        if around is not None and around.begin is not None:
             self.begin = around.begin
         elif self.snapshot:
             self.begin = self.cache.core.seen.value
         OPEN[self] = None
         TRANSACTION.set(self)
+
+    def __enter__(self) -> Transaction:
+        self.enter(transaction_of(self.cache))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for work in self._end(kind is None):
-            work()
+        if self._ends(kind is None):
+            self._say()
 
     async def __aenter__(self) -> Transaction:
         return self.__enter__()
@@ -106,24 +112,34 @@ class Transaction:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for work in self._end(kind is None):
-            await self.cache._beside(work)
+        if self._ends(kind is None):
+            await self.cache._beside(self._say)
 
-    def _end(self, well: bool) -> list[Callable[[], object]]:
-        """Ends it. Returns what is to be done now."""
+    def _ends(self, well: bool) -> bool:
+        """Ends it. Whether what was held back is to be said now; if not, it was dropped, or is the parent's."""
         self.over = True
         OPEN.pop(self, None)
         if TRANSACTION.get() is self:  # not if the collector ends a generator in the context of another
             TRANSACTION.set(self.outer)
-        if not well:
-            return []
-        around = next(self._blocks(), None)
-        if around is not None:
-            around.held |= self.held
-            around.again += self.again
-            return []
-        held = [lambda: self.cache.invalidate(*self.held)] if self.held else []
-        return [*held, *self.again]
+        parent = self.parent
+        while parent is not None and parent.over:
+            parent = parent.parent
+        if well and parent is not None:
+            parent.held |= self.held
+            parent.again += self.again
+        return well and parent is None
+
+    def _say(self) -> None:
+        """What was held back takes effect; no other block holds it back once more."""
+        around = TRANSACTION.get()
+        TRANSACTION.set(None)
+        try:
+            if self.held:
+                self.cache.invalidate(*self.held)
+            for work in self.again:
+                work()
+        finally:
+            TRANSACTION.set(around)
 
 
 def _below(tag: str, held: set[str]) -> bool:

@@ -13,8 +13,9 @@
     whole(User)     for invalidate() by hand: all rows, and the table
 
 A transaction of a tracked session is a transaction() of the cache (see zoocache.transactions): what it writes is held
-back, sent in one step after the commit, and dropped with a rollback; a savepoint likewise. What a cached function reads
-through the session begins with the transaction, in whichever context it runs.
+back, sent in one step after the commit, and dropped with a rollback; a savepoint likewise. It is of its session alone,
+whatever other sessions or blocks are open in the context. What a cached function reads through the session begins with
+the transaction, in whichever context it runs.
 
 What is written is seen at the connection: each statement that changes something, be it of a flush, a bulk statement of
 the ORM, of Core, or text. A flush names its rows, if they are not many; any other statement is taken to change the
@@ -191,20 +192,22 @@ class _Watch:
         self.written: set[Table] = set()  # by the flush that runs
 
     def enter(self, of: SessionTransaction | None) -> None:
-        self.blocks.append((of, self.cache.transaction().__enter__()))
+        """A block begins: a savepoint of the one before; or the first, which the session commits by itself."""
+        block = self.cache.transaction()
+        block.enter(self.blocks[-1][1] if self.blocks else None)
+        self.blocks.append((of, block))
 
     def leave(self, well: bool) -> None:
         """The innermost block ends."""
         _, block = self.blocks.pop()
-        works = block._end(well)
         beside = self.cache.shared is not None and any(c.dialect.is_async for c in self.connections)
         if not self.blocks:
             self.part()
-        for work in works:
-            if beside:
-                await_only(self.cache._beside(work))
-            else:
-                work()
+        kind = None if well else Exception
+        if beside:
+            await_only(block.__aexit__(kind, None, None))
+        else:
+            block.__exit__(kind, None, None)
 
     def join(self, connection: Connection) -> None:
         """Sees what is executed on this connection, too."""
