@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_durations import Shelf
+from shelf import Shelf
 
 import zoocache
 from zoocache import Cache

@@ -8,13 +8,13 @@ import sys
 import threading
 
 import pytest
+from shelf import Shelf
 
 import zoocache
 from zoocache import Cache, _default, add_deps, cacheable, disabled, invalidate
 from zoocache._ffi import words
 from zoocache.context import OFF
 from zoocache.scopes import Scope
-from zoocache.storage import Storage
 
 
 @pytest.fixture(autouse=True)
@@ -53,26 +53,20 @@ def counted(request):
     return make
 
 
-class Kept(Storage):
+class Kept(Shelf):
     """A storage that says what it was asked."""
 
     def __init__(self):
-        self.records = {}
+        super().__init__()
         self.asked = []
 
     def get(self, key):
         self.asked.append("get")
-        return self.records.get(key)
+        return super().get(key)
 
     def put(self, key, record, expires):
         self.asked.append("put")
-        self.records[key] = record
-
-    def delete(self, key):
-        self.records.pop(key, None)
-
-    def clear(self):
-        self.records.clear()
+        super().put(key, record, expires)
 
 
 # ---- functions ---------------------------------------------------------------------------------------

@@ -6,10 +6,10 @@ from decimal import Decimal
 from math import inf, nan
 
 import pytest
+from shelf import Shelf
 
 import zoocache
 from zoocache import Cache, cacheable, configure
-from zoocache.storage import Storage
 from zoocache.testing import FakeClock
 
 HUGE = 10**400
@@ -24,23 +24,16 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-class Shelf(Storage):
+class Dated(Shelf):
     """A storage that remembers until when it was to keep something."""
 
     def __init__(self):
-        self.records, self.expires = {}, {}
-
-    def get(self, key):
-        return self.records.get(key)
+        super().__init__()
+        self.expires = {}
 
     def put(self, key, record, expires):
-        self.records[key], self.expires[key] = record, expires
-
-    def delete(self, key):
-        self.records.pop(key, None)
-
-    def clear(self):
-        self.records.clear()
+        super().put(key, record, expires)
+        self.expires[key] = expires
 
 
 def refused(call, name):
@@ -87,10 +80,10 @@ def test_jitter_of_a_long_life():
 @pytest.mark.parametrize("name", OPTIONS)
 def test_options_of_a_cache(name):
     refused(lambda value: Cache(**{name: value}), name)
-    refused(lambda value: Cache(storage=Shelf(), **{name: value}), name)
+    refused(lambda value: Cache(storage=Dated(), **{name: value}), name)
     refused(lambda value: configure(**{name: value}), name)
     for value in LONG:
-        for storage in (None, Shelf()):
+        for storage in (None, Dated()):
             with Cache(storage=storage, **{name: value}) as cache:
                 f = cache.cacheable(lambda x: [x])
                 assert f(1) is f(1)
@@ -145,7 +138,7 @@ def test_waits():
 
 
 def test_what_cannot_be_is_refused_before_a_storage_is_opened():
-    class Watched(Shelf):
+    class Watched(Dated):
         def clear(self):
             raise AssertionError("opened")
 
@@ -157,7 +150,7 @@ def test_what_cannot_be_is_refused_before_a_storage_is_opened():
 @pytest.mark.parametrize("name", ["ttl", "tti"])
 def test_a_long_life_in_a_storage(name):
     for value in LONG:
-        shelf = Shelf()
+        shelf = Dated()
         with Cache(storage=shelf) as cache:
             f = cache.cacheable(namespace="long", **{name: value})(lambda x: 10**5000)
             assert f(1) == f(1) == 10**5000
@@ -167,7 +160,7 @@ def test_a_long_life_in_a_storage(name):
 
 
 def test_numbers_too_long_for_a_text():
-    with Cache(storage=Shelf()) as cache:
+    with Cache(storage=Dated()) as cache:
         f = cache.cacheable(namespace="digits")(lambda x: [x])
         huge = 10**5000
         assert f(huge) is f(huge)

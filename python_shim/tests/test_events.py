@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from servers import until
+from shelf import Shelf
 
 import zoocache
 from zoocache import Cache, Scope, correlation
 from zoocache.events import Event
-from zoocache.storage import Storage
 from zoocache.telemetry import EventLog
 from zoocache.testing import FakeClock
 
@@ -37,24 +37,13 @@ def heard():
     return Heard()
 
 
-class Shelf(Storage):
-    def __init__(self):
-        self.records = {}
-        self.error = None
+class Failing(Shelf):
+    error = None
 
     def get(self, key):
         if self.error:
             raise self.error
-        return self.records.get(key)
-
-    def put(self, key, record, expires):
-        self.records[key] = record
-
-    def delete(self, key):
-        self.records.pop(key, None)
-
-    def clear(self):
-        self.records.clear()
+        return super().get(key)
 
 
 # ---- why an entry has left ---------------------------------------------------------------------------
@@ -69,7 +58,7 @@ def removed(cache, act, heard):
 @pytest.mark.parametrize("options", [{}, {"max_entries": 2}, {"storage": True}], ids=str)
 def test_each_cause_by_key(options, heard):
     clock = FakeClock()
-    options = {**options, "storage": Shelf()} if "storage" in options else options
+    options = {**options, "storage": Failing()} if "storage" in options else options
     with Cache(clock=clock, on_event=heard, read_extend_ttl=False, **options) as cache:
         cache.set("a", 1)
         assert heard.take() == []
@@ -365,7 +354,7 @@ def test_nobody_listens_nothing_is_made(monkeypatch):
 
 
 def test_faults_and_the_breaker(heard):
-    shelf = Shelf()
+    shelf = Failing()
     with Cache(storage=shelf, on_event=heard) as cache:
         f = cache.cacheable(lambda x: x)
         shelf.error = TimeoutError()
@@ -385,7 +374,7 @@ def test_faults_and_the_breaker(heard):
 
 def test_the_breaker_opens_and_closes_between_two_looks(heard):
     """Nothing is left out: the library counts."""
-    with Cache(storage=Shelf(), on_event=heard) as cache:
+    with Cache(storage=Failing(), on_event=heard) as cache:
         shared = cache.shared
         real = shared.core.shared_stats()
         shared._counted = real.errors + real.corrupt - 3, real.epoch - 4
@@ -577,7 +566,7 @@ async def test_spans_of_coroutines(spans):
 def test_what_the_storage_has_is_a_span_without_a_result(spans):
     from zoocache.telemetry.adapters.opentelemetry import Spans
 
-    shelf = Shelf()
+    shelf = Failing()
     with Cache(on_event=Spans(spans.provider), storage=shelf) as cache:
         f = cache.cacheable(lambda x: x, namespace="n")
         f(1)

@@ -4,30 +4,12 @@ import asyncio
 import threading
 
 import pytest
+from shelf import Shelf
 from test_flights import until
 
 import zoocache
 from zoocache import Cache, RecursiveFill, Scope, UnkeyableArgument, add_deps, cacheable, disabled, invalidate
-from zoocache.storage import Storage
 from zoocache.testing import FakeClock
-
-
-class Shelf(Storage):
-    def __init__(self):
-        self.records = {}
-
-    def get(self, key):
-        return self.records.get(key)
-
-    def put(self, key, record, expires_at):
-        self.records[key] = record
-
-    def delete(self, key):
-        return self.records.pop(key, None) is not None
-
-    def clear(self):
-        self.records.clear()
-
 
 KINDS = {"sync", "async"}
 

@@ -21,10 +21,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
+from shelf import Shelf, evict
 
 from zoocache import Cache, Unserializable, _ffi
 from zoocache.serializers import Arrow, Json, MessagePack, _forms, register
-from zoocache.storage import Storage
 
 try:
     import orjson
@@ -46,28 +46,6 @@ def back(one, value):
     found = one.loads(data)
     one.loads(memoryview(bytearray(data)))
     return found
-
-
-class Shelf(Storage):
-    def __init__(self):
-        self.records = {}
-
-    def get(self, key):
-        return self.records.get(key)
-
-    def put(self, key, record, expires):
-        self.records[key] = record
-
-    def delete(self, key):
-        self.records.pop(key, None)
-
-    def clear(self):
-        self.records.clear()
-
-
-def evict(cache):
-    for table in cache.tables():
-        table.entries.clear()
 
 
 # ---- JSON --------------------------------------------------------------------------------------------

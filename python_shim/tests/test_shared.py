@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from servers import Redis, certificate, free_port, until
+from shelf import evict
 from test_process import in_child
 
 import zoocache
@@ -80,11 +81,6 @@ def loader(cache, calls, **options):
         return x, len(calls)
 
     return load
-
-
-def evict(cache):
-    for table in cache.tables():
-        table.entries.clear()
 
 
 # ---- both storages -----------------------------------------------------------------------------------

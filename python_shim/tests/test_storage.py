@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from servers import until
+from shelf import evict
 
 import zoocache
 from zoocache import Cache, StorageIsFull, _ffi_shared, storage
@@ -84,12 +85,6 @@ class Shelf(Storage):
 class TestShelf(StorageConformance):
     def open(self, path):
         return Shelf()
-
-
-def evict(cache):
-    """As if another process asked: neither the dict nor the library's table has anything."""
-    for table in cache.tables():
-        table.entries.clear()
 
 
 def test_closing_closes_it_once():

@@ -4,10 +4,10 @@ import logging
 import urllib.request
 
 import pytest
+from shelf import Shelf
 
 import zoocache
 from zoocache import BuiltWithout, Cache, cacheable, configure, invalidate
-from zoocache.storage import Storage
 from zoocache.telemetry import LogAdapter, TelemetryAdapter, TelemetryManager, TimerContext
 
 
@@ -36,23 +36,6 @@ class Recorder(TelemetryAdapter):
         names = [name for _, name, _, _ in self.seen]
         self.seen.clear()
         return names
-
-
-class Shelf(Storage):
-    def __init__(self):
-        self.records = {}
-
-    def get(self, key):
-        return self.records.get(key)
-
-    def put(self, key, record, expires):
-        self.records[key] = record
-
-    def delete(self, key):
-        self.records.pop(key, None)
-
-    def clear(self):
-        self.records.clear()
 
 
 class Asked(Recorder):
