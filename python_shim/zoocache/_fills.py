@@ -373,13 +373,7 @@ class Filled(Table):
 
     def commit(self, fill: Fill, value: Any) -> None:
         """The function has returned."""
-        if type(value) not in LASTING:
-            check(value, self.name)
-        if self.rules.special:
-            self.settle_value(fill, value)
-        else:
-            self.settle(fill, value, fill.ttl, None)
-        fill.value = value
+        self.settle_value(fill, value)
         shared = fill.cache.shared
         if shared is not None:
             shared.keep_fill(fill)
@@ -454,13 +448,7 @@ class Filled(Table):
 
     async def acommit(self, fill: Fill, value: Any) -> None:
         """As commit()."""
-        if type(value) not in LASTING:
-            check(value, self.name)
-        if self.rules.special:
-            self.settle_value(fill, value)
-        else:
-            self.settle(fill, value, fill.ttl, None)
-        fill.value = value
+        self.settle_value(fill, value)
         shared = fill.cache.shared
         if shared is not None:
             await shared.run(shared.keep_fill, fill)
@@ -541,14 +529,20 @@ class Filled(Table):
     # ---- end -------------------------------------------------------------------------------------
 
     def settle_value(self, fill: Fill, value: Any) -> None:
-        """As settle(), where the rules have a say in whether, how long, or which object is stored."""
+        """Stores what the function has returned, unless the rules say no; its caller gets the object itself."""
+        if type(value) not in LASTING:
+            check(value, self.name)
         rules = self.rules
-        ttl = fill.ttl
-        if rules.cache_if is not None and not rules.cache_if(value):
-            fill.store = False
-        if ttl is None and value is None:
-            ttl = rules.negative_ttl
-        self.settle(fill, deepcopy(value) if rules.copy and fill.store else value, ttl, None)
+        kept, ttl = value, fill.ttl
+        if rules.special:
+            if rules.cache_if is not None and not rules.cache_if(value):
+                fill.store = False
+            if ttl is None and value is None:
+                ttl = rules.negative_ttl
+            if rules.copy and fill.store:
+                kept = deepcopy(value)
+        self.settle(fill, kept, ttl, None)
+        fill.value = value
 
     def settle(self, fill: Fill, value: Any, ttl: float | None, error: BaseException | None) -> None:
         """Stores what came out, and ends the flight with it."""

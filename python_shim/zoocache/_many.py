@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from zoocache._callables import LASTING, check, imitate
+from zoocache._callables import imitate
 from zoocache._fills import ABSENT, _loop
 from zoocache._functions import Function, _looks_bound
 from zoocache._table import DONE, FAILED, Fill
@@ -291,13 +291,7 @@ class Many(Function):
             if old is not None and not fill.private:
                 self.remove(old, "replaced")
             return
-        if type(value) not in LASTING:
-            check(value, self.name)
-        if self.rules.special:
-            self.settle_value(fill, value)
-        else:
-            self.settle(fill, value, fill.ttl, None)
-        fill.value = value
+        self.settle_value(fill, value)
 
     def result(self, fill: Fill) -> Any:
         """What a follower gets."""
