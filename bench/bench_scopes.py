@@ -8,22 +8,10 @@ Each figure is the least of batches that take turns, so that a busy machine is n
 
 import argparse
 import gc
-import itertools
-import time
+
+from bench_python import batch, perf
 
 from zoocache import Cache, Scope
-
-perf = time.perf_counter
-
-
-def batch(f, n=20_000):
-    gc.disable()
-    start = perf()
-    for _ in itertools.repeat(None, n):
-        f(1)
-    spent = perf() - start
-    gc.enable()
-    return spent / n * 1e9
 
 
 def functions(cache):
@@ -48,7 +36,7 @@ def hits(cache, rounds):
     with cache.scope(org_id="acme", user_id="7"):
         for _ in range(rounds):
             for name, f in timed.items():
-                least[name] = min(least[name], batch(f))
+                least[name] = min(least[name], batch(f, 20_000))
     base = list(least.values())
     for (name, ns), other in zip(least.items(), [base[0]] * 3 + [base[3]] * 2):
         print(f"hit, {name:34} {ns:7.1f} ns  {ns / other:5.2f} x")
