@@ -1322,7 +1322,8 @@ static inline uint64_t zc__wall(const zc_clock *c) {
  *   Calls out   No lock is held while anything of the user's is called, the weigher apart: an event
  *               or log hook, a loader, a destructor, a completion, a release. What comes up under a
  *               lock is chained or noted, and reported after it. With ZOOCACHE_DEBUG each such call
- *               asserts that the list is empty.
+ *               asserts that the list is empty. A storage writes under its caller's turn, but may
+ *               use other caches: their locks have a list of their own meanwhile (ZC__APART).
  * ========================================================================================== */
 
 #if defined(ZOOCACHE_NO_THREADS)
@@ -5101,7 +5102,7 @@ static void zc__outbox_everything(zc_cache *c) {
     c->bus.everything = true;
 }
 
-/* The place of a tag, or the empty one for it. There are index. */
+/* The place of a tag in the index, which is there, or the empty one for it. */
 static uint16_t *zc__outbox_slot(zc_cache *c, zc_bytes tag) {
     zc__bus *b = &c->bus;
     ZC__ASSERT_HELD(&b->out);
@@ -5113,7 +5114,7 @@ static uint16_t *zc__outbox_slot(zc_cache *c, zc_bytes tag) {
     }
 }
 
-/* Sees to it that there are room for one more. False: no memory. */
+/* Sees to it that the index has room for one more. False: no memory. */
 static bool zc__outbox_grow(zc_cache *c) {
     zc__bus *b = &c->bus;
     size_t n = b->index_size ? b->index_size * 2 : 16, was = b->index_size * sizeof *b->index;

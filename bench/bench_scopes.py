@@ -10,7 +10,6 @@ import argparse
 import gc
 
 from bench_python import batch, perf
-
 from zoocache import Cache, Scope
 
 
