@@ -156,7 +156,7 @@ test: deps ## everything below up to fuzz (a minute each); prints the counts and
 # The loop that one works in. Left out: what waits for real servers' time-outs.
 QUICK = $(filter-out t_redis t_redis_hostile t_redis_tls,$(T))
 .PHONY: quick unit-quick
-quick: python-venv ## the layout, the section tests by gcc, and Python's tests without the slow ones
+quick: deps python-venv ## the layout, the section tests by gcc, and Python's tests without the slow ones
 	@MAKE='$(MAKE)' SUMMARY=$(BUILD)/summary-quick $(RUNNER) stages check unit-quick python-quick
 unit-quick:
 	@$(ALL) $(patsubst %,$(BUILD)/gcc/%,$(QUICK)) || :
