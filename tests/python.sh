@@ -2,7 +2,8 @@
 # One check of the Python package, in the virtual environment $VENV, from the project's root.
 #   python.sh tests   pytest, with line coverage of at least 95 %
 #   python.sh quick   pytest without the tests that are marked as slow
-#   python.sh asan    the same tests against the library with AddressSanitizer and its own assertions
+#   python.sh asan    the same tests, but those marked as plain, against the library with AddressSanitizer and its
+#                     own assertions
 #   python.sh types   mypy --strict, of the package and of what a user of it sees (tests/typed.py)
 #   python.sh lint    ruff: rules and format
 set -euo pipefail
@@ -24,7 +25,7 @@ asan)
     # CPython itself leaks at its end.
     export ASAN_OPTIONS=detect_leaks=0 ZOOCACHE_LIB="$BUILD/zoocache_native_asan.so"
     LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-        "$VENV/bin/python" -m pytest -q
+        "$VENV/bin/python" -m pytest -q -m "not plain"
     ;;
 types) "$VENV/bin/mypy" ;;
 lint) "$VENV/bin/ruff" check . && "$VENV/bin/ruff" format --check . ;;
