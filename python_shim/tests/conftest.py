@@ -1,4 +1,5 @@
 import pytest
+from servers import Postgres
 
 import zoocache
 
@@ -18,3 +19,11 @@ def kit():
 
     with isolated() as kit:
         yield kit
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL server for all tests, which make tables of their own."""
+    server = Postgres()
+    yield server
+    server.close()

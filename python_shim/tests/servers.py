@@ -1,12 +1,14 @@
 """Servers that the tests start and stop themselves, on free ports of the loopback."""
 
 import ctypes
+import glob
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 
@@ -64,6 +66,65 @@ class Redis:
             self.go_on()
             self.process.kill()
         self.process.wait()
+
+
+class Postgres:
+    """A PostgreSQL server with a cluster of its own; one who runs as root has it run as the user postgres."""
+
+    def __init__(self, *options):
+        found = sorted(glob.glob("/usr/lib/postgresql/*/bin/postgres")) or [shutil.which("postgres")]
+        assert found[-1], "postgres is not installed: apt install postgresql"
+        self.bin = os.path.dirname(found[-1])
+        self.options = options
+        self.port = free_port()
+        self.directory = tempfile.mkdtemp(prefix="zoocache-postgres-")
+        self.as_user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
+        if self.as_user:
+            shutil.chown(self.directory, "postgres", "postgres")
+        self.data = os.path.join(self.directory, "data")
+        self.run("initdb", "-D", self.data, "-U", "test", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        self.process = None
+        self.start()
+
+    @property
+    def dsn(self):
+        return f"postgresql://test@127.0.0.1:{self.port}/postgres"
+
+    def run(self, program, *arguments):
+        subprocess.run([os.path.join(self.bin, program), *arguments], check=True, capture_output=True,
+                       cwd=self.directory, **self.as_user)  # fmt: skip
+
+    def start(self):
+        settings = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": self.directory,
+            "fsync": "off",
+            "shared_buffers": "16MB",
+        }
+        self.process = subprocess.Popen(
+            [os.path.join(self.bin, "postgres"), "-D", self.data,
+             *(f"--{name}={value}" for name, value in settings.items()), *self.options],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            cwd=self.directory, preexec_fn=_die_with_parent, **self.as_user,
+        )  # fmt: skip
+        while True:
+            try:
+                self.run("pg_isready", "-h", "127.0.0.1", "-p", str(self.port))
+                return
+            except subprocess.CalledProcessError:
+                assert self.process.poll() is None, "postgres has ended"
+                time.sleep(0.02)
+
+    def stop(self):
+        """At once; what was committed is there when it is started again."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGQUIT)
+        self.process.wait()
+
+    def close(self):
+        self.stop()
+        shutil.rmtree(self.directory)
 
 
 def certificate(directory, names):
