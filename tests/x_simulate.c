@@ -1413,7 +1413,7 @@ static bool is_deceived(const node *n) {
 static void settle(node *n) {
     uint64_t begin = w->now, most = 8 * ZC_SECOND + 20 * w->t;
     bool well = false;
-    while (n->busy) nap(w->t / 4);
+    while (n->busy || n->hooks) nap(w->t / 4);
     for (int i = 0; i < FLIGHTS; i++)
         while (n->flights[i].fill && n->flights[i].leader) flight_end(n, &n->flights[i]);
     for (int i = 0; i < FLIGHTS; i++) {
