@@ -291,14 +291,23 @@ def test_counts_follow_evictions_and_limits():
         assert cache.scopes.root.count == 0
 
 
-def test_evicted_scopes_are_not_kept(cache):
+def test_scopes_without_entries_are_not_kept(cache):
+    """The index has a node for each scope that has entries, or had them when it was evicted, until those are swept."""
+    nodes = cache.scopes.nodes
     for i in range(50):
         cache.set("k", 1, scope="user", org_id="a", user_id=i)
-    assert len(cache.scopes.node("org:a:user").children) == 50
-    cache.evict_scope("org", org_id="a")
+    assert len(nodes) == 51
+    for i in range(20):
+        assert cache.delete("k", scope="user", org_id="a", user_id=i)
+    assert len(nodes) == 31 and nodes["org:a"].count == 30
+    assert cache.evict_scope("org", org_id="a") == 30
+    cache.set("k", 1, scope="user", org_id="a", user_id=20)  # where there is one that counts no more
+    assert cache.evict_scope("user", org_id="a", user_id=21) == 0  # it went with its org
     cache.sweep()
-    assert len(cache) == 0
-    assert cache.scopes.node("org").children == {}
+    assert len(cache) == 1 and set(nodes) == {"org:a", "org:a:user:20"}
+    assert cache.evict_scope("user", org_id="a", user_id=20) == 1
+    cache.sweep()
+    assert not nodes and not len(cache)
 
 
 hostile = st.one_of(

@@ -41,7 +41,7 @@ __all__ = ["Level", "Node", "Scope", "ScopeMissing", "Scopes", "segment"]
 
 _DEEPEST = 12  # levels; the library's tags have 32 segments
 _LONG = 48  # bytes of an id; what is longer is a hash of it
-_PLAIN = 10**40  # integers below it are not longer
+_BITS = 128  # integers of so many are not longer
 _ESCAPED = re.compile(r"[^\w.@+=,-]", re.ASCII)
 
 
@@ -86,19 +86,20 @@ def segment(name: str, value: object) -> str:
 class Node:
     """How many entries there are in a scope and below it. Evicted, it is cut off: what still has it counts no more."""
 
-    __slots__ = ("children", "count", "parent")
+    __slots__ = ("above", "count", "nodes", "path")
 
-    def __init__(self, parent: Node | None) -> None:
-        self.parent = parent
-        self.count = 0
-        self.children: dict[str, Node] = {}
+    def __init__(self, nodes: dict[str, Node], path: str, above: Node | None) -> None:
+        self.nodes, self.path, self.above, self.count = nodes, path, above, 0
 
-    def add(self, n: int) -> None:
-        """There are n more here; and above, as far as that is not cut off."""
-        node: Node | None = self
-        while node is not None:
+    def add(self, n: int) -> bool:
+        """There are n more here; and above, as far as that is not cut off, which is told."""
+        node = self
+        while (above := node.above) is not None:
             node.count += n
-            node = node.parent
+            if not node.count and node.nodes.get(node.path) is node:
+                del node.nodes[node.path]
+            node = above
+        return not node.path
 
 
 class Level:
@@ -118,7 +119,7 @@ class Level:
             value: Any = given.get(param)
             kind = type(value)
             if kind is int:
-                if not -_PLAIN < value < _PLAIN:
+                if value.bit_length() > _BITS:
                     return None
             elif kind is not str or not value.isalnum() or not value.isascii() or len(value) > _LONG:
                 return None
@@ -145,7 +146,8 @@ class Scopes:
     def __init__(self, roots: Scope | Iterable[Scope]) -> None:
         self.levels: dict[str, Level] = {}
         self.params: set[str] = set()
-        self.root = Node(None)
+        self.nodes: dict[str, Node] = {}  # of each path that has entries
+        self.root = Node(self.nodes, "", None)
         self.given: ContextVar[dict[str, Any] | None] = ContextVar("zoocache.scope", default=None)
         for root in [roots] if isinstance(roots, Scope) else roots:
             self._add(root, ())
@@ -171,9 +173,9 @@ class Scopes:
     def path(self, name: str, params: dict[str, Any]) -> str:
         """The path of a scope. Raises ScopeMissing."""
         level = self.levels.get(name) or self.level(name)
-        if not self.params.issuperset(params):
-            self.known(params)
-        return level.plain(params) or level.path(params, self.inherited)
+        if len(params) == len(level.params) and (path := level.plain(params)):
+            return path
+        return level.path(self.known(params), self.inherited)
 
     def known(self, params: dict[str, Any]) -> dict[str, Any]:
         """Raises TypeError for a parameter of no scope."""
@@ -188,27 +190,21 @@ class Scopes:
 
     def node(self, path: str) -> Node:
         """The counter of a path."""
-        node = self.root
-        for part in path.split(":"):
-            if part not in node.children:
-                node.children[part] = Node(node)
-            node = node.children[part]
+        node = self.nodes.get(path)
+        if node is None or not node.add(0):
+            above = path.rsplit(":", 2)
+            node = Node(self.nodes, path, self.node(above[0]) if len(above) == 3 else self.root)
+            self.nodes[path] = node
         return node
 
     def cut(self, path: str) -> int:
         """Begins to count anew below this path. Returns how many there were."""
-        node, last = self.root, ""
-        try:
-            for last in path.split(":"):
-                node = node.children[last]
-        except KeyError:
+        node = self.nodes.pop(path, None)
+        if node is None:
             return 0
-        parent: Any = node.parent
-        del parent.children[last]
-        node.parent = None
-        if node.count:
-            parent.add(-node.count)
-        return node.count
+        above: Any = node.above
+        node.above = None
+        return node.count if above.add(-node.count) else 0
 
     @contextmanager
     def here(self, params: dict[str, Any]) -> Iterator[None]:
