@@ -21,7 +21,7 @@ VERSION := $(shell sed -n 's/^\#define ZOOCACHE_VERSION "\(.*\)"/\1/p' zoocache.
 # Debian packages that the targets need. gcc-multilib is for -m32.
 DEPS = gcc g++ clang llvm libclang-rt-14-dev binutils make pkg-config python3 python3-venv \
        libxxhash-dev liblz4-dev libsqlite3-dev liblmdb-dev libhiredis-dev libssl-dev redis-server \
-       openssl iso-codes iproute2 valgrind xz-utils spin postgresql
+       openssl iso-codes iproute2 valgrind xz-utils spin postgresql chromium
 ifeq ($(shell uname -m),x86_64)
 DEPS += gcc-multilib
 endif

@@ -20,7 +20,7 @@ def _digest(text: str) -> str:
     return f"{_ffi.hash_bytes(text.encode('utf-8', 'surrogatepass')):016x}"
 
 
-def _blinded(tag: str) -> str:
+def blinded(tag: str) -> str:
     """A tag: what it is about, and a hash of all of it."""
     first, rest, _ = tag.removeprefix("|scope:").partition(":")
     return f"{first}:{_digest(tag)}" if rest else _digest(tag)
@@ -46,7 +46,7 @@ class EventLog:
             "event": event.kind,
             "function": event.function,
             "key": key if key is None or event.function is not None else _digest(key),
-            "tags": [_blinded(tag) for tag in event.tags] or None,
+            "tags": [blinded(tag) for tag in event.tags] or None,
             "reason": event.reason,
             "elapsed": event.elapsed,
             "count": event.count if event.count != 1 else None,
