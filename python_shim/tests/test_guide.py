@@ -184,7 +184,7 @@ def test_no_other_server_is_named():
     for title, found in SECTIONS.items():
         for _, source in found:
             urls = re.findall(r"[a-z+]+://[^\"' ]*", source)
-            known = ("sqlite://", "redis://localhost", "lmdb:///var/cache/shop", "redis://127.0.0.1:{")
+            known = ("sqlite://", "http://test", "redis://localhost", "lmdb:///var/cache/shop", "redis://127.0.0.1:{")
             assert all(url.startswith(known) for url in urls), (title, urls)
 
 

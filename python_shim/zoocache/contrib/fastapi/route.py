@@ -1,0 +1,310 @@
+"""The decorator: cached answers of endpoints.
+
+    @router.get("/notes")
+    @cache_endpoint(deps=["notes"], ttl=60, ignore="db")
+    async def notes(tag: str, user: Annotated[str, Depends(current_user)], db: Annotated[Session, Depends(new)]): ...
+
+FastAPI solves the dependencies of each request and checks its parameters, as without the cache; what it calls the
+endpoint with is the key:
+
+    values        of path, query, headers, cookies, body, and those that dependencies give: all are part of the key.
+                  What has no stable key (a session, a client, an ORM object) raises UnkeyableArgument: two users never
+                  share an answer because nobody has thought of it. ``ignore`` names those that it does not depend on.
+    injected      Request, Response, BackgroundTasks, WebSocket are no part of the key. ``vary`` names the headers of
+                  the request that the endpoint reads by itself.
+
+An answer is what the endpoint returns, with the status and the headers that it has set on an injected Response; a
+Response keeps status, headers and media type. These are given to their own caller alone, and not stored: what sets a
+cookie, is an error (a status from 400 on, 206, 304), says no-store, varies by a header that is not in ``vary``, or
+leaves work for a background task, which would not run on a hit.
+"""
+
+from __future__ import annotations
+
+import asyncio  # noqa: F401 (others look for it here)
+import functools
+import inspect
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from fastapi import BackgroundTasks, Depends, Request, Response, routing
+from fastapi.security import SecurityScopes
+from starlette.background import BackgroundTask
+from starlette.requests import HTTPConnection
+
+from zoocache import _tags
+from zoocache._callables import Signature, check
+from zoocache._errors import UnkeyableArgument
+from zoocache._keys import KEYWORDS, Unkeyable, by_identity, freeze
+from zoocache._table import Rules
+from zoocache.contrib.fastapi._answers import Answer, Ready, Stored, body_of, digests, private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from zoocache._cache import Cache
+    from zoocache._table import Fill
+
+__all__ = ["cache_endpoint"]
+
+_INJECTED = (HTTPConnection, Response, BackgroundTask)
+_REQUEST = "zoocache_request"  # a parameter that endpoints which vary have for FastAPI
+_REFUSED = {
+    "key": "name what is no part of the key by ignore",
+    "cache_if": "call zoocache.no_store() in the endpoint",
+    "cache_errors": "errors are not stored",
+    "error_ttl": "errors are not stored",
+    "negative_ttl": "call zoocache.set_ttl() in the endpoint",
+}
+
+_vary: ContextVar[tuple[str, ...]] = ContextVar("zoocache_vary", default=())
+
+
+class Endpoint(Stored):
+    """An endpoint whose return value is cached."""
+
+    def __init__(self, func: Any, namespace: str | None, deps: Any, cache: Cache | None, rules: Rules, **more: Any):
+        super().__init__(func, namespace, deps, None, cache, rules, **more)
+        self.own_key = self.frozen  # all keys are made there
+
+    def frozen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The key: each value, and the headers that it varies by."""
+        names, ignored = self.signature.names, self.signature.ignored
+        parts = [self.part(name, x) for name, x in zip(names, args) if name not in ignored]
+        parts += [self.part("*", x) for x in args[len(names) :]]
+        for name in sorted(kwargs):
+            if name not in ignored:
+                parts += [KEYWORDS, name, self.part(name, kwargs[name])]
+        return (Answer, *parts, *_vary.get()) if self.vary else (Answer, *parts)
+
+    def part(self, name: str, value: Any) -> Any:
+        """What an argument gives of the key."""
+        if isinstance(value, _INJECTED):
+            return None
+        if type(value) is SecurityScopes:
+            value = value.scopes
+        try:
+            return freeze(value)
+        except (Unkeyable, RecursionError):
+            pass
+        if name == "self" and by_identity(type(value)):
+            from weakref import ref
+
+            return ref(value)
+        raise UnkeyableArgument(
+            f"zoocache cannot tell by {name!r} of `{self.name}` whether two requests have one answer: a"
+            f" {type(value).__name__} has no stable key.\nIf the answer does not depend on it, name it:"
+            f" cache_endpoint(ignore={name!r}). Else depend on an id or another plain value, or give its class a"
+            " __zoocache_key__() method."
+        )
+
+    def begin(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """As for any."""
+        _remember(fill, args, kwargs)
+        return super().begin(fill, args, kwargs)
+
+    async def abegin(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """The same, for a coroutine function."""
+        _remember(fill, args, kwargs)
+        return await super().abegin(fill, args, kwargs)
+
+    def settle_value(self, fill: Any, value: Any) -> None:
+        """Makes an Answer of what the endpoint has returned."""
+        if isinstance(value, Response):
+            answer = Answer(body_of(value, self.name), value.status_code, tuple(value.raw_headers), True)
+        else:
+            check(value, self.name)
+            response = fill.response
+            status, headers = (None, ()) if response is None else (response.status_code, tuple(response.raw_headers))
+            answer = Answer(value, status, headers, False)
+        background = getattr(value, "background", None) if answer.whole else None
+        if background is not None or (fill.tasks is not None and len(fill.tasks.tasks) > fill.had):
+            why = "it leaves work for a background task, which would not run on a hit"
+        else:
+            why = private(answer.status, answer.headers, self.vary, False)
+        if why:
+            self.alone(fill, why)
+        super().settle_value(fill, value if why and answer.whole else answer)
+
+
+def _remember(fill: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """What the endpoint may say of its answer by."""
+    fill.response = fill.tasks = None
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Response):
+            fill.response = value
+        elif isinstance(value, BackgroundTasks):
+            fill.tasks, fill.had = value, len(value.tasks)
+
+
+def _blank() -> Response:
+    """What an endpoint is given instead of the Response of its request, for what it sets is to be told apart."""
+    response = Response()
+    del response.headers["content-length"]
+    response.status_code = None  # type: ignore[assignment]
+    return response
+
+
+def _apply(answer: Any, response: Response | None) -> Any:
+    """What FastAPI is given; what goes with it is set on the Response of this request."""
+    if isinstance(answer, Response):
+        return answer
+    value, status, headers, whole = answer
+    if whole:
+        return Ready(value, status, list(headers))
+    if response is not None:
+        if status is not None:
+            response.status_code = status
+        for name in {name for name, _ in headers} - {b"set-cookie"}:
+            del response.headers[name.decode("latin-1")]
+        response.raw_headers.extend(headers)
+    return value
+
+
+def _swap(kwargs: dict[str, Any]) -> Response | None:
+    """The injected Response, in whose place there is a blank one from now on."""
+    for name, value in kwargs.items():
+        if isinstance(value, Response):
+            kwargs[name] = _blank()
+            return value
+    return None
+
+
+async def _request(request: Request) -> Request:
+    return request
+
+
+def _varying(func: Any, wrapper: Any) -> None:
+    """Has FastAPI give the wrapper the request, in which the headers are, beside what the endpoint takes."""
+    signature = inspect.signature(func)
+    parameters = list(signature.parameters.values())
+    mine = inspect.Parameter(_REQUEST, inspect.Parameter.KEYWORD_ONLY, default=Depends(_request), annotation=Any)
+    end = len(parameters) - sum(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
+    wrapper.__signature__ = signature.replace(parameters=[*parameters[:end], mine, *parameters[end:]])
+
+
+def _by_name(deps: Callable[..., Any], func: Any) -> Callable[..., Any]:
+    """deps, called with those of the endpoint's arguments that it names, or with all if it has **kwargs."""
+    names, wanted = Signature(func).names, Signature(deps)
+    named = {*wanted.names, *wanted.only}
+
+    @functools.wraps(deps)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        given = {**dict(zip(names, args)), **kwargs}
+        return deps(**given if wanted.keyword else {name: x for name, x in given.items() if name in named})
+
+    return called
+
+
+def _wrapped(endpoint: Endpoint, func: Any) -> Any:
+    """What FastAPI calls."""
+    call = endpoint.wrapper()
+    wrapper: Any
+
+    if endpoint.is_async:
+
+        @functools.wraps(func)
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            if endpoint.vary:
+                request = kwargs.pop(_REQUEST, None)
+                _vary.set(() if request is None else digests(request.scope["headers"], endpoint.vary))
+            response = _swap(kwargs)
+            return _apply(await call(*args, **kwargs), response)
+
+        wrapper = awaited
+    else:
+
+        @functools.wraps(func)
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if endpoint.vary:
+                request = kwargs.pop(_REQUEST, None)
+                _vary.set(() if request is None else digests(request.scope["headers"], endpoint.vary))
+            response = _swap(kwargs)
+            return _apply(call(*args, **kwargs), response)
+
+        wrapper = called
+    if endpoint.vary:
+        _varying(func, wrapper)
+    for name in ("cache_info", "cache_clear", "invalidate", "key", "explain"):
+        setattr(wrapper, name, getattr(endpoint, name))
+    return wrapper
+
+
+# ---- the decorator -------------------------------------------------------------------------------------
+
+
+def cache_endpoint(
+    func: Any = None,
+    *,
+    namespace: str | None = None,
+    deps: Any = None,
+    ttl: float | None = None,
+    vary: str | Iterable[str] = (),
+    ignore: str | Iterable[str] = (),
+    cache: Cache | None = None,
+    scope: str | None = None,
+    **rules: Any,
+) -> Any:
+    """Caches the answers of an endpoint; stands directly below @router.get(...), bare or called with options.
+
+    namespace, ttl, cache, scope: as of cacheable(), as are tti, jitter, stale_if_error, on_error, fleet, copy, silence,
+        serializer, compression, lag, and soft_ttl and early_refresh, for endpoints that take nothing of their request.
+    deps: the tags that an answer depends on: a list, or a callable of those of the endpoint's arguments that it names.
+        add_deps() adds more from inside.
+    vary: the names of headers of the request that are a part of the key.
+    ignore: the names of parameters that are no part of it: sessions, clients, what an answer does not depend on.
+    """
+    for name in _REFUSED.keys() & rules.keys():
+        raise TypeError(f"cache_endpoint() takes no {name}: {_REFUSED[name]}")
+    settings = Rules(ttl=ttl, **rules)
+    headers = tuple([name.lower() for name in _tags.listed(vary)])
+    ignored = _tags.listed(ignore)
+    if not callable(deps) and deps is not None:
+        deps = _tags.listed(deps)
+
+    def decorate(target: Any) -> Any:
+        if not callable(target):
+            raise TypeError(f"cache_endpoint() decorates functions, not {type(target).__name__}")
+        by_name = _by_name(deps, target) if callable(deps) else deps
+        endpoint = Endpoint(target, namespace, by_name, cache, settings, scope=scope, ignore=ignored)
+        endpoint.vary = headers
+        wrapper = _wrapped(endpoint, target)
+        wrapper.zoocache_endpoint = endpoint
+        return wrapper
+
+    return decorate if func is None else decorate(func)
+
+
+# ---- where FastAPI makes a route -----------------------------------------------------------------------
+
+
+def _no_refresh(endpoint: Stored, dependant: Any) -> None:
+    """Raises TypeError if what is computed beside the requests would use what is of one of them."""
+    rules = endpoint.rules
+    if rules.soft_ttl is None and not rules.early_refresh:
+        return
+    taken = [each.name for each in dependant.dependencies if each.name not in (None, _REQUEST)]
+    for kind in ("request", "websocket", "http_connection", "response", "background_tasks", "security_scopes"):
+        taken.append(getattr(dependant, f"{kind}_param_name", None))
+    for name in taken:
+        if name is not None:
+            raise TypeError(
+                f"zoocache: `{endpoint.name}` cannot have soft_ttl or early_refresh: a refresh runs when the request"
+                f" that has begun it is over, and with it its {name!r}. Have the endpoint call a cacheable() function"
+                " of plain values that has them"
+            )
+
+
+_get_request_handler: Any = globals().get("_get_request_handler") or routing.get_request_handler
+
+
+@functools.wraps(_get_request_handler)
+def _handler(dependant: Any, *args: Any, **kwargs: Any) -> Any:
+    """What FastAPI has handle the requests of a route."""
+    endpoint = getattr(dependant.call, "zoocache_endpoint", None)
+    if endpoint is not None:
+        _no_refresh(endpoint, dependant)
+    return _get_request_handler(dependant, *args, **kwargs)
+
+
+setattr(routing, "get_request_handler", _handler)
