@@ -92,7 +92,8 @@
  *                               zc_desc.bus, the storage's breaker, write_behind, fleet, get_many
  *     ZOOCACHE_NO_LZ4           no compression of stored records; <lz4.h> and -llz4 are not needed
  *     ZOOCACHE_NO_THREADS       one thread: no locks, no atomics, no background thread. Not two
- *                               threads, not even one after the other without a barrier of yours
+ *                               threads, not even one after the other without a barrier of yours.
+ *                               zc_begin_ago() remembers nothing then
  *     ZOOCACHE_NO_STDLIB        no malloc, no clocks of the system: give a block or an allocator,
  *                               and a clock. What is left of libc: memcpy, memset, memcmp, strlen
  *     ZOOCACHE_MALLOC(size), ZOOCACHE_FREE(ptr)   both or neither; default malloc and free
@@ -255,12 +256,12 @@
  * CAVEATS
  *   - zc_put() after reading takes zc_put_opts.begin = zc_begin() from BEFORE the reading; without
  *     it an invalidation in between goes unseen. zc_fetch() does this by itself: prefer it.
- *   - A loader that holds a snapshot of a database open must not fetch inside it: the inner fill
- *     begins after the snapshot, and would pass for newer than what it reads. Fetch the parts
- *     before, or let the inner loader read outside the snapshot.
+ *   - A loader that reads in a snapshot of a database, or from a replica that lags, reads what was:
+ *     zc_fetch_opts.begin says since when. zc_begin() from before the snapshot was taken, for
+ *     fetches inside a loader, too; zc_begin_ago(cache, lag) for a replica that is at most `lag`
+ *     behind. Else a fill passes for newer than what it has read.
  *   - Invalidate after the change is committed, not before: else a fill may read the old row and
- *     begin after the invalidation. The same holds for a loader that reads from a replica of the
- *     database that lags.
+ *     begin after the invalidation.
  *   - A change that moves what a tag names (country:FR:A:x becomes country:FR:B:x) invalidates the
  *     old place; the next change names the new one. Invalidate such in the order of the commits.
  *   - Deadlines use a coarse clock: up to 4 ms late on Linux.
@@ -749,6 +750,10 @@ ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key);
 
 /* The point in the order of invalidations to hand to zc_put_opts.begin: take it before reading. */
 ZOOCACHE_API uint64_t zc_begin(zc_cache *cache);
+/* That point as it was at least `lag` ago: for what is read from a replica that may be so much
+ * behind. Known from earlier calls, so it may be older, which costs values that are not stored; at
+ * first it is before every invalidation. Threads: any. Cost: some 100 ns; no allocation. */
+ZOOCACHE_API uint64_t zc_begin_ago(zc_cache *cache, uint64_t lag);
 
 /* ---- fill ----------------------------------------------------------------------------------- */
 
@@ -761,6 +766,8 @@ typedef int (*zc_loader)(zc_fill *fill, void *user);
 /* How to fetch. NULL or zero: the defaults. */
 typedef struct zc_fetch_opts {
     zc_put_opts put;           /* how to store the value; the loader may add to it and change it */
+    uint64_t begin;            /* 0: now. zc_begin(), as it was when the snapshot was taken that the
+                                  loader reads in, or zc_begin_ago(), if it reads a replica */
     zc_fill *parent;           /* the fill that this fetch is part of: it inherits dependencies,
                                   unless it ends before */
     uint64_t wait_timeout;     /* 0: no limit but the leader's lease. ZC_E_TIMEOUT past it; also
@@ -2933,13 +2940,14 @@ static void zc__date_of(uint64_t days, uint64_t *y, uint64_t *m, uint64_t *d) {
 
 /* Digits of year, month, day, hour, minute, second, millisecond, counter. */
 static const unsigned char zc__hlc_width[8] = {4, 2, 2, 2, 2, 2, 3, 4};
+static const uint16_t zc__hlc_base[7] = {0, 0, 0, 24, 60, 60, 1000}; /* of the time of day */
 
 ZOOCACHE_API char *zc_hlc_format(uint64_t stamp, char text[ZC_HLC_TEXT]) {
-    uint64_t ms = stamp >> ZC__HLC_BITS, s = ms / 1000, y, m, d;
+    uint64_t left = stamp >> ZC__HLC_BITS, parts[7];
     unsigned counter = (unsigned)(stamp & 0xffff);
     zc__text t = {text, ZC_HLC_TEXT, 0};
-    zc__date_of(s / 86400, &y, &m, &d);
-    const uint64_t parts[7] = {y, m, d, s / 3600 % 24, s / 60 % 60, s % 60, ms % 1000};
+    for (unsigned i = 7; i-- > 3; left /= zc__hlc_base[i]) parts[i] = left % zc__hlc_base[i];
+    zc__date_of(left, &parts[0], &parts[1], &parts[2]);
     for (unsigned i = 0; i < 7; i++) {
         zc__text_num(&t, parts[i], zc__hlc_width[i]);
         zc__text_bytes(&t, &"--T::.Z"[i], 1);
@@ -2977,9 +2985,10 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
         if (p[i] == UINT64_MAX) return ZC_E_INVAL;
         s += width + (i == 6 ? 2 : 1);
     }
-    if (p[0] < 1970 || p[0] > 10889 || p[1] < 1 || p[1] > 12 || p[2] < 1) return ZC_E_INVAL;
-    uint64_t at = ((zc__days_of(p[0], p[1], p[2]) * 24 + p[3]) * 60 + p[4]) * 60 + p[5];
-    uint64_t v = (at * 1000 + p[6]) << ZC__HLC_BITS | p[7];
+    if (p[0] < 1970 || p[0] > 10889) return ZC_E_INVAL;
+    uint64_t v = zc__days_of(p[0], p[1], p[2]);
+    for (unsigned i = 3; i < 7; i++) v = v * zc__hlc_base[i] + p[i];
+    v = v << ZC__HLC_BITS | p[7];
     /* Only what the formatter writes is right: that catches every field out of range. */
     zc_hlc_format(v, again);
     if (memcmp(again, text.ptr, text.len) != 0 || again[text.len] != '\0') return ZC_E_INVAL;
@@ -3142,6 +3151,13 @@ typedef struct zc__stripe {
     char pad[ZC__LINE - sizeof(zc__spin) - 4 - sizeof(zc__chains)];
 } zc__stripe;
 
+#define ZC__PAST 32u /* moments of which is known what was published then */
+
+typedef struct zc__past {
+    uint64_t at[ZC__PAST], version[ZC__PAST];
+    unsigned n;
+} zc__past;
+
 typedef struct zc__trie {
     zc_shared64 published; /* all versions up to it are in their nodes; alone in its cache line */
     char pad[ZC__LINE - 8];
@@ -3152,6 +3168,9 @@ typedef struct zc__trie {
     bool counts;    /* versions are counted, not HLC stamps: there is a bus (>>bus) */
     zc__spin writer;
     uint64_t invalidations; /* [writer] */
+#ifndef ZOOCACHE_NO_THREADS
+    zc__past past; /* [writer] */
+#endif
     zc_shared64 now_s; /* the monotonic clock's seconds, as last read by anyone */
     zc_shared64 tags, idle, bytes, pruned;
     uint64_t prune_due;                  /* [house] nothing idle was let go before this second */
@@ -3426,6 +3445,41 @@ static uint64_t zc__trie_stamp(zc__trie *t, zc_tag *const *nodes, size_t n, uint
     zc__spin_unlock(&t->writer);
     return v;
 }
+
+#ifndef ZOOCACHE_NO_THREADS
+/* The moment that can be missed most easily: the one that leaves the smallest gap for its age, so
+ * that short and long lags are served alike. */
+static unsigned zc__past_spare(const zc__past *p, uint64_t now) {
+    uint64_t least = UINT64_MAX;
+    unsigned spare = 1;
+    for (unsigned i = 1; i + 1 < p->n; i++) {
+        uint64_t gap = (p->at[i + 1] - p->at[i - 1]) / (((now - p->at[i]) >> 20) + 1);
+        if (gap >= least) continue;
+        least = gap;
+        spare = i;
+    }
+    return spare;
+}
+
+/* What was published at least `lag` ago; 1, if that is not known. A moment is noted when the last
+ * is a sixteenth of the lag ago. */
+static uint64_t zc__trie_ago(zc__trie *t, uint64_t now, uint64_t lag) {
+    ZC__ASSERT_HELD(&t->writer);
+    zc__past *p = &t->past;
+    if (!p->n || now - p->at[p->n - 1] >= lag / 16) {
+        unsigned i = p->n < ZC__PAST ? p->n++ : zc__past_spare(p, now);
+        for (; i + 1 < p->n; i++) {
+            p->at[i] = p->at[i + 1];
+            p->version[i] = p->version[i + 1];
+        }
+        p->at[i] = now;
+        p->version[i] = t->published;
+    }
+    unsigned n = p->n;
+    while (n && now - p->at[n - 1] < lag) n--;
+    return n ? p->version[n - 1] : 1;
+}
+#endif
 
 /* Takes note of a version that was handed out elsewhere or in an earlier life. */
 static void zc__trie_learn(zc__trie *t, zc_tag *n, uint64_t version) {
@@ -6263,9 +6317,11 @@ static int zc__fill_sort_deps(zc_fill *fill) {
     return kept > ZC_DEPS_MAX ? (fill->dep_error = ZC_E_DEPS) : ZC_OK;
 }
 
-/* What a nested fetch read becomes part of the fill around it. The entry is pinned. */
-static void zc__fill_inherit(zc_fill *fill, const zc__entry *e) {
+/* What a nested fetch read, and what is good up to some version alone, becomes part of the fill
+ * around it. The entry is pinned. */
+static void zc__fill_inherit(zc_fill *fill, const zc__entry *e, uint64_t good_up_to) {
     zc_tag **deps = zc__entry_deps(e);
+    if (good_up_to < fill->begin) fill->begin = fill->flight->begin = good_up_to;
     for (unsigned i = 0; i < e->ndeps; i++) {
         zc__tag_ref(deps[i]);
         (void)zc__fill_add(fill, deps[i]); /* a failure is kept in dep_error */
@@ -6351,8 +6407,9 @@ ZOOCACHE_API void zc_fill_no_store(zc_fill *fill) {
 
 /* Hands a pinned entry out as a view, and its dependencies to the fill around. There is nothing to
  * see of a negative result. */
-static int zc__deliver(zc_cache *c, zc__entry *e, zc_fill *parent, int rc, zc_view *view) {
-    if (parent) zc__fill_inherit(parent, e);
+static int zc__deliver(zc_cache *c, zc__entry *e, zc_fill *parent, uint64_t good_up_to, int rc,
+                       zc_view *view) {
+    if (parent) zc__fill_inherit(parent, e, good_up_to);
     if (e->flags & ZC__ABSENT) {
         zc__entry_unpin(c, e);
         return rc < 0 ? rc : ZC_ABSENT;
@@ -6387,6 +6444,7 @@ typedef struct zc__start {
     zc__flight *spare; /* to be listed if this caller leads */
     bool no_memory;    /* for a fill */
     zc__entry *e;
+    uint64_t good_up_to; /* what e was found to be */
     zc__flight *f;
     zc__flight *lost; /* the flight that was overdue: to be woken */
     bool early;       /* the dice of early_refresh, thrown once a call */
@@ -6423,8 +6481,7 @@ static bool zc__start_lead(zc__start *st, uint64_t now, bool miss) {
     zc__flight *f = st->spare;
     uint64_t timeout = st->o->flight_timeout ? st->o->flight_timeout : st->c->desc.flight_timeout;
     f->lease = zc__add_sat(now, timeout);
-    /* Read anew: the look may have met a version that was published after it began. */
-    f->begin = st->fill->begin = zc__published(&st->c->trie);
+    f->begin = st->fill->begin;
     f->started = st->fill->started = now;
     if (ZC__CAN_SLEEP) f->runner = zc__self();
     if (!zc__flight_list(st->c, st->s, f)) return false;
@@ -6456,6 +6513,8 @@ static int zc__start_look(zc__start *st) {
     bool needs_fill = rc == ZC_MISS || st->refresh;
     if (needs_fill && st->no_memory) return ZC_E_NOMEM;
     if (needs_fill && !st->fill) return ZC_MORE;
+    /* Read anew: the look may have met a version that was published after it began. */
+    if (needs_fill) st->fill->begin = st->o->begin ? st->o->begin : zc__published(&c->trie);
     if (needs_fill && overdue) { /* its leader has had its time */
         st->lost = st->f;
         st->lost->link.refs++;
@@ -6467,6 +6526,7 @@ static int zc__start_look(zc__start *st) {
         st->refresh = false;
     }
     if (rc != ZC_MISS) {
+        st->good_up_to = st->e->begin;
         zc__entry_pin(st->e);
         zc__entry_touch(c, st->e);
         s->hits++;
@@ -6477,7 +6537,6 @@ static int zc__start_look(zc__start *st) {
     if (st->fill->leader) return ZC_LEAD;
     st->fill->flight = st->f;
     st->fill->unfenced = !st->f->fenced;
-    st->fill->begin = published;
     /* While the bus is silent, what kills the value may not have been heard since the loader ran: a
      * flight that is older than T is waited for, but its result is not fit for who joins now. */
     if (st->gate != ZC_OK && !zc__bus_holds(c, st->f->started)) st->fill->begin = UINT64_MAX;
@@ -6537,7 +6596,8 @@ static int zc__begin_gated(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, in
             }
         }
     }
-    return rc == ZC_OK || rc == ZC_STALE ? zc__deliver(c, st.e, o->parent, rc, view) : rc;
+    if (rc != ZC_OK && rc != ZC_STALE) return rc;
+    return zc__deliver(c, st.e, o->parent, st.good_up_to, rc, view);
 }
 
 static int zc__begin(zc_cache *c, zc_bytes key, const zc_fetch_opts *o, zc_view *view,
@@ -6616,7 +6676,8 @@ static int zc__outcome(zc_fill *fill, zc_view *view) {
             if (fill->parent && f->dep_error) fill->parent->dep_error = f->dep_error;
             zc__entry_pin(f->result);
             int rc = f->stale ? ZC_STALE : ZC_OK;
-            return zc__deliver(fill->cache, f->result, fill->parent, rc, view);
+            return zc__deliver(fill->cache, f->result, fill->parent, f->good_up_to, rc,
+                               view);
         }
         break;
     default: break;
@@ -7662,7 +7723,7 @@ static int zc__fail(zc_fill *fill, int error, zc_view *view) {
     zc__spin_unlock(&s->lock);
     if (stand_in) {
         zc__entry_pin(stand_in);
-        if (view) rc = zc__deliver(c, stand_in, fill->parent, ZC_STALE, view);
+        if (view) rc = zc__deliver(c, stand_in, fill->parent, f->good_up_to, ZC_STALE, view);
         else zc__entry_unpin(c, stand_in);
     }
     if (ended) zc__flight_wake(f);
@@ -7730,9 +7791,9 @@ static int zc__commit(zc_fill *fill, zc_view *view) {
     if (!fill->dep_error) (void)zc__fill_sort_deps(fill);
     if (fill->dep_error && fill->parent) fill->parent->dep_error = fill->dep_error;
     bool fresh = !zc__trie_killer(&c->trie, fill->deps, fill->ndeps, fill->begin);
+    uint64_t good_up_to = fresh ? published : f->begin;
     zc_bytes value = zc_slice(fill->value.ptr, fill->value.size);
-    zc__entry *e = zc__fill_entry(fill, zc__flight_key(f), value,
-                                  fresh ? published : fill->begin, elapsed);
+    zc__entry *e = zc__fill_entry(fill, zc__flight_key(f), value, good_up_to, elapsed);
     if (!e) return zc__fail(fill, ZC_E_NOMEM, view);
     bool fits = zc__entry_cost(e) <= c->desc.max_entry_bytes;
     bool store = fresh && fits && !fill->no_store && !fill->dep_error;
@@ -7749,7 +7810,7 @@ static int zc__commit(zc_fill *fill, zc_view *view) {
     if (ended) {
         zc__entry_pin(e);
         f->result = e;
-        f->good_up_to = fresh ? published : f->begin;
+        f->good_up_to = good_up_to;
         f->dep_error = fill->dep_error;
         zc__flight_end(s, f, ZC__DONE);
     }
@@ -7772,8 +7833,8 @@ static int zc__commit(zc_fill *fill, zc_view *view) {
     if (put == ZC_OK && e->flags & ZC__ABSENT) rc = ZC_ABSENT;
     zc_fill *parent = fill->parent;
     if (put != ZC_OK) zc__entry_drop(c, e); /* the table does not own it */
-    if (parent) zc__fill_inherit(parent, e);
-    if (view) (void)zc__deliver(c, e, NULL, ZC_OK, view); /* our pin is the view's */
+    if (parent) zc__fill_inherit(parent, e, good_up_to);
+    if (view) (void)zc__deliver(c, e, NULL, 0, ZC_OK, view); /* our pin is the view's */
     else zc__entry_unpin(c, e);
     zc__fill_close(fill);
     return rc;
@@ -7852,7 +7913,7 @@ static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_vi
     if (rc != ZC_MISS) zc__entry_pin(e);
     zc__spin_unlock(&s->lock);
     if (pass && zc__store_copy(copy)) return copy->rc;
-    if (rc != ZC_MISS) return zc__deliver(c, e, NULL, rc, view);
+    if (rc != ZC_MISS) return zc__deliver(c, e, NULL, 0, rc, view);
     return ZC__UNLIKELY(zc__has_store(c)) ? zc__get_through(c, key, view) : ZC_MISS;
 }
 
@@ -7969,7 +8030,7 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
     zc__spin_unlock(&s->lock);
     zc_view view;
     memset(&view, 0, sizeof view);
-    if (rc != ZC_MISS) rc = zc__deliver(cache, e, NULL, rc, &view);
+    if (rc != ZC_MISS) rc = zc__deliver(cache, e, NULL, 0, rc, &view);
     else if (zc__has_store(cache)) rc = zc__get_through(cache, key, &view);
     return zc__copy_view(cache, &view, rc, buf, cap, len);
 }
@@ -8182,6 +8243,19 @@ ZOOCACHE_API int zc_put(zc_cache *cache, zc_bytes key, zc_bytes value, const zc_
 
 ZOOCACHE_API uint64_t zc_begin(zc_cache *cache) { return cache ? zc__published(&cache->trie) : 0; }
 
+ZOOCACHE_API uint64_t zc_begin_ago(zc_cache *cache, uint64_t lag) {
+#ifdef ZOOCACHE_NO_THREADS
+    (void)lag;
+    return cache != NULL; /* before every invalidation */
+#else
+    if (!cache) return 0;
+    zc__spin_lock(&cache->trie.writer);
+    uint64_t begin = zc__trie_ago(&cache->trie, zc__mono(&cache->clock), lag);
+    zc__spin_unlock(&cache->trie.writer);
+    return begin;
+#endif
+}
+
 /* ---- fill ---- */
 
 static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *o) {
@@ -8192,7 +8266,8 @@ static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *
 #ifndef ZOOCACHE_WITH_BUS
     if (o->fleet) return ZC_E_BUILD;
 #endif
-    return o->put.drop || o->put.absent || o->put.begin ? ZC_E_INVAL : ZC_OK;
+    bool odd = o->put.drop || o->put.absent || o->put.begin || o->begin > zc__published(&c->trie);
+    return odd ? ZC_E_INVAL : ZC_OK;
 }
 
 /* Runs a leader's flight to its end; consumes the fill. The value of a flight that could not

@@ -522,3 +522,180 @@ TEST(release_is_called_once_on_every_path) {
     stop(&f);
     CHECK_EQ(j.released, want);
 }
+
+/* ---- a begin of before ---- */
+
+TEST(a_begin_of_before_the_load) {
+    fixture f;
+    if (!start(&f)) return;
+    job j = {.c = f.c, .text = "old", .dep = "row:1"};
+    zc_fetch_opts o = {.begin = zc_begin(f.c)}; /* a snapshot is taken here */
+    CHECK_EQ(zc_invalidate(f.c, zc_str("other")), ZC_OK);
+    CHECK_EQ(fetch_as(f.c, "k", &j, &o, "old"), ZC_OK); /* that was nothing to it */
+    CHECK_EQ(get(f.c, "k"), ZC_OK);
+    CHECK_EQ(zc_invalidate(f.c, zc_str("row")), ZC_OK);
+    CHECK_EQ(fetch_as(f.c, "k", &j, &o, "old"), ZC_OK); /* as the snapshot has it: not stored */
+    CHECK_EQ(get(f.c, "k"), ZC_MISS);
+    j.text = "new";
+    CHECK_EQ(fetch_as(f.c, "k", &j, NULL, "new"), ZC_OK);
+    CHECK_EQ(fetch_as(f.c, "k", &j, &o, "new"), ZC_OK); /* what there is is newer: a hit */
+    CHECK_EQ(j.loads, 3);
+    o.begin = zc_begin(f.c) + 1;
+    CHECK_EQ(fetch_as(f.c, "k", &j, &o, ""), ZC_E_INVAL); /* no such version was handed out */
+    stop(&f);
+}
+
+/* Who follows is given what is as good as he has asked for, and no more. */
+TEST(a_follower_with_a_begin_of_before) {
+    fixture f;
+    zc_fill *lead, *old, *young;
+    zc_view v;
+    zc_bytes dep = zc_str("row:1");
+    if (!start(&f)) return;
+    zc_fetch_opts o = {.begin = zc_begin(f.c), .put = {.deps = &dep, .ndeps = 1}};
+    CHECK_EQ(zc_invalidate(f.c, dep), ZC_OK);
+    CHECK_EQ(zc_flight_begin(f.c, zc_str("k"), &o, &v, &lead), ZC_LEAD);
+    CHECK_EQ(zc_flight_begin(f.c, zc_str("k"), &o, &v, &old), ZC_FOLLOW);
+    CHECK_EQ(zc_flight_begin(f.c, zc_str("k"), NULL, &v, &young), ZC_FOLLOW);
+    CHECK_EQ(zc_fill_value(lead, zc_str("old")), ZC_OK);
+    CHECK_EQ(zc_flight_commit(lead, &v), ZC_REFUSED);
+    zc_release(f.c, &v);
+    CHECK_EQ(zc_flight_wait(old, 0, &v), ZC_OK);
+    zc_release(f.c, &v);
+    CHECK_EQ(zc_flight_wait(young, 0, &v), ZC_RETRY);
+    stop(&f);
+}
+
+typedef struct nesting {
+    job inner;
+    zc_fetch_opts o;
+} nesting;
+
+static int load_from_before(zc_fill *fill, void *user) {
+    nesting *n = (nesting *)user;
+    zc_fetch_opts o = n->o;
+    o.parent = fill;
+    CHECK_EQ(fetch_as(n->inner.c, "inner", &n->inner, &o, n->inner.text), ZC_OK);
+    return zc_fill_value(fill, zc_str(n->inner.text));
+}
+
+/* What is made of a value is not good for longer than that. */
+TEST(a_begin_of_before_goes_up_to_the_parent) {
+    fixture f;
+    zc_view v;
+    if (!start(&f)) return;
+    nesting n = {.inner = {.c = f.c, .text = "old", .dep = "row:1"}, .o = {.begin = zc_begin(f.c)}};
+    CHECK_EQ(zc_invalidate(f.c, zc_str("row:1")), ZC_OK); /* before the outer fill begins */
+    CHECK_EQ(zc_fetch(f.c, zc_str("outer"), load_from_before, &n, NULL, &v), ZC_OK);
+    zc_release(f.c, &v);
+    CHECK_EQ(get(f.c, "inner"), ZC_MISS);
+    CHECK_EQ(get(f.c, "outer"), ZC_MISS);
+    n.o.begin = 0;
+    n.inner.text = "new";
+    CHECK_EQ(zc_fetch(f.c, zc_str("outer"), load_from_before, &n, NULL, &v), ZC_OK);
+    zc_release(f.c, &v);
+    CHECK_EQ(get(f.c, "outer"), ZC_OK);
+    stop(&f);
+}
+
+/* Nor of one that was served although it is invalidated. */
+TEST(what_was_invalidated_goes_up_to_the_parent) {
+    fixture f;
+    zc_view v;
+    if (!start(&f)) return;
+    nesting n = {.inner = {.c = f.c, .text = "old", .dep = "row:1"},
+                 .o = {.put = {.soft_ttl = 10 * ZC_SECOND}, .serve_invalidated = true}};
+    CHECK_EQ(fetch_as(f.c, "inner", &n.inner, &n.o, "old"), ZC_OK);
+    CHECK_EQ(zc_invalidate(f.c, zc_str("row:1")), ZC_OK);
+    zc_fill *fill;
+    CHECK_EQ(zc_flight_begin(f.c, zc_str("outer"), NULL, &v, &fill), ZC_LEAD);
+    n.o.parent = fill;
+    CHECK_EQ(fetch_as(f.c, "inner", &n.inner, &n.o, "old"), ZC_STALE);
+    CHECK_EQ(zc_fill_value(fill, zc_str("old")), ZC_OK);
+    CHECK_EQ(zc_flight_commit(fill, NULL), ZC_REFUSED);
+    CHECK_EQ(get(f.c, "outer"), ZC_MISS);
+    stop(&f);
+}
+
+TEST(the_point_of_some_time_ago) {
+    fixture f;
+    uint64_t at[200];
+    if (!start(&f)) return;
+    CHECK_EQ(zc_begin_ago(NULL, 1), 0);
+    CHECK_EQ(zc_begin_ago(f.c, ZC_SECOND), 1); /* before every invalidation */
+    CHECK_EQ(zc_begin_ago(f.c, 0), zc_begin(f.c));
+    for (int i = 0; i < 200; i++) {
+        CHECK_EQ(zc_invalidate(f.c, zc_str("t")), ZC_OK);
+        at[i] = zc_begin(f.c);
+        uint64_t ago = zc_begin_ago(f.c, ZC_SECOND), most = i < 10 ? 1 : at[i - 10];
+        CHECK(ago <= most && ago >= (i < 12 ? 1 : at[i - 12])); /* and little more than that */
+        zct_step(&f.time, ZC_SECOND / 10);
+    }
+    CHECK_EQ(zc_begin_ago(f.c, ZC_NEVER), 1);
+    stop(&f);
+}
+
+/* Of any lag, also of several at a time, and after pauses: never younger than that, and with lags
+ * from a second to hours little older. */
+TEST(any_lag_is_kept_to) {
+    enum { N = 20000 };
+    static uint64_t when[N], version[N];
+    static const uint64_t lag[] = {ZC_SECOND, 20 * ZC_SECOND, 3600 * ZC_SECOND};
+    fixture f;
+    if (!start(&f)) return;
+    for (int i = 0; i < N; i++) {
+        CHECK_EQ(zc_invalidate(f.c, zc_str("t")), ZC_OK);
+        when[i] = f.time.mono;
+        version[i] = zc_begin(f.c);
+        uint64_t l = lag[zct_below(3)], ago = zc_begin_ago(f.c, l);
+        int at = i;
+        while (at >= 0 && version[at] != ago) at--;
+        CHECK(at < 0 ? ago == 1 : f.time.mono - when[at] >= l);
+        uint64_t most = 2 * l + 10 * ZC_SECOND;
+        if (f.time.mono - when[0] > most) CHECK(at >= 0 && f.time.mono - when[at] <= most);
+        zct_step(&f.time, zct_below(ZC_SECOND));
+    }
+    stop(&f);
+}
+
+/* A replica that is behind by any time up to the lag, and never goes back. */
+typedef struct replica {
+    zct_time *time;
+    uint64_t when[4000];
+    int n, at;
+} replica;
+
+static int load_replica(zc_fill *fill, void *user) {
+    replica *r = (replica *)user;
+    CHECK_EQ(zc_fill_dep(fill, zc_str("row:1")), ZC_OK);
+    return zc_fill_value(fill, zc_slice(&r->at, sizeof r->at));
+}
+
+TEST(no_value_outlives_the_lag) {
+    static replica r;
+    fixture f;
+    zc_view v;
+    const uint64_t lag = 10 * ZC_SECOND;
+    if (!start(&f)) return;
+    r = (replica){.time = &f.time, .n = 1};
+    r.when[0] = 0;
+    unsigned stored = 0;
+    for (int i = 0; i < 20000; i++) {
+        zct_step(&f.time, zct_below(lag / 7));
+        if (r.n < 4000 && zct_below(20) == 0) {
+            r.when[r.n++] = f.time.mono;
+            CHECK_EQ(zc_invalidate(f.c, zc_str("row:1")), ZC_OK);
+            if (zct_below(2)) CHECK_EQ(zc_invalidate(f.c, zc_str("row")), ZC_OK);
+        }
+        uint64_t seen = f.time.mono - zct_below(lag + 1);
+        while (r.at + 1 < r.n && r.when[r.at + 1] <= seen) r.at++;
+        zc_fetch_opts o = {.begin = zc_begin_ago(f.c, lag)};
+        stored += get(f.c, "k") == ZC_OK;
+        CHECK_EQ(zc_fetch(f.c, zc_str("k"), load_replica, &r, &o, &v), ZC_OK);
+        int got = *(const int *)v.data;
+        CHECK(got + 1 >= r.n || r.when[got + 1] + lag > f.time.mono);
+        zc_release(f.c, &v);
+    }
+    CHECK(stored > 1000);
+    stop(&f);
+}

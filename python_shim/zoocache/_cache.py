@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from zoocache.scopes import Scope, Scopes
     from zoocache.storage import Storage
     from zoocache.telemetry.manager import TelemetryManager
-    from zoocache.transactions import Past, Transaction
+    from zoocache.transactions import Transaction
 
 __all__ = ["Cache", "CacheStats"]
 
@@ -188,7 +188,6 @@ class Cache:
         self._tables: list[ref[Table]] = []
         self.debt = 0
         self._pruned = _monotonic()
-        self._pasts: dict[float, Past] = {}
         self._scopes: Scopes | None = None
         self._scoped: ScopedValues | None = None
         self._raw = Table(self, Rules())
@@ -521,12 +520,7 @@ class Cache:
     def begin_ago(self, lag: float) -> int:
         """A version that was the last to be published at some time at least `lag` seconds ago."""
         with self.lock:
-            past = self._pasts.get(lag)
-            if past is None:
-                from zoocache.transactions import Past
-
-                past = self._pasts[lag] = Past(lag)
-            return past.ago(self.clock(), self.core.seen.value)
+            return self.core.begin_ago(self.clock(), lag)
 
     def token(self) -> int:
         """Stands for all invalidations that were finished here: catch_up() on another node waits for them."""

@@ -64,6 +64,7 @@ def _declare_quick(name: str, result: Any) -> Callable[..., Any]:
 
 
 _attach = _declare("zcpy_attach", _ptr, _ptr)
+_begin_ago = _declare("zcpy_begin_ago", _u64, _ptr, _u64, _u64)
 _close = _declare("zcpy_close", None, _ptr)
 _newest = _declare("zcpy_newest", _u64, _ptr)
 _nothing = _declare("zcpy_nothing", _ptr, _ptr)
@@ -281,6 +282,11 @@ class Core:
     def version(self, tag: bytes) -> int:
         """The version of a tag's last invalidation; 0: never."""
         return int(_version(self.pointer, tag, len(tag)))
+
+    def begin_ago(self, now: float, lag: float) -> int:
+        """A version that was the last to be published at some time at least ``lag`` seconds before ``now``."""
+        begin: int = _begin_ago(self.pointer, int(now * 1e9), int(min(lag, 1e9) * 1e9))
+        return begin
 
     def prune(self, max_age: float) -> int:
         """Forgets tags that nothing has depended on for ``max_age`` seconds."""

@@ -577,6 +577,14 @@ ZCPY_API void zcpy_core_child(const core *c) { (void)zc_fork_child(c->cache); }
 /* Where the version of the latest published invalidation stands. */
 ZCPY_API const uint64_t *zcpy_seen(const core *c) { return &c->cache->trie.published; }
 
+/* As zc_begin_ago(), by the clock of the cache in Python: `now` never steps back. */
+ZCPY_API uint64_t zcpy_begin_ago(core *c, uint64_t now, uint64_t lag) {
+    zc__spin_lock(&c->cache->trie.writer);
+    uint64_t begin = zc__trie_ago(&c->cache->trie, now, lag);
+    zc__spin_unlock(&c->cache->trie.writer);
+    return begin;
+}
+
 /* Invalidates the tags in `text` in one step. A zc_result; ZC_E_INVAL: a tag is no good, and nothing
  * was done. */
 static int invalidate(core *c, const char *text, int len) {

@@ -23,8 +23,6 @@ not. Say what changes before it is read: a value that is computed between a writ
 
 from __future__ import annotations
 
-from math import inf
-
 from zoocache import _ffi, _tags
 from zoocache.context import OPEN, TRANSACTION, transaction_of
 
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
 
     from zoocache._cache import Cache
 
-__all__ = ["Past", "Transaction"]
+__all__ = ["Transaction"]
 
 
 class Transaction:
@@ -150,24 +148,3 @@ def _below(tag: str, held: set[str]) -> bool:
             return True
         end = tag.rfind(":", 0, end)
     return False
-
-
-class Past:
-    """What fills of one lag have begun at, and when: points in the order of a cache's invalidations.
-
-    So that a fill may begin at one that is at least ``lag`` seconds old: what it reads from a replica is as of then,
-    or later. It may be given an older one, which costs a value that is not stored; never a younger.
-    """
-
-    def __init__(self, lag: float) -> None:
-        self.lag = lag
-        self.points: list[tuple[float, int]] = [(-inf, 1)]  # before every invalidation
-
-    def ago(self, now: float, version: int) -> int:
-        """The version to begin at. Called with the cache's lock held."""
-        points = self.points
-        if now - points[-1][0] >= self.lag / 16:
-            points.append((now, version))
-        while len(points) > 1 and points[1][0] <= now - self.lag:
-            del points[0]
-        return points[0][1]
