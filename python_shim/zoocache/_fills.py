@@ -755,8 +755,8 @@ class Filled(Table):
         """Runs the function, as its wrapper does (see _functions), without a look at what there is."""
         try:
             try:
-                self.begin(fill, args, kwargs)
-                self.commit(fill, self.func(*args, **kwargs))
+                if self.begin(fill, args, kwargs):
+                    self.commit(fill, self.func(*args, **kwargs))
             except BaseException:
                 if not self.failed(fill):
                     raise
@@ -769,8 +769,8 @@ class Filled(Table):
         """The same, for a coroutine function."""
         try:
             try:
-                await self.abegin(fill, args, kwargs)
-                await self.acommit(fill, await self.func(*args, **kwargs))
+                if await self.abegin(fill, args, kwargs):
+                    await self.acommit(fill, await self.func(*args, **kwargs))
             except BaseException:
                 if not self.failed(fill):
                     raise
