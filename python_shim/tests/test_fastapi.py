@@ -15,6 +15,7 @@ from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Header, HTTPEx
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
 from pydantic import BaseModel
 from servers import free_port, until
+from starlette.background import BackgroundTask
 from test_extras import run
 
 import zoocache
@@ -162,7 +163,7 @@ async def test_vary_names_headers_of_the_request():
     assert [each["name"] for each in parameters] == ["name"]
     secret = await get(app, "/hello", {"accept-language": "token"})
     assert secret.status_code == 200
-    assert not any("token" in repr(key) for key in hello.zoocache_endpoint.entries)
+    assert not any("token" in repr(key) for key in hello.zoocache_endpoint[0].entries)
 
 
 async def test_sync_endpoints_vary():
@@ -341,7 +342,7 @@ ANSWERS = {
     "status 206": lambda: Response(b"x", 206),
     "no-store": lambda: Response(b"x", headers={"Cache-Control": "no-store"}),
     "vary": lambda: Response(b"x", headers={"Vary": "Accept-Encoding, X-Other"}),
-    "background": lambda: Response(b"x", background=BackgroundTasks()),
+    "background": lambda: Response(b"x", background=BackgroundTask(print)),
 }
 
 
@@ -359,7 +360,8 @@ async def test_what_is_not_stored(what, caplog):
         found = await get(app, "/x")
         assert found.status_code == ANSWERS[what]().status_code
         assert len(calls) == n
-    assert [record.name for record in caplog.records if "is not stored" in record.message] == ["zoocache"]
+    told = [record.name for record in caplog.records if "is not stored" in record.message]
+    assert told == ([] if what in ("status 404", "status 500") else ["zoocache"])
 
 
 async def test_errors_are_not_stored():
@@ -465,7 +467,7 @@ async def test_a_hundred_requests_compute_once():
 
     async with client(app) as http:
         tasks = [asyncio.create_task(http.get("/x")) for _ in range(100)]
-        while x.zoocache_endpoint.waits < 99:
+        while x.zoocache_endpoint[0].waits < 99:
             await asyncio.sleep(0)
         go.set()
         found = await asyncio.gather(*tasks)
@@ -487,7 +489,7 @@ async def test_who_leaves_does_not_take_the_answer_along():
 
     async with client(app) as http:
         tasks = [asyncio.create_task(http.get("/x")) for _ in range(5)]
-        while x.zoocache_endpoint.waits < 4:
+        while x.zoocache_endpoint[0].waits < 4:
             await asyncio.sleep(0)
         tasks[0].cancel()
         while len(sessions) < 2:
@@ -533,7 +535,7 @@ async def test_a_refresh_runs_beside(kit):
     kit.clock.advance(6)
     assert (await get(app, "/x?q=1")).json() == 1
     await done.wait()
-    while x.zoocache_endpoint.flights:
+    while x.zoocache_endpoint[0].flights:
         await asyncio.sleep(0)
     assert (await get(app, "/x?q=1")).json() == 2
 

@@ -88,13 +88,20 @@ class Stored(Function):
     vary: tuple[str, ...] = ()
     _told = False
 
-    def alone(self, fill: Fill, why: str) -> None:
-        """What this fill gives is its own caller's: whoever waits for it computes for himself."""
+    def keeps(self, fill: Fill, background: Any, status: int | None, headers: Any, shared: bool) -> bool:
+        """Whether the answer may be stored; else it is its own caller's, and who waits for it computes for himself."""
+        if getattr(background, "tasks", background):
+            why = "it leaves work for a background task, which would not run on a hit"
+        else:
+            why = private(status, headers, self.vary, shared)
+        if not why:
+            return True
         fill.store = False
         fill.private = True
-        if not self._told:
+        if not self._told and (status or 200) < 400:
             self._told = True
             logger.warning("zoocache: an answer of `%s` is not stored: %s; this is said once", self.name, why)
+        return False
 
     def stand_in(self, fill: Fill) -> Entry | None:
         """As for any; but what an endpoint refuses by an HTTPException below 500 is its answer, no failure."""

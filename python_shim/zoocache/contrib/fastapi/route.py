@@ -17,6 +17,8 @@ An answer is what the endpoint returns, with the status and the headers that it 
 Response keeps status, headers and media type. These are given to their own caller alone, and not stored: what sets a
 cookie, is an error (a status from 400 on, 206, 304), says no-store, varies by a header that is not in ``vary``, or
 leaves work for a background task, which would not run on a hit.
+
+With ``http=True`` whole pages are cached, see zoocache.contrib.fastapi.pages.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ from zoocache._callables import Signature, check
 from zoocache._errors import UnkeyableArgument
 from zoocache._keys import KEYWORDS, Unkeyable, by_identity, freeze
 from zoocache._table import Rules
-from zoocache.contrib.fastapi._answers import Answer, Ready, Stored, body_of, digests, private
+from zoocache.contrib.fastapi import pages
+from zoocache.contrib.fastapi._answers import Answer, Ready, Stored, body_of, digests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -117,14 +120,11 @@ class Endpoint(Stored):
             response = fill.response
             status, headers = (None, ()) if response is None else (response.status_code, tuple(response.raw_headers))
             answer = Answer(value, status, headers, False)
-        background = getattr(value, "background", None) if answer.whole else None
-        if background is not None or (fill.tasks is not None and len(fill.tasks.tasks) > fill.had):
-            why = "it leaves work for a background task, which would not run on a hit"
-        else:
-            why = private(answer.status, answer.headers, self.vary, False)
-        if why:
-            self.alone(fill, why)
-        super().settle_value(fill, value if why and answer.whole else answer)
+        tasks = value.background if answer.whole else None
+        if tasks is None and fill.tasks is not None:
+            tasks = fill.tasks.tasks[fill.had :]
+        kept = self.keeps(fill, tasks, answer.status, answer.headers, False)
+        super().settle_value(fill, answer if kept or not answer.whole else value)
 
 
 def _remember(fill: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -243,6 +243,8 @@ def cache_endpoint(
     ignore: str | Iterable[str] = (),
     cache: Cache | None = None,
     scope: str | None = None,
+    http: bool = False,
+    tag_header: str | None = None,
     **rules: Any,
 ) -> Any:
     """Caches the answers of an endpoint; stands directly below @router.get(...), bare or called with options.
@@ -253,10 +255,15 @@ def cache_endpoint(
         add_deps() adds more from inside.
     vary: the names of headers of the request that are a part of the key.
     ignore: the names of parameters that are no part of it: sessions, clients, what an answer does not depend on.
+        Of pages: parameters, and so dependencies, whose work a hit may skip whatever they look at.
+    http: whole pages by path, query and vary alone, without a look at dependencies: see zoocache.contrib.fastapi.pages.
+    tag_header: of such pages: the name of a header with their tags, as Surrogate-Key or Cache-Tag.
     """
     for name in _REFUSED.keys() & rules.keys():
         raise TypeError(f"cache_endpoint() takes no {name}: {_REFUSED[name]}")
     settings = Rules(ttl=ttl, **rules)
+    if scope if http else tag_header:
+        raise TypeError(f"cache_endpoint(http={http}) takes no {'scope' if http else 'tag_header'}")
     headers = tuple([name.lower() for name in _tags.listed(vary)])
     ignored = _tags.listed(ignore)
     if not callable(deps) and deps is not None:
@@ -266,10 +273,15 @@ def cache_endpoint(
         if not callable(target):
             raise TypeError(f"cache_endpoint() decorates functions, not {type(target).__name__}")
         by_name = _by_name(deps, target) if callable(deps) else deps
+        if http:
+            page = pages.Page(target, namespace, by_name, cache, settings, headers, ignored, tag_header)
+            wrapper = pages.endpoint(page, target, by_name)
+            wrapper.zoocache_endpoint = page, wrapper
+            return wrapper
         endpoint = Endpoint(target, namespace, by_name, cache, settings, scope=scope, ignore=ignored)
         endpoint.vary = headers
         wrapper = _wrapped(endpoint, target)
-        wrapper.zoocache_endpoint = endpoint
+        wrapper.zoocache_endpoint = endpoint, wrapper
         return wrapper
 
     return decorate if func is None else decorate(func)
@@ -283,7 +295,7 @@ def _no_refresh(endpoint: Stored, dependant: Any) -> None:
     rules = endpoint.rules
     if rules.soft_ttl is None and not rules.early_refresh:
         return
-    taken = [each.name for each in dependant.dependencies if each.name not in (None, _REQUEST)]
+    taken = [each.name for each in dependant.dependencies if each.name != _REQUEST]
     for kind in ("request", "websocket", "http_connection", "response", "background_tasks", "security_scopes"):
         taken.append(getattr(dependant, f"{kind}_param_name", None))
     for name in taken:
@@ -296,15 +308,36 @@ def _no_refresh(endpoint: Stored, dependant: Any) -> None:
 
 
 _get_request_handler: Any = globals().get("_get_request_handler") or routing.get_request_handler
+_request_response: Any = globals().get("_request_response") or routing.request_response
 
 
 @functools.wraps(_get_request_handler)
-def _handler(dependant: Any, *args: Any, **kwargs: Any) -> Any:
-    """What FastAPI has handle the requests of a route."""
-    endpoint = getattr(dependant.call, "zoocache_endpoint", None)
-    if endpoint is not None:
+def _handler_of(dependant: Any, **options: Any) -> Any:
+    """What handles the requests of a route, as FastAPI makes it; for a page, what looks for it first."""
+    handler = _get_request_handler(dependant=dependant, **options)
+    endpoint, wrapper = getattr(dependant.call, "zoocache_endpoint", (None, None))
+    if endpoint is None:
+        return handler
+    if not isinstance(endpoint, pages.Page):
         _no_refresh(endpoint, dependant)
-    return _get_request_handler(dependant, *args, **kwargs)
+        return handler
+    if wrapper is not getattr(dependant.call, "__func__", dependant.call):
+        raise TypeError(
+            f"zoocache: what decorates `{endpoint.name}` above cache_endpoint(http=True) would not run on a hit: put"
+            " cache_endpoint() on top, directly below the decorator that makes the route"
+        )
+    names = ("response_field", "response_class", "status_code", "response_model_include", "response_model_exclude")
+    shape = " ".join([str(options.get(name)) for name in names])
+    return endpoint.handler(handler, dependant, options.get("dependency_overrides_provider"), shape)
 
 
-setattr(routing, "get_request_handler", _handler)
+@functools.wraps(_request_response)
+def _app_of(handler: Any) -> Any:
+    """The ASGI application of a handler; for a page, one that needs nothing of FastAPI if it is there."""
+    app = _request_response(handler)
+    look, own = getattr(handler, "zoocache_look", (None, None))
+    return app if look is None or own is not handler else pages.quick(look, app)
+
+
+setattr(routing, "get_request_handler", _handler_of)
+setattr(routing, "request_response", _app_of)
