@@ -9,19 +9,21 @@ invalidate("user:42")  # profile(42) is computed anew, and whatever was computed
 
 Of the package's modules, each imports only from lines above its own (tests/test_layers.py checks it):
 
-    _errors  _durations  _ffi  _policy  _copies  _log  storage
+    _errors  _durations  _ffi  _policy  _copies  _log  _fill_times  storage
     _tags  _keys  _ffi_shared  telemetry
     context  _callables  serializers  keys
     _names  _codec  events
     _shared  _options  scopes  transactions
     _table  _health
     _fills  _scoped  _explain
-    _functions  _limits
+    _functions  _limits  _beat
     _many
     _cache  presets  _types
     _default
     _zoocache  testing
-    core  _pytest  compat  contrib
+    core  _pytest  compat  contrib  monitor
+    cli
+    __main__
 """
 
 from zoocache._cache import Cache, CacheStats

@@ -235,6 +235,10 @@ class Cache:
         self.shared, self.core = found.shared, found.core
         if found.shared is not None:
             found.shared.events = self.events
+            if found.shared.beats:
+                from zoocache._beat import Beat
+
+                found.shared.beat = Beat(self, found.shared.core)
         self.lost = found.lost  # the storage could not be opened
         self.most = found.most  # seconds that a value may live
 

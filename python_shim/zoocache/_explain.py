@@ -43,9 +43,15 @@ def explain(function: Any, key: Any) -> Explanation:
     if entry is None:
         absent = "disabled" if OFF and is_off(cache) else "absent"
         return Explanation(text, False, False, absent, None, (), None, None, filling)
+    return explained(function, cache, entry)
+
+
+def explained(table: Any, cache: Cache, entry: Entry) -> Explanation:
+    """What there is of an entry of a table."""
+    text, filling = table.key_text(entry.key), entry.key in table.flights
     killer = killed_by(cache, entry)
     now = cache.clock()
-    reason = _reason(function, cache, entry, killer, now)
+    reason = _reason(table, cache, entry, killer, now)
     left = None if entry.deadline == inf else max(0.0, entry.deadline - now)
     deps = own(tags_of(entry.deps))
     return Explanation(text, True, reason is None, reason, killer, deps, now - entry.born, left, filling)

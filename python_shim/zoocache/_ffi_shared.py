@@ -10,6 +10,7 @@ import ctypes
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from ctypes import c_char_p, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from itertools import accumulate
 from logging import ERROR
 from math import inf
 from threading import Semaphore
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from zoocache._log import Troubles
     from zoocache.storage import Storage
 
-__all__ = ["Found", "SharedCore", "SharedStats", "Token", "open_core"]
+__all__ = ["Found", "Refused", "Server", "SharedCore", "SharedStats", "Token", "open_core"]
 
 NEVER = 2**64 - 1
 
@@ -137,8 +138,16 @@ _invalidate_mark = _declare("zcpy_invalidate_mark", c_int, c_void_p, c_char_p, c
 _clear = _declare("zcpy_clear", c_int, c_void_p)
 _close = _declare("zcpy_close", None, c_void_p)
 _shut = _declare("zcpy_shut", None, c_void_p)
+_tell = _declare("zcpy_tell", None, c_void_p, c_char_p, c_size_t, hold=True)
+_asked = _declare("zcpy_asked", c_void_p, c_void_p, hold=True)
+_free = _declare("zcpy_free", None, c_void_p, hold=True)
+_node = _declare("zcpy_node", c_uint64, c_void_p, hold=True)
+_node_ask = _declare("zcpy_node_ask", c_int, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p)
+_server_open = _declare("zcpy_server_open", c_void_p, c_void_p, c_void_p)
+_server_ask = _declare("zcpy_server_ask", c_int, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_char_p)
+_server_close = _declare("zcpy_server_close", None, c_void_p)
 
-HAS_STORE, HAS_BUS, PEEKS, CAN_LOCK = 1, 2, 4, 8
+HAS_STORE, HAS_BUS, PEEKS, CAN_LOCK, BEATS = 1, 2, 4, 8, 16
 
 
 def _seconds(ns: int) -> float:
@@ -266,6 +275,26 @@ class SharedCore(Core):
         while self.pointer and (level := _news(self.pointer, line)):
             yield level, line.value.decode(errors="replace")
 
+    def node(self) -> str:
+        """What the node is called on its bus, if that is Redis."""
+        return f"{_node(self.pointer):016x}"
+
+    def tell(self, facts: bytes) -> None:
+        """What its beats tell from now on."""
+        _tell(self.pointer, facts, len(facts))
+
+    def asked(self) -> Iterator[bytes]:
+        """What it was asked since the last time."""
+        while self.pointer and (text := _asked(self.pointer)):
+            try:
+                yield ctypes.string_at(text)
+            finally:
+                _free(text)
+
+    def ask(self, *commands: Sequence[bytes]) -> list[Reply]:
+        """Gives the server of its bus some commands. Raises OSError."""
+        return _ask(lambda *request: int(_node_ask(self.pointer, *request)), commands)
+
     def leave_behind(self) -> None:
         """In the child of a fork."""
         _leave_behind(self.pointer)
@@ -280,6 +309,89 @@ def open_core(settings: dict[str, Any], storage: Storage | None, troubles: Troub
     if storage is not None:
         options.own = _store_of(_Caller(storage, troubles, options.connections, options.timeout / 1e9))
     return SharedCore(options)
+
+
+# ---- Redis, asked directly ----
+
+Reply = Any  # None, bytes, int, Refused, or a list of replies
+
+
+class Refused(Exception):
+    """The error that a command was answered with; a value among other replies."""
+
+
+class _Replies(ctypes.Structure):
+    _fields_ = [("ptr", c_void_p), ("size", c_size_t), ("cap", c_size_t), ("failed", ctypes.c_bool)]
+
+
+def _ask(call: Callable[..., int], commands: Sequence[Sequence[bytes]]) -> list[Reply]:
+    """The replies to commands, which are sent in one step."""
+    words = [word for command in commands for word in command]
+    texts = (_Bytes * len(words))(*[_Bytes(ctypes.cast(c_char_p(word), c_void_p), len(word)) for word in words])
+    ends = (c_size_t * len(commands))(*accumulate(map(len, commands)))
+    out = _Replies()
+    try:
+        code = call(texts, ends, len(commands), ctypes.byref(out))
+        text = ctypes.string_at(out.ptr, out.size) if out.size else b""
+    finally:
+        _free(out.ptr)
+    if code != OK:
+        raise OSError(_ffi.error_text(code))
+    replies: list[Reply] = []
+    at = 0
+    while len(replies) < len(commands):
+        reply, at = _reply(text, at)
+        replies.append(reply)
+    return replies
+
+
+def _reply(text: bytes, at: int) -> tuple[Reply, int]:
+    """The reply that begins there, and where the next does."""
+    line = text.index(b"\n", at)
+    kind, n = text[at : at + 1], int(text[at + 1 : line])
+    at = line + 1
+    if kind == b"*":
+        found: list[Reply] = []
+        for _ in range(n):
+            each, at = _reply(text, at)
+            found.append(each)
+        return found, at
+    if kind == b"_" or kind == b":":
+        return (n if kind == b":" else None), at
+    data = text[at : at + n]
+    return (Refused(data.decode(errors="replace")) if kind == b"-" else data), at + n
+
+
+class Server:
+    """A Redis server that is asked by who is no node; for any thread. Connects when it is asked.
+
+    A call takes ``timeout`` seconds at most.
+    """
+
+    def __init__(self, url: str, timeout: float, **options: str | None) -> None:
+        self._pointer = None
+        settings = _Options(bus=url.encode(), timeout=nanoseconds(timeout), connections=2)
+        for name, value in options.items():
+            setattr(settings, name, value.encode() if value else None)
+        code = c_int()
+        self._pointer = _server_open(ctypes.byref(settings), ctypes.byref(code))
+        if not self._pointer:
+            raise OSError(settings.why.decode(errors="replace") or _ffi.error_text(code.value))
+
+    def ask(self, *commands: Sequence[bytes]) -> list[Reply]:
+        """Gives it at most twelve commands, in one step. Raises OSError, with what the library has said."""
+        why = ctypes.create_string_buffer(256)
+        try:
+            return _ask(lambda *request: int(_server_ask(self._pointer, *request, why)), commands)
+        except OSError as error:
+            said = why.value.decode(errors="replace")
+            raise OSError(said or str(error)) from None
+
+    def close(self) -> None:
+        """Lets go of its connections; nobody may be asking."""
+        pointer, self._pointer = self._pointer, None
+        if pointer:
+            _server_close(pointer)
 
 
 # ---- a storage in Python ----

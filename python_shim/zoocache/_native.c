@@ -19,6 +19,9 @@
  *            asks the storage, judges its records, and follows the log. Its own table is kept small,
  *            as Python has the values. An entry that was checked remembers when the lease ends that
  *            held then (zcpy_gate), and a hit reads the clock after it: no thread has to run in time.
+ *   Beats    With Redis as bus, what a node tells about itself every second is what Python has said last
+ *            (zcpy_tell), and what it is asked waits for Python (zcpy_asked). So the bus' thread does
+ *            both, and waits for no Python.
  *   Calls    What may wait for a storage is called with the interpreter's lock released; the rest
  *            takes no lock under which a storage is called, as that may be one in Python.
  */
@@ -174,6 +177,9 @@ ZCPY_API int zcpy_tag_ok(const char *tag, size_t len) {
 #define ZCPY_LINES 16u /* that wait to be asked for */
 #define ZCPY_LINE 256u /* bytes of one */
 
+#define ZCPY_ASKED 16u  /* questions that wait to be taken */
+#define ZCPY_QUESTION 4096u /* bytes of one */
+
 /* What the library says, until Python asks: it speaks in threads of its own, and with locks held
  * that somebody with the interpreter's lock may wait for. */
 typedef struct news {
@@ -183,7 +189,18 @@ typedef struct news {
         int level;
         char text[ZCPY_LINE];
     } line[ZCPY_LINES];
+    char *facts; /* of this node, for its beat; NULL: none, or they are being sent */
+    size_t size;
+    char *asked[ZCPY_ASKED];
+    unsigned nasked;
 } news;
+
+static void news_free(news *w) {
+    if (!w) return;
+    free(w->facts);
+    for (unsigned i = 0; i < w->nasked; i++) free(w->asked[i]);
+    free(w);
+}
 
 typedef struct core {
     zc_cache *cache; /* its memory is held as long as this is there */
@@ -277,7 +294,7 @@ static bool enter(core *c) {
 
 static void unhold(core *c) {
     zc__cache_unref(c->cache);
-    free(c->news);
+    news_free(c->news);
     free(c);
 }
 
@@ -429,6 +446,67 @@ typedef struct options {
     char why[ZCPY_LINE]; /* out: the first that was said, if it could not be opened */
 } options;
 
+#ifdef ZOOCACHE_WITH_REDIS
+/* Takes what a node is asked from a reply. */
+static void take_questions(news *w, const redisReply *list) {
+    for (size_t i = 0; zc__redis_is(list, REDIS_REPLY_ARRAY) && i < list->elements; i++) {
+        const redisReply *q = list->element[i];
+        if (!zc__redis_string(q) || q->len > ZCPY_QUESTION) continue;
+        char *text = (char *)malloc(q->len + 1);
+        if (!text) return;
+        memcpy(text, q->str, q->len + 1);
+        zc__spin_lock(&w->lock);
+        bool room = w->nasked < ZCPY_ASKED;
+        if (room) w->asked[w->nasked++] = text;
+        zc__spin_unlock(&w->lock);
+        if (!room) free(text);
+    }
+}
+
+/* Facts that were taken go back, unless there are newer ones. */
+static void give_back(news *w, char *facts, size_t size) {
+    zc__spin_lock(&w->lock);
+    bool newer = w->facts != NULL;
+    if (!newer) {
+        w->facts = facts;
+        w->size = size;
+    }
+    zc__spin_unlock(&w->lock);
+    if (newer) free(facts);
+}
+
+/* In place of Redis' own beat: tells what Python has said, if anything, and takes what the node is
+ * asked. The bus' log is its news. */
+static int beat(void *user, zc_bytes text) {
+    zc__redis *r = (zc__redis *)user;
+    news *w = (news *)r->lines.log.user;
+    zc__redis_req q;
+    zc__spin_lock(&w->lock);
+    char *facts = w->facts;
+    size_t size = w->size;
+    w->facts = NULL;
+    zc__spin_unlock(&w->lock);
+    (void)text;
+    if (!facts) return ZC_OK;
+    int rc = zc__redis_beat(r, zc_slice(facts, size));
+    give_back(w, facts, size);
+    if (rc != ZC_OK) return rc;
+    zc__req_init(r, &q);
+    zc__req_cmd(&q, "MULTI");
+    zc__req_cmd(&q, "LRANGE $ask:%x 0 %u", r->node, (uint64_t)ZCPY_ASKED - 1);
+    zc__req_cmd(&q, "LTRIM $ask:%x %u -1", r->node, (uint64_t)ZCPY_ASKED);
+    zc__req_cmd(&q, "EXEC");
+    rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, 0));
+    if (rc == ZC_OK && zc__redis_array(q.reply[3], 2)) take_questions(w, q.reply[3]->element[0]);
+    zc__req_free(&q);
+    return rc;
+}
+
+static bool is_redis(const core *c) { return c->cache->desc.bus.beat == beat; }
+#else
+static bool is_redis(const core *c) { return (void)c, false; }
+#endif
+
 #define ZCPY_TABLE 64u /* entries of the library's own table: Python has the values */
 
 static bool is_lmdb(const char *url) { return strncmp(url, "lmdb://", 7) == 0; }
@@ -467,7 +545,9 @@ static int open_url(const options *o, const zc_log *log, const char *url, zc_sto
         d.tls_cert = o->tls_cert;
         d.tls_key = o->tls_key;
         d.log = *log;
-        return zc_redis_open(&d, store, bus);
+        int rc = zc_redis_open(&d, store, bus);
+        if (rc == ZC_OK && bus) bus->beat = beat;
+        return rc;
 #endif
     }
     (void)o, (void)log, (void)store, (void)bus;
@@ -542,7 +622,7 @@ ZCPY_API core *zcpy_open(home *h, options *o, int *rc) {
         return c;
     }
     if (w) (void)news_take(w, o->why);
-    free(w);
+    news_free(w);
     free(c);
     return NULL;
 }
@@ -616,12 +696,12 @@ ZCPY_API int zcpy_clear(core *c) {
 
 /* ---- shared: the storage and the bus ---- */
 
-enum { HAS_STORE = 1, HAS_BUS = 2, PEEKS = 4, CAN_LOCK = 8 };
+enum { HAS_STORE = 1, HAS_BUS = 2, PEEKS = 4, CAN_LOCK = 8, BEATS = 16 };
 
 ZCPY_API int zcpy_has(const core *c) {
     const zc_desc *d = &c->cache->desc;
     return (d->store.version ? HAS_STORE : 0) | (d->bus.version ? HAS_BUS : 0) |
-           (d->bus.peek ? PEEKS : 0) | (d->store.lock ? CAN_LOCK : 0);
+           (d->bus.peek ? PEEKS : 0) | (d->store.lock ? CAN_LOCK : 0) | (is_redis(c) ? BEATS : 0);
 }
 
 /* How many ns the lease lasts from now: what is found fresh after this call may be served for so long.
@@ -833,6 +913,152 @@ ZCPY_API void zcpy_shared_stats(core *c, uint64_t out[14]) {
         s.bus_breaks,    s.bus_errors,   s.bus_silent,    s.bus_pending,
         s.bus_age,       zc__atomic_load_rlx(&c->latency), zc__atomic_load_rlx(&c->last_fault)};
     memcpy(out, all, sizeof all);
+}
+
+/* ---- what a node tells, and is asked; Redis, asked directly ---- */
+
+/* The facts that the node's next beats tell. */
+ZCPY_API void zcpy_tell(const core *c, const char *facts, size_t size) {
+    char *text = (char *)malloc(size + 1);
+    if (!text) return;
+    memcpy(text, facts, size);
+    zc__spin_lock(&c->news->lock);
+    char *old = c->news->facts;
+    c->news->facts = text;
+    c->news->size = size;
+    zc__spin_unlock(&c->news->lock);
+    free(old);
+}
+
+/* The oldest question, a text to be freed with zcpy_free(); NULL: there is none. */
+ZCPY_API char *zcpy_asked(const core *c) {
+    news *w = c->news;
+    zc__spin_lock(&w->lock);
+    char *text = w->nasked ? w->asked[0] : NULL;
+    if (text) memmove(w->asked, w->asked + 1, --w->nasked * sizeof *w->asked);
+    zc__spin_unlock(&w->lock);
+    return text;
+}
+
+ZCPY_API void zcpy_free(void *ptr) { free(ptr); }
+
+/* The text of replies: each a sign, a number, a line feed. '_' nothing, ':' the number, '$' a text of
+ * so many bytes, which follow, '-' the same of an error, '*' a list of so many replies. */
+typedef struct replies {
+    char *ptr;
+    size_t size, cap;
+    bool failed;
+} replies;
+
+#ifdef ZOOCACHE_WITH_REDIS
+static void replies_add(replies *t, const void *ptr, size_t n) {
+    if (t->failed || !n) return;
+    if (t->size + n > t->cap) {
+        size_t cap = 2 * (t->size + n);
+        char *grown = (char *)realloc(t->ptr, cap);
+        t->failed = !grown;
+        if (!grown) return;
+        t->ptr = grown;
+        t->cap = cap;
+    }
+    memcpy(t->ptr + t->size, ptr, n);
+    t->size += n;
+}
+
+static void replies_head(replies *t, char sign, long long n) {
+    char line[32];
+    int len = snprintf(line, sizeof line, "%c%lld\n", sign, n);
+    replies_add(t, line, (size_t)len);
+}
+
+static void replies_write(replies *t, const redisReply *reply) {
+    if (!reply || reply->type == REDIS_REPLY_NIL) {
+        replies_head(t, '_', 0);
+    } else if (reply->type == REDIS_REPLY_ARRAY || (reply->elements && reply->element)) {
+        replies_head(t, '*', (long long)reply->elements);
+        for (size_t i = 0; i < reply->elements; i++) replies_write(t, reply->element[i]);
+    } else if (reply->str) {
+        replies_head(t, reply->type == REDIS_REPLY_ERROR ? '-' : '$', (long long)reply->len);
+        replies_add(t, reply->str, reply->len);
+    } else {
+        replies_head(t, ':', reply->integer);
+    }
+}
+
+/* Sends commands, whose words stand one after the other; the last of command i ends before ends[i]. */
+static int redis_ask(zc__redis *r, const zc_bytes *words, const size_t *ends, size_t n, replies *out) {
+    zc__redis_req q;
+    size_t word = 0;
+    if (n > ZC__REDIS_CMDS) return ZC_E_INVAL;
+    zc__req_init(r, &q);
+    for (size_t i = 0; i < n; i++) {
+        for (; word < ends[i]; word++) zc__req_arg(&q, words[word].ptr, words[word].len);
+        zc__req_end(&q);
+    }
+    int rc = q.failed ? ZC_E_NOMEM : zc__redis_call(r, &q, 0, 0);
+    for (size_t i = 0; i < n && rc == ZC_OK; i++) replies_write(out, q.reply[i]);
+    zc__req_free(&q);
+    return rc == ZC_OK && out->failed ? ZC_E_NOMEM : rc;
+}
+#endif
+
+static int node_ask(const core *c, const zc_bytes *words, const size_t *ends, size_t n, replies *out) {
+#ifdef ZOOCACHE_WITH_REDIS
+    if (is_redis(c)) return redis_ask((zc__redis *)c->cache->desc.bus.user, words, ends, n, out);
+#endif
+    (void)c, (void)words, (void)ends, (void)n, (void)out;
+    return ZC_E_BUILD;
+}
+
+/* Over the connections of a node's bus. out->ptr is to be freed with zcpy_free(), whatever comes. */
+ZCPY_API int zcpy_node_ask(core *c, const zc_bytes *words, const size_t *ends, size_t n, replies *out) {
+    INSIDE(c, int, ZC_E_CLOSED, node_ask(c, words, ends, n, out));
+}
+
+/* What the node is called there; 0: nothing. */
+ZCPY_API uint64_t zcpy_node(const core *c) {
+#ifdef ZOOCACHE_WITH_REDIS
+    if (is_redis(c)) return ((const zc__redis *)c->cache->desc.bus.user)->node;
+#endif
+    (void)c;
+    return 0;
+}
+
+/* A server that is asked, and no node. */
+typedef struct server {
+    zc_bus bus;
+    news news;
+} server;
+
+ZCPY_API server *zcpy_server_open(options *o, int *rc) {
+    server *s = (server *)calloc(1, sizeof *s);
+    zc_log log = {1, on_log, NULL};
+    *rc = ZC_E_NOMEM;
+    if (!s) return NULL;
+    log.user = &s->news;
+    *rc = is_lmdb(o->bus) ? ZC_E_INVAL : open_url(o, &log, o->bus, NULL, &s->bus);
+    if (*rc == ZC_OK) return s;
+    (void)news_take(&s->news, o->why);
+    free(s);
+    return NULL;
+}
+
+ZCPY_API int zcpy_server_ask(server *s, const zc_bytes *words, const size_t *ends, size_t n,
+                             replies *out, char why[ZCPY_LINE]) {
+    int rc = ZC_E_BUILD;
+#ifdef ZOOCACHE_WITH_REDIS
+    rc = redis_ask((zc__redis *)s->bus.user, words, ends, n, out);
+#else
+    (void)words, (void)ends, (void)n, (void)out;
+#endif
+    if (s->bus.report) s->bus.report(s->bus.user);
+    for (why[0] = '\0'; news_take(&s->news, why);) continue; /* the last that was said */
+    return rc;
+}
+
+ZCPY_API void zcpy_server_close(server *s) {
+    s->bus.close(s->bus.user);
+    free(s);
 }
 
 /* In the child of a fork: the sockets and files of the parent are let go of, and so is the rest, as

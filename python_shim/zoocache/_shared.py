@@ -22,6 +22,7 @@ from zoocache._codec import Codec, known
 from zoocache._errors import BuiltWithout, BusSilent, StorageIsFull, Unserializable
 from zoocache._ffi import E_BUILD, E_BUS, E_FULL, E_INVAL, MISS
 from zoocache._ffi_shared import (
+    BEATS,
     CAN_LOCK,
     HAS_BUS,
     HAS_STORE,
@@ -38,6 +39,7 @@ from zoocache._log import LEVELS, Troubles, logger, watch
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from zoocache._beat import Beat
     from zoocache._table import Fill
     from zoocache.events import Event, Events
     from zoocache.storage import Storage
@@ -206,6 +208,8 @@ class Shared:
         self._speaking = threading.RLock()
         self._closed = False
         self.events: Events | None = None
+        self.beats = bool(parts & BEATS)
+        self.beat: Beat | None = None
         self._counted = 0, 0  # faults, and changes of the breaker, that were told of as events
         watch(self)
 
@@ -259,6 +263,8 @@ class Shared:
         troubles.tell()
         if self.events is not None:
             self.events.put(*events)
+        if self.beat is not None:
+            self.beat.tell()
         return True
 
     def _happened(self, core: SharedCore) -> list[Event]:

@@ -1,0 +1,5 @@
+"""python -m zoocache"""
+
+from zoocache.cli import main
+
+main()
