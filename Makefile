@@ -32,7 +32,8 @@ LIBS = -llz4 -pthread
 # A program that includes these parts of the header: it needs their libraries.
 PART_LIBS = $(if $(shell grep -l 'ZOOCACHE_WITH_LMDB' $(1)),-llmdb) \
             $(if $(shell grep -l 'ZOOCACHE_WITH_REDIS' $(1)),-lhiredis) \
-            $(if $(shell grep -l 'ZOOCACHE_WITH_REDIS_TLS' $(1)),-lssl -lcrypto)
+            $(if $(shell grep -l 'ZOOCACHE_WITH_REDIS_TLS' $(1)),-lssl -lcrypto) \
+            $(if $(shell grep -l 'ZOOCACHE_WITH_SEAL' $(1)),-lcrypto)
 INCLUDE = -I. -Itests
 HEADERS = zoocache.h $(wildcard tests/*.h)
 
