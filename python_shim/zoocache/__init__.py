@@ -22,6 +22,7 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _default
     _zoocache  testing
     core  _pytest  compat  contrib  monitor
+    doctor
     cli
     __main__
 """

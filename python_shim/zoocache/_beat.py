@@ -22,13 +22,14 @@ from zoocache import _ffi
 from zoocache._explain import explained
 from zoocache._fill_times import FILLS
 from zoocache._log import logger
+from zoocache._shared import ACKS
 from zoocache.context import tags_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zoocache._cache import Cache
-    from zoocache._ffi_shared import SharedCore
+    from zoocache._shared import Shared
     from zoocache._table import Entry
 
 __all__ = ["Beat"]
@@ -40,9 +41,12 @@ LISTED = 100  # lines of an answer, at most
 class Beat:
     """Of one node."""
 
-    def __init__(self, cache: Cache, core: SharedCore) -> None:
-        self.core = core
+    def __init__(self, cache: Cache, shared: Shared) -> None:
+        self.core = shared.core
         self._cache = ref(cache)
+        told = shared.settings.options
+        self._options = {name: told[name] for name in ("replicas", "log_shards")}
+        self._options["ack"] = next(name for name, code in ACKS.items() if code == told["ack"])
         self._began = time.monotonic()
         self._due = -EVERY
         self._questions: deque[bytes] = deque()
@@ -76,6 +80,7 @@ class Beat:
             "uptime": round(time.monotonic() - self._began, 3),
             "health": cache.health().as_dict(),
             "stats": cache.stats()._asdict(),
+            "options": self._options,
             "fills": None if fills is None else fills.as_dict(),
         }
 

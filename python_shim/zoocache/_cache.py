@@ -238,7 +238,7 @@ class Cache:
             if found.shared.beats:
                 from zoocache._beat import Beat
 
-                found.shared.beat = Beat(self, found.shared.core)
+                found.shared.beat = Beat(self, found.shared)
         self.lost = found.lost  # the storage could not be opened
         self.most = found.most  # seconds that a value may live
 

@@ -4,6 +4,7 @@
     zoocache stats --json
     zoocache invalidate user:42
     zoocache explain profile:9f86d081884c7d65
+    zoocache doctor
 
 The URL is also that of the variable REDIS_URL, where no list of processes shows its password. Ends with 0 if all is
 well, 1 if something is amiss, 2 if it was called wrongly, 3 if the server does not answer or refuses.
@@ -74,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     tags.add_argument("tag", nargs="+")
     key = commands.add_parser("explain", parents=[script], help="whether a key would be served, by which process")
     key.add_argument("key", help="as f.key(...) or `keys` of a cache gives it")
+    commands.add_parser("doctor", parents=[script], help="what in the server's settings breaks the promise")
     return parser
 
 
@@ -167,11 +169,24 @@ def _explained(node: Node, answer: dict[str, Any] | None) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _doctor(board: Board, args: argparse.Namespace) -> int:
+    from zoocache.doctor import BAD, diagnose
+
+    found = diagnose(board)
+    if args.json:
+        _print_json([finding._asdict() for finding in found])
+    else:
+        for level, about, text, advice in found:
+            print(plain(f"{level:4}  {about}: {text}" + (f"; {advice}." if advice else "."), 500))
+    return AMISS if any(finding.level == BAD for finding in found) else FINE
+
+
 _COMMANDS: dict[str, Callable[[Board, argparse.Namespace], int]] = {
     "nodes": _nodes,
     "stats": _stats,
     "invalidate": _invalidate,
     "explain": _explain,
+    "doctor": _doctor,
 }
 
 

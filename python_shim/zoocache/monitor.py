@@ -142,21 +142,22 @@ class Board:
                 raise OSError(f"Redis refuses it: {reply}")
         return replies
 
-    def _key(self, name: str, shard: int = 0) -> str:
+    def key(self, name: str, shard: int = 0) -> str:
+        """The name of a key of the caches."""
         return f"{{{self.prefix}:{shard}}}:{name}" if shard else f"{{{self.prefix}}}:{name}"
 
     # ---- nodes -------------------------------------------------------------------------------------
 
     def nodes(self) -> list[Node]:
         """Those that were heard of within the last minute, by name."""
-        listed, now = self.call(["ZRANGE", self._key("nodes"), 0, -1, "WITHSCORES"], ["TIME"])
+        listed, now = self.call(["ZRANGE", self.key("nodes"), 0, -1, "WITHSCORES"], ["TIME"])
         if isinstance(listed, Refused):
             raise OSError(f"Redis refuses it: {listed}")
         seconds = time.time() if isinstance(now, Refused) else int(now[0]) + int(now[1]) / 1e6
         pairs = list(_pairs(listed))
         if not pairs:
             return []
-        (texts,) = self._get(["MGET", *[self._key(f"node:{id.decode()}") for id, _ in pairs]])
+        (texts,) = self._get(["MGET", *[self.key(f"node:{id.decode()}") for id, _ in pairs]])
         found = []
         for (id, beat), text in zip(pairs, texts):
             age = seconds - float(beat) / 1e3
@@ -176,10 +177,10 @@ class Board:
         """
         wanted = list(nodes)
         token = secrets.token_hex(16)
-        reply = self._key(f"reply:{token}")
+        reply = self.key(f"reply:{token}")
         question = json.dumps({"token": token, "do": do, "args": args})
         for id in wanted:
-            box = self._key(f"ask:{id}")
+            box = self.key(f"ask:{id}")
             self._get(["RPUSH", box, question], ["PEXPIRE", box, 10_000])
         answers: dict[str, dict[str, Any]] = {}
         end = time.monotonic() + timeout
@@ -215,7 +216,7 @@ class Board:
             raise OSError("the log has not taken it")
 
     def _log_shards(self) -> int:
-        (newest,) = self._get(["XREVRANGE", self._key("log"), "+", "-", "COUNT", 1])
+        (newest,) = self._get(["XREVRANGE", self.key("log"), "+", "-", "COUNT", 1])
         return int(newest[0][0].split(b"-")[0]) % _SHARDS + 1 if newest else 1
 
     def said(self, after: dict[int, str] | None = None) -> tuple[list[Said], dict[int, str]]:
@@ -223,7 +224,7 @@ class Board:
         found: list[Said] = []
         seen: dict[int, str] = {}
         for shard in range(self._log_shards()):
-            key, last = self._key("log", shard), (after or {}).get(shard)
+            key, last = self.key("log", shard), (after or {}).get(shard)
             if last is None:
                 (entries,) = self._get(["XREVRANGE", key, "+", "-", "COUNT", 100], shard=shard)
                 entries.reverse()
