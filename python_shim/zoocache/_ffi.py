@@ -191,9 +191,9 @@ def error_text(code: int) -> str:
 
 
 def parts() -> dict[str, bool]:
-    """The optional parts of this build."""
+    """The optional parts of this build; "openssl": TLS is, and only lacks that."""
     bits = _parts()
-    return {"lmdb": bool(bits & 1), "redis": bool(bits & 2), "tls": bool(bits & 4)}
+    return {"lmdb": bool(bits & 1), "redis": bool(bits & 2), "tls": bool(bits & 4), "openssl": bool(bits & 8)}
 
 
 class Core:

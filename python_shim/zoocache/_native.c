@@ -36,6 +36,9 @@
 #ifndef ZOOCACHE_WITH_BUS
 #  define ZOOCACHE_WITH_BUS /* the breaker, for a storage in Python */
 #endif
+#ifdef ZCPY_OPENSSL_AT_RUN_TIME
+#  include "_openssl.h"
+#endif
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 
@@ -627,7 +630,7 @@ ZCPY_API core *zcpy_open(home *h, options *o, int *rc) {
     return NULL;
 }
 
-/* What this build can do: 1 LMDB, 2 Redis, 4 Redis over TLS. */
+/* What can be done here: 1 LMDB, 2 Redis, 4 Redis over TLS; 8: for that, there is no OpenSSL yet. */
 ZCPY_API int zcpy_parts(void) {
     int parts = 0;
 #ifdef ZOOCACHE_WITH_LMDB
@@ -636,7 +639,9 @@ ZCPY_API int zcpy_parts(void) {
 #ifdef ZOOCACHE_WITH_REDIS
     parts |= 2;
 #endif
-#ifdef ZOOCACHE_WITH_REDIS_TLS
+#ifdef ZCPY_OPENSSL_AT_RUN_TIME
+    parts |= openssl_there() ? 4 : 8;
+#elif defined(ZOOCACHE_WITH_REDIS_TLS)
     parts |= 4;
 #endif
     return parts;

@@ -52,10 +52,13 @@ SILENCES = {None: 0, "bypass": 1, "serve": 2, "error": 3}
 _LONGEST = 86_400  # seconds that one call of Redis is waited for, or that it is not asked
 _MAP_LEAST = 8 * 2**20  # of LMDB
 _SCHEMES = ("lmdb", "redis", "rediss", "unix", "redis+sentinel")
-_HOW = {
-    "lmdb": "LMDB: install its headers (Debian and Ubuntu: apt install liblmdb-dev)",
-    "redis": "Redis: install hiredis' headers (Debian and Ubuntu: apt install libhiredis-dev)",
-    "tls": "Redis over TLS: install OpenSSL's headers (Debian and Ubuntu: apt install libssl-dev)",
+_DEBIAN = "(Debian and Ubuntu: apt install"
+_AGAIN = "and build the package again: pip install --force-reinstall ./python_shim"
+_LACKING = {
+    "lmdb": f"zoocache was built without LMDB support. Install its headers {_DEBIAN} liblmdb-dev), {_AGAIN}",
+    "redis": f"zoocache was built without Redis support. Install hiredis' headers {_DEBIAN} libhiredis-dev), {_AGAIN}",
+    "tls": f"zoocache was built without TLS. Install OpenSSL's headers {_DEBIAN} libssl-dev), {_AGAIN}",
+    "openssl": f"TLS needs OpenSSL, 3 or 1.1.1; none is here. Install it {_DEBIAN} libssl3; Alpine: apk add openssl)",
 }
 
 
@@ -174,11 +177,8 @@ def check_url(option: str, url: object, known: tuple[str, ...]) -> None:
     if part == "tls" and not parts["redis"]:
         part = "redis"
     if not parts[part]:
-        name = "LMDB" if part == "lmdb" else "Redis"
-        raise BuiltWithout(
-            f"zoocache was built without {name} support: {option}={shown(url)} cannot be used. For {_HOW[part]},"
-            " and build the package again: pip install --force-reinstall ./python_shim"
-        )
+        lacking = _LACKING["openssl" if part == "tls" and parts["openssl"] else part]
+        raise BuiltWithout(f"{option}={shown(url)} cannot be used: {lacking}")
 
 
 class Shared:
