@@ -187,7 +187,7 @@ def name_libc(wheel, machine):
 
 def check_files(archive):
     """Of the package it has everything but the C."""
-    found = {name for name in archive.namelist() if name.startswith("zoocache/")}
+    found = {name for name in archive.namelist() if name.startswith("zoocache/") and name[-1] != "/"}
     there = {
         str(path.relative_to(SHIM)) for path in (SHIM / "zoocache").rglob("*.*") if "__pycache__" not in path.parts
     }
