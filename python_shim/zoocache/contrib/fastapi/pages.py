@@ -38,7 +38,8 @@ from fastapi.security.base import SecurityBase
 from zoocache import _ffi
 from zoocache._callables import Signature, is_async, is_generator, name_of
 from zoocache.context import ACTIVE, add_deps, note, tags_of
-from zoocache.contrib.fastapi._answers import Ready, Stored, body_of, digests, listed
+from zoocache.contrib._endpoints import Stored, digests, listed
+from zoocache.contrib.fastapi._answers import Ready, body_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator

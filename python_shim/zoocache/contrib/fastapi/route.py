@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio  # noqa: F401 (others look for it here)
 import functools
 import inspect
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from fastapi import BackgroundTasks, Depends, Request, Response, routing
@@ -34,72 +33,30 @@ from fastapi.security import SecurityScopes
 from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection
 
-from zoocache import _tags
-from zoocache._callables import Signature, check
-from zoocache._errors import UnkeyableArgument
-from zoocache._keys import KEYWORDS, Unkeyable, by_identity, freeze
-from zoocache._table import Rules
+from zoocache._callables import check
+from zoocache.contrib._endpoints import VARY, Answer, Endpoint, Stored, by_name, digests, options
 from zoocache.contrib.fastapi import pages
-from zoocache.contrib.fastapi._answers import Answer, Ready, Stored, body_of, digests
+from zoocache.contrib.fastapi._answers import Ready, body_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from zoocache._cache import Cache
     from zoocache._table import Fill
 
 __all__ = ["cache_endpoint"]
 
-_INJECTED = (HTTPConnection, Response, BackgroundTask)
 _REQUEST = "zoocache_request"  # a parameter that endpoints which vary have for FastAPI
-_REFUSED = {
-    "key": "name what is no part of the key by ignore",
-    "cache_if": "call zoocache.no_store() in the endpoint",
-    "cache_errors": "errors are not stored",
-    "error_ttl": "errors are not stored",
-    "negative_ttl": "call zoocache.set_ttl() in the endpoint",
-}
-
-_vary: ContextVar[tuple[str, ...]] = ContextVar("zoocache_vary", default=())
 
 
-class Endpoint(Stored):
-    """An endpoint whose return value is cached."""
+class _Endpoint(Endpoint):
+    """An endpoint of FastAPI."""
 
-    def __init__(self, func: Any, namespace: str | None, deps: Any, cache: Cache | None, rules: Rules, **more: Any):
-        super().__init__(func, namespace, deps, None, cache, rules, **more)
-        self.own_key = self.frozen  # all keys are made there
-
-    def frozen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The key: each value, and the headers that it varies by."""
-        names, ignored = self.signature.names, self.signature.ignored
-        parts = [self.part(name, x) for name, x in zip(names, args) if name not in ignored]
-        parts += [self.part("*", x) for x in args[len(names) :]]
-        for name in sorted(kwargs):
-            if name not in ignored:
-                parts += [KEYWORDS, name, self.part(name, kwargs[name])]
-        return (Answer, *parts, *_vary.get()) if self.vary else (Answer, *parts)
+    injected = (HTTPConnection, Response, BackgroundTask)
 
     def part(self, name: str, value: Any) -> Any:
-        """What an argument gives of the key."""
-        if isinstance(value, _INJECTED):
-            return None
-        if type(value) is SecurityScopes:
-            value = value.scopes
-        try:
-            return freeze(value)
-        except (Unkeyable, RecursionError):
-            pass
-        if name == "self" and by_identity(type(value)):
-            from weakref import ref
-
-            return ref(value)
-        raise UnkeyableArgument(
-            f"zoocache cannot tell by {name!r} of `{self.name}` whether two requests have one answer: a"
-            f" {type(value).__name__} has no stable key.\nIf the answer does not depend on it, name it:"
-            f" cache_endpoint(ignore={name!r}). Else depend on an id or another plain value, or give its class a"
-            " __zoocache_key__() method."
-        )
+        """As for any."""
+        return super().part(name, value.scopes if type(value) is SecurityScopes else value)
 
     def begin(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """As for any."""
@@ -183,20 +140,7 @@ def _varying(func: Any, wrapper: Any) -> None:
     wrapper.__signature__ = signature.replace(parameters=[*parameters[:end], mine, *parameters[end:]])
 
 
-def _by_name(deps: Callable[..., Any], func: Any) -> Callable[..., Any]:
-    """deps, called with those of the endpoint's arguments that it names, or with all if it has **kwargs."""
-    names, wanted = Signature(func).names, Signature(deps)
-    named = {*wanted.names, *wanted.only}
-
-    @functools.wraps(deps)
-    def called(*args: Any, **kwargs: Any) -> Any:
-        given = {**dict(zip(names, args)), **kwargs}
-        return deps(**given if wanted.keyword else {name: x for name, x in given.items() if name in named})
-
-    return called
-
-
-def _wrapped(endpoint: Endpoint, func: Any) -> Any:
+def _wrapped(endpoint: _Endpoint, func: Any) -> Any:
     """What FastAPI calls."""
     call = endpoint.wrapper()
     wrapper: Any
@@ -207,7 +151,7 @@ def _wrapped(endpoint: Endpoint, func: Any) -> Any:
         async def awaited(*args: Any, **kwargs: Any) -> Any:
             if endpoint.vary:
                 request = kwargs.pop(_REQUEST, None)
-                _vary.set(() if request is None else digests(request.scope["headers"], endpoint.vary))
+                VARY.set(() if request is None else digests(request.scope["headers"], endpoint.vary))
             response = _swap(kwargs)
             return _apply(await call(*args, **kwargs), response)
 
@@ -218,7 +162,7 @@ def _wrapped(endpoint: Endpoint, func: Any) -> Any:
         def called(*args: Any, **kwargs: Any) -> Any:
             if endpoint.vary:
                 request = kwargs.pop(_REQUEST, None)
-                _vary.set(() if request is None else digests(request.scope["headers"], endpoint.vary))
+                VARY.set(() if request is None else digests(request.scope["headers"], endpoint.vary))
             response = _swap(kwargs)
             return _apply(call(*args, **kwargs), response)
 
@@ -259,26 +203,20 @@ def cache_endpoint(
     http: whole pages by path, query and vary alone, without a look at dependencies: see zoocache.contrib.fastapi.pages.
     tag_header: of such pages: the name of a header with their tags, as Surrogate-Key or Cache-Tag.
     """
-    for name in _REFUSED.keys() & rules.keys():
-        raise TypeError(f"cache_endpoint() takes no {name}: {_REFUSED[name]}")
-    settings = Rules(ttl=ttl, **rules)
+    settings, headers, ignored, tags = options(ttl, vary, ignore, deps, rules)
     if scope if http else tag_header:
         raise TypeError(f"cache_endpoint(http={http}) takes no {'scope' if http else 'tag_header'}")
-    headers = tuple([name.lower() for name in _tags.listed(vary)])
-    ignored = _tags.listed(ignore)
-    if not callable(deps) and deps is not None:
-        deps = _tags.listed(deps)
 
     def decorate(target: Any) -> Any:
         if not callable(target):
             raise TypeError(f"cache_endpoint() decorates functions, not {type(target).__name__}")
-        by_name = _by_name(deps, target) if callable(deps) else deps
+        called = by_name(tags, target) if callable(tags) else tags
         if http:
-            page = pages.Page(target, namespace, by_name, cache, settings, headers, ignored, tag_header)
-            wrapper = pages.endpoint(page, target, by_name)
+            page = pages.Page(target, namespace, called, cache, settings, headers, ignored, tag_header)
+            wrapper = pages.endpoint(page, target, called)
             wrapper.zoocache_endpoint = page, wrapper
             return wrapper
-        endpoint = Endpoint(target, namespace, by_name, cache, settings, scope=scope, ignore=ignored)
+        endpoint = _Endpoint(target, namespace, called, cache, settings, scope=scope, ignore=ignored)
         endpoint.vary = headers
         wrapper = _wrapped(endpoint, target)
         wrapper.zoocache_endpoint = endpoint, wrapper
