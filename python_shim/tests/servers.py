@@ -90,6 +90,12 @@ class Postgres:
     def dsn(self):
         return f"postgresql://test@127.0.0.1:{self.port}/postgres"
 
+    def database(self, name):
+        """Another database of the server, empty; returns where it is."""
+        self.run("dropdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "test", "--if-exists", "--force", name)
+        self.run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "test", name)
+        return f"postgresql://test@127.0.0.1:{self.port}/{name}"
+
     def run(self, program, *arguments):
         subprocess.run([os.path.join(self.bin, program), *arguments], check=True, capture_output=True,
                        cwd=self.directory, **self.as_user)  # fmt: skip

@@ -137,6 +137,8 @@ def servers(request, tmp_path, title):
     found = {"lmdb:///var/cache/shop": f"lmdb://{tmp_path}"}
     if "redis" in needed:
         found["redis://localhost"] = request.getfixturevalue("server").url
+    if "postgresql://localhost/shop" in text:
+        found["postgresql://localhost/shop"] = request.getfixturevalue("postgres").database("shop")
     return found
 
 
@@ -185,6 +187,7 @@ def test_no_other_server_is_named():
         for _, source in found:
             urls = re.findall(r"[a-z+]+://[^\"' ]*", source)
             known = ("sqlite://", "http://test", "redis://localhost", "lmdb:///var/cache/shop", "redis://127.0.0.1:{")
+            known += ("postgresql://localhost/shop",)
             assert all(url.startswith(known) for url in urls), (title, urls)
 
 

@@ -132,15 +132,13 @@ def _named(base: Table) -> str:
 
 
 def _text(value: Any) -> str:
-    if value == "":
-        return "%"
     if isinstance(value, (date, datetime, time, Decimal)):
         value = str(value)
     elif isinstance(value, bytes):
         value = value.hex()
     elif not isinstance(value, (str, int, UUID)) or isinstance(value, bool):
         raise TypeError(f"a value of a primary key cannot be {type(value).__name__}")
-    return segment("row", value)
+    return "%" if value == "" else segment("row", value)
 
 
 def _base(of: Any) -> Table:
