@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import random
 import subprocess
 import sys
 
@@ -22,7 +21,7 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, mapped_column, relationship, scoped_session, sessionmaker
 
@@ -460,71 +459,6 @@ def test_async(tmp_path, engine, stored):
 
     asyncio.run(main())
     assert seen.gone() == of(row(User, 1), table(User))
-
-
-@pytest.mark.slow
-def test_against_a_database(tmp_path):
-    """Sessions of three requests, in any order: outside of transactions, no cached read differs from the database."""
-    engine = engine_of(tmp_path / "db")
-    Base.metadata.create_all(engine)
-    with Session(engine) as session, session.begin():
-        session.add_all([User(id=1, name="0"), User(id=2, name="0")])
-    make = track(sessionmaker(engine))
-    session = None
-
-    @cacheable(deps=lambda key: [row(User, key)])
-    def one(key):
-        return session.execute(select(User.name).where(User.id == key)).scalar_one()
-
-    @cacheable(deps=[table(User)])
-    def everybody():
-        return tuple(session.execute(select(User.name).order_by(User.id)).scalars())
-
-    def write(kind, key, value):
-        if kind == "flush":
-            session.get(User, key).name = value
-            session.flush()
-        elif kind == "bulk":
-            session.execute(update(User).where(User.id == key).values(name=value))
-        else:
-            session.execute(text("UPDATE user SET name = :v WHERE id = :k"), {"v": value, "k": key})
-
-    for seed in range(100):
-        chance = random.Random(seed)
-        sessions = [(make(), contextvars.Context()) for _ in range(3)]
-        nested = {}
-        for number in range(40):
-            session, context = chance.choice(sessions)
-            what = chance.choice(
-                ["flush", "bulk", "text", "read", "read", "all", "commit", "commit", "rollback", "nest"]
-            )
-            key = chance.choice([1, 2])
-            try:
-                if what in ("commit", "rollback"):
-                    inner = nested.pop(session, None)
-                    context.run(getattr(inner or session, what))
-                elif what == "nest" and session not in nested:
-                    nested[session] = context.run(session.begin_nested)
-                elif what == "read":
-                    context.run(one, key)
-                elif what == "all":
-                    context.run(everybody)
-                elif what != "nest":
-                    context.run(write, what, key, f"{seed}.{number}")
-            except OperationalError:  # another writes, or its snapshot is too old
-                nested.pop(session, None)
-                context.run(session.rollback)
-            if not session.in_transaction():
-                with Session(engine) as truth:
-                    names = tuple(truth.execute(select(User.name).order_by(User.id)).scalars())
-                assert contextvars.Context().run(one, key) == names[key - 1], f"seed {seed}, step {number}"
-                assert contextvars.Context().run(everybody) == names, f"seed {seed}, step {number}"
-                session.rollback()
-        for session, context in sessions:
-            context.run(session.close)
-    assert zoocache.stats().hits > 150
-    engine.dispose()
-    assert not OPEN
 
 
 def test_the_extra_is_named():

@@ -636,15 +636,15 @@ def test_against_a_database(tmp_path):
     for db in dbs:
         db.execute("PRAGMA synchronous = OFF")
     world, stored = {}, 0
-    for seed in range(5000):
+    for seed in range(7000):
         chance = random.Random(seed)
         with Cache() as cache:
             world["cached"] = cache.cacheable(deps=lambda key: [f"row:{key}"])(lambda key: world["actor"].row(key))
             actors = [Actor(db, cache, world) for db in dbs]
             try:
-                for number in range(40):
+                for number in range(28):
                     actor = chance.choice(actors)
-                    actor.step(chance.choice(STEPS), chance.randrange(2), 40 * seed + number)
+                    actor.step(chance.choice(STEPS), chance.randrange(2), 28 * seed + number)
                 for actor in actors:
                     while actor.blocks:
                         actor.step("commit", 0, 0)
