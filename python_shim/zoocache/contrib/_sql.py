@@ -1,4 +1,4 @@
-"""What tables and rows are called as tags, whoever reads or writes them.
+"""What tables and rows are called as tags, whoever reads or writes them; and fills that read in a transaction.
 
 sql:user             all that depends on the table
 sql:user:table       what depends on rows that cannot be named: any change of the table changes it
@@ -11,6 +11,8 @@ from datetime import date, datetime, time
 from decimal import Decimal
 from uuid import UUID
 
+from zoocache._table import Fill
+from zoocache.context import transaction_of
 from zoocache.scopes import segment
 
 TYPE_CHECKING = False
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-__all__ = ["ROOT", "row", "table", "text", "whole"]
+    from zoocache._cache import Cache
+    from zoocache.transactions import Transaction
+
+__all__ = ["ROOT", "belongs", "row", "table", "text", "whole"]
 
 ROOT = "sql"
 
@@ -47,3 +52,15 @@ def text(value: Any) -> str:
     elif not isinstance(value, (str, int, UUID)) or isinstance(value, bool):
         raise TypeError(f"a value of a primary key cannot be {type(value).__name__}")
     return "%" if value == "" else segment("row", value)
+
+
+def belongs(fill: Any, cache: Cache, block: Transaction) -> None:
+    """What is being computed reads in this transaction, be it in a context of its own or not."""
+    if not isinstance(fill, Fill) or fill.cache is not cache:
+        return
+    for each in fill.lineage():
+        if block.begin is not None:
+            each.begin = min(each.begin, block.begin)
+        if transaction_of(cache) is not block and block.holding():
+            each.store = False
+            each.private = True

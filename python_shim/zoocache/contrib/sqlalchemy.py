@@ -50,7 +50,8 @@ from zoocache._fills import ABSENT
 from zoocache._functions import Function
 from zoocache._keys import Unkeyable, freeze
 from zoocache._table import Fill, Rules, deepcopy
-from zoocache.context import ACTIVE, CURRENT, TRANSACTION, transaction_of
+from zoocache.context import ACTIVE, CURRENT, TRANSACTION
+from zoocache.contrib._sql import belongs
 from zoocache.scopes import segment
 
 try:
@@ -466,7 +467,7 @@ class _Watch:
     def executes(self, connection: Any, statement: Any, *more: Any) -> None:
         """A statement is about to be executed."""
         if ACTIVE:
-            self.belongs(CURRENT.get(), self.blocks[-1][1])
+            belongs(CURRENT.get(), self.cache, self.blocks[-1][1])
         if isinstance(statement, TextClause):
             tags = _by_text(statement.text)
         elif self.flushing and self.by_flush(statement):
@@ -480,17 +481,6 @@ class _Watch:
         """A statement is about to be executed, which may be one that the driver alone has seen."""
         if context is None or context.compiled is None:
             self.executes(connection, TextClause(text.replace(":", " ")))
-
-    def belongs(self, fill: Any, block: Transaction) -> None:
-        """What is being computed reads through this session, be it in a context of its own or not."""
-        if not isinstance(fill, Fill) or fill.cache is not self.cache:
-            return
-        for each in fill.lineage():
-            if block.begin is not None:
-                each.begin = min(each.begin, block.begin)
-            if transaction_of(self.cache) is not block and block.holding():
-                each.store = False
-                each.private = True
 
     def by_flush(self, statement: Any) -> bool:
         """Whether a flush's statement is of a table, all of which changes unless flushed() names its rows."""
