@@ -552,6 +552,9 @@ typedef struct zc_store {
     int (*get)(void *user, zc_bytes key, zc_sink *sink);
     /* `expires_ms`: wall clock, milliseconds since 1970; 0: never. */
     int (*put)(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms);
+    /* NULL, or the same for a record that is not in one piece: a head, and n parts. */
+    int (*put_parts)(void *user, zc_bytes key, zc_bytes head, const zc_bytes *parts, size_t n,
+                     uint64_t expires_ms);
     int (*del)(void *user, zc_bytes key);
     int (*touch)(void *user, zc_bytes key, uint64_t expires_ms);
     int (*clear)(void *user);
@@ -789,6 +792,12 @@ typedef struct zc_put_opts {
  * the key is removed. Fails: ZC_E_NOMEM, ZC_E_KEY, ZC_E_TAG_*, ZC_E_DEPS, ZC_E_INVAL.
  * Threads: any. Cost: one allocation, and the removal of what must give way. */
 ZOOCACHE_API int zc_put(zc_cache *cache, zc_bytes key, zc_bytes value, const zc_put_opts *opts);
+
+/* The same for bytes in n parts, which are for the storage alone, and uncompressed: if it has
+ * `put_parts`, they are not copied; and the table does not keep them. Fails as well without a
+ * storage, and with opts->absent or drop: ZC_E_INVAL; ZC_E_BUILD: without ZOOCACHE_WITH_BUS. */
+ZOOCACHE_API int zc_put_parts(zc_cache *cache, zc_bytes key, const zc_bytes *parts, size_t n,
+                              const zc_put_opts *opts);
 
 /* Removes a key, here and in the storage; a running fill of it is fenced. ZC_MISS: was not here. */
 ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key);
@@ -2796,7 +2805,8 @@ static bool zc__record_value(const zc__mem *m, zc__buf *b, const zc_record *r) {
     return true;
 }
 
-static int zc__record_encode(const zc__mem *m, const zc_record *r, zc__buf *b) {
+/* All but the value, its length as stored, and the checksum. */
+static int zc__record_front(const zc__mem *m, const zc_record *r, zc__buf *b) {
     if (r->ndeps > ZC_DEPS_MAX || r->key.len > ZC_KEY_MAX || r->mark.len > ZC__MARK)
         return ZC_E_INVAL;
     if (r->value.len > UINT32_MAX / 2) return ZC_E_INVAL;
@@ -2826,6 +2836,12 @@ static int zc__record_encode(const zc__mem *m, const zc_record *r, zc__buf *b) {
     if (r->mark.len) memcpy(p, r->mark.ptr, r->mark.len);
     zc__list_write(p + r->mark.len, r->deps, r->ndeps);
     b->size = front;
+    return ZC_OK;
+}
+
+static int zc__record_encode(const zc__mem *m, const zc_record *r, zc__buf *b) {
+    int rc = zc__record_front(m, r, b);
+    if (rc != ZC_OK) return rc;
     if (!zc__record_value(m, b, r)) return ZC_E_NOMEM;
     zc__put_le(b->ptr + 8, zc__record_checksum(b->ptr, b->size), 8);
     return ZC_OK;
@@ -3689,7 +3705,8 @@ enum {
     ZC__ABSENT = 4, /* "there is no such thing" */
     ZC__OBJECT = 8, /* the value is a zc__object */
     ZC__KEEP = 16,  /* may be served after an invalidation: asked for by serve_invalidated */
-    ZC__PLAIN = 32  /* the storage does not compress it */
+    ZC__PLAIN = 32, /* the storage does not compress it */
+    ZC__PARTS = 64  /* the value is zc_bytes, whose bytes are its parts: it is in no table */
 };
 
 /* What most entries do not have. Times are of the monotonic clock. */
@@ -7396,6 +7413,53 @@ static int zc__store_del(zc_cache *c, zc_bytes key) {
     return rc;
 }
 
+#ifdef ZOOCACHE_WITH_BUS
+/* The record of a value in parts, without them if the storage takes them. */
+static int zc__store_encode_parts(zc_cache *c, zc_record *r, zc__buf *b) {
+    const zc_bytes *parts = (const zc_bytes *)r->value.ptr;
+    size_t n = r->value.len / sizeof *parts;
+    bool whole = !c->desc.store.put_parts;
+    XXH3_state_t x;
+    r->value = zc_slice(NULL, 0);
+    for (size_t i = 0; i < n; i++) {
+        if (parts[i].len > UINT32_MAX / 2 - r->value.len) return ZC_E_INVAL;
+        r->value.len += parts[i].len;
+    }
+    int rc = zc__record_front(&c->mem, r, b);
+    if (rc != ZC_OK) return rc;
+    if (whole && !zc__buf_reserve(&c->mem, b, r->value.len)) return ZC_E_NOMEM;
+    zc__put_le(b->ptr + 72, r->value.len, 4);
+    memset(&x, 0, sizeof x);
+    (void)XXH3_64bits_reset_withSeed(&x, zc__get64(b->ptr));
+    (void)XXH3_64bits_update(&x, b->ptr + 16, b->size - 16);
+    for (size_t i = 0; i < n; i++) {
+        if (!parts[i].len) continue;
+        (void)XXH3_64bits_update(&x, parts[i].ptr, parts[i].len);
+        if (!whole) continue;
+        memcpy(b->ptr + b->size, parts[i].ptr, parts[i].len);
+        b->size += parts[i].len;
+    }
+    zc__put_le(b->ptr + 8, XXH3_64bits_digest(&x), 8);
+    return ZC_OK;
+}
+
+static int zc__store_encode(zc_cache *c, const zc__entry *e, zc_record *r, zc__buf *b) {
+    return e->flags & ZC__PARTS ? zc__store_encode_parts(c, r, b)
+                                : zc__record_encode(&c->mem, r, b);
+}
+
+static int zc__store_put(const zc_store *st, const zc__entry *e, zc_bytes record, uint64_t end_ms) {
+    zc_bytes key = zc__entry_key(e), parts = zc__entry_raw(e);
+    if (!(e->flags & ZC__PARTS) || !st->put_parts) return st->put(st->user, key, record, end_ms);
+    return st->put_parts(st->user, key, record, (const zc_bytes *)parts.ptr,
+                         parts.len / sizeof(zc_bytes), end_ms);
+}
+#else
+#  define zc__store_encode(c, e, r, b) zc__record_encode(&(c)->mem, r, b)
+#  define zc__store_put(st, e, record, end_ms)                                                    \
+      (st)->put((st)->user, zc__entry_key(e), record, end_ms)
+#endif
+
 /* Writes an entry, which is pinned, to the storage. If it replaces what may be there, an object, or
  * what cannot be written or is dead by now, at least takes that away. It is the caller's turn. */
 static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
@@ -7449,10 +7513,10 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     }
     if (c->desc.store_ttl) hard = end = zc__add_sat(now, c->desc.store_ttl);
     r.expires_ms = zc__until_ms(hard, now, now_ms);
-    int rc = zc__record_encode(&c->mem, &r, &record);
+    int rc = zc__store_encode(c, e, &r, &record);
     if (rc == ZC_OK) {
-        ZC__APART(rc = st->put(st->user, key, zc_slice(record.ptr, record.size),
-                               zc__until_ms(end, now, now_ms)));
+        ZC__APART(rc = zc__store_put(st, e, zc_slice(record.ptr, record.size),
+                                     zc__until_ms(end, now, now_ms)));
         rc = zc__store_outcome(c, epoch, rc);
     }
     zc__buf_free(&c->mem, &record);
@@ -7566,7 +7630,7 @@ static bool zc__behind_make(zc_cache *c) {
 
 /* Leaves an entry to housekeeping; false: it is to be written now. Its key is being written. */
 static bool zc__behind_add(zc_cache *c, zc__entry *e) {
-    if (!c->desc.write_behind) return false;
+    if (!c->desc.write_behind || e->flags & ZC__PARTS) return false;
     zc__spin_lock(&c->behind_lock);
     bool room = c->behind && c->behind_end - c->behind_at < ZC__BEHIND;
     if (room) {
@@ -8277,6 +8341,7 @@ static void zc__seal_between(zc_cache *c) {
     c->inside = *st;
     st->get = zc__sealed_get;
     st->put = zc__sealed_put;
+    st->put_parts = NULL; /* what is sealed is in one piece */
     st->del = zc__sealed_del;
     st->clear = zc__sealed_clear;
     if (st->touch) st->touch = zc__sealed_touch;
@@ -8786,23 +8851,28 @@ static void zc__fence(zc__shard *s, uint64_t hash, zc_bytes key) {
     if (f) f->fenced = true;
 }
 
-ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
-    int rc = zc__check_key(cache, key);
-    if (rc != ZC_OK) return rc;
-    uint64_t hash = zc__hash(key, cache->seed);
-    zc__shard *s = zc__shard_of(cache, hash);
+/* Removes a key. In the storage `other` takes its place, unless that is NULL. */
+static int zc__del(zc_cache *c, zc_bytes key, zc__entry *other) {
+    uint64_t hash = zc__hash(key, c->seed);
+    zc__shard *s = zc__shard_of(c, hash);
     zc__entry *garbage = NULL;
     zc__writer w;
-    bool through = zc__has_store(cache);
+    bool through = zc__has_store(c);
     zc__spin_lock(&s->lock);
     zc__fence(s, hash, key);
     zc__entry *e = zc__shard_find(s, hash, key);
-    if (e) zc__shard_remove(cache, s, e, hash, ZC_CAUSE_DELETED, &garbage);
+    zc_cause cause = other ? ZC_CAUSE_REPLACED : ZC_CAUSE_DELETED;
+    if (e) zc__shard_remove(c, s, e, hash, cause, &garbage);
     if (through) zc__writes(s, &w, hash, true);
     zc__spin_unlock(&s->lock);
-    if (through) zc__store_through(cache, s, &w, key, NULL);
-    zc__garbage_free(cache, garbage);
+    if (through) zc__store_through(c, s, &w, key, other);
+    zc__garbage_free(c, garbage);
     return e ? ZC_OK : ZC_MISS;
+}
+
+ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
+    int rc = zc__check_key(cache, key);
+    return rc == ZC_OK ? zc__del(cache, key, NULL) : rc;
 }
 
 /* Stores the value of a fill without a flight. Consumes nothing of it but what the entry
@@ -8874,6 +8944,47 @@ ZOOCACHE_API int zc_put(zc_cache *cache, zc_bytes key, zc_bytes value, const zc_
     zc__fill_clear(&fill);
     return rc;
 }
+
+#ifdef ZOOCACHE_WITH_BUS
+static int zc__put_parts(zc_fill *fill, zc_bytes key, zc_bytes parts) {
+    zc_cache *c = fill->cache;
+    uint64_t published = zc__published(&c->trie), begin = fill->put.begin;
+    int rc = zc__fill_static_deps(fill, &fill->put);
+    if (rc == ZC_OK) rc = zc__fill_sort_deps(fill);
+    if (rc != ZC_OK) return rc;
+    if (begin > published) return ZC_E_INVAL;
+    bool dead = begin && zc__trie_killer(&c->trie, fill->deps, fill->ndeps, begin);
+    zc__entry *e = zc__fill_entry(fill, key, parts, published, 0);
+    if (!e) return ZC_E_NOMEM;
+    e->flags |= ZC__PARTS;
+    zc__count(&c->refused, dead);
+    (void)zc__del(c, key, dead ? NULL : e);
+    zc__entry_drop(c, e);
+    return dead ? ZC_REFUSED : ZC_OK;
+}
+
+ZOOCACHE_API int zc_put_parts(zc_cache *cache, zc_bytes key, const zc_bytes *parts, size_t n,
+                              const zc_put_opts *opts) {
+    zc_fill fill;
+    int rc = zc__check_key(cache, key);
+    if (rc != ZC_OK) return rc;
+    zc__fill_init(&fill, cache);
+    if (opts) fill.put = *opts;
+    bool deps = (fill.put.ndeps && !fill.put.deps) || (fill.put.ntags && !fill.put.tags);
+    if (deps || !zc__has_store(cache) || fill.put.absent || fill.put.drop || (n && !parts) ||
+        n > ZC_DEPS_MAX)
+        return ZC_E_INVAL;
+    rc = zc__put_parts(&fill, key, zc_slice(parts, n * sizeof *parts));
+    zc__fill_clear(&fill);
+    return rc;
+}
+#else
+ZOOCACHE_API int zc_put_parts(zc_cache *cache, zc_bytes key, const zc_bytes *parts, size_t n,
+                              const zc_put_opts *opts) {
+    (void)cache; (void)key; (void)parts; (void)n; (void)opts;
+    return ZC_E_BUILD;
+}
+#endif
 
 ZOOCACHE_API uint64_t zc_begin(zc_cache *cache) { return cache ? zc__published(&cache->trie) : 0; }
 
@@ -10997,7 +11108,9 @@ static int zc__lmdb_store_get_many(void *user, const zc_bytes *keys, size_t n,
 
 typedef struct zc__lmdb_row {
     zc__lmdb_h h;
-    zc_bytes key, record;
+    zc_bytes key, head;
+    const zc_bytes *parts;
+    size_t n, len; /* parts; bytes of the record */
     uint64_t end;
 } zc__lmdb_row;
 
@@ -11007,7 +11120,7 @@ static int zc__lmdb_put_step(zc__lmdb_tx *t, void *arg) {
     int rc = zc__lmdb_flush(t, ZC__LMDB_FLUSH);
     if (rc == ZC_OK) rc = zc__lmdb_drop(t, &row->h);
     if (rc < 0) return rc;
-    value = zc__lmdb_val(NULL, 10 + row->key.len + row->record.len);
+    value = zc__lmdb_val(NULL, 10 + row->key.len + row->len);
     rc = zc__lmdb_result(
         mdb_put(t->txn, zc__lmdb_db(t, ZC__LMDB_RECORDS), &key, &value, MDB_RESERVE));
     if (rc != ZC_OK) return rc;
@@ -11015,9 +11128,15 @@ static int zc__lmdb_put_step(zc__lmdb_tx *t, void *arg) {
     zc__put_le(p, row->end, 8);
     zc__put_le(p + 8, row->key.len, 2);
     if (row->key.len) memcpy(p + 10, row->key.ptr, row->key.len);
-    if (row->record.len) memcpy(p + 10 + row->key.len, row->record.ptr, row->record.len);
+    zc_bytes part = row->head;
+    p += 10 + row->key.len;
+    for (size_t i = 0;; part = row->parts[i++]) {
+        if (part.len) memcpy(p, part.ptr, part.len);
+        p += part.len;
+        if (i == row->n) break;
+    }
     rc = zc__lmdb_index(t, &row->h, row->end);
-    return rc == ZC_OK ? zc__lmdb_maintain_after(t, row->record.len) : rc;
+    return rc == ZC_OK ? zc__lmdb_maintain_after(t, row->len) : rc;
 }
 
 /* What was noted of a record that is replaced or deleted is of no use to the next. */
@@ -11026,17 +11145,26 @@ static void zc__lmdb_unnote(zc__lmdb *db, const zc__lmdb_h *h) {
     zc__lmdb_forget(db, &n, 1);
 }
 
-static int zc__lmdb_store_put(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
+static int zc__lmdb_store_put_parts(void *user, zc_bytes key, zc_bytes head,
+                                    const zc_bytes *parts, size_t n, uint64_t expires_ms) {
     zc__lmdb *db = (zc__lmdb *)user;
     zc__lmdb_row row;
     if (key.len > ZC_KEY_MAX) return ZC_E_KEY;
-    if (record.len > db->max_record) return ZC_E_FULL;
+    row.len = head.len;
+    for (size_t i = 0; i < n; i++) row.len += parts[i].len;
+    if (row.len > db->max_record) return ZC_E_FULL;
     row.h = zc__lmdb_hash(db, key);
     row.key = key;
-    row.record = record;
+    row.head = head;
+    row.parts = parts;
+    row.n = n;
     row.end = expires_ms;
     zc__lmdb_unnote(db, &row.h);
     return zc__lmdb_write(db, zc__lmdb_put_step, &row);
+}
+
+static int zc__lmdb_store_put(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
+    return zc__lmdb_store_put_parts(user, key, record, NULL, 0, expires_ms);
 }
 
 static int zc__lmdb_del_step(zc__lmdb_tx *t, void *arg) {
@@ -11653,6 +11781,7 @@ static void zc__lmdb_hooks(zc__lmdb *db, zc_store *store, zc_bus *bus) {
     store->close = bus->close = zc__lmdb_close;
     store->get = zc__lmdb_store_get;
     store->put = zc__lmdb_store_put;
+    store->put_parts = zc__lmdb_store_put_parts;
     store->del = zc__lmdb_store_del;
     store->touch = zc__lmdb_store_touch;
     store->clear = zc__lmdb_store_clear;

@@ -111,6 +111,9 @@ TEST(put_get_del_clear) {
     CHECK_EQ(get(&f, "a", "one"), ZC_OK);
     CHECK_EQ(put(&f, "a", "", 0), ZC_OK);
     CHECK_EQ(get(&f, "a", ""), ZC_OK);
+    zc_bytes parts[] = {zc_str("tw"), zc_slice(NULL, 0), zc_str("o")};
+    CHECK_EQ(f.s.put_parts(f.s.user, zc_str("a"), zc_str("1, "), parts, 3, 0), ZC_OK);
+    CHECK_EQ(get(&f, "a", "1, two"), ZC_OK);
     CHECK_EQ(put(&f, "a", "three", 0), ZC_OK);
     CHECK_EQ(put(&f, "b", "x", MS + 5), ZC_OK);
     check_whole(&f);
@@ -154,7 +157,10 @@ TEST(another_key_of_the_same_hash_is_a_miss) {
     zc__lmdb_row row;
     row.h = zc__lmdb_hash(db(&f), zc_str("wanted"));
     row.key = zc_str("other!");
-    row.record = zc_str("value");
+    row.head = zc_str("value");
+    row.parts = NULL;
+    row.n = 0;
+    row.len = 5;
     row.end = 0;
     CHECK_EQ(zc__lmdb_write(db(&f), zc__lmdb_put_step, &row), ZC_OK);
     CHECK_EQ(get(&f, "wanted", ""), ZC_MISS);

@@ -714,6 +714,68 @@ def test_compression():
     assert stored("arrow", compression=True) == [True, True, False]
 
 
+def peak(work):
+    """What a call returns, and by how many bytes the process was larger meanwhile."""
+    import gc
+    import re
+
+    def most():
+        with open("/proc/self/status") as status:
+            return int(re.search(r"VmHWM:\s+(\d+)", status.read())[1]) * 1024
+
+    gc.collect()
+    with open("/proc/self/clear_refs", "w") as refs:
+        refs.write("5")
+    before = most()
+    result = work()
+    return result, most() - before
+
+
+@pytest.mark.plain
+@needs_lmdb
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks /proc")
+def test_a_large_frame_is_copied_once_each_way(tmp_path):
+    frame = pd.DataFrame({name: np.random.default_rng(1).random(500_000) for name in "abcde"})
+    size = frame.memory_usage().sum()
+    url = f"lmdb://{tmp_path}"
+    with Cache(storage_url=url, serializer="arrow") as cache:
+        _, more = peak(lambda: cache.set("frame", frame))
+        assert more < 1.5 * size
+    with Cache(storage_url=url, serializer="arrow") as cache:
+        found, more = peak(lambda: cache.get("frame"))
+        assert more < 1.5 * size
+        cache.set("frame", frame * 2)
+        cache.delete("frame")
+    pd.testing.assert_frame_equal(found, frame)  # it needs neither the entry nor the cache
+
+
+@needs_lmdb
+def test_large_values_in_lmdb(tmp_path):
+    """They go past the library's table; what is said of them holds all the same."""
+    url, array = f"lmdb://{tmp_path}", np.arange(100_000)
+    with Cache(storage_url=url, serializer="arrow") as one, Cache(storage_url=f"{url}x", serializer="arrow") as other:
+        one.set("kept", array, deps=["a"])
+        one.set("many", array, deps=[f"tag:{i}" for i in range(40)])
+        one.set("brief", array, ttl=1e-3)
+        one.set("gone", array, deps=["b"])
+        one.set("gone", array + 1, deps=["b"])
+        one.invalidate("b")
+        one.set("small", array[:3])
+        other.set("kept", array)
+        assert other.stats().entries == 1
+    with Cache(storage_url=url, serializer="arrow") as cache:
+        for name in ("kept", "many"):
+            np.testing.assert_array_equal(cache.get(name), array)
+        np.testing.assert_array_equal(cache.get("small"), array[:3])
+        assert cache.get("gone") is None and cache.get("brief") is None and cache.get("none") is None
+        cache.invalidate("tag:39")
+        assert cache.get("many") is None
+        assert cache.get("kept") is not None
+        cache.invalidate("a")
+        assert cache.get("kept") is None
+        assert cache.stats().hits_storage == 3
+
+
 @needs_lmdb
 def test_lmdb(tmp_path):
     frame = pd.DataFrame({name: pd.Series(column) for name, column in COLUMNS.items()})

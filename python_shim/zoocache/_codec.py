@@ -34,16 +34,16 @@ class Codec:
         usual = getattr(self.serializer, "compress", True)
         self.plain = not (usual if compression is None else compression)
 
-    def data(self, value: Any) -> bytes:
-        """What is stored of a value. Raises if there is no such thing."""
+    def data(self, value: Any) -> list[Any]:
+        """What is stored of a value, in parts. Raises if there is no such thing."""
         header = _HEADER.pack(self.magic, int(time.time() * 1000))
         data = self.serializer.dumps(value)
-        return b"".join([header, *data]) if isinstance(data, list) else header + data
+        return [header, *data] if isinstance(data, list) else [header + data]
 
-    def wrote(self, data: bytes) -> bool:
+    def wrote(self, data: bytes | memoryview) -> bool:
         """Whether this serializer has."""
         return bool(_HEADER.unpack_from(data)[0] == self.magic)
 
-    def value(self, data: bytes) -> Any:
+    def value(self, data: bytes | memoryview) -> Any:
         """The value. Raises anything for what is none."""
         return self.serializer.loads(memoryview(data)[_HEADER.size :])

@@ -16,6 +16,7 @@ from math import inf
 from threading import Semaphore
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import finalize
 
 from zoocache import _ffi
 from zoocache._errors import StorageIsFull
@@ -30,6 +31,8 @@ __all__ = ["Found", "Refused", "Server", "SharedCore", "SharedStats", "Token", "
 
 NEVER = 2**64 - 1
 
+_LARGE = 65536  # bytes of a value that is worth not being copied
+_MOST = 1024  # parts of one
 _TIMEOUT = 0.25  # seconds that a call may take, unless timeout says otherwise
 
 
@@ -53,7 +56,8 @@ _CLOSE = ctypes.CFUNCTYPE(None, c_void_p)
 
 class _Store(ctypes.Structure):
     _fields_ = [
-        ("version", c_uint32), ("get", _GET), ("put", _PUT), ("del_", _DEL), ("touch", _TOUCH), ("clear", _CLEAR),
+        ("version", c_uint32), ("get", _GET), ("put", _PUT), ("put_parts", c_void_p), ("del_", _DEL),
+        ("touch", _TOUCH), ("clear", _CLEAR),
         ("generation", _GENERATION), ("tag_put", _TAG_PUT), ("tag_get", _TAG_GET), ("get_many", c_void_p),
         ("lock", c_void_p), ("unlock", c_void_p), ("report", c_void_p), ("forked", c_void_p), ("close", _CLOSE),
         ("user", c_void_p),
@@ -73,6 +77,38 @@ class _Options(ctypes.Structure):
     ]  # fmt: skip
 
 
+class _Buffer(ctypes.Structure):
+    """Python's Py_buffer."""
+
+    _fields_ = [
+        ("ptr", c_void_p), ("object", c_void_p), ("len", ctypes.c_ssize_t), ("itemsize", ctypes.c_ssize_t),
+        ("readonly", c_int), ("ndim", c_int), ("format", c_char_p), ("shape", c_void_p), ("strides", c_void_p),
+        ("suboffsets", c_void_p), ("internal", c_void_p),
+    ]  # fmt: skip
+
+
+class _Parts:
+    """Bytes of several objects, where they are, for the library."""
+
+    def __init__(self, data: list[Any]) -> None:
+        self.data, self.held = data, 0
+        self.buffers = (_Buffer * len(data))()
+
+    def __enter__(self) -> Any:
+        try:
+            for part, buffer in zip(self.data, self.buffers):
+                _get_buffer(part, ctypes.byref(buffer), 0)
+                self.held += 1
+        except BaseException:
+            self.__exit__()
+            raise
+        return (_Bytes * self.held)(*[_Bytes(buffer.ptr, buffer.len) for buffer in self.buffers])
+
+    def __exit__(self, *_: object) -> None:
+        for buffer in self.buffers[: self.held]:
+            _release_buffer(ctypes.byref(buffer))
+
+
 class _Found(ctypes.Structure):
     _fields_ = [
         ("data", c_void_p), ("size", c_size_t), ("pin", c_void_p), ("deps", c_size_t),
@@ -84,7 +120,7 @@ class Found(NamedTuple):
     """A value of the storage. Times are in seconds from now."""
 
     stale: bool  # the bus is silent: to be served now, not to be kept
-    data: bytes
+    data: bytes | memoryview
     deps: Deps
     begin: int
     left: float
@@ -115,6 +151,9 @@ def _declare(name: str, result: Any, *arguments: Any, hold: bool = False) -> Cal
     return _ffi._declare(name, result, *arguments, lib=_ffi._lib if hold else _ffi._free)
 
 
+_get_buffer = ctypes.PYFUNCTYPE(c_int, ctypes.py_object, c_void_p, c_int)(("PyObject_GetBuffer", ctypes.pythonapi))
+_release_buffer = ctypes.PYFUNCTYPE(None, c_void_p)(("PyBuffer_Release", ctypes.pythonapi))
+
 _has = _declare("zcpy_has", c_int, c_void_p, hold=True)
 _news = _declare("zcpy_news", c_int, c_void_p, c_char_p, hold=True)
 _gate = _ffi._declare_quick("zcpy_gate", c_int)
@@ -123,7 +162,7 @@ _find = _declare("zcpy_find", c_int, c_void_p, c_char_p, c_size_t, c_int, c_void
 _find_many = _declare("zcpy_find_many", c_int, c_void_p, c_void_p, c_size_t, c_void_p, c_void_p)
 _done = _declare("zcpy_done", None, c_void_p, c_void_p, hold=True)
 _keep = _declare(
-    "zcpy_keep", c_int, c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, c_size_t, c_uint64, c_uint64, c_uint64, c_int
+    "zcpy_keep", c_int, c_void_p, c_char_p, c_size_t, c_void_p, c_size_t, c_size_t, c_uint64, c_uint64, c_uint64, c_int
 )
 _drop = _declare("zcpy_drop", c_int, c_void_p, c_char_p, c_size_t)
 _lock = _declare("zcpy_lock", c_int, c_void_p, c_char_p, c_size_t, c_uint64, c_void_p)
@@ -227,16 +266,25 @@ class SharedCore(Core):
     def _take(self, code: int, out: _Found) -> Found | None:
         if code != OK and code != STALE:
             return None
-        data = ctypes.string_at(out.data, out.size) if out.size else b""
-        _done(self.pointer, ctypes.byref(out))
+        data: bytes | memoryview
+        if out.size >= _LARGE and not out.pin:
+            block = (ctypes.c_char * out.size).from_address(out.data)
+            finalize(block, _free, out.data).atexit = False  # with the last who looks at it
+            data = memoryview(block).cast("B").toreadonly()
+        else:
+            data = ctypes.string_at(out.data, out.size) if out.size else b""
+            _done(self.pointer, ctypes.byref(out))
         left, hard = _seconds(out.left), _seconds(out.hard)
         return Found(code == STALE, data, Deps(out.deps), out.begin, left, hard, out.tti / 1e9)
 
-    def keep(self, key: bytes, value: bytes, deps: Deps, begin: int, ttl: float, tti: float, plain: bool) -> int:
-        """Stores a value; plain: not compressed."""
+    def keep(self, key: bytes, data: list[Any], deps: Deps, begin: int, ttl: float, tti: float, plain: bool) -> int:
+        """Stores a value; plain: not compressed. What is large goes to the storage from where it is."""
         lives = 0 if ttl == inf else max(1, nanoseconds(ttl))
-        size = len(value)
-        return int(_keep(self.pointer, key, len(key), value, size, deps, begin, lives, nanoseconds(tti), plain))
+        if not plain or len(data) > _MOST or sum(map(len, data)) < _LARGE:
+            data = [b"".join(data)]
+        with _Parts(data) as parts:
+            n = len(data)
+            return int(_keep(self.pointer, key, len(key), parts, n, deps, begin, lives, nanoseconds(tti), plain))
 
     def drop(self, key: bytes) -> int:
         """Removes a key."""

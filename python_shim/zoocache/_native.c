@@ -27,6 +27,7 @@
  */
 #if !defined(_WIN32) && !defined(_POSIX_C_SOURCE)
 #  define _POSIX_C_SOURCE 200809L
+#  define _DEFAULT_SOURCE /* madvise() */
 #endif
 #ifdef _WIN32
 #  define ZCPY_API __declspec(dllexport)
@@ -41,6 +42,10 @@
 #endif
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
+
+#ifdef ZOOCACHE_WITH_LMDB
+#  include <sys/mman.h>
+#endif
 
 enum { CHANGES, PERIOD, WANTED };
 
@@ -734,28 +739,33 @@ ZCPY_API int zcpy_gate(core *c, int silence) {
 
 /* What the library has found. Times are what is left of them. */
 typedef struct found {
-    zc_view view; /* let go with zcpy_done() */
+    zc_view view; /* let go with zcpy_done(); without a pin, its data are a block of their own */
     uintptr_t deps; /* a set: free with zcpy_release() */
     uint64_t begin, left, hard, tti;
 } found;
 
-static int set_of_entry(core *c, const zc__entry *e, uintptr_t *handle) {
-    zc_tag *const *tags = zc__entry_deps(e);
-    set *s;
-    if (e->ndeps == 0) {
+/* A set of these tags, whose references are the set's from now on. */
+static int set_of_tags(core *c, zc_tag *const *tags, size_t n, uintptr_t *handle) {
+    if (n == 0) {
         *handle = zcpy_nothing(c);
         return ZC_OK;
     }
-    s = e->ndeps == 1 ? NULL : (set *)malloc(sizeof *s + e->ndeps * sizeof s->tags[0]);
-    if (!s && e->ndeps > 1) return ZC_E_NOMEM;
-    for (size_t i = 0; i < e->ndeps; i++) {
-        zc__tag_ref(tags[i]);
-        if (s) s->tags[i] = tags[i];
+    set *s = n == 1 ? NULL : (set *)malloc(sizeof *s + n * sizeof s->tags[0]);
+    if (!s && n > 1) return ZC_E_NOMEM;
+    if (s) {
+        memcpy(s->tags, tags, n * sizeof *tags);
+        s->n = n;
     }
-    if (s) s->n = e->ndeps;
     *handle = s ? (uintptr_t)s | 1 : (uintptr_t)tags[0];
     (void)zc__atomic_add_rlx(&c->refs, 1u);
     return ZC_OK;
+}
+
+static int set_of_entry(core *c, const zc__entry *e, uintptr_t *handle) {
+    zc_tag *const *tags = zc__entry_deps(e);
+    int rc = set_of_tags(c, tags, e->ndeps, handle);
+    for (size_t i = 0; i < e->ndeps && rc == ZC_OK; i++) zc__tag_ref(tags[i]);
+    return rc;
 }
 
 static uint64_t left_of(uint64_t at, uint64_t now) {
@@ -785,6 +795,133 @@ static void took(core *c, uint64_t ns) {
     zc__atomic_store_rlx(&c->latency, was ? was - was / 8 + ns / 8 : ns);
 }
 
+#ifdef ZOOCACHE_WITH_LMDB
+/* ---- a record where the storage has it ---- */
+
+#define ZCPY_STEP (1u << 20) /* bytes that are copied at once */
+
+typedef struct shown {
+    core *c;
+    zc_bytes key;
+    zc_record record;
+    zc_tag *nodes[ZC__COPYING_DEPS];
+    size_t n;
+    uint64_t begin;
+    void *value;
+    int rc; /* ZC_MORE: nothing was shown that can be taken so */
+} shown;
+
+/* Pages of the file do not stay in the process for having been read: a large value would count
+ * twice. */
+static void let_pages_go(zc_bytes file) {
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), from = (uintptr_t)file.ptr;
+    uintptr_t end = (from + file.len) / page * page;
+    from = (from + page - 1) / page * page;
+    if (from < end) (void)madvise((void *)from, end - from, MADV_DONTNEED);
+}
+
+static void copy_from_file(unsigned char *to, const unsigned char *from, size_t len) {
+    if (len >= ZCPY_STEP) let_pages_go(zc_slice(from, len)); /* the checksum was read */
+    while (len) {
+        size_t n = len < ZCPY_STEP ? len : ZCPY_STEP;
+        memcpy(to, from, n);
+        if (n == ZCPY_STEP) let_pages_go(zc_slice(from, n));
+        to += n, from += n, len -= n;
+    }
+}
+
+static int judge_shown(shown *w, const zc__record_body *body) {
+    zc_cache *cache = w->c->cache;
+    const zc_record *r = &w->record;
+    zc_bytes deps[ZC__COPYING_DEPS];
+    int rc = ZC_OK;
+    if (!zc__record_deps(body, r->ndeps, deps)) return ZC_MORE;
+    if (r->expires_ms && zc__left(r->expires_ms, zc__wall_ms(cache)) == 0) return ZC_MISS;
+    for (; w->n < r->ndeps && rc == ZC_OK; w->n += rc == ZC_OK)
+        rc = zc__tag_get(cache, deps[w->n], true, &w->nodes[w->n]);
+    if (rc != ZC_OK) return ZC_MORE;
+    return zc__store_judge(cache, r, w->nodes, w->n, &w->begin);
+}
+
+/* Takes the record if it is good, and copies its value: once. False: it is not for this. */
+static bool take_shown(void *user, zc_bytes bytes) {
+    shown *w = (shown *)user;
+    zc_record *r = &w->record;
+    zc__record_body body;
+    if (w->rc != ZC_MORE || zc__record_open(bytes, UINT32_MAX / 2, r, &body) != ZC_OK ||
+        r->ndeps > ZC__COPYING_DEPS || r->absent || r->key.len != w->key.len ||
+        memcmp(r->key.ptr, w->key.ptr, w->key.len) != 0)
+        return false;
+    size_t len = r->value.len;
+    w->rc = judge_shown(w, &body);
+    if (w->rc == ZC_OK && !(w->value = malloc(len ? len : 1))) w->rc = ZC_MORE;
+    if (w->rc != ZC_OK) return w->rc != ZC_MORE;
+    if (!body.packed) copy_from_file((unsigned char *)w->value, body.value, len);
+    else if (!zc__record_unpack(&body, w->value, len)) w->rc = ZC_MORE;
+    return w->rc == ZC_OK;
+}
+
+/* Has the library's own table, or somebody who writes it, what the storage may not have yet? */
+static bool is_ahead(zc_cache *cache, zc_bytes key) {
+    uint64_t hash = zc__hash(key, cache->seed);
+    zc__shard *s = zc__shard_of(cache, hash);
+    zc__spin_lock(&s->lock);
+    bool ahead = cache->behind || zc__shard_find(s, hash, key) || zc__writer_of(s->writers, hash);
+    zc__spin_unlock(&s->lock);
+    return ahead;
+}
+
+/* Describes what was taken, whose references become the set's. */
+static int describe_shown(shown *w, found *out) {
+    zc_cache *cache = w->c->cache;
+    const zc_record *r = &w->record;
+    int rc = set_of_tags(w->c, w->nodes, w->n, &out->deps);
+    if (rc != ZC_OK) return rc;
+    out->view.data = w->value;
+    out->view.size = r->value.len;
+    out->begin = w->begin;
+    out->hard = zc__left(r->expires_ms, zc__wall_ms(cache));
+    if (cache->desc.store_ttl && cache->desc.ttl < out->hard) out->hard = cache->desc.ttl;
+    out->tti = zc__mul_sat(r->tti_ms, ZC_MILLISECOND);
+    out->left = out->tti && out->tti < out->hard ? out->tti : out->hard;
+    w->value = NULL;
+    w->n = 0;
+    zc__count(&cache->hits_store, 1);
+    zc__store_used(cache, w->key, r);
+    return ZC_OK;
+}
+
+/* Looks a key up in the file: a record is judged there, and only its value copied, into no table.
+ * ZC_MORE: it takes the usual way. */
+static int find_shown(core *c, zc_bytes key, int silence, found *out) {
+    zc_cache *cache = c->cache;
+    zc_sink sink;
+    shown w;
+    uint64_t lease;
+    uint32_t epoch;
+    memset(&w, 0, sizeof w);
+    w.c = c;
+    w.key = key;
+    w.rc = ZC_MORE;
+    if (key.len > ZC_KEY_MAX || is_ahead(cache, key) || !zc__store_up(cache, &epoch) ||
+        zc__bus_gate(cache, (zc_silence)silence, &lease) != ZC_OK)
+        return ZC_MORE;
+    zc__sink_init(&sink, cache);
+    sink.take = take_shown;
+    sink.user = &w;
+    const zc_store *st = &cache->desc.store;
+    int got = zc__store_outcome(cache, epoch, st->get(st->user, key, &sink));
+    int rc = got == ZC_OK && sink.buf.size == 0 ? w.rc : got == ZC_MISS ? ZC_MISS : ZC_MORE;
+    if (rc == ZC_OK) rc = describe_shown(&w, out);
+    else if (rc == ZC_MISS) zc__count(&cache->store_stale, got == ZC_OK);
+    else rc = ZC_MORE;
+    zc__buf_free(&cache->mem, &sink.buf);
+    while (w.n) zc__tag_unref(&cache->trie, w.nodes[--w.n]);
+    free(w.value);
+    return rc;
+}
+#endif
+
 /* Looks a key up: in the storage, if need be. ZC_OK, ZC_STALE (the bus is silent): *out is filled.
  * ZC_MISS, or a negative code. */
 static int find(core *c, const char *key, size_t len, int silence, found *out) {
@@ -795,6 +932,15 @@ static int find(core *c, const char *key, size_t len, int silence, found *out) {
     opts.silence = (zc_silence)silence;
     uint64_t began = zc__mono(&c->cache->clock);
     bool asked = zc__has_store(c->cache) && !zc__store_is_open(c->cache);
+#ifdef ZOOCACHE_WITH_LMDB
+    if (c->cache->desc.store.get == zc__lmdb_store_get && c->cache->bus.peeks) {
+        int shown = find_shown(c, zc_slice(key, len), silence, out);
+        if (shown == ZC_OK || shown == ZC_MISS) {
+            took(c, zc__mono(&c->cache->clock) - began);
+            return shown;
+        }
+    }
+#endif
     int rc = zc_flight_begin(c->cache, zc_slice(key, len), &opts, &out->view, &ticket);
     zc_flight_abandon(ticket, 0); /* Python has flights of its own */
     if (asked) took(c, zc__mono(&c->cache->clock) - began);
@@ -809,7 +955,10 @@ ZCPY_API int zcpy_find(core *c, const char *key, size_t len, int silence, found 
     INSIDE(c, int, ZC_MISS, find(c, key, len, silence, out));
 }
 
-ZCPY_API void zcpy_done(core *c, found *out) { zc_release(c->cache, &out->view); }
+ZCPY_API void zcpy_done(core *c, found *out) {
+    if (out->view.pin) zc_release(c->cache, &out->view);
+    else free((void *)(uintptr_t)out->view.data);
+}
 
 /* The same for n keys, in one step where the storage can. rcs[i]: as zcpy_find() would return. */
 static int find_many(core *c, const zc_bytes *keys, size_t n, found *out, int *rcs) {
@@ -833,8 +982,8 @@ ZCPY_API int zcpy_find_many(core *c, const zc_bytes *keys, size_t n, found *out,
 }
 
 /* Stores a value that was begun at `begin`. ZC_REFUSED: invalidated since. ZC_E_FULL: the storage has
- * no room for it. */
-static int keep(core *c, const char *key, size_t len, const char *value, size_t size,
+ * no room for it. In several parts, it is for the storage alone. */
+static int keep(core *c, const char *key, size_t len, const zc_bytes *parts, size_t n,
                 uintptr_t deps, uint64_t begin, uint64_t ttl, uint64_t tti, int plain) {
     zc_tag *one = (zc_tag *)deps;
     span s = SPAN(deps, one);
@@ -849,13 +998,14 @@ static int keep(core *c, const char *key, size_t len, const char *value, size_t 
         opts.ntags = s.n;
     }
     fault = 0;
-    int rc = zc_put(c->cache, zc_slice(key, len), zc_slice(value, size), &opts);
+    int rc = n == 1 ? zc_put(c->cache, zc_slice(key, len), parts[0], &opts)
+                    : zc_put_parts(c->cache, zc_slice(key, len), parts, n, &opts);
     return fault == ZC_E_FULL ? fault : rc;
 }
 
-ZCPY_API int zcpy_keep(core *c, const char *key, size_t len, const char *value, size_t size,
+ZCPY_API int zcpy_keep(core *c, const char *key, size_t len, const zc_bytes *parts, size_t n,
                        uintptr_t deps, uint64_t begin, uint64_t ttl, uint64_t tti, int plain) {
-    INSIDE(c, int, ZC_E_CLOSED, keep(c, key, len, value, size, deps, begin, ttl, tti, plain));
+    INSIDE(c, int, ZC_E_CLOSED, keep(c, key, len, parts, n, deps, begin, ttl, tti, plain));
 }
 
 /* Removes a key here and in the storage. */
