@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -57,7 +59,8 @@ def asked(app, path, method="GET", root="", **headers):
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
             return await client.request(method, path, headers=headers)
 
-    return asyncio.run(ask())
+    with ThreadPoolExecutor(1) as thread:  # the browser has a loop in this one
+        return thread.submit(asyncio.run, ask()).result()
 
 
 def metrics(text):
@@ -349,3 +352,31 @@ def test_the_page_says_when_nobody_answers(serve, opened, browser):
         page.context.set_offline(False)
         shows(page, "#status", "ok")
         page.close()
+
+
+# ---- the dashboard -------------------------------------------------------------------------------------
+
+
+def test_the_dashboard_shows_what_there_is(cache):
+    app = web.app(cache)
+    cache.cacheable(lambda x: x)(1)
+    dashboard = asked(app, "/grafana").json()
+    families = list(text_string_to_metric_families(asked(app, "/metrics").text))
+    there = {sample.name for family in families for sample in family.samples if not sample.name.endswith("_created")}
+    labels = {label for family in families for sample in family.samples for label in sample.labels}
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    named = {name for query in queries for name in re.findall(r"zoocache_\w+", query)}
+    assert named <= there
+    assert there - named == {f"zoocache_cache_fill_duration_seconds_{end}" for end in ("count", "sum")}
+    assert {label for query in queries for label in re.findall(r"by \((\w+)\)", query)} <= labels | {"instance"}
+    assert {name for query in queries for name in re.findall(r"\$(\w+)", query)} == {
+        "job",
+        "instance",
+        "__rate_interval",
+    }
+    variables = {each["name"]: each for each in dashboard["templating"]["list"]}
+    assert variables.keys() == {"datasource", "job", "instance"}
+    assert {re.search(r"zoocache_\w+", variables[name]["query"]["query"])[0] for name in ("job", "instance")} <= there
+    places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in dashboard["panels"]}
+    assert len(places) == len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])

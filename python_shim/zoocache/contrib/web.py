@@ -9,6 +9,7 @@
     /explain   ?function=profile&args=[42]&kwargs={} says what explain() does, of each function of this name;
                ?key=motd of the value under a key; also of a function's, as its key() gives it
     /state     what the page shows, as JSON
+    /grafana   a dashboard for Grafana, of what /metrics of all processes has: to be imported there
 
 It only reads: nothing that it is asked changes the cache. It shows no value, no argument and no key; of a tag the first
 segment, and a hash in place of the rest. But it tells what functions there are, how much they are used, and, to who
@@ -62,6 +63,7 @@ _ROWS = 20  # functions, and tags, that are shown
 _LOOKED_AT = 5000  # entries whose tags are counted; of more, a sample
 
 _PAGE = Path(__file__).with_name("web.html").read_bytes()
+_DASHBOARD = Path(__file__).with_name("grafana.json").read_bytes()
 
 
 def _source(element: str) -> str:
@@ -142,6 +144,8 @@ class _App:
             await _send(send, scope, 307, b"text/plain", b"", (b"location", location))
         elif path in ("", "/"):
             await _send(send, scope, 200, b"text/html; charset=utf-8", _PAGE)
+        elif path == "/grafana":
+            await _send(send, scope, 200, b"application/json", _DASHBOARD)
         elif path == "/health":
             health = _default.health() if self.given is None else self.given.health()
             await _send_json(send, scope, 503 if health.status == "down" else 200, health.as_dict())
@@ -157,7 +161,9 @@ class _App:
                 given = {name: values[-1] for name, values in query.items()}
                 await _send_json(send, scope, *await asyncio.to_thread(_explained, cache, given))
         else:
-            await _send(send, scope, 404, b"text/plain", b"there are /, /health, /metrics, /explain and /state")
+            await _send(
+                send, scope, 404, b"text/plain", b"there are /, /health, /metrics, /explain, /state and /grafana"
+            )
 
 
 async def _send(send: Any, scope: Any, status: int, kind: bytes, body: bytes, *more: tuple[bytes, bytes]) -> None:
