@@ -224,9 +224,11 @@ def test_one_node_clears_its_memory_and_prunes_its_tags(server):
             node.run("load(1)")
         ids = {node.facts["pid"]: node.id for node in board.nodes()}
         first = ids[nodes[0].pid]
-        assert board.ask("clear", nodes=[first]) == {first: {"result": 1}}
+        with ThreadPoolExecutor(2) as pool:
+            cleared, pruned = pool.map(lambda do: board.ask(*do, nodes=[first]), [("clear",), ("prune", 0)])
+        assert cleared == {first: {"result": 1}}
+        assert pruned[first]["result"] >= 0
         assert [node.run("len(cache)") for node in nodes] == ["0", "1"]
-        assert board.ask("prune", 0, nodes=[first])[first]["result"] >= 0
         assert board.ask("invalidate", "user:1", nodes=[first]) == {first: {"result": None}}
         until(lambda: nodes[1].run("load.explain(1).reason") == "'invalidated'")
 
@@ -248,9 +250,9 @@ def test_many_questions_at_once_are_all_answered(own):
         until(lambda: len(board.nodes()) == 1)
         (node,) = board.nodes()
         box = f"{{p}}:ask:{node.id}"
-        for n in range(40):
+        for n in range(20):
             board.call(["RPUSH", box, json.dumps({"token": f"t{n}", "do": "tags", "args": []})])
-        until(lambda: all(board.call(["LRANGE", f"{{p}}:reply:t{n}", 0, 0])[0] for n in (0, 17, 39)))
+        until(lambda: all(board.call(["LRANGE", f"{{p}}:reply:t{n}", 0, 0])[0] for n in (0, 15, 16, 19)))
 
 
 # ---- invalidations -----------------------------------------------------------------------------------
@@ -325,12 +327,12 @@ def test_invalidate_and_explain(server, command):
         key = eval(node.run("load.key(1)"))
         found = json.loads(command("explain", key, "--json", *url))
         assert [each["result"]["fresh"] for each in found.values()] == [True]
-        assert " yes " in command("explain", key, *url)
         assert command("invalidate", "user:1", "b", *url) == ""
         until(lambda: node.run("load.explain(1).reason") == "'invalidated'")
         found = json.loads(command("explain", key, "--json", *url, code=1))
         assert [each["result"]["killer"] for each in found.values()] == ["user:1"]
-        assert "absent" in command("explain", "no:such", *url, code=1)
+        lines = command("explain", key, *url, code=1).splitlines()
+        assert len(lines) == 2 and " no " in lines[1]
         assert json.loads(command("invalidate", "c", "--json", *url)) == {"invalidated": ["c"]}
 
 

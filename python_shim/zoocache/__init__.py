@@ -21,8 +21,8 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _cache  presets  _types
     _default
     _zoocache  testing
-    core  _pytest  compat  contrib  monitor
-    doctor
+    core  _pytest  compat  contrib  monitor  _terminal
+    doctor  tui
     cli
     __main__
 """

@@ -5,6 +5,7 @@
     zoocache invalidate user:42
     zoocache explain profile:9f86d081884c7d65
     zoocache doctor
+    zoocache dashboard
 
 The URL is also that of the variable REDIS_URL, where no list of processes shows its password. Ends with 0 if all is
 well, 1 if something is amiss, 2 if it was called wrongly, 3 if the server does not answer or refuses.
@@ -20,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from zoocache import _ffi
 from zoocache._errors import BuiltWithout, InvalidTag
-from zoocache.monitor import GONE, Board, Node, ratio, totals
+from zoocache._terminal import percent, plain, seconds
+from zoocache.monitor import GONE, Board, Node, labels, ratio, totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["main"]
+__all__ = ["main", "run_cli"]
 
 FINE, AMISS, WRONG, AWAY = range(4)
 
@@ -37,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command is None:
         parser.print_help()
         sys.exit(AMISS)
+    if args.command in ("cli", "dashboard"):
+        run_cli(args)
+        return
     if not args.redis:
         parser.error("say where the caches' Redis is: --redis redis://host, or the variable REDIS_URL")
     try:
@@ -49,6 +54,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"zoocache: {_where(args)}: {error}", file=sys.stderr)
         code = AWAY
     sys.exit(code)
+
+
+def run_cli(args: argparse.Namespace) -> None:
+    """The dashboard, until it is left."""
+    if not args.redis:
+        print("Redis URL is required: --redis redis://host, or the variable REDIS_URL", file=sys.stderr)
+        sys.exit(AMISS)
+    try:
+        from zoocache.tui.app import ZooCacheCLI
+    except ImportError as error:
+        print(f"zoocache: {error}", file=sys.stderr)
+        sys.exit(WRONG)
+    tls = {name: value for name in _TLS if (value := getattr(args, name, None))}
+    try:
+        app = ZooCacheCLI(redis_url=args.redis, prefix=args.prefix, **tls)
+    except (ValueError, BuiltWithout) as error:
+        print(f"zoocache: {error}", file=sys.stderr)
+        sys.exit(WRONG)
+    app.run()
 
 
 _TLS = ("tls_ca", "tls_cert", "tls_key")
@@ -69,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=_ffi.library_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("cli", aliases=["dashboard"], parents=[place], help="watch the processes in this terminal")
     commands.add_parser("nodes", parents=[script], help="list the processes that have a cache on this Redis")
     commands.add_parser("stats", parents=[script], help="their statistics, summed")
     tags = commands.add_parser("invalidate", parents=[script], help="invalidate tags, in every process")
@@ -147,24 +172,24 @@ def _invalidate(board: Board, args: argparse.Namespace) -> int:
 
 
 def _explain(board: Board, args: argparse.Namespace) -> int:
-    nodes = {node.id: node for node in board.nodes() if node.status != GONE}
-    answers = board.ask("inspect", args.key, nodes=nodes)
+    names = labels(node for node in board.nodes() if node.status != GONE)
+    answers = board.ask("inspect", args.key, nodes=names)
     if args.json:
-        _print_json({nodes[id].name: answers.get(id, {"error": "no answer"}) for id in nodes})
+        _print_json({name: answers.get(id, {"error": "no answer"}) for id, name in names.items()})
     else:
         head = ("NODE", "SERVED", "WHY NOT", "KILLED BY", "AGE", "LEFT", "TYPE", "TAGS")
-        _print_table(head, [_explained(node, answers.get(id)) for id, node in nodes.items()])
+        _print_table(head, [_explained(name, answers.get(id)) for id, name in names.items()])
     served = any((answer.get("result") or {}).get("fresh") for answer in answers.values())
     return FINE if served else AMISS
 
 
-def _explained(node: Node, answer: dict[str, Any] | None) -> tuple[str, ...]:
+def _explained(name: str, answer: dict[str, Any] | None) -> tuple[str, ...]:
     found = (answer or {}).get("result")
     if not found:
         why = "no answer" if answer is None else answer.get("error", "absent")
-        return (node.name, "no", why, "-", "-", "-", "-", "-")
+        return (name, "no", why, "-", "-", "-", "-", "-")
     return (
-        node.name, "yes" if found["fresh"] else "no", found["reason"] or "-", found["killer"] or "-",
+        name, "yes" if found["fresh"] else "no", found["reason"] or "-", found["killer"] or "-",
         seconds(found["age"]), seconds(found["expires_in"]), found["type"], " ".join(found["deps"]),
     )  # fmt: skip
 
@@ -191,27 +216,6 @@ _COMMANDS: dict[str, Callable[[Board, argparse.Namespace], int]] = {
 
 
 # ---- printing ----------------------------------------------------------------------------------------
-
-
-def seconds(value: float | None) -> str:
-    """A duration, for people."""
-    if value is None:
-        return "-"
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if value >= 2 * size:
-            return f"{value / size:.0f}{unit}"
-    return f"{value:.1f}s" if value >= 1 else f"{max(value, 0) * 1e3:.3g}ms"
-
-
-def percent(part: float | None) -> str:
-    """A part of all, for people."""
-    return "-" if part is None else f"{100 * part:.1f}%"
-
-
-def plain(text: str, most: int = 60) -> str:
-    """What others have written, as a terminal may have it: no control characters, and not without end."""
-    safe = "".join(char if char.isprintable() else "?" for char in text[: most + 1])
-    return safe if len(safe) <= most else safe[: most - 1] + "…"
 
 
 def _print_json(found: Any) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import TracebackType
 
-__all__ = ["Board", "Node", "Said", "ratio", "totals"]
+__all__ = ["Board", "Node", "Said", "labels", "ratio", "totals"]
 
 BEAT = 1.0  # seconds between two of a node
 GONE = "gone"  # the status of a node that has told nothing for five seconds
@@ -233,6 +233,13 @@ class Board:
             seen[shard] = entries[-1][0].decode() if entries else last or "0-0"
             found += [each for id, fields in entries if (each := _said(id, dict(_pairs(fields)))) is not None]
         return sorted(found, key=lambda each: each.at), seen
+
+
+def labels(nodes: Iterable[Node]) -> dict[str, str]:
+    """What to call each node, by its id: its name, and the beginning of its id if the name is not its own."""
+    there = list(nodes)
+    names = [node.name for node in there]
+    return {n.id: n.name if names.count(n.name) == 1 else f"{n.name} {n.id[:6]}" for n in there}
 
 
 def totals(nodes: Iterable[Node]) -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""What the processes that share a Redis do, in a terminal: ``zoocache dashboard`` (pip install zoocache[cli])."""
