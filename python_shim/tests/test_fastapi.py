@@ -236,7 +236,12 @@ def test_the_signature_stays_what_it_is():
     @cache_endpoint(vary="Accept")
     def varying(note: Forward, **more) -> Forward: ...
 
-    assert str(inspect.signature(later)) == str(inspect.signature(later.__wrapped__))
+    assert str(inspect.signature(later)) == str(inspect.signature(later.__wrapped__, eval_str=True))
+
+    @cache_endpoint
+    def unknown(note: Unknown): ...  # noqa: F821
+
+    assert inspect.signature(unknown) == inspect.signature(unknown.__wrapped__)
     assert list(inspect.signature(varying).parameters) == ["note", "zoocache_request", "more"]
     app = FastAPI()
     app.get("/later")(later)
@@ -473,6 +478,26 @@ async def test_a_hundred_requests_compute_once():
         found = await asyncio.gather(*tasks)
     assert len(calls) == 1
     assert {(each.json(), each.headers["x-mine"]) for each in found} == {(1, "1")}
+
+
+async def test_a_hundred_requests_compute_once_in_threads():
+    """Those that wait take a thread each, of the 40 that there are."""
+    app, calls, go = FastAPI(), [], threading.Event()
+
+    @app.get("/x")
+    @cache_endpoint
+    def x():
+        calls.append(1)
+        go.wait()
+        return 1
+
+    async with client(app) as http:
+        tasks = [asyncio.create_task(http.get("/x")) for _ in range(100)]
+        while x.zoocache_endpoint[0].waits < 39:
+            await asyncio.sleep(0)
+        go.set()
+        assert {each.json() for each in await asyncio.gather(*tasks)} == {1}
+    assert len(calls) == 1
 
 
 async def test_who_leaves_does_not_take_the_answer_along():

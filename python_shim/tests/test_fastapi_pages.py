@@ -8,6 +8,7 @@ from typing import Annotated
 import pytest
 from fastapi import APIRouter, Cookie, Depends, FastAPI, Header, HTTPException, Request, Response, Security
 from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyCookie, APIKeyHeader, APIKeyQuery, HTTPBearer, OAuth2PasswordBearer
 from pydantic import BaseModel
 from test_fastapi import client, get, served
@@ -437,6 +438,47 @@ async def test_routes_of_one_endpoint_do_not_share():
     assert (await get(app, "/y")).json() == {"id": 1, "text": "milk"}
     assert (await get(other, "/x")).json() == {"id": 1, "text": "milk"}
     assert (await get(mounting, "/in/x")).json() == {"id": 1, "secret": 2}
+
+
+async def test_a_host_has_pages_of_its_own():
+    """A page may have its URL in it: who asks by a name of his own must not give it to others."""
+    app = FastAPI()
+
+    @app.get("/x")
+    @cache_endpoint(http=True)
+    async def x(request: Request):
+        return str(request.url_for("x"))
+
+    for host in ("a", "b", "a"):
+        assert (await get(app, "/x", {"Host": host})).json() == f"http://{host}/x"
+    assert x.cache_info().hits == 1
+
+
+async def test_what_wraps_a_handler_is_not_skipped():
+    seen = []
+
+    class Route(APIRoute):
+        def get_route_handler(self):
+            inner = super().get_route_handler()
+
+            async def handler(request):
+                seen.append(request.url.path)
+                return await inner(request)
+
+            return handler
+
+    app = FastAPI()
+    app.router.route_class = Route
+
+    @app.get("/x")
+    @cache_endpoint(http=True)
+    async def x():
+        return 1
+
+    for _ in range(3):
+        assert (await get(app, "/x")).json() == 1
+    assert len(seen) == 3
+    assert x.cache_info().hits == 2
 
 
 async def test_disabled_and_never_stored():

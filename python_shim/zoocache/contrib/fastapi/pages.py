@@ -4,12 +4,13 @@
     @cache_endpoint(http=True, vary="Accept-Language", ttl=60)
     async def read(note: int, db: Annotated[Session, Depends(session)]) -> Note: ...
 
-The key is the path, the query and the headers that ``vary`` names, and nothing else. So what a dependency checks must
-be one of these: a route is refused whose endpoint or dependencies, however deep, take a header, a cookie, a security
-scheme or a body that the key knows nothing of. A dependency that takes the Request may look at anything: it is refused
-unless ``vary`` names both Authorization and Cookie. If the endpoint takes it, requests that bring one of these, unless
-``vary`` names it, are handled without the cache. ``ignore`` names parameters of the endpoint, and so dependencies, that
-no page depends on and whose work a hit may skip. While a dependency is overridden, its pages are not cached.
+The key is the URL, with its host, and the headers that ``vary`` names, and nothing else. So what a dependency checks
+must be one of these: a route is refused whose endpoint or dependencies, however deep, take a header, a cookie, a
+security scheme or a body that the key knows nothing of. A dependency that takes the Request may look at anything: it is
+refused unless ``vary`` names both Authorization and Cookie. If the endpoint takes it, requests that bring one of these,
+unless ``vary`` names it, are handled without the cache. ``ignore`` names parameters of the endpoint, and so
+dependencies, that no page depends on and whose work a hit may skip. While a dependency is overridden, its pages are not
+cached.
 
 What is sent along:
 
@@ -192,7 +193,9 @@ class Page(Stored):
                 return None
             if guarded and any(name in guarded for name, _ in scope["headers"]):
                 return None
-            key = f"{prefix}{scope['path']}\0{scope['query_string'].decode('latin-1')}"
+            host = next((text for name, text in scope["headers"] if name == b"host"), b"")
+            url = b"\0".join((host, scope["query_string"])).decode("latin-1")
+            key = f"{prefix}{scope['scheme']}\0{scope['path']}\0{url}"
             return "\0".join((key, *digests(scope["headers"], self.vary))) if self.vary else key
 
         def look(scope: Any) -> tuple[int, list[tuple[bytes, bytes]], bytes] | None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import asyncio  # noqa: F401 (others look for it here)
 import functools
 import inspect
+import sys
 from typing import TYPE_CHECKING, Any
 
 from fastapi import BackgroundTasks, Depends, Request, Response, routing
@@ -131,13 +132,32 @@ async def _request(request: Request) -> Request:
     return request
 
 
-def _varying(func: Any, wrapper: Any) -> None:
+def _signature(func: Any) -> inspect.Signature:
+    """What FastAPI is to see: text in annotations means what it does where the endpoint was written, if it is known."""
+    names = getattr(inspect.unwrap(func), "__globals__", {})
+
+    def meant(annotation: Any) -> Any:
+        try:
+            return eval(annotation, names) if isinstance(annotation, str) else annotation
+        except Exception:  # not yet defined: FastAPI may know more when it makes the route
+            return annotation
+
+    how: Any = {}
+    if sys.version_info >= (3, 14):
+        from annotationlib import Format
+
+        how = {"annotation_format": Format.FORWARDREF}
+    found = inspect.signature(func, **how)
+    parameters = [each.replace(annotation=meant(each.annotation)) for each in found.parameters.values()]
+    return found.replace(parameters=parameters, return_annotation=meant(found.return_annotation))
+
+
+def _varying(signature: inspect.Signature) -> inspect.Signature:
     """Has FastAPI give the wrapper the request, in which the headers are, beside what the endpoint takes."""
-    signature = inspect.signature(func)
     parameters = list(signature.parameters.values())
     mine = inspect.Parameter(_REQUEST, inspect.Parameter.KEYWORD_ONLY, default=Depends(_request), annotation=Any)
     end = len(parameters) - sum(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
-    wrapper.__signature__ = signature.replace(parameters=[*parameters[:end], mine, *parameters[end:]])
+    return signature.replace(parameters=[*parameters[:end], mine, *parameters[end:]])
 
 
 def _wrapped(endpoint: _Endpoint, func: Any) -> Any:
@@ -167,8 +187,8 @@ def _wrapped(endpoint: _Endpoint, func: Any) -> Any:
             return _apply(call(*args, **kwargs), response)
 
         wrapper = called
-    if endpoint.vary:
-        _varying(func, wrapper)
+    signature = _signature(func)
+    wrapper.__signature__ = _varying(signature) if endpoint.vary else signature
     for name in ("cache_info", "cache_clear", "invalidate", "key", "explain"):
         setattr(wrapper, name, getattr(endpoint, name))
     return wrapper
@@ -214,6 +234,7 @@ def cache_endpoint(
         if http:
             page = pages.Page(target, namespace, called, cache, settings, headers, ignored, tag_header)
             wrapper = pages.endpoint(page, target, called)
+            wrapper.__signature__ = _signature(target)
             wrapper.zoocache_endpoint = page, wrapper
             return wrapper
         endpoint = _Endpoint(target, namespace, called, cache, settings, scope=scope, ignore=ignored)
