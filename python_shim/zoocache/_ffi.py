@@ -79,7 +79,7 @@ _version = _declare("zcpy_version", _u64, _ptr, _text, _size)
 _clear = _declare("zcpy_clear", _int, _ptr)
 _hash = _declare("zcpy_hash", _u64, _text, _size)
 _tag_ok = _declare("zcpy_tag_ok", _int, _text, _size)
-_library_version = _declare("zcpy_library_version", _text)
+_library_version = _declare("zc_version", _text)
 
 _core_prepare = _declare("zcpy_core_prepare", None, _ptr)
 _core_parent = _declare("zcpy_core_parent", None, _ptr)

@@ -1266,5 +1266,3 @@ ZCPY_API void zcpy_stats(core *c, uint64_t out[5]) {
 }
 
 ZCPY_API uint64_t zcpy_hash(const char *data, size_t len) { return zc__hash(zc_slice(data, len), 0); }
-
-ZCPY_API const char *zcpy_library_version(void) { return ZOOCACHE_VERSION; }
