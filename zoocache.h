@@ -254,6 +254,11 @@
  *                nothing, for the log, for its replicas, or until no node can serve the old value.
  *                What the log did not take (ZC_E_BUS) is kept, bounded, and sent as soon as it can
  *                be. zc_token() and zc_catch_up() let another node wait until it has heard.
+ *   Holds        A process that dies between the commit of a transaction and its zc_invalidate()
+ *                leaves stale values behind, unless it has held the tags before: zc_hold(), then
+ *                the commit, then zc_hold_end(). What is held is not stored anywhere, until the end
+ *                or, if the holder has died, the end of its lease. Then a value served at time x
+ *                reflects every commit before x - T, whoever has died when.
  *   Records      are judged by the same rule: positions of the log take the place of versions. A
  *                node that joins late learns what it lacks in one round trip. Puts and deletes do
  *                not cross the bus: another node's table may hold what zc_put() has replaced, until
@@ -656,6 +661,11 @@ typedef struct zc_bus {
     unsigned nlogs;
     void *const *logs; /* borrowed until `close` */
     void (*wait)(void *user, const uint64_t *positions, uint64_t wait);
+    /* Lists of tags beside the log, for zc_hold(), both or none; of several logs, those of logs[0].
+     * `hold` keeps a list under an id, or, with n == 0, forgets it; `holds` gives each list, with
+     * its id as position, for a node that has attached. ZC_RETRY as above. */
+    int (*hold)(void *user, uint64_t id, const zc_bytes *tags, size_t n);
+    int (*holds)(void *user, zc_bus_sink *sink);
 } zc_bus;
 
 /* When zc_invalidate() returns. In any case it is done here, and is sent again until it has been
@@ -911,6 +921,22 @@ ZOOCACHE_API int zc_invalidate(zc_cache *cache, zc_bytes tag);
 ZOOCACHE_API int zc_invalidate_many(zc_cache *cache, const zc_bytes *tags, size_t n);
 /* The same without parsing. */
 ZOOCACHE_API int zc_invalidate_tag(zc_cache *cache, zc_tag *tag);
+/* Tags that a transaction is about to change, for a process that may die between its commit and
+ * zc_invalidate(). From here on until zc_hold_end() they are held: they are invalidated at once,
+ * and what depends on one of them, or on a tag below it, is given to who has asked for it, and not
+ * stored, on any node. If this process dies, the others end the hold when `lease` is over, as if
+ * it had invalidated then. So call it after the changes and before the commit, with a lease (1 ms
+ * to an hour) that the commit is sure to be over in, also if the process dies meanwhile, and
+ * zc_hold_end() after the commit, or the rollback. Then whatever dies when, a value served at time
+ * x reflects every commit before x - T, if every node knows of holds.
+ * *hold: what to end. Fails: ZC_E_TAG_*; ZC_E_NOMEM; ZC_E_BUS, ZC_E_STORE: not announced, and not
+ * held; ZC_E_BUILD: without ZOOCACHE_WITH_BUS, or for a bus that cannot hold. Threads: any. Cost:
+ * that of zc_invalidate_many(), whatever zc_desc.ack, and a round trip; none for reads. */
+ZOOCACHE_API int zc_hold(zc_cache *cache, const zc_bytes *tags, size_t n, uint64_t lease,
+                         uint64_t *hold);
+/* Ends a hold: what was held is invalidated once more. As zc_invalidate_many(), and ZC_E_INVAL for
+ * what is not held by this process. Cost: O(all tags that are held). */
+ZOOCACHE_API int zc_hold_end(zc_cache *cache, uint64_t hold);
 /* Everything: also what has no dependency, also in the storage. It is gone at once, and not counted
  * by zc_stats.entries and bytes any more; its memory comes back, its destructors and events are
  * called, by housekeeping or when it gives way, before anything else does. Cost: O(shards). */
@@ -3229,8 +3255,11 @@ struct zc_tag {
     uint32_t touched; /* seconds of the monotonic clock when last let go or invalidated */
     uint16_t len;     /* bytes of the segment, which follows this struct */
     uint8_t depth;    /* root 0 */
-    uint8_t learned;  /* its version was asked of the storage, or need not be */
+    uint8_t marks;    /* [writer] ZC__LEARNED, ZC__HELD */
 };
+
+#define ZC__LEARNED 1u /* its version was asked of the storage, or need not be */
+#define ZC__HELD 2u    /* see >>bus, Holds */
 
 typedef struct zc__stripe {
     zc__spin lock;
@@ -3418,7 +3447,7 @@ static zc_tag *zc__tag_create(zc__trie *t, zc_tag *parent, const zc__path *path,
     n->link.hash = (uint32_t)hash;
     n->len = (uint16_t)len;
     n->depth = (uint8_t)depth;
-    n->learned = !t->has_store;
+    n->marks = !t->has_store; /* ZC__LEARNED */
     memcpy(n + 1, path->text + start, len);
 
     zc__spin_lock(&s->lock);
@@ -3575,7 +3604,7 @@ static void zc__trie_learn(zc__trie *t, zc_tag *n, uint64_t version) {
     zc__atomic_raise(&n->version, version);
     zc__atomic_raise(&t->hlc->last, version);
     if (t->published < version) zc__atomic_store_rel(&t->published, version); /* T1 */
-    zc__atomic_store_rel(&n->learned, 1);
+    zc__atomic_store_rel(&n->marks, (uint8_t)(n->marks | ZC__LEARNED));
     zc__spin_unlock(&t->writer);
 }
 
@@ -3588,7 +3617,7 @@ static void zc__trie_init(zc__trie *t, zc__mem *mem, zc_hlc *hlc, uint64_t seed)
     t->published = 1; /* above the 0 of "never invalidated", so that no begin is 0 */
     zc__atomic_raise(&hlc->last, t->published);
     t->root.link.refs = 1;
-    t->root.learned = 1;
+    t->root.marks = ZC__LEARNED;
 }
 
 static void zc__trie_destroy(zc__trie *t) {
@@ -3875,8 +3904,12 @@ typedef struct zc__deferred {
     uint64_t others;    /* the version of those for which there was no room; 0: none */
 } zc__deferred;
 
+typedef struct zc__hold zc__hold;
+
 typedef struct zc__bus {
 #ifdef ZOOCACHE_WITH_BUS
+    zc__hold *holds; /* [writer of the trie] */
+    uint32_t nholds; /* how many; 0: no tag has ZC__HELD */
     bool on;    /* there is a bus */
     bool peeks; /* reads look at the log itself: no lease, no thread */
     bool runs;  /* its thread does */
@@ -5031,6 +5064,17 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *   Outbox      Invalidations that the log has not taken yet: a bounded set of tags, which
  *               collapses to first segments and then to everything. What is in it is stamped after
  *               it was put there, and again after each attach.
+ *   Holds       A tag that is held has a mark in its node, which a fill looks for where it would
+ *               store, after reading `published` and before looking for its killer; a read never
+ *               does. The mark is set before the tag is stamped, so whoever has begun after the
+ *               stamp finds it; who has begun before is killed. It goes with the end of the hold,
+ *               after the stamp of that: zc_hold_end() here, the same heard from the log, or, if it
+ *               is another's, its lease, counted from when it was heard here, which is after its
+ *               holder began to count. In the log a hold is an entry whose first tag is a mark with
+ *               id and lease, and its end one without lease; for a node that does not know of
+ *               holds, an invalidation. Who attaches has not heard of it, and reads the lists
+ *               beside the log, after the position and before serving: a hold is there before it
+ *               is in the log. What a dead holder has left there goes with its lease.
  *   Invariants  N1 every entry up to `cursor` has been applied since `base` was set
  *               N2 lease: everything acknowledged before it has been applied
  *               N3 while an invalidation of one's own has not come back from the log, its tags'
@@ -5038,6 +5082,8 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *                  than that: other entries may move the cursor past it
  *               N4 with several logs: `history` has `cursors` as they were at each of the last
  *                  positions since the attach
+ *               N5 the tags of every hold that was announced up to `cursor`, and has not ended,
+ *                  have ZC__HELD
  *   Locking     `reading` (gate): one reader, one attach at a time. `apply` (mutex): identity,
  *               epoch, base, cursor move together, entries are applied in order. `out` (mutex): the
  *               outbox.
@@ -5190,6 +5236,183 @@ static unsigned zc__bus_log_of(const zc__bus *b, const zc_tag *tag) {
 static void *zc__bus_user(const zc_cache *c, unsigned log) {
     return c->bus.logs == 1 ? c->desc.bus.user : c->desc.bus.logs[log];
 }
+
+/* ---- holds ---- */
+
+#define ZC__HOLD_MARK 33u /* bytes of "\1hold:<id>:<lease in ms>" */
+
+struct zc__hold {
+    zc__hold *next;
+    uint64_t id, until; /* monotonic */
+    bool own;           /* this process has begun it: it lasts until zc_hold_end() */
+    size_t n, size;     /* of the list, the mark included; of the block */
+    zc_bytes *list;     /* as it is in the log */
+    zc__nodes nodes;
+};
+
+static void zc__hold_mark(char *to, uint64_t id, uint64_t lease) {
+    zc__text t = {to, ZC__HOLD_MARK, 0};
+    zc__text_str(&t, "\1hold:");
+    for (unsigned i = 16; i-- > 0;) zc__text_bytes(&t, &"0123456789abcdef"[id >> 4 * i & 15], 1);
+    zc__text_str(&t, ":");
+    zc__text_num(&t, lease / ZC_MILLISECOND, 10);
+}
+
+/* Does a list begin with the mark of a hold? A lease of 0: its end. */
+static bool zc__hold_read(const zc_bytes *tags, size_t n, uint64_t *id, uint64_t *lease) {
+    const char *s = n > 1 ? (const char *)tags[0].ptr : NULL;
+    if (!s || tags[0].len != ZC__HOLD_MARK || memcmp(s, "\1hold:", 6) != 0 || s[22] != ':')
+        return false;
+    *id = zc__digits(s + 6, 16, 16);
+    *lease = zc__digits(s + 23, 10, 10);
+    if (*id == UINT64_MAX || *lease == UINT64_MAX) return false;
+    *lease *= ZC_MILLISECOND;
+    return true;
+}
+static bool zc__hold_marks(const zc_bytes *tags, size_t n) {
+    uint64_t id, lease;
+    return zc__hold_read(tags, n, &id, &lease);
+}
+
+static void zc__holds_free(zc_cache *c, zc__hold *hold) {
+    for (zc__hold *next; hold; hold = next) {
+        next = hold->next;
+        zc__nodes_release(c, &hold->nodes);
+        zc__free(&c->mem, hold, hold->size);
+    }
+}
+
+/* A hold on n tags, which begins now. `locked` as in zc__nodes_acquire(): a hold of another's then
+ * holds too much rather than nothing. NULL: no memory. */
+static zc__hold *zc__hold_new(zc_cache *c, uint64_t id, uint64_t lease, const zc_bytes *tags,
+                              size_t n, bool locked) {
+    size_t size = sizeof(zc__hold) + (n + 1) * sizeof *tags + ZC__HOLD_MARK;
+    for (size_t i = 0; i < n; i++) size += tags[i].len;
+    zc__hold *h;
+    do h = (zc__hold *)zc__alloc_zero(&c->mem, size);
+    while (!h && !locked && zc__evict_for_memory(c));
+    if (!h) return NULL;
+    h->id = id;
+    h->until = zc__add_sat(zc__mono(&c->clock), lease);
+    h->n = n + 1;
+    h->size = size;
+    h->list = (zc_bytes *)(void *)(h + 1);
+    char *text = (char *)(h->list + n + 1);
+    h->list[0] = zc_slice(text, ZC__HOLD_MARK);
+    zc__hold_mark(text, id, lease);
+    text += ZC__HOLD_MARK;
+    for (size_t i = 0; i < n; text += tags[i++].len) {
+        memcpy(text, tags[i].ptr, tags[i].len);
+        h->list[i + 1] = zc_slice(text, tags[i].len);
+    }
+    if (zc__nodes_acquire(c, tags, n, locked, &h->nodes) || locked) return h;
+    zc__holds_free(c, h);
+    return NULL;
+}
+
+static void zc__hold_paint(const zc__hold *h, bool on) {
+    for (size_t i = 0; i < h->nodes.n; i++) {
+        zc_tag *tag = h->nodes.list[i];
+        unsigned marks = on ? tag->marks | ZC__HELD : tag->marks & ~ZC__HELD;
+        zc__atomic_store_rel(&tag->marks, (uint8_t)marks);
+    }
+}
+
+/* Holds; the caller stamps after that. */
+static void zc__hold_add(zc_cache *c, zc__hold *h) {
+    zc__spin_lock(&c->trie.writer);
+    h->next = c->bus.holds;
+    c->bus.holds = h;
+    (void)zc__atomic_add_rlx(&c->bus.nholds, 1u);
+    zc__hold_paint(h, true);
+    zc__spin_unlock(&c->trie.writer);
+}
+
+/* Takes holds off the list: our own with this id, or the others' with this id, or, for 0, those of
+ * them whose time is over. They hold until zc__holds_end(). */
+static zc__hold *zc__holds_take(zc_cache *c, uint64_t id, bool own, uint64_t now) {
+    zc__hold *taken = NULL, *h;
+    zc__spin_lock(&c->trie.writer);
+    for (zc__hold **at = &c->bus.holds; (h = *at) != NULL;) {
+        if (h->own != own || (id ? h->id != id : now < h->until)) {
+            at = &h->next;
+            continue;
+        }
+        *at = h->next;
+        h->next = taken;
+        taken = h;
+    }
+    zc__spin_unlock(&c->trie.writer);
+    return taken;
+}
+
+/* Ends holds that were taken off the list; the caller has stamped. */
+static void zc__holds_end(zc_cache *c, zc__hold *taken) {
+    if (!taken) return;
+    zc__spin_lock(&c->trie.writer);
+    for (zc__hold *h = taken; h; h = h->next) {
+        zc__hold_paint(h, false);
+        (void)zc__atomic_sub_rlx(&c->bus.nholds, 1u);
+    }
+    for (zc__hold *h = c->bus.holds; h; h = h->next) zc__hold_paint(h, true);
+    zc__spin_unlock(&c->trie.writer);
+    zc__holds_free(c, taken);
+}
+
+/* Is a tag on the path of any of these held? */
+static inline bool zc__held(const zc_cache *c, zc_tag *const *deps, size_t n) {
+    if (ZC__LIKELY(!zc__atomic_load_acq(&c->bus.nholds))) return false;
+    if (zc__atomic_load_acq(&c->trie.root.marks) & ZC__HELD) return true;
+    for (size_t i = 0; i < n; i++)
+        for (const zc_tag *t = deps[i]; t; t = t->parent)
+            if (zc__atomic_load_acq(&t->marks) & ZC__HELD) return true;
+    return false;
+}
+
+/* A hold that was announced before this node attached, for zc_bus.holds. */
+static int zc__hold_learn(void *user, uint64_t id, const zc_bytes *tags, size_t n) {
+    zc_cache *c = (zc_cache *)user;
+    uint64_t lease;
+    bool good = zc__hold_read(tags, n, &id, &lease) && zc__tags_check(tags, n) == ZC_OK;
+    if (!good || !lease) return ZC_OK; /* none of ours */
+    zc__hold *h = zc__hold_new(c, id, lease, tags + 1, n - 1, true);
+    if (!h) return ZC_E_NOMEM;
+    zc__hold *known = zc__holds_take(c, id, false, 0);
+    zc__hold_add(c, h);
+    zc__holds_end(c, known);
+    return ZC_OK;
+}
+
+/* Forgets the list beside the log. */
+static int zc__hold_forget(zc_cache *c, uint64_t id) {
+    if (!c->bus.on || !c->desc.bus.hold) return ZC_OK;
+    return c->desc.bus.hold(zc__bus_user(c, 0), id, NULL, 0);
+}
+
+static void zc__holds_close(zc_cache *c) {
+    zc__holds_end(c, zc__holds_take(c, 0, true, UINT64_MAX));
+    zc__holds_end(c, zc__holds_take(c, 0, false, UINT64_MAX));
+}
+
+/* In the child of a fork, which ends no hold of its parent's. */
+static void zc__holds_fork(zc_cache *c) {
+    for (zc__hold *h = c->bus.holds; h; h = h->next) h->own = false;
+}
+
+/* Ends the holds of who has died. */
+static void zc__holds_expire(zc_cache *c) {
+    if (!zc__atomic_load_acq(&c->bus.nholds)) return;
+    zc__hold *over = zc__holds_take(c, 0, false, zc__mono(&c->clock));
+    int rc = ZC_OK;
+    for (zc__hold *h = over; h; h = h->next) {
+        uint64_t v = zc__trie_stamp(&c->trie, h->nodes.list, h->nodes.n, 0);
+        if (rc == ZC_OK) rc = zc__hold_forget(c, h->id);
+        for (size_t i = 1; i < h->n; i++) zc__report_invalidated(c, h->list[i], v);
+    }
+    zc__holds_end(c, over);
+}
+
+/* ---- positions ---- */
 
 /* N4. The cursor has moved. */
 static void zc__bus_moved(zc__bus *b) {
@@ -5483,8 +5706,16 @@ static int zc__bus_read_entry(void *user, uint64_t position, const zc_bytes *tag
     zc__bus *b = &c->bus;
     zc__deferred *deferred = reader->deferred;
     zc__nodes nodes;
+    zc__hold *hold = NULL, *ended = NULL;
+    uint64_t id = 0, lease = 0;
     int rc = ZC_OK;
     if (zc__tags_check(tags, n) != ZC_OK) n = 0; /* no tag of ours: too much rather than nothing */
+    if (zc__hold_read(tags, n, &id, &lease)) {
+        tags++;
+        n--;
+        hold = lease ? zc__hold_new(c, id, lease, tags, n, true) : NULL;
+        if (lease && !hold) return ZC_E_NOMEM;
+    }
     bool made = zc__nodes_acquire(c, tags, n, true, &nodes);
     bool room = zc__deferred_reserve(c, deferred, tags, n), any = deferred->tags.size != 0;
     bool gives = (!made || !room) && c->mem.arena && zc__evict_any(c, &deferred->garbage);
@@ -5493,8 +5724,15 @@ static int zc__bus_read_entry(void *user, uint64_t position, const zc_bytes *tag
     if (reader->epoch != b->epoch || position > b->cursors[reader->log] + 1) rc = ZC_RETRY;
     else if (position <= b->cursors[reader->log]) reader->full = false;
     else if (reader->full) rc = ZC_E_NOMEM;
-    else zc__deferred_add(c, deferred, tags, n, zc__bus_apply(c, reader->log, &nodes), room);
+    else {
+        if (hold) zc__hold_add(c, hold); /* N5 */
+        hold = NULL;
+        zc__deferred_add(c, deferred, tags, n, zc__bus_apply(c, reader->log, &nodes), room);
+        if (id && !lease) ended = zc__holds_take(c, id, false, 0);
+    }
     zc__monitor_unlock(&b->apply);
+    zc__holds_end(c, ended);
+    zc__holds_free(c, hold);
     zc__nodes_release(c, &nodes);
     bool enough = ++reader->entries >= ZC__ENTRIES_LEAST && reader->deadline != ZC_NEVER;
     return rc == ZC_OK && enough && zc__mono(&c->clock) >= reader->deadline ? ZC_MORE : rc;
@@ -5525,6 +5763,11 @@ static int zc__bus_attach(zc_cache *c) {
         if (rc == ZC_OK && at[i] > ZC__POSITION_MAX) rc = ZC_E_CORRUPT;
         if (rc != ZC_OK) return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
         position += at[i];
+    }
+    if (c->desc.bus.holds) { /* after the positions: what is not there yet will be heard */
+        zc_bus_sink sink = {zc__hold_learn, c, 0};
+        int rc = c->desc.bus.holds(zc__bus_user(c, 0), &sink);
+        if (rc != ZC_OK) return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
     }
     zc__monitor_lock(&b->apply);
     uint64_t identity = b->logs == 1 ? ids[0] : XXH3_64bits(ids, b->logs * sizeof *ids) | 1;
@@ -5717,11 +5960,13 @@ static int zc__bus_append(zc__reader *reader, const zc_bytes *tags, size_t n, bo
         return zc__bus_append_to(reader, n ? zc__bus_log_of_text(b, tags[0]) : 0, tags, n, durable);
     zc_bytes *some = n ? (zc_bytes *)zc__alloc(&c->mem, n * sizeof *some) : NULL;
     size_t all = some ? n : 0, size = all * sizeof *some; /* short of memory: everything */
+    bool marked = zc__hold_marks(tags, n); /* then each log concerned gets the mark */
+    if (marked && !some) return ZC_E_NOMEM;
     for (unsigned log = 0; log < b->logs && (rc == ZC_OK || rc == ZC_MORE); log++) {
         size_t count = 0;
         for (size_t i = 0; i < all; i++)
-            if (zc__bus_log_of_text(b, tags[i]) == log) some[count++] = tags[i];
-        if (all && !count) continue;
+            if ((marked && !i) || zc__bus_log_of_text(b, tags[i]) == log) some[count++] = tags[i];
+        if (all && count == marked) continue;
         got = zc__bus_append_to(reader, log, some, count, durable);
         if (got != ZC_OK) rc = got;
     }
@@ -5771,6 +6016,31 @@ static int zc__bus_flush(zc_cache *c) {
     return rc;
 }
 
+/* Announces a hold, so that the lists and the log of one attach have it. ZC_OK, or ZC_E_BUS. */
+static int zc__bus_announce(zc_cache *c, const zc__hold *h) {
+    zc__bus *b = &c->bus;
+    zc__deferred deferred;
+    memset(&deferred, 0, sizeof deferred);
+    uint64_t end = zc__add_sat(zc__mono(&c->clock), c->desc.max_staleness);
+    int rc = ZC_RETRY;
+    for (unsigned tries = 0; tries < 3 && rc == ZC_RETRY; tries++) {
+        zc__monitor_lock(&b->apply);
+        uint64_t epoch = b->epoch;
+        zc__monitor_unlock(&b->apply);
+        rc = c->desc.bus.hold(zc__bus_user(c, 0), h->id, h->list, h->n);
+        if (rc == ZC_OK)
+            rc = zc__bus_send(c, h->list, h->n, c->desc.ack == ZC_DURABLE, &deferred);
+        else if (rc == ZC_RETRY && zc__bus_await(c, zc__mono(&c->clock), end) != ZC_OK)
+            rc = ZC_E_BUS;
+        zc__monitor_lock(&b->apply);
+        if (rc == ZC_OK && b->epoch != epoch) rc = ZC_RETRY;
+        zc__monitor_unlock(&b->apply);
+    }
+    zc__deferred_report(c, &deferred);
+    zc__bus_log_fault(c);
+    return rc == ZC_OK ? ZC_OK : ZC_E_BUS;
+}
+
 #ifndef ZOOCACHE_NO_THREADS
 /* Sleeps, or is woken by zc__bus_end(). */
 static void zc__bus_sleep(zc__bus *b, uint64_t ns) {
@@ -5792,6 +6062,10 @@ static int zc__bus_publish(zc_cache *c, const zc_bytes *tags, size_t n) {
                              : zc__bus_send(c, tags, n, ack == ZC_DURABLE, &deferred);
     if (rc != ZC_OK) {
         bool first = zc__outbox_empty(b);
+        if (zc__hold_marks(tags, n)) { /* the end of a hold: others wait for its lease */
+            tags++;
+            n--;
+        }
         zc__outbox_add(c, tags, n);
         (void)zc__invalidate_text(c, tags, n, false);
         if (first && b->runs && c->desc.bus.wake) c->desc.bus.wake(c->desc.bus.user);
@@ -5908,6 +6182,7 @@ no_apply:
 static bool zc__bus_valid(const zc_desc *d) {
     const zc_bus *b = &d->bus;
     if (b->version && (!b->attach || !b->read || !b->append || !b->versions)) return false;
+    if (!b->hold != !b->holds) return false;
     if (b->nlogs > ZC_LOGS_MAX || (b->nlogs > 1 && (!b->logs || !b->wait || b->peek))) return false;
     if (b->version > 1 || (d->max_staleness && d->max_staleness < 20 * ZC_MILLISECOND))
         return false;
@@ -6040,6 +6315,13 @@ ZOOCACHE_API int zc_catch_up(zc_cache *cache, uint64_t token, uint64_t timeout) 
     (void)token; (void)timeout;
     return cache ? ZC_OK : ZC_E_INVAL;
 }
+static inline bool zc__held(const zc_cache *c, zc_tag *const *deps, size_t n) {
+    (void)c; (void)deps; (void)n;
+    return false;
+}
+static inline void zc__holds_expire(zc_cache *c) { (void)c; }
+static inline void zc__holds_close(zc_cache *c) { (void)c; }
+static inline void zc__holds_fork(zc_cache *c) { (void)c; }
 static inline bool zc__bus_on(const zc_cache *c) { (void)c; return false; }
 static inline bool zc__bus_runs(const zc_cache *c) { (void)c; return false; }
 static inline uint64_t zc__bus_lease(const zc_cache *c) { (void)c; return 0; }
@@ -6994,7 +7276,7 @@ static int zc__store_learn(zc_cache *c, zc_tag *leaf) {
     if (!st->tag_get) return ZC_OK;
     size_t len = zc__tag_text(leaf, text);
     for (zc_tag *p = leaf; p->parent; p = p->parent) {
-        if (!zc__atomic_load_acq(&p->learned)) {
+        if (!(zc__atomic_load_acq(&p->marks) & ZC__LEARNED)) {
             nodes[n] = p;
             versions[n] = 0;
             paths[n++] = zc_slice(text, len);
@@ -8491,13 +8773,14 @@ static int zc__commit(zc_fill *fill, zc_view *view) {
     if (!fill->has_value) return zc__fail(fill, ZC_E_LOADER, view);
     if (!fill->dep_error) (void)zc__fill_sort_deps(fill);
     if (fill->dep_error && fill->parent) fill->parent->dep_error = fill->dep_error;
+    bool held = zc__held(c, fill->deps, fill->ndeps); /* before it is looked for what kills it */
     bool fresh = !zc__trie_killer(&c->trie, fill->deps, fill->ndeps, fill->begin);
     uint64_t good_up_to = fresh ? published : f->begin;
     zc_bytes value = zc_slice(fill->value.ptr, fill->value.size);
     zc__entry *e = zc__fill_entry(fill, zc__flight_key(f), value, good_up_to, elapsed);
     if (!e) return zc__fail(fill, ZC_E_NOMEM, view);
     bool fits = zc__entry_cost(e) <= c->desc.max_entry_bytes;
-    bool store = fresh && fits && !fill->no_store && !fill->dep_error;
+    bool store = fresh && fits && !held && !fill->no_store && !fill->dep_error;
     bool through = zc__has_store(c) && store && !fill->from_store && !fill->unsaved;
 
     zc__writer w;
@@ -8888,11 +9171,12 @@ static int zc__put(zc_fill *fill, zc_bytes key, zc_bytes value, uint64_t begin) 
     if (rc == ZC_OK) rc = zc__fill_sort_deps(fill);
     if (rc != ZC_OK) return rc;
     if (begin > published) return ZC_E_INVAL;
+    bool held = zc__held(c, fill->deps, fill->ndeps);
     bool dead = begin && begin < published &&
                 zc__trie_killer(&c->trie, fill->deps, fill->ndeps, begin);
     zc__entry *e = zc__fill_entry(fill, key, value, published, 0);
     if (!e) return ZC_E_NOMEM;
-    if (dead || zc__entry_cost(e) > c->desc.max_entry_bytes) {
+    if (dead || held || zc__entry_cost(e) > c->desc.max_entry_bytes) {
         rc = ZC_REFUSED;
     } else {
         zc__writer w;
@@ -9273,6 +9557,74 @@ ZOOCACHE_API int zc_invalidate_many(zc_cache *cache, const zc_bytes *tags, size_
     return zc__invalidated(cache, tags, n, zc__invalidate_text(cache, tags, n, false));
 }
 
+#ifdef ZOOCACHE_WITH_BUS
+/* 64 bits that no other node draws, nor this one again. */
+static uint64_t zc__hold_id(zc_cache *c) {
+    uint64_t from[5] = {c->seed, (uintptr_t)c, zc__mono(&c->clock), zc__wall(&c->clock),
+                        zc__published(&c->trie)};
+    return XXH3_64bits(from, sizeof from) | 1;
+}
+
+/* Holds, and tells of it. */
+static int zc__hold_begin(zc_cache *c, zc__hold *h) {
+    zc__hold_add(c, h);
+    uint64_t v = zc__trie_stamp(&c->trie, h->nodes.list, h->nodes.n, 0);
+    int rc = ZC_OK;
+    if (c->bus.on) rc = zc__bus_announce(c, h);
+    else if (zc__has_store(c)) rc = zc__store_stamp(c, h->list + 1, h->n - 1, v);
+    for (size_t i = 1; i < h->n; i++) zc__report_invalidated(c, h->list[i], v);
+    return rc;
+}
+
+ZOOCACHE_API int zc_hold(zc_cache *cache, const zc_bytes *tags, size_t n, uint64_t lease,
+                         uint64_t *hold) {
+    if (!hold) return ZC_E_INVAL;
+    *hold = 0;
+    if (!cache || !tags || !n || n > SIZE_MAX / 256) return ZC_E_INVAL;
+    if (lease < ZC_MILLISECOND || lease > 3600 * ZC_SECOND) return ZC_E_INVAL;
+    int rc = zc__tags_check(tags, n);
+    if (rc != ZC_OK) return rc;
+    if (cache->bus.on && !cache->desc.bus.hold) return ZC_E_BUILD;
+    uint64_t id = zc__hold_id(cache);
+    zc__hold *h = zc__hold_new(cache, id, lease, tags, n, false);
+    if (!h) return ZC_E_NOMEM;
+    h->own = true;
+    rc = zc__hold_begin(cache, h);
+    if (rc == ZC_OK) {
+        *hold = id;
+        return ZC_OK;
+    }
+    (void)zc__hold_forget(cache, id);
+    zc__holds_end(cache, zc__holds_take(cache, id, true, 0));
+    return rc;
+}
+
+ZOOCACHE_API int zc_hold_end(zc_cache *cache, uint64_t hold) {
+    zc__hold *h = cache && hold ? zc__holds_take(cache, hold, true, 0) : NULL;
+    if (!h) return ZC_E_INVAL;
+    int rc = ZC_OK;
+    uint64_t v = zc__trie_stamp(&cache->trie, h->nodes.list, h->nodes.n, 0);
+    zc__hold_mark((char *)(uintptr_t)h->list[0].ptr, hold, 0);
+    if (cache->bus.on) rc = zc__bus_publish(cache, h->list, h->n);
+    else if (zc__has_store(cache)) rc = zc__store_stamp(cache, h->list + 1, h->n - 1, v);
+    (void)zc__hold_forget(cache, hold);
+    for (size_t i = 1; i < h->n; i++) zc__report_invalidated(cache, h->list[i], v);
+    zc__holds_end(cache, h);
+    zc__holds_end(cache, zc__holds_take(cache, hold, false, 0)); /* as it came back from the log */
+    return rc;
+}
+#else
+ZOOCACHE_API int zc_hold(zc_cache *cache, const zc_bytes *tags, size_t n, uint64_t lease,
+                         uint64_t *hold) {
+    (void)cache; (void)tags; (void)n; (void)lease; (void)hold;
+    return ZC_E_BUILD;
+}
+ZOOCACHE_API int zc_hold_end(zc_cache *cache, uint64_t hold) {
+    (void)cache; (void)hold;
+    return ZC_E_BUILD;
+}
+#endif
+
 ZOOCACHE_API int zc_invalidate_tag(zc_cache *cache, zc_tag *tag) {
     char text[ZC_TAG_MAX];
     if (!cache || !tag) return ZC_E_INVAL;
@@ -9517,6 +9869,7 @@ static int zc__housekeeping(zc_cache *c, uint64_t budget_us, bool polled) {
         if (first && zc__bus_on(c) && !zc__bus_runs(c))
             behind = zc__bus_round(c, 0, deadline) == ZC_RETRY;
         more = zc__has_store(c) && zc__store_keep(c, deadline);
+        if (first) zc__holds_expire(c);
         if (zc__spin_trylock(&c->house)) { /* else somebody is at it */
             more = zc__expire_some(c, &late) || more;
             more = zc__sweep_some(c, now, published, &garbage) || more;
@@ -9693,6 +10046,7 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
                 zc__flight_end(s, (zc__flight *)l, ZC__LOST);
     }
     zc__trie_recount(&cache->trie);
+    zc__holds_fork(cache);
     zc__unlock_all(cache);
     zc__locks_swap(&cache->lent);
     cache->house.held = 0; /* another thread's */
@@ -9862,6 +10216,7 @@ static void zc__close(zc_cache *c) {
     while (zc__behind_write(c)) {}
     zc__behind_end(c);
     zc__bus_end(c);
+    zc__holds_close(c);
     if (zc__has_store(c) && c->desc.store.close) c->desc.store.close(c->desc.store.user);
     if (c->desc.bus.version && c->desc.bus.close) c->desc.bus.close(c->desc.bus.user);
     zc__atomic_store_rlx(&c->closed, 2u);
@@ -10347,6 +10702,7 @@ static uint64_t zc__system_random(void) {
  *                 log      position 8 -> tags, each a length of 2 bytes and its text; none: all
  *                 tags0,1  XXH3-64 of the path -> position 8
  *                 locks    H -> token 8 | end 8
+ *                 holds    id 8 -> tags, as in log
  *               H: XXH3-128 of the key, 16 bytes, seeded with the identity: any key, empty or long,
  *               is the same to LMDB. A record's key is compared. `end`: wall clock, ms; 0: never.
  *   Versions    Two generations of tags. Writes go to the young one; when that has its share, the
@@ -10446,6 +10802,7 @@ enum {
     ZC__LMDB_TAGS0,
     ZC__LMDB_TAGS1,
     ZC__LMDB_LOCKS,
+    ZC__LMDB_HOLDS,
     ZC__LMDB_DBS
 };
 
@@ -11457,6 +11814,51 @@ static int zc__lmdb_bus_versions(void *user, const zc_bytes *paths, size_t n,
     return rc < 0 ? rc : ZC_OK;
 }
 
+typedef struct zc__lmdb_held {
+    uint64_t id;
+    const zc_bytes *tags;
+    size_t n;
+} zc__lmdb_held;
+
+static int zc__lmdb_hold_step(zc__lmdb_tx *t, void *arg) {
+    const zc__lmdb_held *h = (const zc__lmdb_held *)arg;
+    unsigned char id[8];
+    zc__put_be64(id, h->id);
+    MDB_val key = zc__lmdb_val(id, sizeof id);
+    MDB_val value = zc__lmdb_val(NULL, zc__list_size(h->tags, h->n));
+    if (h->n == 0) return zc__lmdb_rm(t, ZC__LMDB_HOLDS, key);
+    MDB_dbi holds = zc__lmdb_db(t, ZC__LMDB_HOLDS);
+    int rc = zc__lmdb_result(mdb_put(t->txn, holds, &key, &value, MDB_RESERVE));
+    if (rc == ZC_OK) zc__list_write((unsigned char *)value.mv_data, h->tags, h->n);
+    return rc;
+}
+
+static int zc__lmdb_bus_hold(void *user, uint64_t id, const zc_bytes *tags, size_t n) {
+    zc__lmdb_held h = {id, tags, n};
+    return zc__lmdb_write((zc__lmdb *)user, zc__lmdb_hold_step, &h);
+}
+
+static int zc__lmdb_bus_holds(void *user, zc_bus_sink *sink) {
+    zc__lmdb *db = (zc__lmdb *)user;
+    zc__lmdb_rd r;
+    MDB_cursor *c;
+    MDB_val key, list;
+    int rc = zc__lmdb_begin(db, &r);
+    if (rc != ZC_OK) return rc;
+    rc = zc__lmdb_result(mdb_cursor_open(r.txn, db->dbi[ZC__LMDB_HOLDS], &c));
+    if (rc == ZC_OK) {
+        while ((rc = zc__lmdb_result(mdb_cursor_get(c, &key, &list, MDB_NEXT))) == ZC_OK) {
+            if (key.mv_size != 8) rc = ZC_E_CORRUPT;
+            else rc = zc__list_deliver(&db->mem, zc_slice(list.mv_data, list.mv_size),
+                                       zc__get_be64(zc__lmdb_at(&key, 0)), sink);
+            if (rc != ZC_OK) break;
+        }
+        mdb_cursor_close(c);
+    }
+    zc__lmdb_end(&r);
+    return rc == ZC_MISS ? ZC_OK : rc;
+}
+
 /* Something to bring to the file, or to delete. */
 static bool zc__lmdb_has_work(zc__lmdb *db) {
     zc__lmdb_rd r;
@@ -11591,7 +11993,7 @@ static int zc__lmdb_check_boot(zc__lmdb *db) {
 static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn, bool grown) {
     static const char *const names[ZC__LMDB_DBS] = {"zc.records", "zc.uses",  "zc.lru",
                                                     "zc.ends",    "zc.log",   "zc.tags0",
-                                                    "zc.tags1",   "zc.locks"};
+                                                    "zc.tags1",   "zc.locks", "zc.holds"};
     uint64_t meta[ZC__LMDB_META] = {ZC__LMDB_FORMAT_1};
     MDB_dbi unnamed;
     MDB_stat s;
@@ -11793,6 +12195,8 @@ static void zc__lmdb_hooks(zc__lmdb *db, zc_store *store, zc_bus *bus) {
     bus->read = zc__lmdb_bus_read;
     bus->append = zc__lmdb_bus_append;
     bus->versions = zc__lmdb_bus_versions;
+    bus->hold = zc__lmdb_bus_hold;
+    bus->holds = zc__lmdb_bus_holds;
     bus->peek = zc__lmdb_bus_peek;
     bus->beat = zc__lmdb_bus_beat;
     bus->wake = zc__lmdb_bus_wake;
@@ -11856,6 +12260,7 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *                               "\0s" the position when `tags` was begun. When `tags` is full it
  *                               becomes tags2, and the tags2 before it is forgotten: the floor is
  *                               then its "\0s", in O(1)
+ *                 holds         of the first shard. A hash, id in hex -> tags, as in log
  *                 run           where INFO is refused: the digest of a script that was loaded in
  *                               this run of the server
  *                 fence         written by whoever needs to know that it asks the true master
@@ -11905,10 +12310,11 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *               that has not gets another mark. SCRIPT FLUSH, or losing the key, costs a flush.
  *   Permissions of the user, in full: keys ~{prefix}:*, ~{prefix:*}:* with several shards, and
  *               +get +mget +set +del +unlink +pexpire +xadd +xread +xrange +xrevrange +xinfo|stream
- *               +hget +hset +hmget +hlen +rename +multi +exec +eval +evalsha +script|load
- *               +script|exists +zadd +zremrangebyscore +lrange +ltrim +rpush; +select with a
- *               database; with replicas +info +wait; ZC_DURABLE without: +waitaof or +config|get;
- *               in a cluster +asking. +info is no loss: it saves round trips when connecting.
+ *               +hget +hset +hdel +hgetall +hmget +hlen +rename +multi +exec +eval +evalsha
+ *               +script|load +script|exists +zadd +zremrangebyscore +lrange +ltrim +rpush; +select
+ *               with a database; with replicas +info +wait; ZC_DURABLE without: +waitaof or
+ *               +config|get; in a cluster +asking. +info is no loss: it saves round trips when
+ *               connecting.
  *   Protocol    RESP3 where hiredis (1.0) and the server (6) have it, else RESP2. HELLO is the last
  *               of the handshake's commands, so that an older server's refusal costs nothing
  *   TLS         OpenSSL over the socket of hiredis; its handshake has the deadline of ours
@@ -13900,6 +14306,61 @@ static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint6
     return rc;
 }
 
+/* A command on the lists of holds, of the server that is attached. The caller frees q. */
+static int zc__redis_holds_call(zc__redis *r, zc__redis_req *q, zc__redis_log log) {
+    unsigned command = q->ncmds - 1;
+    zc__req_replid(r, q);
+    int rc = zc__redis_bus_rc(zc__redis_call(r, q, 0, log.run));
+    for (unsigned i = 0; i < q->ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q->reply[i]);
+    if (rc == ZC_OK && zc__redis_replid(r, q, command + 1) != log.replid) rc = ZC_RETRY;
+    return rc;
+}
+
+static int zc__redis_hold(void *user, uint64_t id, const zc_bytes *tags, size_t n) {
+    zc__redis *r = (zc__redis *)user;
+    zc__redis_log log = zc__redis_attached(r);
+    zc__redis_req q;
+    zc__buf list;
+    size_t size = zc__list_size(tags, n);
+    if (!log.gen) return ZC_RETRY;
+    memset(&list, 0, sizeof list);
+    if (!zc__buf_reserve(&r->mem, &list, size + 1)) return ZC_E_NOMEM;
+    zc__list_write(list.ptr, tags, n);
+    zc__req_init(r, &q);
+    zc__req_fence(r, &q);
+    if (n) zc__req_cmd(&q, "HSET $holds %x %b", id, list.ptr, size);
+    else zc__req_cmd(&q, "HDEL $holds %x", id);
+    int rc = zc__redis_holds_call(r, &q, log);
+    zc__req_free(&q);
+    zc__buf_free(&r->mem, &list);
+    return rc;
+}
+
+static int zc__redis_holds(void *user, zc_bus_sink *sink) {
+    zc__redis *r = (zc__redis *)user;
+    zc__redis_log log = zc__redis_attached(r);
+    zc__redis_req q;
+    uint64_t id;
+    if (!log.gen) return ZC_RETRY;
+    zc__req_init(r, &q);
+    zc__req_fence(r, &q);
+    zc__req_cmd(&q, "HGETALL $holds");
+    unsigned all = q.ncmds - 1;
+    int rc = zc__redis_holds_call(r, &q, log);
+    const redisReply *got = q.reply[all];
+    bool pairs = zc__redis_is(got, REDIS_REPLY_ARRAY) || zc__redis_is(got, ZC__REDIS_MAP);
+    if (rc == ZC_OK && !pairs) rc = ZC_E_BUS;
+    for (size_t i = 0; rc == ZC_OK && i + 1 < got->elements; i += 2) {
+        const redisReply *name = got->element[i], *list = got->element[i + 1];
+        if (!zc__redis_string(name) || !zc__redis_string(list)) rc = ZC_E_BUS;
+        else if (zc__redis_unhex(name->str, name->len, &id))
+            rc = zc__list_deliver(&r->mem, zc_slice(list->str, list->len), id, sink);
+        if (rc == ZC_E_CORRUPT) rc = ZC_OK; /* none of ours */
+    }
+    zc__req_free(&q);
+    return rc;
+}
+
 /* Answers a monitor that asked under `token`. */
 static int zc__redis_answer(zc__redis *r, const redisReply *token, zc_bytes text) {
     zc__redis_req q;
@@ -14207,6 +14668,8 @@ static void zc__redis_tables(zc__redis *r, zc_store *store, zc_bus *bus) {
         bus->read = zc__redis_read;
         bus->append = zc__redis_append;
         bus->versions = zc__redis_versions;
+        bus->hold = zc__redis_hold;
+        bus->holds = zc__redis_holds;
         bus->beat = zc__redis_beat;
         bus->wake = zc__redis_wake;
         bus->report = zc__redis_report;

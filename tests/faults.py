@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Plants faults in copies of zoocache.h: s_linear must find a history, x_simulate a seed, that shows
-each of them, t_hooks must fail.
+each of them, t_hooks or t_holds must fail.
 
 faults.py DIRECTORY PROGRAM [PART OF A NAME]: builds and runs in DIRECTORY with $CC. The text that a
 fault replaces must be in the header once. The last line is the count."""
@@ -220,7 +220,7 @@ SIMULATION = {
         "if (rc < 0 && reader.log == 1) return zc__bus_fault(c, rc);\n    if (rc <= 0) {",
     ),
     "shards: everything is told to the first log alone": (
-        "if (all && !count) continue;",
+        "if (all && count == marked) continue;",
         "if (all ? !count : log) continue;",
     ),
     "shards: a tag's log is not that of its first segment": (
@@ -281,6 +281,34 @@ HOOKS = {
     "a thread waits for a flight that it runs": ("own = f->runner == zc__self();", "own = false;"),
 }
 
+# t_holds must fail.
+HOLDS = {
+    "a fill does not look for holds": ("fits && !held && !fill->no_store", "fits && !fill->no_store"),
+    "a put does not look for holds": ("if (dead || held || ", "if (dead || "),
+    "a held tag does not hold what is below it": (
+        "for (const zc_tag *t = deps[i]; t; t = t->parent)\n            if (zc__atomic_load_acq(&t->marks)",
+        "for (const zc_tag *t = deps[i]; t; t = NULL)\n            if (zc__atomic_load_acq(&t->marks)",
+    ),
+    "a hold does not invalidate": (
+        "    zc__hold_add(c, h);\n    uint64_t v = zc__trie_stamp(&c->trie, h->nodes.list, h->nodes.n, 0);",
+        "    zc__hold_add(c, h);\n    uint64_t v = 0;",
+    ),
+    "the hold of who has died does not end": ("(id ? h->id != id : now < h->until)", "(id ? h->id != id : own)"),
+    "it ends early": ("h->until = zc__add_sat(zc__mono(&c->clock), lease);", "h->until = lease / 2;"),
+    "its end does not invalidate": (
+        "uint64_t v = zc__trie_stamp(&c->trie, h->nodes.list, h->nodes.n, 0);\n        if (rc == ZC_OK)",
+        "uint64_t v = 0;\n        if (rc == ZC_OK)",
+    ),
+    "a hold ends those of others": (
+        "    for (zc__hold *h = c->bus.holds; h; h = h->next) zc__hold_paint(h, true);\n",
+        "",
+    ),
+    "who attaches does not ask for holds": ("if (c->desc.bus.holds) {", "if (0) {"),
+    "a hold is in no list": ("rc = c->desc.bus.hold(zc__bus_user(c, 0), h->id, h->list, h->n);", "rc = ZC_OK;"),
+    "the lists and the log may be of two attaches": ("if (rc == ZC_OK && b->epoch != epoch) rc = ZC_RETRY;", ""),
+    "what a dead holder has left stays": ("if (rc == ZC_OK) rc = zc__hold_forget(c, h->id);", ""),
+}
+
 
 def plant(changes, directory):
     """A copy of the header with a fault; False: its text is not there once."""
@@ -322,8 +350,13 @@ def found(directory, name):
     return f"in history {min(good) + 1}" if "not linearizable" in ended.stdout and good else None
 
 
-def hung_or_failed(directory, _):
+def failed_check(directory, _):
     """How it ended; None: well."""
+    return "by a check" if subprocess.run([directory / "t_holds"], capture_output=True).returncode else None
+
+
+def hung_or_failed(directory, _):
+    """The same, if it ends."""
     try:
         ended = subprocess.run([directory / "t_hooks"], capture_output=True, timeout=60)
     except subprocess.TimeoutExpired:
@@ -338,6 +371,7 @@ def main():
         "s_linear": (LINEAR | THROUGH | BEHIND, found),
         "x_simulate": (SIMULATION, simulated),
         "t_hooks": (HOOKS, hung_or_failed),
+        "t_holds": (HOLDS, failed_check),
     }
     faults, look = programs[program]
 

@@ -18,6 +18,7 @@
 
 #define LB_ENTRIES 4096
 #define LB_TAGS 4
+#define LB_HOLDS 64
 
 typedef struct lb_entry {
     size_t n; /* 0: everything */
@@ -30,6 +31,8 @@ typedef struct log_hub {
     pthread_cond_t grown;
     uint64_t identity, first, tail; /* entries first + 1 .. tail are there */
     lb_entry entries[LB_ENTRIES];
+    lb_entry holds[LB_HOLDS]; /* n == 0: none */
+    uint64_t hold_ids[LB_HOLDS];
 } log_hub;
 
 typedef struct log_node {
@@ -128,6 +131,12 @@ static inline int lb_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
     return rc;
 }
 
+static inline void lb_entry_set(lb_entry *e, const zc_bytes *tags, size_t n) {
+    e->n = n <= LB_TAGS ? n : 0;
+    for (size_t i = 0; i < e->n; i++)
+        snprintf(e->tags[i], sizeof e->tags[i], "%.*s", (int)tags[i].len, (const char *)tags[i].ptr);
+}
+
 static inline int lb_append(void *user, const zc_bytes *tags, size_t n, bool durable,
                             uint64_t position, zc_bus_sink *sink) {
     log_node *b = (log_node *)user;
@@ -139,15 +148,43 @@ static inline int lb_append(void *user, const zc_bytes *tags, size_t n, bool dur
              : b->attached != h->identity     ? ZC_RETRY
                                               : ZC_OK;
     if (rc == ZC_OK) {
-        lb_entry *e = &h->entries[++h->tail % LB_ENTRIES];
-        e->n = n <= LB_TAGS ? n : 0;
-        for (size_t i = 0; i < e->n; i++)
-            snprintf(e->tags[i], sizeof e->tags[i], "%.*s", (int)tags[i].len,
-                     (const char *)tags[i].ptr);
+        lb_entry_set(&h->entries[++h->tail % LB_ENTRIES], tags, n);
         pthread_cond_broadcast(&h->grown);
         rc = b->down ? lb_fails(b) : lb_give(b, position, sink);
     }
     pthread_mutex_unlock(&h->lock);
+    return rc;
+}
+
+static inline int lb_hold(void *user, uint64_t id, const zc_bytes *tags, size_t n) {
+    log_node *b = (log_node *)user;
+    log_hub *h = b->hub;
+    pthread_mutex_lock(&h->lock);
+    int rc = b->down ? lb_fails(b) : b->attached != h->identity ? ZC_RETRY : ZC_OK;
+    unsigned i = 0;
+    while (i < LB_HOLDS - 1 && h->hold_ids[i] != id) i++;
+    if (h->hold_ids[i] != id)
+        for (i = 0; i < LB_HOLDS - 1 && h->hold_ids[i];) i++;
+    if (rc == ZC_OK) {
+        lb_entry_set(&h->holds[i], tags, n);
+        h->hold_ids[i] = n ? id : 0;
+    }
+    pthread_mutex_unlock(&h->lock);
+    return rc;
+}
+
+static inline int lb_holds(void *user, zc_bus_sink *sink) {
+    log_node *b = (log_node *)user;
+    int rc = b->down ? lb_fails(b) : ZC_OK;
+    for (unsigned i = 0; i < LB_HOLDS && rc == ZC_OK; i++) {
+        zc_bytes tags[LB_TAGS];
+        pthread_mutex_lock(&b->hub->lock);
+        lb_entry e = b->hub->holds[i];
+        uint64_t id = b->hub->hold_ids[i];
+        pthread_mutex_unlock(&b->hub->lock);
+        for (size_t k = 0; k < e.n; k++) tags[k] = zc_str(e.tags[k]);
+        if (id) rc = zc_bus_entry(sink, id, tags, e.n);
+    }
     return rc;
 }
 
@@ -167,7 +204,7 @@ static inline int lb_versions(void *user, const zc_bytes *paths, size_t n, uint6
             if (hit) positions[i] = p;
         }
     }
-    int rc = b->down ? lb_fails(b) : ZC_OK;
+    int rc = b->down ? lb_fails(b) : b->attached != h->identity ? ZC_RETRY : ZC_OK;
     pthread_mutex_unlock(&h->lock);
     return rc;
 }
@@ -208,7 +245,8 @@ static inline void lb_down(log_node *b, bool down) {
 static inline zc_bus lb_hook(log_node *b, bool peeks) {
     zc_bus bus = {.version = 1, .attach = lb_attach, .read = lb_read, .append = lb_append,
                   .versions = lb_versions, .peek = peeks ? lb_peek : NULL, .beat = lb_beat,
-                  .wake = lb_wake, .forked = lb_forked, .close = lb_close, .user = b};
+                  .wake = lb_wake, .forked = lb_forked, .close = lb_close, .user = b,
+                  .hold = lb_hold, .holds = lb_holds};
     return bus;
 }
 

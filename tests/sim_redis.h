@@ -465,11 +465,39 @@ static inline void sr_exec_hmget(sr_db *db, const sr_cmd *c, sr_out *o) {
     }
 }
 
+/* The fields of `holds`, each kept as a string whose key is the hash's, a space, and the field. */
+static inline void sr_exec_holds(sr_db *db, uint64_t now, const sr_cmd *c, sr_out *o) {
+    char key[256];
+    size_t klen = c->len[1] + 1, fields = 0;
+    int n = snprintf(key, sizeof key, "%s %s", c->arg[1], c->argc > 2 ? c->arg[2] : "");
+    if (n < 0 || (size_t)n >= sizeof key) abort();
+    if (sr_is(c, 0, "HSET")) {
+        sr_set(db, now, key, (size_t)n, c->arg[3], c->len[3], UINT64_MAX);
+        sr_int(o, 1);
+        return;
+    }
+    if (sr_is(c, 0, "HDEL")) {
+        sr_int(o, sr_unlink(db, now, key, (size_t)n));
+        return;
+    }
+    for (int pass = 0; pass < 2; pass++) {
+        if (pass) sr_array(o, 2 * fields);
+        for (size_t i = 0; i < db->n; i++) {
+            const sr_string *s = db->strings[i];
+            if (s->klen <= klen || memcmp(s->bytes, key, klen) != 0) continue;
+            fields += pass == 0;
+            if (!pass) continue;
+            sr_bulk(o, s->bytes + klen, s->klen - klen);
+            sr_bulk(o, s->bytes + s->klen, s->vlen);
+        }
+    }
+}
+
 /* Does it write? Then replicas get it, and a master without its replicas refuses it. */
 static inline bool sr_writes(const sr_cmd *c) {
     static const char *const words[] = {"SET",     "UNLINK",   "PEXPIRE", "EVAL",
                                         "EVALSHA", "FLUSHALL", "DEL",     "XTRIM",
-                                        "XDEL"};
+                                        "XDEL",    "HSET",     "HDEL"};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         if (sr_is(c, 0, words[i])) return true;
     return false;
@@ -500,6 +528,8 @@ static inline void sr_exec(sr_db *db, uint64_t now, const sr_cmd *c, zc__redis_s
         sr_string_free(s);
     } else if (sr_is(c, 0, "HMGET")) {
         sr_exec_hmget(db, c, o);
+    } else if (sr_is(c, 0, "HSET") || sr_is(c, 0, "HDEL") || sr_is(c, 0, "HGETALL")) {
+        sr_exec_holds(db, now, c, o);
     } else if (sr_is(c, 0, "XREAD") && sr_is(c, 3, "STREAMS")) { /* XREAD COUNT n STREAMS key id */
         sr_range(sr_log_of(db, c->arg[4]), c->arg[5], true, "+", sr_num(c->arg[2]), o);
     } else if (sr_is(c, 0, "XRANGE")) { /* XRANGE key from to [COUNT n] */

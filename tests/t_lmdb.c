@@ -562,6 +562,45 @@ TEST(read_waits_and_wakes) {
 
 /* ---- locks of the fleet ---- */
 
+typedef struct lists {
+    unsigned n;
+    uint64_t ids;  /* the sum */
+    size_t tags;
+    int rc;
+} lists;
+
+static int take_list(void *user, uint64_t id, const zc_bytes *tags, size_t n) {
+    lists *l = (lists *)user;
+    l->n++;
+    l->ids += id;
+    l->tags += n;
+    CHECK(n > 0 && tags[0].len == 4 && memcmp(tags[0].ptr, "mark", 4) == 0);
+    return l->rc;
+}
+
+TEST(holds_are_kept_beside_the_log) {
+    fixture f;
+    if (!start(&f, 0)) return;
+    lists l = {0, 0, 0, ZC_OK};
+    zc_bus_sink sink = {take_list, &l, 0};
+    zc_bytes list[2] = {zc_str("mark"), zc_str("t:1")};
+    CHECK_EQ(f.b.holds(f.b.user, &sink), ZC_OK);
+    CHECK_EQ(f.b.hold(f.b.user, 7, list, 2), ZC_OK);
+    CHECK_EQ(f.b.hold(f.b.user, UINT64_C(1) << 60, list, 1), ZC_OK);
+    shut(&f);
+    CHECK_EQ(again(&f), ZC_OK);
+    CHECK_EQ(f.b.holds(f.b.user, &sink), ZC_OK);
+    CHECK_EQ(l.n, 2);
+    CHECK_EQ(l.ids, 7 + (UINT64_C(1) << 60));
+    CHECK_EQ(l.tags, 3);
+    CHECK_EQ(f.b.hold(f.b.user, 7, NULL, 0), ZC_OK);
+    CHECK_EQ(f.b.hold(f.b.user, 7, NULL, 0), ZC_OK); /* was gone */
+    l = (lists){0, 0, 0, ZC_E_NOMEM};
+    CHECK_EQ(f.b.holds(f.b.user, &sink), ZC_E_NOMEM);
+    CHECK_EQ(l.n, 1);
+    stop(&f);
+}
+
 TEST(locks_are_held_renewed_lost_and_swept) {
     fixture f;
     uint64_t a = 0, b = 0, c = 0;

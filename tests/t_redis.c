@@ -56,6 +56,11 @@ static int hear(void *user, uint64_t position, const zc_bytes *tags, size_t coun
     snprintf(n->tags + used, sizeof n->tags - used, ";");
     return ZC_OK;
 }
+/* The same for lists whose ids follow no order. */
+static int hear_any(void *user, uint64_t position, const zc_bytes *tags, size_t count) {
+    ((node *)user)->at = position - 1;
+    return hear(user, position, tags, count);
+}
 static zc_bus_sink sink_of(node *n) {
     zc_bus_sink s = {hear, n, 0};
     n->given = n->all = 0;
@@ -1096,12 +1101,92 @@ TEST(without_info_replicas_cannot_be_proven) {
     rs_stop(&s);
 }
 
+/* A hold's list is there for who attaches, until it is forgotten, and says of which server it is. */
+TEST(holds_are_kept_beside_the_log) {
+    redis_server s;
+    node a, b;
+    REQUIRE(rs_start(&s, NULL) && node_open(&a, s.url) && node_open(&b, s.url));
+    zc_bytes list[2] = {zc_str("mark"), zc_str("t:1")};
+    CHECK_EQ(a.bus.hold(a.bus.user, 1, list, 2), ZC_RETRY); /* not attached */
+    CHECK_EQ(a.bus.holds(a.bus.user, NULL), ZC_RETRY);
+    REQUIRE(attach(&a) == ZC_OK && attach(&b) == ZC_OK);
+    zc_bus_sink sink = sink_of(&b);
+    CHECK_EQ(b.bus.holds(b.bus.user, &sink), ZC_OK);
+    CHECK_EQ(b.given, 0);
+    CHECK_EQ(a.bus.hold(a.bus.user, 1, list, 2), ZC_OK);
+    CHECK_EQ(a.bus.hold(a.bus.user, UINT64_C(0xfedcba9876543210), list, 1), ZC_OK);
+    rs_say(&s, "HSET", "{zoocache}:holds", "nobody's", "x", NULL); /* skipped, as is the next */
+    rs_say(&s, "HSET", "{zoocache}:holds", "0000000000000003", "x", NULL);
+    sink = sink_of(&b);
+    sink.entry = hear_any;
+    CHECK_EQ(b.bus.holds(b.bus.user, &sink), ZC_OK);
+    CHECK_EQ(b.given, 2);
+    CHECK(strstr(b.tags, "mark,t:1;") && strstr(b.tags, "mark;"));
+    CHECK_EQ(a.bus.hold(a.bus.user, 1, NULL, 0), ZC_OK);
+    CHECK_EQ(a.bus.hold(a.bus.user, 1, NULL, 0), ZC_OK); /* was gone */
+    sink = sink_of(&b);
+    sink.entry = hear_any;
+    CHECK_EQ(b.bus.holds(b.bus.user, &sink), ZC_OK);
+    CHECK_EQ(b.given, 1);
+    rs_say(&s, "SET", "{zoocache}:holds", "of another type", NULL);
+    CHECK_EQ(b.bus.holds(b.bus.user, &sink), ZC_RETRY);
+    rs_kill(&s);
+    CHECK(a.bus.hold(a.bus.user, 2, list, 2) < 0);
+    REQUIRE(rs_again(&s));
+    int rc;
+    while ((rc = a.bus.hold(a.bus.user, 2, list, 2)) == ZC_E_BUS) usleep(1000);
+    CHECK_EQ(rc, ZC_RETRY); /* of another run */
+    node_close(&a);
+    node_close(&b);
+    rs_stop(&s);
+}
+
+/* Caches on several logs: a hold is in each that has one of its tags. */
+TEST(a_hold_spreads_over_the_shards) {
+    redis_server s;
+    zc_cache *c[3];
+    uint64_t id;
+    REQUIRE(rs_start(&s, NULL));
+    zc_bytes tags[6] = {zc_str("a:1"), zc_str("b"), zc_str("c"), zc_str("d"), zc_str("e:2"), zc_str("f")};
+    for (int i = 0; i < 3; i++) {
+        zc_redis_desc rd = {.url = s.url, .log_shards = 3, .tls_ca = rs_tls_file("all.pem"),
+                            .timeout = 30 * ZC_SECOND};
+        zc_desc d = {.no_thread = true, .max_staleness = 3600 * ZC_SECOND};
+        REQUIRE(zc_redis_open(&rd, &d.store, &d.bus) == ZC_OK && zc_open(&d, &c[i]) == ZC_OK);
+        if (i == 1) CHECK_EQ(zc_hold(c[0], tags, 6, 600 * ZC_SECOND, &id), ZC_OK);
+    }
+    for (int i = 0; i < 3; i++) { /* the holder, who has heard it, and who has read the list */
+        while (zc_poll(c[i], 1000) == ZC_MORE) {}
+        for (int t = 0; t < 6; t++) {
+            zc_put_opts o = {.deps = &tags[t], .ndeps = 1};
+            CHECK_EQ(zc_put(c[i], tags[t], zc_str("v"), &o), ZC_REFUSED);
+        }
+    }
+    CHECK_EQ(zc_hold_end(c[0], id), ZC_OK);
+    for (int i = 0; i < 3; i++) {
+        while (zc_poll(c[i], 1000) == ZC_MORE) {}
+        CHECK_EQ(c[i]->bus.nholds, 0);
+        for (int t = 0; t < 6; t++) {
+            zc_put_opts o = {.deps = &tags[t], .ndeps = 1};
+            CHECK_EQ(zc_put(c[i], tags[t], zc_str("v"), &o), ZC_OK);
+        }
+    }
+    CHECK_STR(rs_say(&s, "EXISTS", "{zoocache}:holds", NULL), "0");
+    for (int i = 0; i < 3; i++) zc_close(c[i]);
+    rs_stop(&s);
+}
+
 /* The permissions that >>redis lists. */
 static const char *const permissions[] = {
     "+get", "+mget", "+set", "+del", "+unlink", "+pexpire", "+xadd", "+xread", "+xrange",
-    "+xrevrange", "+xinfo|stream", "+hget", "+hset", "+hmget", "+hlen", "+rename", "+multi",
-    "+exec", "+eval", "+evalsha", "+script|load", "+script|exists", "+zadd", "+zremrangebyscore",
+    "+xrevrange", "+xinfo|stream", "+hget", "+hset", "+hdel", "+hgetall", "+hmget", "+hlen",
+    "+rename", "+multi", "+exec", "+eval", "+evalsha", "+script|load", "+script|exists", "+zadd", "+zremrangebyscore",
     "+lrange", "+ltrim", "+rpush"};
+
+static int no_entry(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
+    (void)user, (void)position, (void)tags, (void)n;
+    return ZC_E_CORRUPT;
+}
 
 /* Everything that a node may ask for, with these but one. Counts what was not granted. */
 static unsigned exercise(redis_server *s, const char *url, size_t without) {
@@ -1132,6 +1217,10 @@ static unsigned exercise(redis_server *s, const char *url, size_t without) {
     bad += listen_for(&n, 0) != ZC_OK;
     bad += n.bus.versions(n.bus.user, &p, 1, &v) != ZC_OK;
     bad += n.bus.beat(n.bus.user, zc_str("text")) != ZC_OK;
+    zc_bus_sink none = {no_entry, NULL, 0};
+    bad += n.bus.hold(n.bus.user, 1, &p, 1) != ZC_OK;
+    bad += n.bus.hold(n.bus.user, 1, NULL, 0) != ZC_OK;
+    bad += n.bus.holds(n.bus.user, &none) != ZC_OK;
     bad += put(&n, "k", "v", 0) != ZC_OK;
     bad += get_rc(&n, "k") != ZC_OK;
     zc__mem mem = {.hook = zct_allocator(&n.mem)};
