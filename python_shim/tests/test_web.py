@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -212,6 +213,16 @@ def test_without_its_package_it_says_which_extra(cache):
     assert "pip install 'zoocache[web]'" in done.stderr
 
 
+def test_the_nodes_of_a_bus(cache, tmp_path):
+    assert asked(web.app(cache), "/nodes").json() == []
+    redis = Redis(tmp_path)
+    with Cache(bus_url=redis.url, prefix="a") as one, Cache(bus_url=redis.url, prefix="a"):
+        app = web.app(one)
+        until(lambda: len(asked(app, "/nodes").json()) == 2)
+        assert {node["status"] for node in asked(app, "/nodes").json()} == {"ok"}
+    redis.stop()
+
+
 # ---- mounted -------------------------------------------------------------------------------------------
 
 
@@ -331,12 +342,15 @@ def test_the_page_shows_storage_and_bus(serve, opened, tmp_path):
     with Cache(storage_url=redis.url, bus_url=redis.url, max_staleness=1, breaker_failures=1) as cache:
         page = opened(serve(web.app(cache)), color_scheme="dark")
         shows(page, "#checks", "all heard")
+        shows(page, "#nodes", f":{os.getpid()}")
+        assert page.is_visible("#fleet")
         shows(page, "#checks", "closed")
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 22, 21)"
         redis.stop()
         cache.get("k")
         shows(page, "#checks", "open")
         shows(page, "#status", "degraded")
+        assert asked(web.app(cache), "/nodes").status_code == 503
         assert width(page) == 390
 
 

@@ -20,8 +20,8 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _many
     _cache  presets  _types
     _default
-    _zoocache  testing
-    core  _pytest  compat  contrib  monitor  _terminal
+    _zoocache  testing  monitor
+    core  _pytest  compat  contrib  _terminal
     doctor  tui
     cli
     __main__

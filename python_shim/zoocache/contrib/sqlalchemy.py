@@ -51,8 +51,10 @@ from zoocache._functions import Function
 from zoocache._keys import Unkeyable, freeze
 from zoocache._table import Fill, Rules, deepcopy
 from zoocache.context import ACTIVE, CURRENT, TRANSACTION
+from zoocache.contrib._sql import ROOT as _ROOT
 from zoocache.contrib._sql import belongs
-from zoocache.scopes import segment
+from zoocache.contrib._sql import text as _text
+from zoocache.contrib._sql import whole as _whole
 
 try:
     from sqlalchemy import (
@@ -94,7 +96,6 @@ if TYPE_CHECKING:
 
 __all__ = ["row", "table", "track", "whole"]
 
-_ROOT = "sql"
 _WRITES = re.compile(r"\b(INSERT|UPDATE|DELETE|MERGE|REPLACE|TRUNCATE|COPY|CALL|EXEC|EXECUTE|DO|ALTER|DROP)\b", re.I)
 _WORD = re.compile(r"\w+")
 _QUIET = {None, "NO ACTION", "RESTRICT"}  # what a foreign key may say without changing rows
@@ -129,17 +130,7 @@ def row(of: Any, *key: Any) -> str:
 
 
 def _named(base: Table) -> str:
-    return f"{_ROOT}:{segment('table', base.fullname)}"
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, (date, datetime, time, Decimal)):
-        value = str(value)
-    elif isinstance(value, bytes):
-        value = value.hex()
-    elif not isinstance(value, (str, int, UUID)) or isinstance(value, bool):
-        raise TypeError(f"a value of a primary key cannot be {type(value).__name__}")
-    return "%" if value == "" else segment("row", value)
+    return _whole(base.fullname)
 
 
 def _base(of: Any) -> Table:

@@ -9,6 +9,7 @@
     /explain   ?function=profile&args=[42]&kwargs={} says what explain() does, of each function of this name;
                ?key=motd of the value under a key; also of a function's, as its key() gives it
     /state     what the page shows, as JSON
+    /nodes     the nodes of its Redis bus, as zoocache.monitor has them
     /grafana   a dashboard for Grafana, of what /metrics of all processes has: to be imported there
 
 It only reads: nothing that it is asked changes the cache. It shows no value, no argument and no key; of a tag the first
@@ -37,6 +38,7 @@ from zoocache import _default
 from zoocache._explain import Explanation, explain, own
 from zoocache._functions import Function
 from zoocache.context import tags_of
+from zoocache.monitor import Board, ratio
 from zoocache.telemetry.eventlog import blinded
 
 try:
@@ -149,21 +151,21 @@ class _App:
         elif path == "/health":
             health = _default.health() if self.given is None else self.given.health()
             await _send_json(send, scope, 503 if health.status == "down" else 200, health.as_dict())
-        elif path in ("/metrics", "/state", "/explain"):
+        elif path in ("/metrics", "/state", "/nodes", "/explain"):
             cache = _default.cache() if self.given is None else self.given
             watch = self.watch(cache)
             if path == "/metrics":
                 await watch.metrics(scope, receive, send)
             elif path == "/state":
                 await _send_json(send, scope, 200, await asyncio.to_thread(_state, cache, watch))
+            elif path == "/nodes":
+                await _send_json(send, scope, *await asyncio.to_thread(_nodes, cache))
             else:
                 query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
                 given = {name: values[-1] for name, values in query.items()}
                 await _send_json(send, scope, *await asyncio.to_thread(_explained, cache, given))
         else:
-            await _send(
-                send, scope, 404, b"text/plain", b"there are /, /health, /metrics, /explain, /state and /grafana"
-            )
+            await _send(send, scope, 404, b"text/plain", b"see zoocache.contrib.web for what there is")
 
 
 async def _send(send: Any, scope: Any, status: int, kind: bytes, body: bytes, *more: tuple[bytes, bytes]) -> None:
@@ -237,6 +239,24 @@ def _tags(cache: Cache) -> list[dict[str, Any]]:
 def _tag(tag: str) -> str:
     """A tag, without what may be a secret."""
     return blinded(tag) if ":" in tag else tag
+
+
+def _nodes(cache: Cache) -> tuple[int, Any]:
+    """The status, and what the nodes of the fleet tell of themselves; none, if there is no bus in Redis."""
+    shared = cache.shared
+    url = None if shared is None else shared.settings.options["bus"]
+    if shared is None or not url:
+        return 200, []
+    tls = {name: shared.settings.options[name] for name in ("tls_ca", "tls_cert", "tls_key")}
+    try:
+        with Board(url, cache.prefix, **tls) as board:
+            nodes = board.nodes()
+    except OSError:
+        return 503, {"error": "Redis does not answer"}
+    return 200, [
+        {"name": node.name, "status": node.status, "age": node.age, "ratio": ratio(node.stats), "stats": node.stats}
+        for node in nodes
+    ]
 
 
 # ---- why something is not served ---------------------------------------------------------------------
