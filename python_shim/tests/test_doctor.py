@@ -127,7 +127,7 @@ def test_a_disk_that_cannot_be_written(redis):
 
 @pytest.mark.slow
 def test_replicas_without_a_fence(redis):
-    master = redis()
+    master = redis("--repl-diskless-sync-delay", "0")
     replica = redis("--replicaof", "127.0.0.1", str(master.port))
     with Board(master.url, "p") as board:
         until(lambda: b"state=online" in board.call(["INFO", "replication"])[0])

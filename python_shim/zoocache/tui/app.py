@@ -183,14 +183,14 @@ class ZooCacheCLI(App[None]):
 
     def _show_said(self, said: list[Said]) -> None:
         names = labels(self.nodes)
-        log = self.query_one("#log", RichLog)
-        if len(said) > _LINES:
-            log.write(f"          {len(said) - _LINES} more")
+        lines = [f"          {len(said) - _LINES} more"] if len(said) > _LINES else []
         for each in said[-_LINES:]:
             tags = [plain(tag) for tag in each.tags[:5]] or ["everything"]
             more = f" and {len(each.tags) - 5} more" if len(each.tags) > 5 else ""
             at = time.strftime("%H:%M:%S", time.localtime(each.at))
-            log.write(f"{at}  {', '.join(tags)}{more}   by {plain(names.get(each.node, each.node), 30)}")
+            lines.append(f"{at}  {', '.join(tags)}{more}   by {plain(names.get(each.node, each.node), 30)}")
+        if lines:
+            self.query_one("#log", RichLog).write("\n".join(lines))
 
     # ---- commands ----------------------------------------------------------------------------------
 
