@@ -82,9 +82,12 @@ class Postgres:
         if self.as_user:
             shutil.chown(self.directory, "postgres", "postgres")
         self.data = os.path.join(self.directory, "data")
-        self.run("initdb", "-D", self.data, "-U", "test", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        self.make()
         self.process = None
         self.start()
+
+    def make(self):
+        self.run("initdb", "-D", self.data, "-U", "test", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 
     @property
     def dsn(self):
@@ -131,6 +134,17 @@ class Postgres:
     def close(self):
         self.stop()
         shutil.rmtree(self.directory)
+
+
+class Standby(Postgres):
+    """A replica of another server."""
+
+    def __init__(self, primary):
+        self.primary = primary
+        super().__init__()
+
+    def make(self):
+        self.run("pg_basebackup", "-D", self.data, "-R", "-d", self.primary.dsn, "-c", "fast", "--no-sync")
 
 
 def certificate(directory, names):

@@ -405,8 +405,9 @@ def select(asked: _Cached) -> Any:
 class _Watch:
     """A session's transaction, and its savepoints, as blocks of the cache's."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, lag: float) -> None:
         self.cache = cache
+        self.lag = lag
         self.blocks: list[tuple[SessionTransaction | None, Transaction]] = []
         self.committed: SessionTransaction | None = None
         self.connections: list[Connection] = []
@@ -417,6 +418,8 @@ class _Watch:
         """A block begins: a savepoint of the one before; or the first, which the session commits by itself."""
         block = self.cache.transaction()
         block.enter(self.blocks[-1][1] if self.blocks else None)
+        if self.lag and block.begin is not None:
+            block.begin = min(block.begin, self.cache.begin_ago(self.lag))
         self.blocks.append((of, block))
 
     def leave(self, well: bool) -> None:
@@ -529,8 +532,9 @@ def _rows_of(state: Any, gone: bool) -> set[str]:
 class _Tracker:
     """The listeners of one kind of session."""
 
-    def __init__(self, cache: Cache | None) -> None:
+    def __init__(self, cache: Cache | None, lag: float) -> None:
         self.given = cache
+        self.lag = duration("lag", lag)
         self.watches: WeakKeyDictionary[Session, _Watch] = WeakKeyDictionary()
         self.selects = Function(select, "sqlalchemy", lambda asked: asked.tags, None, cache, Rules(on_error="retry"))
         self.selects.method = True  # a key may have a database that is gone
@@ -552,7 +556,7 @@ class _Tracker:
         found = self.watches.get(session)
         if found is None:
             cache = _default.cache() if self.given is None else self.given
-            found = self.watches[session] = _Watch(cache)
+            found = self.watches[session] = _Watch(cache, self.lag)
         return found
 
     def after_transaction_create(self, session: Session, transaction: SessionTransaction) -> None:
@@ -629,11 +633,13 @@ def _executed(state: ORMExecuteState, connection: _Cached) -> Result[Any]:
     return compiling.orm_execute_statement(session, statement, state.parameters, options, bound, connection)  # type: ignore[no-any-return]
 
 
-def track(sessions: Any, *, cache: Cache | None = None) -> Any:
+def track(sessions: Any, *, cache: Cache | None = None, lag: float = 0.0) -> Any:
     """From now on what these sessions commit is invalidated, in the cache or the default one. Returns what was given.
 
     sessions: a session, or what makes them: a sessionmaker, scoped_session, async_sessionmaker,
     async_scoped_session, a subclass of Session, or one of AsyncSession that has a sync_session_class of its own.
+    lag: they read a replica, which may be so many seconds behind: what may have been invalidated since then is
+    returned, not stored.
     """
     target = sessions
     if isinstance(target, (scoped_session, async_scoped_session)):
@@ -651,5 +657,5 @@ def track(sessions: Any, *, cache: Cache | None = None) -> Any:
     kind = target if isinstance(target, type) else type(target)
     if not issubclass(kind, (Session, sessionmaker)):
         raise TypeError(f"track() takes sessions or what makes them, not {type(sessions).__name__}")
-    _Tracker(cache).listen(target)
+    _Tracker(cache, lag).listen(target)
     return sessions
