@@ -390,6 +390,24 @@ def test_its_own_writes_and_those_of_others(make, count):
         assert names(other)[-1] == "mine"
 
 
+def test_a_savepoint_in_another_context(make):
+    """It has written what its transaction has, and is as old, whatever the context knows."""
+    apart = contextvars.Context
+    with make() as mine:
+        names(mine)
+        apart().run(mine.execute, update(User).values(name="mine"))
+        apart().run(mine.begin_nested)
+        assert {*apart().run(names, mine)} == {"mine"}
+    with make() as old, make() as new:
+        apart().run(old.execute, select(Post)).all()
+        new.execute(update(User).values(name="new"))
+        new.commit()
+        apart().run(old.begin_nested)
+        assert apart().run(names, old)[0] == "Ada", "as its snapshot has it"
+    with make() as session:
+        assert names(session)[0] == "new"
+
+
 def test_a_snapshot_is_not_stored(make):
     with make() as old, make() as new:
         old.execute(select(Post)).all()  # its snapshot

@@ -74,7 +74,7 @@ class Transaction:
         while found is not None:
             if found.cache is self.cache and not found.over:
                 yield found
-            found = found.outer
+            found = found.parent or found.outer
 
     # ---- the block -----------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class Transaction:
         self._entered = True
         self.parent = parent
         self.outer = TRANSACTION.get()
-        around = transaction_of(self.cache)
+        around = parent or transaction_of(self.cache)
         if around is not None and around.begin is not None:
             self.begin = around.begin
         elif self.snapshot:
