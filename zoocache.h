@@ -8140,7 +8140,6 @@ static void zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc_bytes
 
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <openssl/kdf.h>
 #include <openssl/rand.h>
 
 #define ZC__SEAL_MAGIC "ZCS1"
@@ -8188,25 +8187,44 @@ typedef struct zc__seal {
 
 /* ---- keys ---- */
 
-/* HKDF-SHA256 without salt; info: what it is for, and two parts, the first with its length. */
+/* SHA-256 that has taken HMAC's first block: the key with each byte changed by `pad` (RFC 2104). */
+static EVP_MD_CTX *zc__hmac_begin(const unsigned char *key, unsigned char pad) {
+    unsigned char block[64];
+    memset(block, pad, sizeof block);
+    for (unsigned i = 0; i < ZC_SEAL_KEY; i++) block[i] ^= key[i];
+    EVP_MD_CTX *c = EVP_MD_CTX_new();
+    bool ok = c && EVP_DigestInit_ex(c, EVP_sha256(), NULL) > 0 &&
+              EVP_DigestUpdate(c, block, sizeof block) > 0;
+    OPENSSL_cleanse(block, sizeof block);
+    if (ok) return c;
+    EVP_MD_CTX_free(c);
+    return NULL;
+}
+
+/* HMAC-SHA256 of n parts, one after the other. */
+static bool zc__hmac(const unsigned char *key, const zc_bytes *parts, size_t n,
+                     unsigned char *out) {
+    EVP_MD_CTX *inner = zc__hmac_begin(key, 0x36), *outer = zc__hmac_begin(key, 0x5c);
+    bool ok = inner && outer;
+    for (size_t i = 0; i < n && ok; i++)
+        ok = !parts[i].len || EVP_DigestUpdate(inner, parts[i].ptr, parts[i].len) > 0;
+    ok = ok && EVP_DigestFinal_ex(inner, out, NULL) > 0 &&
+         EVP_DigestUpdate(outer, out, ZC_SEAL_KEY) > 0 && EVP_DigestFinal_ex(outer, out, NULL) > 0;
+    EVP_MD_CTX_free(inner);
+    EVP_MD_CTX_free(outer);
+    return ok;
+}
+
+/* HKDF-SHA256 without salt, its first block; info: what it is for, and two parts, the first with
+ * its length. */
 static bool zc__seal_derive(const unsigned char *key, const char *purpose, zc_bytes prefix,
-                            zc_bytes scope, unsigned char *out, size_t len) {
-    unsigned char size[8];
+                            zc_bytes scope, unsigned char *out) {
+    unsigned char none[ZC_SEAL_KEY] = {0}, extracted[ZC_SEAL_KEY], size[8], one = 1;
     zc__put_le(size, prefix.len, 8);
-    EVP_PKEY_CTX *k = EVP_PKEY_CTX_new_id(EVP_PKEY_HKDF, NULL);
-    bool ok = k && prefix.len <= 1024 && EVP_PKEY_derive_init(k) > 0 &&
-              EVP_PKEY_CTX_set_hkdf_md(k, EVP_sha256()) > 0 &&
-              EVP_PKEY_CTX_set1_hkdf_key(k, key, (int)ZC_SEAL_KEY) > 0 &&
-              EVP_PKEY_CTX_add1_hkdf_info(k, (const unsigned char *)purpose,
-                                          (int)strlen(purpose)) > 0 &&
-              EVP_PKEY_CTX_add1_hkdf_info(k, size, 8) > 0;
-    if (ok && prefix.len)
-        ok = EVP_PKEY_CTX_add1_hkdf_info(k, (const unsigned char *)prefix.ptr,
-                                         (int)prefix.len) > 0;
-    if (ok && scope.len)
-        ok = EVP_PKEY_CTX_add1_hkdf_info(k, (const unsigned char *)scope.ptr, (int)scope.len) > 0;
-    ok = ok && EVP_PKEY_derive(k, out, &len) > 0;
-    EVP_PKEY_CTX_free(k);
+    zc_bytes whole = zc_slice(key, ZC_SEAL_KEY);
+    zc_bytes info[] = {zc_str(purpose), zc_slice(size, 8), prefix, scope, zc_slice(&one, 1)};
+    bool ok = zc__hmac(none, &whole, 1, extracted) && zc__hmac(extracted, info, 5, out);
+    OPENSSL_cleanse(extracted, sizeof extracted);
     return ok;
 }
 
@@ -8272,7 +8290,7 @@ static const unsigned char *zc__seal_scope_key(const zc__seal *s, zc__seal_conte
         (!scope.len || memcmp(k->name, scope.ptr, scope.len) == 0))
         return k->key;
     k->known = false;
-    if (!zc__seal_derive(s->ring[ring].key, "zoocache seal", prefix, scope, k->key, ZC_SEAL_KEY))
+    if (!zc__seal_derive(s->ring[ring].key, "zoocache seal", prefix, scope, k->key))
         return NULL;
     k->known = fits;
     k->ring = ring;
@@ -8414,27 +8432,14 @@ static void zc__seal_close(void *user) {
     OPENSSL_clear_free(s, sizeof *s);
 }
 
-/* SHA-256 that has taken HMAC's first block: the key with each byte changed by `pad` (RFC 2104). */
-static EVP_MD_CTX *zc__hmac_begin(const unsigned char *key, unsigned char pad) {
-    unsigned char block[64];
-    memset(block, pad, sizeof block);
-    for (unsigned i = 0; i < ZC_SEAL_KEY; i++) block[i] ^= key[i];
-    EVP_MD_CTX *c = EVP_MD_CTX_new();
-    bool ok = c && EVP_DigestInit_ex(c, EVP_sha256(), NULL) > 0 &&
-              EVP_DigestUpdate(c, block, sizeof block) > 0;
-    OPENSSL_cleanse(block, sizeof block);
-    if (ok) return c;
-    EVP_MD_CTX_free(c);
-    return NULL;
-}
-
 static bool zc__seal_ring_add(zc__seal *s, zc_bytes key) {
-    unsigned char names[ZC_SEAL_KEY];
+    unsigned char id[ZC_SEAL_KEY], names[ZC_SEAL_KEY];
     zc__seal_ring *r = &s->ring[s->nkeys++];
     zc_bytes none = zc_slice("", 0), prefix = zc_slice(s->prefix, s->prefix_len);
     memcpy(r->key, key.ptr, ZC_SEAL_KEY);
-    bool ok = zc__seal_derive(r->key, "zoocache id", none, none, r->id, ZC__SEAL_ID) &&
-              zc__seal_derive(r->key, "zoocache names", prefix, none, names, sizeof names);
+    bool ok = zc__seal_derive(r->key, "zoocache id", none, none, id) &&
+              zc__seal_derive(r->key, "zoocache names", prefix, none, names);
+    if (ok) memcpy(r->id, id, ZC__SEAL_ID);
     if (ok) r->inner = zc__hmac_begin(names, 0x36);
     if (ok) r->outer = zc__hmac_begin(names, 0x5c);
     OPENSSL_cleanse(names, sizeof names);

@@ -5,8 +5,9 @@
 
     CFLAGS="-fsanitize=address -g" python _build.py [OUTPUT]
 
-which compiles into the source tree, as an editable install needs it. LMDB, Redis and Redis over TLS are
-built in if their libraries are there; ``ZOOCACHE_WITHOUT=lmdb,redis,tls`` leaves out what it names.
+which compiles into the source tree, as an editable install needs it. LMDB, Redis, Redis over TLS
+and sealing are built in if their libraries are there; ``ZOOCACHE_WITHOUT=lmdb,redis,tls,seal`` leaves out what it
+names.
 """
 
 import contextlib
@@ -92,6 +93,12 @@ PARTS = {
         "openssl >= 1.1.1",
         ["-lssl", "-lcrypto"],
         "#include <openssl/ssl.h>\nint main(void) { return !SSL_CTX_new(TLS_client_method()); }",
+    ),
+    "seal": (
+        "ZOOCACHE_WITH_SEAL",
+        "libcrypto >= 1.1.1",
+        ["-lcrypto"],
+        "#include <openssl/evp.h>\nint main(void) { return !EVP_aes_256_gcm(); }",
     ),
 }
 

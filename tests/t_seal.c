@@ -8,6 +8,7 @@
 #include "fault_store.h"
 #include "lmdb_dir.h"
 
+#include <openssl/kdf.h>
 #include <pthread.h>
 
 #define START (UINT64_C(1700000000) * ZC_SECOND)
@@ -113,6 +114,28 @@ TEST(the_cipher_is_that_of_its_specification) {
         CHECK(n == text.len + 16 && memcmp(made, want, n) == 0);
     }
     s.close(s.user);
+}
+
+TEST(keys_are_derived_as_hkdf_does) {
+    unsigned char key[ZC_SEAL_KEY], ours[ZC_SEAL_KEY], theirs[ZC_SEAL_KEY];
+    for (int i = 0; i < 100; i++) {
+        unsigned char info[200] = "use", prefix[40], scope[140];
+        size_t np = zct_below(sizeof prefix), ns = zct_below(sizeof scope), len = sizeof theirs;
+        for (size_t k = 0; k < sizeof key; k++) key[k] = (unsigned char)zct_rand();
+        for (size_t k = 0; k < np; k++) prefix[k] = (unsigned char)zct_rand();
+        for (size_t k = 0; k < ns; k++) scope[k] = (unsigned char)zct_rand();
+        zc__put_le(info + 3, np, 8);
+        memcpy(info + 11, prefix, np);
+        memcpy(info + 11 + np, scope, ns);
+        EVP_PKEY_CTX *k = EVP_PKEY_CTX_new_id(EVP_PKEY_HKDF, NULL);
+        CHECK(k && EVP_PKEY_derive_init(k) > 0 && EVP_PKEY_CTX_set_hkdf_md(k, EVP_sha256()) > 0 &&
+              EVP_PKEY_CTX_set1_hkdf_key(k, key, sizeof key) > 0 &&
+              EVP_PKEY_CTX_add1_hkdf_info(k, info, (int)(11 + np + ns)) > 0 &&
+              EVP_PKEY_derive(k, theirs, &len) > 0);
+        EVP_PKEY_CTX_free(k);
+        CHECK(zc__seal_derive(key, "use", zc_slice(prefix, np), zc_slice(scope, ns), ours));
+        CHECK(memcmp(ours, theirs, sizeof ours) == 0);
+    }
 }
 
 /* The accumulated test of the specification: 10,000 random messages. */

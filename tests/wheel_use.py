@@ -41,13 +41,17 @@ assert f() is value and memory.invalidate("a") is None and f() is not value
 os.mkdir("/tmp/lmdb")
 shares("lmdb:///tmp/lmdb")
 shares(redis)
+os.mkdir("/tmp/sealed")
+sealed = {"seal_key": "61" * 32}
 if rediss:
     shares(rediss, tls_ca=ca)
+    shares("lmdb:///tmp/sealed", **sealed)
 else:
-    try:
-        Cache(storage_url="rediss://localhost")
-    except BuiltWithout as error:
-        assert "apt install libssl3" in str(error), error
-    else:
-        raise AssertionError("TLS without OpenSSL")
-print("used:", "memory, LMDB, Redis,", "TLS" if rediss else "no TLS")
+    for url, options in (("rediss://localhost", {}), ("lmdb:///tmp/sealed", sealed)):
+        try:
+            Cache(storage_url=url, **options)
+        except BuiltWithout as error:
+            assert "apt install libssl3" in str(error), error
+        else:
+            raise AssertionError("TLS or sealing without OpenSSL")
+print("used:", "memory, LMDB, Redis,", "TLS, sealed" if rediss else "no OpenSSL")

@@ -154,10 +154,10 @@ def wheel(source, name):
         **os.environ,
         "CC": f"{sys.executable} -m ziglang cc -target {target}",
         "CPPFLAGS": f"-isystem {work}/include",
-        "CFLAGS": "-DNDEBUG -DZOOCACHE_WITH_REDIS_TLS -DZCPY_OPENSSL_AT_RUN_TIME",
+        "CFLAGS": "-DNDEBUG -DZOOCACHE_WITH_REDIS_TLS -DZOOCACHE_WITH_SEAL -DZCPY_OPENSSL_AT_RUN_TIME",
         "LDFLAGS": f"-L{work}/lib -ldl -s",
         "PKG_CONFIG": "false",  # it knows this machine's libraries
-        "ZOOCACHE_WITHOUT": "tls",  # it is not linked
+        "ZOOCACHE_WITHOUT": "tls,seal",  # it is not linked
         "_PYTHON_HOST_PLATFORM": f"linux-{machine_of(name)}",
     }
     pip("wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation", "-w", work / "plain", tree, env=environment)
@@ -269,7 +269,7 @@ def use_sdist(source):
     run(*install)
     code = "import zoocache; print(zoocache.version(), zoocache._ffi.parts())"
     said = run(python, "-c", code, cwd="/")
-    assert said.strip() == f"{_build.VERSION} {dict(lmdb=True, redis=True, tls=True, openssl=False)}", said
+    assert said.strip() == f"{_build.VERSION} {dict(lmdb=True, redis=True, tls=True, openssl=False, seal=True)}", said
 
 
 # ---- all of it ------------------------------------------------------------------------------------

@@ -447,7 +447,7 @@ def test_what_has_no_counterpart_says_what_to_use(monkeypatch):
     refused(ConfigurationError, "requires a master_key.*cannot seal", lambda: cache.secure(load))
     secure = cache.secure(master_key=KEY, tenant_extractor=len, ttl=5)
     for decorate in (secure, cache(config=DecoratorConfig.secure(KEY))):
-        refused(ConfigurationError, "cannot seal values yet.*Use cache.production", lambda d=decorate: d(load))
+        refused(ConfigurationError, "cannot seal values.*Use cache.production", lambda d=decorate: d(load))
     assert KEY not in repr(DecoratorConfig.secure(KEY))
     assert DecoratorConfig.secure(KEY).to_dict()["master_key"] == "[REDACTED]"
     for options in ({"master_key": KEY}, {"tenant_extractor": len}, {"fail_closed": True}):

@@ -102,6 +102,9 @@ TEXTS = {
     "silence": ("serve", "serve"),
     "ack": ("async", "async"),
     "bus_pause": ("5 ms", 0.005),
+    "seal_key": ("61" * 32, b"a" * 32),
+    "previous_seal_keys": ("62" * 32 + ", " + "YWFh" * 10 + "YWE=", (b"b" * 32, b"a" * 32)),
+    "seal_strict": ("on", True),
     "breaker_failures": ("5", 5),
     "breaker_pause": ("2s", 2),
 }

@@ -32,7 +32,7 @@ def preset(request):
 def test_what_each_sets():
     assert minimal.options == {"ttl": 300}
     assert production.options == {"ttl": 600, "jitter": 0.1, "fleet": True, "soft_ttl": 300}
-    assert secure.options == {"ttl": 600, "jitter": 0.1, "fleet": True, "copy": "copy"}
+    assert secure.options == {"ttl": 600, "jitter": 0.1, "fleet": True, "copy": "copy", "sealed": True}
     assert dev.options == presets.test.options == {"ttl": 300, "copy": "copy"}
 
 
@@ -261,8 +261,9 @@ def test_secure_decorates_nothing_without_a_sealing_key():
             lambda: secure.but(ttl=5)(f),
             lambda: secure(cache=cache)(f),
             lambda: secure.but(cache=cache)(f),
+            lambda: secure.but(sealed=True, ttl=5)(f),
         ):
-            with pytest.raises(RuntimeError, match=r"presets\.secure .* sealing key"):
+            with pytest.raises(RuntimeError, match="needs a cache with a key"):
                 attempt()
         assert not hasattr(f, "cache_info")
 

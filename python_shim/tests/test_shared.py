@@ -574,14 +574,14 @@ def test_refresh_beside(nodes):
 
 
 def test_built_without(monkeypatch):
-    monkeypatch.setattr(_ffi, "parts", lambda: {"lmdb": False, "redis": False, "tls": False, "openssl": False})
+    monkeypatch.setattr(_ffi, "parts", lambda: {"lmdb": False, "redis": False, "tls": False, "openssl": False, "seal": False})
     for url, how in (("lmdb:///x", "liblmdb-dev"), ("redis://x", "libhiredis-dev"), ("rediss://x", "libhiredis-dev")):
         with pytest.raises(BuiltWithout, match=how):
             Cache(storage_url=url)
-    monkeypatch.setattr(_ffi, "parts", lambda: {"lmdb": True, "redis": True, "tls": False, "openssl": False})
+    monkeypatch.setattr(_ffi, "parts", lambda: {"lmdb": True, "redis": True, "tls": False, "openssl": False, "seal": False})
     with pytest.raises(BuiltWithout, match="libssl-dev"):
         Cache(storage_url="rediss://x")
-    monkeypatch.setattr(_ffi, "parts", lambda: {"lmdb": True, "redis": True, "tls": False, "openssl": True})
+    monkeypatch.setattr(_ffi, "parts", lambda: {"lmdb": True, "redis": True, "tls": False, "openssl": True, "seal": False})
     with pytest.raises(BuiltWithout, match="needs OpenSSL.* apt install libssl3"):
         Cache(bus_url="rediss://x")
     explain = _shared.Settings.explain

@@ -426,7 +426,7 @@ def test_no_secret_is_told(url, option, caplog, capfd):
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "unix", "redis+sentinel"])
 def test_no_secret_is_told_by_other_builds(scheme, monkeypatch):
-    monkeypatch.setattr(_ffi, "parts", lambda: {"lmdb": False, "redis": False, "tls": False, "openssl": False})
+    monkeypatch.setattr(_ffi, "parts", lambda: {"lmdb": False, "redis": False, "tls": False, "openssl": False, "seal": False})
     for url in (f"{scheme}://u:{SECRET}@h", f"{scheme}://:{SECRET}"):
         with pytest.raises(zoocache.BuiltWithout) as info:
             Cache(storage_url=url)
@@ -473,7 +473,7 @@ OTHERWISE = {
     "clock": lambda: 5.0, "serializer": "pickle", "compression": False, "timeout": 1, "connections": 2, "replicas": 1, "log_shards": 2,
     "tls_ca": "/a", "tls_cert": "/b", "tls_key": "/c", "storage_ttl": 4, "write_behind": True, "sync": True,
     "max_staleness": 2, "max_stale": 3, "silence": "serve", "ack": "strict", "bus_pause": 1, "scopes": Scope("org", "org_id"), "tti_flush_secs": 1,
-    "on_event": print, "breaker_failures": 9, "breaker_pause": 2,
+    "on_event": print, "seal_key": b"a" * 32, "previous_seal_keys": [b"b" * 32], "seal_strict": True, "breaker_failures": 9, "breaker_pause": 2,
     "max_bytes": 5000, "max_entry_bytes": 50, "weigh": len, "max_loads": 3,
     "lru_update_interval": 1, "channel_capacity": 1, "batch_size": 1, "lru_cache_size": 1,
 }  # fmt: skip
@@ -498,8 +498,9 @@ def test_no_option_is_dropped(name, tmp_path, caplog):
                 "told": cache.events is not None, "loads": cache.loads and cache.loads.most,
                 "scales": cache.scales and (cache.scales.largest, cache.scales.weigh), "levels": cache._scopes and list(cache._scopes.levels)}  # fmt: skip
 
-    usual = seen()
-    other = seen(**{name: OTHERWISE[name]})
+    more = {"seal_key": b"c" * 32} if name == "previous_seal_keys" else {}  # which it is of no use without
+    usual = seen(**more)
+    other = seen(**{**more, name: OTHERWISE[name]})
     changed = {key for key in usual.keys() | other.keys() if usual.get(key) != other.get(key)}
     assert changed or name in "".join(lines(caplog, "no effect"))
 

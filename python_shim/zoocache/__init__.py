@@ -12,7 +12,7 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _errors  _durations  _ffi  _policy  _copies  _log  _fill_times  storage
     _tags  _keys  _ffi_shared  telemetry
     context  _callables  serializers  keys
-    _names  _codec  events
+    _names  _codec  events  seal
     _shared  _options  scopes  transactions
     _table  _health
     _fills  _scoped  _explain
@@ -78,6 +78,7 @@ if TYPE_CHECKING:
     from zoocache._health import Health
     from zoocache.events import Event, correlation
     from zoocache.scopes import Scope
+    from zoocache.seal import SealError
 
 __all__ = [
     "BuiltWithout",
@@ -94,6 +95,7 @@ __all__ = [
     "RecursiveFill",
     "Scope",
     "ScopeMissing",
+    "SealError",
     "StorageIsFull",
     "UnkeyableArgument",
     "Unserializable",
@@ -133,6 +135,7 @@ __all__ = [
 
 _LATER = {
     "Event": "zoocache.events",
+    "SealError": "zoocache.seal",
     "Health": "zoocache._health",
     "Scope": "zoocache.scopes",
     "correlation": "zoocache.events",

@@ -56,7 +56,8 @@ if not TYPE_CHECKING:
     CacheStats = namedtuple(
         "CacheStats",
         "hits hits_stale misses absent expired invalidated fills errors refused waits refreshes evictions entries"
-        " bytes flights invalidations tags tag_bytes hits_storage storage_errors storage_skipped unserializable"
+        " bytes flights invalidations tags tag_bytes hits_storage storage_errors storage_forged storage_unkeyed"
+        " storage_skipped unserializable"
         " bus_heard bus_breaks bus_errors bus_pending storage_down breaker_openings",
     )
 
@@ -131,6 +132,7 @@ class Cache:
         self.lost = self.loud = False
         self.most = inf
         settings: Any = None
+        self.sealed = more.get("seal_key") is not None
         if storage_url is not None or bus_url is not None or storage is not None:
             if sys.modules.get("zoocache._ffi") is not _ffi:
                 raise ImportError(
@@ -150,6 +152,10 @@ class Cache:
                 **more,
             )
             self.loud = settings.loud
+        elif self.sealed:
+            from zoocache.seal import ring
+
+            ring(more["seal_key"], more.get("previous_seal_keys") or ())
         self.prefix = prefix or "zoocache"
         self.default_ttl = seconds("default_ttl", default_ttl)
         self.read_extend_ttl = read_extend_ttl

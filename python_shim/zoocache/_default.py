@@ -29,36 +29,11 @@ if TYPE_CHECKING:
     Declared = TypeVar("Declared", bound=Callable[..., None])
 
 __all__ = [
-    "cache",
-    "catch_up",
-    "catch_up_async",
-    "clear",
-    "clear_async",
-    "configure",
-    "delete",
-    "delete_async",
-    "evict_scope",
-    "evict_scope_async",
-    "get",
-    "get_async",
-    "get_many",
-    "get_many_async",
-    "get_tag_version",
-    "health",
-    "invalidate",
-    "invalidate_async",
-    "no_store",
-    "prune",
-    "reset",
-    "scope",
-    "set",
-    "set_async",
-    "set_ttl",
-    "stats",
-    "token",
-    "transaction",
-    "version",
-]
+    "cache", "catch_up", "catch_up_async", "clear", "clear_async", "configure", "delete", "delete_async", "evict_scope",
+    "evict_scope_async", "get", "get_async", "get_many", "get_many_async", "get_tag_version", "health", "invalidate",
+    "invalidate_async", "no_store", "prune", "reset", "scope", "set", "set_async", "set_ttl", "stats", "token",
+    "transaction", "version",
+]  # fmt: skip
 
 
 class State:
@@ -95,6 +70,15 @@ def cache() -> Cache:
 
 
 Table.default = staticmethod(cache)
+
+
+def _sealing() -> bool:
+    from zoocache import _options
+
+    return (state.config or state.made or _options.resolve({})[0])["seal_key"] is not None
+
+
+Table.sealing = staticmethod(_sealing)
 
 
 def _make() -> Cache:
@@ -188,6 +172,9 @@ def configure(
     bus_pause: float | None = None,
     breaker_failures: int = 3,
     breaker_pause: float = 0.1,
+    seal_key: Any = None,
+    previous_seal_keys: Iterable[Any] = (),
+    seal_strict: bool = False,
     scopes: Scope | Iterable[Scope] | None = None,
     on_event: Listener | Iterable[Listener] | None = None,
     max_bytes: int | None = None,
@@ -232,6 +219,7 @@ def configure(
         the bus has been silent for longer: "bypass" computes, "serve" serves for max_stale longer, "error" raises.
     ack: when invalidate() returns: "acked", the log has it; "async", at once; "durable", its replicas or disk have
         it, too; "strict", no process can serve the old value any more. bus_pause: between two reads of a busy log.
+    seal_key, previous_seal_keys, seal_strict: what a storage gets is sealed, see zoocache.seal.
     breaker_failures, breaker_pause: a storage is left alone after so many failures in a row, or one call that has
         timed out; for so long, and for longer and longer while it does not answer.
     scopes: what keeps tenants, users, sessions apart: see zoocache.scopes.

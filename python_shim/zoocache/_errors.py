@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 __all__ = [
-    "BuiltWithout",
-    "BusSilent",
-    "FlightTimeout",
-    "InvalidTag",
-    "Overloaded",
-    "RecursiveFill",
-    "ScopeMissing",
-    "StorageIsFull",
-    "UnkeyableArgument",
-    "Unserializable",
-]
+    "BuiltWithout", "BusSilent", "FlightTimeout", "InvalidTag", "Overloaded", "RecursiveFill", "ScopeMissing",
+    "StorageIsFull", "UnkeyableArgument", "Unserializable",
+]  # fmt: skip
 
 
 class InvalidTag(Exception):

@@ -191,9 +191,10 @@ def error_text(code: int) -> str:
 
 
 def parts() -> dict[str, bool]:
-    """The optional parts of this build; "openssl": TLS is, and only lacks that."""
+    """The optional parts of this build; "openssl": TLS and sealing are, and only lack that."""
     bits = _parts()
-    return {"lmdb": bool(bits & 1), "redis": bool(bits & 2), "tls": bool(bits & 4), "openssl": bool(bits & 8)}
+    names = ("lmdb", "redis", "tls", "openssl", "seal")
+    return {name: bool(bits >> n & 1) for n, name in enumerate(names)}
 
 
 class Core:

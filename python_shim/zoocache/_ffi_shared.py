@@ -73,7 +73,8 @@ class _Options(ctypes.Structure):
         ("flight_timeout", c_uint64), ("bus_pause", c_uint64),
         ("connections", c_uint32), ("replicas", c_uint32), ("log_shards", c_uint32), ("ack", c_int32),
         ("silence", c_int32), ("write_behind", c_int32), ("sync", c_int32),
-        ("breaker_pause", c_uint64), ("breaker_failures", c_uint32), ("own", _Store), ("why", ctypes.c_char * 256),
+        ("breaker_pause", c_uint64), ("breaker_failures", c_uint32), ("nseal_keys", c_uint32),
+        ("seal_keys", c_char_p), ("seal_strict", c_int32), ("own", _Store), ("why", ctypes.c_char * 256),
     ]  # fmt: skip
 
 
@@ -135,6 +136,8 @@ class SharedStats(NamedTuple):
     errors: int
     corrupt: int
     stale: int
+    forged: int
+    unkeyed: int
     skipped: int
     epoch: int  # odd: the breaker is open
     heard: int
@@ -187,6 +190,7 @@ _server_ask = _declare("zcpy_server_ask", c_int, c_void_p, c_void_p, c_void_p, c
 _server_close = _declare("zcpy_server_close", None, c_void_p)
 
 HAS_STORE, HAS_BUS, PEEKS, CAN_LOCK, BEATS = 1, 2, 4, 8, 16
+UNSEALED = (-24, -25)  # ZC_E_SEAL, ZC_E_UNKEYED
 
 
 def _seconds(ns: int) -> float:
@@ -254,14 +258,14 @@ class SharedCore(Core):
         code = _find(self.pointer, key, len(key), silence, ctypes.byref(out))
         return code, self._take(code, out)
 
-    def find_many(self, keys: Sequence[bytes]) -> list[Found | None]:
+    def find_many(self, keys: Sequence[bytes]) -> list[tuple[int, Found | None]]:
         """Asks the storage for several keys in one step."""
         n = len(keys)
         texts = (_Bytes * n)(*[_Bytes(ctypes.cast(c_char_p(key), c_void_p), len(key)) for key in keys])
         outs, codes = (_Found * n)(), (c_int * n)()
         if _find_many(self.pointer, texts, n, outs, codes) < 0:
-            return [None] * n
-        return [self._take(code, out) for code, out in zip(codes, outs)]
+            return [(MISS, None)] * n
+        return [(code, self._take(code, out)) for code, out in zip(codes, outs)]
 
     def _take(self, code: int, out: _Found) -> Found | None:
         if code != OK and code != STALE:

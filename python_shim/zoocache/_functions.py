@@ -52,7 +52,7 @@ from zoocache._callables import Signature, binds, function_of, imitate, is_async
 from zoocache._ffi import words
 from zoocache._fills import ABSENT, Filled
 from zoocache._keys import KEYWORDS, RAW, Key, Unkeyable, Unportable, by_identity, freeze, portable, snapshot
-from zoocache._table import Fill, Rules
+from zoocache._table import KEYLESS, Fill, Rules
 from zoocache.context import ACTIVE, OPEN, note, tags_of
 
 TYPE_CHECKING = False
@@ -396,10 +396,9 @@ class Function(Filled):
 
         identity = self.identity()
         scoping = self.scoping
-        if scoping is not None and identity:
-            identity += f"|@{scoping.path_of(key)}"
+        path = "" if scoping is None or not identity else scoping.path_of(key)
         try:
-            return named(f"{identity}|{portable(key)}") if identity else None
+            return named(f"{identity}|{portable(key)}", path) if identity else None
         except Unportable:
             return None
 
@@ -531,6 +530,7 @@ def cacheable(
     silence: what a call does when the bus has been silent for longer than max_staleness: "bypass" computes,
         "serve" serves for max_stale longer, "error" raises BusSilent. None: as the cache says.
     serializer, compression: how its values become bytes for a storage; None: as the cache says.
+    sealed: for a cache with a seal_key alone (see zoocache.seal).
     key: a callable of the arguments that gives the key.
     lag: the function reads a replica, which may be so many seconds behind: what may have been invalidated since
         then is returned, not stored.
@@ -551,6 +551,8 @@ def cacheable(
             return type(target)(decorate(target.__func__))
         if not callable(target):
             raise TypeError(f"cacheable() decorates functions, not {type(target).__name__}")
+        if settings.sealed and not (kind.sealing() if cache is None else cache.sealed):
+            raise RuntimeError(KEYLESS)
         function = kind(target, namespace, deps, key, cache, settings, scope, left_out)
         return function.wrapper()
 

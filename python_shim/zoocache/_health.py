@@ -104,7 +104,7 @@ def _storage(cache: Cache, shared: Shared | None) -> Storage:
         cache.lost,
         latency / 1e9 if latency else None,
         _ffi.error_text(code) if code else None,
-        found.errors + found.corrupt,
+        found.errors + found.corrupt + found.forged + found.unkeyed,
         found.skipped,
     )
 

@@ -21,12 +21,12 @@ __all__ = ["identity", "named"]
 _LONG = 200  # bytes of a key; what is longer is a hash of it
 
 
-def named(text: str) -> bytes:
-    """A text as a key of bounded length."""
+def named(text: str, path: str = "") -> bytes:
+    """A text as a key of bounded length; the path of its scope, if it has one, stands at the end as it is."""
     name = text.encode("utf-8", "surrogatepass")
-    if len(name) <= _LONG:
-        return name
-    return name[: _LONG - 44] + b"#" + blake2b(name, digest_size=20).hexdigest().encode()
+    if len(name) > _LONG:
+        name = name[: _LONG - 44] + b"#" + blake2b(name, digest_size=20).hexdigest().encode()
+    return name + f"|@{path}".encode() if path else name
 
 
 def identity(called: Any, namespace: str | None) -> str | None:

@@ -449,7 +449,9 @@ typedef struct options {
     int32_t ack, silence;
     int32_t write_behind, sync;
     uint64_t breaker_pause;
-    uint32_t breaker_failures;
+    uint32_t breaker_failures, nseal_keys;
+    const unsigned char *seal_keys; /* ZC_SEAL_KEY bytes each */
+    int32_t seal_strict;
     zc_store own; /* a storage in Python; version 0: none */
     char why[ZCPY_LINE]; /* out: the first that was said, if it could not be opened */
 } options;
@@ -573,7 +575,41 @@ static int open_tiers(const options *o, zc_desc *desc) {
     return rc;
 }
 
+#ifdef ZOOCACHE_WITH_SEAL
+/* The path of a scope stands at the end of a key, behind "|@", if there is one. */
+static zc_bytes scope_of(void *user, zc_bytes key) {
+    const char *text = (const char *)key.ptr;
+    (void)user;
+    for (size_t at = key.len; at >= 2; at--)
+        if (text[at - 2] == '|' && text[at - 1] == '@') return zc_slice(text + at, key.len - at);
+    return zc_slice("", 0);
+}
+#endif
+
+static int open_sealer(const options *o, zc_desc *desc) {
+#ifdef ZOOCACHE_WITH_SEAL
+    zc_bytes keys[ZC_SEAL_KEYS];
+    zc_seal_desc d;
+    if (!o->nseal_keys || !desc->store.version) return ZC_OK;
+    if (o->nseal_keys > ZC_SEAL_KEYS) return ZC_E_INVAL;
+    for (uint32_t i = 0; i < o->nseal_keys; i++)
+        keys[i] = zc_slice(o->seal_keys + i * ZC_SEAL_KEY, ZC_SEAL_KEY);
+    memset(&d, 0, sizeof d);
+    d.keys = keys;
+    d.nkeys = o->nseal_keys;
+    d.prefix = zc_str(o->prefix ? o->prefix : "zoocache");
+    d.scope_of = scope_of;
+    desc->seal_strict = o->seal_strict != 0;
+    return zc_seal_open(&d, &desc->sealer);
+#else
+    (void)desc;
+    return o->nseal_keys ? ZC_E_BUILD : ZC_OK;
+#endif
+}
+
 static void close_tiers(const options *o, const zc_desc *desc) {
+    if (desc->sealer.version) desc->sealer.close(desc->sealer.user);
+
     if (desc->bus.version) desc->bus.close(desc->bus.user);
     if (o->storage && desc->store.version) desc->store.close(desc->store.user);
 }
@@ -623,6 +659,8 @@ ZCPY_API core *zcpy_open(home *h, options *o, int *rc) {
     if (*rc == ZC_OK && o) {
         describe(o, &desc);
         c->calls_python = o->own.version != 0;
+        *rc = open_sealer(o, &desc);
+        if (*rc != ZC_OK) close_tiers(o, &desc);
     }
     if (*rc == ZC_OK && (*rc = zc_open(&desc, &c->cache)) != ZC_OK && o) close_tiers(o, &desc);
     if (*rc == ZC_OK) {
@@ -635,7 +673,8 @@ ZCPY_API core *zcpy_open(home *h, options *o, int *rc) {
     return NULL;
 }
 
-/* What can be done here: 1 LMDB, 2 Redis, 4 Redis over TLS; 8: for that, there is no OpenSSL yet. */
+/* What can be done here: 1 LMDB, 2 Redis, 4 Redis over TLS, 16 sealing; 8: for these two, there is no
+ * OpenSSL yet. */
 ZCPY_API int zcpy_parts(void) {
     int parts = 0;
 #ifdef ZOOCACHE_WITH_LMDB
@@ -645,9 +684,14 @@ ZCPY_API int zcpy_parts(void) {
     parts |= 2;
 #endif
 #ifdef ZCPY_OPENSSL_AT_RUN_TIME
-    parts |= openssl_there() ? 4 : 8;
-#elif defined(ZOOCACHE_WITH_REDIS_TLS)
+    parts |= openssl_there() ? 4 | 16 : 8;
+#else
+#  ifdef ZOOCACHE_WITH_REDIS_TLS
     parts |= 4;
+#  endif
+#  ifdef ZOOCACHE_WITH_SEAL
+    parts |= 16;
+#  endif
 #endif
     return parts;
 }
@@ -1059,12 +1103,12 @@ static void stats_read(core *c, zc_stats *out) {
 
 /* {hits, errors, corrupt, stale, spared, epoch of the breaker; heard, breaks, errors, silent,
  * pending, age; latency, last fault} */
-ZCPY_API void zcpy_shared_stats(core *c, uint64_t out[14]) {
+ZCPY_API void zcpy_shared_stats(core *c, uint64_t out[16]) {
     zc_stats s;
     stats_read(c, &s);
-    const uint64_t all[14] = {
+    const uint64_t all[16] = {
         s.hits_store,    s.store_errors, s.store_corrupt, s.store_stale,
-        s.store_skipped, zc__store_epoch(c->cache),     s.bus_entries,
+        s.store_forged,  s.store_unkeyed, s.store_skipped, zc__store_epoch(c->cache), s.bus_entries,
         s.bus_breaks,    s.bus_errors,   s.bus_silent,    s.bus_pending,
         s.bus_age,       zc__atomic_load_rlx(&c->latency), zc__atomic_load_rlx(&c->last_fault)};
     memcpy(out, all, sizeof all);

@@ -1,8 +1,12 @@
 /* OpenSSL as it is found at run time, for wheels: they must load where there is none, and bring none of
  * their own, as security updates are the system's. Included before zoocache.h, whose calls then go
- * through pointers; libssl.so is opened when somebody asks for it, for this library alone. */
+ * through pointers; libssl.so, and libcrypto.so with it, is opened when somebody asks for it, for this
+ * library alone. */
 #include <dlfcn.h>
+#include <openssl/crypto.h>
 #include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <stdbool.h>
@@ -10,6 +14,12 @@
 
 /* What zoocache.h calls, by the names that 1.1.1 and 3 share: OpenSSL's macros are already resolved. */
 #define ZCPY_OPENSSL(X)                                                                            \
+    X(CRYPTO_clear_free) X(CRYPTO_free) X(CRYPTO_malloc) X(CRYPTO_zalloc) X(EVP_CIPHER_CTX_ctrl)   \
+    X(EVP_CIPHER_CTX_free) X(EVP_CIPHER_CTX_new) X(EVP_CIPHER_CTX_set_padding)                     \
+    X(EVP_CipherFinal_ex) X(EVP_CipherInit_ex) X(EVP_CipherUpdate) X(EVP_DigestFinal_ex)           \
+    X(EVP_DigestInit_ex) X(EVP_DigestUpdate) X(EVP_EncryptInit_ex) X(EVP_EncryptUpdate)            \
+    X(EVP_MD_CTX_copy_ex) X(EVP_MD_CTX_free) X(EVP_MD_CTX_new) X(EVP_aes_256_ecb)                  \
+    X(EVP_aes_256_gcm) X(EVP_sha256) X(OPENSSL_cleanse) X(RAND_bytes)                              \
     X(BIO_clear_flags) X(BIO_free) X(BIO_get_data) X(BIO_meth_free) X(BIO_meth_new)                \
     X(BIO_meth_set_ctrl) X(BIO_meth_set_read) X(BIO_meth_set_write) X(BIO_new) X(BIO_set_data)     \
     X(BIO_set_flags) X(BIO_set_init) X(ERR_clear_error) X(OPENSSL_init_ssl)                        \
@@ -40,6 +50,30 @@ static bool openssl_there(void) {
     return __atomic_load_n(&there, __ATOMIC_RELAXED);
 }
 
+#define CRYPTO_clear_free zcpy_CRYPTO_clear_free
+#define CRYPTO_free zcpy_CRYPTO_free
+#define CRYPTO_malloc zcpy_CRYPTO_malloc
+#define CRYPTO_zalloc zcpy_CRYPTO_zalloc
+#define EVP_CIPHER_CTX_ctrl zcpy_EVP_CIPHER_CTX_ctrl
+#define EVP_CIPHER_CTX_free zcpy_EVP_CIPHER_CTX_free
+#define EVP_CIPHER_CTX_new zcpy_EVP_CIPHER_CTX_new
+#define EVP_CIPHER_CTX_set_padding zcpy_EVP_CIPHER_CTX_set_padding
+#define EVP_CipherFinal_ex zcpy_EVP_CipherFinal_ex
+#define EVP_CipherInit_ex zcpy_EVP_CipherInit_ex
+#define EVP_CipherUpdate zcpy_EVP_CipherUpdate
+#define EVP_DigestFinal_ex zcpy_EVP_DigestFinal_ex
+#define EVP_DigestInit_ex zcpy_EVP_DigestInit_ex
+#define EVP_DigestUpdate zcpy_EVP_DigestUpdate
+#define EVP_EncryptInit_ex zcpy_EVP_EncryptInit_ex
+#define EVP_EncryptUpdate zcpy_EVP_EncryptUpdate
+#define EVP_MD_CTX_copy_ex zcpy_EVP_MD_CTX_copy_ex
+#define EVP_MD_CTX_free zcpy_EVP_MD_CTX_free
+#define EVP_MD_CTX_new zcpy_EVP_MD_CTX_new
+#define EVP_aes_256_ecb zcpy_EVP_aes_256_ecb
+#define EVP_aes_256_gcm zcpy_EVP_aes_256_gcm
+#define EVP_sha256 zcpy_EVP_sha256
+#define OPENSSL_cleanse zcpy_OPENSSL_cleanse
+#define RAND_bytes zcpy_RAND_bytes
 #define BIO_clear_flags zcpy_BIO_clear_flags
 #define BIO_free zcpy_BIO_free
 #define BIO_get_data zcpy_BIO_get_data

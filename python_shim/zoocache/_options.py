@@ -76,6 +76,18 @@ def _serializer(value: str) -> str:
     return value
 
 
+def _key(value: str) -> bytes:
+    from zoocache.seal import parsed
+
+    return parsed(value)
+
+
+def _keys(value: str) -> tuple[bytes, ...]:
+    from zoocache.seal import several
+
+    return several(value)
+
+
 def _none(value: str) -> object:
     raise ValueError
 
@@ -85,6 +97,8 @@ _FLAG: Kind = (lambda value: _FLAGS[value.lower()], "1, true, yes or on, or 0, f
 _TIME = _seconds(0, 1e12)
 _SIZE: Kind = (_bytes, "bytes, such as 1000000, or a number with KiB, MiB, GiB, TiB, kB, MB, GB or TB")
 _SERIALIZER: Kind = (_serializer, "the name of a serializer: msgpack, json, arrow or pickle")
+_KEY: Kind = (_key, "32 bytes in hexadecimal or base64, or file:PATH of a file with them")
+_KEYS: Kind = (_keys, "keys as that of ZOOCACHE_SEAL_KEY, with commas between them")
 _OBJECT: Kind = (_none, "given to configure(): it is an object, which no variable holds")
 
 _NOTHING = "Has no effect; the log says so if it is given."
@@ -163,6 +177,9 @@ _TABLE: tuple[tuple[str, Kind, object, str], ...] = (
         0.1,
         "For so long, and while it does not answer for longer and longer, up to 50 times that.",
     ),
+    ("seal_key", _KEY, None, "Seals what the storage gets: see `zoocache.seal`."),
+    ("previous_seal_keys", _KEYS, (), "Open what they have sealed."),
+    ("seal_strict", _FLAG, False, "Whether what does not open raises `SealError`; else it is a miss."),
     ("scopes", _OBJECT, None, "What keeps tenants, users, sessions apart: `zoocache.scopes`."),
     ("on_event", _OBJECT, None, "Who is told what happens: `zoocache.events`."),
     ("max_bytes", _SIZE, None, "As `max_entries`, in bytes of memory: by an estimate of each value, or by `weigh`."),

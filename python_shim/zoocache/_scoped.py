@@ -105,7 +105,7 @@ class ScopedValues(Table):
         """The key in a storage."""
         from zoocache._names import named
 
-        return named(self.text(key)) if isinstance(key[1], str) else None
+        return named(self.text(key), key[0]) if isinstance(key[1], str) else None
 
     def mark(self, key: Any) -> str:
         """The tag of this key alone."""

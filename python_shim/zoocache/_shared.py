@@ -28,6 +28,7 @@ from zoocache._ffi_shared import (
     HAS_STORE,
     NEVER,
     PEEKS,
+    UNSEALED,
     Found,
     SharedCore,
     Token,
@@ -35,6 +36,7 @@ from zoocache._ffi_shared import (
     open_core,
 )
 from zoocache._log import LEVELS, Troubles, logger, watch
+from zoocache.seal import SealError, ring
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -58,7 +60,8 @@ _LACKING = {
     "lmdb": f"zoocache was built without LMDB support. Install its headers {_DEBIAN} liblmdb-dev), {_AGAIN}",
     "redis": f"zoocache was built without Redis support. Install hiredis' headers {_DEBIAN} libhiredis-dev), {_AGAIN}",
     "tls": f"zoocache was built without TLS. Install OpenSSL's headers {_DEBIAN} libssl-dev), {_AGAIN}",
-    "openssl": f"TLS needs OpenSSL, 3 or 1.1.1; none is here. Install it {_DEBIAN} libssl3; Alpine: apk add openssl)",
+    "seal": f"zoocache was built without sealing. Install OpenSSL's headers {_DEBIAN} libssl-dev), {_AGAIN}",
+    "openssl": f"TLS and sealing need OpenSSL, 3 or 1.1.1: none is here. Install it {_DEBIAN} libssl3; Alpine: apk add openssl)",
 }
 
 
@@ -94,6 +97,9 @@ class Settings:
         bus_pause: float | None = None,
         breaker_failures: int = 3,
         breaker_pause: float = 0.1,
+        seal_key: Any = None,
+        previous_seal_keys: Any = (),
+        seal_strict: bool = False,
     ) -> None:
         if storage is not None and storage_url is not None:
             raise ValueError("give storage or storage_url, not both")
@@ -112,6 +118,10 @@ class Settings:
         self.compression = compression
         self.storage_ttl = storage_ttl
         known(serializer, compression)
+        keys = ring(seal_key, previous_seal_keys)
+        parts = _ffi.parts()
+        if keys and not parts["seal"]:
+            raise BuiltWithout(f"seal_key cannot be used: {_LACKING['openssl' if parts['openssl'] else 'seal']}")
         self.options: dict[str, Any] = {
             "storage": storage_url, "bus": bus_url, "prefix": prefix,
             "tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key,
@@ -124,6 +134,7 @@ class Settings:
             "connections": connections, "replicas": replicas, "log_shards": log_shards,
             "ack": ACKS[ack], "silence": SILENCES[silence], "write_behind": write_behind, "sync": sync,
             "breaker_failures": breaker_failures, "breaker_pause": max(1, nanoseconds(min(breaker_pause, _LONGEST))),
+            "seal_keys": keys or None, "nseal_keys": len(keys) // 32, "seal_strict": seal_strict,
         }  # fmt: skip
 
     @property
@@ -199,6 +210,7 @@ class Shared:
         self.bus = bool(parts & HAS_BUS)
         self.peeks = bool(parts & PEEKS)
         self.locks = bool(parts & CAN_LOCK)
+        self.strict = bool(settings.options["seal_strict"])
         self.bound = 0.0 if self.peeks else settings.max_staleness
         url = settings.options["storage"] or ""
         self.kind = "LMDB" if url.startswith("lmdb") else "Redis" if url else "The"
@@ -272,7 +284,8 @@ class Shared:
         from zoocache.events import Event
 
         found = core.shared_stats()
-        before, self._counted = self._counted, (found.errors + found.corrupt, found.epoch)
+        bad = found.errors + found.corrupt + found.forged + found.unkeyed
+        before, self._counted = self._counted, (bad, found.epoch)
         happened = []
         if self._counted[0] > before[0]:
             reason = _ffi.error_text(found.fault)
@@ -303,11 +316,18 @@ class Shared:
         code, found = self.core.find(name, silence)
         if code == E_BUS and self.bus and self.core.gate(silence) == E_BUS:
             raise silent()
+        self.heed(code)
         return None if found is None else self.decoded(codec, found)
+
+    def heed(self, code: int) -> None:
+        """What does not open may be the caller's error."""
+        if code in UNSEALED and self.strict:
+            raise SealError(f"zoocache: {_ffi.error_text(code)}")
 
     def ask_many(self, codec: Codec | None, names: list[tuple[Any, bytes]]) -> Iterator[tuple[Any, tuple[Found, Any]]]:
         """What the storage has under several keys, in one step."""
-        for (key, _), found in zip(names, self.core.find_many([name for _, name in names])):
+        for (key, _), (code, found) in zip(names, self.core.find_many([name for _, name in names])):
+            self.heed(code)
             both = None if found is None else self.decoded(codec, found)
             if both is not None:
                 yield key, both
@@ -421,6 +441,7 @@ class Shared:
         found = self.core.shared_stats()
         return {
             "hits_storage": self.hits, "storage_errors": found.errors + found.corrupt,
+            "storage_forged": found.forged, "storage_unkeyed": found.unkeyed,
             "storage_skipped": found.skipped, "unserializable": self.unserializable, "bus_heard": found.heard,
             "bus_breaks": found.breaks, "bus_errors": found.bus_errors, "bus_pending": found.pending,
             "storage_down": found.epoch & 1, "breaker_openings": (found.epoch + 1) // 2,

@@ -45,9 +45,11 @@ if TYPE_CHECKING:
     from zoocache._ffi_shared import Found, Token
     from zoocache._shared import Shared
 
-__all__ = ["Entry", "Fill", "More", "Rules", "Table", "deepcopy", "lives", "random"]
+__all__ = ["KEYLESS", "Entry", "Fill", "More", "Rules", "Table", "deepcopy", "lives", "random"]
 
 RUNNING, DONE, FOUND, FAILED, AGAIN = range(5)  # states of a fill; FOUND: by the storage
+
+KEYLESS = "zoocache: sealed=True needs a cache with a key: give Cache() or configure() a seal_key first (zoocache.seal)"
 
 SWEEP_EVERY: Final = 64  # fills between two slices of housekeeping
 
@@ -77,7 +79,9 @@ class Rules:
         serializer: Any = None,
         compression: bool | None = None,
         lag: float = 0.0,
+        sealed: bool = False,
     ) -> None:
+        self.sealed = sealed
         self.ttl = seconds("ttl", ttl)
         self.lag = duration("lag", lag)
         self.tti = seconds("tti", tti)
@@ -264,6 +268,7 @@ class Table:
     """The entries of one function, or of get() and set()."""
 
     default: Callable[[], Cache]  # gives the cache of tables that were given none; set by _default
+    sealing: Callable[[], bool]  # whether that has, or will have, a key; likewise
     name = "get"
     method = False  # the keys have the objects of a method in them
     fixed: tuple[Cache, Deps] | None = None  # tags that are the same for every call, in this cache
@@ -301,6 +306,8 @@ class Table:
     def joined(self, cache: Cache) -> None:
         """It belongs to a cache from now on."""
         shared, rules = cache.shared, self.rules
+        if rules.sealed and not cache.sealed:
+            raise RuntimeError(KEYLESS)
         self.codec = None if shared is None else shared.codec_of(rules.serializer, rules.compression)
         self.cache = cache
         self.gated = None if shared is None or not shared.bus else shared

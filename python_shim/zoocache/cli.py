@@ -42,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.command in ("cli", "dashboard"):
         run_cli(args)
         return
+    if args.command == "seal":
+        from zoocache.seal import new_key
+
+        print(new_key())
+        sys.exit(FINE)
     if not args.redis:
         parser.error("say where the caches' Redis is: --redis redis://host, or the variable REDIS_URL")
     try:
@@ -101,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     key = commands.add_parser("explain", parents=[script], help="whether a key would be served, by which process")
     key.add_argument("key", help="as f.key(...) or `keys` of a cache gives it")
     commands.add_parser("doctor", parents=[script], help="what in the server's settings breaks the promise")
+    seal = commands.add_parser("seal", help="keys that seal what a storage gets (zoocache.seal)")
+    seal.add_argument("what", choices=["new-key"], help="print a new one")
     return parser
 
 

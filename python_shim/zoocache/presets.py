@@ -18,8 +18,8 @@ A preset is used as cacheable is, bare or with options, which count before its o
     sealed      -        -           yes     -     -     no sealing key, no decoration
 
 dev and test have the same options: with ``zoocache.testing`` nothing about them depends on time or on chance.
-``secure`` is for values that the storage must not be able to read. This version of the package cannot seal values,
-so no cache has a sealing key, and ``secure`` refuses whatever it is to decorate: it does not pretend.
+``secure`` is for values that the storage must not be able to read (see zoocache.seal): it raises RuntimeError for
+whatever it is to decorate, if the cache has no ``seal_key``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ class Preset:
     name: str
     given: tuple[tuple[str, Any], ...]
     soft: float = 0.0  # soft_ttl, if nobody says it: this part of the ttl
-    sealed: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -83,16 +82,11 @@ class Preset:
     ) -> Decorator: ...
     def __call__(self, func: Any = None, /, **options: Any) -> Any:
         """As cacheable()."""
-        if self.sealed:
-            raise RuntimeError(
-                f"presets.{self.name} decorates only for a cache with a sealing key, and this version of zoocache"
-                " cannot seal values yet: nothing that it cached would be secret"
-            )
         return cacheable(func, **self._with(options))
 
 
 minimal = Preset("minimal", (("ttl", 300),))
 production = Preset("production", (("ttl", 600), ("jitter", 0.1), ("fleet", True)), soft=0.5)
-secure = Preset("secure", (("ttl", 600), ("jitter", 0.1), ("fleet", True), ("copy", "copy")), sealed=True)
+secure = Preset("secure", (("ttl", 600), ("jitter", 0.1), ("fleet", True), ("copy", "copy"), ("sealed", True)))
 dev = Preset("dev", (("ttl", 300), ("copy", "copy")))
 test = Preset("test", (("ttl", 300), ("copy", "copy")))

@@ -18,7 +18,7 @@ from zoocache.serializers import serializer
 from zoocache.storage import Storage
 
 MB = 2**20
-SEALING = "a master_key is of no use here: this version of zoocache cannot seal values yet, so nothing would be secret"
+SEALING = "this face cannot seal values; zoocache itself does: Cache(seal_key=...) and cacheable(sealed=True)"
 
 UNSEALED = "Use cache.production for what need not be secret, and leave the rest uncached"
 
