@@ -161,7 +161,9 @@ def test_configure_rules():
 
 
 def test_urls_are_looked_at_when_first_used(monkeypatch):
-    monkeypatch.setattr("zoocache._ffi.parts", lambda: {"lmdb": False, "redis": False, "tls": False, "openssl": False, "seal": False})
+    monkeypatch.setattr(
+        "zoocache._ffi.parts", lambda: {"lmdb": False, "redis": False, "tls": False, "openssl": False, "seal": False}
+    )
     for url in ("lmdb:///tmp/x", "redis://localhost", "rediss://localhost"):
         configure(storage_url=url)
         with pytest.raises(BuiltWithout, match="built without"):

@@ -574,15 +574,21 @@ def test_refresh_beside(nodes):
 
 
 def test_built_without(monkeypatch):
-    monkeypatch.setattr(_ffi, "parts", lambda: {"lmdb": False, "redis": False, "tls": False, "openssl": False, "seal": False})
+    monkeypatch.setattr(
+        _ffi, "parts", lambda: {"lmdb": False, "redis": False, "tls": False, "openssl": False, "seal": False}
+    )
     for url, how in (("lmdb:///x", "liblmdb-dev"), ("redis://x", "libhiredis-dev"), ("rediss://x", "libhiredis-dev")):
         with pytest.raises(BuiltWithout, match=how):
             Cache(storage_url=url)
-    monkeypatch.setattr(_ffi, "parts", lambda: {"lmdb": True, "redis": True, "tls": False, "openssl": False, "seal": False})
+    monkeypatch.setattr(
+        _ffi, "parts", lambda: {"lmdb": True, "redis": True, "tls": False, "openssl": False, "seal": False}
+    )
     with pytest.raises(BuiltWithout, match="libssl-dev"):
         Cache(storage_url="rediss://x")
-    monkeypatch.setattr(_ffi, "parts", lambda: {"lmdb": True, "redis": True, "tls": False, "openssl": True, "seal": False})
-    with pytest.raises(BuiltWithout, match="needs OpenSSL.* apt install libssl3"):
+    monkeypatch.setattr(
+        _ffi, "parts", lambda: {"lmdb": True, "redis": True, "tls": False, "openssl": True, "seal": False}
+    )
+    with pytest.raises(BuiltWithout, match="need OpenSSL.* apt install libssl3"):
         Cache(bus_url="rediss://x")
     explain = _shared.Settings.explain
     settings = _shared.Settings(
@@ -631,7 +637,7 @@ def test_bad_urls():
 def test_build_leaves_out():
     build = ROOT / "_build.py"
     code = "import _build; print(_build.parts(_build.compiler()))"
-    environment = {**os.environ, "ZOOCACHE_WITHOUT": "lmdb redis"}
+    environment = {**os.environ, "ZOOCACHE_WITHOUT": "lmdb redis seal"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=build.parent, env=environment, capture_output=True, text=True
     )

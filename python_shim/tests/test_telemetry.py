@@ -156,7 +156,9 @@ def test_who_takes_the_quick_path(options, rules, quick):
 
 
 def test_telemetry_once_more(monkeypatch):
-    monkeypatch.setattr("zoocache._ffi.parts", lambda: {"lmdb": False, "redis": False, "tls": False, "openssl": False, "seal": False})
+    monkeypatch.setattr(
+        "zoocache._ffi.parts", lambda: {"lmdb": False, "redis": False, "tls": False, "openssl": False, "seal": False}
+    )
     first, second = TelemetryManager([Recorder()]), TelemetryManager([Recorder()])
     configure(telemetry=first)
     configure(telemetry=first)

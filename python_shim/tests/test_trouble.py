@@ -426,7 +426,9 @@ def test_no_secret_is_told(url, option, caplog, capfd):
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "unix", "redis+sentinel"])
 def test_no_secret_is_told_by_other_builds(scheme, monkeypatch):
-    monkeypatch.setattr(_ffi, "parts", lambda: {"lmdb": False, "redis": False, "tls": False, "openssl": False, "seal": False})
+    monkeypatch.setattr(
+        _ffi, "parts", lambda: {"lmdb": False, "redis": False, "tls": False, "openssl": False, "seal": False}
+    )
     for url in (f"{scheme}://u:{SECRET}@h", f"{scheme}://:{SECRET}"):
         with pytest.raises(zoocache.BuiltWithout) as info:
             Cache(storage_url=url)

@@ -61,7 +61,8 @@ _LACKING = {
     "redis": f"zoocache was built without Redis support. Install hiredis' headers {_DEBIAN} libhiredis-dev), {_AGAIN}",
     "tls": f"zoocache was built without TLS. Install OpenSSL's headers {_DEBIAN} libssl-dev), {_AGAIN}",
     "seal": f"zoocache was built without sealing. Install OpenSSL's headers {_DEBIAN} libssl-dev), {_AGAIN}",
-    "openssl": f"TLS and sealing need OpenSSL, 3 or 1.1.1: none is here. Install it {_DEBIAN} libssl3; Alpine: apk add openssl)",
+    "openssl": "TLS and sealing need OpenSSL, 3 or 1.1.1; none is here. Install it"
+    f" {_DEBIAN} libssl3; Alpine: apk add openssl)",
 }
 
 
