@@ -8622,29 +8622,32 @@ static void zc__sealed_close(void *user) {
     if (c->desc.sealer.close) c->desc.sealer.close(c->desc.sealer.user);
 }
 
-/* Puts itself between the cache and its storage. */
+/* Puts itself between the cache and its storage. What it does not know of is not there: values in
+ * parts are sealed in one piece. */
 static void zc__seal_between(zc_cache *c) {
+    const zc_store *in = &c->inside;
     zc_store *st = &c->desc.store;
     if (!c->desc.sealer.version) return;
     c->inside = *st;
+    memset(st, 0, sizeof *st);
+    st->version = in->version;
     st->get = zc__sealed_get;
     st->put = zc__sealed_put;
-    st->put_parts = NULL; /* what is sealed is in one piece */
     st->del = zc__sealed_del;
     st->clear = zc__sealed_clear;
-    if (st->touch) st->touch = zc__sealed_touch;
-    if (st->generation) {
+    if (in->touch) st->touch = zc__sealed_touch;
+    if (in->generation) {
         st->generation = zc__sealed_generation;
         st->tag_put = zc__sealed_tag_put;
         st->tag_get = zc__sealed_tag_get;
     }
-    if (st->get_many) st->get_many = zc__sealed_get_many;
-    if (st->lock) {
+    if (in->get_many) st->get_many = zc__sealed_get_many;
+    if (in->lock) {
         st->lock = zc__sealed_lock;
         st->unlock = zc__sealed_unlock;
     }
-    if (st->report) st->report = zc__sealed_report;
-    if (st->forked) st->forked = zc__sealed_forked;
+    if (in->report) st->report = zc__sealed_report;
+    if (in->forked) st->forked = zc__sealed_forked;
     st->close = zc__sealed_close;
     st->user = c;
 }

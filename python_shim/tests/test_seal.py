@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 
+import numpy
 import pytest
 from servers import Redis, until
 from shelf import Shelf
@@ -133,6 +134,20 @@ def test_what_a_file_has_in_it(tmp_path):
         assert text.encode() not in data
     with Cache(storage_url=url, seal_key=KEY, scopes=SCOPES) as cache:
         assert cache.get("plain " + texts[2]) == [texts[3], texts[1]]
+
+
+@pytest.mark.parametrize("serializer", ["msgpack", "arrow"])
+def test_large_values_in_a_file(tmp_path, serializer):
+    """Which go there in parts, and are read where they are, if they are not sealed."""
+    secret = secrets.token_bytes(1 << 20)
+    for life in range(2):
+        with Cache(storage_url=f"lmdb://{tmp_path}", seal_key=KEY, serializer=serializer) as cache:
+            if life == 0:
+                cache.set("large", numpy.frombuffer(secret, "u1") if serializer == "arrow" else secret)
+            assert bytes(cache.get("large")) == secret
+            assert cache.stats().hits_storage == life
+    data = (tmp_path / "data.mdb").read_bytes()
+    assert all(secret[at : at + 16] not in data for at in range(0, len(secret) - 16, 4096))
 
 
 def test_a_value_for_one_tenant_is_nobody_elses():
