@@ -137,8 +137,10 @@ TABLES = [*MODELS, Book.tags.through]
 
 
 def create(*aliases):
-    """Makes the tables of the models."""
+    """Makes the tables of the models, unless they are there."""
     for alias in aliases:
+        if Author._meta.db_table in connections[alias].introspection.table_names():
+            continue
         if connections[alias].vendor == "sqlite":
             connections[alias].cursor().execute("PRAGMA journal_mode = WAL")  # who reads does not lock who writes
         with connections[alias].schema_editor() as editor:
