@@ -49,8 +49,25 @@ from zoocache.contrib.django.model import (
 from zoocache.contrib.django.model import (
     _raw_to_instance as _raw_to_instance,
 )
+from zoocache.contrib.django.serializer import (
+    BaseCacheableSerializerMixin,
+    CacheableListSerializerMixin,
+    CacheableSerializerMixin,
+    cacheable_serializer,
+)
 from zoocache.contrib.django.tags import instance_tag, model_tag, row, whole
 
-__all__ = ["ZooCacheManager", "ZooCacheQuerySet", "instance_tag", "model_tag", "row", "whole"]
+__all__ = [
+    "BaseCacheableSerializerMixin",
+    "CacheableListSerializerMixin",
+    "CacheableSerializerMixin",
+    "ZooCacheManager",
+    "ZooCacheQuerySet",
+    "cacheable_serializer",
+    "instance_tag",
+    "model_tag",
+    "row",
+    "whole",
+]
 
 install()

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from zoocache._cache import Cache
-    from zoocache._ffi import Deps
 
 __all__ = ["Backend"]
 
@@ -46,6 +44,7 @@ class _Values(Table):
     def __init__(self, name: str) -> None:
         super().__init__(None, Rules(tti=inf))  # a read does not move a deadline
         self.name = name
+        self.tag = f"django.cache:{name.encode().hex() or 'default'}"  # of all of them
         self.turn = threading.RLock()  # of who reads and then writes
 
     def text(self, key: Any) -> str:
@@ -61,26 +60,6 @@ class _Values(Table):
     def mark(self, key: Any) -> str:
         """The tag of this key alone."""
         return super().mark(self.text(key))
-
-    @property
-    def all(self) -> str:
-        """What all of them depend on."""
-        return f"|django:{self.name.encode().hex() or 0}"
-
-    def held(self, cache: Cache, key: Any, tags: tuple[str, ...]) -> Deps:
-        """Its tags, and that of all."""
-        own = [tag for tag in super().held(cache, key, tags).tags() if tag != self.all]
-        return cache.core.marked(_tags.join(own, self.all))
-
-    def empty(self) -> None:
-        """Removes everything, in every process."""
-        found = self.bind()
-        if OPEN:
-            found.again(self.empty)
-        self.clear()
-        code = found.core.invalidate_mark(self.all.encode())
-        if found.shared is not None:
-            found.shared.told(code)
 
 
 _tables: dict[str, _Values] = {}
@@ -112,7 +91,7 @@ class Backend(BaseCache):  # type: ignore[misc]
         if timeout is not None and timeout <= 0:
             table.drop(key)
             return
-        table.set(found, key, data, tags, inf if timeout is None else timeout)
+        table.set(found, key, data, {*tags, table.tag}, inf if timeout is None else timeout)
         if begin is not None and tags and found.deps(tags).newest() > begin:
             table.drop(key)
 
@@ -134,7 +113,7 @@ class Backend(BaseCache):  # type: ignore[misc]
             if change is not None:
                 value = change(value)
                 data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-            tags = tuple(tag for tag in tags_of(entry.deps) if not tag.startswith("|"))
+            tags = tuple(tag for tag in tags_of(entry.deps) if tag[0] != "|")  # those are the package's own
             if timeout is _ABSENT:
                 left = entry.deadline - table.bind().clock()
                 timeout = None if left == inf else left
@@ -235,7 +214,7 @@ class Backend(BaseCache):  # type: ignore[misc]
         return []
 
     def clear(self) -> None:
-        self._table.empty()
+        cache().invalidate(self._table.tag)
 
     # ---- more than Django has ------------------------------------------------------------------------
 
