@@ -1,6 +1,8 @@
 """What is wrong with a server's settings is found, on real servers that are set so."""
 
 import json
+import pathlib
+import re
 import shutil
 import time
 
@@ -170,10 +172,8 @@ def user(server, *rules):
     return server.url.replace("//", "//u:hunter2@")
 
 
-NEEDED = (
-    "+get +mget +set +del +unlink +pexpire +multi +exec +eval +evalsha +script|load +script|exists +xadd +xread +xrange"
-    " +xrevrange +xinfo|stream +hget +hset +hmget +hlen +rename +zadd +zremrangebyscore +lrange +ltrim +rpush"
-).split()
+README = pathlib.Path(__file__).parents[1] / "README.md"
+NEEDED = re.findall(r"\+[a-z|]+", re.search(r"```acl\n(.*?)```", README.read_text("utf-8"), re.DOTALL)[1])
 
 
 def test_what_the_user_must_be_allowed(redis):

@@ -265,6 +265,8 @@ _NEEDED: tuple[tuple[str, list[str]], ...] = (
     ("+xinfo|stream", ["XINFO", "STREAM", "$"]),
     ("+hget", ["HGET", "$", "f"]),
     ("+hset", ["HSET", "$", "f", ""]),
+    ("+hdel", ["HDEL", "$", "f"]),
+    ("+hgetall", ["HGETALL", "$"]),
     ("+hmget", ["HMGET", "$", "f"]),
     ("+hlen", ["HLEN", "$"]),
     ("+zadd", ["ZADD", "$", "1", "m"]),
