@@ -5,7 +5,10 @@ import contextvars
 import gc
 import os
 import random
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -656,3 +659,96 @@ def test_against_a_database(tmp_path):
     assert stored > 50_000
     for db in dbs:
         db.close()
+
+
+# ---- holds -------------------------------------------------------------------------------------------
+
+HOLDER = """
+import os, signal, sqlite3, sys
+from zoocache import Cache
+place, path, moment = sys.argv[1], sys.argv[2], int(sys.argv[3])
+cache = Cache(storage_url=f"lmdb://{place}")
+db = sqlite3.connect(path, isolation_level=None)
+with cache.transaction(hold=2):
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("UPDATE t SET v = v + 1")
+    cache.invalidate("t")
+    if moment == 0: os.kill(os.getpid(), signal.SIGKILL)
+    db.execute("COMMIT")
+    if moment == 1: os.kill(os.getpid(), signal.SIGKILL)
+if moment == 2: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_round_its_commit_leaves_nothing_stale(tmp_path):
+    path = str(tmp_path / "db")
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("CREATE TABLE t (v)")
+    db.execute("INSERT INTO t VALUES (0)")
+    with Cache(storage_url=f"lmdb://{tmp_path / 'place'}") as cache:
+
+        @cache.cacheable(deps=["t"], namespace="held")
+        def read():
+            return db.execute("SELECT v FROM t").fetchone()[0]
+
+        def truth():
+            return db.execute("SELECT v FROM t").fetchone()[0]
+
+        for moment in [0, 1, 2] * 2:
+            assert read() == truth()
+            command = [sys.executable, "-c", HOLDER, str(tmp_path / "place"), path, str(moment)]
+            holder = subprocess.Popen(command)
+            while holder.poll() is None:  # from before the commit nothing is stored once it is announced
+                read()
+            assert holder.returncode == -signal.SIGKILL
+            assert read() == truth()
+            while cache.core.holds.value:
+                assert read() == truth()
+                cache.core.poll()
+            assert read() == truth()
+
+
+def test_what_a_block_holds_is_stored_by_nobody_until_its_end():
+    with Cache() as cache:
+        rows = Rows(cache)
+        rows.read(1)
+        entered = cache.transaction(hold=60)
+        context = contextvars.Context()
+        context.run(entered.__enter__)
+        context.run(cache.invalidate, "row:1")
+        context.run(cache.invalidate, "row:1:x")  # is below it
+        assert cache.core.holds.value == 1
+        rows.calls.clear()
+        rows.read(1), rows.read(1), rows.read(2), rows.read(2)
+        assert rows.calls == [1, 1, 2]
+        cache.set("k", 1, deps=["row:1"])
+        assert cache.get("k") is None
+        context.run(entered.__exit__, None, None, None)
+        assert cache.core.holds.value == 0
+        rows.calls.clear()
+        rows.read(1), rows.read(1)
+        assert rows.calls == [1]
+        with pytest.raises(KeyError), cache.transaction(hold=60):
+            cache.invalidate("row:1")
+            raise KeyError
+        assert cache.core.holds.value == 0
+
+
+@pytest.mark.parametrize("bad", [-1, 4000, 1e-6, "1", None])
+def test_a_hold_that_is_none(bad):
+    with Cache() as cache, pytest.raises((TypeError, ValueError), match="hold"):
+        cache.transaction(hold=bad)
+
+
+async def test_a_block_of_async_with_holds():
+    with Cache() as cache:
+        async with cache.transaction(hold=60):
+            cache.invalidate("row:1")
+            assert cache.core.holds.value == 1
+        assert cache.core.holds.value == 0
+        with pytest.raises(KeyError):
+            async with cache.transaction(hold=60):
+                cache.invalidate("row:1")
+                raise KeyError
+        assert cache.core.holds.value == 0

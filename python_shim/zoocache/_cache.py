@@ -511,15 +511,16 @@ class Cache:
 
             raise silent("it is invalidated in this process alone")
 
-    def transaction(self, snapshot: bool = True) -> Transaction:
+    def transaction(self, snapshot: bool = True, hold: float = 0.0) -> Transaction:
         """A block, for with and async with, whose invalidations wait for its end: see zoocache.transactions.
 
         snapshot: what is read in it may be as old as the block, as in SQLite and under REPEATABLE READ; false: it is
         as it was last committed.
+        hold: seconds in which it is sure to be committed, from each invalidate() on: then a crash leaves nothing stale.
         """
         from zoocache.transactions import Transaction
 
-        return Transaction(self, snapshot)
+        return Transaction(self, snapshot, hold)
 
     def again(self, work: Callable[..., object], *args: Any) -> None:
         """What is done now is done once more at the end of the transaction."""

@@ -319,13 +319,14 @@ async def get_many_async(keys: Iterable[str]) -> dict[str, Any]:
     return await cache().get_many_async(keys)
 
 
-def transaction(snapshot: bool = True) -> Transaction:
+def transaction(snapshot: bool = True, hold: float = 0.0) -> Transaction:
     """A block, for with and async with, whose invalidations wait for its end: see zoocache.transactions.
 
     snapshot: what is read in it may be as old as the block, as in SQLite and under REPEATABLE READ; false: it is as it
     was last committed.
+    hold: seconds in which it is sure to be committed, from each invalidate() on: then a crash leaves nothing stale.
     """
-    return cache().transaction(snapshot)
+    return cache().transaction(snapshot, hold)
 
 
 def token() -> int:

@@ -66,6 +66,7 @@ def _declare_quick(name: str, result: Any) -> Callable[..., Any]:
 _attach = _declare("zcpy_attach", _ptr, _ptr)
 _begin_ago = _declare("zcpy_begin_ago", _u64, _ptr, _u64, _u64)
 _close = _declare("zcpy_close", None, _ptr)
+_holds = _declare("zcpy_holds", _ptr, _ptr)
 _newest = _declare("zcpy_newest", _u64, _ptr)
 _nothing = _declare("zcpy_nothing", _ptr, _ptr)
 _open = _declare("zcpy_open", _ptr, _ptr, _ptr, _ptr, lib=_free)
@@ -200,7 +201,7 @@ def parts() -> dict[str, bool]:
 class Core:
     """One cache of the library: tags and their versions. Closed with the last ``Deps`` made of it."""
 
-    __slots__ = ("__weakref__", "_last", "nothing", "pointer", "seen", "void")
+    __slots__ = ("__weakref__", "_last", "holds", "nothing", "pointer", "seen", "void")
 
     def __init__(self, options: Any = None) -> None:
         self.pointer: int | None = None
@@ -210,6 +211,7 @@ class Core:
             raise MemoryError("zoocache: no memory for a cache") if code.value == E_NOMEM else OSError(code.value)
         self.void = ctypes.c_void_p(self.pointer)
         self.seen = _u64.from_address(_seen(self.pointer))
+        self.holds = ctypes.c_uint32.from_address(_holds(self.pointer))
         self.nothing = KnownDeps(_nothing(self.pointer))
         self.nothing.names = ()
         self._last: tuple[bytes, Deps] = (b"", self.nothing)

@@ -178,6 +178,8 @@ _sink = _declare("zcpy_sink", c_int, c_void_p, c_char_p, c_size_t, hold=True)
 _invalidate = _declare("zcpy_invalidate", c_int, c_void_p, c_char_p, c_int)
 _invalidate_mark = _declare("zcpy_invalidate_mark", c_int, c_void_p, c_char_p, c_size_t)
 _clear = _declare("zcpy_clear", c_int, c_void_p)
+_hold = _declare("zcpy_hold", c_int, c_void_p, c_char_p, c_int, c_uint64, c_void_p)
+_hold_end = _declare("zcpy_hold_end", c_int, c_void_p, c_uint64)
 _close = _declare("zcpy_close", None, c_void_p)
 _shut = _declare("zcpy_shut", None, c_void_p)
 _tell = _declare("zcpy_tell", None, c_void_p, c_char_p, c_size_t, hold=True)
@@ -351,6 +353,17 @@ class SharedCore(Core):
         """In the child of a fork."""
         _leave_behind(self.pointer)
         self.pointer = None
+
+
+def hold(core: Core, names: bytes, lease: float) -> tuple[int, int]:
+    """Holds tags separated by NUL: a result, and what to end."""
+    held = c_uint64()
+    return int(_hold(core.pointer, names, len(names), nanoseconds(lease), ctypes.byref(held))), held.value
+
+
+def hold_end(core: Core, held: int) -> int:
+    """Ends a hold: what was held is invalidated."""
+    return int(_hold_end(core.pointer, held))
 
 
 def open_core(settings: dict[str, Any], storage: Storage | None, troubles: Troubles) -> SharedCore:

@@ -556,7 +556,8 @@ class Filled(Table):
         entry = None
         if OPEN and held_here(cache, final):
             fill.store = False
-        if fill.store and (cache.core.seen.value == fill.begin or cache.core.held(final).newest() <= fill.begin):
+        quiet = not cache.core.holds.value and cache.core.seen.value == fill.begin
+        if fill.store and (quiet or cache.core.held(final).newest() <= fill.begin):
             entry = self.entry(cache, fill.key, value, fill.begin, final, ttl)
             if entry is not None and (error is not None or self.rules.early_refresh):
                 more = entry.more = entry.more or More()

@@ -403,7 +403,8 @@ ZCPY_API uintptr_t zcpy_nothing(core *c) {
     return (uintptr_t)&c->cache->trie.root;
 }
 
-/* The one rule needs one number: the newest version on the paths of the tags, published. */
+/* The one rule needs one number: the newest version on the paths of the tags, published; the highest
+ * that there is, if one of them is held. */
 ZCPY_API uint64_t zcpy_newest(uintptr_t handle) {
     zc_tag *one = (zc_tag *)handle;
     const zc_tag *who = NULL;
@@ -413,11 +414,10 @@ ZCPY_API uint64_t zcpy_newest(uintptr_t handle) {
         uint64_t v = zc__tag_newest(s.tags[i], &who);
         if (v > newest) newest = v;
     }
-    if (newest) {
-        const zc__trie *trie = &cache_of(s.tags[0])->trie;
-        while (zc__published(trie) < newest) zc__yield(); /* its writer is between stamp and publish */
-    }
-    return newest;
+    zc_cache *cache = cache_of(s.tags[0]);
+    if (newest)
+        while (zc__published(&cache->trie) < newest) zc__yield(); /* its writer is about to publish it */
+    return zc__held(cache, s.tags, s.n) ? UINT64_MAX : newest;
 }
 
 /* The tags as text, separated by NULs: at most `cap` bytes; returns the whole length. */
@@ -737,6 +737,29 @@ static int invalidate(core *c, const char *text, int len) {
 ZCPY_API int zcpy_invalidate(core *c, const char *text, int len) {
     INSIDE(c, int, ZC_E_CLOSED, invalidate(c, text, len));
 }
+
+/* Holds the tags in `text`, which were checked, for `lease` ns. A zc_result; zcpy_hold_end() ends it. */
+static int hold(core *c, const char *text, int len, uint64_t lease, uint64_t *id) {
+    zc_bytes rest = zc_slice(text, (size_t)len), *tags;
+    int64_t n = tags_count(rest);
+    tags = n > 0 ? (zc_bytes *)malloc((size_t)n * sizeof *tags) : NULL;
+    if (!tags) return n < 0 ? ZC_E_INVAL : ZC_E_NOMEM;
+    for (int64_t i = 0; i < n; i++) (void)tag_next(&rest, &tags[i]);
+    int rc = zc_hold(c->cache, tags, (size_t)n, lease, id);
+    free(tags);
+    return rc;
+}
+
+ZCPY_API int zcpy_hold(core *c, const char *text, int len, uint64_t lease, uint64_t *id) {
+    INSIDE(c, int, ZC_E_CLOSED, hold(c, text, len, lease, id));
+}
+
+ZCPY_API int zcpy_hold_end(core *c, uint64_t id) {
+    INSIDE(c, int, ZC_E_CLOSED, zc_hold_end(c->cache, id));
+}
+
+/* Where it stands how many holds there are: with any, what is fresh is asked of zcpy_newest(). */
+ZCPY_API const uint32_t *zcpy_holds(const core *c) { return &c->cache->bus.nholds; }
 
 /* Invalidates a tag of the package's own. */
 ZCPY_API int zcpy_invalidate_mark(core *c, const char *mark, int len) {
@@ -1310,3 +1333,5 @@ ZCPY_API void zcpy_stats(core *c, uint64_t out[5]) {
 }
 
 ZCPY_API uint64_t zcpy_hash(const char *data, size_t len) { return zc__hash(zc_slice(data, len), 0); }
+
+ZCPY_API const char *zcpy_library_version(void) { return ZOOCACHE_VERSION; }

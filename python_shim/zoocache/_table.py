@@ -693,8 +693,9 @@ class Table:
         if shared is not None:
             self.drop(key, "replaced")
             held = shared.core.marked(_tags.join(held.tags(), self.mark(key)))
-        entry = self.entry(cache, key, value, cache.core.seen.value, held, ttl)
-        if entry is None:
+        begin = cache.core.seen.value
+        entry = self.entry(cache, key, value, begin, held, ttl)
+        if entry is None or (cache.core.holds.value and held.newest() > begin):
             self.drop(key, "replaced")
             return
         with cache.lock:

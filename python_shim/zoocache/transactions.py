@@ -17,6 +17,11 @@ invalidation comes neither before its commit, when another would store the old v
     again    What takes effect at once, as it is by key (delete, clear, evict_scope), and once more at the end, for
              others may have stored the old value meanwhile.
 
+With transaction(hold=seconds) what is held back is also announced at once, before the commit: it is invalidated, and
+what depends on it is stored by nobody, in whichever process, until the block has ended or, if this process dies, the
+seconds are over. So a crash between the commit and its invalidation leaves nothing stale: a value served at some time
+reflects every commit that is older than max_staleness.
+
 A block in a block is a savepoint: what it holds back goes to the one around it if it ends well, and is dropped if
 not. Say what changes before it is read: a value that is computed between a write and its invalidate() is stored.
 """
@@ -24,6 +29,7 @@ not. Say what changes before it is read: a value that is computed between a writ
 from __future__ import annotations
 
 from zoocache import _ffi, _tags
+from zoocache._durations import duration, shown
 from zoocache.context import OPEN, TRANSACTION, transaction_of
 
 TYPE_CHECKING = False
@@ -39,9 +45,13 @@ __all__ = ["Transaction"]
 class Transaction:
     """A block, for with and async with, of one context and the tasks that are begun in it. Good for one block."""
 
-    def __init__(self, cache: Cache, snapshot: bool = True) -> None:
+    def __init__(self, cache: Cache, snapshot: bool = True, hold: float = 0.0) -> None:
         self.cache = cache
         self.snapshot = snapshot
+        self.lease = duration("hold", hold)
+        if self.lease and not 0.001 <= self.lease <= 3600:
+            raise ValueError(f"hold is from 0.001 to 3600 seconds, not {shown(hold)}")
+        self.announced: dict[str, int] = {}  # tags, and the holds that they are in
         self.held: set[str] = set()
         self.again: list[Callable[[], object]] = []
         self.begin: int | None = None  # of its fills, at the latest; None: as ever
@@ -58,7 +68,36 @@ class Transaction:
         if not all(map(_tags.fine, checked)):
             _tags.refuse(checked)
         self.held.update(checked)
+        self._announce(checked)
         _ffi.change()  # no entry has the word any more: each is looked at, and then seen to be held back
+
+    def _announce(self, tags: tuple[str, ...]) -> None:
+        """Has every process hold them, if that is wanted."""
+        block: Transaction | None = self
+        while block is not None and not block.lease:
+            block = block.parent
+        new = tuple(tag for tag in tags if block is not None and not _below(tag, set(block.announced)))
+        if block is None or not new:
+            return
+        from zoocache._ffi_shared import hold
+
+        code, held = hold(self.cache.core, _tags.pack(new), block.lease)
+        if code:
+            self.cache._told(code, new)
+        else:
+            block.announced.update(dict.fromkeys(new, held))
+
+    def _release(self) -> None:
+        """Ends what it has announced."""
+        ended, self.announced = self.announced, {}
+        if not ended:
+            return
+        from zoocache._ffi_shared import hold_end
+
+        for held in set(ended.values()):
+            code = hold_end(self.cache.core, held)
+            if code:
+                self.cache._told(code, tuple(ended))
 
     def holding(self) -> bool:
         """Whether it, or one around it, has held anything back."""
@@ -103,6 +142,8 @@ class Transaction:
     ) -> None:
         if self._ends(kind is None):
             self._say()
+        elif self.announced:
+            self._release()
 
     async def __aenter__(self) -> Transaction:
         return self.__enter__()
@@ -112,6 +153,8 @@ class Transaction:
     ) -> None:
         if self._ends(kind is None):
             await self.cache._beside(self._say)
+        elif self.announced:
+            await self.cache._beside(self._release)
 
     def _ends(self, well: bool) -> bool:
         """Ends it. Whether what was held back is to be said now; if not, it was dropped, or is the parent's."""
@@ -138,6 +181,7 @@ class Transaction:
                 work()
         finally:
             TRANSACTION.set(around)
+            self._release()
 
 
 def _below(tag: str, held: set[str]) -> bool:
