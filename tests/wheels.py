@@ -8,7 +8,8 @@ Each time also an sdist, which is installed without network.
 They are left in BUILD/wheels/dist, and what was downloaded for them beside it. It runs in a virtual environment
 with TOOLS. zig compiles for each platform, against an old glibc; the libraries come as sources in the sdists of
 wheels.txt, and are linked statically; OpenSSL is the system's (python_shim/zoocache/_openssl.h). A root is what
-Debian's python3 needs, and nothing else: no compiler, no headers. A foreign one is run by qemu.
+Debian's python3 needs, and nothing else: no compiler, no headers. A foreign one is run by qemu. For musl, which has
+no Python there, what the library asks for is looked up in Debian's musl.
 """
 
 import os
@@ -254,6 +255,26 @@ def use(name, wheel, redis, rediss):
     shutil.rmtree(tree)
 
 
+def symbols(elf, wanted):
+    """The names of what a library defines, or wants from others."""
+    table = ELFFile(elf).get_section_by_name(".dynsym")
+    return {s.name for s in table.iter_symbols() if s.name and (s["st_shndx"] == "SHN_UNDEF") == wanted}
+
+
+def check_musl(name, wheel):
+    """Debian has no Python for musl: what the library asks for must be in its musl, 1.2.3; zig's is newer."""
+    machine = machine_of(name)
+
+    def extract(to):
+        run("mmdebstrap", "-q", "--variant=extract", f"--architectures={DEBIAN[machine]}", "--include=musl",
+            "bookworm", to)  # fmt: skip
+
+    [libc] = once(WORK / f"musl-{machine}", extract).glob("lib/*-linux-musl/libc.so")
+    with zipfile.ZipFile(wheel).open("zoocache/_native.so") as library, libc.open("rb") as there:
+        lacking = symbols(library, wanted=True) - symbols(there, wanted=False)
+    assert not lacking, f"not in musl: {lacking}"
+
+
 def use_sdist(source):
     """Installs the sdist without network, in a virtual environment of its own; says what it lacks, if it does."""
     tree = fresh(WORK / "venv-sdist")
@@ -299,6 +320,8 @@ def main():
         made = wheel(source, name)
         if name.startswith("many"):
             use(name, made, redis.url, f"rediss://127.0.0.1:{tls}")
+        else:
+            check_musl(name, made)
 
     try:
         wanted = PLATFORMS if sys.argv[2] == "all" else [HOST]
