@@ -297,7 +297,7 @@ def test_labels_are_bounded():
         assert registry.get_sample_value("zoocache_cache_invalidations_total") == 1000
 
 
-def test_opentelemetry():
+def test_opentelemetry_asks_when_it_is_exported():
     importlib.import_module("opentelemetry.sdk")
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -306,17 +306,59 @@ def test_opentelemetry():
 
     reader = InMemoryMetricReader()
     provider = MeterProvider(metric_readers=[reader])
-    configure(telemetry=TelemetryManager([OpenTelemetryAdapter(meter_provider=provider)]))
-    cached = cacheable(lambda x: x)
-    cached(1), cached(1)
-    invalidate("t")
-    data = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
-    values = {metric.name: metric.data.data_points[0] for metric in data}
-    assert values["zoocache.cache_hits_total"].value == 1
-    assert values["zoocache.cache_get_duration_seconds"].count == 2
-    adapter = OpenTelemetryAdapter()
-    adapter.set_gauge("g", 1)
-    adapter.close()
+    adapter = OpenTelemetryAdapter(meter_provider=provider)
+    manager = TelemetryManager([adapter])
+    assert not manager.enabled
+
+    def exported():
+        data = reader.get_metrics_data()
+        found = [] if data is None else data.resource_metrics[0].scope_metrics[0].metrics
+        return {
+            (metric.name.removeprefix("zoocache."), *point.attributes.values()): getattr(point, "value", None)
+            or getattr(point, "count", 0)
+            for metric in found
+            for point in metric.data.data_points
+        }
+
+    assert exported() == {}
+    with Cache(telemetry=manager) as one, Cache(telemetry=manager) as two:
+        f, g = one.cacheable(lambda x: x, deps=["t"]), two.cacheable(lambda x: 1 // x)
+        assert [f(1), f(1), f(1), g(1), g(1)] == [1] * 5
+        assert f.cache_info.__self__.fast_hits() == 1, "the quick path"
+        with pytest.raises(ZeroDivisionError):
+            g(0)
+        one.invalidate("t"), f(1)
+        adapter.set_gauge("g", 7)
+        found = exported()
+        assert found["cache_hits_total",] == 3 and found["cache_misses_total",] == 4
+        assert found["cache_misses_by_reason_total", "invalidated"] == 1
+        assert found["cache_misses_by_reason_total", "absent"] == 3
+        assert found["cache_errors_total",] == 1 and found["cache_entries",] == 2 and found["g",] == 7
+        assert found["cache_fill_duration_seconds",] == 4
+        told = {name for name, *_ in found}
+        for name in set(one.stats()._fields) - {"absent", "expired", "invalidated"}:
+            assert told & {f"cache_{name}", f"cache_{name}_total"}, name
+        assert f(1) == 1
+        assert exported()["cache_hits_total",] == 4
+    assert ("cache_hits_total",) not in exported(), "closed"
+    provider.shutdown()
+
+
+def test_opentelemetry_beside_one_that_is_told():
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    from zoocache.telemetry.adapters.opentelemetry import OpenTelemetryAdapter
+
+    reader, recorder = InMemoryMetricReader(), Recorder()
+    provider = MeterProvider(metric_readers=[reader])
+    with Cache(telemetry=TelemetryManager([OpenTelemetryAdapter(meter_provider=provider), recorder])) as cache:
+        f = cache.cacheable(lambda x: x)
+        f(1), f(1)
+        metrics = reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+        (hits,) = [metric for metric in metrics if metric.name == "zoocache.cache_hits_total"]
+        assert [point.value for point in hits.data.data_points] == [1]
+        assert "cache_hits_total" in recorder.names()
     provider.shutdown()
 
 

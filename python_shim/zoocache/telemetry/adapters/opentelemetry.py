@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from zoocache.telemetry.base import Labels, TelemetryAdapter
+from zoocache.telemetry.base import AskingAdapter, Labels
 
 try:
     from opentelemetry import context, metrics, trace
@@ -15,8 +16,14 @@ except ImportError as error:  # pragma: no cover - depends on what is installed
     raise ImportError("OpenTelemetryAdapter needs opentelemetry-sdk: pip install zoocache[telemetry-otel]") from error
 
 
-class OpenTelemetryAdapter(TelemetryAdapter):
-    """Instruments named ``zoocache.{metric}`` of a given meter provider, or of one that exports by OTLP."""
+class OpenTelemetryAdapter(AskingAdapter):
+    """Instruments named ``zoocache.{metric}`` of a given meter provider, or of one that exports by OTLP.
+
+    They ask the caches when they are exported, so that a call costs what it costs without them: each of the cache's
+    statistics is ``zoocache.cache_{name}_total``, or a gauge ``zoocache.cache_{name}``; the causes of misses are
+    attributes of ``cache_misses_by_reason_total``; computations have a histogram, ``cache_fill_duration_seconds``.
+    Several caches with one adapter are summed.
+    """
 
     def __init__(
         self,
@@ -24,6 +31,7 @@ class OpenTelemetryAdapter(TelemetryAdapter):
         otlp_endpoint: str | None = None,
         meter_provider: Any = None,
     ) -> None:
+        super().__init__()
         self._own: MeterProvider | None = None
         if meter_provider is None and otlp_endpoint is not None:
             from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
@@ -37,17 +45,46 @@ class OpenTelemetryAdapter(TelemetryAdapter):
         self._instruments: dict[str, Any] = {}
         self._lock = threading.Lock()
 
-    def _instrument(self, create: str, name: str) -> Any:
+    # ---- asked -------------------------------------------------------------------------------------
+
+    def bind_core(self, core: Any) -> None:
+        """Reports on this cache, too."""
+        super().bind_core(core)
+        for name in core.stats()._fields:
+            if name in self.LEVELS:
+                self._instrument("create_observable_gauge", f"cache_{name}", [self._asks(name)])
+            elif name not in self.REASONS:
+                self._instrument("create_observable_counter", f"cache_{name}_total", [self._asks(name)])
+        self._instrument("create_observable_counter", "cache_misses_by_reason_total", [self._reasons])
+
+    def collect(self) -> dict[str, int]:
+        """What the caches have counted until now."""
+        return self.totals()
+
+    def _asks(self, name: str) -> Callable[[Any], Iterable[metrics.Observation]]:
+        return lambda _: [metrics.Observation(value) for each, value in self.collect().items() if each == name]
+
+    def _reasons(self, _: Any) -> Iterable[metrics.Observation]:
+        return [metrics.Observation(n, {"reason": name}) for name, n in self.collect().items() if name in self.REASONS]
+
+    def filled(self, elapsed: float) -> None:
+        """A computation took so many seconds."""
+        self.observe("cache_fill_duration_seconds", elapsed)
+
+    # ---- told --------------------------------------------------------------------------------------
+
+    def _instrument(self, create: str, name: str, *more: Any) -> Any:
         with self._lock:
             instrument = self._instruments.get(name)
             if instrument is None:
-                instrument = getattr(self._meter, create)(f"zoocache.{name}")
+                instrument = getattr(self._meter, create)(f"zoocache.{name}", *more)
                 self._instruments[name] = instrument
             return instrument
 
     def increment(self, name: str, value: float = 1.0, labels: Labels | None = None) -> None:
         """Adds to a counter."""
-        self._instrument("create_counter", name).add(value, labels)
+        if not self._counted(name):
+            self._instrument("create_counter", name).add(value, labels)
 
     def observe(self, name: str, value: float, labels: Labels | None = None) -> None:
         """Adds a sample to a histogram."""
@@ -58,13 +95,11 @@ class OpenTelemetryAdapter(TelemetryAdapter):
         self._instrument("create_gauge", name).set(value, labels)
 
     def close(self) -> None:
-        """Exports what is left, if the provider is its own."""
+        """Exports what is left, if the provider is its own; asks no more."""
         if self._own is not None:
             self._own.shutdown()
             self._own = None
-
-    def bind_core(self, core: Any) -> None:
-        """Instruments need not know the cache."""
+        self._caches.clear()
 
 
 class Spans:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from typing import Any
-from weakref import WeakSet
 
-from zoocache.telemetry.base import LABELS, OTHER, Labels, TelemetryAdapter
+from zoocache.telemetry.base import LABELS, OTHER, AskingAdapter, Labels
 
 try:
     import prometheus_client
@@ -17,12 +16,8 @@ except ImportError as error:  # pragma: no cover - depends on what is installed
         "PrometheusAdapter needs prometheus_client: pip install zoocache[telemetry-prometheus]"
     ) from error
 
-_REASONS = ("absent", "expired", "invalidated")  # of misses
-_TOLD = frozenset(f"cache_{name}_total" for name in ("hits", "misses", "errors", "invalidations"))
-_LEVELS = ("entries", "flights", "tags", "tag_bytes", "bytes", "bus_pending", "storage_down")
 
-
-class PrometheusAdapter(TelemetryAdapter):
+class PrometheusAdapter(AskingAdapter):
     """A collector: asks its caches when it is scraped, so that a call costs what it costs without it.
 
     Each of the cache's statistics is a metric ``{prefix}_cache_{name}`` (a counter's ends with ``_total``); the causes
@@ -39,12 +34,12 @@ class PrometheusAdapter(TelemetryAdapter):
         prefix: str = "zoocache",
         registry: Any = None,
     ) -> None:
+        super().__init__()
         self._registry = registry if registry is not None else prometheus_client.REGISTRY
         self._prefix = f"{prefix}_" if prefix else ""
         self._metrics: dict[tuple[str, tuple[str, ...]], Any] = {}
         self._sets: dict[Any, set[tuple[str, ...]]] = {}
         self._lock = threading.Lock()
-        self._caches: WeakSet[Any] = WeakSet()
         self._closed = False
         self._fills = prometheus_client.Histogram(
             f"{self._prefix}cache_fill_duration_seconds", "how long computations took", registry=None
@@ -56,15 +51,9 @@ class PrometheusAdapter(TelemetryAdapter):
 
     # ---- asked -------------------------------------------------------------------------------------
 
-    def bind_core(self, core: Any) -> None:
-        """Reports on this cache, too."""
-        if core not in self._caches:
-            self._caches.add(core)
-            core.listen(self._heard)
-
-    def _heard(self, event: Any) -> None:
-        if event.elapsed is not None:
-            self._fills.observe(event.elapsed)
+    def filled(self, elapsed: float) -> None:
+        """A computation took so many seconds."""
+        self._fills.observe(elapsed)
 
     def describe(self) -> Iterator[Any]:
         """What there may be, for a registry that refuses to have a name twice."""
@@ -72,18 +61,18 @@ class PrometheusAdapter(TelemetryAdapter):
 
     def collect(self) -> Iterator[Any]:
         """What the caches have counted until now."""
-        snapshots = [cache.stats() for cache in list(self._caches)]
-        for name in snapshots[0]._fields if snapshots else ():
-            kind = GaugeMetricFamily if name in _LEVELS else CounterMetricFamily
-            value = sum(getattr(each, name) for each in snapshots)
-            if name not in _REASONS:
+        totals = self.totals()
+        if not totals:
+            return
+        for name, value in totals.items():
+            kind = GaugeMetricFamily if name in self.LEVELS else CounterMetricFamily
+            if name not in self.REASONS:
                 yield kind(f"{self._prefix}cache_{name}", name.replace("_", " "), value=value)
-        if snapshots:
-            family = CounterMetricFamily(f"{self._prefix}cache_misses_by_reason", "misses by reason", labels=["reason"])
-            for name in _REASONS:
-                family.add_metric([name], sum(getattr(each, name) for each in snapshots))
-            yield family
-            yield from self._fills.collect()
+        family = CounterMetricFamily(f"{self._prefix}cache_misses_by_reason", "misses by reason", labels=["reason"])
+        for name in self.REASONS:
+            family.add_metric([name], totals[name])
+        yield family
+        yield from self._fills.collect()
 
     # ---- told --------------------------------------------------------------------------------------
 
@@ -103,10 +92,6 @@ class PrometheusAdapter(TelemetryAdapter):
             if len(known) < LABELS:
                 known.add(values)
         return metric.labels(*(values if values in known else [OTHER] * len(names)))
-
-    def _counted(self, name: str) -> bool:
-        """Whether it asks for that itself, and is told by a cache that has another adapter, too."""
-        return name in _TOLD and len(self._caches) > 0
 
     def increment(self, name: str, value: float = 1.0, labels: Labels | None = None) -> None:
         """Adds to a counter."""
