@@ -20,7 +20,7 @@ from djangoshop import Author, Book, Tag
 from zoocache import cacheable, context
 from zoocache.contrib.django import model_tag, row
 
-pytestmark = pytest.mark.plain
+pytestmark = [pytest.mark.plain, pytest.mark.slow]
 
 KEYS = range(1, 4)
 
