@@ -512,6 +512,22 @@ def test_routers():
     assert Track.cached.get(pk=track.pk).name == "T2"
 
 
+def test_tenants_with_schemas_of_their_own_are_kept_apart(ann, monkeypatch):
+    """As django-tenants has them: the same SQL means other tables."""
+
+    def read():
+        return Author.cached.get(pk=ann.pk).name, [each.name for each in Author.cached.filter(name__startswith="A")]
+
+    monkeypatch.setattr(connections["default"], "schema_name", "acme", raising=False)
+    first = read()
+    monkeypatch.setattr(connections["default"], "schema_name", "umbra")
+    with queries(2):
+        assert read() == first
+    monkeypatch.setattr(connections["default"], "schema_name", "acme")
+    with queries(0):
+        assert read() == first
+
+
 def test_transactions_on_two_databases(ann):
     Author.objects.using("other").create(pk=ann.pk, name="Otto")
     read = lambda: (name_of(ann.pk), Author.cached.using("other").get(pk=ann.pk).name)

@@ -66,8 +66,8 @@ def _text_of(params: Any) -> str | None:
 
 
 def _place(connection: Any) -> str:
-    """Which database it is."""
-    return f"{connection.alias}:{connection.settings_dict['NAME']}"
+    """Which database it is, and which of its schemas, as django-tenants says it."""
+    return f"{connection.alias}:{connection.settings_dict['NAME']}:{getattr(connection, 'schema_name', '')}"
 
 
 class _Query:
