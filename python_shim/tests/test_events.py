@@ -9,11 +9,11 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from servers import until
+from servers import Redis, until
 from shelf import Shelf
 
 import zoocache
-from zoocache import Cache, Scope, correlation
+from zoocache import BusSilent, Cache, InvalidTag, Scope, correlation
 from zoocache.events import Event
 from zoocache.telemetry import EventLog
 from zoocache.testing import FakeClock
@@ -587,3 +587,18 @@ def test_lazy():
         "assert not {'zoocache.events', 'zoocache._health', 'logging', 'json'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_invalidation_that_the_log_has_not_taken_is_told(tmp_path, heard):
+    """It is done here, whoever raises then."""
+    redis = Redis(tmp_path)
+    with Cache(bus_url=redis.url, ack="durable", on_event=heard) as cache:
+        until(lambda: cache.stats().bus_heard or cache.health().checks["bus"].age < 1)
+        redis.stop()
+        with pytest.raises(BusSilent):
+            cache.invalidate("a")
+        assert [event.tags for event in heard if event.kind == "invalidated"] == [("a",)]
+        heard.clear()
+        with pytest.raises(InvalidTag):
+            cache.invalidate("b", ":")
+        assert not heard, "nothing was done"

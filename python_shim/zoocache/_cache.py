@@ -479,14 +479,15 @@ class Cache:
         if code == _ffi.E_INVAL:
             tags = _tags.widened(tags)
             code = self.core.invalidate(_tags.pack(tags))
-        if code:
-            self._told(code, tags)
-        if self.events is not None:
+        done = code != _ffi.E_INVAL
+        if self.events is not None and done:
             self.events.invalidated(tags)
-        if self.telemetry_enabled:
+        if self.telemetry_enabled and done:
             for tag in tags:
                 self.telemetry.increment("cache_invalidations_total")
                 self.telemetry.increment("cache_invalidations_total", labels={"tag_prefix": self.telemetry.prefix(tag)})
+        if code:
+            self._told(code, tags)
 
     def invalidate_one(self, tag: str) -> None:
         """As invalidate(), for one tag, which goes straight to the library if nothing else is to be done."""
