@@ -76,6 +76,7 @@ class Postgres:
         assert found[-1], "postgres is not installed: apt install postgresql"
         self.bin = os.path.dirname(found[-1])
         self.options = options
+        self.environment = {name: text for name, text in os.environ.items() if name != "LD_PRELOAD"}  # it hangs
         self.port = free_port()
         self.directory = tempfile.mkdtemp(prefix="zoocache-postgres-")
         self.as_user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}
@@ -101,7 +102,7 @@ class Postgres:
 
     def run(self, program, *arguments):
         subprocess.run([os.path.join(self.bin, program), *arguments], check=True, capture_output=True,
-                       cwd=self.directory, **self.as_user)  # fmt: skip
+                       cwd=self.directory, env=self.environment, **self.as_user)  # fmt: skip
 
     def start(self):
         settings = {
@@ -115,7 +116,7 @@ class Postgres:
             [os.path.join(self.bin, "postgres"), "-D", self.data,
              *(f"--{name}={value}" for name, value in settings.items()), *self.options],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            cwd=self.directory, preexec_fn=_die_with_parent, **self.as_user,
+            cwd=self.directory, env=self.environment, preexec_fn=_die_with_parent, **self.as_user,
         )  # fmt: skip
         while True:
             try:

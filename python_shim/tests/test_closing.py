@@ -172,7 +172,7 @@ def test_what_is_asked_of_a_closed_core():
     cache.close()
     assert storage.closed.is_set()
     assert core.find(b"k", 0) == (zoocache._ffi.MISS, None)
-    assert core.find_many([b"k", b"l"]) == [None, None]
+    assert core.find_many([b"k", b"l"]) == [(zoocache._ffi.MISS, None)] * 2
     token = zoocache._ffi_shared.Token()
     assert core.keep(b"k", [b"v"], deps, 0, 1.0, 1.0, False) == core.drop(b"k") == core.lock(b"k", 1.0, token) < 0
     assert core.clear() == core.invalidate(b"a") == core.invalidate_mark(b"|a") == core.catch_up(1, 0.0) < 0

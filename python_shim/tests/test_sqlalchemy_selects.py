@@ -347,6 +347,28 @@ def test_rows_by_their_key(make, count, name):
     assert asked(*range(200))
 
 
+def test_rows_of_a_table_that_another_program_has_a_model_of(make, count):
+    """Two models of one table: their rows are the same."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Twin(Base):
+        __tablename__ = User.__tablename__
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    table(Twin)  # from now on it is known
+    by_key = cached(select(User).where(User.id == 1))
+    with make() as session:
+        session.scalars(by_key).one()
+    with make.begin() as session:
+        session.get(User, 2).name = "of another"
+    count.new()
+    with make() as session:
+        session.scalars(by_key).one()
+    assert not count.new()
+
+
 def test_keys_that_are_text_or_of_two_columns(make, count):
     pair = cached(select(Pair).where(Pair.a == "x", Pair.b == 1))
     with make.begin() as session:

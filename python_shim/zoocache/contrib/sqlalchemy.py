@@ -248,16 +248,17 @@ class _Reads:
             or (isinstance(part, TextClause) and not tables)
             for part in parts
         )
-        if isinstance(statement, Select) and len(tables) == 1 and compiled.string.upper().count("SELECT") == 1:
-            self.rows = self.by_key(compiled, statement, *tables)
+        if isinstance(statement, Select) and len(self.tables) == 1 and compiled.string.upper().count("SELECT") == 1:
+            self.rows = self.by_key(compiled, statement)
 
     @staticmethod
-    def by_key(compiled: Any, statement: Any, table: Table) -> tuple[str, list[str]] | None:
+    def by_key(compiled: Any, statement: Any) -> tuple[str, list[str]] | None:
         """The table, and the parameters that its primary key is to equal; None: other rows are read, too."""
-        columns = table.primary_key.columns
+        table, *others = statement.get_final_froms()
         where = statement.whereclause
-        if statement.get_final_froms() != [table] or _bases(table) != {table} or where is None:
+        if others or not isinstance(table, Table) or _bases(table) != {table} or where is None:
             return None
+        columns = table.primary_key.columns
         found = {}
         for each in where.clauses if getattr(where, "operator", None) is operators.and_ else [where]:
             right = getattr(each, "right", None)
