@@ -43,6 +43,7 @@ class Beat:
 
     def __init__(self, cache: Cache, shared: Shared) -> None:
         self.core = shared.core
+        self._node = self.core.node()  # now: at exit a core may have been shut before the last facts are told
         self._cache = ref(cache)
         told = shared.settings.options
         self._options = {name: told[name] for name in ("replicas", "log_shards")}
@@ -72,7 +73,7 @@ class Beat:
         """What it tells."""
         fills = FILLS.get(cache)
         return {
-            "node": self.core.node(),
+            "node": self._node,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "program": os.path.basename(sys.argv[0]) if sys.argv else "",
@@ -95,7 +96,7 @@ class Beat:
                     if cache is None:
                         return
                     reply = f"{{{cache.prefix}}}:reply:{asked['token']}".encode()
-                    text = json.dumps({"node": self.core.node(), **_done(cache, asked)}).encode()
+                    text = json.dumps({"node": self._node, **_done(cache, asked)}).encode()
                     self.core.ask((b"RPUSH", reply, text), (b"PEXPIRE", reply, b"10000"))
                 except Exception as error:  # no question, or the server is gone: who asks does not wait for ever
                     logger.debug("zoocache: a monitor gets no answer: %s", type(error).__name__)
