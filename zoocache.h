@@ -12977,6 +12977,7 @@ typedef struct zc__redis_req {
     unsigned ncmds;
     unsigned script_at; /* the command that is a script; its first two arguments come at sending */
     zc__redis_script script;
+    bool at_once; /* it waits for no connection of the pool: ZC_E_BUSY */
     bool undo;   /* the last command is sent only if there is no answer in time */
     bool eval;   /* the server has forgotten the script: send its text */
     bool failed; /* out of memory */
@@ -13624,7 +13625,7 @@ static uint64_t zc__redis_run(const zc__redis *r, const zc__redis_conn *c) {
 static int zc__redis_call(zc__redis *r, zc__redis_req *q, uint64_t extra, uint64_t run) {
     uint64_t patience = zc__redis_reply_timeout(r);
     uint64_t rest = patience < r->timeout / 2 ? patience : r->timeout / 2;
-    zc__redis_conn *c = zc__redis_acquire(r, q->begin + r->timeout - rest);
+    zc__redis_conn *c = zc__redis_acquire(r, q->at_once ? 0 : q->begin + r->timeout - rest);
     if (!c) return ZC_E_BUSY;
     uint64_t waited = zc__redis_now(r) - q->begin;
     if (run && c->link && c->run != run) zc__redis_drop(r, c);
@@ -14373,6 +14374,7 @@ static int zc__redis_holds(void *user, zc_bus_sink *sink) {
 static int zc__redis_answer(zc__redis *r, const redisReply *token, zc_bytes text) {
     zc__redis_req q;
     zc__req_init(r, &q);
+    q.at_once = true;
     zc__req_cmd(&q, "RPUSH $reply:%b %b", token->str, token->len, text.ptr, text.len);
     zc__req_cmd(&q, "PEXPIRE $reply:%b 5000", token->str, token->len);
     int rc = zc__redis_call(r, &q, 0, 0);
@@ -14383,11 +14385,14 @@ static int zc__redis_answer(zc__redis *r, const redisReply *token, zc_bytes text
 
 #define ZC__REDIS_ANSWERS UINT64_C(16) /* monitors answered in one beat */
 
+/* By the thread that reads the log, which must not wait for writers who have all connections,
+ * perhaps for as long as replicas lag: then the next beat does. */
 static int zc__redis_beat(void *user, zc_bytes text) {
     zc__redis *r = (zc__redis *)user;
     uint64_t ms = zc__wall(&r->clock) / ZC_MILLISECOND;
     zc__redis_req q;
     zc__req_init(r, &q);
+    q.at_once = true;
     zc__req_cmd(&q, "SET $node:%x %b PX 5000", r->node, text.ptr, text.len);
     zc__req_cmd(&q, "ZADD $nodes %u %x", ms, r->node);
     zc__req_cmd(&q, "ZREMRANGEBYSCORE $nodes -inf %u", ms > 60000 ? ms - 60000 : 0);
@@ -14401,7 +14406,7 @@ static int zc__redis_beat(void *user, zc_bytes text) {
         if (zc__redis_string(asked->element[i]) && asked->element[i]->len <= 64)
             rc = zc__redis_answer(r, asked->element[i], text);
     zc__req_free(&q);
-    return zc__redis_bus_rc(rc);
+    return rc == ZC_E_BUSY ? ZC_OK : zc__redis_bus_rc(rc);
 }
 
 static void zc__redis_wake(void *user) {
