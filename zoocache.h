@@ -724,11 +724,11 @@ typedef struct zc_desc {
     bool write_behind;      /* default: false. The storage is written by the background thread */
     unsigned breaker_failures; /* default: 3. So many calls in a row that fail open the storage's
                                   breaker; one that times out does at once */
+    uint64_t breaker_pause; /* default: 100 ms. Then it is not asked for so long; while it does not
+                               answer, for twice as long each time, up to 50 times that */
     zc_sealer sealer;       /* default: none; see zc_seal_open(). With ZOOCACHE_WITH_SEAL */
     bool seal_strict;       /* default: false, a record that does not open is a miss. True: reading
                                its key fails (ZC_E_SEAL, ZC_E_UNKEYED), and it is left as it is */
-    uint64_t breaker_pause; /* default: 100 ms. Then it is not asked for so long; while it does not
-                               answer, for twice as long each time, up to 50 times that */
     /* Several nodes. */
     zc_bus bus;             /* default: none, this cache is alone */
     uint64_t max_staleness; /* default: 1 s. How late a node may hear of an invalidation */
@@ -14221,23 +14221,30 @@ static int zc__redis_append_result(zc__redis *r, zc__redis_log log, const redisR
     return own < position + range->elements ? proof : ZC_RETRY;
 }
 
+/* The list of an entry, with memory even if it is empty. False: there is none. */
+static bool zc__redis_list(const zc__redis *r, const zc_bytes *tags, size_t n, zc__buf *list) {
+    size_t size = zc__list_size(tags, n);
+    memset(list, 0, sizeof *list);
+    if (!zc__buf_reserve(&r->mem, list, size + 1)) return false;
+    zc__list_write(list->ptr, tags, n);
+    list->size = size;
+    return true;
+}
+
 static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool durable,
                             uint64_t position, zc_bus_sink *sink) {
     zc__redis *r = (zc__redis *)user;
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_req q;
     zc__buf list;
-    size_t size = zc__list_size(tags, n);
     if (!log.gen) return ZC_RETRY;
-    memset(&list, 0, sizeof list);
-    if (!zc__buf_reserve(&r->mem, &list, size)) return ZC_E_NOMEM;
-    zc__list_write(list.ptr, tags, n);
+    if (!zc__redis_list(r, tags, n, &list)) return ZC_E_NOMEM;
     zc__req_init(r, &q);
     q.until = sink->until;
     zc__req_script(&q, ZC__APPEND, 3);
     zc__req_add(&q, "$log $tags $tags2 %u", log.gen);
     zc__req_nonce(r, &q);
-    zc__req_add(&q, "%b %u %u", list.ptr, size, r->log_length, r->max_tags / 2 + 4);
+    zc__req_add(&q, "%b %u %u", list.ptr, list.size, r->log_length, r->max_tags / 2 + 4);
     for (size_t i = 0; i < n; i++) zc__req_arg(&q, tags[i].ptr, tags[i].len);
     zc__req_end(&q);
     zc__req_cmd(&q, "XRANGE $log %u-%u + COUNT %u", log.gen, position, ZC__REDIS_BATCH + 1);
@@ -14330,14 +14337,11 @@ static int zc__redis_hold(void *user, uint64_t id, const zc_bytes *tags, size_t 
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_req q;
     zc__buf list;
-    size_t size = zc__list_size(tags, n);
     if (!log.gen) return ZC_RETRY;
-    memset(&list, 0, sizeof list);
-    if (!zc__buf_reserve(&r->mem, &list, size + 1)) return ZC_E_NOMEM;
-    zc__list_write(list.ptr, tags, n);
+    if (!zc__redis_list(r, tags, n, &list)) return ZC_E_NOMEM;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
-    if (n) zc__req_cmd(&q, "HSET $holds %x %b", id, list.ptr, size);
+    if (n) zc__req_cmd(&q, "HSET $holds %x %b", id, list.ptr, list.size);
     else zc__req_cmd(&q, "HDEL $holds %x", id);
     int rc = zc__redis_holds_call(r, &q, log);
     zc__req_free(&q);
