@@ -197,6 +197,7 @@
  *   zc_put                O(key + value)                1                   shard
  *   zc_fetch, a miss      put + loader                  3 and the value     shard, three times
  *   zc_invalidate         O(length of the tag)          0; 1 a new node     stripe, writer
+ *   zc_hold, zc_hold_end  that, O(tags held), the log   1 and new nodes     stripe, writer
  *   zc_clear              O(shards); housekeeping frees none                each shard in turn
  *   eviction              at most 16 looks, mostly 1    none                shard
  *   zc_poll               its budget                    none                shard, for 8 buckets
@@ -5074,7 +5075,8 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *               id and lease, and its end one without lease; for a node that does not know of
  *               holds, an invalidation. Who attaches has not heard of it, and reads the lists
  *               beside the log, after the position and before serving: a hold is there before it
- *               is in the log. What a dead holder has left there goes with its lease.
+ *               is in the log. What a dead holder has left there goes with its lease. So what is
+ *               served reflects every commit that is T old, be its process alive or not.
  *   Invariants  N1 every entry up to `cursor` has been applied since `base` was set
  *               N2 lease: everything acknowledged before it has been applied
  *               N3 while an invalidation of one's own has not come back from the log, its tags'
@@ -5086,7 +5088,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *                  have ZC__HELD
  *   Locking     `reading` (gate): one reader, one attach at a time. `apply` (mutex): identity,
  *               epoch, base, cursor move together, entries are applied in order. `out` (mutex): the
- *               outbox.
+ *               outbox. The trie's writer lock: the holds, and their marks.
  *   Cost        a hit: the coarse clock and two loads, twice. An invalidation: one round trip.
  *   Source      zoocache's log-and-lease protocol: the manual, "Several nodes"
  *   Without     ZOOCACHE_WITH_BUS, a part of it alone is compiled: what invalidates here.
@@ -8115,8 +8117,9 @@ static void zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc_bytes
 /* ============================================================================================
  * >>seal   Records that tell a storage nothing
  *   Idea        The cache's storage is one that has another inside: keys become names, records are
- *               sealed, on their way in, and opened on their way out. Nothing else of the cache
- *               knows. The process that has the key has the values anyway: its table is as ever.
+ *               sealed, on their way in, and opened on their way out. Of the rest, >>store alone
+ *               knows, by the errors that it counts. The process that has the key has the values
+ *               anyway: its table is as ever.
  *   Envelope    "ZCS1", key id (4), nonce (24), ciphertext of the whole record, tag (16).
  *               XAES-256-GCM (C2SP, XAES-256-GCM.md): AES-256-GCM by a key derived for each message
  *               from the first half of its nonce. Nonces are random; 2^80 of them are safe, so
@@ -8134,7 +8137,7 @@ static void zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc_bytes
  *   Failure     is a miss, counted (store_forged, store_unkeyed) and told; with seal_strict the
  *               caller's error, and the record is left as it is. A record that is not sealed is a
  *               forgery.
- *   Locking     none: who seals has a context of his own, and leaves it for the next
+ *   Locking     none: who seals takes a context out of a few slots, or makes one, and puts it back
  *   Cost        some 3 us to seal 1 KiB, 2 us to open it, 0.3 us for a name
  * ========================================================================================== */
 
@@ -8150,9 +8153,9 @@ static void zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc_bytes
 #define ZC__SEAL_TAG 16u
 #define ZC__SEAL_BLOCK 16u
 #define ZC__SEAL_ROOM 65536u /* bytes of a context that are kept */
-#define ZC__SEAL_SPARE 16u  /* contexts that wait */
-#define ZC__SEAL_SCOPES 8u  /* keys of scopes that a context knows */
-#define ZC__SEAL_SCOPE 256u /* bytes of a scope that it knows by; longer ones are derived anew */
+#define ZC__SEAL_SPARE 16u   /* contexts that wait */
+#define ZC__SEAL_SCOPES 8u   /* keys of scopes that a context knows */
+#define ZC__SEAL_SCOPE 256u  /* bytes of a scope that it knows by; longer ones are derived anew */
 
 typedef struct zc__seal_scope {
     size_t len;
