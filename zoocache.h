@@ -3805,7 +3805,7 @@ static size_t zc__entry_weight(const zc__entry *e) {
     size_t size = zc__entry_size(e), more = e->flags & ZC__OBJECT ? zc__entry_object(e)->size : 0;
     return more < SIZE_MAX - size ? size + more : SIZE_MAX;
 }
-static size_t zc__entry_cost(const zc__entry *e) {
+static inline size_t zc__entry_cost(const zc__entry *e) {
     return e->flags & ZC__EXTRAS ? (size_t)zc__entry_extras(e)->cost : zc__entry_weight(e);
 }
 
@@ -4096,8 +4096,8 @@ static inline uint32_t zc__home_of(uint64_t hash, uint32_t nbuckets) {
     return (uint32_t)(((hash >> 8 & UINT32_MAX) * nbuckets) >> 32);
 }
 
-/* One bit for each of the seven bytes that equal fp; the slot of the lowest is zc__match_slot(). A
- * free slot's 0 equals none. */
+/* One bit for each of the seven bytes that equal fp; the slot of the lowest is zc__match_slot(). 0,
+ * which is no entry's, matches the free ones. */
 #ifdef __SSE2__
 static inline uint64_t zc__bucket_match(const zc__bucket *b, unsigned char fp) {
     __m128i fps = _mm_loadl_epi64((const __m128i *)(const void *)b->fp);
@@ -4149,8 +4149,9 @@ static void zc__table_link(zc__shard *s, zc__table *t, zc__entry *e, uint64_t ha
     t->count++;
     for (uint32_t i = zc__home_of(hash, t->nbuckets);;) {
         zc__bucket *b = &t->buckets[i];
-        for (unsigned k = 0; k < ZC__SLOTS; k++) {
-            if (b->fp[k]) continue;
+        uint64_t free_slots = zc__bucket_match(b, 0);
+        if (free_slots) {
+            unsigned k = zc__match_slot(free_slots);
             b->fp[k] = zc__fp_of(hash);
             b->slot[k] = e;
             return;
@@ -4165,7 +4166,8 @@ static void zc__table_unlink(zc__table *t, zc__entry *e, uint64_t hash) {
     t->count--;
     for (uint32_t i = zc__home_of(hash, t->nbuckets);; i = i + 1 == t->nbuckets ? 0 : i + 1) {
         zc__bucket *b = &t->buckets[i];
-        for (unsigned k = 0; k < ZC__SLOTS; k++) {
+        for (uint64_t m = zc__bucket_match(b, zc__fp_of(hash)); m; m &= m - 1) {
+            unsigned k = zc__match_slot(m);
             if (b->slot[k] != e) continue;
             b->fp[k] = 0;
             b->slot[k] = NULL;
@@ -4464,15 +4466,10 @@ static void zc__ghost_add(zc__policy *p, uint64_t hash, unsigned side, bool prov
     if (!b) return;
     uint64_t oldest = 0;
     for (uint32_t i = 0; i < ZC__GHOST_WAYS; i++) {
-        if (!b[i] || b[i] >> 18 == print || zc__ghost_expired(p, b[i])) {
-            at = i;
-            break;
-        }
-        uint64_t age = zc__ghost_age(p, b[i]);
-        if (age >= oldest) {
-            oldest = age;
-            at = i;
-        }
+        bool gone = !b[i] || b[i] >> 18 == print;
+        uint64_t age = gone ? UINT64_MAX : zc__ghost_age(p, b[i]);
+        at = age > oldest ? i : at;
+        oldest = age > oldest ? age : oldest;
     }
     uint16_t stamp = (uint16_t)(p->gone[side] >> p->tick);
     b[at] = print << 18 | (uint32_t)side << 17 | (uint32_t)proven << 16 | stamp;
@@ -4495,9 +4492,10 @@ static void zc__policy_resize(zc_cache *c, zc__policy *p, uint64_t cap) {
 static void zc__policy_measure(zc_cache *c, zc__shard *s) {
     zc__policy *p = &s->policy;
     bool weighed = c->cost.max != SIZE_MAX; /* else a block is what is full some time */
-    size_t share = (weighed ? c->cost.max : c->desc.block_size / 4 * 3) / c->nshards;
     size_t held = weighed ? s->cost : s->bytes;
-    if (c->entries.max != SIZE_MAX || !held || !share) return;
+    if (c->entries.max != SIZE_MAX || !held) return;
+    size_t share = (weighed ? c->cost.max : c->desc.block_size / 4 * 3) / c->nshards;
+    if (!share) return;
     uint64_t cap = (uint64_t)((double)share * s->count / (double)held);
     if (cap < 1) cap = 1;
     if (cap > p->cap + p->cap / 4 || cap < p->cap - p->cap / 4) zc__policy_resize(c, p, cap);
@@ -4511,7 +4509,7 @@ static unsigned zc__policy_miss(zc__shard *s, uint64_t hash) {
     if (!b) return ZC__WINDOW;
     for (uint32_t i = 0; i < ZC__GHOST_WAYS; i++) {
         uint32_t g = b[i];
-        if (!g || g >> 18 != print) continue;
+        if (g >> 18 != print) continue; /* no print is 0 */
         b[i] = 0;
         if (zc__ghost_expired(p, g)) break;
         bool from_main = zc__ghost_side(g), proven = g >> 16 & 1;
@@ -4582,8 +4580,8 @@ static void zc__policy_remove(zc__shard *s, zc__entry *e, uint64_t hash) {
         zc__ghost_add(&s->policy, hash, 0, true);
 }
 
-/* For the next put: who may have to give way then, with its bucket and ghosts, and who is behind it
- * in the queue, whose link will change. */
+/* For the next put: who will have to give way then, if the same queue is in turn, with its bucket
+ * and ghosts, and who is behind it in the queue, whose link will change. */
 static inline void zc__victim_prefetch(const zc_cache *c, const zc__shard *s, const zc__entry *e) {
     if (!e) return;
     zc__put_prefetch(s, zc__entry_hash(c, e));
@@ -4632,8 +4630,7 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
         zc__bucket_prefetch(s, *hash);
         zc__ghost_add(p, *hash, from_main, e->state & ZC__PROVEN);
         p->gone[from_main]++;
-        zc__victim_prefetch(c, s, q->oldest);
-        zc__victim_prefetch(c, s, m->oldest);
+        zc__victim_prefetch(c, s, from_main ? m->oldest : q->oldest);
         return e;
     }
 }
