@@ -283,7 +283,7 @@
  *   - zc_put() after reading takes zc_put_opts.begin = zc_begin() from BEFORE the reading; without
  *     it an invalidation in between goes unseen. zc_fetch() does this by itself: prefer it.
  *   - A loader that reads in a snapshot of a database, or from a replica that lags, reads what was:
- *     zc_fetch_opts.begin says since when. zc_begin() from before the snapshot was taken, for
+ *     zc_put_opts.begin says since when. zc_begin() from before the snapshot was taken, for
  *     fetches inside a loader, too; zc_begin_ago(cache, lag) for a replica that is at most `lag`
  *     behind. Else a fill passes for newer than what it has read.
  *   - Invalidate after the change is committed, not before: else a fill may read the old row and
@@ -348,6 +348,7 @@ extern "C" {
 
 /* Every duration and instant of this interface is a uint64_t of nanoseconds, unless a name ends in
  * _ms. Instants are of the monotonic clock, unless a name says wall. */
+#define ZC_MICROSECOND UINT64_C(1000)
 #define ZC_MILLISECOND UINT64_C(1000000)
 #define ZC_SECOND UINT64_C(1000000000)
 #define ZC_NEVER UINT64_MAX   /* a duration without end; in a field where 0 means "default" */
@@ -669,13 +670,14 @@ typedef struct zc_bus {
     int (*holds)(void *user, zc_bus_sink *sink);
 } zc_bus;
 
-/* When zc_invalidate() returns. In any case it is done here, and is sent again until it has been
- * taken. */
+/* When zc_invalidate() returns, in the order of what it waits for. In any case it is done here, and
+ * is sent again until it has been taken. */
 typedef enum zc_ack {
-    ZC_ACKED,   /* the log has taken it: ZC_E_BUS if not */
-    ZC_ASYNC,   /* at once */
-    ZC_DURABLE, /* the log has taken it, and its replicas or its disk, too */
-    ZC_STRICT   /* the log has taken it, and no node can serve what it killed any more */
+    ZC_ACK_DEFAULT, /* ZC_ACKED */
+    ZC_ASYNC,       /* at once */
+    ZC_ACKED,       /* the log has taken it: ZC_E_BUS if not */
+    ZC_DURABLE,     /* the log has taken it, and its replicas or its disk, too */
+    ZC_STRICT       /* the log has taken it, and no node can serve what it killed any more */
 } zc_ack;
 
 /* What a read does while the bus has been silent for longer than max_staleness. */
@@ -780,7 +782,7 @@ ZOOCACHE_API void zc_release(zc_cache *cache, zc_view *view);
 
 /* ---- write ---------------------------------------------------------------------------------- */
 
-/* How to store a value. NULL or zero: the defaults of zc_desc. */
+/* How to store a value: of zc_put_...() and of a fetch. NULL or zero: the defaults of zc_desc. */
 typedef struct zc_put_opts {
     const zc_bytes *deps;    /* tags that the value depends on, as text */
     size_t ndeps;            /*   how many */
@@ -791,27 +793,30 @@ typedef struct zc_put_opts {
     uint64_t soft_ttl;       /* 0: none. From then on ZC_STALE, and one refresh (zc_fetch) */
     uint64_t negative_ttl;   /* 0: zc_desc.negative_ttl */
     uint64_t stale_if_error; /* 0: none. How long after its end it may stand in for an error */
-    uint64_t begin;          /* 0: now. zc_begin() as it was before the value was read */
-    bool absent;             /* store "there is no such thing"; the value is ignored */
+    uint64_t begin;          /* 0: now. zc_begin(), as it was before the value was read; of a fetch:
+                                as it was when the snapshot was taken that the loader reads in, or
+                                zc_begin_ago(), if it reads a replica. A loader cannot change it */
     bool plain;              /* a storage gets the value as it is, not compressed */
-    zc_drop_fn drop;         /* not NULL: the value is an object, transferred; see below */
-    void *drop_user;
 } zc_put_opts;
 
 /* Stores a value under a key, in place of what was there. A running fill of the key is fenced: its
- * late value will not undo this. Bytes are copied. With opts->drop the value is an object: its
- * pointer is kept, zc_get() gives it back, and `drop` is called when the last holder lets go; it is
- * transferred only when ZC_OK is returned.
+ * late value will not undo this. Bytes are copied.
  * If the value was read from somewhere, say when, by opts->begin: else an invalidation between the
  * reading and this call goes unseen. zc_fetch() does that by itself.
  * ZC_REFUSED: larger than the limits allow, or invalidated since opts->begin; what was there under
  * the key is removed. Fails: ZC_E_NOMEM, ZC_E_KEY, ZC_E_TAG_*, ZC_E_DEPS, ZC_E_INVAL.
  * Threads: any. Cost: one allocation, and the removal of what must give way. */
 ZOOCACHE_API int zc_put(zc_cache *cache, zc_bytes key, zc_bytes value, const zc_put_opts *opts);
+/* The same for an object: zc_get() gives its pointer back, and `drop` is called when the last
+ * holder lets go. It is transferred only when ZC_OK is returned. */
+ZOOCACHE_API int zc_put_object(zc_cache *cache, zc_bytes key, void *object, size_t size,
+                               zc_drop_fn drop, void *drop_user, const zc_put_opts *opts);
+/* The same for "there is no such thing", which is kept for negative_ttl. */
+ZOOCACHE_API int zc_put_absent(zc_cache *cache, zc_bytes key, const zc_put_opts *opts);
 
 /* The same for bytes in n parts, which are for the storage alone, and uncompressed: if it has
  * `put_parts`, they are not copied; and the table does not keep them. Fails as well without a
- * storage, and with opts->absent or drop: ZC_E_INVAL; ZC_E_BUILD: without ZOOCACHE_WITH_BUS. */
+ * storage: ZC_E_INVAL; ZC_E_BUILD: without ZOOCACHE_WITH_BUS. */
 ZOOCACHE_API int zc_put_parts(zc_cache *cache, zc_bytes key, const zc_bytes *parts, size_t n,
                               const zc_put_opts *opts);
 
@@ -836,8 +841,6 @@ typedef int (*zc_loader)(zc_fill *fill, void *user);
 /* How to fetch. NULL or zero: the defaults. */
 typedef struct zc_fetch_opts {
     zc_put_opts put;           /* how to store the value; the loader may add to it and change it */
-    uint64_t begin;            /* 0: now. zc_begin(), as it was when the snapshot was taken that the
-                                  loader reads in, or zc_begin_ago(), if it reads a replica */
     zc_fill *parent;           /* the fill that this fetch is part of: it inherits dependencies,
                                   unless it ends before */
     uint64_t wait_timeout;     /* 0: no limit but the leader's lease. ZC_E_TIMEOUT past it; also
@@ -867,8 +870,8 @@ ZOOCACHE_API int zc_fill_dep(zc_fill *fill, zc_bytes tag);
 ZOOCACHE_API int zc_fill_dep_tag(zc_fill *fill, zc_tag *tag);
 /* Sets the value: bytes, copied. A second call replaces the first. */
 ZOOCACHE_API int zc_fill_value(zc_fill *fill, zc_bytes value);
-/* Sets the value: an object, transferred when ZC_OK is returned; `drop` as in zc_put_opts. Fails:
- * ZC_E_NOMEM, with drop_in_poll. */
+/* Sets the value: an object, transferred when ZC_OK is returned; `drop` as in zc_put_object().
+ * Fails: ZC_E_NOMEM, with drop_in_poll. */
 ZOOCACHE_API int zc_fill_object(zc_fill *fill, void *object, size_t size, zc_drop_fn drop,
                                 void *drop_user);
 /* Sets the value: there is no such thing. Cached for negative_ttl. */
@@ -970,11 +973,11 @@ ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age);
 /* ---- keep house ----------------------------------------------------------------------------- */
 
 /* Does what the background threads would do: refreshes (runs loaders), removes what is expired or
- * invalidated, prunes; stops after about `budget_us` microseconds (a loader is not interrupted).
+ * invalidated, prunes; stops when `budget` is used up (a loader is not interrupted).
  * Each duty has its turn in each call, at least for one small step.
  * ZC_OK: nothing is left to do now; ZC_MORE: call again. Where invalidations kill little, looking
  * for what they killed is put off, up to 8 s: that costs memory, not freshness. */
-ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us);
+ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget);
 
 /* Round fork(): call the first before it, the second after it in the parent and the third in the
  * child, in the threads that forked; then both can go on using the cache, each its own copy.
@@ -6888,7 +6891,7 @@ static int zc__start_look(zc__start *st) {
     if (needs_fill && st->no_memory) return ZC_E_NOMEM;
     if (needs_fill && !st->fill) return ZC_MORE;
     /* Read anew: the look may have met a version that was published after it began. */
-    if (needs_fill) st->fill->begin = st->o->begin ? st->o->begin : zc__published(&c->trie);
+    if (needs_fill) st->fill->begin = st->o->put.begin ? st->o->put.begin : zc__published(&c->trie);
     if (needs_fill && overdue) { /* its leader has had its time */
         st->lost = st->f;
         st->lost->link.refs++;
@@ -9167,18 +9170,20 @@ ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
     return rc == ZC_OK ? zc__del(cache, key, NULL) : rc;
 }
 
-/* Stores the value of a fill without a flight. Consumes nothing of it but what the entry
- * takes. */
-static int zc__put(zc_fill *fill, zc_bytes key, zc_bytes value, uint64_t begin) {
+static bool zc__opts_good(const zc_put_opts *o, const zc_cache *c) {
+    return (o->deps || !o->ndeps) && (o->tags || !o->ntags) && o->begin <= zc__published(&c->trie);
+}
+
+static int zc__put(zc_fill *fill, zc_bytes key, zc_bytes value) {
     zc_cache *c = fill->cache;
-    uint64_t published = zc__published(&c->trie), hash = zc__hash(key, c->seed);
+    uint64_t published = zc__published(&c->trie), begin = fill->put.begin;
+    uint64_t hash = zc__hash(key, c->seed);
     zc__shard *s = zc__shard_of(c, hash);
     zc__entry *garbage = NULL;
     zc__put_prefetch(s, hash);
     int rc = zc__fill_static_deps(fill, &fill->put);
     if (rc == ZC_OK) rc = zc__fill_sort_deps(fill);
     if (rc != ZC_OK) return rc;
-    if (begin > published) return ZC_E_INVAL;
     bool held = zc__held(c, fill->deps, fill->ndeps);
     bool dead = begin && begin < published &&
                 zc__trie_killer(&c->trie, fill->deps, fill->ndeps, begin);
@@ -9212,30 +9217,41 @@ static int zc__put(zc_fill *fill, zc_bytes key, zc_bytes value, uint64_t begin) 
     return rc;
 }
 
-ZOOCACHE_API int zc_put(zc_cache *cache, zc_bytes key, zc_bytes value, const zc_put_opts *opts) {
-    zc_fill fill;
-    int rc = zc__check_key(cache, key);
+/* A fill without a flight, for one value. */
+static int zc__put_begin(zc_fill *fill, zc_cache *c, zc_bytes key, const zc_put_opts *opts) {
+    int rc = zc__check_key(c, key);
     if (rc != ZC_OK) return rc;
-    zc__fill_init(&fill, cache);
-    if (opts) fill.put = *opts;
-    if ((fill.put.ndeps && !fill.put.deps) || (fill.put.ntags && !fill.put.tags)) return ZC_E_INVAL;
-    if (fill.put.absent && fill.put.drop) return ZC_E_INVAL;
-    if (fill.put.absent) {
-        fill.absent = true;
-        value = zc_slice(NULL, 0);
-    }
-    if (fill.put.drop) {
-        fill.object.ptr = (void *)(uintptr_t)value.ptr;
-        fill.object.size = value.len;
-        fill.object.drop = fill.put.drop;
-        fill.object.user = fill.put.drop_user;
-    } else if ((!value.ptr && value.len) || value.len > UINT32_MAX / 2) {
-        return ZC_E_INVAL;
-    }
-    rc = zc__put(&fill, key, value, fill.put.begin);
-    fill.object.drop = NULL;
+    zc__fill_init(fill, c);
+    if (opts) fill->put = *opts;
+    return zc__opts_good(&fill->put, c) ? ZC_OK : ZC_E_INVAL;
+}
+
+/* Puts bytes; or an object; or, with neither, that there is no such thing. */
+static int zc__put_any(zc_cache *c, zc_bytes key, const zc_bytes *value, const zc__object *object,
+                       const zc_put_opts *opts) {
+    zc_fill fill;
+    int rc = zc__put_begin(&fill, c, key, opts);
+    if (rc != ZC_OK) return rc;
+    if (object) fill.object = *object;
+    fill.absent = !object && !value;
+    rc = zc__put(&fill, key, value ? *value : zc_str(""));
     zc__fill_clear(&fill);
     return rc;
+}
+
+ZOOCACHE_API int zc_put(zc_cache *cache, zc_bytes key, zc_bytes value, const zc_put_opts *opts) {
+    if ((!value.ptr && value.len) || value.len > UINT32_MAX / 2) return ZC_E_INVAL;
+    return zc__put_any(cache, key, &value, NULL, opts);
+}
+
+ZOOCACHE_API int zc_put_object(zc_cache *cache, zc_bytes key, void *object, size_t size,
+                               zc_drop_fn drop, void *drop_user, const zc_put_opts *opts) {
+    const zc__object o = {object, size, drop, drop_user};
+    return drop ? zc__put_any(cache, key, NULL, &o, opts) : ZC_E_INVAL;
+}
+
+ZOOCACHE_API int zc_put_absent(zc_cache *cache, zc_bytes key, const zc_put_opts *opts) {
+    return zc__put_any(cache, key, NULL, NULL, opts);
 }
 
 #ifdef ZOOCACHE_WITH_BUS
@@ -9245,7 +9261,6 @@ static int zc__put_parts(zc_fill *fill, zc_bytes key, zc_bytes parts) {
     int rc = zc__fill_static_deps(fill, &fill->put);
     if (rc == ZC_OK) rc = zc__fill_sort_deps(fill);
     if (rc != ZC_OK) return rc;
-    if (begin > published) return ZC_E_INVAL;
     bool dead = begin && zc__trie_killer(&c->trie, fill->deps, fill->ndeps, begin);
     zc__entry *e = zc__fill_entry(fill, key, parts, published, 0);
     if (!e) return ZC_E_NOMEM;
@@ -9259,14 +9274,9 @@ static int zc__put_parts(zc_fill *fill, zc_bytes key, zc_bytes parts) {
 ZOOCACHE_API int zc_put_parts(zc_cache *cache, zc_bytes key, const zc_bytes *parts, size_t n,
                               const zc_put_opts *opts) {
     zc_fill fill;
-    int rc = zc__check_key(cache, key);
+    int rc = zc__put_begin(&fill, cache, key, opts);
     if (rc != ZC_OK) return rc;
-    zc__fill_init(&fill, cache);
-    if (opts) fill.put = *opts;
-    bool deps = (fill.put.ndeps && !fill.put.deps) || (fill.put.ntags && !fill.put.tags);
-    if (deps || !zc__has_store(cache) || fill.put.absent || fill.put.drop || (n && !parts) ||
-        n > ZC_DEPS_MAX)
-        return ZC_E_INVAL;
+    if (!zc__has_store(cache) || (n && !parts) || n > ZC_DEPS_MAX) return ZC_E_INVAL;
     rc = zc__put_parts(&fill, key, zc_slice(parts, n * sizeof *parts));
     zc__fill_clear(&fill);
     return rc;
@@ -9299,13 +9309,11 @@ ZOOCACHE_API uint64_t zc_begin_ago(zc_cache *cache, uint64_t lag) {
 static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *o) {
     int rc = zc__check_key(c, key);
     if (rc != ZC_OK) return rc;
-    if ((o->put.ndeps && !o->put.deps) || (o->put.ntags && !o->put.tags)) return ZC_E_INVAL;
     if (o->parent && o->parent->cache != c) return ZC_E_INVAL; /* its tags are of another trie */
 #ifndef ZOOCACHE_WITH_BUS
     if (o->fleet) return ZC_E_BUILD;
 #endif
-    bool odd = o->put.drop || o->put.absent || o->put.begin || o->begin > zc__published(&c->trie);
-    return odd ? ZC_E_INVAL : ZC_OK;
+    return zc__opts_good(&o->put, c) ? ZC_OK : ZC_E_INVAL;
 }
 
 /* Runs a leader's flight to its end; consumes the fill. The value of a flight that could not
@@ -9867,9 +9875,9 @@ static bool zc__refresh_one(zc_cache *c) {
 
 /* Rounds until the budget is used up, in each of which every duty has its turn, for one small step,
  * however much another has to do. ZC_MORE: work remains. */
-static int zc__housekeeping(zc_cache *c, uint64_t budget_us, bool polled) {
+static int zc__housekeeping(zc_cache *c, uint64_t budget, bool polled) {
     uint64_t now = zc__now(c), published = zc__published(&c->trie);
-    uint64_t deadline = zc__add_sat(zc__mono(&c->clock), zc__mul_sat(budget_us, 1000));
+    uint64_t deadline = zc__add_sat(zc__mono(&c->clock), budget);
     bool more, first = true, behind = false;
     do {
         zc__entry *garbage = NULL;
@@ -9894,8 +9902,8 @@ static int zc__housekeeping(zc_cache *c, uint64_t budget_us, bool polled) {
     return more || behind ? ZC_MORE : ZC_OK;
 }
 
-ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
-    return cache ? zc__housekeeping(cache, budget_us, true) : ZC_E_INVAL;
+ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget) {
+    return cache ? zc__housekeeping(cache, budget, true) : ZC_E_INVAL;
 }
 
 /* ---- the threads ---- */
@@ -9906,7 +9914,7 @@ ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget_us) {
 ZC__THREAD_FN(zc__housekeeper_main, arg) {
     zc_cache *c = (zc_cache *)arg;
     while (!zc__atomic_load_acq(&c->stop)) {
-        bool more = zc__housekeeping(c, 2000, false) == ZC_MORE;
+        bool more = zc__housekeeping(c, 2 * ZC_MILLISECOND, false) == ZC_MORE;
         uint64_t pause = (more ? 8 : 100) * ZC_MILLISECOND, now = zc__mono(&c->clock);
         uint64_t end = now + pause;
         while (now < end && !zc__atomic_load_acq(&c->stop) && zc__has_store(c) &&

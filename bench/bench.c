@@ -745,7 +745,7 @@ static void inv_sweep(report *r) {
         int rc = zc_invalidate(g.cache, zc_str("group"));
         must(rc == ZC_OK, "zc_invalidate", rc);
         double cpu = cpu_ns();
-        while ((rc = zc_poll(g.cache, 10000)) == ZC_MORE) {}
+        while ((rc = zc_poll(g.cache, 10 * ZC_MILLISECOND)) == ZC_MORE) {}
         add(r, (cpu_ns() - cpu) / RESIDENT);
         zc_stats_read(g.cache, &s);
         must(rc == ZC_OK && s.entries == 0, "zc_poll left the dead", rc);

@@ -32,7 +32,7 @@ static const char *const names[OPS] = {
     "zc_put, growing", "zc_put, a full cache", "zc_put, max_bytes, other sizes",
     "zc_put, after zc_clear", "zc_put, each with a new tag", "zc_get", "zc_get, growing",
     "zc_fetch, half of them misses", "zc_invalidate, half of them new tags", "zc_clear",
-    "zc_poll(c, 100), after zc_clear", "zc_poll(c, 100), after zc_invalidate"};
+    "zc_poll for 100 us, after zc_clear", "zc_poll for 100 us, after zc_invalidate"};
 
 /* Shared with the processes of the runs: of each call the shortest time, and how many there are. */
 typedef struct samples {
@@ -102,7 +102,7 @@ static void get(zc_cache *c, int op, uint64_t i) {
 
 static int poll(zc_cache *c, int op) {
     uint64_t t = busy();
-    int rc = zc_poll(c, 100);
+    int rc = zc_poll(c, 100 * ZC_MICROSECOND);
     took_ns(op, busy() - t);
     return rc;
 }

@@ -53,7 +53,7 @@ int main(void) {
         for (int i = 0; i < CLIENTS; i++)
             if (p[i].revents) end(&clients[i]);
         while (ntold) end(told[--ntold]);
-        zc_poll(cache, 500); /* the cache's own work, for half a millisecond at most */
+        zc_poll(cache, 500 * ZC_MICROSECOND); /* the cache's own work, for half a millisecond at most */
     }
     begin(&clients[0]); /* now a hit */
     zc_close(cache);

@@ -533,9 +533,10 @@ static int ask(context *c, const question *q, zc_view *v) {
     buf value = finish(&w);
     for (size_t i = 0; i < w.deps.n && opts.ndeps < 2048; i += deps[opts.ndeps++].len + 1)
         deps[opts.ndeps] = zc_str(w.deps.p + i);
-    opts.absent = w.absent;
     opts.begin = zc_begin(cache);
-    if (rc == ZC_OK) rc = zc_put(cache, zc_str(q->key), zc_slice(value.p, value.n), &opts);
+    if (rc == ZC_OK)
+        rc = w.absent ? zc_put_absent(cache, zc_str(q->key), &opts)
+                      : zc_put(cache, zc_str(q->key), zc_slice(value.p, value.n), &opts);
     free(value.p);
     free_work(&w);
     if (rc < 0) return rc;

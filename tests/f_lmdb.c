@@ -293,7 +293,7 @@ static void use_cache(zc_cache *c) {
         MUST(rc == ZC_OK || rc == ZC_MISS || rc == ZC_ABSENT || rc == ZC_STALE || rc == ZC_E_RANGE);
         MUST(rc != ZC_OK || len <= sizeof buf);
         if (zc_get(c, zc_str("k"), &v) >= 0) zc_release(c, &v);
-        (void)zc_poll(c, 10);
+        (void)zc_poll(c, 10 * ZC_MICROSECOND);
     }
     MUST(zc_check(c) == ZC_OK);
     zc_close(c);

@@ -358,14 +358,8 @@ static void put(void) {
     life_options(&opts);
     v->len = length();
     zc_bytes bytes = content(id, buf);
-    if (how & 2) {
-        o = object_new(id);
-        opts.drop = drop;
-        opts.drop_user = &w;
-        bytes = zc_slice(o, sizeof *o);
-    } else if (how & 4) {
-        opts.absent = v->absent = true;
-    }
+    if (how & 2) o = object_new(id);
+    else v->absent = how & 4;
     if (how & 8) { /* read before something else happens */
         opts.begin = zc_begin(w.cache);
         if (w.depth < 3) operate(NULL);
@@ -377,7 +371,9 @@ static void put(void) {
         opts.ntags = 1;
         v->deps |= 1u << t;
     }
-    int rc = zc_put(w.cache, key_of(key), bytes, &opts);
+    int rc = o ? zc_put_object(w.cache, key_of(key), o, sizeof *o, drop, &w, &opts)
+             : v->absent ? zc_put_absent(w.cache, key_of(key), &opts)
+                         : zc_put(w.cache, key_of(key), bytes, &opts);
     if (v->deps & 1u << BAD_TAG) {
         MUST(rc == ZC_E_TAG_SEGMENT || rc == ZC_E_NOMEM);
     } else {
@@ -795,7 +791,7 @@ static void operate(ticket *parent) {
     case 14: case 15: begin(); break;
     case 16: case 17: case 18: pieces(); break;
     case 19: tell_time(); break;
-    case 20: (void)zc_poll(w.cache, next() & 1 ? 0 : 1000000); break;
+    case 20: (void)zc_poll(w.cache, next() & 1 ? 0 : ZC_SECOND); break;
     case 21: (void)zc_prune(w.cache, next() & 1 ? 0 : 3 * ZC_SECOND); break;
     case 22:
         if (next() & 1) intern();

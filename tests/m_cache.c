@@ -281,7 +281,7 @@ static void op_put(void) {
     x.value = ++next_value;
     o.ndeps = some_deps(&x.deps, texts);
     o.deps = texts;
-    o.absent = x.absent = zct_below(10) == 0;
+    x.absent = zct_below(10) == 0;
     x.object = !x.absent && zct_below(4) == 0;
     x.begin = zc_begin(cache);
     if (x.begin > 100 && zct_below(5) == 0) o.begin = x.begin -= zct_below(80); /* read earlier */
@@ -289,12 +289,11 @@ static void op_put(void) {
     bool dead = model_dead(&x);
     op_replaces[k] = op_deletes[k] = true; /* refused: what was there goes, too */
     if (x.object) {
-        o.drop = drop;
-        o.drop_user = &model;
-        rc = zc_put(cache, key_of(k), zc_slice(drops + x.value, x.value % 1000), &o);
+        rc = zc_put_object(cache, key_of(k), drops + x.value, x.value % 1000, drop, &model, &o);
         given[x.value] = rc == ZC_OK;
     } else {
-        rc = zc_put(cache, key_of(k), value_of(x.value), &o);
+        rc = x.absent ? zc_put_absent(cache, key_of(k), &o)
+                      : zc_put(cache, key_of(k), value_of(x.value), &o);
     }
     if (rc == ZC_OK) {
         stored(k, &x);
@@ -512,10 +511,10 @@ static void op_clock(void) {
  * because there was little to find, nothing that was invalidated. */
 static void op_poll(void) {
     bool thorough = zct_below(2);
-    while (zc_poll(cache, 100000) == ZC_MORE) {}
+    while (zc_poll(cache, 100 * ZC_MILLISECOND) == ZC_MORE) {}
     if (thorough) {
         zct_step(&now, 8 * ZC_SECOND);
-        while (zc_poll(cache, 100000) == ZC_MORE) {}
+        while (zc_poll(cache, 100 * ZC_MILLISECOND) == ZC_MORE) {}
     }
     for (unsigned k = 0; k < KEYS; k++) {
         item *x = &model[k];

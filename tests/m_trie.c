@@ -189,7 +189,7 @@ static void run(bool pruning, bool failing, unsigned steps) {
             zct_step(&now, zct_below(3 * ZC_SECOND));
             if (pruning && zct_below(3) == 0)
                 (void)zc_prune(c, zct_below(2) ? 0 : 10 * ZC_SECOND);
-            else if (zct_below(2)) (void)zc_poll(c, 1000);
+            else if (zct_below(2)) (void)zc_poll(c, ZC_MILLISECOND);
             break;
         default: look(i, failing); break;
         }
@@ -206,7 +206,7 @@ static void run(bool pruning, bool failing, unsigned steps) {
     /* The price is paid at times. */
     if (pruning || failing) CHECK(refused_by_floor + killed_too_much > 0);
     for (unsigned i = 0; i < HOLDERS; i++) (void)zc_del(c, key_of(i));
-    while (zc_poll(c, 1000) == ZC_MORE) {} /* frees what zc_clear() has killed */
+    while (zc_poll(c, ZC_MILLISECOND) == ZC_MORE) {} /* frees what zc_clear() has killed */
     (void)zc_prune(c, 0);
     CHECK_EQ(c->trie.tags, 0); /* no reference is left over */
     CHECK_EQ(zc_check(c), ZC_OK);

@@ -207,10 +207,11 @@ static void call_backs(int what, uint32_t shards) {
     if (what & 8) d.block = block, d.block_size = sizeof block;
     else d.allocator = zct_allocator(&mem);
     REQUIRE(zc_open(&d, &c) == ZC_OK);
-    zc_put_opts object = {.drop = dropped, .drop_user = &w};
     for (int i = 0; i < TICKETS; i++) {
         snprintf(key, sizeof key, "k%d", i);
-        CHECK_EQ(zc_put(c, zc_str(key), zc_slice(&w, sizeof w), i % 2 ? &object : NULL), ZC_OK);
+        CHECK_EQ(i % 2 ? zc_put_object(c, zc_str(key), &w, sizeof w, dropped, &w, NULL)
+                       : zc_put(c, zc_str(key), zc_slice(&w, sizeof w), NULL),
+                 ZC_OK);
         snprintf(key, sizeof key, "f%d", i);
         w.lead[i] = lead(c, key);
         w.follow[i] = follow(c, key);

@@ -110,7 +110,7 @@ static void *work(void *user) {
         } else if (dice < 97) {
             CHECK_EQ(zc_invalidate(w->c, zc_str("t")), ZC_OK);
         } else {
-            (void)zc_poll(w->c, 10);
+            (void)zc_poll(w->c, 10 * ZC_MICROSECOND);
         }
         if (w->steps) zct_step(&w->time, next_random(&me->random) % 300000);
     }

@@ -229,7 +229,7 @@ static void clear(worker *me) {
 static void call(worker *me) {
     unsigned key = (unsigned)below(me, KEYS), dice = (unsigned)below(me, 100);
     if (me->w->ops >= LOSSY && dice % 10 == 0) zc_prune(me->w->c, 0);
-    if (me->w->ops == TIERED && dice % 3 == 0) zc_poll(me->w->c, 1);
+    if (me->w->ops == TIERED && dice % 3 == 0) zc_poll(me->w->c, ZC_MICROSECOND);
     if (me->w->ops == PURE) dice %= 50;
     if (dice < 25) get(me, key);
     else if (dice < 40) put(me, key);

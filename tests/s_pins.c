@@ -85,10 +85,10 @@ static void hold_for_a_while(worker *me, zc_view *v, uint64_t key) {
 
 static void put_thing(worker *me, uint64_t key) {
     zc_bytes dep = zc_str(key % 2 ? "odd" : "even");
-    zc_put_opts o = {.deps = &dep, .ndeps = 1, .drop = drop, .drop_user = me->w};
+    zc_put_opts o = {.deps = &dep, .ndeps = 1};
     if (key % 5 == 0) o.ttl = ZC_MILLISECOND;
     thing *t = make(me->w, key);
-    int rc = zc_put(me->w->c, zc_slice(&key, sizeof key), zc_slice(t, sizeof *t), &o);
+    int rc = zc_put_object(me->w->c, zc_slice(&key, sizeof key), t, sizeof *t, drop, me->w, &o);
     if (!CHECK_EQ(rc, ZC_OK)) drop(me->w, t, sizeof *t);
 }
 
@@ -113,7 +113,7 @@ static void *work(void *user) {
         } else if (dice < 92) {
             CHECK_EQ(zc_clear(c), ZC_OK);
         } else if (dice < 94) {
-            (void)zc_poll(c, 20);
+            (void)zc_poll(c, 20 * ZC_MICROSECOND);
         } else { /* one view is kept for long, the last one beyond zc_close() */
             if (kept->pin) inspect(kept, kept_key);
             zc_release(c, kept);

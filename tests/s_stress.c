@@ -156,7 +156,7 @@ static void *work(void *user) {
         else if (dice < 93) change_two(w, key, next_random(&me->random) % KEYS);
         else if (dice < 96) change_many(w, key % GROUPS, w->clears && dice == 95);
         else if (dice < 98) zc_prune(w->c, 0);
-        else if (dice < 99) (void)zc_poll(w->c, 50);
+        else if (dice < 99) (void)zc_poll(w->c, 50 * ZC_MICROSECOND);
         else CHECK(zc_del(w->c, zc_slice(&key, sizeof key)) >= 0);
     }
     return NULL;

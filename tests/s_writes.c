@@ -201,7 +201,7 @@ TEST(writes_of_one_key_are_in_order_and_wait_for_two_at_most) {
         }
         __atomic_store_n(&f.go, true, __ATOMIC_SEQ_CST);
         for (int i = 0; i < N && !behind; i++) pthread_join(p[i].thread, NULL);
-        while (zc_poll(f.c, 1000) == ZC_MORE) {}
+        while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
         CHECK_EQ(writers(f.c), 0);
         CHECK(f.store.op_calls[FS_PUT] <= (behind ? N : 2));
         CHECK(agree(&f, "k"));

@@ -152,6 +152,8 @@ TEST(null_arguments) {
     CHECK_EQ(zc_put(c, k, k, &(zc_put_opts){.ndeps = 1}), ZC_E_INVAL);
     CHECK_EQ(zc_put(c, k, k, &(zc_put_opts){.ntags = 1}), ZC_E_INVAL);
     CHECK_EQ(zc_put(c, k, k, &(zc_put_opts){.begin = zc_begin(c) + 1}), ZC_E_INVAL);
+    CHECK_EQ(zc_put_object(c, k, &n, 1, NULL, NULL, NULL), ZC_E_INVAL);
+    CHECK_EQ(zc_put_absent(c, broken, NULL), ZC_E_INVAL);
     CHECK_EQ(zc_del(NULL, k), ZC_E_INVAL);
     CHECK_EQ(zc_del(c, broken), ZC_E_INVAL);
     CHECK_EQ(zc_begin(NULL), 0);
@@ -160,9 +162,8 @@ TEST(null_arguments) {
     CHECK_EQ(zc_fetch(c, k, NULL, &n, NULL, &v), ZC_E_INVAL);
     CHECK_EQ(zc_fetch(c, k, load_hello, &n, NULL, NULL), ZC_E_INVAL);
     CHECK_EQ(zc_fetch(c, broken, load_hello, &n, NULL, &v), ZC_E_INVAL);
-    CHECK_EQ(zc_fetch(c, k, load_hello, &n, &(zc_fetch_opts){.put = {.absent = true}}, &v),
-             ZC_E_INVAL);
-    CHECK_EQ(zc_fetch(c, k, load_hello, &n, &(zc_fetch_opts){.put = {.begin = 1}}, &v), ZC_E_INVAL);
+    zc_fetch_opts future = {.put = {.begin = zc_begin(c) + 1}};
+    CHECK_EQ(zc_fetch(c, k, load_hello, &n, &future, &v), ZC_E_INVAL);
     CHECK_EQ(zc_fetch(c, k, load_hello, &n, &(zc_fetch_opts){.put = {.ndeps = 1}}, &v),
              ZC_E_INVAL);
     CHECK_EQ(n, 0);
@@ -385,8 +386,7 @@ TEST(an_absent_value) {
     size_t len = 9;
     char buf[4];
     if (!start(&f, &(zc_desc){.negative_ttl = 5 * ZC_SECOND})) return;
-    zc_put_opts o = {.absent = true};
-    CHECK_EQ(zc_put(f.c, zc_str("k"), zc_str("ignored"), &o), ZC_OK);
+    CHECK_EQ(zc_put_absent(f.c, zc_str("k"), NULL), ZC_OK);
     memset(&v, 0xee, sizeof v);
     CHECK_EQ(zc_get(f.c, zc_str("k"), &v), ZC_ABSENT);
     CHECK(!v.data && !v.size);
@@ -405,7 +405,7 @@ TEST(absent_leaves_the_view_zero) {
     fixture f;
     zc_view v;
     if (!start(&f, &(zc_desc){0})) return;
-    CHECK_EQ(zc_put(f.c, zc_str("k"), zc_str(""), &(zc_put_opts){.absent = true}), ZC_OK);
+    CHECK_EQ(zc_put_absent(f.c, zc_str("k"), NULL), ZC_OK);
     memset(&v, 0xee, sizeof v);
     CHECK_EQ(zc_get(f.c, zc_str("k"), &v), ZC_ABSENT);
     CHECK(!v.data && !v.size && !v.pin);
@@ -425,8 +425,9 @@ TEST(get_many_in_batches) {
         stored[i] = i;
         keys[i] = zc_slice(&stored[i], sizeof stored[i]);
         if (i % 3 == 0) continue;
-        zc_put_opts o = {.absent = i % 3 == 2};
-        CHECK_EQ(zc_put(f.c, keys[i], keys[i], &o), ZC_OK);
+        CHECK_EQ(i % 3 == 2 ? zc_put_absent(f.c, keys[i], NULL)
+                            : zc_put(f.c, keys[i], keys[i], NULL),
+                 ZC_OK);
         want += i % 3 == 1;
     }
     keys[7] = zc_slice(big, sizeof big); /* one bad key spoils nothing else */
@@ -470,10 +471,9 @@ static void drop_thing(void *user, void *object, size_t size) {
 
 static int put_thing(zc_cache *c, const char *key, thing *t, const char *tag, uint64_t ttl) {
     zc_bytes dep = zc_str(tag ? tag : "t");
-    zc_put_opts o = {.deps = &dep, .ndeps = tag ? 1u : 0u, .ttl = ttl, .drop = drop_thing};
-    o.drop_user = t;
+    zc_put_opts o = {.deps = &dep, .ndeps = tag ? 1u : 0u, .ttl = ttl};
     t->alive++;
-    int rc = zc_put(c, zc_str(key), zc_slice(t, t->size), &o);
+    int rc = zc_put_object(c, zc_str(key), t, t->size, drop_thing, t, &o);
     if (rc != ZC_OK) t->alive--;
     return rc;
 }
@@ -504,12 +504,12 @@ TEST(objects_are_dropped_once) {
     zct_step(&f.time, 2 * ZC_SECOND);
     CHECK_EQ(put_thing(f.c, "i", &invalidated, "a:b", 0), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c, zc_str("a")), ZC_OK);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     CHECK_EQ(expired.drops, 1);
     CHECK_EQ(invalidated.drops, 1);
     CHECK_EQ(put_thing(f.c, "c", &cleared, NULL, 0), ZC_OK);
     CHECK_EQ(zc_clear(f.c), ZC_OK);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     CHECK_EQ(cleared.drops, 1);
     CHECK_EQ(put_thing(f.c, "z", &closed, NULL, 0), ZC_OK);
     CHECK_EQ(put_thing(f.c, "y", &copied, NULL, 0), ZC_OK);
@@ -526,22 +526,17 @@ TEST(objects_stay_the_callers_on_failure) {
     if (!start(&f, &(zc_desc){.max_entries = 10, .max_bytes = 1000, .max_entry_bytes = 150}))
         return;
     static unsigned char big[200];
-    zc_put_opts o = {.drop = drop_thing};
+    zc_bytes heavy = zc_slice(big, sizeof big), dep = zc_str("t");
     CHECK_EQ(put(f.c, "k", "v", NULL), ZC_OK);
     CHECK_EQ(put_thing(f.c, "k", &t, "bad::tag", 0), ZC_E_TAG_SEGMENT);
     CHECK_EQ(get(f.c, "k", "v"), ZC_OK);
-    CHECK_EQ(zc_put(f.c, zc_slice(big, sizeof big), zc_slice(&t, 1), &o), ZC_REFUSED); /* heavy */
+    CHECK_EQ(zc_put_object(NULL, heavy, &t, 1, drop_thing, NULL, NULL), ZC_E_INVAL);
+    CHECK_EQ(zc_put_object(f.c, heavy, &t, 1, drop_thing, NULL, NULL), ZC_REFUSED);
     uint64_t begin = zc_begin(f.c);
     CHECK_EQ(zc_invalidate(f.c, zc_str("t")), ZC_OK);
-    zc_bytes dep = zc_str("t");
-    o.deps = &dep;
-    o.ndeps = 1;
-    o.begin = begin;
-    CHECK_EQ(zc_put(f.c, zc_str("k"), zc_slice(&t, 1), &o), ZC_REFUSED);
+    zc_put_opts o = {.deps = &dep, .ndeps = 1, .begin = begin};
+    CHECK_EQ(zc_put_object(f.c, zc_str("k"), &t, 1, drop_thing, NULL, &o), ZC_REFUSED);
     CHECK_EQ(get(f.c, "k", ""), ZC_MISS); /* refused: what was there is removed */
-    o.begin = 0;
-    o.absent = true;
-    CHECK_EQ(zc_put(f.c, zc_str("k"), zc_slice(&t, 1), &o), ZC_E_INVAL);
     f.mem.count = 0;
     f.mem.fail_from = 1;
     CHECK_EQ(put_thing(f.c, "n", &t, NULL, 0), ZC_E_NOMEM);
@@ -562,7 +557,7 @@ TEST(destructors_may_call_the_cache) {
     CHECK_EQ(put_thing(f.c, "y", &t[2], NULL, 0), ZC_OK);
     CHECK_EQ(put_thing(f.c, "z", &t[3], NULL, 0), ZC_OK);
     CHECK_EQ(zc_clear(f.c), ZC_OK);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     for (int i = 0; i < 4; i++) CHECK_EQ(t[i].drops, 1);
     stop(&f);
 }
@@ -586,7 +581,7 @@ TEST(pins_outlive_everything) {
     CHECK_EQ(zc_del(f.c, zc_str("1")), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c, zc_str("tag")), ZC_OK);
     zct_step(&f.time, 2 * ZC_SECOND);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     for (int i = 0; i < 5000; i++) { /* evicts: each is read more often than those before */
         CHECK_EQ(zc_put(f.c, zc_slice(&i, sizeof i), zc_str("filler"), NULL), ZC_OK);
         for (int n = 0; n < 3; n++)
@@ -779,10 +774,10 @@ TEST(a_weigher_outweighs_an_objects_size) {
     if (!start(&f, &d)) return;
     static thing things[3];
     for (int key = 0; key < 3; key++) {
-        zc_put_opts o = {.drop = drop_thing};
         things[key].alive = 100; /* its first byte: what it weighs */
         things[key].size = (size_t)1 << 30;
-        CHECK_EQ(zc_put(f.c, zc_slice(&key, sizeof key), zc_slice(&things[key], (size_t)1 << 30), &o),
+        CHECK_EQ(zc_put_object(f.c, zc_slice(&key, sizeof key), &things[key], (size_t)1 << 30,
+                               drop_thing, NULL, NULL),
                  ZC_OK);
     }
     zc_stats_read(f.c, &s);
@@ -832,7 +827,7 @@ TEST(what_stats_call_memory_is_what_was_taken) {
     CHECK_EQ(zc_clear(f.c), ZC_OK);
     zc_stats_read(f.c, &s);
     CHECK_EQ(s.memory, f.mem.bytes);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     zc_prune(f.c, 0);
     zc_stats_read(f.c, &s);
     CHECK_EQ(s.memory, f.mem.bytes);
@@ -893,7 +888,7 @@ TEST(ttl_to_the_nanosecond) {
     zc_stats s;
     zc_stats_read(f.c, &s);
     CHECK_EQ(s.misses_expired, 3);
-    while (zc_poll(f.c, 100) == ZC_MORE) {}
+    while (zc_poll(f.c, 100 * ZC_MICROSECOND) == ZC_MORE) {}
     zc_stats_read(f.c, &s);
     CHECK_EQ(s.removed[ZC_CAUSE_EXPIRED], 3);
     CHECK_EQ(s.entries, 1);
@@ -1071,7 +1066,7 @@ TEST(interned_tags) {
     /* A handle keeps its node; when all are back, the node may be pruned. */
     zct_step(&f.time, 10 * ZC_SECOND);
     CHECK_EQ(zc_clear(f.c), ZC_OK);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     CHECK_EQ(zc_prune(f.c, 0), 0);
     zc_tag_release(f.c, a);
     CHECK_EQ(zc_prune(f.c, 0), 0);

@@ -63,7 +63,7 @@ static void stop(fleet *f) {
 static void poll_all(fleet *f) {
     for (unsigned i = 0; i < f->n; i++)
         if (f->c[i])
-            while (zc_poll(f->c[i], 1000) == ZC_MORE) {}
+            while (zc_poll(f->c[i], ZC_MILLISECOND) == ZC_MORE) {}
 }
 
 static int put(zc_cache *c, const char *key, const char *value, const char *dep) {
@@ -1148,7 +1148,7 @@ TEST(a_poll_hands_its_deadline_on) {
     CHECK_EQ(get(f.c[0], "a", ""), ZC_MISS);
     CHECK_EQ(hurry.store, 0); /* a reader has time */
     zct_step(&f.time, 200 * ZC_MILLISECOND);
-    (void)zc_poll(f.c[0], 300);
+    (void)zc_poll(f.c[0], 300 * ZC_MICROSECOND);
     CHECK_EQ(hurry.bus, f.time.mono + 300000);
     CHECK_EQ(hurry.store, f.time.mono + 300000); /* is it well again? */
     hurry.slow = &f.time;

@@ -38,10 +38,8 @@ void drop_string(void *user, void *object, size_t) {
 void objects(zc_cache *cache) {
     int dropped = 0;
     auto text = std::make_unique<std::string>("a C++ object");
-    zc_put_opts opts = {};
-    opts.drop = drop_string;
-    opts.drop_user = &dropped;
-    int rc = zc_put(cache, zc_str("object"), zc_slice(text.get(), text->size()), &opts);
+    int rc = zc_put_object(cache, zc_str("object"), text.get(), text->size(), drop_string, &dropped,
+                           nullptr);
     check(rc == ZC_OK, "an object is stored");
     if (rc != ZC_OK) return;
     std::string *raw = text.release(); // the cache's from now on

@@ -86,7 +86,7 @@ static int put(fixture *f, const char *key, const char *value, const char *tag, 
     return zc_put(f->c, zc_str(key), zc_str(value), &o);
 }
 static void poll_all(fixture *f) {
-    while (zc_poll(f->c, 1000) == ZC_MORE) {}
+    while (zc_poll(f->c, ZC_MILLISECOND) == ZC_MORE) {}
 }
 
 /* The last removal was of this, and for that; and it was the n-th for that cause. */
@@ -323,7 +323,7 @@ TEST(every_entry_leaves_once) {
         if (dice < 10) (void)zc_del(c, k);
         else if (dice < 14) CHECK_EQ(zc_invalidate(c, zc_str(dice % 2 ? "a:b" : "a")), ZC_OK);
         else if (dice < 15) CHECK_EQ(zc_clear(c), ZC_OK);
-        else if (dice < 30) (void)zc_poll(c, 1);
+        else if (dice < 30) (void)zc_poll(c, ZC_MICROSECOND);
     }
     zc_close(c);
     CHECK_EQ(l.removals, stored);

@@ -57,7 +57,7 @@ static int get(zc_cache *c, const char *key) {
 
 /* Polls until nothing is left to do, and checks the cache. */
 static void sweep(zc_cache *c) {
-    while (zc_poll(c, 1000000) == ZC_MORE) {}
+    while (zc_poll(c, ZC_SECOND) == ZC_MORE) {}
     CHECK_EQ(zc_check(c), ZC_OK);
 }
 
@@ -116,12 +116,11 @@ TEST(defaults_and_their_exceptions) {
     CHECK_EQ(put_ttl(c, "longer", 20 * S), ZC_OK);
     CHECK_EQ(put_ttl(c, "never", ZC_NEVER), ZC_OK);
     memset(&o, 0, sizeof o);
-    o.absent = true;
-    CHECK_EQ(put(c, "none", &o), ZC_OK);
+    CHECK_EQ(zc_put_absent(c, zc_str("none"), &o), ZC_OK);
     o.negative_ttl = 5 * S;
-    CHECK_EQ(put(c, "none5", &o), ZC_OK);
+    CHECK_EQ(zc_put_absent(c, zc_str("none5"), &o), ZC_OK);
     o.ttl = 7 * S; /* the negative one counts */
-    CHECK_EQ(put(c, "none57", &o), ZC_OK);
+    CHECK_EQ(zc_put_absent(c, zc_str("none57"), &o), ZC_OK);
     CHECK_EQ(get(c, "none"), ZC_ABSENT);
     zct_step(&now, 2 * S);
     CHECK_EQ(get(c, "none"), ZC_MISS);
@@ -501,7 +500,7 @@ TEST(invalidations_during_a_sweep) {
         zc__spin_unlock(&s->lock);
         zc__garbage_free(c, garbage);
         CHECK_EQ(zc_invalidate(c, dep), ZC_OK);
-        CHECK_EQ(zc_poll(c, 1000000), ZC_OK); /* "nothing is left to do now" */
+        CHECK_EQ(zc_poll(c, ZC_SECOND), ZC_OK); /* "nothing is left to do now" */
         CHECK_EQ(entries(c), 100);
         CHECK_EQ(told[ZC_CAUSE_INVALIDATED], 100);
         zc_close(c);
@@ -527,7 +526,7 @@ TEST(a_round_ends_when_the_shard_is_empty) {
         snprintf(key, sizeof key, "%u", round);
         CHECK_EQ(put(c, key, &o), ZC_OK); /* alone in some bucket */
         CHECK_EQ(zc_invalidate(c, dep), ZC_OK);
-        CHECK_EQ(zc_poll(c, 1000000), ZC_OK);
+        CHECK_EQ(zc_poll(c, ZC_SECOND), ZC_OK);
         CHECK_EQ(entries(c), 0);
     }
     zc_close(c);
@@ -550,7 +549,7 @@ TEST(a_budget_stops_a_sweep_and_says_so) {
     zct_step(&now, 10 * S);
     unsigned calls = 1;
     size_t before = 5000;
-    while (zc_poll(c, 10) == ZC_MORE) {
+    while (zc_poll(c, 10 * ZC_MICROSECOND) == ZC_MORE) {
         size_t left = entries(c);
         /* Every call gets on, if only with the table, which shrinks. */
         CHECK(left < before || c->shards[0].old.nbuckets || left <= 5000 / 8);

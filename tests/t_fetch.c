@@ -529,7 +529,7 @@ TEST(a_begin_of_before_the_load) {
     fixture f;
     if (!start(&f)) return;
     job j = {.c = f.c, .text = "old", .dep = "row:1"};
-    zc_fetch_opts o = {.begin = zc_begin(f.c)}; /* a snapshot is taken here */
+    zc_fetch_opts o = {.put = {.begin = zc_begin(f.c)}}; /* a snapshot is taken here */
     CHECK_EQ(zc_invalidate(f.c, zc_str("other")), ZC_OK);
     CHECK_EQ(fetch_as(f.c, "k", &j, &o, "old"), ZC_OK); /* that was nothing to it */
     CHECK_EQ(get(f.c, "k"), ZC_OK);
@@ -540,7 +540,7 @@ TEST(a_begin_of_before_the_load) {
     CHECK_EQ(fetch_as(f.c, "k", &j, NULL, "new"), ZC_OK);
     CHECK_EQ(fetch_as(f.c, "k", &j, &o, "new"), ZC_OK); /* what there is is newer: a hit */
     CHECK_EQ(j.loads, 3);
-    o.begin = zc_begin(f.c) + 1;
+    o.put.begin = zc_begin(f.c) + 1;
     CHECK_EQ(fetch_as(f.c, "k", &j, &o, ""), ZC_E_INVAL); /* no such version was handed out */
     stop(&f);
 }
@@ -552,7 +552,7 @@ TEST(a_follower_with_a_begin_of_before) {
     zc_view v;
     zc_bytes dep = zc_str("row:1");
     if (!start(&f)) return;
-    zc_fetch_opts o = {.begin = zc_begin(f.c), .put = {.deps = &dep, .ndeps = 1}};
+    zc_fetch_opts o = {.put = {.deps = &dep, .ndeps = 1, .begin = zc_begin(f.c)}};
     CHECK_EQ(zc_invalidate(f.c, dep), ZC_OK);
     CHECK_EQ(zc_flight_begin(f.c, zc_str("k"), &o, &v, &lead), ZC_LEAD);
     CHECK_EQ(zc_flight_begin(f.c, zc_str("k"), &o, &v, &old), ZC_FOLLOW);
@@ -584,13 +584,14 @@ TEST(a_begin_of_before_goes_up_to_the_parent) {
     fixture f;
     zc_view v;
     if (!start(&f)) return;
-    nesting n = {.inner = {.c = f.c, .text = "old", .dep = "row:1"}, .o = {.begin = zc_begin(f.c)}};
+    nesting n = {.inner = {.c = f.c, .text = "old", .dep = "row:1"},
+                 .o = {.put = {.begin = zc_begin(f.c)}}};
     CHECK_EQ(zc_invalidate(f.c, zc_str("row:1")), ZC_OK); /* before the outer fill begins */
     CHECK_EQ(zc_fetch(f.c, zc_str("outer"), load_from_before, &n, NULL, &v), ZC_OK);
     zc_release(f.c, &v);
     CHECK_EQ(get(f.c, "inner"), ZC_MISS);
     CHECK_EQ(get(f.c, "outer"), ZC_MISS);
-    n.o.begin = 0;
+    n.o.put.begin = 0;
     n.inner.text = "new";
     CHECK_EQ(zc_fetch(f.c, zc_str("outer"), load_from_before, &n, NULL, &v), ZC_OK);
     zc_release(f.c, &v);
@@ -689,7 +690,7 @@ TEST(no_value_outlives_the_lag) {
         }
         uint64_t seen = f.time.mono - zct_below(lag + 1);
         while (r.at + 1 < r.n && r.when[r.at + 1] <= seen) r.at++;
-        zc_fetch_opts o = {.begin = zc_begin_ago(f.c, lag)};
+        zc_fetch_opts o = {.put = {.begin = zc_begin_ago(f.c, lag)}};
         stored += get(f.c, "k") == ZC_OK;
         CHECK_EQ(zc_fetch(f.c, zc_str("k"), load_replica, &r, &o, &v), ZC_OK);
         int got = *(const int *)v.data;

@@ -448,10 +448,10 @@ TEST(a_dead_leader_is_noticed_by_who_only_listens) {
     CHECK_EQ(begin(f.c, "k", NULL, &late), ZC_LEAD);
     CHECK_EQ(begin(f.c, "k", NULL, &follow), ZC_FOLLOW);
     CHECK_EQ(zc_flight_notify(follow, count, &told), ZC_OK);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     CHECK_EQ(told, 0);
     zct_step(&f.time, 10 * ZC_SECOND);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     CHECK_EQ(told, 1);
     CHECK_EQ(wait_now(f.c, follow, ""), ZC_RETRY);
     zc_flight_abandon(late, 0);
@@ -666,9 +666,7 @@ TEST(a_nested_read_hands_its_dependencies_up) {
     CHECK_EQ(get(f.c, "outer", ""), ZC_MISS);
     /* A negative result has dependencies, too. */
     dep = zc_str("dep:absent");
-    CHECK_EQ(zc_put(f.c, zc_str("none"), zc_str(""),
-                    &(zc_put_opts){.deps = &dep, .ndeps = 1, .absent = true}),
-             ZC_OK);
+    CHECK_EQ(zc_put_absent(f.c, zc_str("none"), &(zc_put_opts){.deps = &dep, .ndeps = 1}), ZC_OK);
     CHECK_EQ(begin(f.c, "outer", NULL, &outer), ZC_LEAD);
     o.parent = outer;
     CHECK_EQ(begin(f.c, "none", &o, &inner), ZC_ABSENT);
@@ -1013,7 +1011,7 @@ TEST(soft_ttl_refreshes_once_by_poll) {
     CHECK_EQ(s.loads, 1);
     CHECK_EQ(s.released, 5); /* all but the one that is needed later */
     CHECK_EQ(stats(f.c).refreshes, 1);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     CHECK_EQ(s.loads, 2);
     CHECK_EQ(s.released, 6);
     CHECK_EQ(fetch(f.c, "k", &s, &o, "2"), ZC_OK);
@@ -1021,12 +1019,12 @@ TEST(soft_ttl_refreshes_once_by_poll) {
     zct_step(&f.time, 5 * ZC_SECOND);
     s.error = ZC_E_USER;
     CHECK_EQ(fetch(f.c, "k", &s, &o, "2"), ZC_STALE);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     CHECK_EQ(s.loads, 3);
     s.error = 0;
     s.text = "3";
     CHECK_EQ(fetch(f.c, "k", &s, &o, "2"), ZC_STALE);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     CHECK_EQ(fetch(f.c, "k", &s, &o, "3"), ZC_OK);
     /* One that is still queued at the end is let go by zc_close(). */
     zct_step(&f.time, 5 * ZC_SECOND);
@@ -1124,7 +1122,7 @@ TEST(early_refresh_spreads_reloads) {
     /* One refresh a key, however many ask. */
     for (int i = 0; i < 100; i++) CHECK_EQ(fetch(f.c, "k", &s, &o, "v"), ZC_OK);
     CHECK_EQ(stats(f.c).refreshes, 1);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     CHECK_EQ(s.loads, 1);
     stop(&f);
 }
@@ -1138,7 +1136,7 @@ TEST(a_value_may_stand_in_for_an_error) {
     CHECK_EQ(fetch(f.c, "k", &s, &o, "old"), ZC_OK);
     zct_step(&f.time, 15 * ZC_SECOND);
     CHECK_EQ(get(f.c, "k", ""), ZC_MISS); /* a plain read knows no errors */
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     s.error = ZC_E_USER;
     CHECK_EQ(fetch(f.c, "k", &s, &o, "old"), ZC_STALE);
     CHECK_EQ(s.loads, 2);
@@ -1165,7 +1163,7 @@ TEST(what_was_invalidated_stands_in_only_if_asked_for) {
     if (!start(&f)) return;
     CHECK_EQ(fetch(f.c, "k", &s, &brave, "old"), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c, dep), ZC_OK);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     s.error = ZC_E_USER;
     CHECK_EQ(fetch(f.c, "k", &s, &o, ""), ZC_E_USER);
     CHECK_EQ(fetch(f.c, "k", &s, &brave, "old"), ZC_STALE);
@@ -1197,7 +1195,7 @@ TEST(serve_invalidated_with_a_soft_ttl) {
     s.text = "2";
     CHECK_EQ(get(f.c, "k", ""), ZC_MISS);
     CHECK_EQ(fetch(f.c, "k", &s, &o, "1"), ZC_STALE);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     CHECK_EQ(fetch(f.c, "k", &s, &o, "2"), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c, dep), ZC_OK);
     s.text = "3";
@@ -1210,9 +1208,7 @@ TEST(a_stale_negative_result_is_one_all_the_same) {
     source s = {.text = "1"};
     zc_fetch_opts o = {.put = {.soft_ttl = ZC_SECOND}};
     if (!start(&f)) return;
-    CHECK_EQ(zc_put(f.c, zc_str("k"), zc_str(""), &(zc_put_opts){.soft_ttl = ZC_SECOND,
-                                                                 .absent = true}),
-             ZC_OK);
+    CHECK_EQ(zc_put_absent(f.c, zc_str("k"), &(zc_put_opts){.soft_ttl = ZC_SECOND}), ZC_OK);
     zct_step(&f.time, 2 * ZC_SECOND);
     CHECK_EQ(get(f.c, "k", ""), ZC_ABSENT);
     zc_view v;

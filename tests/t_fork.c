@@ -114,7 +114,7 @@ static void one_step(worker *me) {
     else if (dice < 85) change(w, key);
     else if (dice < 90) (void)zc_prune(w->c, 0);
     else if (dice < 95) CHECK(zc_del(w->c, k) >= 0);
-    else (void)zc_poll(w->c, 20);
+    else (void)zc_poll(w->c, 20 * ZC_MICROSECOND);
 }
 
 static void *work(void *user) {

@@ -445,9 +445,12 @@ static void drop_thing(void *user, void *object, size_t size) {
     if (ndropped < THINGS) dropped[ndropped++] = (unsigned)((unsigned char *)object - things);
 }
 
+static int put_thing_so(zc_cache *c, const char *key, unsigned i, const zc_put_opts *opts) {
+    return zc_put_object(c, zc_str(key), &things[i], 7, drop_thing, things, opts);
+}
+
 static int put_thing(zc_cache *c, const char *key, unsigned i) {
-    zc_put_opts o = {.drop = drop_thing, .drop_user = things};
-    return zc_put(c, zc_str(key), zc_slice(&things[i], 7), &o);
+    return put_thing_so(c, key, i, NULL);
 }
 
 /* One small step of housekeeping; how many destructors it has called. */
@@ -506,13 +509,13 @@ TEST(destructors_wait_for_polls_and_go_one_by_one) {
     CHECK_EQ(rc, ZC_OK);
     /* Cleared, expired, invalidated; and what is left goes with the cache. */
     zc_bytes tag = zc_str("t");
-    zc_put_opts o = {.deps = &tag, .ndeps = 1, .drop = drop_thing, .drop_user = things};
+    zc_put_opts o = {.deps = &tag, .ndeps = 1};
     CHECK_EQ(put_thing(c, "f", 4), ZC_OK);
     CHECK_EQ(zc_clear(c), ZC_OK);
-    CHECK_EQ(zc_put(c, zc_str("g"), zc_slice(&things[5], 7), &o), ZC_OK);
+    CHECK_EQ(put_thing_so(c, "g", 5, &o), ZC_OK);
     CHECK_EQ(zc_invalidate(c, tag), ZC_OK);
     o.ttl = ZC_SECOND;
-    CHECK_EQ(zc_put(c, zc_str("h"), zc_slice(&things[6], 7), &o), ZC_OK);
+    CHECK_EQ(put_thing_so(c, "h", 6, &o), ZC_OK);
     zct_step(&now, 20 * ZC_SECOND);
     do CHECK(step(c, &rc) <= 1);
     while (rc == ZC_MORE);
@@ -584,12 +587,13 @@ static void *let_go(void *user) {
     zc_cache *c = (zc_cache *)user;
     uint64_t random = (uintptr_t)&random;
     for (unsigned i = 0; i < 3000; i++) {
-        zc_put_opts o = {.drop = drop_here, .ttl = 1 + zc__random(&random) % ZC_MILLISECOND};
+        zc_put_opts o = {.ttl = 1 + zc__random(&random) % ZC_MILLISECOND};
         unsigned key = (unsigned)zc__random(&random) % 64;
+        zc_bytes k = zc_slice(&key, sizeof key);
         zc_view v;
-        CHECK_EQ(zc_put(c, zc_slice(&key, sizeof key), zc_slice(things, 1), &o), ZC_OK);
-        if (zc_get(c, zc_slice(&key, sizeof key), &v) >= 0) zc_release(c, &v);
-        if (i % 7 == 0) (void)zc_del(c, zc_slice(&key, sizeof key));
+        CHECK_EQ(zc_put_object(c, k, things, 1, drop_here, NULL, &o), ZC_OK);
+        if (zc_get(c, k, &v) >= 0) zc_release(c, &v);
+        if (i % 7 == 0) (void)zc_del(c, k);
         if (i % 500 == 0) CHECK_EQ(zc_clear(c), ZC_OK);
     }
     __atomic_sub_fetch(&working, 1, __ATOMIC_ACQ_REL);
@@ -608,7 +612,7 @@ TEST(destructors_run_in_the_polling_thread_alone) {
     working = THREADS;
     REQUIRE(zc_open(&d, &c) == ZC_OK);
     for (unsigned i = 0; i < THREADS; i++) REQUIRE(pthread_create(&t[i], NULL, let_go, c) == 0);
-    while (__atomic_load_n(&working, __ATOMIC_ACQUIRE)) (void)zc_poll(c, 100);
+    while (__atomic_load_n(&working, __ATOMIC_ACQUIRE)) (void)zc_poll(c, 100 * ZC_MICROSECOND);
     for (unsigned i = 0; i < THREADS; i++) pthread_join(t[i], NULL);
     zc_stats_read(c, &st);
     zc_close(c);

@@ -74,7 +74,7 @@ static void stop(fleet *f) {
 
 static void poll(fleet *f) {
     for (unsigned i = 0; i < NODES; i++)
-        while (f->c[i] && zc_poll(f->c[i], 1000) == ZC_MORE) {}
+        while (f->c[i] && zc_poll(f->c[i], ZC_MILLISECOND) == ZC_MORE) {}
 }
 
 /* Time goes by, in steps in which each node hears the log. */
@@ -502,7 +502,7 @@ TEST(random_holders) {
         case 4:
             if (zct_below(50) == 0) lb_restart(&f.hub, f.hub.tail - zct_below(f.hub.tail / 2 + 1));
             break;
-        case 5: case 6: (void)zc_poll(c, 1000); break;
+        case 5: case 6: (void)zc_poll(c, ZC_MILLISECOND); break;
         default:
             if (zc_get(c, zc_str(tag[t]), &v) != ZC_OK) break;
             served++;

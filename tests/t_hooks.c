@@ -162,11 +162,12 @@ static void tell(unsigned from, unsigned to) {
 
 static void store_all(int n) {
     static unsigned char bytes[600];
-    zc_put_opts object = {.drop = dropped, .ttl = 30 * ZC_SECOND};
+    zc_put_opts timed = {.ttl = 30 * ZC_SECOND};
     for (int i = 0; i < n; i++) {
         char key[16];
         snprintf(key, sizeof key, "k%d", i);
-        int rc = zc_put(w.c, zc_str(key), zc_slice(bytes, sizeof bytes), i % 3 ? NULL : &object);
+        int rc = i % 3 ? zc_put(w.c, zc_str(key), zc_slice(bytes, sizeof bytes), NULL)
+                       : zc_put_object(w.c, zc_str(key), bytes, sizeof bytes, dropped, NULL, &timed);
         CHECK(rc == ZC_OK || rc == ZC_E_NOMEM);
     }
 }
@@ -189,14 +190,14 @@ static void use(int what, unsigned *told) {
         case 5: (void)zc_fetch(w.c, zc_str("k9"), load, NULL, NULL, &v), zc_release(w.c, &v); break;
         case 6: (void)zc_catch_up(w.c, zc_token(w.c), 0); break;
         case 7: (void)zc_clear(w.c); break;
-        default: (void)zc_poll(w.c, 1000);
+        default: (void)zc_poll(w.c, ZC_MILLISECOND);
         }
     }
     if (zc_flight_begin(w.c, zc_str("led"), NULL, &v, &lead) == ZC_LEAD) {
         if (zc_flight_begin(w.c, zc_str("led"), NULL, &v, &follow) == ZC_FOLLOW) {
             CHECK_EQ(zc_flight_notify(follow, completion, NULL), ZC_OK);
             zct_step(&w.time, 100 * ZC_SECOND); /* overdue, and much is expired */
-            for (int i = 0; i < 100; i++) (void)zc_poll(w.c, 1000);
+            for (int i = 0; i < 100; i++) (void)zc_poll(w.c, ZC_MILLISECOND);
             zc_flight_abandon(follow, 0);
         }
         zc_flight_abandon(lead, ZC_E_USER);
@@ -231,10 +232,10 @@ TEST(hooks_use_the_cache_in_every_situation) {
  * clears, takes it out, and lets it go before he returns. */
 TEST(what_leaves_the_queue_is_let_go_at_once) {
     static int object;
-    zc_put_opts o = {.drop = dropped};
     for (int how = 0; how < 3; how++) {
         if (!start(STORE | BEHIND | ONE)) return;
-        CHECK_EQ(zc_put(w.c, zc_str("a"), zc_slice(&object, sizeof object), &o), ZC_OK);
+        CHECK_EQ(zc_put_object(w.c, zc_str("a"), &object, sizeof object, dropped, NULL, NULL),
+                 ZC_OK);
         w.depth++;
         CHECK_EQ(zc_put(w.c, zc_str("b"), zc_str("v"), NULL), ZC_OK);
         CHECK_EQ(w.drops, 0);
@@ -260,7 +261,7 @@ static void all_are_told(int what, unsigned n) {
     if (!start(what)) return;
     tell(0, n);
     if (what & PEEKS) CHECK_EQ(zc_get(w.c, zc_str("k"), &v), ZC_MISS);
-    else while (zc_poll(w.c, 1000000) == ZC_MORE) {}
+    else while (zc_poll(w.c, ZC_SECOND) == ZC_MORE) {}
     unsigned told = 0;
     for (unsigned i = 0; i < n; i++) told += w.told[i] == 1;
     CHECK_EQ(told, n);
@@ -456,7 +457,7 @@ TEST(a_thread_does_not_wait_for_a_refresh_that_it_has_put_aside) {
         CHECK_EQ(zc_fetch(w.c, zc_str("r1"), load, NULL, NULL, &v), ZC_OK);
         zc_release(w.c, &v);
         CHECK_EQ(w.releases, 1);
-        while (zc_poll(w.c, 1000) == ZC_MORE) {}
+        while (zc_poll(w.c, ZC_MILLISECOND) == ZC_MORE) {}
         CHECK_EQ(w.releases, 3);
         w.depth--;
         stop();

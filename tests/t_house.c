@@ -104,7 +104,7 @@ TEST(refreshes_without_end_keep_nothing_else_from_its_turn) {
     hot = &f;
     refreshed = 0;
     for (int i = 0; i < HOT; i++) fetch_hot(i);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     for (int i = 0; i < HOT; i++) fetch_hot(i); /* the first of those without end */
     char text[32];
     for (int i = 0; i < 100; i++) put_for(f.c, name(text, "short", i), 200 * ZC_MILLISECOND);

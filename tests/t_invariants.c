@@ -484,7 +484,7 @@ TEST(invariant_9_pins_last) {
         CHECK_EQ(zc_put(f.c, zc_slice(&i, sizeof i), zc_str("evicts"), NULL), ZC_OK);
     CHECK_EQ(zc_clear(f.c), ZC_OK);
     zct_step(&f.time, 7200 * ZC_SECOND);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     zc_prune(f.c, 0);
     CHECK_EQ(zc_check(f.c), ZC_OK);
     zc_close(f.c);

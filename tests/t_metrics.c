@@ -405,8 +405,7 @@ TEST(explain_in_every_state) {
     e = explain(c, "timed");
     CHECK(e.state == ZC_MISS && e.present && e.expired && e.expires_in == 0 && !e.invalidated);
 
-    o.absent = true;
-    CHECK_EQ(put(c, "absent", NULL, &o), ZC_OK);
+    CHECK_EQ(zc_put_absent(c, zc_str("absent"), &o), ZC_OK);
     CHECK_EQ(explain(c, "absent").state, ZC_ABSENT);
 
     CHECK_EQ(put(c, "dead", "a:b:c", NULL), ZC_OK);

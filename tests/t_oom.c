@@ -64,11 +64,10 @@ static void puts_and_reads(fixture *f) {
     if (WENT(f, put(f, "l", "timed", &timed), ZC_OK)) l = "timed";
     holds(f, "l", l);
     zct_step(&f->time, 2 * ZC_SECOND);
-    while (zc_poll(f->c, 100) == ZC_MORE) {}
+    while (zc_poll(f->c, 100 * ZC_MICROSECOND) == ZC_MORE) {}
     holds(f, "l", NULL);
-    zc_put_opts absent = {.absent = true};
     zc_view v;
-    if (WENT(f, put(f, "l", "", &absent), ZC_OK) && !f->evicts)
+    if (WENT(f, zc_put_absent(f->c, zc_str("l"), NULL), ZC_OK) && !f->evicts)
         CHECK_EQ(zc_get(f->c, zc_str("l"), &v), ZC_ABSENT);
     CHECK(zc_del(f->c, zc_str("l")) >= 0);
     holds(f, "l", NULL);
@@ -126,15 +125,18 @@ static void drop(void *user, void *object, size_t size) {
     drops++;
 }
 
+static int put_object(fixture *f) {
+    return zc_put_object(f->c, zc_str("o"), &drops, 2, drop, NULL, NULL);
+}
+
 static void objects(fixture *f) {
-    zc_put_opts o = {.drop = drop};
     zc_view v;
     drops = 0;
     int owned = 0;
-    if (WENT(f, zc_put(f->c, zc_str("o"), zc_slice(&drops, 2), &o), ZC_OK)) owned++;
+    if (WENT(f, put_object(f), ZC_OK)) owned++;
     CHECK_EQ(drops, 0); /* not transferred unless ZC_OK */
     if (zc_get(f->c, zc_str("o"), &v) == ZC_OK) CHECK(v.data == &drops);
-    if (WENT(f, zc_put(f->c, zc_str("o"), zc_slice(&drops, 2), &o), ZC_OK)) owned++;
+    if (WENT(f, put_object(f), ZC_OK)) owned++;
     CHECK(drops <= owned);
     zc_release(f->c, &v);
     CHECK(zc_del(f->c, zc_str("o")) >= 0);
@@ -247,7 +249,7 @@ static void refreshes(fixture *f) {
     if (!f->evicts && !f->store) CHECK(rc == ZC_STALE || rc == ZC_E_NOMEM);
     if (rc == ZC_STALE) CHECK(v.size == 3);
     zc_release(f->c, &v);
-    while (zc_poll(f->c, 100) == ZC_MORE) {}
+    while (zc_poll(f->c, 100 * ZC_MICROSECOND) == ZC_MORE) {}
     zct_step(&f->time, 12 * ZC_SECOND);
     rc = zc_fetch(f->c, zc_str("r"), load, &j, &o, &v); /* an error may be stood in for */
     CHECK(rc == ZC_OK || rc == ZC_STALE || rc == ZC_E_NOMEM);

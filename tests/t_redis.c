@@ -663,7 +663,7 @@ TEST(a_cursor_that_is_not_remembered_is_a_break) {
     CHECK_EQ(zc_poll(c, 0), ZC_OK);
     r = (zc__redis *)d.bus.user;
     memset(r->nonce_at, 0, sizeof r->nonce_at);
-    while (zc_poll(c, 1000000) == ZC_MORE) {}
+    while (zc_poll(c, ZC_SECOND) == ZC_MORE) {}
     zc_stats_read(c, &st);
     CHECK_EQ(st.bus_breaks, 1);
     zc_close(c);
@@ -1156,7 +1156,7 @@ TEST(a_hold_spreads_over_the_shards) {
         if (i == 1) CHECK_EQ(zc_hold(c[0], tags, 6, 600 * ZC_SECOND, &id), ZC_OK);
     }
     for (int i = 0; i < 3; i++) { /* the holder, who has heard it, and who has read the list */
-        while (zc_poll(c[i], 1000) == ZC_MORE) {}
+        while (zc_poll(c[i], ZC_MILLISECOND) == ZC_MORE) {}
         for (int t = 0; t < 6; t++) {
             zc_put_opts o = {.deps = &tags[t], .ndeps = 1};
             CHECK_EQ(zc_put(c[i], tags[t], zc_str("v"), &o), ZC_REFUSED);
@@ -1164,7 +1164,7 @@ TEST(a_hold_spreads_over_the_shards) {
     }
     CHECK_EQ(zc_hold_end(c[0], id), ZC_OK);
     for (int i = 0; i < 3; i++) {
-        while (zc_poll(c[i], 1000) == ZC_MORE) {}
+        while (zc_poll(c[i], ZC_MILLISECOND) == ZC_MORE) {}
         CHECK_EQ(c[i]->bus.nholds, 0);
         for (int t = 0; t < 6; t++) {
             zc_put_opts o = {.deps = &tags[t], .ndeps = 1};
@@ -1326,7 +1326,7 @@ TEST(a_log_hook_uses_the_cache) {
     CHECK(m.said > 0); /* whose turn it was to write */
     unsigned said = m.said;
     CHECK_EQ(zc_invalidate(m.c, zc_str("t")), ZC_E_BUS);
-    CHECK(zc_poll(m.c, 30000000) >= 0); /* as the reader, who sends what waits */
+    CHECK(zc_poll(m.c, 30 * ZC_SECOND) >= 0); /* as the reader, who sends what waits */
     CHECK(m.said > said);
     CHECK_EQ(zc_check(m.c), ZC_OK);
     CHECK_STR(rs_say(&s, "ACL", "SETUSER", "zoo", "+@all", NULL), "OK");

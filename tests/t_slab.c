@@ -236,8 +236,8 @@ TEST(memory_comes_back_by_polling) {
     CHECK(full.memory - empty.memory > 50000 * 150);
     CHECK_EQ(zc_check(c), ZC_OK);
     zc_clear(c);
-    while (zc_poll(c, 1000000) == ZC_MORE) {}
-    (void)zc_poll(c, 1000000); /* gives back what the rounds before have freed */
+    while (zc_poll(c, ZC_SECOND) == ZC_MORE) {}
+    (void)zc_poll(c, ZC_SECOND); /* gives back what the rounds before have freed */
     zc_stats_read(c, &end);
     CHECK_EQ(zc_check(c), ZC_OK);
     CHECK_EQ(end.entries, 0);
@@ -297,7 +297,7 @@ TEST(few_survivors_keep_little) {
     zc_stats_read(c, &end);
     CHECK_EQ(end.entries, N / EACH);
     CHECK(zc__slabs_slack(c->mem.slabs) < 2 * ZC__SLAB_REGION);
-    CHECK(zc_poll(c, 1000) == ZC_OK);
+    CHECK(zc_poll(c, ZC_MILLISECOND) == ZC_OK);
     zc_close(c);
 }
 
@@ -467,13 +467,13 @@ TEST(entries_move_under_the_hands_of_threads) {
         zc__spin_lock(&c->mem.slabs->lock);
         if (c->mem.slabs->first) c->mem.slabs->renew_below = SIZE_MAX;
         zc__spin_unlock(&c->mem.slabs->lock);
-        (void)zc_poll(c, 100);
+        (void)zc_poll(c, 100 * ZC_MICROSECOND);
         __atomic_fetch_add(&turns, 1, __ATOMIC_ACQ_REL);
     }
     for (unsigned i = 0; i < THREADS; i++) pthread_join(t[i], NULL);
     CHECK_EQ(zc_check(c), ZC_OK);
     zc_clear(c);
-    while (zc_poll(c, 1000) == ZC_MORE) {}
+    while (zc_poll(c, ZC_MILLISECOND) == ZC_MORE) {}
     CHECK_EQ(used(c->mem.slabs), 0);
     CHECK_EQ(zc_check(c), ZC_OK);
     zc_close(c);

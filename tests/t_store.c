@@ -198,11 +198,10 @@ static int load_object(zc_fill *fill, void *user) {
 
 TEST(objects_are_not_stored) {
     fixture f;
-    zc_put_opts o = {.drop = drop};
     zc_view v;
     if (!start_with(&f, false, (zc_desc){.max_entries = 1})) return;
     CHECK_EQ(put_dep(&f, "k", "bytes", NULL), ZC_OK);
-    CHECK_EQ(zc_put(f.c, zc_str("k"), zc_slice(&drops, 1), &o), ZC_OK);
+    CHECK_EQ(zc_put_object(f.c, zc_str("k"), &drops, 1, drop, NULL, NULL), ZC_OK);
     CHECK(fs_find(&f.store, zc_str("k")) == NULL); /* the older bytes are gone as well */
     evict(&f, "k");
     CHECK_EQ(get(&f, "k", ""), ZC_MISS);
@@ -244,7 +243,7 @@ TEST(an_object_that_refreshes_bytes_removes_their_record) {
     zct_step(&f.time, 2 * ZC_SECOND);
     CHECK_EQ(zc_fetch(f.c, zc_str("k"), load_object, NULL, &o, &v), ZC_STALE);
     zc_release(f.c, &v);
-    while (zc_poll(f.c, 1000) == ZC_MORE) {}
+    while (zc_poll(f.c, ZC_MILLISECOND) == ZC_MORE) {}
     CHECK_EQ(zc_get(f.c, zc_str("k"), &v), ZC_OK);
     CHECK(v.data == &drops);
     zc_release(f.c, &v);
@@ -259,10 +258,10 @@ TEST(times_survive_in_the_storage) {
     if (!start_with(&f, true, (zc_desc){.max_entries = 100})) return;
     zc_put_opts ttl = {.ttl = 100 * ZC_SECOND}, soft = {.ttl = 100 * ZC_SECOND,
                                                        .soft_ttl = 20 * ZC_SECOND};
-    zc_put_opts absent = {.ttl = ZC_SECOND, .negative_ttl = 100 * ZC_SECOND, .absent = true};
+    zc_put_opts absent = {.ttl = ZC_SECOND, .negative_ttl = 100 * ZC_SECOND};
     CHECK_EQ(zc_put(f.c, zc_str("ttl"), zc_str("v"), &ttl), ZC_OK);
     CHECK_EQ(zc_put(f.c, zc_str("soft"), zc_str("v"), &soft), ZC_OK);
-    CHECK_EQ(zc_put(f.c, zc_str("absent"), zc_str(""), &absent), ZC_OK);
+    CHECK_EQ(zc_put_absent(f.c, zc_str("absent"), &absent), ZC_OK);
     CHECK_EQ(zc_put(f.c, zc_str("ever"), zc_str("v"), NULL), ZC_OK);
     CHECK_EQ(fs_find(&f.store, zc_str("ttl"))->expires_ms, (START + 100 * ZC_SECOND) / 1000000);
     CHECK_EQ(fs_find(&f.store, zc_str("ever"))->expires_ms, 0);

@@ -344,13 +344,10 @@ TEST(a_pin_outlives_everything) {
     static const char *const ends[] = {"replace", "delete", "clear", "evict", "close"};
     for (unsigned how = 0; how < 5; how++) {
         zc_cache *c = open_limits(how == 3 ? 1 : 0, 0, 1);
-        zc_put_opts o;
         zc_view v, w, bytes;
         int object = 5;
-        memset(&o, 0, sizeof o);
-        o.drop = drop;
         dropped = 0;
-        CHECK_EQ(zc_put(c, zc_str("k"), zc_slice(&object, 17), &o), ZC_OK);
+        CHECK_EQ(zc_put_object(c, zc_str("k"), &object, 17, drop, NULL, NULL), ZC_OK);
         CHECK_EQ(zc_get(c, zc_str("k"), &v), ZC_OK);
         CHECK_EQ(zc_get(c, zc_str("k"), &w), ZC_OK);
         CHECK(v.data == &object && v.size == 17);

@@ -20,14 +20,14 @@ static zc_cache *fresh(void) {
     d.clock = zct_clock(&now);
     d.allocator = zct_allocator(&mem);
     if (!CHECK_EQ(zc_open(&d, &c), ZC_OK)) exit(1);
-    (void)zc_poll(c, 1000000);
+    (void)zc_poll(c, ZC_SECOND);
     return c;
 }
 
 /* Moves the clock, and lets the cache see it. */
 static void later(zc_cache *c, uint64_t seconds) {
     zct_step(&now, seconds * ZC_SECOND);
-    (void)zc_poll(c, 1000000);
+    (void)zc_poll(c, ZC_SECOND);
 }
 
 static uint64_t version(zc_cache *c, const char *tag) {
@@ -399,7 +399,7 @@ TEST(a_stale_entry_never_comes_back_by_pruning) {
     }
     CHECK(node(c, "a:b") != NULL);
     zc_release(c, &view);
-    while (zc_poll(c, 1000000) == ZC_MORE) {}
+    while (zc_poll(c, ZC_SECOND) == ZC_MORE) {}
     CHECK_EQ(zc_prune(c, 0), 2);
     CHECK(!fresh_value(c, "k"));
     zc_close(c);

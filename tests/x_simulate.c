@@ -1276,7 +1276,7 @@ static void catch_up(node *n) {
 
 static void poll_node(node *n) {
     n->last_poll = w->now;
-    (void)zc_poll(n->c, 200);
+    (void)zc_poll(n->c, 200 * ZC_MICROSECOND);
     look_at_pending(n);
 }
 

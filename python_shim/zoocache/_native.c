@@ -1305,7 +1305,7 @@ ZCPY_API int zcpy_sink(zc_sink *sink, const char *data, size_t len) {
 
 /* Forgets some of the tags that nothing has depended on for an hour. */
 ZCPY_API int zcpy_poll(core *c) {
-    INSIDE(c, int, ZC_E_CLOSED, zc_poll(c->cache, 200));
+    INSIDE(c, int, ZC_E_CLOSED, zc_poll(c->cache, 200 * ZC_MICROSECOND));
 }
 
 ZCPY_API size_t zcpy_prune(core *c, uint64_t max_age) {

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NEVER", "SILENCES", "Settings", "Shared", "Tier", "tier"]
 
-ACKS = {"acked": 0, "async": 1, "durable": 2, "strict": 3}
+ACKS = {"async": 1, "acked": 2, "durable": 3, "strict": 4}  # zc_ack
 SILENCES = {None: 0, "bypass": 1, "serve": 2, "error": 3}
 
 _LONGEST = 86_400  # seconds that one call of Redis is waited for, or that it is not asked
