@@ -53,7 +53,7 @@ VALGRIND_TESTS ?= $(filter-out t_fork,$(T))
 EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
-STAGES = check manual unit-gcc unit-clang redis-tls faults asan tsan valgrind matrix examples install-check
+STAGES = check manual unit-gcc unit-clang redis-tls faults asan tsan valgrind matrix lines-short examples install-check
 STAGES += test-python wheels-short model-short simulate-short simulate-faults crash chaos-short fuzz-short
 
 # Commands of compilers are shown with V=1.
@@ -141,6 +141,11 @@ $(BUILD)/bench_redis: bench/bench_redis.c tests/redis_server.h zoocache.h Makefi
 	@mkdir -p $(@D)
 	$(CC) $(BENCH_FLAGS) $(WARN) -I. $< -o $@ $(LIBS) $(call PART_LIBS,$<)
 
+$(BUILD)/bench_lines: bench/bench_lines.c zoocache.h Makefile # it is what the sanitizer would be
+	@mkdir -p $(@D)
+	@echo "bench_lines"
+	$(Q)$(CLANG) -std=c11 -O2 -g $(WARN) -fsanitize=thread -I. -c $< -o $@.o
+	$(Q)$(CLANG) -no-pie $@.o -o $@ -pthread -lm
 $(BUILD)/bench_frames_alone: bench/bench_frames.c zoocache.h Makefile
 	@mkdir -p $(@D)
 	$(CC) $(BENCH_FLAGS) $(WARN) -I. -DZOOCACHE_NO_THREADS $< -o $@ $(LIBS)
@@ -292,6 +297,14 @@ bench-frames: deps ## the longest call of each operation, with and without threa
 	@$(MAKE) --no-print-directory $(BUILD)/bench_frames $(BUILD)/bench_frames_alone
 	$(BUILD)/bench_frames_alone $(BENCH_ARGS)
 	$(BUILD)/bench_frames $(BENCH_ARGS)
+
+.PHONY: bench-lines lines-short
+bench-lines: deps ## the cache lines that an operation takes from other cores, for 1 to 64 threads; BENCH_ARGS="--where"
+	@$(MAKE) --no-print-directory $(BUILD)/bench_lines
+	$(BUILD)/bench_lines $(BENCH_ARGS)
+lines-short: # a hit, by 64 threads
+	@$(ALL) $(BUILD)/bench_lines || :
+	@$(RUNNER) step lines $(BUILD)/bench_lines --threads 64 --filter 'hit, ' --most 1
 
 .PHONY: bench-lmdb
 bench-lmdb: deps ## measure hits in an LMDB file beside LMDB's own; BENCH_ARGS="--size 1024", ...
