@@ -73,6 +73,23 @@ FLIGHT = {
     "FAIL_NO_WAKE": "LEASES=0",
     "VERSION_AFTER_LOADER": "",
 }
+HOLD = {
+    "WITNESS": "",
+    "BEGIN_AFTER_SNAPSHOT": "HOLDS=0 DEATHS=0 TRANSACTIONS=2",
+    "FILL_BEGINS_NOW": "HOLDS=0 DEATHS=0 TRANSACTIONS=2",
+    "STORE_OWN_WRITES": "DEATHS=0",
+    "INVALIDATE_BEFORE_COMMIT": "HOLDS=0 DEATHS=0",
+    "NO_HOLD": "",
+    "HOLD_AFTER_COMMIT": "",
+    "HOLD_NO_STAMP": "",
+    "STORE_WHILE_HELD": "",
+    "EXPIRE_NO_STAMP": "",
+    "EXPIRE_EARLY": "",
+    "END_NO_STAMP": "",
+    "ATTACH_NO_LIST": "",
+    "LIST_AFTER_LOG": "",
+    "LIST_BEFORE_POSITION": "",
+}
 IS_STUCK = {"SLEEP_NO_CHECK", "WAKE_FIRST", "NO_POLL", "NO_WAKE_AT_TAKEOVER", "FAIL_NO_WAKE"}
 # name: source, what is always defined, the bounds of the whole model (short, full), ablations
 MODELS = {
@@ -88,6 +105,13 @@ MODELS = {
         ["WRITES=1 FILLERS=0", "WRITES=1 FAULTS=0", "WRITES=2 FILLERS=0 FAULTS=0"],
         ["WRITES=1", "WRITES=2 FAULTS=0 BOTH_WRITE"],
         FILL,
+    ),
+    "hold": (
+        "hold", "",
+        ["", "HOLDS=0 DEATHS=0 TRANSACTIONS=2"],
+        ["DEATHS=2 TRANSACTIONS=2", "DEATHS=2 TRANSACTIONS=2 READ_COMMITTED"]
+        + ["HOLDS=0 DEATHS=0 TRANSACTIONS=2", "HOLDS=0 DEATHS=0 TRANSACTIONS=2 READ_COMMITTED"],
+        HOLD,
     ),
     "flight": ("flight", "", ["FAILS=0 LISTENERS=0", "CALLERS=2 WRITES=2"], ["", "LEASES=0"], FLIGHT),
 }
