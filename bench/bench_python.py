@@ -182,6 +182,62 @@ def storages(say, rounds):
         shutil.rmtree(directory)
 
 
+def coroutines(say, rounds):
+    """What 100 coroutines read from a storage that is 1 ms away, by one connection and by 8."""
+    import zoocache
+    from zoocache.storage import Storage
+
+    class Far(Storage):
+        def __init__(self):
+            self.records = {}
+
+        def get(self, key):
+            time.sleep(0.001)
+            return self.records.get(key)
+
+        def put(self, key, record, expires):
+            self.records[key] = record
+
+        def delete(self, key):
+            self.records.pop(key, None)
+
+        def clear(self):
+            self.records.clear()
+
+    async def each(hit, numbers):
+        for x in numbers:
+            await hit(x)
+
+    async def gather(hit, numbers):
+        await asyncio.gather(*[each(hit, numbers[i::100]) for i in range(100)])
+
+    async def load(x):
+        return "x" * 1024
+
+    async def measured():
+        caches = [zoocache.Cache(storage=Far(), connections=count) for count in (1, 8)]
+        hits = [cache.cacheable(namespace="bench")(load) for cache in caches]
+        for hit in hits:
+            await gather(hit, range(1000))
+        rates = []
+        for _ in range(rounds):
+            for cache, hit in zip(caches, hits):
+                cache.tables()[1].entries.clear()
+                start = perf()
+                await gather(hit, range(1000))
+                rates.append(1000 / (perf() - start))
+        for cache in caches:
+            cache.close()
+        one, eight = rates[::2], rates[1::2]
+        ratio = statistics.median(b / a for a, b in zip(one, eight))
+        say("100 coroutines, storage 1 ms away: 1 connection", statistics.median(one), unit="reads a second")
+        spread = max(eight) / min(eight)
+        name = "100 coroutines, storage 1 ms away: 8 connections"
+        say(name, statistics.median(eight), ratio, spread, "reads a second", "1 connection")
+
+    asyncio.run(measured())
+
+
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--rounds", type=int, default=15)
@@ -248,6 +304,7 @@ def main():
         zoocache.clear()
 
     storages(say, rounds)
+    coroutines(say, min(rounds, 5))
     try:
         frames(say)
     except ImportError:

@@ -123,15 +123,15 @@ class Closing(Shelf):
 
 
 def test_close_closes_whatever_fails_in_it(monkeypatch):
-    class Pool:
-        def shutdown(self, wait):
+    class Lanes:
+        def close(self):
             raise KeyboardInterrupt
 
     storage = Closing()
     cache = Cache(storage=storage)
     f = cache.cacheable(lambda x: [x])
     f(1)
-    cache.shared._pool = Pool()
+    cache.shared._lanes = Lanes()
     with pytest.raises(KeyboardInterrupt):
         cache.close()
     assert storage.closed.is_set()
@@ -273,12 +273,12 @@ def test_one_that_cannot_be_closed_does_not_keep_others_open():
             def clear(self): pass
             def close(self): print("closed", flush=True)
 
-        class Pool:
-            def shutdown(self, wait): raise RuntimeError("no")
+        class Lanes:
+            def close(self): raise RuntimeError("no")
 
         caches = [zoocache.Cache(storage=Shelf()) for _ in range(3)]
         for cache in caches:
-            cache.shared._pool = Pool()
+            cache.shared._lanes = Lanes()
         """
     )
     done = subprocess.run(

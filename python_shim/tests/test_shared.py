@@ -275,7 +275,7 @@ async def test_a_lock_that_comes_after_its_task_was_cancelled_is_given_back(plac
         with pytest.raises(asyncio.CancelledError):
             await task
         go.set()
-        await cache.shared.run(int)  # what was asked for before is done
+        await cache.shared.run([(cache.tables()[1], 0)], int)  # what was asked for before is done
         monkeypatch.undo()
         fill = zoocache._table.Fill(cache.tables()[1], 0)
         cache.shared.look_up(fill)

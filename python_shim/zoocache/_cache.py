@@ -355,9 +355,7 @@ class Cache:
             if params:
                 raise TypeError(f"{', '.join(params)}: ids are given together with scope=")
             return self._raw, key
-        path = self.scopes.path(scope, params)
-        table: Any = self._scoped
-        return table, (path, key)
+        return self._scoped, (self.scopes.path(scope, params), key)  # type: ignore[return-value]
 
     def get(self, key: str, scope: str | None = None, **params: Any) -> Any:
         """The value under a key, or None; of a scope, if one is named, with its ids."""
@@ -425,14 +423,15 @@ class Cache:
 
     async def get_many_async(self, keys: Iterable[str]) -> dict[str, Any]:
         """As get_many()."""
-        found: dict[str, Any] = await self._beside(self.get_many, list(keys))
-        return found
+        wanted = list(keys)
+        places = [self._place(key, None, {}) for key in wanted]
+        return await self._beside(self.get_many, wanted, keys=places)  # type: ignore[no-any-return]
 
-    async def _beside(self, work: Callable[..., Any], *args: Any) -> Any:
-        """Calls what may wait for a storage: beside the event loop, if there is one to wait for."""
+    async def _beside(self, work: Callable[..., Any], *args: Any, keys: Iterable[tuple[Table, Any]] = ()) -> Any:
+        """Calls what may wait for a storage: beside the event loop, if there is one to wait for; by key in order."""
         if self.shared is None:
             return work(*args)
-        return await self.shared.run(copy_context().run, work, *args)
+        return await self.shared.run(keys, copy_context().run, work, *args)
 
     async def get_async(self, key: str, scope: str | None = None, **params: Any) -> Any:
         """As get()."""
@@ -440,7 +439,7 @@ class Cache:
         if self.shared is not None and not isinstance(key, Key):
             entry = table.entries.get(place)
             if entry is None or not entry.fresh():
-                return await self.shared.run(copy_context().run, table.get, place)
+                return await self._beside(table.get, place, keys=[(table, place)])
         return self.get(key, scope, **params)
 
     async def set_async(
@@ -453,12 +452,13 @@ class Cache:
         **params: Any,
     ) -> None:
         """As set()."""
-        await self._beside(copy_context().run, partial(self.set, key, value, deps, ttl, scope, **params))
+        table, place = self._place(str(key) if isinstance(key, Key) else key, scope, params)
+        await self._beside(table.set, self, place, value, deps, ttl, keys=[(table, place)])
 
     async def delete_async(self, key: str, scope: str | None = None, **params: Any) -> bool:
         """As delete()."""
-        found: bool = await self._beside(copy_context().run, partial(self.delete, key, scope, **params))
-        return found
+        place = self._place(key, scope, params)
+        return await self._beside(partial(self.delete, key, scope, **params), keys=[place])  # type: ignore[no-any-return]
 
     def health(self) -> Health:
         """How it does, at this moment; asks nothing that may not answer."""

@@ -451,17 +451,17 @@ class Filled(Table):
         self.settle_value(fill, value)
         shared = fill.cache.shared
         if shared is not None:
-            await shared.run(shared.keep_fill, fill)
+            await shared.run([(self, fill.key)], shared.keep_fill, fill)
         self.leave(fill)
 
     async def aask(self, shared: Shared, fill: Fill) -> tuple[Found, Any] | None:
         """As ask(), beside the event loop."""
         pauses = _pauses(fill)
         while True:
-            found: tuple[Found, Any] | None = await shared.run(shared.look_up, fill)
+            found: tuple[Found, Any] | None = await shared.run([(self, fill.key)], shared.look_up, fill)
             if found is not None or not self.rules.fleet or fill.token:
                 return found
-            if await shared.run(shared.lock, fill):
+            if await shared.run([(self, fill.key)], shared.lock, fill):
                 if not fill.token:
                     return None
                 continue

@@ -304,14 +304,14 @@ class Many(Function):
         return shared.look_up_many(fills, self.listed is not None)
 
     async def _alook_up(self, shared: Shared, fills: list[Fill]) -> Any:
-        return await shared.run(self._look_up, shared, fills)
+        return await shared.run([(self, fill.key) for fill in fills], self._look_up, shared, fills)
 
     def _keep(self, shared: Shared, fills: list[Fill]) -> None:
         for fill in fills:
             shared.keep_fill(fill)
 
     async def _akeep(self, shared: Shared, fills: list[Fill]) -> None:
-        await shared.run(self._keep, shared, fills)
+        await shared.run([(self, fill.key) for fill in fills], self._keep, shared, fills)
 
     # ---- a refresh beside ----------------------------------------------------------------------------
 

@@ -131,7 +131,12 @@ _TABLE: tuple[tuple[str, Kind, object, str], ...] = (
     ),
     ("compression", _FLAG, None, "Whether values are compressed in the storage; none: if they usually shrink."),
     ("timeout", _TIME, None, "Of a call of Redis, or of a storage of yours; a quarter of a second if it is not given."),
-    ("connections", _whole(0), 0, "To Redis, or calls of your storage at once, at most; 0: 8, or no limit."),
+    (
+        "connections",
+        _whole(0),
+        0,
+        "To Redis, or calls of your storage at once, at most; 0: 8, or no limit; coroutines' 8.",
+    ),
     ("replicas", _whole(0), 0, "How many replicas of Redis must have an invalidation (`ack`)."),
     (
         "log_shards",

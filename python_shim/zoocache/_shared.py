@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from logging import WARNING
 from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,11 +36,12 @@ from zoocache._ffi_shared import (
     nanoseconds,
     open_core,
 )
+from zoocache._lanes import Lanes
 from zoocache._log import LEVELS, Troubles, logger, watch
 from zoocache.seal import SealError, ring
 
 if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
+    from concurrent.futures import Future
 
     from zoocache._beat import Beat
     from zoocache._table import Fill
@@ -52,6 +54,7 @@ ACKS = {"async": 1, "acked": 2, "durable": 3, "strict": 4}  # zc_ack
 SILENCES = {None: 0, "bypass": 1, "serve": 2, "error": 3}
 
 _LONGEST = 86_400  # seconds that one call of Redis is waited for, or that it is not asked
+_CONNECTIONS = 8  # if nothing else is said, as of Redis
 _MAP_LEAST = 8 * 2**20  # of LMDB
 _SCHEMES = ("lmdb", "redis", "rediss", "unix", "redis+sentinel")
 _DEBIAN = "(Debian and Ubuntu: apt install"
@@ -217,7 +220,7 @@ class Shared:
         self.kind = "LMDB" if url.startswith("lmdb") else "Redis" if url else "The"
         self.hits = self.unserializable = 0
         self._refused: set[type] = set()
-        self._pool: ThreadPoolExecutor | None = None
+        self._lanes = Lanes(settings.options["connections"] or _CONNECTIONS)  # for coroutines
         self._speaking = threading.RLock()
         self._closed = False
         self.events: Events | None = None
@@ -228,31 +231,20 @@ class Shared:
 
     # ---- threads -----------------------------------------------------------------------------------
 
-    @property
-    def pool(self) -> ThreadPoolExecutor:
-        """The one thread in which coroutines' calls of the storage run."""
-        if self._pool is None:
-            from concurrent.futures import ThreadPoolExecutor
+    def later(self, keys: Iterable[Any], work: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Runs a call of the storage beside, after those that were given before with one of the keys."""
+        return self._lanes.give(keys, partial(work, *args))
 
-            self._pool = ThreadPoolExecutor(1, "zoocache-storage")
-        return self._pool
-
-    async def run(self, work: Callable[..., Any], *args: Any) -> Any:
-        """Runs a call of the storage beside the event loop."""
+    async def run(self, keys: Iterable[Any], work: Callable[..., Any], *args: Any) -> Any:
+        """The same, and waits for it in the event loop."""
         import asyncio
 
-        try:
-            done = asyncio.get_running_loop().run_in_executor(self.pool, work, *args)
-        except RuntimeError:  # the process ends: there are no threads any more
-            return work(*args)
-        return await done
+        return await asyncio.wrap_future(self.later(keys, work, *args))
 
     def close(self) -> None:
         """Waits for what is being written, and closes, whatever happens."""
-        pool, self._pool = self._pool, None
         try:
-            if pool is not None:
-                pool.shutdown(wait=True)
+            self._lanes.close()
         finally:
             try:
                 self.core.shut()
@@ -402,16 +394,9 @@ class Shared:
     def give_back(self, fill: Fill, beside: bool) -> None:
         """Ends the lock of a fill that has failed, which may be being asked for: beside an event loop, after that."""
         if beside:
-            self.later(self.keep_fill, fill)
+            self.later([(fill.table, fill.key)], self.keep_fill, fill)
         else:
             self.keep_fill(fill)
-
-    def later(self, work: Callable[..., Any], *args: Any) -> None:
-        """Runs a call of the storage after those that were given before; here, if there are no threads any more."""
-        try:
-            self.pool.submit(work, *args)
-        except RuntimeError:
-            work(*args)
 
     def leads(self, fill: Fill, name: bytes) -> bool:
         """Whether the fleet's lock, if there is one, is still this fill's."""
@@ -452,7 +437,6 @@ class Shared:
 
     def forked(self) -> Tier:
         """In the child of a fork: another, with connections of its own. A storage in Python is the parent's."""
-        self._pool = None
         self.core.leave_behind()
         settings = self.settings
         if settings.storage is None:

@@ -88,8 +88,10 @@ class ZooCacheStore(NamespacedStore):
         place = function.freeze((self.namespace, key), {})
         return function.entries.get(place) if function.get(place) is not None else None
 
-    async def _beside(self, work: Callable[..., Any], *args: Any) -> Any:
-        return await self._function.open_cache()._beside(work, *args)
+    async def _beside(self, work: Callable[..., Any], *args: str) -> Any:
+        """Calls what asks, or writes to, the storage about the key that is the last argument."""
+        place = self._function, self._function.freeze((self.namespace, args[-1]), {})
+        return await self._function.open_cache()._beside(work, *args, keys=[place])
 
     async def _write(self, key: str, made: Callable[[], bytes | None]) -> None:
         """Has the value of a key made within the computation that stores it."""
