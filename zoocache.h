@@ -5888,6 +5888,13 @@ static inline bool zc__bus_holds(zc_cache *c, uint64_t lease) {
     return lease && (now <= lease || now - lease <= c->bus.serve_for);
 }
 
+/* Is anything held, so that what others have committed since `started` may have been T ago? */
+static inline bool zc__bus_hides(zc_cache *c, uint64_t started) {
+    if (!c->bus.on || !zc__atomic_load_acq(&c->bus.nholds)) return false;
+    uint64_t now = zc__coarse(&c->clock);
+    return now > started && now - started > c->bus.serve_for;
+}
+
 static inline uint64_t zc__bus_lease(const zc_cache *c) {
     return zc__atomic_load_acq(&c->bus.lease);
 }
@@ -6329,6 +6336,10 @@ static inline bool zc__bus_on(const zc_cache *c) { (void)c; return false; }
 static inline bool zc__bus_runs(const zc_cache *c) { (void)c; return false; }
 static inline uint64_t zc__bus_lease(const zc_cache *c) { (void)c; return 0; }
 static inline bool zc__bus_holds(zc_cache *c, uint64_t lease) { (void)c; (void)lease; return true; }
+static inline bool zc__bus_hides(zc_cache *c, uint64_t started) {
+    (void)c; (void)started;
+    return false;
+}
 static inline int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
     (void)c; (void)silence;
     *lease = 0;
@@ -6915,9 +6926,12 @@ static int zc__start_look(zc__start *st) {
     if (st->fill->leader) return ZC_LEAD;
     st->fill->flight = st->f;
     st->fill->unfenced = !st->f->fenced;
-    /* While the bus is silent, what kills the value may not have been heard since the loader ran: a
-     * flight that is older than T is waited for, but its result is not fit for who joins now. */
-    if (st->gate != ZC_OK && !zc__bus_holds(c, st->f->started)) st->fill->begin = UINT64_MAX;
+    /* While the bus is silent, or a commit is not told of as its tags are held, what kills the value
+     * may not have been heard since the loader ran: a flight that is older than T is waited for,
+     * but its result is not fit for who joins now. */
+    if ((st->gate != ZC_OK && !zc__bus_holds(c, st->f->started)) ||
+        zc__bus_hides(c, st->f->started))
+        st->fill->begin = UINT64_MAX;
     st->f->link.refs++;
     return ZC_FOLLOW;
 }
@@ -14345,11 +14359,14 @@ static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint6
     return rc;
 }
 
-/* A command on the lists of holds, of the server that is attached. The caller frees q. */
-static int zc__redis_holds_call(zc__redis *r, zc__redis_req *q, zc__redis_log log) {
+/* A command on the lists of holds, of the server that is attached; by the reader over its own
+ * connection, as writers who wait for replicas may have all others. The caller frees q. */
+static int zc__redis_holds_call(zc__redis *r, zc__redis_req *q, zc__redis_log log, bool reader) {
     unsigned command = q->ncmds - 1;
     zc__req_replid(r, q);
-    int rc = zc__redis_bus_rc(zc__redis_call(r, q, 0, log.run));
+    int rc = zc__redis_bus_rc(reader ? zc__redis_send(r, &r->reader, q, 0)
+                                     : zc__redis_call(r, q, 0, log.run));
+    if (rc == ZC_OK && reader && r->reader.run != log.run) rc = ZC_RETRY;
     for (unsigned i = 0; i < q->ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q->reply[i]);
     if (rc == ZC_OK && zc__redis_replid(r, q, command + 1) != log.replid) rc = ZC_RETRY;
     return rc;
@@ -14366,7 +14383,7 @@ static int zc__redis_hold(void *user, uint64_t id, const zc_bytes *tags, size_t 
     zc__req_fence(r, &q);
     if (n) zc__req_cmd(&q, "HSET $holds %x %b", id, list.ptr, list.size);
     else zc__req_cmd(&q, "HDEL $holds %x", id);
-    int rc = zc__redis_holds_call(r, &q, log);
+    int rc = zc__redis_holds_call(r, &q, log, false);
     zc__req_free(&q);
     zc__buf_free(&r->mem, &list);
     return rc;
@@ -14382,7 +14399,7 @@ static int zc__redis_holds(void *user, zc_bus_sink *sink) {
     zc__req_fence(r, &q);
     zc__req_cmd(&q, "HGETALL $holds");
     unsigned all = q.ncmds - 1;
-    int rc = zc__redis_holds_call(r, &q, log);
+    int rc = zc__redis_holds_call(r, &q, log, true);
     const redisReply *got = q.reply[all];
     bool pairs = zc__redis_is(got, REDIS_REPLY_ARRAY) || zc__redis_is(got, ZC__REDIS_MAP);
     if (rc == ZC_OK && !pairs) rc = ZC_E_BUS;

@@ -173,6 +173,28 @@ TEST(followers_are_given_what_is_held) {
     stop(&f);
 }
 
+/* Its loader may have run before a commit that is told of at the end of the hold. */
+TEST(who_joins_an_old_flight_is_not_given_what_is_held) {
+    fleet f;
+    uint64_t id;
+    zc_view v;
+    zc_fill *young, *old;
+    if (!start(&f, 2, false)) return;
+    CHECK_EQ(hold(f.c[0], "t", &id), ZC_OK);
+    poll(&f);
+    zc_fill *leader = lead(f.c[1], "k", "t");
+    pass(&f, T / 2);
+    CHECK_EQ(zc_flight_begin(f.c[1], zc_str("k"), NULL, &v, &young), ZC_FOLLOW);
+    die(&f, 0); /* after its commit */
+    pass(&f, T);
+    CHECK_EQ(zc_flight_begin(f.c[1], zc_str("k"), NULL, &v, &old), ZC_FOLLOW);
+    CHECK_EQ(zc_flight_commit(leader, NULL), ZC_REFUSED);
+    CHECK_EQ(zc_flight_wait(young, 0, &v), ZC_OK);
+    zc_release(f.c[1], &v);
+    CHECK_EQ(zc_flight_wait(old, 0, &v), ZC_RETRY);
+    stop(&f);
+}
+
 static int load_inner(zc_fill *fill_, void *user) {
     (void)user;
     CHECK_EQ(zc_fill_dep(fill_, zc_str("t")), ZC_OK);

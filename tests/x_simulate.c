@@ -4,14 +4,16 @@
  *
  *   - on the node itself an invalidation holds at once; on another node, T after it was
  *     acknowledged (T + L with replicas); on a node that started later, from its start
- *   - no call fails, other than as its options say; every flight ends
+ *   - what a node commits while it holds is known to every node T later, whether it lives or has
+ *     died; while it holds, nothing that depends on what is held is in a table or a record
+ *   - no call fails, other than as its options say; every flight ends, and every hold
  *   - when the faults end, all nodes serve hits again and every invalidation has arrived
  *
  * x_simulate [--seeds N] [--first N] [--jobs N] [--seed N [--verbose]]
  *
  * Each thread of a node is a coroutine; it gives way wherever the code looks at the clock, talks to
  * the server or runs a loader. Faults: requests and replies lost or late, connections cut,
- * partitions, slow and paused nodes, crashes, clocks an hour off and stepping; nodes whose versions
+ * partitions, slow and paused nodes, crashes, also round a commit, clocks an hour off and stepping; nodes whose versions
  * are far ahead of the log, nodes that are some hundred entries behind when two of their threads
  * invalidate, logs whose positions are near 2^16, 2^32, 2^47 and 2^64; hooks that use the cache; a
  * server that is slow, hangs, restarts empty or with a lost tail, is flushed, trimmed, loses keys, scripts, or entries before
@@ -72,6 +74,7 @@ enum {
     STACK = 256 << 10,
     FIBERS = 128,
     FLIGHTS = 2,     /* that a node has open in pieces */
+    HOLDS = 16,      /* that are looked after at once */
     SENTINEL = 2,    /* beside the servers 0 and 1 */
     STEPS = 3000000, /* looks at the clock in one run: more is a hang */
 };
@@ -191,6 +194,15 @@ typedef struct node {
     uint64_t last_poll;
 } node;
 
+/* What is held, from when it is announced until it may be over. */
+typedef struct held {
+    const struct node *by;
+    bool lives; /* who holds */
+    uint64_t since, until;
+    unsigned losses;
+    bool key[KEYS];
+} held;
+
 typedef struct ack {
     uint64_t at;
     uint32_t floor;
@@ -231,14 +243,17 @@ typedef struct world {
     int deps[KEYS][3], ndeps[KEYS];
     ack *acks[KEYS];
     size_t nacks[KEYS], acks_cap[KEYS];
+    held holds[HOLDS];
+    unsigned lost, demoted; /* how often the server lost what it had; perhaps its last writes */
     /* What was seen. */
-    uint64_t ops, reads, hits, fills, invalidations, unacked, nfaults, breaks;
+    uint64_t ops, reads, hits, fills, invalidations, holdings, unacked, nfaults, breaks;
 } world;
 
 static world *w;
 
 typedef struct totals {
-    uint64_t seeds, ops, reads, hits, fills, invalidations, unacked, faults, breaks, simulated;
+    uint64_t seeds, ops, reads, hits, fills, invalidations, holdings, unacked, faults, breaks;
+    uint64_t simulated;
     uint64_t current; /* the seed that is running */
     uint64_t failed;  /* the first seed that has failed, + 1 */
 } totals;
@@ -1009,6 +1024,18 @@ static void check_value(const node *n, int key, const void *data, size_t size, c
 
 static uint64_t bound(void) { return w->t + (w->replicas ? w->l : 0); }
 
+static bool is_own(const held *h, const node *n) { return h->by == n && h->lives; }
+
+/* Is there a hold on the key that node n must have known of at `at`, and that lasts? */
+static const held *held_for(const node *n, int key, uint64_t at) {
+    for (held *h = w->holds; h < w->holds + HOLDS; h++) {
+        bool own = is_own(h, n), lost = h->losses != w->lost + w->demoted;
+        if (!h->key[key] || w->now >= h->until || (lost && !own)) continue;
+        if (h->since + (own ? 0 : bound()) < at) return h;
+    }
+    return NULL;
+}
+
 /* ---- what nodes do ---- */
 
 static bool alive(const node *n) { return n->c && !n->dead; }
@@ -1022,6 +1049,8 @@ static void checked(node *n, int key, int rc, zc_view *v, const uint32_t *own, u
                     bool at_end, zc_silence silence, const char *how) {
     if (!alive(n)) return;
     w->reads++;
+    const held *h = at_end && rc == ZC_OK ? held_for(n, key, begin) : NULL;
+    if (h) fail("%s of key %d, which node %c holds", how, key, 'A' + h->by->id);
     if (rc == ZC_OK || (rc == ZC_STALE && silence == ZC_SILENCE_SERVE)) {
         uint64_t since = minus(rc == ZC_OK && at_end ? w->now : begin, bound());
         if (rc == ZC_STALE) since = minus(since, n->max_stale);
@@ -1148,12 +1177,15 @@ static void put(node *n, int key) {
     o.deps = deps;
     o.ndeps = (size_t)w->ndeps[key];
     o.begin = zc_begin(n->c);
+    uint64_t begin = w->now;
     sleep_in_loader();
     size_t size = value_of(key, w->value[key], NULL, 0, value);
     trace(n, "puts key %d: %u", key, w->value[key]);
     sleep_in_loader();
     int rc = zc_put(n->c, key_of(key), zc_slice(value, size), &o);
     expect(n, "put", rc, rc == ZC_OK || rc == ZC_REFUSED);
+    const held *h = rc == ZC_OK && alive(n) ? held_for(n, key, begin) : NULL;
+    if (h && is_own(h, n)) fail("put of key %d, which is held", key); /* others may not have heard */
 }
 
 /* Acknowledges what had to be sent again, once nothing waits any more. */
@@ -1167,34 +1199,30 @@ static void look_at_pending(node *n) {
     n->has_pending = false;
 }
 
-/* Some keys change at the source; then a tag above one of them is invalidated. */
-static void invalidate(node *n) {
-    int key = (int)below(KEYS);
-    bool clear = chance(15), two = !clear && chance(200);
+/* One or two tags above keys of the source, and what they cover. */
+typedef struct change {
     zc_bytes tags[2];
+    size_t n; /* 0: everything */
     char text[2][16];
-    uint32_t target[KEYS] = {0};
-    for (int more = 0; more < 3 && (more == 0 || chance(300)); more++)
-        w->value[more ? below(KEYS) : (uint64_t)key]++;
-    for (int i = 0; i < 2; i++) {
+    bool key[KEYS];
+} change;
+
+static void choose(change *c, int key, size_t n) {
+    c->n = n;
+    for (size_t i = 0; i < 2; i++) {
         int of = i ? (int)below(KEYS) : key;
-        snprintf(text[i], sizeof text[i], "%s",
+        snprintf(c->text[i], sizeof c->text[i], "%s",
                  tag_names[w->deps[of][below((uint64_t)w->ndeps[of])]]);
-        char *colon = strrchr(text[i], ':');
+        char *colon = strrchr(c->text[i], ':');
         if (colon && chance(250)) *colon = '\0';
-        tags[i] = zc_str(text[i]);
+        c->tags[i] = zc_str(c->text[i]);
     }
     for (int k = 0; k < KEYS; k++)
-        if (clear || covers(text[0], k) || (two && covers(text[1], k))) target[k] = w->value[k];
-    trace(n, "invalidates %s %s", clear ? "everything" : text[0], two ? text[1] : "");
-    w->invalidations++;
-    unsigned before = n->unsafe;
-    int rc = clear ? zc_clear(n->c)
-                   : two ? zc_invalidate_many(n->c, tags, 2) : zc_invalidate(n->c, tags[0]);
-    if (n->dead) return;
-    trace(n, "invalidated: %s", zc_result_name(rc));
-    expect(n, "invalidate", rc,
-           rc == ZC_OK || (rc == ZC_E_BUS && n->ack != ZC_ASYNC) || (clear && rc == ZC_E_STORE));
+        c->key[k] = n == 0 || covers(c->text[0], k) || (n == 2 && covers(c->text[1], k));
+}
+
+/* A call has told of what changed, with this result; `before`: what old masters had taken. */
+static void told(node *n, int rc, const uint32_t *target, unsigned before) {
     bool taken = rc == ZC_OK && n->ack != ZC_ASYNC && (n->unsafe == before || n->ack == ZC_DURABLE);
     bool lost = rc == ZC_OK && n->ack != ZC_ASYNC && !taken; /* an old master has taken it */
     w->unacked += !taken;
@@ -1207,6 +1235,78 @@ static void invalidate(node *n) {
     if (taken || lost) return;
     if (!n->has_pending) n->pending_unsafe = before;
     n->has_pending = true;
+}
+
+/* Some keys change at the source; then a tag above one of them is invalidated. */
+static void invalidate(node *n) {
+    int key = (int)below(KEYS);
+    bool clear = chance(15), two = !clear && chance(200);
+    change c;
+    uint32_t target[KEYS];
+    for (int more = 0; more < 3 && (more == 0 || chance(300)); more++)
+        w->value[more ? below(KEYS) : (uint64_t)key]++;
+    choose(&c, key, clear ? 0 : two ? 2 : 1);
+    for (int k = 0; k < KEYS; k++) target[k] = c.key[k] ? w->value[k] : 0;
+    trace(n, "invalidates %s %s", clear ? "everything" : c.text[0], two ? c.text[1] : "");
+    w->invalidations++;
+    unsigned before = n->unsafe;
+    int rc = clear ? zc_clear(n->c)
+                   : two ? zc_invalidate_many(n->c, c.tags, 2) : zc_invalidate(n->c, c.tags[0]);
+    if (n->dead) return;
+    trace(n, "invalidated: %s", zc_result_name(rc));
+    expect(n, "invalidate", rc,
+           rc == ZC_OK || (rc == ZC_E_BUS && n->ack != ZC_ASYNC) || (clear && rc == ZC_E_STORE));
+    told(n, rc, target, before);
+}
+
+static void crash(node *n);
+
+/* A transaction: holds, changes the source, and tells; or it dies on the way, and the lease of what
+ * it held does. A server that has lost what was announced cannot tell who attaches before the
+ * commit: then there is none. */
+static void transact(node *n) {
+    uint64_t id, lease = between(1, 3) * w->t, began = w->now;
+    unsigned before = n->unsafe, lost = w->lost, demoted = w->demoted;
+    uint32_t target[KEYS] = {0};
+    held *h = w->holds;
+    change c;
+    while (h < w->holds + HOLDS && h->until > w->now) h++;
+    if (h == w->holds + HOLDS || w->now + 3 * lease > w->end) return;
+    *h = (held){.until = UINT64_MAX}; /* of no key yet */
+    choose(&c, (int)below(KEYS), 1 + chance(200));
+    trace(n, "holds %s %s", c.text[0], c.n == 2 ? c.text[1] : "");
+    int rc = zc_hold(n->c, c.tags, c.n, lease, &id);
+    trace(n, "held: %s", zc_result_name(rc));
+    if (!n->dead) expect(n, "hold", rc, rc == ZC_OK || rc == ZC_E_BUS);
+    if (rc != ZC_OK || n->dead) {
+        h->until = 0;
+        return;
+    }
+    w->holdings++;
+    uint64_t since = w->now;
+    *h = (held){n, true, w->now, began + lease, lost + demoted, {false}};
+    memcpy(h->key, c.key, sizeof h->key);
+    if (chance(800)) nap(below(lease / 2));
+    bool durable = n->ack == ZC_DURABLE;
+    bool safe = w->lost == lost && (durable || (w->demoted == demoted && n->unsafe == before));
+    if (!safe && h->by == n && h->since == since) h->until = 0;
+    bool commits = !n->dead && w->now < began + lease && safe && chance(800);
+    for (int k = 0; commits && k < KEYS; k++) {
+        if (!c.key[k]) continue;
+        target[k] = ++w->value[k];
+        acknowledge(k, w->now, target[k]);
+    }
+    trace(n, commits ? "commits" : "rolls back");
+    if (chance(500)) nap(below(lease / 4));
+    if (chance(300)) crash(n);
+    if (n->dead) return;
+    if (h->by == n && h->since == since) h->until = 0; /* it may be another's meanwhile */
+    before = n->unsafe;
+    rc = zc_hold_end(n->c, id);
+    if (n->dead) return;
+    trace(n, "has ended its hold: %s", zc_result_name(rc));
+    expect(n, "hold_end", rc, rc == ZC_OK || rc == ZC_E_BUS);
+    told(n, rc, target, before);
 }
 
 static void flight_end(node *n, flight *f) {
@@ -1300,7 +1400,8 @@ static void step(node *n, bool first) {
     else if (dice < 220) get(n, key);
     else if (dice < 300) get_many(n);
     else if (dice < 560) fetch(n, key, NULL, NULL);
-    else if (dice < 660 && w->writing && w->now >= w->hush_until) invalidate(n);
+    else if (dice < 640 && w->writing && w->now >= w->hush_until) invalidate(n);
+    else if (dice < 660 && w->writing && w->now >= w->hush_until) transact(n);
     else if (dice < 720 && first) fly(n, key);
     else if (dice < 750 && w->writing) put(n, key);
     else if (dice < 770) {
@@ -1399,7 +1500,8 @@ static void end(node *n) {
 static bool is_well(node *n) {
     zc_stats st;
     zc_stats_read(n->c, &st);
-    return st.bus_pending == 0 && !n->c->bus.unacknowledged && st.bus_age <= w->t && !st.store_open;
+    return st.bus_pending == 0 && !n->c->bus.unacknowledged && st.bus_age <= w->t &&
+           !st.store_open && !n->c->bus.nholds;
 }
 
 /* A connection of it is broken, and it does not know yet. */
@@ -1527,6 +1629,7 @@ static void server_dies(int at, uint64_t for_ns, int how) {
     s->up = false;
     s->incarnation++;
     break_conns(at, NULL);
+    if (how != 2) w->lost++;
     if (how == 0) sr_empty(&s->db);
     if (how == 1) {
         follower_applies();
@@ -1578,6 +1681,7 @@ static void promote(int old) {
     if (w->master != old || w->linked || !w->follows) return;
     trace(NULL, "server %d is promoted", 1 - old);
     m->superseded = true;
+    w->demoted++;
     w->master = 1 - old;
     f->master = true;
     f->replid = rnd();
@@ -1631,6 +1735,7 @@ static void crash(node *n) {
     if (!n->c || n->dead) return;
     trace(n, "crashes");
     n->dead = true;
+    for (held *h = w->holds; h < w->holds + HOLDS; h++) h->lives &= h->by != n;
     for (conn *c = w->conns; c; c = c->next)
         if (c->node == n) {
             break_conn(c);
@@ -1737,8 +1842,10 @@ static void fault(void) {
         else if (chance(300)) server_dies(w->master, below(w->t), chance(500) ? 0 : 2);
         break;
     case 11:
-        if (chance(400)) server_command("FLUSHALL", NULL, NULL);
-        else {
+        if (chance(400)) {
+            server_command("FLUSHALL", NULL, NULL);
+            w->lost++;
+        } else {
             static const char *const names[] = {"log", "tags", "tags2", "era"};
             server_command("DEL", key_of_shard(key, names[below(4)]), NULL);
         }
@@ -1949,6 +2056,7 @@ static bool simulate(uint64_t seed, bool verbose, totals *t, uint64_t *digest) {
     t->hits += w->hits;
     t->fills += w->fills;
     t->invalidations += w->invalidations;
+    t->holdings += w->holdings;
     t->unacked += w->unacked;
     t->faults += w->nfaults;
     t->breaks += w->breaks;
@@ -2003,16 +2111,17 @@ static int many(uint64_t first, uint64_t seeds, uint64_t jobs) {
         sum.hits += t->hits;
         sum.fills += t->fills;
         sum.invalidations += t->invalidations;
+        sum.holdings += t->holdings;
         sum.unacked += t->unacked;
         sum.faults += t->faults;
         sum.breaks += t->breaks;
         sum.simulated += t->simulated;
     }
     printf("%" PRIu64 " steps in %.0f simulated s: %" PRIu64 " reads, %" PRIu64 " hits, %" PRIu64
-           " loads, %" PRIu64 " invalidations (%" PRIu64 " not at once), %" PRIu64
+           " loads, %" PRIu64 " invalidations (%" PRIu64 " not at once), %" PRIu64 " holds, %" PRIu64
            " faults, %" PRIu64 " breaks\n",
            sum.ops, (double)sum.simulated / 1e9, sum.reads, sum.hits, sum.fills,
-           sum.invalidations, sum.unacked, sum.faults, sum.breaks);
+           sum.invalidations, sum.unacked, sum.holdings, sum.faults, sum.breaks);
     printf("%" PRIu64 " passed, %" PRIu64 " failed\n", sum.seeds - failed, failed);
     return failed != 0;
 }
