@@ -6,7 +6,9 @@
  *               The search tries the steps that may come next, one after the other (Wing and Gong
  *               1993), and never twice the same set of steps done with the same state (Lowe 2017).
  *   Steps       What takes effect at more than one moment is several steps: a writer writes to the
- *               source, then invalidates; a filler begins, reads the source, then stores.
+ *               source, then invalidates; a filler begins, reads the source, then stores. A
+ *               transaction holds, writes to the source, then releases: both are invalidations, and
+ *               in between nothing is stored.
  *   Fill        Each value has a number of its own, that of the fill that made it: a read names the
  *               one fill that it saw.
  *   The cache   Per key: what the source holds, what it held at the last invalidation, which fill
@@ -36,6 +38,8 @@ typedef enum lin_kind {
     LIN_WRITE,      /* key, version: the source is changed */
     LIN_READ,       /* key, version: what a filler found there */
     LIN_INVALIDATE, /* keys */
+    LIN_HOLD,       /* keys: zc_hold() */
+    LIN_RELEASE,    /* keys: zc_hold_end() */
     LIN_BEGIN,      /* key, fill: zc_begin() */
     LIN_PUT,        /* key, fill; good: stored, else refused */
     LIN_DEL,        /* key; good: there was something */
@@ -63,6 +67,7 @@ typedef struct lin_key {
     uint8_t entry, flight; /* fills: stored; being computed */
     uint8_t weak;   /* an invalidation was under way when the entry was stored: it may be dead */
     uint8_t corpse; /* what is dead may still lie there, for zc_del() to find */
+    uint8_t held;   /* by so many */
 } lin_key;
 
 typedef struct lin_state {          /* no padding: compared as bytes */
@@ -76,6 +81,7 @@ typedef struct lin_search {
     const lin_history *h;
     uint64_t steps;             /* of this partition */
     uint64_t overlapped;        /* steps that ran while their key was being invalidated */
+    uint64_t met_hold;          /* of them, those where that was by a hold */
     uint64_t fills[LIN_KEYS];   /* of each key */
     uint8_t version[LIN_FILLS]; /* of each fill */
     uint8_t order[LIN_STEPS], best[LIN_STEPS]; /* the longest that was possible is best */
@@ -105,22 +111,26 @@ static inline void lin_set(lin_key *k, uint8_t fill, bool weak, bool corpse) {
     k->corpse = corpse;
 }
 
-static inline void lin_invalidate(const lin_search *x, unsigned keys, lin_state *s) {
+/* `holds`: one more, or less, does. */
+static inline void lin_invalidate(const lin_search *x, unsigned keys, int holds, lin_state *s) {
     for (unsigned i = 0; i < LIN_KEYS; i++) {
         lin_key *k = &s->key[i];
         if (!(keys >> i & 1)) continue;
+        k->held = (uint8_t)(k->held + holds);
         k->floor = k->source;
         lin_set(k, 0, false, k->corpse || k->entry);
         s->killed |= s->begun & x->fills[i];
     }
 }
 
-/* A refused put deletes; a put whose fill was invalidated while it ran may store what is dead. */
+/* A refused put deletes; a put whose fill was invalidated while it ran may store what is dead, and
+ * one that met the beginning or the end of a hold may be refused. */
 static inline bool lin_put(const lin_search *x, const lin_step *p, bool overlapped, lin_key *k,
                            lin_state *s) {
     uint64_t me = lin_bit(p->fill);
-    bool dead = s->killed & me;
-    if (!x->h->lossy && (p->good ? dead && !overlapped : !dead)) return false;
+    bool dead = s->killed & me || k->held;
+    bool may_refuse = dead || x->met_hold & lin_bit((unsigned)(p - x->h->step));
+    if (!x->h->lossy && (p->good ? dead && !overlapped : !may_refuse)) return false;
     lin_set(k, p->good && !dead ? p->fill : 0, overlapped, p->good && dead);
     s->begun &= ~me;
     s->killed &= ~me;
@@ -156,7 +166,7 @@ static inline bool lin_end(const lin_step *p, bool overlapped, lin_key *k, lin_s
     k->flight = 0;
     if (p->good && !(s->fenced & me)) {
         if (s->killed & me) k->corpse = 1;
-        else lin_set(k, p->fill, overlapped, false);
+        else if (!k->held) lin_set(k, p->fill, overlapped, false);
     }
     s->begun &= ~me;
     s->killed &= ~me;
@@ -176,7 +186,9 @@ static inline bool lin_apply(const lin_search *x, unsigned i, lin_state *s) {
     switch (p->kind) {
     case LIN_WRITE: return ++k->source == p->version;
     case LIN_READ: return k->source == p->version;
-    case LIN_INVALIDATE: lin_invalidate(x, p->keys, s); return true;
+    case LIN_INVALIDATE: lin_invalidate(x, p->keys, 0, s); return true;
+    case LIN_HOLD: lin_invalidate(x, p->keys, 1, s); return true;
+    case LIN_RELEASE: lin_invalidate(x, p->keys, -1, s); return true;
     case LIN_BEGIN: s->begun |= lin_bit(p->fill); return true;
     case LIN_PUT: return lin_put(x, p, overlapped, k, s);
     case LIN_DEL: return lin_del(x, p, k);
@@ -257,7 +269,10 @@ static inline void lin_prepare(lin_search *x, unsigned keys) {
         for (unsigned j = 0; j < h->n; j++) {
             const lin_step *q = &h->step[j];
             bool meet = q->call < p->ret && p->call < q->ret;
-            if (q->kind == LIN_INVALIDATE && q->keys & p->keys && meet) x->overlapped |= lin_bit(i);
+            if (q->kind < LIN_INVALIDATE || q->kind > LIN_RELEASE || !(q->keys & p->keys) || !meet)
+                continue;
+            x->overlapped |= lin_bit(i);
+            if (q->kind != LIN_INVALIDATE) x->met_hold |= lin_bit(i);
         }
     }
 }
@@ -265,8 +280,9 @@ static inline void lin_prepare(lin_search *x, unsigned keys) {
 /* ---- for people ---- */
 
 static inline void lin_print_step(const lin_step *p) {
-    static const char *const name[] = {"write", "read source", "invalidate", "begin", "put",
-                                       "del",   "get",         "fetch",      "lead",  "end"};
+    static const char *const name[] = {"write", "read source", "invalidate", "hold",
+                                       "release", "begin", "put", "del",
+                                       "get", "fetch", "lead", "end"};
     printf("  %4" PRIu64 "..%-4" PRIu64 " thread %d  %-11s", p->call, p->ret, p->thread,
            name[p->kind]);
     for (unsigned i = 0; i < LIN_KEYS; i++)
