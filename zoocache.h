@@ -6926,9 +6926,9 @@ static int zc__start_look(zc__start *st) {
     if (st->fill->leader) return ZC_LEAD;
     st->fill->flight = st->f;
     st->fill->unfenced = !st->f->fenced;
-    /* While the bus is silent, or a commit is not told of as its tags are held, what kills the value
-     * may not have been heard since the loader ran: a flight that is older than T is waited for,
-     * but its result is not fit for who joins now. */
+    /* While the bus is silent, or what was committed is still held, what kills the value may not
+     * have been heard since the loader ran: a flight that is older than T is waited for, but its
+     * result is not fit for who joins now. */
     if ((st->gate != ZC_OK && !zc__bus_holds(c, st->f->started)) ||
         zc__bus_hides(c, st->f->started))
         st->fill->begin = UINT64_MAX;
