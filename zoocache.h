@@ -2149,7 +2149,7 @@ static void zc__free(const zc__mem *m, void *ptr, size_t size) {
 }
 
 #ifdef ZC__PAGES
-#define ZC__PIECE 65536u
+#define ZC__PIECE 16384u
 
 static void zc__large_push(zc__mem *m, zc__large *h, size_t more) {
     zc__spin_lock(&m->large_lock);
@@ -2163,7 +2163,7 @@ static void zc__large_push(zc__mem *m, zc__large *h, size_t more) {
  * millisecond. zc__free_piece() does it. */
 static void zc__free_large(zc__mem *m, void *ptr, size_t size) {
     zc__large *h = (zc__large *)ptr;
-    if (m->arena || m->hook.version || size < 4 * ZC__PIECE) {
+    if (m->arena || m->hook.version || size < 2 * ZC__PIECE) {
         zc__free(m, ptr, size);
         return;
     }
@@ -2177,7 +2177,7 @@ static void zc__free_piece(zc__mem *m) {
     if (ZC__LIKELY(!zc__atomic_load_rlx(&m->large))) return;
     zc__spin_lock(&m->large_lock);
     zc__large *h = m->large;
-    bool last = h && h->left < 4 * ZC__PIECE;
+    bool last = h && h->left < 2 * ZC__PIECE;
     if (h) zc__atomic_store_rlx(&m->large, h->next);
     if (last) m->large_size -= h->size;
     zc__spin_unlock(&m->large_lock);
@@ -3715,7 +3715,7 @@ static const char *zc__trie_check(zc__trie *t) {
  *   Locking     all fields of a shard, and next, prev, begin, expires, hits, state of its entries:
  *               the shard's lock. refs: atomic; sub_acqrel pairs with itself. Lengths, key, value,
  *               dependencies: constant once the entry is visible.
- *   Cost        64 / 7 bytes a slot at 60 to 86 % load; growth by 1.5: both tables for a while
+ *   Cost        64 / 7 bytes a slot at 60 to 86 % load; growth by a third: both tables for a while
  * ========================================================================================== */
 
 typedef struct zc__entry zc__entry;
@@ -4261,7 +4261,7 @@ static bool zc__table_reserve(zc_cache *c, zc__shard *s, uint64_t hash) {
     uint32_t n = s->table.nbuckets;
     bool due = !s->old.nbuckets && (uint64_t)s->count * 7 >= (uint64_t)n * ZC__SLOTS * 6;
     if (ZC__UNLIKELY(due) && !zc__atomic_load_rlx(&c->closed))
-        (void)zc__table_resize(c, s, n < 2 ? 2 : n + n / 2 + 1);
+        (void)zc__table_resize(c, s, n < 2 ? 2 : n + n / 3 + 1);
     if (ZC__UNLIKELY(s->old.nbuckets)) zc__table_move(c, s);
     const zc__table *t = zc__table_of(s, hash);
     return t->count + 1 < (uint64_t)t->nbuckets * ZC__SLOTS;
