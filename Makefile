@@ -202,10 +202,11 @@ valgrind: ## the section tests under valgrind
 	    $(RUNNER) each valgrind $(patsubst %,$(BUILD)/gcc/%,$(VALGRIND_TESTS))
 
 .PHONY: faults
-faults: ## plant faults in copies of the header: s_linear's histories, t_hooks or t_holds must show each
+faults: ## plant faults in copies of the header: s_linear's histories, or a test, must show each
 	@CC=$(GCC) $(RUNNER) step faults python3 tests/faults.py $(BUILD)/faults s_linear
 	@CC=$(GCC) $(RUNNER) step faults-hooks python3 tests/faults.py $(BUILD)/faults-hooks t_hooks
 	@CC=$(GCC) $(RUNNER) step faults-holds python3 tests/faults.py $(BUILD)/faults-holds t_holds
+	@CC=$(GCC) $(RUNNER) step faults-sealed python3 tests/faults.py $(BUILD)/faults-sealed t_seal_bus
 
 .PHONY: chaos chaos-short
 CHAOS = $(BUILD)/clang/chaos --seed $(SEED)

@@ -63,7 +63,7 @@
  *   >>bus              several nodes: the log, the lease
  *   >>flight           singleflight
  *   >>store            the second tier
- *   >>seal             sealed records under blinded names, for a storage that others can read
+ *   >>seal             sealed records, keys and tags, for a storage that others can read
  *   >>cache            the public functions
  *   >>metrics          numbers, texts, explanations
  *   >>check            validators
@@ -216,14 +216,23 @@
  *   one. The record's format: >>codec. Objects are not stored.
  *
  * SEALING (with ZOOCACHE_WITH_SEAL)
- *   zc_desc.sealer encrypts what the storage gets, and authenticates what comes back: who holds the
- *   file, the server or a backup learns the number of records, their lengths and their times, can
- *   change none unseen, and cannot put one in the place of another. Keys become names that tell
- *   nothing. What does not open, plain records included, is a miss, counted (store_forged,
- *   store_unkeyed) and told; with seal_strict it is the caller's error. Old records can be put
- *   back, as by any storage: they are judged by the rule. The names of tags are not sealed: a log,
- *   and a storage that keeps versions, show what is invalidated. Lengths of compressed values can
- *   tell something of what an attacker has written into them (zc_put_opts.plain).
+ *   zc_desc.sealer encrypts what the storage and the log get, and authenticates what comes back:
+ *   who holds the file, the server or a backup learns the number of records, their lengths and
+ *   their times, can change none unseen, and cannot put one in the place of another. Keys become
+ *   names that tell nothing. What does not open, plain records included, is a miss, counted
+ *   (store_forged, store_unkeyed) and told; with seal_strict it is the caller's error. Old records
+ *   can be put back, and versions set back: then they are judged as they were. Lengths of
+ *   compressed values can tell something of what an attacker has written into them
+ *   (zc_put_opts.plain).
+ *   Tags become names, too, on the log and where versions are kept: of them show only when the same
+ *   one is invalidated again, how long it is and, with log_shards, which shard its first segment
+ *   is in. In the process all is as ever. An entry of the log that is not sealed, or was changed,
+ *   invalidates everything.
+ *   A log is sealed or it is not: from the first node with a key on, one without is refused
+ *   (ZC_E_UNKEYED; it serves nothing, and its zc_invalidate() is ZC_E_BUS), for what it said would
+ *   be heard, but not known to nodes that join later. So begin to seal, or end it, under another
+ *   prefix. Needs zc_bus.hold, as ours have. To change keys, give every node the new one as second,
+ *   then all as first, then drop the old one: each step when all nodes have taken the one before.
  *
  *       unsigned char secret[ZC_SEAL_KEY];      // 32 random bytes, from where you keep secrets
  *       zc_bytes key = zc_slice(secret, sizeof secret);
@@ -401,7 +410,7 @@ extern "C" {
     X(ZC_E_BUILD, -22, "this build is without the optional part that was asked for")               \
     X(ZC_E_BUSY, -23, "not done in time, because other calls of this process were in the way")     \
     X(ZC_E_SEAL, -24, "a record of the storage was not sealed by us for this key, or was changed") \
-    X(ZC_E_UNKEYED, -25, "a record of the storage was sealed with a key that is not here")
+    X(ZC_E_UNKEYED, -25, "it is sealed with a key that is not here")
 
 #define ZC_X(name, value, text) name = value,
 typedef enum zc_result { ZC_RESULTS(ZC_X) ZC_E_USER = -1000 } zc_result;
@@ -597,8 +606,9 @@ typedef struct zc_store {
     void *user;
 } zc_store;
 
-/* What seals records before a storage gets them, and hides their keys. Every function may be called
- * from several threads at once; negative codes are failures. See the manual, "Sealing". */
+/* What seals records before a storage gets them, and hides their keys, and tags. Every function may
+ * be called from several threads at once, and must not call the cache; negative codes are failures.
+ * See the manual, "Sealing". */
 typedef struct zc_sealer {
     uint32_t version;
     /* Writes the sealed form of a record, bound to its key. */
@@ -609,13 +619,21 @@ typedef struct zc_sealer {
     /* The name in the place of a key, ZC_SEAL_NAME bytes, one-way. i == 0: the one in use; then
      * those of earlier times, until ZC_MISS. */
     int (*blind)(void *user, unsigned i, zc_bytes key, unsigned char *out);
+    /* The name in the place of a tag, by key i of nkeys: the same for the same tag, and begun by a
+     * colon, which no tag is. It is at most ZC_SEAL_TAG bytes longer, and `out` has room for it. */
+    int (*tag_seal)(void *user, unsigned i, zc_bytes tag, unsigned char *out, size_t *len);
+    /* The tag of a name, into as much room as the name takes, and which key has sealed it. Codes as
+     * of `open`. */
+    int (*tag_open)(void *user, zc_bytes name, unsigned char *out, size_t *len, unsigned *i);
     void (*close)(void *user);
     void *user;
+    unsigned nkeys; /* that are here, at least 1 */
 } zc_sealer;
 
 #define ZC_SEAL_KEY 32u  /* bytes of a key that seals */
 #define ZC_SEAL_KEYS 8u  /* of them at most */
-#define ZC_SEAL_NAME 16u /* bytes of a blinded name */
+#define ZC_SEAL_NAME 16u /* bytes of a key's name */
+#define ZC_SEAL_TAG 21u  /* by so many a tag's name is longer than it */
 
 /* Where a bus gives the entries that it has read: in order, each once. n == 0: everything (a
  * zc_clear). Returns 0, or a code that the caller passes on. */
@@ -1013,8 +1031,9 @@ typedef struct zc_stats {
     uint64_t clock_refused;      /* remote stamps beyond max_clock_drift */
     uint64_t store_errors;       /* failed calls of the storage */
     uint64_t store_corrupt;      /* records that were no good: damaged, hostile, of the future */
-    uint64_t store_forged;       /* records that were not sealed by us for their key, or changed */
-    uint64_t store_unkeyed;      /* records sealed with a key that is not here */
+    uint64_t store_forged;       /* records that were not sealed by us for their key, or changed;
+                                    and entries of the log, likewise */
+    uint64_t store_unkeyed;      /* those that were sealed with a key that is not here */
     uint64_t store_stale;        /* records that had expired or were invalidated */
     uint64_t store_skipped;      /* calls of the storage that its breaker spared */
     uint64_t bus_entries;        /* invalidations heard from the log, one's own included */
@@ -3916,6 +3935,7 @@ typedef struct zc__bus {
     zc__hold *holds; /* [writer of the trie] */
     uint32_t nholds; /* how many; 0: no tag has ZC__HELD */
     bool on;    /* there is a bus */
+    bool marked; /* [reading] ZC__SEALED was there */
     bool peeks; /* reads look at the log itself: no lease, no thread */
     bool runs;  /* its thread does */
     uint64_t serve_for; /* T, less what the clock may lag */
@@ -5078,6 +5098,9 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *               beside the log, after the position and before serving: a hold is there before it
  *               is in the log. What a dead holder has left there goes with its lease. So what is
  *               served reflects every commit that is T old, be its process alive or not.
+ *   Sealed      With a sealer the log has names in the place of tags (>>seal). Who has no key would
+ *               not know what they are, nor be known to who attaches later: a mark beside the log,
+ *               which each who attaches reads, keeps him away.
  *   Invariants  N1 every entry up to `cursor` has been applied since `base` was set
  *               N2 lease: everything acknowledged before it has been applied
  *               N3 while an invalidation of one's own has not come back from the log, its tags'
@@ -5172,6 +5195,119 @@ static int zc__tags_check(const zc_bytes *tags, size_t n) {
     return rc;
 }
 
+/* ---- sealed tags: what is said of tags outside of the process; see >>seal ---- */
+
+typedef struct zc__names {
+    const zc_bytes *list;
+    size_t n;
+    void *block; /* NULL: the list is the caller's */
+    size_t size;
+    uint64_t *versions; /* room for one of each name */
+} zc__names;
+
+static inline void zc__names_free(zc_cache *c, zc__names *names) {
+    if (names->block) zc__free(&c->mem, names->block, names->size);
+}
+
+/* Is this the name of a tag, or what tells that a log has such? */
+static inline bool zc__is_name(const zc_bytes *tags, size_t n) {
+    return n && tags[0].len && *(const char *)tags[0].ptr == ':';
+}
+
+#ifdef ZOOCACHE_WITH_SEAL
+static inline bool zc__seals(const zc_cache *c) { return c->desc.sealer.version != 0; }
+
+/* A list of at most n, with room for `text` bytes. */
+static inline bool zc__names_make(zc_cache *c, zc__names *names, size_t n, size_t text) {
+    names->size = n * (sizeof *names->list + sizeof *names->versions) + text;
+    if (!(names->block = zc__alloc_zero(&c->mem, names->size))) return false;
+    names->list = (const zc_bytes *)names->block;
+    names->versions = (uint64_t *)(void *)((zc_bytes *)names->block + n);
+    return true;
+}
+
+/* The names of n tags by the first key, then by the next, and so on: who knows any of the keys
+ * hears of it. The empty path has itself for a name. */
+static inline int zc__names_seal(zc_cache *c, const zc_bytes *tags, size_t n, zc__names *names) {
+    const zc_sealer *s = &c->desc.sealer;
+    size_t text = n * ZC_SEAL_TAG, len;
+    memset(names, 0, sizeof *names);
+    names->list = tags;
+    names->n = n;
+    if (!zc__seals(c) || n == 0) return ZC_OK;
+    for (size_t i = 0; i < n; i++) text += tags[i].len;
+    if (!zc__names_make(c, names, n * s->nkeys, text * s->nkeys)) return ZC_E_NOMEM;
+    names->n = n * s->nkeys;
+    unsigned char *at = (unsigned char *)(names->versions + names->n);
+    for (size_t i = 0; i < names->n; i++, at += len) {
+        int rc = ZC_OK;
+        len = 0;
+        if (tags[i % n].len) rc = s->tag_seal(s->user, (unsigned)(i / n), tags[i % n], at, &len);
+        if (rc != ZC_OK) {
+            zc__names_free(c, names);
+            return rc;
+        }
+        ((zc_bytes *)names->block)[i] = zc_slice(at, len);
+    }
+    return ZC_OK;
+}
+
+/* The tags of names: of those by the first key that is known here. ZC_E_UNKEYED: there are none;
+ * ZC_E_SEAL: not all that begin as names by such a key are names. */
+static inline int zc__names_open(zc_cache *c, const zc_bytes *list, size_t n, zc__names *names) {
+    const zc_sealer *s = &c->desc.sealer;
+    size_t text = 0, len;
+    unsigned by = 0, key = 0;
+    memset(names, 0, sizeof *names);
+    names->list = list;
+    names->n = n;
+    if (!zc__seals(c) || n == 0) return ZC_OK;
+    for (size_t i = 0; i < n; i++) text += list[i].len;
+    if (!zc__names_make(c, names, n, text)) return ZC_E_NOMEM;
+    names->n = 0;
+    unsigned char *at = (unsigned char *)(names->versions + n);
+    int rc = ZC_OK;
+    for (size_t i = 0; i < n && rc == ZC_OK; i++) {
+        rc = s->tag_open(s->user, list[i], at, &len, &key);
+        if (rc == ZC_OK && names->n == 0) by = key;
+        if (rc == ZC_OK && by == key) {
+            ((zc_bytes *)names->block)[names->n++] = zc_slice(at, len);
+            at += len;
+        }
+        if (rc == ZC_E_UNKEYED) rc = ZC_OK;
+    }
+    if (rc == ZC_OK && names->n == 0) rc = ZC_E_UNKEYED;
+    if (rc == ZC_OK) return ZC_OK;
+    if (rc != ZC_E_NOMEM) zc__count(rc == ZC_E_SEAL ? &c->store_forged : &c->store_unkeyed, 1);
+    zc__names_free(c, names);
+    return rc;
+}
+#else
+static inline bool zc__seals(const zc_cache *c) { (void)c; return false; }
+static inline int zc__names_seal(zc_cache *c, const zc_bytes *tags, size_t n, zc__names *names) {
+    (void)c;
+    memset(names, 0, sizeof *names);
+    names->list = tags;
+    names->n = n;
+    return ZC_OK;
+}
+#  define zc__names_open zc__names_seal
+#endif
+
+/* Asks for the versions of paths, which are 0 before, under all their names. */
+static inline int zc__names_ask(zc_cache *c,
+                                int (*ask)(void *, const zc_bytes *, size_t, uint64_t *),
+                                void *user, const zc_bytes *paths, size_t n, uint64_t *versions) {
+    zc__names names;
+    int rc = zc__names_seal(c, paths, n, &names);
+    if (rc != ZC_OK || !names.block) return rc != ZC_OK ? rc : ask(user, paths, n, versions);
+    rc = ask(user, names.list, names.n, names.versions);
+    for (size_t i = 0; i < names.n; i++)
+        if (versions[i % n] < names.versions[i]) versions[i % n] = names.versions[i];
+    zc__names_free(c, &names);
+    return rc;
+}
+
 #ifdef ZOOCACHE_WITH_BUS
 #define ZC__OUTBOX_BYTES 65536u     /* of tags that wait for the log; more collapse */
 #define ZC__COARSE_SLACK (10 * ZC_MILLISECOND) /* a coarse clock may lag so much */
@@ -5243,6 +5379,9 @@ static void *zc__bus_user(const zc_cache *c, unsigned log) {
 /* ---- holds ---- */
 
 #define ZC__HOLD_MARK 33u /* bytes of "\1hold:<id>:<lease in ms>" */
+#define ZC__SEAL_MARK 2u    /* in the place of a hold's id, which is odd: the log is sealed */
+#define ZC__SEALING ":seal" /* what is there while all are being told of it, and then */
+#define ZC__SEALED ":sealed"
 
 struct zc__hold {
     zc__hold *next;
@@ -5275,6 +5414,11 @@ static bool zc__hold_read(const zc_bytes *tags, size_t n, uint64_t *id, uint64_t
 static bool zc__hold_marks(const zc_bytes *tags, size_t n) {
     uint64_t id, lease;
     return zc__hold_read(tags, n, &id, &lease);
+}
+
+static inline bool zc__is_marked(const zc_bytes *tags, size_t n) {
+    size_t len = sizeof ZC__SEALED - 1;
+    return n == 1 && tags[0].len == len && memcmp(tags[0].ptr, ZC__SEALED, len) == 0;
 }
 
 static void zc__holds_free(zc_cache *c, zc__hold *hold) {
@@ -5372,18 +5516,28 @@ static inline bool zc__held(const zc_cache *c, zc_tag *const *deps, size_t n) {
     return false;
 }
 
-/* A hold that was announced before this node attached, for zc_bus.holds. */
+/* A hold that was announced before this node attached, for zc_bus.holds; or the mark of a sealed
+ * log, which is for nobody who has no key, nor for one who lacks that of a hold. */
 static int zc__hold_learn(void *user, uint64_t id, const zc_bytes *tags, size_t n) {
     zc_cache *c = (zc_cache *)user;
     uint64_t lease;
-    bool good = zc__hold_read(tags, n, &id, &lease) && zc__tags_check(tags, n) == ZC_OK;
-    if (!good || !lease) return ZC_OK; /* none of ours */
-    zc__hold *h = zc__hold_new(c, id, lease, tags + 1, n - 1, true);
-    if (!h) return ZC_E_NOMEM;
-    zc__hold *known = zc__holds_take(c, id, false, 0);
-    zc__hold_add(c, h);
-    zc__holds_end(c, known);
-    return ZC_OK;
+    zc__names names;
+    if (id == ZC__SEAL_MARK) {
+        c->bus.marked = zc__is_marked(tags, n);
+        return zc__seals(c) ? ZC_OK : ZC_E_UNKEYED;
+    }
+    int rc = zc__names_open(c, tags, n, &names);
+    if (rc != ZC_OK) return rc == ZC_E_SEAL ? ZC_OK : rc;
+    bool ours = zc__hold_read(names.list, names.n, &id, &lease) && lease &&
+                zc__tags_check(names.list, names.n) == ZC_OK;
+    zc__hold *h = ours ? zc__hold_new(c, id, lease, names.list + 1, names.n - 1, true) : NULL;
+    if (h) {
+        zc__hold *known = zc__holds_take(c, id, false, 0);
+        zc__hold_add(c, h);
+        zc__holds_end(c, known);
+    }
+    zc__names_free(c, &names);
+    return ours && !h ? ZC_E_NOMEM : ZC_OK;
 }
 
 /* Forgets the list beside the log. */
@@ -5703,7 +5857,7 @@ static uint64_t zc__bus_apply(zc_cache *c, unsigned log, zc__nodes *nodes) {
  * for that, or for a tag's node, but will be after telling, the entry is not heard yet: reading
  * ends, and is begun again. Else too much is invalidated, and what finds no room is told as
  * everything. */
-static int zc__bus_read_entry(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
+static int zc__bus_hear(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
     zc__reader *reader = (zc__reader *)user;
     zc_cache *c = reader->cache;
     zc__bus *b = &c->bus;
@@ -5741,6 +5895,22 @@ static int zc__bus_read_entry(void *user, uint64_t position, const zc_bytes *tag
     return rc == ZC_OK && enough && zc__mono(&c->clock) >= reader->deadline ? ZC_MORE : rc;
 }
 
+/* The same of an entry as it is in the log. One that is not sealed, or not for us, is everything:
+ * who has no key can make us forget, and nothing else. Without a key, a sealed one is for others:
+ * to attach again tells. */
+static int zc__bus_read_entry(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
+    zc_cache *c = ((zc__reader *)user)->cache;
+    zc__names names;
+    if (!zc__seals(c))
+        return zc__is_name(tags, n) ? ZC_RETRY : zc__bus_hear(user, position, tags, n);
+    int rc = zc__is_marked(tags, n) ? ZC_MISS : zc__names_open(c, tags, n, &names);
+    if (rc == ZC_E_NOMEM) return rc;
+    if (rc != ZC_OK) return zc__bus_hear(user, position, NULL, 0);
+    rc = zc__bus_hear(user, position, names.list, names.n);
+    zc__names_free(c, &names);
+    return rc;
+}
+
 /* Forgets the log that it was attached to in `epoch`: nothing is served from now on. */
 static void zc__bus_detach(zc_cache *c, uint64_t epoch) {
     zc__bus *b = &c->bus;
@@ -5754,24 +5924,51 @@ static void zc__bus_detach(zc_cache *c, uint64_t epoch) {
     zc__monitor_unlock(&b->apply);
 }
 
+/* Where the logs are, and what is held. */
+static int zc__bus_look(zc_cache *c, uint64_t *ids, uint64_t *at) {
+    zc_bus_sink sink = {zc__hold_learn, c, 0};
+    for (unsigned i = 0; i < c->bus.logs; i++) {
+        ids[i] = at[i] = 0;
+        int rc = c->desc.bus.attach(zc__bus_user(c, i), &ids[i], &at[i]);
+        if (rc == ZC_OK && at[i] > ZC__POSITION_MAX) rc = ZC_E_CORRUPT;
+        if (rc != ZC_OK) return rc;
+    }
+    c->bus.marked = false;
+    if (!c->desc.bus.holds) return ZC_OK;
+    return c->desc.bus.holds(zc__bus_user(c, 0), &sink); /* what is not there yet will be heard */
+}
+
+static int zc__bus_unheard(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
+    (void)user; (void)position; (void)tags; (void)n;
+    return ZC_OK;
+}
+
+/* Marks the log as sealed, and tells those who are attached to it. Who has no key would neither
+ * hear of what is invalidated nor be heard: he finds the mark, if not by the entry, then when he
+ * attaches. What is stored here is stored after that. */
+static int zc__bus_mark(zc_cache *c, uint64_t position) {
+    zc_bytes sealing = zc_str(ZC__SEALING), sealed = zc_str(ZC__SEALED);
+    zc_bus_sink sink = {zc__bus_unheard, NULL, 0};
+    void *log = zc__bus_user(c, 0);
+    int rc = c->desc.bus.hold(log, ZC__SEAL_MARK, &sealing, 1);
+    if (rc == ZC_OK) rc = c->desc.bus.append(log, &sealed, 1, false, position, &sink);
+    if (rc == ZC_MORE) rc = ZC_OK;
+    return rc == ZC_OK ? c->desc.bus.hold(log, ZC__SEAL_MARK, &sealed, 1) : rc;
+}
+
 /* Attaches: what was missed is taken for everything. */
 static int zc__bus_attach(zc_cache *c) {
     zc__bus *b = &c->bus;
     ZC__ASSERT_HELD(&b->reading);
     zc_tag *root = &c->trie.root;
     uint64_t ids[ZC_LOGS_MAX], at[ZC_LOGS_MAX], position = 0, before = zc__mono(&c->clock);
-    for (unsigned i = 0; i < b->logs; i++) {
-        ids[i] = at[i] = 0;
-        int rc = c->desc.bus.attach(zc__bus_user(c, i), &ids[i], &at[i]);
-        if (rc == ZC_OK && at[i] > ZC__POSITION_MAX) rc = ZC_E_CORRUPT;
-        if (rc != ZC_OK) return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
-        position += at[i];
+    int rc = zc__bus_look(c, ids, at);
+    if (rc == ZC_OK && zc__seals(c) && c->desc.bus.holds && !b->marked) {
+        rc = zc__bus_mark(c, at[0]);
+        if (rc == ZC_OK) rc = zc__bus_look(c, ids, at);
     }
-    if (c->desc.bus.holds) { /* after the positions: what is not there yet will be heard */
-        zc_bus_sink sink = {zc__hold_learn, c, 0};
-        int rc = c->desc.bus.holds(zc__bus_user(c, 0), &sink);
-        if (rc != ZC_OK) return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
-    }
+    if (rc != ZC_OK) return zc__bus_fault(c, rc < 0 ? rc : ZC_E_BUS);
+    for (unsigned i = 0; i < b->logs; i++) position += at[i];
     zc__monitor_lock(&b->apply);
     uint64_t identity = b->logs == 1 ? ids[0] : XXH3_64bits(ids, b->logs * sizeof *ids) | 1;
     if (identity != b->identity) b->trusted = 0; /* a position of the log that was */
@@ -5957,8 +6154,14 @@ static int zc__bus_append_to(zc__reader *reader, unsigned log, const zc_bytes *t
                              bool durable) {
     zc_cache *c = reader->cache;
     uint64_t cursor = zc__atomic_load_acq(&c->bus.cursors[log]);
+    zc__names names;
     reader->log = log;
-    return c->desc.bus.append(zc__bus_user(c, log), tags, n, durable, cursor, &reader->sink);
+    int rc = zc__names_seal(c, tags, n, &names);
+    if (rc != ZC_OK) return rc;
+    rc = c->desc.bus.append(zc__bus_user(c, log), names.list, names.n, durable, cursor,
+                            &reader->sink);
+    zc__names_free(c, &names);
+    return rc;
 }
 
 /* Appends to each log what belongs there. ZC_OK, ZC_MORE: all have it. */
@@ -6037,7 +6240,10 @@ static int zc__bus_announce(zc_cache *c, const zc__hold *h) {
         zc__monitor_lock(&b->apply);
         uint64_t epoch = b->epoch;
         zc__monitor_unlock(&b->apply);
-        rc = c->desc.bus.hold(zc__bus_user(c, 0), h->id, h->list, h->n);
+        zc__names names;
+        if ((rc = zc__names_seal(c, h->list, h->n, &names)) != ZC_OK) break;
+        rc = c->desc.bus.hold(zc__bus_user(c, 0), h->id, names.list, names.n);
+        zc__names_free(c, &names);
         if (rc == ZC_OK)
             rc = zc__bus_send(c, h->list, h->n, c->desc.ack == ZC_DURABLE, &deferred);
         else if (rc == ZC_RETRY && zc__bus_await(c, zc__mono(&c->clock), end) != ZC_OK)
@@ -7346,7 +7552,7 @@ static int zc__bus_ask_some(zc_cache *c, zc_tag *const *deps, size_t ndeps, unsi
         }
     }
     memset(positions, 0, n * sizeof *positions);
-    int rc = c->desc.bus.versions(zc__bus_user(c, log), paths, n, positions);
+    int rc = zc__names_ask(c, c->desc.bus.versions, zc__bus_user(c, log), paths, n, positions);
     for (size_t i = 0; i < n; i++)
         if (positions[i] > newest) newest = positions[i];
     zc__free(&c->mem, paths, size);
@@ -8133,8 +8339,8 @@ static void zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc_bytes
  * >>seal   Records that tell a storage nothing
  *   Idea        The cache's storage is one that has another inside: keys become names, records are
  *               sealed, on their way in, and opened on their way out. Of the rest, >>store alone
- *               knows, by the errors that it counts. The process that has the key has the values
- *               anyway: its table is as ever.
+ *               knows, by the errors that it counts, and >>bus, which does the same with tags. The
+ *               process that has the key has the values anyway: its table is as ever.
  *   Envelope    "ZCS1", key id (4), nonce (24), ciphertext of the whole record, tag (16).
  *               XAES-256-GCM (C2SP, XAES-256-GCM.md): AES-256-GCM by a key derived for each message
  *               from the first half of its nonce. Nonces are random; 2^80 of them are safe, so
@@ -8147,13 +8353,20 @@ static void zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc_bytes
  *               links nobody.
  *   Names       HMAC-SHA256, 16 bytes of it: who does not have the key cannot try out what a name
  *               stands for.
- *   Rotation    The first key seals, and gives the name. What is under the name of an older key is
- *               found by it, and gives way to what is written.
+ *   Tags        ":", key id, 16 bytes of the tag's HMAC, and the tag by AES-256 in counter mode from
+ *               there on: SIV (Rogaway and Shrimpton 2006), which without a nonce tells equals from
+ *               others, and nothing else. The same tag has the same name, so that versions are
+ *               found by it; who has the key reads the tag, be it known here or not, and sees if it
+ *               was changed. A path and those above it have nothing in common.
+ *   Rotation    The first key seals records, and gives their names. What is under the name of an
+ *               older key is found by it, and gives way to what is written. Tags are named by every
+ *               key, and versions asked for by every key: a node without the old ones is to know
+ *               what was said before, one without the new one what is said now.
  *   Failure     is a miss, counted (store_forged, store_unkeyed) and told; with seal_strict the
  *               caller's error, and the record is left as it is. A record that is not sealed is a
  *               forgery.
  *   Locking     none: who seals takes a context out of a few slots, or makes one, and puts it back
- *   Cost        some 3 us to seal 1 KiB, 2 us to open it, 0.3 us for a name
+ *   Cost        some 3 us to seal 1 KiB, 2 us to open it, 0.3 us for a name, 0.6 us for a tag's
  * ========================================================================================== */
 
 #include <openssl/crypto.h>
@@ -8181,16 +8394,21 @@ typedef struct zc__seal_scope {
 
 /* What one thread needs at a time. */
 typedef struct zc__seal_context {
-    EVP_CIPHER_CTX *block, *gcm;
+    EVP_CIPHER_CTX *block, *gcm, *ctr;
     EVP_MD_CTX *mac;
     unsigned char *buf; /* of `size` bytes */
     size_t size;
     zc__seal_scope scopes[ZC__SEAL_SCOPES];
 } zc__seal_context;
 
+/* SHA-256 after HMAC's first blocks. */
+typedef struct zc__seal_mac {
+    EVP_MD_CTX *inner, *outer;
+} zc__seal_mac;
+
 typedef struct zc__seal_ring {
-    unsigned char id[ZC__SEAL_ID], key[ZC_SEAL_KEY];
-    EVP_MD_CTX *inner, *outer; /* SHA-256 after HMAC's first blocks, of the key of names */
+    unsigned char id[ZC__SEAL_ID], key[ZC_SEAL_KEY], text[ZC_SEAL_KEY]; /* text: of tags */
+    zc__seal_mac names, tags;
 } zc__seal_ring;
 
 typedef struct zc__seal {
@@ -8250,6 +8468,7 @@ static void zc__seal_context_free(zc__seal_context *x) {
     if (!x) return;
     EVP_CIPHER_CTX_free(x->block);
     EVP_CIPHER_CTX_free(x->gcm);
+    EVP_CIPHER_CTX_free(x->ctr);
     EVP_MD_CTX_free(x->mac);
     OPENSSL_clear_free(x->buf, x->size);
     OPENSSL_clear_free(x, sizeof *x);
@@ -8265,11 +8484,13 @@ static zc__seal_context *zc__seal_take(zc__seal *s, size_t size) {
     if (!x && (x = (zc__seal_context *)OPENSSL_zalloc(sizeof *x)) != NULL) {
         x->block = EVP_CIPHER_CTX_new();
         x->gcm = EVP_CIPHER_CTX_new();
+        x->ctr = EVP_CIPHER_CTX_new();
         x->mac = EVP_MD_CTX_new();
-        if (!x->block || !x->gcm || !x->mac ||
+        if (!x->block || !x->gcm || !x->ctr || !x->mac ||
             EVP_EncryptInit_ex(x->block, EVP_aes_256_ecb(), NULL, NULL, NULL) <= 0 ||
             EVP_CIPHER_CTX_set_padding(x->block, 0) <= 0 ||
-            EVP_EncryptInit_ex(x->gcm, EVP_aes_256_gcm(), NULL, NULL, NULL) <= 0) {
+            EVP_EncryptInit_ex(x->gcm, EVP_aes_256_gcm(), NULL, NULL, NULL) <= 0 ||
+            EVP_EncryptInit_ex(x->ctr, EVP_aes_256_ctr(), NULL, NULL, NULL) <= 0) {
             zc__seal_context_free(x);
             return NULL;
         }
@@ -8374,6 +8595,13 @@ static bool zc__xaes_run(zc__seal_context *x, zc_bytes from, unsigned char *to, 
 
 /* ---- the hooks ---- */
 
+/* The key with an id; nkeys: it is not here. */
+static unsigned zc__seal_which(const zc__seal *s, const unsigned char *id) {
+    unsigned i = 0;
+    while (i < s->nkeys && memcmp(s->ring[i].id, id, ZC__SEAL_ID) != 0) i++;
+    return i;
+}
+
 static zc_bytes zc__seal_scope_of(const zc__seal *s, zc_bytes key) {
     return s->scope_of ? s->scope_of(s->user, key) : zc_slice("", 0);
 }
@@ -8400,11 +8628,10 @@ static int zc__seal_open(void *user, zc_bytes key, zc_bytes sealed, zc_sink *out
     zc__seal *s = (zc__seal *)user;
     const unsigned char *head = (const unsigned char *)sealed.ptr;
     unsigned char tag[ZC__SEAL_TAG];
-    unsigned ring = 0;
     if (sealed.len < ZC__SEAL_HEAD + ZC__SEAL_TAG || sealed.len > INT32_MAX / 2 ||
         memcmp(head, ZC__SEAL_MAGIC, 4) != 0)
         return ZC_E_SEAL;
-    while (ring < s->nkeys && memcmp(s->ring[ring].id, head + 4, ZC__SEAL_ID) != 0) ring++;
+    unsigned ring = zc__seal_which(s, head + 4);
     if (ring == s->nkeys) return ZC_E_UNKEYED;
     size_t len = sealed.len - ZC__SEAL_HEAD - ZC__SEAL_TAG;
     zc__seal_context *x = zc__seal_take(s, len + 1);
@@ -8420,22 +8647,71 @@ static int zc__seal_open(void *user, zc_bytes key, zc_bytes sealed, zc_sink *out
     return rc;
 }
 
-static int zc__seal_blind(void *user, unsigned i, zc_bytes name, unsigned char *out) {
-    zc__seal *s = (zc__seal *)user;
+/* The first ZC_SEAL_NAME bytes of HMAC-SHA256. */
+static bool zc__seal_digest(zc__seal_context *x, const zc__seal_mac *mac, zc_bytes text,
+                            unsigned char *out) {
     unsigned char digest[EVP_MAX_MD_SIZE];
     unsigned n = 0;
+    bool ok = EVP_MD_CTX_copy_ex(x->mac, mac->inner) > 0 &&
+              EVP_DigestUpdate(x->mac, text.ptr, text.len) > 0 &&
+              EVP_DigestFinal_ex(x->mac, digest, &n) > 0 &&
+              EVP_MD_CTX_copy_ex(x->mac, mac->outer) > 0 &&
+              EVP_DigestUpdate(x->mac, digest, n) > 0 &&
+              EVP_DigestFinal_ex(x->mac, digest, &n) > 0;
+    if (ok) memcpy(out, digest, ZC_SEAL_NAME);
+    return ok;
+}
+
+static int zc__seal_blind(void *user, unsigned i, zc_bytes name, unsigned char *out) {
+    zc__seal *s = (zc__seal *)user;
     if (i >= s->nkeys) return ZC_MISS;
     zc__seal_context *x = zc__seal_take(s, 0);
     if (!x) return ZC_E_NOMEM;
-    bool ok = EVP_MD_CTX_copy_ex(x->mac, s->ring[i].inner) > 0 &&
-              EVP_DigestUpdate(x->mac, name.ptr, name.len) > 0 &&
-              EVP_DigestFinal_ex(x->mac, digest, &n) > 0 &&
-              EVP_MD_CTX_copy_ex(x->mac, s->ring[i].outer) > 0 &&
-              EVP_DigestUpdate(x->mac, digest, n) > 0 &&
-              EVP_DigestFinal_ex(x->mac, digest, &n) > 0;
+    bool ok = zc__seal_digest(x, &s->ring[i].names, name, out);
     zc__seal_give(s, x, 0);
-    if (ok) memcpy(out, digest, ZC_SEAL_NAME);
     return ok ? ZC_OK : ZC_E_NOMEM;
+}
+
+/* What turns a tag's text into that of its name, and back. */
+static bool zc__seal_mask(zc__seal_context *x, const zc__seal_ring *r, const unsigned char *iv,
+                          zc_bytes from, unsigned char *to) {
+    int n = 0;
+    return EVP_EncryptInit_ex(x->ctr, NULL, NULL, r->text, iv) > 0 &&
+           EVP_EncryptUpdate(x->ctr, to, &n, (const unsigned char *)from.ptr, (int)from.len) > 0;
+}
+
+static int zc__seal_tag_seal(void *user, unsigned i, zc_bytes tag, unsigned char *out,
+                             size_t *len) {
+    zc__seal *s = (zc__seal *)user;
+    unsigned char *iv = out + 1 + ZC__SEAL_ID;
+    if (i >= s->nkeys) return ZC_MISS;
+    zc__seal_context *x = zc__seal_take(s, 0);
+    if (!x) return ZC_E_NOMEM;
+    out[0] = ':';
+    memcpy(out + 1, s->ring[i].id, ZC__SEAL_ID);
+    bool ok = zc__seal_digest(x, &s->ring[i].tags, tag, iv) &&
+              zc__seal_mask(x, &s->ring[i], iv, tag, out + ZC_SEAL_TAG);
+    zc__seal_give(s, x, 0);
+    *len = ZC_SEAL_TAG + tag.len;
+    return ok ? ZC_OK : ZC_E_NOMEM;
+}
+
+static int zc__seal_tag_open(void *user, zc_bytes name, unsigned char *out, size_t *len,
+                             unsigned *i) {
+    zc__seal *s = (zc__seal *)user;
+    const unsigned char *from = (const unsigned char *)name.ptr, *iv = from + 1 + ZC__SEAL_ID;
+    unsigned char again[ZC_SEAL_NAME];
+    if (name.len <= ZC_SEAL_TAG || name.len > ZC_SEAL_TAG + ZC_TAG_MAX || from[0] != ':')
+        return ZC_E_SEAL;
+    if ((*i = zc__seal_which(s, from + 1)) == s->nkeys) return ZC_E_UNKEYED;
+    zc__seal_context *x = zc__seal_take(s, 0);
+    if (!x) return ZC_E_NOMEM;
+    *len = name.len - ZC_SEAL_TAG;
+    bool ok = zc__seal_mask(x, &s->ring[*i], iv, zc_slice(from + ZC_SEAL_TAG, *len), out) &&
+              zc__seal_digest(x, &s->ring[*i].tags, zc_slice(out, *len), again);
+    zc__seal_give(s, x, 0);
+    if (!ok) return ZC_E_NOMEM;
+    return CRYPTO_memcmp(again, iv, sizeof again) == 0 ? ZC_OK : ZC_E_SEAL;
 }
 
 static void zc__seal_close(void *user) {
@@ -8443,25 +8719,38 @@ static void zc__seal_close(void *user) {
     for (unsigned i = 0; i < ZC__SEAL_SPARE; i++)
         zc__seal_context_free((zc__seal_context *)s->spare[i]);
     for (unsigned i = 0; i < s->nkeys; i++) {
-        EVP_MD_CTX_free(s->ring[i].inner);
-        EVP_MD_CTX_free(s->ring[i].outer);
+        EVP_MD_CTX_free(s->ring[i].names.inner);
+        EVP_MD_CTX_free(s->ring[i].names.outer);
+        EVP_MD_CTX_free(s->ring[i].tags.inner);
+        EVP_MD_CTX_free(s->ring[i].tags.outer);
     }
     OPENSSL_free(s->prefix);
     OPENSSL_clear_free(s, sizeof *s);
 }
 
+/* HMAC by a key that is derived for a purpose. */
+static bool zc__seal_mac_make(const zc__seal *s, const unsigned char *from, const char *purpose,
+                              zc__seal_mac *mac) {
+    unsigned char key[ZC_SEAL_KEY];
+    if (zc__seal_derive(from, purpose, zc_slice(s->prefix, s->prefix_len), zc_slice("", 0), key)) {
+        mac->inner = zc__hmac_begin(key, 0x36);
+        mac->outer = zc__hmac_begin(key, 0x5c);
+    }
+    OPENSSL_cleanse(key, sizeof key);
+    return mac->inner && mac->outer;
+}
+
 static bool zc__seal_ring_add(zc__seal *s, zc_bytes key) {
-    unsigned char id[ZC_SEAL_KEY], names[ZC_SEAL_KEY];
+    unsigned char id[ZC_SEAL_KEY];
     zc__seal_ring *r = &s->ring[s->nkeys++];
     zc_bytes none = zc_slice("", 0), prefix = zc_slice(s->prefix, s->prefix_len);
     memcpy(r->key, key.ptr, ZC_SEAL_KEY);
     bool ok = zc__seal_derive(r->key, "zoocache id", none, none, id) &&
-              zc__seal_derive(r->key, "zoocache names", prefix, none, names);
+              zc__seal_derive(r->key, "zoocache text of tags", prefix, none, r->text) &&
+              zc__seal_mac_make(s, r->key, "zoocache names", &r->names) &&
+              zc__seal_mac_make(s, r->key, "zoocache tags", &r->tags);
     if (ok) memcpy(r->id, id, ZC__SEAL_ID);
-    if (ok) r->inner = zc__hmac_begin(names, 0x36);
-    if (ok) r->outer = zc__hmac_begin(names, 0x5c);
-    OPENSSL_cleanse(names, sizeof names);
-    return r->inner && r->outer;
+    return ok;
 }
 
 ZOOCACHE_API int zc_seal_open(const zc_seal_desc *desc, zc_sealer *sealer) {
@@ -8485,7 +8774,8 @@ ZOOCACHE_API int zc_seal_open(const zc_seal_desc *desc, zc_sealer *sealer) {
         zc__seal_close(s);
         return ZC_E_NOMEM;
     }
-    zc_sealer made = {1, zc__seal_seal, zc__seal_open, zc__seal_blind, zc__seal_close, s};
+    zc_sealer made = {1, zc__seal_seal, zc__seal_open, zc__seal_blind, zc__seal_tag_seal,
+                      zc__seal_tag_open, zc__seal_close, s, s->nkeys};
     *sealer = made;
     return ZC_OK;
 }
@@ -8627,17 +8917,22 @@ static int zc__sealed_generation(void *user, uint64_t *generation, uint64_t *lat
     return ZC__INSIDE(user)->generation(ZC__INSIDE(user)->user, generation, latest);
 }
 static int zc__sealed_tag_put(void *user, const zc_bytes *paths, size_t n, uint64_t version) {
-    return ZC__INSIDE(user)->tag_put(ZC__INSIDE(user)->user, paths, n, version);
+    zc_cache *c = (zc_cache *)user;
+    zc__names names;
+    int rc = zc__names_seal(c, paths, n, &names);
+    if (rc != ZC_OK) return rc;
+    rc = c->inside.tag_put(c->inside.user, names.list, names.n, version);
+    zc__names_free(c, &names);
+    return rc;
 }
 static int zc__sealed_tag_get(void *user, const zc_bytes *paths, size_t n, uint64_t *versions) {
-    return ZC__INSIDE(user)->tag_get(ZC__INSIDE(user)->user, paths, n, versions);
+    zc_cache *c = (zc_cache *)user;
+    return zc__names_ask(c, c->inside.tag_get, c->inside.user, paths, n, versions);
 }
 static void zc__sealed_report(void *user) { ZC__INSIDE(user)->report(ZC__INSIDE(user)->user); }
 static void zc__sealed_forked(void *user) { ZC__INSIDE(user)->forked(ZC__INSIDE(user)->user); }
 static void zc__sealed_close(void *user) {
-    zc_cache *c = (zc_cache *)user;
-    if (c->inside.close) c->inside.close(c->inside.user);
-    if (c->desc.sealer.close) c->desc.sealer.close(c->desc.sealer.user);
+    if (ZC__INSIDE(user)->close) ZC__INSIDE(user)->close(ZC__INSIDE(user)->user);
 }
 
 /* Puts itself between the cache and its storage. What it does not know of is not there: values in
@@ -8645,7 +8940,7 @@ static void zc__sealed_close(void *user) {
 static void zc__seal_between(zc_cache *c) {
     const zc_store *in = &c->inside;
     zc_store *st = &c->desc.store;
-    if (!c->desc.sealer.version) return;
+    if (!c->desc.sealer.version || !st->version) return;
     c->inside = *st;
     memset(st, 0, sizeof *st);
     st->version = in->version;
@@ -8673,11 +8968,18 @@ static void zc__seal_between(zc_cache *c) {
 static bool zc__sealer_valid(const zc_desc *d) {
     const zc_sealer *s = &d->sealer;
     if (!s->version) return true;
-    return s->version == 1 && s->seal && s->open && s->blind && d->store.version;
+    return s->version == 1 && s->seal && s->open && s->blind && s->tag_seal && s->tag_open &&
+           s->nkeys && (d->store.version || d->bus.version);
+}
+static void zc__sealer_leave(zc_cache *c) { c->desc.sealer.close = NULL; }
+static void zc__sealer_close(zc_cache *c) {
+    if (c->desc.sealer.close) c->desc.sealer.close(c->desc.sealer.user);
 }
 #else
 static inline bool zc__sealer_valid(const zc_desc *d) { return !d->sealer.version; }
 static inline void zc__seal_between(zc_cache *c) { (void)c; }
+static inline void zc__sealer_leave(zc_cache *c) { (void)c; }
+static inline void zc__sealer_close(zc_cache *c) { (void)c; }
 #endif
 
 /* ============================================================================================
@@ -10264,6 +10566,7 @@ static void zc__close(zc_cache *c) {
     zc__holds_close(c);
     if (zc__has_store(c) && c->desc.store.close) c->desc.store.close(c->desc.store.user);
     if (c->desc.bus.version && c->desc.bus.close) c->desc.bus.close(c->desc.bus.user);
+    zc__sealer_close(c);
     zc__atomic_store_rlx(&c->closed, 2u);
     while (zc__drop_one(c)) {}
     zc__cache_unref(c);
@@ -10344,6 +10647,7 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
         return ZC_OK;
     }
     c->desc.store.close = c->desc.bus.close = NULL; /* not ours to close: the caller has them */
+    zc__sealer_leave(c);
     zc__close(c);
     return rc;
 }
@@ -11830,7 +12134,7 @@ static int zc__lmdb_bus_append(void *user, const zc_bytes *tags, size_t n, bool 
     a.tags = tags;
     a.n = n;
     for (size_t i = 0; i < n; i++)
-        if (tags[i].len == 0 || tags[i].len > ZC_TAG_MAX) return ZC_E_INVAL;
+        if (tags[i].len == 0 || tags[i].len > ZC_TAG_MAX + ZC_SEAL_TAG) return ZC_E_INVAL;
     int rc = zc__lmdb_write((zc__lmdb *)user, zc__lmdb_append_step, &a);
     return rc == ZC_OK ? zc__lmdb_bus_read(user, position, 0, sink) : rc;
 }

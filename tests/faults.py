@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Plants faults in copies of zoocache.h: s_linear must find a history, x_simulate a seed, that shows
-each of them, t_hooks or t_holds must fail.
+each of them, t_hooks, t_holds or t_seal_bus must fail.
 
 faults.py DIRECTORY PROGRAM [PART OF A NAME]: builds and runs in DIRECTORY with $CC. The text that a
 fault replaces must be in the header once. The last line is the count."""
@@ -303,10 +303,47 @@ HOLDS = {
         "    for (zc__hold *h = c->bus.holds; h; h = h->next) zc__hold_paint(h, true);\n",
         "",
     ),
-    "who attaches does not ask for holds": ("if (c->desc.bus.holds) {", "if (0) {"),
-    "a hold is in no list": ("rc = c->desc.bus.hold(zc__bus_user(c, 0), h->id, h->list, h->n);", "rc = ZC_OK;"),
+    "who attaches does not ask for holds": ("if (!c->desc.bus.holds) return ZC_OK;", "return ZC_OK;"),
+    "a hold is in no list": ("rc = c->desc.bus.hold(zc__bus_user(c, 0), h->id, names.list, names.n);", "rc = ZC_OK;"),
     "the lists and the log may be of two attaches": ("if (rc == ZC_OK && b->epoch != epoch) rc = ZC_RETRY;", ""),
     "what a dead holder has left stays": ("if (rc == ZC_OK) rc = zc__hold_forget(c, h->id);", ""),
+}
+
+# t_seal_bus must fail.
+SEALED = {
+    "tags are appended as they are": (
+        "    int rc = zc__names_seal(c, tags, n, &names);\n    if (rc != ZC_OK) return rc;\n    rc = c->desc.bus.append(",
+        "    int rc = zc__names_seal(c, tags, n, &names);\n    if (rc != ZC_OK) return rc;\n"
+        "    names.list = tags;\n    names.n = n;\n    rc = c->desc.bus.append(",
+    ),
+    "holds are listed as they are": (
+        "rc = c->desc.bus.hold(zc__bus_user(c, 0), h->id, names.list, names.n);",
+        "rc = c->desc.bus.hold(zc__bus_user(c, 0), h->id, h->list, h->n);",
+    ),
+    "a storage keeps versions under tags": (
+        "rc = c->inside.tag_put(c->inside.user, names.list, names.n, version);",
+        "rc = c->inside.tag_put(c->inside.user, paths, n, version);",
+    ),
+    "the first key alone names what is invalidated": ("names->n = n * s->nkeys;", "names->n = n;"),
+    "versions are asked for by the first key alone": (
+        "rc = ask(user, names.list, names.n, names.versions);",
+        "rc = ask(user, names.list, n, names.versions);",
+    ),
+    "a list is heard once by each key": ("if (rc == ZC_OK && by == key) {", "if (rc == ZC_OK) {"),
+    "what is not sealed for us is passed over": (
+        "if (rc != ZC_OK) return zc__bus_hear(user, position, NULL, 0);",
+        "zc_bytes other = zc_str(\"other\");\n    if (rc != ZC_OK) return zc__bus_hear(user, position, &other, 1);",
+    ),
+    "a name is believed as it comes": ("CRYPTO_memcmp(again, iv, sizeof again) == 0 ?", "true ?"),
+    "a sealed entry is one of plain tags": ("return zc__is_name(tags, n) ? ZC_RETRY :", "return"),
+    "the log is not marked": ("zc__seals(c) && c->desc.bus.holds && !b->marked", "0"),
+    "half a mark is one": ("c->bus.marked = zc__is_marked(tags, n);", "c->bus.marked = true;"),
+    "who has no key does not heed the mark": ("return zc__seals(c) ? ZC_OK : ZC_E_UNKEYED;", "return ZC_OK;"),
+    "nobody is told of the mark": (
+        "if (rc == ZC_OK) rc = c->desc.bus.append(log, &sealed, 1, false, position, &sink);",
+        "(void)position;\n    (void)sink;",
+    ),
+    "a hold that does not open is none": ("return rc == ZC_E_SEAL ? ZC_OK : rc;", "return ZC_OK;"),
 }
 
 
@@ -326,7 +363,8 @@ def build(program, directory):
     command = [os.environ.get("CC", "gcc"), "-std=c11", "-O1", "-w", f"-I{directory}", "-Itests"]
     command += ["-DZOOCACHE_DEBUG"] * (program == "t_hooks")
     command += [f"tests/{program}.c", "-o", f"{directory}/{program}", "-llz4", "-pthread"]
-    return subprocess.run(command + ["-lhiredis"] * (program == "x_simulate")).returncode == 0
+    command += {"x_simulate": ["-lhiredis"], "t_seal_bus": ["-llmdb", "-lcrypto"]}.get(program, [])
+    return subprocess.run(command).returncode == 0
 
 
 def simulated(directory, _):
@@ -352,7 +390,8 @@ def found(directory, name):
 
 def failed_check(directory, _):
     """How it ended; None: well."""
-    return "by a check" if subprocess.run([directory / "t_holds"], capture_output=True).returncode else None
+    (program,) = {"t_holds", "t_seal_bus"} & set(os.listdir(directory))
+    return "by a check" if subprocess.run([directory / program], capture_output=True).returncode else None
 
 
 def hung_or_failed(directory, _):
@@ -372,6 +411,7 @@ def main():
         "x_simulate": (SIMULATION, simulated),
         "t_hooks": (HOOKS, hung_or_failed),
         "t_holds": (HOLDS, failed_check),
+        "t_seal_bus": (SEALED, failed_check),
     }
     faults, look = programs[program]
 

@@ -18,12 +18,13 @@
 
 #define LB_ENTRIES 4096
 #define LB_TAGS 4
+#define LB_TAG 128 /* bytes of one */
 #define LB_HOLDS 64
 
 typedef struct lb_entry {
     size_t n; /* 0: everything */
-    char tags[LB_TAGS][64];
-    bool many; /* more tags than fit: given as everything */
+    char tags[LB_TAGS][LB_TAG];
+    size_t len[LB_TAGS];
 } lb_entry;
 
 typedef struct log_hub {
@@ -102,7 +103,7 @@ static inline int lb_give(log_node *b, uint64_t position, zc_bus_sink *sink) {
     for (uint64_t p = from; p <= to && given == ZC_OK; p++) {
         lb_entry e = h->entries[p % LB_ENTRIES];
         zc_bytes tags[LB_TAGS];
-        for (size_t i = 0; i < e.n; i++) tags[i] = zc_str(e.tags[i]);
+        for (size_t i = 0; i < e.n; i++) tags[i] = zc_slice(e.tags[i], e.len[i]);
         pthread_mutex_unlock(&h->lock);
         given = zc_bus_entry(sink, p, tags, e.n);
         pthread_mutex_lock(&h->lock);
@@ -132,9 +133,12 @@ static inline int lb_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
 }
 
 static inline void lb_entry_set(lb_entry *e, const zc_bytes *tags, size_t n) {
-    e->n = n <= LB_TAGS ? n : 0;
-    for (size_t i = 0; i < e->n; i++)
-        snprintf(e->tags[i], sizeof e->tags[i], "%.*s", (int)tags[i].len, (const char *)tags[i].ptr);
+    e->n = n <= LB_TAGS ? n : 0; /* too many are given as everything */
+    for (size_t i = 0; i < e->n; i++) {
+        CHECK(tags[i].len && tags[i].len <= LB_TAG);
+        e->len[i] = tags[i].len < LB_TAG ? tags[i].len : LB_TAG;
+        memcpy(e->tags[i], tags[i].ptr, e->len[i]);
+    }
 }
 
 static inline int lb_append(void *user, const zc_bytes *tags, size_t n, bool durable,
@@ -182,7 +186,7 @@ static inline int lb_holds(void *user, zc_bus_sink *sink) {
         lb_entry e = b->hub->holds[i];
         uint64_t id = b->hub->hold_ids[i];
         pthread_mutex_unlock(&b->hub->lock);
-        for (size_t k = 0; k < e.n; k++) tags[k] = zc_str(e.tags[k]);
+        for (size_t k = 0; k < e.n; k++) tags[k] = zc_slice(e.tags[k], e.len[k]);
         if (id) rc = zc_bus_entry(sink, id, tags, e.n);
     }
     return rc;
@@ -199,7 +203,7 @@ static inline int lb_versions(void *user, const zc_bytes *paths, size_t n, uint6
             const lb_entry *e = &h->entries[p % LB_ENTRIES];
             bool hit = e->n == 0 && paths[i].len == 0;
             for (size_t k = 0; k < e->n; k++)
-                hit = hit || (strlen(e->tags[k]) == paths[i].len &&
+                hit = hit || (e->len[k] == paths[i].len &&
                               memcmp(e->tags[k], paths[i].ptr, paths[i].len) == 0);
             if (hit) positions[i] = p;
         }

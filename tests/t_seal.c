@@ -535,7 +535,7 @@ TEST(keys_change_without_a_miss_and_old_ones_are_dropped_with_theirs) {
 
 TEST(descriptions_that_are_wrong_are_refused) {
     zc_bytes k[ZC_SEAL_KEYS + 1], few = zc_slice(key_a, ZC_SEAL_KEY - 1);
-    zc_sealer s = {1, NULL, NULL, NULL, NULL, NULL};
+    zc_sealer s = {.version = 1};
     for (size_t i = 0; i <= ZC_SEAL_KEYS; i++) k[i] = zc_slice(key_a, ZC_SEAL_KEY);
     zc_seal_desc d = {.keys = k, .nkeys = 1};
     CHECK_EQ(zc_seal_open(&d, NULL), ZC_E_INVAL);

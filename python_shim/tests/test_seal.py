@@ -1,6 +1,7 @@
 """Sealing: what a storage sees, what it cannot change, keys that change, and who is refused."""
 
 import base64
+import hashlib
 import os
 import re
 import secrets
@@ -15,7 +16,8 @@ from servers import Redis, until
 from shelf import Shelf
 
 import zoocache
-from zoocache import Cache, Scope, SealError, presets
+from zoocache import Cache, Scope, SealError, cli, presets
+from zoocache.monitor import Board
 from zoocache.seal import new_key
 from zoocache.storage import VersionedStorage
 
@@ -78,9 +80,9 @@ def ask(port, *words):
 
 
 def work(cache, texts):
-    """Puts each of these texts where a secret may be: an argument, an id of a scope, a key, a value."""
+    """Puts each of these texts where a secret may be: an argument, an id of a scope, a key, a value, a tag."""
 
-    @cache.cacheable(scope="user")
+    @cache.cacheable(scope="user", deps=lambda user_id, what, org_id: [f"{user_id}:{what}:x"])
     def profile(user_id, what, org_id):
         return {"what": what, "of": user_id}
 
@@ -88,8 +90,29 @@ def work(cache, texts):
         org, user, what, value = texts[n : n + 4]
         assert profile(user, what, org_id=org)["of"] == user
         cache.set(what, value, scope="user", org_id=org, user_id=user)
-        cache.set("plain " + what, [value, user])
+        cache.set("plain " + what, [value, user], deps=[f"plain:{what}"])
+        cache.invalidate(f"{user}:{what}", f"gone:{value}")
+        if n % 40 == 0:
+            profile.invalidate(user, what, org_id=org)
+            cache.evict_scope("org", org_id=f"{org}-gone")
+            with cache.transaction(hold=5):
+                cache.invalidate(f"held:{org}")
     return profile
+
+
+def found_in(seen, texts):
+    """Which of the texts, or of the digests of them that a dictionary would have, stand in what was seen."""
+    parts = {seen[at : at + 12] for at in range(len(seen) - 11)}
+    return [text for text in texts if any(form[:12] in parts for form in forms(text))]
+
+
+def forms(text):
+    raw = text.encode()
+    yield raw
+    for tag in (raw, b"plain:" + raw, b"gone:" + raw, b"held:" + raw):
+        for name in ("md5", "sha1", "sha256", "blake2b"):
+            digest = hashlib.new(name, tag).digest()
+            yield from (digest, digest.hex().encode(), base64.b64encode(digest))
 
 
 SCOPES = Scope("org", "org_id", Scope("user", "user_id"))
@@ -99,7 +122,7 @@ SCOPES = Scope("org", "org_id", Scope("user", "user_id"))
 def test_what_a_server_is_told_has_no_secret_in_it(redis):
     texts = [secrets.token_hex(8) for _ in range(1000)]
     monitor = Monitor(redis.port)
-    with Cache(storage_url=redis.url, prefix="sealed", seal_key=KEY, scopes=SCOPES) as cache:
+    with Cache(storage_url=redis.url, prefix="sealed", seal_key=KEY, scopes=SCOPES, timeout=10) as cache:
         profile = work(cache, texts)
         stored = cache.stats()
         assert stored.storage_errors == stored.storage_skipped == 0
@@ -110,9 +133,8 @@ def test_what_a_server_is_told_has_no_secret_in_it(redis):
     with open(os.path.join(redis.directory, "dump.rdb"), "rb") as file:
         dump = file.read()
     assert b"{sealed}" in dump
-    for text in texts:
-        assert text.encode() not in told
-        assert text.encode() not in dump
+    assert told.count(b"XADD") > 250
+    assert found_in(told, texts) == found_in(dump, texts) == []
     # Another process that has the key finds it all; none who has not.
     with Cache(storage_url=redis.url, prefix="sealed", seal_key=KEY, scopes=SCOPES) as again:
         org, user, what, value = texts[:4]
@@ -129,9 +151,7 @@ def test_what_a_file_has_in_it(tmp_path):
     url = f"lmdb://{tmp_path}"
     with Cache(storage_url=url, seal_key=KEY, scopes=SCOPES) as cache:
         work(cache, texts)
-    data = (tmp_path / "data.mdb").read_bytes()
-    for text in texts:
-        assert text.encode() not in data
+    assert found_in((tmp_path / "data.mdb").read_bytes(), texts) == []
     with Cache(storage_url=url, seal_key=KEY, scopes=SCOPES) as cache:
         assert cache.get("plain " + texts[2]) == [texts[3], texts[1]]
 
@@ -407,3 +427,81 @@ def test_new_keys_are_new():
     keys = {new_key() for _ in range(100)}
     assert len(keys) == 100
     assert all(re.fullmatch("[A-Za-z0-9+/]{43}=", key) for key in keys)
+
+
+# ---- nodes that hear of each other -----------------------------------------------------------------------
+
+
+def two_nodes(url, prefix, *rings, **options):
+    return [
+        Cache(storage_url=url, prefix=prefix, seal_key=ring[0], previous_seal_keys=ring[1:], **options)
+        for ring in rings
+    ]
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_nodes_hear_of_what_the_log_does_not_show(redis, shards):
+    prefix = f"hear{shards}"
+    one, two = two_nodes(redis.url, prefix, [KEY, OTHER], [OTHER, KEY], log_shards=shards, timeout=10)
+    with one, two:
+        for cache in (one, two):
+            cache.set("alices", 1, deps=["acme:user:alice"])
+        with Cache(storage_url=redis.url, prefix=prefix, seal_key=KEY, log_shards=shards) as three:
+            assert three.get("alices") == 1
+        one.set("bobs", 2, deps=["umbra:user:bob"])
+        two.invalidate("acme:user")
+        until(lambda: one.get("alices") is None)
+        assert one.get("bobs") == 2
+        one.invalidate("umbra:user:bob")
+        until(lambda: two.get("bobs") is None)
+        for keys in ([KEY, OTHER], [OTHER, KEY]):  # who comes later knows it
+            (late,) = two_nodes(redis.url, prefix, keys, log_shards=shards, timeout=10)
+            with late:
+                assert late.get("alices") is None
+                assert late.get("bobs") is None
+        assert one.stats().storage_forged == one.stats().storage_unkeyed == 0
+        assert two.stats().storage_forged == two.stats().storage_unkeyed == 0
+
+
+def test_a_sealed_log_takes_nobody_in_without_a_key(redis, capsys, monkeypatch, tmp_path):
+    monkeypatch.delenv("ZOOCACHE_SEAL_KEY", raising=False)
+    path = tmp_path / "key"
+    path.write_text(KEY)
+    with Cache(storage_url=redis.url, prefix="mine", seal_key=KEY) as cache:
+        cache.set("k", 1, deps=["user:42"])
+
+        def command(*more):
+            with pytest.raises(SystemExit) as ended:
+                cli.main(["invalidate", "user:42", "--redis", redis.url, "--prefix", "mine", *more])
+            return ended.value.code, capsys.readouterr().err
+
+        code, said = command()
+        assert code == 2
+        assert "sealed" in said and "ZOOCACHE_SEAL_KEY" in said
+        assert cache.get("k") == 1
+        assert command("--seal-key", f"file:{path}") == (0, "")
+        until(lambda: cache.get("k") is None)
+        with Board(redis.url, "mine") as board:
+            said, _ = board.said()
+            assert {tag for each in said for tag in each.tags} == {"(sealed)"}
+            with pytest.raises(ValueError, match="log is sealed"):
+                board.invalidate("user:42")
+        with Cache(storage_url=redis.url, prefix="mine") as plain:
+            plain.set("k", 2, deps=["user:42"])
+            assert plain.get("k") is None, "it serves nothing"
+            plain.invalidate("user:42")
+            assert plain.stats().bus_pending > 0
+            assert plain.health().status != "ok"
+        assert cache.stats().storage_forged == 0
+
+
+def test_a_node_that_only_listens_is_sealed_too(redis):
+    monitor = Monitor(redis.port)
+    with Cache(bus_url=redis.url, prefix="only", seal_key=KEY) as one, Cache(
+        bus_url=redis.url, prefix="only", seal_key=KEY
+    ) as two:
+        two.set("k", 1, deps=["secret:tag"])
+        one.invalidate("secret:tag")
+        until(lambda: two.get("k") is None)
+    ask(redis.port, b"ECHO", b"that was all")
+    assert b"secret" not in monitor.close(b"that was all")

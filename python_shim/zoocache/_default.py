@@ -219,7 +219,7 @@ def configure(
         the bus has been silent for longer: "bypass" computes, "serve" serves for max_stale longer, "error" raises.
     ack: when invalidate() returns: "acked", the log has it; "async", at once; "durable", its replicas or disk have
         it, too; "strict", no process can serve the old value any more. bus_pause: between two reads of a busy log.
-    seal_key, previous_seal_keys, seal_strict: what a storage gets is sealed, see zoocache.seal.
+    seal_key, previous_seal_keys, seal_strict: what a storage and the log get is sealed, see zoocache.seal.
     breaker_failures, breaker_pause: a storage is left alone after so many failures in a row, or one call that has
         timed out; for so long, and for longer and longer while it does not answer.
     scopes: what keeps tenants, users, sessions apart: see zoocache.scopes.

@@ -591,7 +591,7 @@ static int open_sealer(const options *o, zc_desc *desc) {
 #ifdef ZOOCACHE_WITH_SEAL
     zc_bytes keys[ZC_SEAL_KEYS];
     zc_seal_desc d;
-    if (!o->nseal_keys || !desc->store.version) return ZC_OK;
+    if (!o->nseal_keys) return ZC_OK;
     if (o->nseal_keys > ZC_SEAL_KEYS) return ZC_E_INVAL;
     for (uint32_t i = 0; i < o->nseal_keys; i++)
         keys[i] = zc_slice(o->seal_keys + i * ZC_SEAL_KEY, ZC_SEAL_KEY);

@@ -182,7 +182,7 @@ _TABLE: tuple[tuple[str, Kind, object, str], ...] = (
         0.1,
         "For so long, and while it does not answer for longer and longer, up to 50 times that.",
     ),
-    ("seal_key", _KEY, None, "Seals what the storage gets: see `zoocache.seal`."),
+    ("seal_key", _KEY, None, "Seals what the storage and the log get: see `zoocache.seal`."),
     ("previous_seal_keys", _KEYS, (), "Open what they have sealed."),
     ("seal_strict", _FLAG, False, "Whether what does not open raises `SealError`; else it is a miss."),
     ("scopes", _OBJECT, None, "What keeps tenants, users, sessions apart: `zoocache.scopes`."),

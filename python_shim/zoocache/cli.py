@@ -71,9 +71,9 @@ def run_cli(args: argparse.Namespace) -> None:
     except ImportError as error:
         print(f"zoocache: {error}", file=sys.stderr)
         sys.exit(WRONG)
-    tls = {name: value for name in _TLS if (value := getattr(args, name, None))}
+    options = {name: value for name in _OPTIONS if (value := getattr(args, name, None))}
     try:
-        app = ZooCacheCLI(redis_url=args.redis, prefix=args.prefix, **tls)
+        app = ZooCacheCLI(redis_url=args.redis, prefix=args.prefix, **options)
     except (ValueError, BuiltWithout) as error:
         print(f"zoocache: {error}", file=sys.stderr)
         sys.exit(WRONG)
@@ -81,6 +81,7 @@ def run_cli(args: argparse.Namespace) -> None:
 
 
 _TLS = ("tls_ca", "tls_cert", "tls_key")
+_OPTIONS = (*_TLS, "seal_key")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     place.add_argument("--prefix", default="zoocache", help="that of the caches (default: zoocache)")
     for name in _TLS:
         place.add_argument("--" + name.replace("_", "-"), metavar="FILE", help="of rediss://, as in configure()")
+    key_text = "of caches that are sealed, needed to invalidate: file:PATH; or the variable ZOOCACHE_SEAL_KEY"
+    place.add_argument("--seal-key", metavar="KEY", default=os.environ.get("ZOOCACHE_SEAL_KEY"), help=key_text)
     script = argparse.ArgumentParser(add_help=False, parents=[place])
     script.add_argument("--json", action="store_true", help="for programs")
     parser = argparse.ArgumentParser(
@@ -118,7 +121,7 @@ def _where(args: argparse.Namespace) -> str:
 
 
 def _board(args: argparse.Namespace) -> Board:
-    return Board(args.redis, args.prefix, **{name: getattr(args, name) for name in _TLS})
+    return Board(args.redis, args.prefix, **{name: getattr(args, name) for name in _OPTIONS})
 
 
 # ---- commands ----------------------------------------------------------------------------------------

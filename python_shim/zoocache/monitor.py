@@ -33,6 +33,7 @@ BEAT = 1.0  # seconds between two of a node
 GONE = "gone"  # the status of a node that has told nothing for five seconds
 _BATCH = 1000  # entries of the log that are read at once
 _SHARDS = 16
+_SEALED = f"{2:016x}"  # beside the log, among the holds: it is sealed
 
 
 class Node(NamedTuple):
@@ -67,14 +68,16 @@ class Said(NamedTuple):
 
     at: float  # when, by the wall clock of who said it
     node: str
-    tags: tuple[str, ...]  # none: everything; "|fn:", "|key:" and "|scope:" begin those of the package itself
+    # None: everything; "|fn:", "|key:" and "|scope:" begin those of the package itself. "(sealed)": see zoocache.seal
+    tags: tuple[str, ...]
 
 
 class Board:
     """The nodes that share a log in Redis under a prefix. For any thread; connects when it is asked something.
 
-    url: as that of configure(); tls_ca, tls_cert, tls_key, too. timeout: of a call, in seconds. Raises ValueError for a
-    URL that is none; later OSError, while the server does not answer or refuses something.
+    url: as that of configure(); tls_ca, tls_cert, tls_key, too. seal_key: of caches that are sealed, one that all of
+    them have; needed to invalidate. timeout: of a call, in seconds. Raises ValueError for a URL that is none; later
+    OSError, while the server does not answer or refuses something.
     """
 
     def __init__(
@@ -86,12 +89,14 @@ class Board:
         tls_ca: str | None = None,
         tls_cert: str | None = None,
         tls_key: str | None = None,
+        seal_key: Any = None,
     ) -> None:
         check_url("redis", url, ("redis", "rediss", "unix", "redis+sentinel"))
         self.url = url
         self.prefix = prefix
         self._tls: dict[str, Any] = {"tls_ca": tls_ca, "tls_cert": tls_cert, "tls_key": tls_key}
         self._timeout = timeout
+        self._seal_key = seal_key
         self._servers: dict[int, Server] = {}
         self._cache: Cache | None = None
         self._server(0)
@@ -199,14 +204,25 @@ class Board:
         """A cache of this process on the same log, which tells nothing about itself; made when it is needed."""
         if self._cache is None:
             shards = self._log_shards()
-            made = Cache(bus_url=self.url, prefix=self.prefix, log_shards=shards, timeout=self._timeout, **self._tls)
+            made = Cache(
+                bus_url=self.url,
+                prefix=self.prefix,
+                log_shards=shards,
+                timeout=self._timeout,
+                seal_key=self._seal_key,
+                **self._tls,
+            )
             assert made.shared is not None
             made.shared.beat = None
             self._cache = made
         return self._cache
 
     def invalidate(self, *tags: str) -> None:
-        """Invalidates tags, everywhere; without tags, everything. Raises OSError if the log does not take it."""
+        """Invalidates tags, everywhere; without tags, everything. Raises OSError if the log does not take it, and
+        ValueError if the log is sealed and no key was given.
+        """
+        if self._seal_key is None and self._get(["HEXISTS", self.key("holds"), _SEALED])[0]:
+            raise ValueError("the log is sealed: give the key of the caches, seal_key or ZOOCACHE_SEAL_KEY")
         cache = self.cache
         if tags:
             cache.invalidate(*tags)
@@ -307,6 +323,7 @@ def _said(id: bytes, fields: dict[bytes, bytes]) -> Said | None:
     packed, tags, at = fields.get(b"t", b""), [], 0
     while at + 2 <= len(packed):
         size = int.from_bytes(packed[at : at + 2], "little")
-        tags.append(packed[at + 2 : at + 2 + size].decode(errors="replace"))
+        tag = packed[at + 2 : at + 2 + size]
+        tags.append("(sealed)" if tag[:1] == b":" else tag.decode(errors="replace"))
         at += 2 + size
     return Said(int(fields.get(b"h", 0)) / 1e3, fields.get(b"n", b"").decode().partition(".")[0], tuple(tags))

@@ -1,5 +1,5 @@
-"""Keys that seal what a storage gets: whoever holds it can neither read a value or a key of the cache, nor change one
-unseen, nor give it to another function, scope or cache.
+"""Keys that seal what a storage and the log of invalidations get: whoever holds them can neither read a value, a key
+or a tag of the cache, nor change one unseen, nor give it to another function, scope or cache.
 
     configure(storage_url="redis://host", seal_key=os.environ["SEAL_KEY"])
 
@@ -7,12 +7,12 @@ unseen, nor give it to another function, scope or cache.
     def salary(person): ...
 
     seal_key            seals: 32 random bytes; or a text of them, in hexadecimal or base64; or file:PATH with one
-    previous_seal_keys  open what they have sealed. To change the key, give every process the new one here, and when
-                        all have it, give it as seal_key and the old one here
+    previous_seal_keys  open what they have sealed. To change the key, give every process the new one here; when all
+                        have it, give it as seal_key and the old one here; when all have that, leave the old one out
     seal_strict         what does not open raises SealError and is left as it is; else it is a miss, and counted
 
-``zoocache seal new-key`` prints a new one. No message, log or repr has a key in it. Tags are not sealed: choose names
-that may be read by who can read the server.
+``zoocache seal new-key`` prints a new one. No message, log or repr has a key in it. A log that a process with a key has
+used refuses those without one: begin to seal under another prefix, and give the key to ``zoocache invalidate``, too.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _LINES = 200  # of invalidations, shown of what came within that time
 class ZooCacheCLI(App[None]):
     """``ZooCacheCLI(redis_url="redis://cache.internal", prefix="shop").run()``.
 
-    tls_ca, tls_cert, tls_key: as of configure(). Raises ValueError for a URL that is none.
+    tls_ca, tls_cert, tls_key, seal_key: as of Board. Raises ValueError for a URL that is none.
     """
 
     TITLE = "zoocache"
@@ -75,10 +75,10 @@ class ZooCacheCLI(App[None]):
         Binding("escape", "leave", "Leave", show=False),
     ]
 
-    def __init__(self, redis_url: str, prefix: str = "zoocache", **tls: Any) -> None:
+    def __init__(self, redis_url: str, prefix: str = "zoocache", **options: Any) -> None:
         super().__init__()
         self.VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-high")]
-        self.board = Board(redis_url, prefix, **tls)
+        self.board = Board(redis_url, prefix, **options)
         self.nodes: list[Node] = []
         self.history = History()
         self.above = ""  # the tag whose tags are listed
