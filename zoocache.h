@@ -8353,8 +8353,8 @@ static void zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc_bytes
  *               links nobody.
  *   Names       HMAC-SHA256, 16 bytes of it: who does not have the key cannot try out what a name
  *               stands for.
- *   Tags        ":", key id, 16 bytes of the tag's HMAC, and the tag by AES-256 in counter mode from
- *               there on: SIV (Rogaway and Shrimpton 2006), which without a nonce tells equals from
+ *   Tags        ":", key id, 16 bytes of the tag's HMAC, and the tag by AES-256 in counter mode
+ *               from there: SIV (Rogaway, Shrimpton 2006), which without a nonce tells equals from
  *               others, and nothing else. The same tag has the same name, so that versions are
  *               found by it; who has the key reads the tag, be it known here or not, and sees if it
  *               was changed. A path and those above it have nothing in common.

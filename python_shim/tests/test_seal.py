@@ -446,7 +446,8 @@ def test_nodes_hear_of_what_the_log_does_not_show(redis, shards):
     with one, two:
         for cache in (one, two):
             cache.set("alices", 1, deps=["acme:user:alice"])
-        with Cache(storage_url=redis.url, prefix=prefix, seal_key=KEY, log_shards=shards) as three:
+        (three,) = two_nodes(redis.url, prefix, [KEY, OTHER], log_shards=shards, timeout=10)
+        with three:
             assert three.get("alices") == 1
         one.set("bobs", 2, deps=["umbra:user:bob"])
         two.invalidate("acme:user")
@@ -497,9 +498,10 @@ def test_a_sealed_log_takes_nobody_in_without_a_key(redis, capsys, monkeypatch, 
 
 def test_a_node_that_only_listens_is_sealed_too(redis):
     monitor = Monitor(redis.port)
-    with Cache(bus_url=redis.url, prefix="only", seal_key=KEY) as one, Cache(
-        bus_url=redis.url, prefix="only", seal_key=KEY
-    ) as two:
+    with (
+        Cache(bus_url=redis.url, prefix="only", seal_key=KEY) as one,
+        Cache(bus_url=redis.url, prefix="only", seal_key=KEY) as two,
+    ):
         two.set("k", 1, deps=["secret:tag"])
         one.invalidate("secret:tag")
         until(lambda: two.get("k") is None)

@@ -53,7 +53,7 @@ class CacheStats(NamedTuple):
     # With a storage or a bus; else 0.
     hits_storage: int  # misses that the storage has answered
     storage_errors: int  # failed calls; the value was computed
-    storage_forged: int  # values not sealed for their key, or changed; each was computed. And what the log had of that kind
+    storage_forged: int  # values that were not sealed for their key, or changed; and what the log has of that kind
     storage_unkeyed: int  # values sealed with a key that is not here; likewise
     storage_skipped: int  # calls that were spared while the storage is down
     unserializable: int  # values that were returned, not stored
