@@ -50,7 +50,7 @@ TSAN_TESTS = $(filter t_flight t_fetch t_bus t_slab t_thread t_house,$(T)) $(S)
 ASAN_TESTS = $(filter-out t_fork,$(TESTS))
 # Not t_fork: what the parent's other threads held is lost in the child, which valgrind calls a leak.
 VALGRIND_TESTS ?= $(filter-out t_fork,$(T))
-EXAMPLES = $(patsubst examples/%.c,%,$(sort $(wildcard examples/*.c)))
+EXAMPLES = $(basename $(notdir $(sort $(wildcard examples/*.c examples/*.cc))))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
 STAGES = check manual unit-gcc unit-clang redis-tls faults asan tsan valgrind matrix lines-short examples install-check
@@ -124,6 +124,11 @@ $(BUILD)/examples/%: examples/%.c zoocache.h $(wildcard examples/*.h) bench/sim.
 	@mkdir -p $(@D)
 	@echo "example $(@F)"
 	$(Q)$(EXAMPLE) $< -o $@ $(LIBS) $(call PART_LIBS,$<) $(if $(filter $*,$(SQLITE)),-lsqlite3)
+$(BUILD)/examples/%: examples/%.cc zoocache.h Makefile
+	@mkdir -p $(@D)
+	@echo "example $(@F)"
+	$(Q)$(CXX) -std=c++17 $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(WARN)) -I. -O2 -g \
+	    $< -o $@ $(LIBS)
 # The catalogue with the mistake that the library is there to avoid: it must find stale answers.
 $(BUILD)/examples/08_catalogue_wrong: examples/08_catalogue.c zoocache.h Makefile
 	@mkdir -p $(@D)
@@ -390,6 +395,6 @@ $(BUILD)/wheels/venv/done: Makefile
 
 .PHONY: format clean
 format: ## clang-format everything but the header, which is laid out by hand
-	clang-format -i tests/*.c tests/*.h tests/*.cc examples/*.c bench/*.c
+	clang-format -i tests/*.c tests/*.h tests/*.cc examples/*.c examples/*.cc bench/*.c
 clean: ## remove what was built
 	rm -rf $(BUILD)

@@ -106,6 +106,7 @@
  *     ZOOCACHE_STATIC           everything is static: a copy of its own in each file that has the
  *                               implementation
  *     ZOOCACHE_API              instead: what stands before every function (dllexport, ...)
+ *     ZOOCACHE_NO_CXX           without the types of C++, where that is C++17 or later
  *   No macro changes the layout of a public struct. The implementation asks for gcc or clang.
  *   Strict -std=c11 hides the monotonic clock and signal masks. On Linux the implementation asks
  *   for both by itself (_POSIX_C_SOURCE), if it is included first. Elsewhere, or after another
@@ -240,6 +241,20 @@
  *       if (zc_seal_open(&seal, &d.sealer) == ZC_OK) rc = zc_open(&d, &cache);
  *
  *   examples/11_sealed.c keeps two tenants apart.
+ *
+ * C++ (17 and later)
+ *   zoocache::cache, view, tag and fill end by themselves, are moved, and allocate nothing:
+ *
+ *       zoocache::cache cache;
+ *       if (cache.open() != ZC_OK) return 1;
+ *       auto name = cache.fetch("profile/42", [&](zoocache::fill &fill) {
+ *           fill.dep("user:42");
+ *           return database.name_of(42); // what it throws, fetch() throws; else there are codes
+ *       });
+ *       if (name) std::cout << name.text();
+ *       cache.invalidate("user:42");
+ *
+ *   See the end of the declarations, and examples/14_cpp.cc. -fno-exceptions will do.
  *
  * SEVERAL NODES (with ZOOCACHE_WITH_LMDB, _REDIS or _BUS)
  *   Nodes, be they processes or machines, share a log of invalidations (zc_desc.bus) and, if they
@@ -868,6 +883,8 @@ typedef struct zc_fetch_opts {
     double early_refresh;      /* 0: off. XFetch's beta (Vattani et al. 2015); 1 is usual */
     bool promote;              /* a leader's failure is not passed on: one follower tries again */
     bool serve_invalidated;    /* soft_ttl and stale_if_error may serve what was invalidated, too */
+    bool refresh_here;         /* a refresh runs in this call, for its result: loader and user are
+                                  not needed later. What is there is returned if it fails */
     bool fleet;                /* one loader in all nodes that share the storage, if it can lock */
     zc_silence silence;        /* ZC_SILENCE_DEFAULT: zc_desc.silence */
     void (*release)(void *user); /* not NULL: called once, when `user` is no longer needed */
@@ -1238,6 +1255,175 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
 #ifdef __cplusplus
 }
 #endif
+
+/* ---- C++ ------------------------------------------------------------------------------------ */
+
+#if defined(__cplusplus) && __cplusplus >= 201703L && !defined(ZOOCACHE_NO_CXX)
+#  include <exception>
+#  include <memory>
+#  include <string_view>
+#  include <type_traits>
+#  include <utility>
+#  if __cplusplus >= 202002L
+#    include <span>
+#  endif
+
+/* Owners of what the functions above give: moved, not copied, ended by their destructors; they
+ * allocate nothing. Errors are the codes of C, in exceptions' place, too; only what a loader throws
+ * is thrown on. What has no method here: zc_clear(cache.handle()), ... Threads, costs: as in C. */
+namespace zoocache {
+
+inline zc_bytes bytes(std::string_view s) noexcept { return zc_slice(s.data(), s.size()); }
+
+template <class T> void drop(void *, void *object, size_t) { delete static_cast<T *>(object); }
+
+/* An interned tag; false if its text is none. To be gone before its cache is. */
+class tag {
+    struct release {
+        zc_cache *cache;
+        void operator()(zc_tag *t) const noexcept { zc_tag_release(cache, t); }
+    };
+    std::unique_ptr<zc_tag, release> tag_;
+
+public:
+    tag() = default;
+    tag(zc_cache *cache, std::string_view text) noexcept : tag_(nullptr, release{cache}) {
+        zc_tag *t;
+        if (zc_tag_intern(cache, bytes(text), &t) == ZC_OK) tag_.reset(t);
+    }
+    explicit operator bool() const noexcept { return tag_ != nullptr; }
+    zc_tag *handle() const noexcept { return tag_.get(); }
+};
+
+/* What a read gave: true if there is a value, which stays as it is until the view ends, also after
+ * its cache; and the code. */
+class view {
+    struct unpin {
+        zc_cache *cache;
+        void operator()(void *pin) const noexcept {
+            zc_view v = {nullptr, 0, pin};
+            zc_release(cache, &v);
+        }
+    };
+    std::unique_ptr<void, unpin> pin_;
+    zc_bytes value_ = {nullptr, 0};
+    int code_ = ZC_MISS;
+
+public:
+    view() = default;
+    view(zc_cache *cache, int code, const zc_view &v) noexcept
+        : pin_(v.pin, unpin{cache}), value_(zc_slice(v.data, v.size)), code_(code) {}
+    explicit operator bool() const noexcept { return pin_ != nullptr; }
+    int code() const noexcept { return code_; } /* ZC_OK, ZC_STALE; ZC_MISS, ZC_ABSENT, ZC_E_... */
+    std::string_view text() const noexcept {
+        if (!pin_) return {};
+        return {static_cast<const char *>(value_.ptr), value_.len};
+    }
+#  if __cplusplus >= 202002L
+    std::span<const std::byte> span() const noexcept { return std::as_bytes(std::span(text())); }
+#  endif
+    template <class T> T *object() const noexcept { /* put as a std::unique_ptr<T> */
+        return pin_ ? static_cast<T *>(const_cast<void *>(value_.ptr)) : nullptr;
+    }
+};
+
+/* A loader's part in a flight: zc_fill_...() of the same names. */
+class fill {
+    zc_fill *fill_;
+
+public:
+    explicit fill(zc_fill *f) noexcept : fill_(f) {}
+    int dep(std::string_view text) noexcept { return zc_fill_dep(fill_, bytes(text)); }
+    int dep(const tag &t) noexcept { return zc_fill_dep_tag(fill_, t.handle()); }
+    int value(std::string_view v) noexcept { return zc_fill_value(fill_, bytes(v)); }
+    template <class T> int value(std::unique_ptr<T> object, size_t size = sizeof(T)) {
+        int rc = zc_fill_object(fill_, object.get(), size, drop<T>, nullptr);
+        if (rc == ZC_OK) (void)object.release();
+        return rc;
+    }
+    int absent() noexcept { return zc_fill_absent(fill_); }
+    zc_put_opts &opts() noexcept { return *zc_fill_opts(fill_); }
+    zc_fill *handle() const noexcept { return fill_; }
+};
+
+/* Runs a loader for C, and keeps what it throws. */
+template <class F> struct loading {
+    F &load;
+#  ifdef __cpp_exceptions
+    std::exception_ptr thrown = nullptr;
+    static int run(zc_fill *f, void *user) noexcept {
+        try {
+            return call(fill(f), *static_cast<loading *>(user));
+        } catch (...) {
+            static_cast<loading *>(user)->thrown = std::current_exception();
+            return ZC_E_LOADER;
+        }
+    }
+    void rethrow() const {
+        if (thrown) std::rethrow_exception(thrown);
+    }
+#  else
+    static int run(zc_fill *f, void *user) { return call(fill(f), *static_cast<loading *>(user)); }
+    void rethrow() const noexcept {}
+#  endif
+    static int call(fill f, loading &l) {
+        if constexpr (std::is_same_v<decltype(l.load(f)), int>) return l.load(f);
+        else return f.value(l.load(f));
+    }
+};
+
+class cache {
+    struct close {
+        void operator()(zc_cache *c) const noexcept { zc_close(c); }
+    };
+    std::unique_ptr<zc_cache, close> cache_;
+
+public:
+    /* In the place of what was open. */
+    int open(const zc_desc &desc = {}) noexcept {
+        zc_cache *c;
+        int rc = zc_open(&desc, &c);
+        cache_.reset(c);
+        return rc;
+    }
+    explicit operator bool() const noexcept { return cache_ != nullptr; }
+    zc_cache *handle() const noexcept { return cache_.get(); }
+    view get(std::string_view key) noexcept {
+        zc_view v = {};
+        int rc = zc_get(handle(), bytes(key), &v);
+        return view(handle(), rc, v);
+    }
+    int put(std::string_view key, std::string_view value, const zc_put_opts &opts = {}) noexcept {
+        return zc_put(handle(), bytes(key), bytes(value), &opts);
+    }
+    /* `object` is the cache's with ZC_OK, and else the caller's as before. */
+    template <class T>
+    int put(std::string_view key, std::unique_ptr<T> &&object, const zc_put_opts &opts = {},
+            size_t size = sizeof(T)) {
+        int rc = zc_put_object(handle(), bytes(key), object.get(), size, drop<T>, nullptr, &opts);
+        if (rc == ZC_OK) (void)object.release();
+        return rc;
+    }
+    int del(std::string_view key) noexcept { return zc_del(handle(), bytes(key)); }
+    /* `load` gets a fill, and returns the value, a text or a std::unique_ptr<T>; or a code, having
+     * set it. If it throws, and nothing stale may stand in, so does this call; who has waited gets
+     * ZC_E_LOADER. It runs within this call or not at all: opts.refresh_here. */
+    template <class F> view fetch(std::string_view key, F &&load, zc_fetch_opts opts = {}) {
+        loading<F> l{load};
+        zc_view v = {};
+        opts.refresh_here = true;
+        opts.release = nullptr;
+        int rc = zc_fetch(handle(), bytes(key), l.run, &l, &opts, &v);
+        if (rc < 0) l.rethrow();
+        return view(handle(), rc, v);
+    }
+    int invalidate(std::string_view text) noexcept { return zc_invalidate(handle(), bytes(text)); }
+    int invalidate(const tag &t) noexcept { return zc_invalidate_tag(handle(), t.handle()); }
+};
+
+} // namespace zoocache
+#endif
+
 #endif /* ZOOCACHE_H */
 
 /* ============================================================================================ *
@@ -2060,7 +2246,7 @@ static zc__arena *zc__arena_init(void *block, size_t size) {
     return a;
 }
 
-static void *zc__arena_alloc(zc__arena *a, size_t size) {
+static ZC__NOINLINE void *zc__arena_alloc(zc__arena *a, size_t size) {
     size_t need = (size + 8 + ZC__GRAIN - 1) / ZC__GRAIN;
     if (size > (size_t)a->granules * ZC__GRAIN || need >= a->granules) return NULL;
     uint32_t n = (uint32_t)need;
@@ -2086,7 +2272,7 @@ static void *zc__arena_alloc(zc__arena *a, size_t size) {
     return g ? a->base + (size_t)(g + 1) * ZC__GRAIN : NULL;
 }
 
-static void zc__arena_free(zc__arena *a, void *ptr) {
+static ZC__NOINLINE void zc__arena_free(zc__arena *a, void *ptr) {
     uint32_t g = (uint32_t)((size_t)((unsigned char *)ptr - a->base) / ZC__GRAIN) - 1;
     zc__spin_lock(&a->lock);
     zc__chunk *c = zc__chunk_at(a, g);
@@ -2634,7 +2820,7 @@ static inline bool zc__slab_moves(const zc__mem *m, const void *block, size_t si
  * ========================================================================================== */
 
 /* The name or the text of a result. */
-static const char *zc__result(int rc, bool text) {
+static ZC__NOINLINE const char *zc__result(int rc, bool text) {
     static const struct {
         int rc;
         const char *is[2];
@@ -3459,7 +3645,8 @@ static size_t zc__stripe_sweep(zc__trie *t, zc__stripe *s, uint32_t *hand, unsig
 
 /* Makes the node of the first `depth` segments below `parent`, on which the caller has a reference;
  * or finds it, if another was faster. Returns it with a reference, NULL without memory. */
-static zc_tag *zc__tag_create(zc__trie *t, zc_tag *parent, const zc__path *path, unsigned depth) {
+static ZC__NOINLINE zc_tag *zc__tag_create(zc__trie *t, zc_tag *parent, const zc__path *path,
+                                           unsigned depth) {
     size_t start = depth > 1 ? (size_t)path->end[depth - 2] + 1 : 0;
     size_t len = path->end[depth - 1] - start;
     zc_tag *n = (zc_tag *)zc__alloc_zero(t->mem, sizeof *n + len);
@@ -3525,7 +3712,7 @@ static zc_tag *zc__tag_acquire(zc__trie *t, const zc__path *path) {
 }
 
 /* The length of the text of a node's path. */
-static size_t zc__tag_len(const zc_tag *n) {
+static ZC__NOINLINE size_t zc__tag_len(const zc_tag *n) {
     size_t len = 0;
     for (; n->parent; n = n->parent) len += (size_t)n->len + (n->parent->parent != NULL);
     return len;
@@ -7083,7 +7270,8 @@ static bool zc__start_lead(zc__start *st, uint64_t now, bool miss) {
     f->link.refs = 2; /* the table's, and the fill's */
     st->fill->leader = true;
     st->fill->flight = st->f = f;
-    if (miss && st->e && st->e->flags & ZC__EXTRAS && zc__entry_extras(st->e)->grace) {
+    bool grace = miss && st->e && st->e->flags & ZC__EXTRAS && zc__entry_extras(st->e)->grace;
+    if (grace || (st->e && st->o->refresh_here)) {
         zc__entry_pin(st->e);
         f->fallback = st->e;
     }
@@ -9649,7 +9837,8 @@ static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *
 
 /* Runs a leader's flight to its end; consumes the fill. The value of a flight that could not
  * store it is good for this caller all the same. Who cannot wait any longer, past `until`, for
- * another node's value, hands over: ZC_E_TIMEOUT; a refresh never waits, and keeps its fill. */
+ * another node's value, hands over: ZC_E_TIMEOUT; a refresh never waits, and one that is run by
+ * itself keeps its fill: ZC_PENDING. */
 static int zc__lead(zc_fill *fill, zc_loader loader, void *user, uint64_t until, bool refresh,
                     zc_view *view) {
     zc_cache *c = fill->cache;
@@ -9659,8 +9848,9 @@ static int zc__lead(zc_fill *fill, zc_loader loader, void *user, uint64_t until,
     uint64_t token = 0;
     if (rc == ZC_MISS && fill->fleet) {
         rc = zc__fleet_lock(fill, until, &token);
-        if (rc == ZC_E_TIMEOUT && !refresh) (void)zc__fail(fill, 0, NULL);
-        if (rc == ZC_E_TIMEOUT) return rc;
+        if (rc == ZC_E_TIMEOUT && fill->loader) return ZC_PENDING;
+        if (rc == ZC_E_TIMEOUT && refresh) return zc__fail(fill, rc, view);
+        if (rc == ZC_E_TIMEOUT) return (void)zc__fail(fill, 0, NULL), rc;
     }
     if (rc == ZC_MISS) {
         (void)zc__wait_for(fill, true); /* a new flight waits for nobody: no circle */
@@ -9722,7 +9912,6 @@ static inline zc_fill *zc__job_of(zc_cache *c, zc__flight *f) {
 
 /* Leaves a refresh to a thread, or to the next zc_poll(). */
 static void zc__refresh_later(zc_cache *c, zc_fill *fill) {
-    zc__count(&c->refreshes, 1);
     zc__job_put(c, &c->jobs, fill);
 #ifndef ZOOCACHE_NO_THREADS
     if (c->threads) zc__wake_all(&c->refresher);
@@ -9757,7 +9946,7 @@ static void zc__refresh_run(zc_cache *c, zc_fill *fill) {
     int rc = zc__lead(fill, fill->loader, fill->user, 0, true, &view);
     zc_release(c, &view);
 #ifdef ZOOCACHE_WITH_BUS
-    if (rc == ZC_E_TIMEOUT) { /* another node is at it: look again later, and do others meanwhile */
+    if (rc == ZC_PENDING) { /* another node is at it: look again later, and do others meanwhile */
         fill->due = zc__mono(&c->clock) + ZC__FLEET_PAUSE;
         zc__job_put(c, &c->postponed, fill);
     }
@@ -9779,7 +9968,11 @@ static int zc__fetch_once(zc_cache *c, zc_bytes key, zc_loader loader, void *use
                           bool *scheduled) {
     zc_fill *fill;
     int rc = zc__begin(c, key, o, view, &fill);
-    if (rc == ZC_LEAD) return zc__lead(fill, loader, user, deadline, false, view);
+    bool refresh = fill && rc != ZC_FOLLOW && rc != ZC_LEAD;
+    zc__count(&c->refreshes, refresh);
+    if (refresh && o->refresh_here) zc_release(c, view); /* the flight's fallback has it, too */
+    if (rc == ZC_LEAD || (refresh && o->refresh_here))
+        return zc__lead(fill, loader, user, deadline, refresh, view);
     if (rc != ZC_FOLLOW) {
         if (fill) {
             fill->loader = loader;

@@ -101,8 +101,19 @@ programs() {
         try "library in C++" $CLANGXX -x c++ $cxx -c tests/c_impl.c -o "$out/implcc.o"
         try "t_cxx, library in C++" $CLANGXX $cxx tests/t_cxx.cc "$out/implcc.o" -o "$out/t_cxx2" $libs
     }
-    for program in t_multi t_static t_cxx t_cxx2; do
-        try "run $program" "$out/$program"
+    local programs="t_multi t_static t_cxx t_cxx2" how n=3 exact
+    exact=$(setarch -R true 2>/dev/null && echo setarch -R) # as ThreadSanitizer needs it
+    for how in "$GXX -std=c++20 $out/implcc.o" "$CLANGXX -std=c++20 $out/implcc.o" \
+        "$GXX -std=c++2b $out/implcc.o" "$CLANGXX -std=c++2b $out/implcc.o" \
+        "$CLANGXX -std=c++17 -fno-exceptions $out/implcc.o" \
+        "$CLANGXX -std=c++17 -fsanitize=thread -x c++ tests/c_impl.c" \
+        "$CLANGXX -std=c++17 -fsanitize=address,undefined -fno-sanitize-recover=all -x c++ tests/c_impl.c"; do
+        # shellcheck disable=SC2086
+        try "t_cxx, $how" $how tests/t_cxx.cc $warn_cxx -I. -Itests -O1 -g -o "$out/t_cxx$n" $libs
+        programs="$programs t_cxx$((n++))"
+    done
+    for program in $programs; do
+        try "run $program" $exact "$out/$program"
     done
 }
 

@@ -1460,6 +1460,57 @@ TEST(a_refresh_does_not_wait_for_another_node) {
     stop(&f);
 }
 
+static int time_out(zc_fill *fill, void *user) {
+    (void)fill;
+    ++*(int *)user;
+    return ZC_E_TIMEOUT;
+}
+
+/* A loader that gives what a call of its own has given is not one that waits for another node. */
+TEST(the_loader_of_a_refresh_may_time_out) {
+    fleet f;
+    zc_view v;
+    other first = {0};
+    int calls = 0;
+    zc_fetch_opts o = {.put.soft_ttl = ZC_SECOND};
+    if (!start_locks(&f, 1)) return;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), load_slowly, &first, &o, &v), ZC_OK);
+    zc_release(f.c[0], &v);
+    zct_step(&f.time, 2 * ZC_SECOND);
+    poll_all(&f);
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), time_out, &calls, &o, &v), ZC_STALE);
+    zc_release(f.c[0], &v);
+    poll_all(&f);
+    CHECK_EQ(calls, 1);
+    zct_step(&f.time, ZC_SECOND);
+    poll_all(&f);
+    CHECK_EQ(calls, 1);
+    CHECK_EQ(zc_check(f.c[0]), ZC_OK);
+    stop(&f);
+}
+
+TEST(a_refresh_in_its_caller_does_not_wait_for_another_node) {
+    fleet f;
+    zc_view v;
+    other o = {0};
+    zc_fetch_opts here = {.put.soft_ttl = ZC_SECOND, .fleet = true, .refresh_here = true};
+    if (!start_locks(&f, 1)) return;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), load_slowly, &o, &here, &v), ZC_OK);
+    zc_release(f.c[0], &v);
+    zct_step(&f.time, 2 * ZC_SECOND);
+    poll_all(&f);
+    the_locks.owner = 999;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), load_slowly, &o, &here, &v), ZC_STALE);
+    zc_release(f.c[0], &v);
+    CHECK_EQ(o.loads, 1);
+    CHECK_EQ(stats(f.c[0]).flights, 0);
+    the_locks.owner = 0;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), load_slowly, &o, &here, &v), ZC_OK);
+    zc_release(f.c[0], &v);
+    CHECK_EQ(o.loads, 2);
+    stop(&f);
+}
+
 static int lose_the_lock(zc_fill *fill, void *user) {
     the_locks.owner = 999; /* its lease was over, and another node has it now */
     return load_slowly(fill, user);

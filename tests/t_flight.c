@@ -1035,6 +1035,35 @@ TEST(soft_ttl_refreshes_once_by_poll) {
     CHECK_EQ(s.loads, 4);
 }
 
+TEST(a_refresh_in_its_caller) {
+    fixture f;
+    source s = {.text = "1"};
+    zc_fetch_opts o = {.put = {.soft_ttl = 5 * ZC_SECOND, .ttl = 60 * ZC_SECOND}};
+    o.release = release_source;
+    o.refresh_here = true;
+    if (!start(&f)) return;
+    CHECK_EQ(fetch(f.c, "k", &s, &o, "1"), ZC_OK);
+    zct_step(&f.time, 5 * ZC_SECOND);
+    s.error = ZC_E_USER; /* what is there is better than an error */
+    CHECK_EQ(fetch(f.c, "k", &s, &o, "1"), ZC_STALE);
+    s.error = 0;
+    s.text = "2";
+    CHECK_EQ(fetch(f.c, "k", &s, &o, "2"), ZC_OK);
+    CHECK_EQ(s.loads, 3);
+    CHECK_EQ(s.released, 3);
+    CHECK_EQ(stats(f.c).refreshes, 2);
+    zct_step(&f.time, 5 * ZC_SECOND); /* of others who are at it, it waits for none */
+    zc_fill *lead;
+    zc_view v;
+    CHECK_EQ(zc_flight_begin(f.c, zc_str("k"), &o, &v, &lead), ZC_STALE);
+    zc_release(f.c, &v);
+    CHECK_EQ(fetch(f.c, "k", &s, &o, "2"), ZC_STALE);
+    zc_flight_abandon(lead, 0);
+    CHECK_EQ(zc_poll(f.c, ZC_SECOND), ZC_OK);
+    CHECK_EQ(s.loads, 3);
+    stop(&f);
+}
+
 TEST(soft_ttl_refreshes_by_the_background_thread) {
     fixture f;
     source s = {.text = "1"}, s2 = {.text = "2"};
