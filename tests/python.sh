@@ -4,6 +4,7 @@
 #   python.sh quick   pytest without the tests that are marked as slow
 #   python.sh asan    the same tests, but those marked as plain, against the library with AddressSanitizer and its
 #                     own assertions
+#   python.sh django VERSION PYTHON   the tests of the Django integration, but the slow ones, in an environment of their own
 #   python.sh types   mypy --strict, of the package and of what a user of it sees (tests/typed.py)
 #   python.sh lint    ruff: rules and format
 set -euo pipefail
@@ -26,6 +27,13 @@ asan)
     export ASAN_OPTIONS=detect_leaks=0 ZOOCACHE_LIB="$BUILD/zoocache_native_asan.so"
     LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
         "$VENV/bin/python" -m pytest -q -m "not plain"
+    ;;
+django)
+    env="$BUILD/django-$2"
+    "$3" -m venv "$env"
+    "$env/bin/pip" install --quiet --disable-pip-version-check "django==$2.*" djangorestframework \
+        django-debug-toolbar "psycopg[binary]" pytest pytest-asyncio -e ".[msgpack]"
+    "$env/bin/python" -m pytest -q -m "not slow" tests/test_django*.py
     ;;
 types) "$VENV/bin/mypy" ;;
 lint) "$VENV/bin/ruff" check . && "$VENV/bin/ruff" format --check . ;;

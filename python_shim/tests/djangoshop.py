@@ -41,6 +41,8 @@ settings.configure(
     INSTALLED_APPS=[
         "django.contrib.contenttypes",
         "django.contrib.sessions",
+        "django.contrib.staticfiles",
+        "debug_toolbar",
         "zoocache.contrib.django",
         "djangoshop.Shop",
     ],
@@ -54,6 +56,7 @@ settings.configure(
     ZOOCACHE={"max_entries": 10_000, "lag": {"replica": 0.0}},
     SECRET_KEY="tests",
     ROOT_URLCONF="djangoshop",
+    STATIC_URL="static/",
     ALLOWED_HOSTS=["*"],
     USE_TZ=True,
 )

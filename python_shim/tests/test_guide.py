@@ -192,6 +192,8 @@ def test_no_other_server_is_named():
 
 
 def test_what_is_named_is_there():
+    import djangoshop  # noqa: F401 - what is of Django is there in a project
+
     for name in set(re.findall(r"`(zoocache(?:\.\w+)+)", TEXT)) - {"zoocache.contrib"}:
         pkgutil.resolve_name(name)
 
