@@ -1252,6 +1252,66 @@ typedef struct zc_redis_desc {
 ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bus *bus);
 #endif
 
+/* ---- storage and bus: any place that can compare and set ------------------------------------ */
+
+#define ZC_PLACE_KEY 128u /* bytes of a place's key at most */
+
+/* A place for values under keys that all nodes share: Memcached, a database, a server of files with
+ * ETags, a directory. What it must promise: `read` and `swap` of one key are linearizable. So each
+ * `read` asks the one server that decides, never a replica or a cache of the client's, and of all
+ * swaps with one token at most one takes effect. It may lose values, and be down.
+ * A key is of letters, digits, '_', '-' and '.', does not begin with '.', and is no longer than
+ * ZC_PLACE_KEY; a value, any bytes: up to 96 KiB under the keys of `read` and `swap`, a record under
+ * the others. Every function may be called from several threads at once, with no lock held, and
+ * gives up by itself: ZC_E_TIMEOUT. Return 0 for done, ZC_MISS as said below, any negative code for
+ * a failure: ZC_E_BUSY if it was other calls that it waited for, else ZC_E_STORE, say. */
+typedef struct zc_place {
+    uint32_t version; /* 1 */
+    /* Records: as those of zc_store. A record that is lost or old does no harm. */
+    int (*get)(void *user, zc_bytes key, zc_sink *sink);
+    int (*get_many)(void *user, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
+                    int *results); /* NULL: `get` is called n times */
+    int (*put)(void *user, zc_bytes key, zc_bytes value, uint64_t expires_ms); /* never 0 */
+    int (*del)(void *user, zc_bytes key);
+    /* The value as it is now, and a token that stands for it, any bytes, which never stands for
+     * another value that the key has had or will have. ZC_MISS: there is none, and the token stands
+     * for that; it may be empty. */
+    int (*read)(void *user, zc_bytes key, zc_sink *value, zc_sink *token);
+    /* Puts a value that does not expire, if the key still has what the token stands for. ZC_MISS:
+     * it has not, and nothing has changed. A failure may have taken effect, or may yet. */
+    int (*swap)(void *user, zc_bytes key, zc_bytes value, zc_bytes token);
+    void (*forked)(void *user); /* NULL, or in the child of a fork: lets go of what it shares */
+    void (*close)(void *user);  /* NULL, or called once, after everything else */
+    void *user;
+} zc_place;
+
+/* Zero means the default in every field but `place`. */
+typedef struct zc_place_desc {
+    zc_place place;
+    const char *prefix; /* default: "zoocache". Keys are "<prefix>.<more>"; at most 64 of the bytes
+                           of a key */
+    uint64_t poll;      /* default: a quarter of max_staleness, which it is at most. The log is read
+                           so often, and an invalidation heard so late */
+    uint64_t max_ttl;   /* default: 30 days. A record's life in the place at most */
+    zc_allocator allocator; /* default: malloc and free */
+    zc_clock clock;         /* default: the system's clocks */
+    zc_log log;             /* default: silent. Says why a place was refused */
+} zc_place_desc;
+
+#if defined(ZOOCACHE_WITH_BUS) || defined(ZOOCACHE_WITH_LMDB) || defined(ZOOCACHE_WITH_REDIS)
+/* Fills *store, *bus, or both (NULL: not wanted), for zc_desc, over a place; see >>place for its
+ * keys and costs. `desc` and its text are copied. The place is taken over with ZC_OK: its `close` is
+ * called when the last of the tables is closed (store->close(store->user), bus->close(bus->user)),
+ * as zc_close() does.
+ * Tries the place with a value of its own: ZC_E_INVAL, if of two swaps with one token both win, or a
+ * read does not give what was swapped last. If it cannot be reached, it is tried before it is first
+ * used, and until it has passed every call fails.
+ * Fails: ZC_E_INVAL (that; a function or a good prefix is missing), ZC_E_NOMEM, ZC_E_THREAD. Both
+ * tables are then zeroed, and the place is still yours.
+ * Threads: any. Cost: some ten calls of the place. */
+ZOOCACHE_API int zc_place_open(const zc_place_desc *desc, zc_store *store, zc_bus *bus);
+#endif
+
 #ifdef __cplusplus
 }
 #endif
