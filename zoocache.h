@@ -67,9 +67,10 @@
  *   >>cache            the public functions
  *   >>metrics          numbers, texts, explanations
  *   >>check            validators
- *   >>backends         what LMDB and Redis have in common
+ *   >>backends         what LMDB, Redis and places have in common
  *   >>lmdb             LMDB as storage and bus of the processes of one machine
  *   >>redis            Redis as storage and bus
+ *   >>place            any place that can compare and set, as storage and bus
  *
  * WHAT IT IS
  *   A concurrent hash table from byte keys to byte values or objects, with a limit and an eviction
@@ -1261,10 +1262,10 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
  * `read` asks the one server that decides, never a replica or a cache of the client's, and of all
  * swaps with one token at most one takes effect. It may lose values, and be down.
  * A key is of letters, digits, '_', '-' and '.', does not begin with '.', and is no longer than
- * ZC_PLACE_KEY; a value, any bytes: up to 96 KiB under the keys of `read` and `swap`, a record under
- * the others. Every function may be called from several threads at once, with no lock held, and
- * gives up by itself: ZC_E_TIMEOUT. Return 0 for done, ZC_MISS as said below, any negative code for
- * a failure: ZC_E_BUSY if it was other calls that it waited for, else ZC_E_STORE, say. */
+ * ZC_PLACE_KEY; a value, any bytes: up to 96 KiB under the keys of `read` and `swap`, a record
+ * under the others. Every function may be called from several threads at once, and gives up by
+ * itself: ZC_E_TIMEOUT. Return 0 for done, ZC_MISS as said below, any negative code for a failure:
+ * ZC_E_BUSY if it was other calls that it waited for, else ZC_E_STORE, say. */
 typedef struct zc_place {
     uint32_t version; /* 1 */
     /* Records: as those of zc_store. A record that is lost or old does no harm. */
@@ -1300,12 +1301,12 @@ typedef struct zc_place_desc {
 
 #if defined(ZOOCACHE_WITH_BUS) || defined(ZOOCACHE_WITH_LMDB) || defined(ZOOCACHE_WITH_REDIS)
 /* Fills *store, *bus, or both (NULL: not wanted), for zc_desc, over a place; see >>place for its
- * keys and costs. `desc` and its text are copied. The place is taken over with ZC_OK: its `close` is
- * called when the last of the tables is closed (store->close(store->user), bus->close(bus->user)),
+ * keys and costs. `desc` and its text are copied. The place is taken over with ZC_OK: its `close`
+ * is called when the last of the tables is closed (store->close(store->user), and that of the bus),
  * as zc_close() does.
- * Tries the place with a value of its own: ZC_E_INVAL, if of two swaps with one token both win, or a
- * read does not give what was swapped last. If it cannot be reached, it is tried before it is first
- * used, and until it has passed every call fails.
+ * Tries the place with a value of its own: ZC_E_INVAL, if of two swaps with one token both win, or
+ * a read does not give what was swapped last. If it cannot be reached, it is tried before it is
+ * first used, and until it has passed every call fails.
  * Fails: ZC_E_INVAL (that; a function or a good prefix is missing), ZC_E_NOMEM, ZC_E_THREAD. Both
  * tables are then zeroed, and the place is still yours.
  * Threads: any. Cost: some ten calls of the place. */
@@ -2996,6 +2997,10 @@ static void zc__text_num(zc__text *t, uint64_t v, unsigned width) {
     do digits[19 - n++] = (char)('0' + v % 10);
     while ((v /= 10) || n < width);
     zc__text_bytes(t, digits + 20 - n, n);
+}
+/* The low `digits` hex digits. */
+static inline void zc__text_hex(zc__text *t, uint64_t v, unsigned digits) {
+    while (digits-- > 0) zc__text_bytes(t, &"0123456789abcdef"[v >> 4 * digits & 15], 1);
 }
 static size_t zc__text_end(zc__text *t) {
     if (t->cap) t->buf[t->len < t->cap ? t->len : t->cap - 1] = '\0';
@@ -5642,7 +5647,7 @@ struct zc__hold {
 static void zc__hold_mark(char *to, uint64_t id, uint64_t lease) {
     zc__text t = {to, ZC__HOLD_MARK, 0};
     zc__text_str(&t, "\1hold:");
-    for (unsigned i = 16; i-- > 0;) zc__text_bytes(&t, &"0123456789abcdef"[id >> 4 * i & 15], 1);
+    zc__text_hex(&t, id, 16);
     zc__text_str(&t, ":");
     zc__text_num(&t, lease / ZC_MILLISECOND, 10);
 }
@@ -11248,9 +11253,9 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     return ZC_E_CORRUPT;
 }
 
-#if defined(ZOOCACHE_WITH_LMDB) || defined(ZOOCACHE_WITH_REDIS)
+#if defined(ZOOCACHE_WITH_BUS) && !defined(ZOOCACHE_NO_STDLIB)
 /* ============================================================================================
- * >>backends   What LMDB and Redis have in common
+ * >>backends   What LMDB, Redis and places have in common
  *   An entry of their logs is a list of tags (>>bytes); one of none stands for everything.
  * ========================================================================================== */
 
@@ -11271,6 +11276,15 @@ static int zc__list_deliver(const zc__mem *m, zc_bytes list, uint64_t position, 
     if (tags != few) zc__free(m, tags, n * sizeof *tags);
     return rc;
 }
+
+/* What is no list is taken for everything. */
+static inline int zc__entry_deliver(const zc__mem *m, zc_bytes list, uint64_t position,
+                                    zc_bus_sink *sink) {
+    int rc = zc__list_deliver(m, list, position, sink);
+    return rc == ZC_E_CORRUPT ? zc_bus_entry(sink, position, NULL, 0) : rc;
+}
+
+static inline int zc__bus_rc(int rc) { return rc == ZC_E_STORE ? ZC_E_BUS : rc; }
 
 /* 64 bits that no other process draws, or, without /dev/urandom, hardly one. */
 static uint64_t zc__system_random(void) {
@@ -13167,7 +13181,8 @@ static bool zc__redis_number(const char *s, size_t n, uint64_t *v) {
 }
 
 static void zc__redis_hex(char *to, uint64_t v) {
-    for (unsigned i = 0; i < 16; i++) to[i] = "0123456789abcdef"[v >> (60 - 4 * i) & 15];
+    zc__text t = {to, 16, 0};
+    zc__text_hex(&t, v, 16);
 }
 
 /* -1: it is none. */
@@ -14452,12 +14467,6 @@ static bool zc__redis_entry_read(const redisReply *e, zc__redis_entry *out) {
     return zc__redis_id(e->element[0], &out->gen, &out->position);
 }
 
-/* What is no list is taken for everything. */
-static int zc__redis_entry_deliver(zc__redis *r, const zc__redis_entry *e, zc_bus_sink *sink) {
-    int rc = zc__list_deliver(&r->mem, e->tags, e->position, sink);
-    return rc == ZC_E_CORRUPT ? zc_bus_entry(sink, e->position, NULL, 0) : rc;
-}
-
 /* A copy, because another thread may attach anew meanwhile. */
 static zc__redis_log zc__redis_attached(zc__redis *r) {
     zc__spin_lock(&r->state);
@@ -14508,21 +14517,19 @@ static int zc__redis_deliver(zc__redis *r, zc__redis_log log, redisReply *const 
         if (!zc__redis_entry_read(entries[i], &e)) return ZC_RETRY;
         if (e.gen != log.gen || e.position != position + 1 + i) return ZC_RETRY;
         rc = zc__redis_remember(r, log, &e);
-        if (rc == ZC_OK) rc = zc__redis_entry_deliver(r, &e, sink);
+        if (rc == ZC_OK) rc = zc__entry_deliver(&r->mem, e.tags, e.position, sink);
     }
     return rc;
 }
 
 /* ---- the bus */
 
-static int zc__redis_bus_rc(int rc) { return rc == ZC_E_STORE ? ZC_E_BUS : rc; }
-
 /* An error of a command on the log or its hashes: is it not ours any more, or can it not be had? */
 static int zc__redis_log_error(const redisReply *reply) {
     if (!zc__redis_is(reply, REDIS_REPLY_ERROR)) return ZC_OK;
     if (zc__redis_says(reply, "WRONGTYPE ") || zc__redis_says(reply, "ERR The ID"))
         return ZC_RETRY;
-    return zc__redis_bus_rc(zc__redis_error(reply));
+    return zc__bus_rc(zc__redis_error(reply));
 }
 
 /* A small write: refused by a master that its replicas have left. */
@@ -14571,7 +14578,7 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
      * is attached is what will be read. */
     zc__redis_drop(r, &r->wakeup);
     zc__redis_drop(r, &r->reader);
-    int rc = zc__redis_bus_rc(zc__redis_send(r, &r->reader, &q, 0));
+    int rc = zc__bus_rc(zc__redis_send(r, &r->reader, &q, 0));
     log.run = zc__redis_run(r, &r->reader);
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_RETRY || (rc == ZC_OK && log.run == 0)) rc = ZC_E_BUS;
@@ -14640,7 +14647,7 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
     zc__req_cmd(&q, "STREAMS $log %u-%u", log.gen, position);
     zc__req_cmd(&q, "XRANGE $log %u-%u %u-%u", log.gen, position, log.gen, position);
     zc__req_replid(r, &q); /* last: so what was read is of that history */
-    int rc = zc__redis_bus_rc(pool ? zc__redis_call(r, &q, 0, log.run)
+    int rc = zc__bus_rc(pool ? zc__redis_call(r, &q, 0, log.run)
                                    : zc__redis_send(r, &r->reader, &q, ms * ZC_MILLISECOND));
     if (rc == ZC_OK && !pool && r->reader.run != log.run) rc = ZC_RETRY;
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
@@ -14844,7 +14851,7 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     zc__req_cmd(&q, "XRANGE $log %u-%u + COUNT %u", log.gen, position, ZC__REDIS_BATCH + 1);
     if (durable) zc__req_durable(r, &q);
     zc__req_replid(r, &q);
-    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, log.run));
+    int rc = zc__bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, log.run));
     for (unsigned i = 0; i < 2 && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_OK && zc__redis_replid(r, &q, q.ncmds - 1) != log.replid) rc = ZC_RETRY;
     if (rc == ZC_OK) rc = zc__redis_append_result(r, log, q.reply[0], q.reply[1], position, sink);
@@ -14905,7 +14912,7 @@ static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint6
     zc__req_cmd(&q, "EXEC");
     unsigned exec = q.ncmds - 1;
     zc__req_replid(r, &q);
-    int rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, log.run));
+    int rc = zc__bus_rc(zc__redis_call(r, &q, 0, log.run));
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
     if (rc == ZC_OK && zc__redis_replid(r, &q, q.ncmds - 1) != log.replid) rc = ZC_RETRY;
     const redisReply *both = q.reply[exec];
@@ -14921,7 +14928,7 @@ static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint6
 static int zc__redis_holds_call(zc__redis *r, zc__redis_req *q, zc__redis_log log, bool reader) {
     unsigned command = q->ncmds - 1;
     zc__req_replid(r, q);
-    int rc = zc__redis_bus_rc(reader ? zc__redis_send(r, &r->reader, q, 0)
+    int rc = zc__bus_rc(reader ? zc__redis_send(r, &r->reader, q, 0)
                                      : zc__redis_call(r, q, 0, log.run));
     if (rc == ZC_OK && reader && r->reader.run != log.run) rc = ZC_RETRY;
     for (unsigned i = 0; i < q->ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q->reply[i]);
@@ -14981,7 +14988,7 @@ static int zc__redis_answer(zc__redis *r, const redisReply *token, zc_bytes text
     int rc = zc__redis_call(r, &q, 0, 0);
     if (rc == ZC_OK) rc = zc__redis_error(q.reply[0]);
     zc__req_free(&q);
-    return zc__redis_bus_rc(rc);
+    return zc__bus_rc(rc);
 }
 
 #define ZC__REDIS_ANSWERS UINT64_C(16) /* monitors answered in one beat */
@@ -15007,7 +15014,7 @@ static int zc__redis_beat(void *user, zc_bytes text) {
         if (zc__redis_string(asked->element[i]) && asked->element[i]->len <= 64)
             rc = zc__redis_answer(r, asked->element[i], text);
     zc__req_free(&q);
-    return rc == ZC_E_BUSY ? ZC_OK : zc__redis_bus_rc(rc);
+    return rc == ZC_E_BUSY ? ZC_OK : zc__bus_rc(rc);
 }
 
 static void zc__redis_wake(void *user) {
@@ -15353,6 +15360,975 @@ ZOOCACHE_API int zc_redis_open(const zc_redis_desc *desc, zc_store *store, zc_bu
     return zc__redis_open(desc, NULL, store, bus);
 }
 #endif /* ZOOCACHE_WITH_REDIS */
+
+#if defined(ZOOCACHE_WITH_BUS) && !defined(ZOOCACHE_NO_STDLIB)
+/* ============================================================================================
+ * >>place   Any place that can compare and set, as storage and bus
+ *   Promise     `read` and `swap` of one key are linearizable: that is all that a place must do.
+ *   Idea        The log is one value under one key. Whoever appends reads it, puts his entries
+ *               behind the last, and swaps; if somebody was faster, again. So each value is what
+ *               one swap has made of the value before, and one read is proof: every entry after
+ *               the cursor is in it, or it is another log.
+ *   Keys        "<prefix>." and then
+ *                 r.<name>      a record. Its name: 32 hex digits, the XXH3-128 of its key, seeded
+ *                               with the era: clearing makes another era, in O(1), and the records
+ *                               of the old end by their expiry, max_ttl at the latest
+ *                 log           the log
+ *                 lock.<slot>   fleet locks, those of the keys whose XXH3-64 ends so (2 hex
+ *                               digits): of each hash 8, token 8, end 8 (wall clock, ms)
+ *                 test.<hex>    what the place is tried with; deleted then
+ *   Log         numbers little-endian: "zooplac1" 8 | generation 8 | era 8 | position of the first
+ *               entry 8 | entries 4 | bytes of entries 4 | entries | holds | XXH3-64 of all that 8.
+ *               An entry: nonce 8 | size 4 | list of tags; none: everything. A hold: id instead of
+ *               nonce. A new log has an entry at position 0, which nobody is given.
+ *   Window      The last 1,024 entries, 64 KiB of them at most, are there. One swap adds half of
+ *               that at most, so who polls in time always finds the entry at his cursor. Who does
+ *               not, attaches anew. An entry of more than 30 KiB stands for everything.
+ *   Versions    A path that no entry there names was last named before the first one. So a node
+ *               that joins does not take records which are older than that.
+ *   Breaks      Lost, evicted, damaged: the next who attaches makes another log, with a random
+ *               generation, which is the log's identity, and era. Rolled back: a value whose entry
+ *               at the last position that was seen here has another nonce, or none, or whose
+ *               generation is one that was left. Positions would be given twice, so another log
+ *               takes its place, too. One node that has seen what is gone must be alive for that.
+ *   Turns       In a process, one exchange with the log at a time, a read and perhaps a swap, for
+ *               all who wait for one. They take their turns in the order in which they came.
+ *   Answers     that are lost: a swap that has failed, or not won, may have taken effect all the
+ *               same (a client that sends again). So nonces are looked for before an entry is
+ *               appended once more, under another nonce.
+ *   Invariants  P1 a node is given the entry after its cursor or nothing, and only from values
+ *                  that follow (by nonce) from those that it was given before
+ *               P2 what `versions` and `holds` tell is of a value that was read at the attach or
+ *                  later
+ *   Locking     `monitor`: everything of zc__place; never held while the place, or a sink, is
+ *               called. The log itself belongs to who has his turn (`busy`).
+ *   Cost        get, put, del: one call, and a read of the log where it was not read for a second;
+ *               append, hold, clear, lock, unlock: a read and a swap; read, attach: one read, after
+ *               a quarter of T while it may wait; versions, holds: none
+ *   Not done    `touch`, and `beat`: a place has no list of nodes. ZC_DURABLE is as ZC_ACKED: where
+ *               the log loses what it has taken, all nodes flush.
+ * ========================================================================================== */
+
+#define ZC__PLACE_MAGIC UINT64_C(0x3163616c706f6f7a) /* "zooplac1" */
+#define ZC__PLACE_HEAD 40u
+#define ZC__PLACE_ENTRIES 1024u
+#define ZC__PLACE_BYTES 65536u
+#define ZC__PLACE_LIST 30720u      /* bytes of an entry's tags */
+#define ZC__PLACE_BATCH 32768u     /* bytes, and half of the entries, that one swap adds */
+#define ZC__PLACE_HOLDS 16384u     /* bytes of holds */
+#define ZC__PLACE_TRIES 32u        /* swaps, while others are faster */
+#define ZC__PLACE_PAUSE (100 * ZC_MICROSECOND) /* before the next, at random; at first */
+#define ZC__PLACE_LEFT 4u          /* generations that are remembered */
+#define ZC__PLACE_LOCK 24u         /* bytes of a lock */
+
+/* A value of the log, taken apart. */
+typedef struct zc__place_log {
+    uint32_t refs; /* [monitor] */
+    uint32_t n;
+    uint64_t gen, era, first;
+    size_t holds; /* where they begin, and the entries end */
+    zc__buf value, token;
+} zc__place_log;
+
+typedef enum zc__place_what {
+    ZC__PLACE_READ,   /* nothing is changed */
+    ZC__PLACE_OPEN,   /* nothing, but a log is made if there is none */
+    ZC__PLACE_CLEAR,  /* another era; likewise */
+    ZC__PLACE_APPEND, /* an entry */
+    ZC__PLACE_HOLD    /* a hold; without tags: its end */
+} zc__place_what;
+
+/* What somebody wants of the log. */
+typedef struct zc__place_op {
+    struct zc__place_op *next;
+    zc__place_what what;
+    uint64_t gen; /* the log that is meant, but for OPEN and CLEAR */
+    uint64_t id;  /* of the hold; of the entry, the nonce under which it was tried, or 0 */
+    const zc_bytes *tags;
+    size_t n, size; /* of the list */
+    int result, rc; /* rc: ZC_PENDING until it is over [monitor] */
+} zc__place_op;
+
+typedef struct zc__place {
+    zc__mem mem;
+    zc_clock clock;
+    zc__lines lines;
+    zc_place place;
+    uint64_t (*draw)(void); /* 64 bits that no other process draws */
+    uint64_t poll, max_ttl;
+    uint32_t refs, tried; /* atomic. tables that are open; ZC__PLACE_TRIED: it keeps its promise */
+    pid_t pid;
+    char prefix[ZC_PLACE_KEY]; /* "prefix." */
+    size_t prefix_len;
+    zc__monitor monitor;
+    uint64_t random;
+    zc__place_op *queue, **queue_end;
+    bool busy;  /* somebody has his turn */
+    bool woken; /* a read is not to wait */
+    zc__place_log *log; /* as it was seen last; NULL: never */
+    uint64_t seen_at;   /*   when */
+    uint64_t left[ZC__PLACE_LEFT]; /* generations before that one, */
+    unsigned nleft;                /*   and how many were ever left */
+    uint64_t attached; /* the generation that the bus was told of; 0: none */
+} zc__place;
+
+static uint64_t zc__place_random(zc__place *p) {
+    zc__monitor_lock(&p->monitor);
+    uint64_t v = zc__random(&p->random);
+    zc__monitor_unlock(&p->monitor);
+    return v ? v : 1;
+}
+
+/* "<prefix>.<kind>" and hex digits of numbers. */
+static zc_bytes zc__place_key(const zc__place *p, char *to, const char *kind, uint64_t high,
+                              uint64_t low, unsigned digits) {
+    zc__text t = {to, ZC_PLACE_KEY, 0};
+    zc__text_bytes(&t, p->prefix, p->prefix_len);
+    zc__text_str(&t, kind);
+    if (digits > 16) zc__text_hex(&t, high, digits - 16);
+    zc__text_hex(&t, low, digits > 16 ? 16 : digits);
+    return zc_slice(to, t.len);
+}
+
+/* ---- what a place is asked */
+
+/* A result of the place's: of what it may not say, a failure. */
+static int zc__place_rc(int rc, bool may_miss) {
+    return rc <= 0 || (rc == ZC_MISS && may_miss) ? rc : ZC_E_STORE;
+}
+
+static int zc__place_read(zc__place *p, zc_bytes key, zc__buf *value, zc__buf *token) {
+    zc_sink sinks[2];
+    memset(sinks, 0, sizeof sinks);
+    value->size = token->size = 0;
+    zc__buf *to[2] = {value, token};
+    for (int i = 0; i < 2; i++) {
+        sinks[i].mem = &p->mem;
+        sinks[i].most = UINT32_MAX / 2;
+        sinks[i].buf = *to[i];
+    }
+    int rc = zc__place_rc(p->place.read(p->place.user, key, &sinks[0], &sinks[1]), true);
+    for (int i = 0; i < 2; i++) *to[i] = sinks[i].buf;
+    if (rc != ZC_OK) value->size = 0;
+    return rc;
+}
+
+static int zc__place_swap(zc__place *p, zc_bytes key, const zc__buf *value, const zc__buf *token) {
+    int rc = p->place.swap(p->place.user, key, zc_slice(value->ptr, value->size),
+                           zc_slice(token->ptr, token->size));
+    return zc__place_rc(rc, true);
+}
+
+/* Somebody was faster: a pause at random, longer each time. `cost`: what a try has taken. */
+static void zc__place_back_off(zc__place *p, unsigned tries, uint64_t cost) {
+    uint64_t most = cost < ZC__PLACE_PAUSE ? ZC__PLACE_PAUSE : cost;
+    if (most > 20 * ZC_MILLISECOND) most = 20 * ZC_MILLISECOND;
+    most <<= tries < 4 ? tries : 4;
+    uint64_t pause = zc__place_random(p) % most;
+    zc__monitor_lock(&p->monitor);
+    zc__monitor_sleep(&p->monitor, pause);
+    zc__monitor_unlock(&p->monitor);
+}
+
+/* ---- the self-test */
+
+enum { ZC__PLACE_UNTRIED, ZC__PLACE_TRIED, ZC__PLACE_REFUSED };
+
+/* A value of one letter is swapped in, by a token that is good; then another, by the same. NULL:
+ * it is as it must be. Negative *rc: the place cannot be asked. */
+static const char *zc__place_try(zc__place *p, zc_bytes key, char letter, zc__buf *value,
+                                 zc__buf *token, int *rc) {
+    unsigned char text[2] = {(unsigned char)letter, (unsigned char)(letter + 1)};
+    zc__buf one = {text, 1, 1}, two = {text + 1, 1, 1};
+    if ((*rc = zc__place_swap(p, key, &one, token)) != ZC_OK) return "a swap does not win";
+    if ((*rc = zc__place_swap(p, key, &two, token)) != ZC_MISS)
+        return "of two swaps with one token both win";
+    *rc = zc__place_read(p, key, value, token);
+    bool same = *rc == ZC_OK && value->size == 1 && *value->ptr == text[0];
+    return same ? NULL : "a read does not give what was swapped last";
+}
+
+/* Tries the place, unless that was done. ZC_E_INVAL: it does not keep its promise. */
+static int zc__place_ready(zc__place *p) {
+    uint32_t tried = zc__atomic_load_acq(&p->tried);
+    if (ZC__LIKELY(tried == ZC__PLACE_TRIED)) return ZC_OK;
+    if (tried == ZC__PLACE_REFUSED) return ZC_E_INVAL;
+    char text[ZC_PLACE_KEY], line[160];
+    zc_bytes key = zc__place_key(p, text, "test.", 0, zc__place_random(p), 16);
+    zc__buf value = {NULL, 0, 0}, token = {NULL, 0, 0};
+    const char *why = "a key that nobody has used has a value";
+    int rc = zc__place_read(p, key, &value, &token);
+    if (rc == ZC_MISS) why = zc__place_try(p, key, 'a', &value, &token, &rc);
+    if (!why) why = zc__place_try(p, key, 'c', &value, &token, &rc);
+    (void)p->place.del(p->place.user, key);
+    zc__buf_free(&p->mem, &value);
+    zc__buf_free(&p->mem, &token);
+    if (rc < 0) return rc;
+    if (why) {
+        zc__text t = {line, sizeof line, 0};
+        zc__text_str(&t, "zoocache: place: refused: ");
+        zc__text_str(&t, why);
+        zc__text_end(&t);
+        zc__lines_add(&p->lines, ZC_LOG_ERROR, line);
+    }
+    zc__atomic_store_rel(&p->tried, (uint32_t)(why ? ZC__PLACE_REFUSED : ZC__PLACE_TRIED));
+    return why ? ZC_E_INVAL : ZC_OK;
+}
+
+/* ---- the log, as a value */
+
+/* The item at `at`, an entry or a hold; returns where the next one is. 0: there is none before
+ * `end`. */
+static size_t zc__place_item(const zc__buf *value, size_t at, size_t end, uint64_t *number,
+                             zc_bytes *list) {
+    if (end - at < 12) return 0;
+    size_t size = zc__get32(value->ptr + at + 8);
+    if (size > end - at - 12) return 0;
+    *number = zc__get64(value->ptr + at);
+    *list = zc_slice(value->ptr + at + 12, size);
+    return at + 12 + size;
+}
+
+/* Takes l->value apart; false: it is no log. */
+static bool zc__place_parse(zc__place_log *l) {
+    const unsigned char *v = l->value.ptr;
+    size_t size = l->value.size, at = ZC__PLACE_HEAD;
+    uint64_t number;
+    zc_bytes list;
+    if (size < ZC__PLACE_HEAD + 8 || zc__get64(v) != ZC__PLACE_MAGIC) return false;
+    size -= 8;
+    if (zc__get64(v + size) != XXH3_64bits(v, size)) return false;
+    l->gen = zc__get64(v + 8);
+    l->era = zc__get64(v + 16);
+    l->first = zc__get64(v + 24);
+    l->n = zc__get32(v + 32);
+    if (!l->gen || !l->n || l->first > ZC__POSITION_MAX || zc__get32(v + 36) > size - at)
+        return false;
+    l->holds = at + zc__get32(v + 36);
+    for (uint32_t i = 0; i < l->n; i++)
+        if (!(at = zc__place_item(&l->value, at, l->holds, &number, &list))) return false;
+    if (at != l->holds) return false;
+    while (at < size)
+        if (!(at = zc__place_item(&l->value, at, size, &number, &list))) return false;
+    return true;
+}
+
+static uint64_t zc__place_last(const zc__place_log *l) { return l->first + l->n - 1; }
+
+/* The nonce at a position that is there. */
+static uint64_t zc__place_nonce(const zc__place_log *l, uint64_t position) {
+    uint64_t nonce = 0;
+    zc_bytes list;
+    size_t at = ZC__PLACE_HEAD;
+    for (uint64_t i = l->first; i <= position; i++)
+        at = zc__place_item(&l->value, at, l->holds, &nonce, &list);
+    return nonce;
+}
+
+static bool zc__place_has(const zc__place_log *l, uint64_t nonce) {
+    uint64_t has = 0;
+    zc_bytes list;
+    for (size_t at = ZC__PLACE_HEAD; at < l->holds;) {
+        at = zc__place_item(&l->value, at, l->holds, &has, &list);
+        if (has == nonce) return true;
+    }
+    return false;
+}
+
+/* Is this log one that may come after what was seen here? P1 */
+static bool zc__place_follows(const zc__place *p, const zc__place_log *l) {
+    const zc__place_log *seen = p->log;
+    unsigned n = p->nleft < ZC__PLACE_LEFT ? p->nleft : ZC__PLACE_LEFT;
+    for (unsigned i = 0; i < n; i++)
+        if (p->left[i] == l->gen) return false;
+    if (!seen || seen->gen != l->gen) return true;
+    uint64_t last = zc__place_last(seen);
+    if (zc__place_last(l) < last) return false;
+    return l->first > last || zc__place_nonce(l, last) == zc__place_nonce(seen, last);
+}
+
+static void zc__place_unref(zc__place *p, zc__place_log *l) {
+    if (!l) return;
+    zc__monitor_lock(&p->monitor);
+    bool last = --l->refs == 0;
+    zc__monitor_unlock(&p->monitor);
+    if (!last) return;
+    zc__buf_free(&p->mem, &l->value);
+    zc__buf_free(&p->mem, &l->token);
+    zc__free(&p->mem, l, sizeof *l);
+}
+
+/* What was seen last, if it is of that log; with a reference. */
+static zc__place_log *zc__place_seen(zc__place *p, uint64_t gen) {
+    zc__monitor_lock(&p->monitor);
+    zc__place_log *l = p->log && gen && p->log->gen == gen ? p->log : NULL;
+    if (l) l->refs++;
+    zc__monitor_unlock(&p->monitor);
+    return l;
+}
+
+/* This is what the log is now. Takes over the reference. */
+static void zc__place_saw(zc__place *p, zc__place_log *l, uint64_t at) {
+    zc__monitor_lock(&p->monitor);
+    zc__place_log *old = p->log;
+    if (old && old->gen != l->gen) p->left[p->nleft++ % ZC__PLACE_LEFT] = old->gen;
+    p->log = l;
+    p->seen_at = at;
+    zc__monitor_unlock(&p->monitor);
+    zc__place_unref(p, old);
+}
+
+/* ---- changing it */
+
+static void zc__place_put_item(zc__buf *to, uint64_t number, const zc__place_op *op) {
+    unsigned char *p = to->ptr + to->size;
+    zc__put_le(p, number, 8);
+    zc__put_le(p + 8, op->size, 4);
+    zc__list_write(p + 12, op->tags, op->n);
+    to->size += 12 + op->size;
+}
+
+/* Of an op that is not over. */
+static bool zc__place_wants(const zc__place_op *op, zc__place_what what) {
+    return op->what == what && op->result == ZC_PENDING;
+}
+
+/* The head; entries and holds follow. */
+static zc__place_log *zc__place_begin(zc__place *p, uint64_t gen, uint64_t era, size_t room) {
+    zc__place_log *l = (zc__place_log *)zc__alloc_zero(&p->mem, sizeof *l);
+    if (!l || !zc__buf_reserve(&p->mem, &l->value, ZC__PLACE_HEAD + room + 8)) {
+        zc__free(&p->mem, l, sizeof *l);
+        return NULL;
+    }
+    l->refs = 1;
+    l->gen = gen;
+    l->era = era;
+    l->value.size = ZC__PLACE_HEAD;
+    return l;
+}
+
+static void zc__place_end(zc__place_log *l) {
+    unsigned char *v = l->value.ptr;
+    zc__put_le(v, ZC__PLACE_MAGIC, 8);
+    zc__put_le(v + 8, l->gen, 8);
+    zc__put_le(v + 16, l->era, 8);
+    zc__put_le(v + 24, l->first, 8);
+    zc__put_le(v + 32, l->n, 4);
+    zc__put_le(v + 36, l->holds - ZC__PLACE_HEAD, 4);
+    zc__put_le(v + l->value.size, XXH3_64bits(v, l->value.size), 8);
+    l->value.size += 8;
+}
+
+/* A new log, with one entry; NULL: no memory. */
+static zc__place_log *zc__place_first(zc__place *p) {
+    zc__place_op genesis;
+    memset(&genesis, 0, sizeof genesis);
+    uint64_t gen = zc__place_random(p);
+    zc__place_log *l = zc__place_begin(p, gen, zc__place_random(p), 12);
+    if (!l) return NULL;
+    zc__place_put_item(&l->value, zc__place_random(p), &genesis);
+    l->n = 1;
+    l->holds = l->value.size;
+    zc__place_end(l);
+    return l;
+}
+
+/* Those of the last entries that have room beside what the batch adds, and that. */
+static void zc__place_put_entries(zc__place *p, zc__place_log *to, const zc__place_log *from,
+                                  zc__place_op *batch) {
+    size_t at = ZC__PLACE_HEAD, bytes = from->holds - at;
+    uint64_t number;
+    zc_bytes list;
+    to->first = from->first;
+    to->n = from->n;
+    for (zc__place_op *op = batch; op; op = op->next) {
+        if (!zc__place_wants(op, ZC__PLACE_APPEND)) continue;
+        bytes += 12 + op->size;
+        to->n++;
+    }
+    for (; to->n > ZC__PLACE_ENTRIES || bytes > ZC__PLACE_BYTES; to->n--, to->first++) {
+        at = zc__place_item(&from->value, at, from->holds, &number, &list);
+        bytes -= 12 + list.len;
+    }
+    memcpy(to->value.ptr + to->value.size, from->value.ptr + at, from->holds - at);
+    to->value.size += from->holds - at;
+    for (zc__place_op *op = batch; op; op = op->next) {
+        if (!zc__place_wants(op, ZC__PLACE_APPEND)) continue;
+        op->id = zc__place_random(p);
+        zc__place_put_item(&to->value, op->id, op);
+    }
+    to->holds = to->value.size;
+}
+
+/* The holds that the batch does not change, and those that it has. */
+static void zc__place_put_holds(zc__place_log *to, const zc__place_log *from,
+                                const zc__place_op *batch) {
+    uint64_t id;
+    zc_bytes list;
+    size_t end = from->value.size - 8;
+    for (size_t at = from->holds, next; at < end; at = next) {
+        next = zc__place_item(&from->value, at, end, &id, &list);
+        const zc__place_op *op = batch;
+        while (op && !(zc__place_wants(op, ZC__PLACE_HOLD) && op->id == id)) op = op->next;
+        if (op) continue;
+        memcpy(to->value.ptr + to->value.size, from->value.ptr + at, next - at);
+        to->value.size += next - at;
+    }
+    for (const zc__place_op *op = batch; op; op = op->next)
+        if (zc__place_wants(op, ZC__PLACE_HOLD) && op->n)
+            zc__place_put_item(&to->value, op->id, op);
+}
+
+/* The log that a batch makes of `from`; NULL: no memory. */
+static zc__place_log *zc__place_next(zc__place *p, const zc__place_log *from,
+                                     zc__place_op *batch) {
+    uint64_t era = from->era;
+    size_t room = from->value.size;
+    for (zc__place_op *op = batch; op; op = op->next) {
+        room += 12 + op->size;
+        if (zc__place_wants(op, ZC__PLACE_CLEAR)) op->id = era = zc__place_random(p);
+    }
+    zc__place_log *to = zc__place_begin(p, from->gen, era, room);
+    if (!to) return NULL;
+    zc__place_put_entries(p, to, from, batch);
+    zc__place_put_holds(to, from, batch);
+    zc__place_end(to);
+    return to;
+}
+
+/* ---- exchanges */
+
+/* Reads the log. ZC_MISS: there is none, or one that has been before; l->token is good. */
+static int zc__place_read_log(zc__place *p, zc_bytes key, zc__place_log *l) {
+    int rc = zc__place_read(p, key, &l->value, &l->token);
+    return rc == ZC_OK && !(zc__place_parse(l) && zc__place_follows(p, l)) ? ZC_MISS : rc;
+}
+
+/* What an op has come to, with this log (NULL: none): ZC_PENDING, it is to change it. */
+static int zc__place_judge(const zc__place_op *op, const zc__place_log *l, size_t *holds) {
+    if (op->what == ZC__PLACE_OPEN) return l ? ZC_OK : ZC_PENDING;
+    if (op->what == ZC__PLACE_CLEAR) return l && op->id == l->era ? ZC_OK : ZC_PENDING;
+    if (!l || op->gen != l->gen) return ZC_RETRY;
+    if (op->what == ZC__PLACE_READ) return ZC_OK;
+    if (op->what == ZC__PLACE_APPEND)
+        return op->id && zc__place_has(l, op->id) ? ZC_OK : ZC_PENDING;
+    if (op->n) *holds += 12 + op->size;
+    return op->n && *holds > ZC__PLACE_HOLDS ? ZC_E_FULL : ZC_PENDING;
+}
+
+/* Gives those that are not over this result. False: there are none. */
+static bool zc__place_finish(zc__place_op *batch, int rc) {
+    bool any = false;
+    for (; batch; batch = batch->next) {
+        if (batch->result != ZC_PENDING) continue;
+        batch->result = rc;
+        any = true;
+    }
+    return any;
+}
+
+/* One read and, if the batch has to change the log, one swap. ZC_MISS: somebody was faster; or it
+ * has *failed, and may have won all the same, which another read tells. */
+static int zc__place_once(zc__place *p, zc__place_op *batch, int *failed) {
+    char text[ZC_PLACE_KEY];
+    zc_bytes key = zc__place_key(p, text, "log", 0, 0, 0);
+    uint64_t begin = zc__mono(&p->clock);
+    zc__place_log *l = zc__place_begin(p, 0, 0, 0), *next = NULL;
+    int rc = l ? zc__place_read_log(p, key, l) : ZC_E_NOMEM;
+    bool whole = rc == ZC_OK;
+    if (rc >= 0) {
+        size_t holds = whole ? l->value.size - 8 - l->holds : 0;
+        for (zc__place_op *op = batch; op; op = op->next)
+            if (op->result == ZC_PENDING)
+                op->result = zc__place_judge(op, whole ? l : NULL, &holds);
+        if (*failed) (void)zc__place_finish(batch, *failed);
+        rc = ZC_OK;
+        if (zc__place_finish(batch, ZC_PENDING)) {
+            next = whole ? zc__place_next(p, l, batch) : zc__place_first(p);
+            rc = next ? zc__place_swap(p, key, &next->value, &l->token) : ZC_E_NOMEM;
+            if (next && rc < 0) *failed = rc, rc = ZC_MISS;
+        }
+    }
+    zc__place_log *now = rc != ZC_OK ? NULL : next ? next : whole ? l : NULL;
+    if (now) zc__place_saw(p, now, begin);
+    if (now != l) zc__place_unref(p, l);
+    if (now != next) zc__place_unref(p, next);
+    return rc;
+}
+
+/* For a batch, which is over then: until a swap has won. */
+static void zc__place_exchange(zc__place *p, zc__place_op *batch) {
+    int rc = ZC_MISS, failed = ZC_OK;
+    for (unsigned tries = 0; tries < ZC__PLACE_TRIES && rc == ZC_MISS; tries++) {
+        uint64_t begin = zc__mono(&p->clock);
+        rc = zc__place_once(p, batch, &failed);
+        if (rc == ZC_MISS && !failed) zc__place_back_off(p, tries, zc__mono(&p->clock) - begin);
+    }
+    (void)zc__place_finish(batch, rc != ZC_MISS ? rc : failed ? failed : ZC_E_BUSY);
+}
+
+/* Those that wait, as many as one swap can carry. */
+static zc__place_op *zc__place_take(zc__place *p) {
+    zc__place_op *batch = p->queue, **end = &p->queue;
+    size_t bytes = 0;
+    for (uint32_t n = 0; *end && n < ZC__PLACE_ENTRIES / 2; n++, end = &(*end)->next)
+        if ((bytes += 12 + (*end)->size) > ZC__PLACE_BATCH) break;
+    p->queue = *end;
+    *end = NULL;
+    if (!p->queue) p->queue_end = &p->queue;
+    return batch;
+}
+
+/* Waits until an op is over, as one of a batch; whoever comes to his turn is busy for all. */
+static int zc__place_call(zc__place *p, zc__place_op *op) {
+    int rc = zc__place_ready(p);
+    if (rc != ZC_OK) return rc;
+    op->next = NULL;
+    op->result = op->rc = ZC_PENDING;
+    zc__monitor_lock(&p->monitor);
+    *p->queue_end = op;
+    p->queue_end = &op->next;
+    while (op->rc == ZC_PENDING) {
+        if (p->busy) {
+            zc__monitor_sleep(&p->monitor, ZC_NEVER);
+            continue;
+        }
+        zc__place_op *batch = zc__place_take(p), *next;
+        p->busy = true;
+        zc__monitor_unlock(&p->monitor);
+        zc__place_exchange(p, batch);
+        zc__monitor_lock(&p->monitor);
+        for (; batch; batch = next) {
+            next = batch->next; /* it is gone as soon as it is over */
+            batch->rc = batch->result;
+        }
+        p->busy = false;
+        zc__monitor_wake(&p->monitor);
+    }
+    zc__monitor_unlock(&p->monitor);
+    return op->rc;
+}
+
+static int zc__place_do(zc__place *p, zc__place_what what, uint64_t gen) {
+    zc__place_op op;
+    memset(&op, 0, sizeof op);
+    op.what = what;
+    op.gen = gen;
+    return zc__place_call(p, &op);
+}
+
+/* ---- the storage */
+
+/* The era, as it was a second ago or later. */
+static int zc__place_era(zc__place *p, uint64_t *era) {
+    uint64_t now = zc__mono(&p->clock);
+    for (bool asked = false;; asked = true) {
+        zc__monitor_lock(&p->monitor);
+        bool known = p->log && (asked || now - p->seen_at < ZC_SECOND);
+        *era = known ? p->log->era : 0;
+        zc__monitor_unlock(&p->monitor);
+        if (known) return ZC_OK;
+        int rc = zc__place_do(p, ZC__PLACE_OPEN, 0);
+        if (rc != ZC_OK) return rc;
+    }
+}
+
+static zc_bytes zc__place_record(const zc__place *p, char *to, uint64_t era, zc_bytes key) {
+    XXH128_hash_t h = XXH3_128bits_withSeed(key.ptr, key.len, era);
+    return zc__place_key(p, to, "r.", h.high64, h.low64, 32);
+}
+
+static int zc__place_get(void *user, zc_bytes key, zc_sink *sink) {
+    zc__place *p = (zc__place *)user;
+    char text[ZC_PLACE_KEY];
+    uint64_t era;
+    int rc = zc__place_era(p, &era);
+    if (rc != ZC_OK) return rc;
+    return zc__place_rc(p->place.get(p->place.user, zc__place_record(p, text, era, key), sink),
+                        true);
+}
+
+static int zc__place_get_many(void *user, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
+                              int *results) {
+    zc__place *p = (zc__place *)user;
+    size_t size = n * (sizeof *keys + ZC_PLACE_KEY);
+    uint64_t era;
+    int rc = zc__place_era(p, &era);
+    if (rc != ZC_OK) return rc;
+    zc_bytes *names = (zc_bytes *)zc__alloc(&p->mem, size);
+    if (!names) return ZC_E_NOMEM;
+    char *text = (char *)(names + n);
+    for (size_t i = 0; i < n; i++)
+        names[i] = zc__place_record(p, text + i * ZC_PLACE_KEY, era, keys[i]);
+    rc = zc__place_rc(p->place.get_many(p->place.user, names, n, sinks, results), false);
+    zc__free(&p->mem, names, size);
+    return rc;
+}
+
+static int zc__place_put(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
+    zc__place *p = (zc__place *)user;
+    char text[ZC_PLACE_KEY];
+    uint64_t era, last = (zc__wall(&p->clock) + p->max_ttl) / ZC_MILLISECOND;
+    int rc = zc__place_era(p, &era);
+    if (rc != ZC_OK) return rc;
+    if (expires_ms == 0 || expires_ms > last) expires_ms = last;
+    return zc__place_rc(p->place.put(p->place.user, zc__place_record(p, text, era, key), record,
+                                     expires_ms),
+                        false);
+}
+
+static int zc__place_del(void *user, zc_bytes key) {
+    zc__place *p = (zc__place *)user;
+    char text[ZC_PLACE_KEY];
+    uint64_t era;
+    int rc = zc__place_era(p, &era);
+    if (rc != ZC_OK) return rc;
+    return zc__place_rc(p->place.del(p->place.user, zc__place_record(p, text, era, key)), true);
+}
+
+static int zc__place_clear(void *user) {
+    return zc__place_do((zc__place *)user, ZC__PLACE_CLEAR, 0);
+}
+
+/* In a slot, the locks that have not ended; then that of `hash`, for `lease` ms, 0: none. ZC_MISS:
+ * it is somebody else's; or, with `renews`, no longer there. */
+static int zc__place_slot(zc__buf *slot, uint64_t hash, uint64_t token, uint64_t now,
+                          uint64_t lease, bool renews) {
+    size_t end = slot->size % ZC__PLACE_LOCK ? 0 : slot->size; /* that is none of ours */
+    unsigned char *v = slot->ptr;
+    bool found = false;
+    slot->size = 0;
+    for (size_t at = 0; at < end; at += ZC__PLACE_LOCK) {
+        if (zc__get64(v + at + 16) <= now) continue;
+        if (zc__get64(v + at) == hash) {
+            if (zc__get64(v + at + 8) != token) return ZC_MISS;
+            found = true;
+            continue;
+        }
+        memmove(v + slot->size, v + at, ZC__PLACE_LOCK);
+        slot->size += ZC__PLACE_LOCK;
+    }
+    if (renews && !found) return ZC_MISS;
+    if (!lease) return ZC_OK;
+    zc__put_le(v + slot->size, hash, 8);
+    zc__put_le(v + slot->size + 8, token, 8);
+    zc__put_le(v + slot->size + 16, now + lease, 8);
+    slot->size += ZC__PLACE_LOCK;
+    return ZC_OK;
+}
+
+static int zc__place_relock(zc__place *p, zc_bytes key, uint64_t token, uint64_t lease,
+                            bool renews) {
+    char text[ZC_PLACE_KEY];
+    uint64_t hash = XXH3_64bits(key.ptr, key.len);
+    zc_bytes name = zc__place_key(p, text, "lock.", 0, hash, 2);
+    zc__buf slot = {NULL, 0, 0}, seen = {NULL, 0, 0};
+    int rc = zc__place_ready(p);
+    bool lost = rc == ZC_OK;
+    for (unsigned tries = 0; lost && tries < ZC__PLACE_TRIES; tries++) {
+        uint64_t begin = zc__mono(&p->clock), now = zc__wall(&p->clock) / ZC_MILLISECOND;
+        rc = zc__place_read(p, name, &slot, &seen);
+        if (rc < 0) break;
+        rc = zc__buf_reserve(&p->mem, &slot, ZC__PLACE_LOCK)
+                 ? zc__place_slot(&slot, hash, token, now, lease, renews)
+                 : ZC_E_NOMEM;
+        if (rc != ZC_OK) break;
+        rc = zc__place_swap(p, name, &slot, &seen);
+        lost = rc == ZC_MISS;
+        if (lost) zc__place_back_off(p, tries, zc__mono(&p->clock) - begin);
+        if (lost) rc = ZC_E_BUSY;
+    }
+    zc__buf_free(&p->mem, &slot);
+    zc__buf_free(&p->mem, &seen);
+    return rc;
+}
+
+static int zc__place_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *token) {
+    zc__place *p = (zc__place *)user;
+    uint64_t mine = *token ? *token : zc__place_random(p), ms = lease / ZC_MILLISECOND;
+    int rc = zc__place_relock(p, key, mine, ms ? ms : 1, *token != 0);
+    if (rc == ZC_OK) *token = mine;
+    return rc;
+}
+
+static int zc__place_unlock(void *user, zc_bytes key, uint64_t token) {
+    return zc__place_relock((zc__place *)user, key, token, 0, true);
+}
+
+/* ---- the bus */
+
+static uint64_t zc__place_attached(zc__place *p) { return zc__atomic_load_acq(&p->attached); }
+
+static int zc__place_attach(void *user, uint64_t *identity, uint64_t *position) {
+    zc__place *p = (zc__place *)user;
+    int rc = zc__bus_rc(zc__place_do(p, ZC__PLACE_OPEN, 0));
+    if (rc != ZC_OK) return rc;
+    zc__monitor_lock(&p->monitor);
+    zc__atomic_store_rel(&p->attached, p->log->gen);
+    *identity = p->log->gen;
+    *position = zc__place_last(p->log);
+    zc__monitor_unlock(&p->monitor);
+    return ZC_OK;
+}
+
+/* Gives the entries after `position` of what was seen last. */
+static int zc__place_give(zc__place *p, uint64_t gen, uint64_t position, zc_bus_sink *sink) {
+    zc__place_log *l = zc__place_seen(p, gen);
+    uint64_t nonce, at_position;
+    zc_bytes list;
+    int rc = l && position >= l->first && position <= zc__place_last(l) ? ZC_OK : ZC_RETRY;
+    if (rc == ZC_OK) at_position = l->first;
+    for (size_t at = ZC__PLACE_HEAD; rc == ZC_OK && at < l->holds; at_position++) {
+        at = zc__place_item(&l->value, at, l->holds, &nonce, &list);
+        if (at_position > position) rc = zc__entry_deliver(&p->mem, list, at_position, sink);
+    }
+    zc__place_unref(p, l);
+    return rc;
+}
+
+/* Sleeps for a quarter of T, of which `wait` is a third. True: it was woken, and the next will not
+ * sleep. */
+static bool zc__place_sleep(zc__place *p, uint64_t wait) {
+    uint64_t now, pause = wait - wait / 4;
+    if (p->poll && p->poll < pause) pause = p->poll;
+    uint64_t until = zc__mono(&p->clock) + pause;
+    zc__monitor_lock(&p->monitor);
+    bool sleeps = wait && !p->woken;
+    while (sleeps && !p->woken && (now = zc__mono(&p->clock)) < until)
+        zc__monitor_sleep(&p->monitor, p->clock.version ? ZC_MILLISECOND : until - now);
+    bool woken = sleeps && p->woken;
+    if (!sleeps) p->woken = false;
+    zc__monitor_unlock(&p->monitor);
+    return woken;
+}
+
+static int zc__place_bus_read(void *user, uint64_t position, uint64_t wait, zc_bus_sink *sink) {
+    zc__place *p = (zc__place *)user;
+    uint64_t gen = zc__place_attached(p);
+    if (zc__place_sleep(p, wait)) return ZC_MORE;
+    int rc = zc__bus_rc(zc__place_do(p, ZC__PLACE_READ, gen));
+    return rc == ZC_OK ? zc__place_give(p, gen, position, sink) : rc;
+}
+
+static int zc__place_change(zc__place *p, zc__place_what what, uint64_t gen, uint64_t id,
+                            const zc_bytes *tags, size_t n) {
+    zc__place_op op;
+    memset(&op, 0, sizeof op);
+    op.what = what;
+    op.gen = gen;
+    op.id = id;
+    op.tags = tags;
+    op.n = n;
+    op.size = zc__list_size(tags, n);
+    if (op.size > ZC__PLACE_LIST) {
+        if (what == ZC__PLACE_HOLD) return ZC_E_FULL;
+        op.n = op.size = 0;
+    }
+    return zc__bus_rc(zc__place_call(p, &op));
+}
+
+static int zc__place_append(void *user, const zc_bytes *tags, size_t n, bool durable,
+                            uint64_t position, zc_bus_sink *sink) {
+    zc__place *p = (zc__place *)user;
+    uint64_t gen = zc__place_attached(p);
+    (void)durable;
+    int rc = zc__place_change(p, ZC__PLACE_APPEND, gen, 0, tags, n);
+    return rc == ZC_OK ? zc__place_give(p, gen, position, sink) : rc;
+}
+
+static int zc__place_hold(void *user, uint64_t id, const zc_bytes *tags, size_t n) {
+    zc__place *p = (zc__place *)user;
+    return zc__place_change(p, ZC__PLACE_HOLD, zc__place_attached(p), id, tags, n);
+}
+
+/* P2 */
+static int zc__place_holds(void *user, zc_bus_sink *sink) {
+    zc__place *p = (zc__place *)user;
+    zc__place_log *l = zc__place_seen(p, zc__place_attached(p));
+    uint64_t id;
+    zc_bytes list;
+    int rc = l ? ZC_OK : ZC_RETRY;
+    for (size_t at = l ? l->holds : 0; rc == ZC_OK && at < l->value.size - 8;) {
+        at = zc__place_item(&l->value, at, l->value.size - 8, &id, &list);
+        rc = zc__list_deliver(&p->mem, list, id, sink);
+        if (rc == ZC_E_CORRUPT) rc = ZC_OK; /* none of ours */
+    }
+    zc__place_unref(p, l);
+    return rc;
+}
+
+/* P2. The positions at which a list names paths. */
+static void zc__place_named(zc_bytes list, uint64_t position, const zc_bytes *paths, size_t n,
+                            uint64_t *positions) {
+    const unsigned char *v = (const unsigned char *)list.ptr;
+    for (size_t i = 0; i < n && !list.len; i++)
+        if (!paths[i].len) positions[i] = position;
+    for (size_t at = 0, len; at + 2 <= list.len; at += 2 + len) {
+        len = zc__get16(v + at);
+        for (size_t i = 0; i < n && at + 2 + len <= list.len; i++)
+            if (paths[i].len == len && memcmp(paths[i].ptr, v + at + 2, len) == 0)
+                positions[i] = position;
+    }
+}
+
+static int zc__place_versions(void *user, const zc_bytes *paths, size_t n, uint64_t *positions) {
+    zc__place *p = (zc__place *)user;
+    zc__place_log *l = zc__place_seen(p, zc__place_attached(p));
+    uint64_t nonce;
+    zc_bytes list;
+    if (!l) return ZC_RETRY;
+    uint64_t position = l->first;
+    for (size_t i = 0; i < n; i++) positions[i] = position ? position - 1 : 0;
+    for (size_t at = ZC__PLACE_HEAD; at < l->holds; position++) {
+        at = zc__place_item(&l->value, at, l->holds, &nonce, &list);
+        if (position) zc__place_named(list, position, paths, n, positions);
+    }
+    zc__place_unref(p, l);
+    return ZC_OK;
+}
+
+static void zc__place_wake(void *user) {
+    zc__place *p = (zc__place *)user;
+    zc__monitor_lock(&p->monitor);
+    p->woken = true;
+    zc__monitor_wake(&p->monitor);
+    zc__monitor_unlock(&p->monitor);
+}
+
+/* ---- open, fork, close */
+
+static void zc__place_report(void *user) { zc__lines_report(&((zc__place *)user)->lines); }
+
+/* Of both tables; once a child. Nobody else is there, and nothing was kept back for anybody. */
+static void zc__place_forked(void *user) {
+    zc__place *p = (zc__place *)user;
+    if (p->pid == getpid()) return;
+    p->pid = getpid();
+    (void)zc__monitor_init(&p->monitor, ZC__RANK_POOL);
+    zc__lines_init(&p->lines, p->lines.log);
+    p->queue = NULL;
+    p->queue_end = &p->queue;
+    p->busy = p->woken = false;
+    p->random = p->draw();
+    if (p->log) p->log->refs = 1;
+    if (p->place.forked) p->place.forked(p->place.user);
+}
+
+static void zc__place_free(zc__place *p) {
+    zc__place_unref(p, p->log);
+    zc__monitor_destroy(&p->monitor);
+    zc__mem mem = p->mem;
+    zc__free(&mem, p, sizeof *p);
+}
+
+static void zc__place_close(void *user) {
+    zc__place *p = (zc__place *)user;
+    if (zc__atomic_sub_acqrel(&p->refs, 1u) != 1) return;
+    zc__place_report(p);
+    zc_place place = p->place;
+    zc__place_free(p);
+    if (place.close) place.close(place.user);
+}
+
+static void zc__place_tables(zc__place *p, zc_store *store, zc_bus *bus) {
+    if (store) {
+        store->version = 1;
+        store->get = zc__place_get;
+        store->put = zc__place_put;
+        store->del = zc__place_del;
+        store->clear = zc__place_clear;
+        store->get_many = p->place.get_many ? zc__place_get_many : NULL;
+        store->lock = zc__place_lock;
+        store->unlock = zc__place_unlock;
+        store->report = zc__place_report;
+        store->forked = zc__place_forked;
+        store->close = zc__place_close;
+        store->user = p;
+    }
+    if (bus) {
+        bus->version = 1;
+        bus->attach = zc__place_attach;
+        bus->read = zc__place_bus_read;
+        bus->append = zc__place_append;
+        bus->versions = zc__place_versions;
+        bus->hold = zc__place_hold;
+        bus->holds = zc__place_holds;
+        bus->wake = zc__place_wake;
+        bus->report = zc__place_report;
+        bus->forked = zc__place_forked;
+        bus->close = zc__place_close;
+        bus->user = p;
+    }
+}
+
+/* Letters, digits, '_', '-' and '.', that not first. */
+static bool zc__place_prefix(zc__place *p, const char *prefix) {
+    size_t n = strlen(prefix);
+    if (n == 0 || n > 64 || *prefix == '.') return false;
+    for (size_t i = 0; i < n; i++) {
+        char c = prefix[i], lower = (char)(c | ' ');
+        bool good = (lower >= 'a' && lower <= 'z') || (c >= '0' && c <= '9') || c == '_' ||
+                    c == '-' || c == '.';
+        if (!good) return false;
+    }
+    memcpy(p->prefix, prefix, n);
+    p->prefix[n] = '.';
+    p->prefix_len = n + 1;
+    return true;
+}
+
+static int zc__place_new(const zc_place_desc *d, uint64_t (*draw)(void), zc__place **out) {
+    const zc_place *place = &d->place;
+    zc__mem mem;
+    if (place->version != 1 || !place->get || !place->put || !place->del || !place->read ||
+        !place->swap)
+        return ZC_E_INVAL;
+    memset(&mem, 0, sizeof mem);
+    mem.hook = d->allocator;
+    zc__place *p = (zc__place *)zc__alloc_zero(&mem, sizeof *p);
+    if (!p) return ZC_E_NOMEM;
+    p->mem = mem;
+    p->clock = d->clock;
+    zc__lines_init(&p->lines, d->log);
+    p->place = *place;
+    p->draw = draw;
+    p->random = draw();
+    p->poll = d->poll;
+    p->max_ttl = d->max_ttl ? d->max_ttl : 30 * 86400 * ZC_SECOND;
+    p->pid = getpid();
+    p->queue_end = &p->queue;
+    bool good = zc__place_prefix(p, d->prefix ? d->prefix : "zoocache");
+    if (good && zc__monitor_init(&p->monitor, ZC__RANK_POOL)) {
+        *out = p;
+        return ZC_OK;
+    }
+    zc__free(&mem, p, sizeof *p);
+    return good ? ZC_E_THREAD : ZC_E_INVAL;
+}
+
+static int zc__place_open(const zc_place_desc *d, uint64_t (*draw)(void), zc_store *store,
+                          zc_bus *bus) {
+    zc__place *p;
+    if (store) memset(store, 0, sizeof *store);
+    if (bus) memset(bus, 0, sizeof *bus);
+    if (!d || (!store && !bus)) return ZC_E_INVAL;
+    int rc = zc__place_new(d, draw, &p);
+    if (rc != ZC_OK) return rc;
+    rc = zc__place_ready(p);
+    if (rc == ZC_E_INVAL || rc == ZC_E_NOMEM) {
+        zc__place_report(p);
+        zc__place_free(p);
+        return rc;
+    }
+    p->refs = (store ? 1u : 0u) + (bus ? 1u : 0u);
+    zc__place_tables(p, store, bus);
+    return ZC_OK;
+}
+
+ZOOCACHE_API int zc_place_open(const zc_place_desc *desc, zc_store *store, zc_bus *bus) {
+    return zc__place_open(desc, zc__system_random, store, bus);
+}
+#endif /* >>place */
 
 #endif /* ZOOCACHE_IMPLEMENTATION */
 

@@ -1,0 +1,308 @@
+/* >>place: caches that share a place in memory, which fails and breaks its promise. */
+#define ZOOCACHE_WITH_BUS
+#define ZOOCACHE_IMPLEMENTATION
+#include "zoocache.h"
+#include "zc_test.h"
+#include "mem_place.h"
+#include <sys/wait.h>
+
+#define NODES 3
+#define T (1000 * ZC_MILLISECOND)
+#define LOG "zoocache.log"
+
+/* Nodes without threads: time moves, and the log is read, when the test says so. */
+typedef struct fleet {
+    zct_mem mem;
+    zct_time time;
+    mem_place m;
+    zc_cache *c[NODES];
+    zc__place *p[NODES];
+    char said[256]; /* the last line of the log */
+} fleet;
+
+static void say(void *user, zc_log_level level, const char *line) {
+    fleet *f = (fleet *)user;
+    (void)level;
+    snprintf(f->said, sizeof f->said, "%s", line);
+}
+
+static void prepare(fleet *f) {
+    memset(f, 0, sizeof *f);
+    f->time.mono = 5 * ZC_SECOND;
+    f->time.wall = UINT64_C(1700000000) * ZC_SECOND;
+    mp_init(&f->m);
+}
+
+static zc_place_desc place_of(fleet *f) {
+    zc_place_desc d = {.place = mp_hook(&f->m), .allocator = zct_allocator(&f->mem),
+                       .clock = zct_clock(&f->time)};
+    d.log.version = 1;
+    d.log.write = say;
+    d.log.user = f;
+    return d;
+}
+
+static int join(fleet *f, unsigned i, bool stores) {
+    zc_desc d = {.allocator = zct_allocator(&f->mem), .clock = zct_clock(&f->time),
+                 .no_thread = true, .max_staleness = T};
+    zc_place_desc pd = place_of(f);
+    int rc = zc_place_open(&pd, stores ? &d.store : NULL, &d.bus);
+    if (rc != ZC_OK) return rc;
+    f->p[i] = (zc__place *)d.bus.user;
+    rc = zc_open(&d, &f->c[i]);
+    if (rc == ZC_OK) return rc;
+    if (stores) d.store.close(d.store.user);
+    d.bus.close(d.bus.user);
+    return rc;
+}
+
+static bool start(fleet *f, unsigned n, bool stores) {
+    prepare(f);
+    for (unsigned i = 0; i < n; i++)
+        if (!CHECK_EQ(join(f, i, stores), ZC_OK)) return false;
+    return true;
+}
+
+static void leave(fleet *f, unsigned i) {
+    if (!f->c[i]) return;
+    CHECK_EQ(zc_check(f->c[i]), ZC_OK);
+    zc_close(f->c[i]);
+    f->c[i] = NULL;
+}
+
+static void stop(fleet *f) {
+    f->m.fail_at = f->m.fail_from = 0;
+    for (unsigned i = 0; i < NODES; i++) leave(f, i);
+    mp_destroy(&f->m);
+}
+
+static void poll_all(fleet *f) {
+    for (unsigned i = 0; i < NODES; i++)
+        if (f->c[i])
+            while (zc_poll(f->c[i], 1000) == ZC_MORE) {}
+}
+
+static int put(zc_cache *c, const char *key, const char *value, const char *dep) {
+    zc_bytes tag = zc_str(dep ? dep : "");
+    zc_put_opts o = {.deps = &tag, .ndeps = dep != NULL};
+    return zc_put(c, zc_str(key), zc_str(value), &o);
+}
+
+/* Reads; if there is a value, it must be this one. */
+static int get(zc_cache *c, const char *key, const char *value) {
+    zc_view v;
+    int rc = zc_get(c, zc_str(key), &v);
+    if (rc == ZC_OK) {
+        CHECK(v.size == strlen(value) && memcmp(v.data, value, v.size) == 0);
+        zc_release(c, &v);
+    }
+    return rc;
+}
+
+static zc_stats stats(zc_cache *c) {
+    zc_stats s;
+    zc_stats_read(c, &s);
+    return s;
+}
+
+/* The log as it is in the place. */
+static uint64_t log_number(fleet *f, unsigned at, unsigned bytes) {
+    const mp_item *i = mp_find(&f->m, LOG);
+    uint64_t v = 0;
+    for (unsigned k = bytes; i && k--;) v = v << 8 | i->data[at + k];
+    return v;
+}
+static uint64_t log_gen(fleet *f) { return log_number(f, 8, 8); }
+static uint64_t log_last(fleet *f) { return log_number(f, 24, 8) + log_number(f, 32, 4) - 1; }
+
+/* A copy of the log, and the copy put back in its place. */
+typedef struct copy {
+    unsigned char bytes[98304];
+    size_t len;
+} copy;
+static void log_save(fleet *f, copy *to) {
+    const mp_item *i = mp_find(&f->m, LOG);
+    to->len = i->len;
+    memcpy(to->bytes, i->data, i->len);
+}
+static void log_restore(fleet *f, const copy *from) {
+    mp_store(&f->m, LOG, strlen(LOG), from->bytes, from->len, 0);
+}
+
+TEST(an_invalidation_reaches_the_others) {
+    fleet f;
+    if (!start(&f, 2, false)) return;
+    CHECK_EQ(put(f.c[0], "k", "0", "org:1:team"), ZC_OK);
+    CHECK_EQ(put(f.c[1], "k", "1", "org:1:team"), ZC_OK);
+    CHECK_EQ(put(f.c[1], "other", "1", "org:2"), ZC_OK);
+    uint64_t reads = f.m.op_calls[MP_READ], swaps = f.m.op_calls[MP_SWAP];
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("org:1")), ZC_OK);
+    CHECK_EQ(f.m.op_calls[MP_READ], reads + 1);
+    CHECK_EQ(f.m.op_calls[MP_SWAP], swaps + 1);
+    CHECK_EQ(stats(f.c[0]).bus_entries, 1); /* its own, with the answer */
+    CHECK_EQ(get(f.c[0], "k", "0"), ZC_MISS);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+    CHECK_EQ(get(f.c[1], "other", "1"), ZC_OK);
+    CHECK_EQ(put(f.c[1], "all", "1", NULL), ZC_OK);
+    CHECK_EQ(zc_clear(f.c[0]), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "all", "1"), ZC_MISS);
+    CHECK_EQ(stats(f.c[1]).bus_breaks, 0);
+    stop(&f);
+    CHECK_EQ(f.m.closes, 2);
+}
+
+TEST(the_lease_bounds_what_is_served) {
+    fleet f;
+    if (!start(&f, 2, false)) return;
+    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    f.m.fail_from = 1; /* cut off */
+    zct_step(&f.time, T);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_OK);
+    zct_step(&f.time, 1);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+    CHECK_EQ(zc_invalidate(f.c[1], zc_str("u")), ZC_E_BUS);
+    f.m.fail_from = 0;
+    poll_all(&f);
+    CHECK_EQ(get(f.c[1], "k", "1"), ZC_OK);
+    CHECK_EQ(log_last(&f), 1); /* it was kept, and sent */
+    stop(&f);
+}
+
+TEST(records_are_shared_and_judged) {
+    fleet f;
+    if (!start(&f, 1, true)) return;
+    CHECK_EQ(put(f.c[0], "k", "0", "t"), ZC_OK);
+    CHECK_EQ(put(f.c[0], "u", "0", "u"), ZC_OK);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    CHECK_EQ(put(f.c[0], "t2", "2", "t"), ZC_OK);
+    CHECK_EQ(join(&f, 1, true), ZC_OK); /* late */
+    CHECK_EQ(get(f.c[1], "k", "0"), ZC_MISS);
+    CHECK_EQ(get(f.c[1], "u", "0"), ZC_OK);
+    CHECK_EQ(get(f.c[1], "t2", "2"), ZC_OK);
+    CHECK_EQ(zc_del(f.c[1], zc_str("u")), ZC_OK);
+    CHECK_EQ(join(&f, 2, true), ZC_OK);
+    CHECK_EQ(get(f.c[2], "u", "0"), ZC_MISS);
+    zc_bytes keys[] = {zc_str("t2"), zc_str("none")};
+    zc_view views[2];
+    int results[2];
+    CHECK_EQ(zc_get_many(f.c[2], keys, 2, views, results), 1);
+    CHECK_EQ(results[0], ZC_OK);
+    CHECK_EQ(results[1], ZC_MISS);
+    zc_release(f.c[2], &views[0]);
+    stop(&f);
+}
+
+TEST(names_of_records) {
+    fleet f;
+    prepare(&f);
+    zc_store store;
+    zc_place_desc d = place_of(&f);
+    d.prefix = "a-B_9.x";
+    d.max_ttl = ZC_SECOND;
+    REQUIRE(zc_place_open(&d, &store, NULL) == ZC_OK);
+    char any[300];
+    for (int i = 0; i < 300; i++) any[i] = (char)i;
+    uint64_t now = f.time.wall / ZC_MILLISECOND;
+    CHECK_EQ(store.put(store.user, zc_slice(any, 300), zc_str("r"), 0), ZC_OK);
+    const mp_item *i = f.m.items;
+    CHECK_EQ(strlen(i->key), strlen("a-B_9.x.r.") + 32);
+    CHECK(strncmp(i->key, "a-B_9.x.r.", 10) == 0);
+    CHECK_EQ(i->expires_ms, now + 1000);
+    CHECK_EQ(store.put(store.user, zc_str(""), zc_str("r"), now + 10), ZC_OK);
+    CHECK_EQ(f.m.items->expires_ms, now + 10);
+    CHECK_EQ(store.put(store.user, zc_str(""), zc_str("r"), now + 10000), ZC_OK);
+    CHECK_EQ(f.m.items->expires_ms, now + 1000);
+    CHECK(mp_find(&f.m, "a-B_9.x.log"));
+    /* Clearing gives them other names, here at once, elsewhere within a second. */
+    zc_store other;
+    REQUIRE(zc_place_open(&d, &other, NULL) == ZC_OK);
+    zc__mem mem;
+    memset(&mem, 0, sizeof mem);
+    mem.hook = zct_allocator(&f.mem);
+    zc_sink sink = {.mem = &mem, .most = 100};
+    CHECK_EQ(other.get(other.user, zc_str(""), &sink), ZC_OK);
+    CHECK_EQ(store.clear(store.user), ZC_OK);
+    CHECK_EQ(store.get(store.user, zc_str(""), &sink), ZC_MISS);
+    CHECK_EQ(other.get(other.user, zc_str(""), &sink), ZC_OK);
+    zct_step(&f.time, ZC_SECOND);
+    CHECK_EQ(other.get(other.user, zc_str(""), &sink), ZC_MISS);
+    zc__buf_free(&mem, &sink.buf);
+    store.close(store.user);
+    other.close(other.user);
+    stop(&f);
+    CHECK_EQ(f.m.closes, 2);
+}
+
+TEST(descriptions_that_are_refused) {
+    fleet f;
+    prepare(&f);
+    zc_store store;
+    zc_bus bus;
+    const char *const bad[] = {"", ".", ".a", "a b", "a:b", "a/b", "{a}", "caf\xc3\xa9",
+        "0123456789012345678901234567890123456789012345678901234567890123x"};
+    for (unsigned i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        zc_place_desc d = place_of(&f);
+        d.prefix = bad[i];
+        store.version = bus.version = 7;
+        CHECK_EQ(zc_place_open(&d, &store, &bus), ZC_E_INVAL);
+        CHECK_EQ(store.version + bus.version, 0);
+    }
+    zc_place_desc d = place_of(&f);
+    CHECK_EQ(zc_place_open(NULL, &store, &bus), ZC_E_INVAL);
+    CHECK_EQ(zc_place_open(&d, NULL, NULL), ZC_E_INVAL);
+    d.place.swap = NULL;
+    CHECK_EQ(zc_place_open(&d, &store, &bus), ZC_E_INVAL);
+    d = place_of(&f);
+    d.place.version = 2;
+    CHECK_EQ(zc_place_open(&d, &store, &bus), ZC_E_INVAL);
+    CHECK_EQ(f.m.op_calls[MP_READ], 0);
+    CHECK_EQ(f.m.closes, 0);
+    mp_destroy(&f.m);
+}
+
+TEST(a_place_that_breaks_its_promise_is_refused) {
+    fleet f;
+    zc_bus bus;
+    prepare(&f);
+    f.m.any_token = true;
+    CHECK_EQ(join(&f, 0, true), ZC_E_INVAL);
+    CHECK_STR(f.said, "zoocache: place: refused: of two swaps with one token both win");
+    f.m.any_token = false;
+    f.m.stale = true;
+    CHECK_EQ(join(&f, 0, true), ZC_E_INVAL);
+    CHECK_STR(f.said, "zoocache: place: refused: a read does not give what was swapped last");
+    f.m.stale = false;
+    f.m.again = true;
+    CHECK_EQ(join(&f, 0, true), ZC_E_INVAL);
+    CHECK_STR(f.said, "zoocache: place: refused: a swap does not win");
+    f.m.again = false;
+    CHECK_EQ(f.m.closes, 0);
+    CHECK(!f.m.items); /* what it was tried with is gone */
+    /* One that cannot be reached is tried later, and refused then. */
+    zc_place_desc d = place_of(&f);
+    uint64_t identity, position;
+    f.m.fail_from = 1;
+    f.m.fail_rc = ZC_E_TIMEOUT;
+    REQUIRE(zc_place_open(&d, NULL, &bus) == ZC_OK);
+    CHECK_EQ(bus.attach(bus.user, &identity, &position), ZC_E_TIMEOUT);
+    f.m.fail_from = 0;
+    f.m.any_token = true;
+    CHECK_EQ(bus.attach(bus.user, &identity, &position), ZC_E_INVAL);
+    CHECK_EQ(bus.attach(bus.user, &identity, &position), ZC_E_INVAL);
+    CHECK_EQ(mp_find(&f.m, LOG) != NULL, false);
+    bus.report(bus.user);
+    CHECK_STR(f.said, "zoocache: place: refused: of two swaps with one token both win");
+    bus.close(bus.user);
+    /* Or passes. */
+    f.m.any_token = false;
+    f.m.calls = 0;
+    f.m.fail_from = 3;
+    REQUIRE(zc_place_open(&d, NULL, &bus) == ZC_OK);
+    f.m.fail_from = 0;
+    CHECK_EQ(bus.attach(bus.user, &identity, &position), ZC_OK);
+    bus.close(bus.user);
+    stop(&f);
+}
