@@ -93,7 +93,8 @@
  *     ZOOCACHE_WITH_SEAL        zc_desc.sealer, zc_seal_open(): what a storage gets is encrypted;
  *                               OpenSSL 1.1.1 or later, -lcrypto
  *     ZOOCACHE_WITH_BUS         what both need, for a bus or a shared storage of your own:
- *                               zc_desc.bus, the storage's breaker, write_behind, fleet, get_many
+ *                               zc_desc.bus, zc_place_open(), the storage's breaker, write_behind,
+ *                               fleet, get_many
  *     ZOOCACHE_NO_LZ4           no compression of stored records; <lz4.h> and -llz4 are not needed
  *     ZOOCACHE_NO_THREADS       one thread: no locks, no atomics, no background thread. Not two
  *                               threads, not even one after the other without a barrier of yours.
@@ -259,7 +260,7 @@
  *
  * SEVERAL NODES (with ZOOCACHE_WITH_LMDB, _REDIS or _BUS)
  *   Nodes, be they processes or machines, share a log of invalidations (zc_desc.bus) and, if they
- *   like, a storage (zc_desc.store). zc_lmdb_open() and zc_redis_open() fill both.
+ *   like, a storage (zc_desc.store). zc_lmdb_open(), zc_redis_open() and zc_place_open() fill both.
  *
  *       zc_desc d = {.max_entries = 100000};
  *       zc_redis_desc r = {.url = "redis://cache.internal", .prefix = "shop"};
@@ -300,6 +301,12 @@
  *   fleet        (zc_fetch_opts) one loader in all nodes: the key is locked in the storage.
  *   write_behind The storage is written by the background thread. What has not been written when
  *                the process dies is lost, which costs misses.
+ *   Places       zc_place_open() makes both of whatever can compare and set: Memcached, a database,
+ *                files on a server; you fill in six functions (zc_place). The log is one value
+ *                there, which each node reads every T / 4; so an invalidation is heard up to T / 4
+ *                later than with Redis, and the promise is the same. A log that is lost, evicted,
+ *                rolled back or written twice is found out, and ends in a flush. If the place puts
+ *                an older state of everything back while no node is running, delete "<prefix>.log".
  *   Threads      The bus has a thread of its own, and none with LMDB. With no_thread, zc_poll()
  *                reads the log: call it several times in T, and again while it returns ZC_MORE.
  *   A bus of your own needs four functions: see zc_bus. Versions are then counted, not HLC stamps.

@@ -306,3 +306,173 @@ TEST(a_place_that_breaks_its_promise_is_refused) {
     bus.close(bus.user);
     stop(&f);
 }
+
+/* ---- breaks ---- */
+
+static int ignore(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
+    (void)user, (void)position, (void)tags, (void)n;
+    return ZC_OK;
+}
+
+/* Every node has flushed, and all are at one log again, in which they hear each other. */
+static void all_anew(fleet *f, uint64_t breaks) {
+    poll_all(f);
+    poll_all(f);
+    for (unsigned i = 0; i < 2; i++) {
+        CHECK_EQ(get(f->c[i], "k", "old"), ZC_MISS);
+        CHECK_EQ(stats(f->c[i]).bus_breaks, breaks);
+        CHECK_EQ(f->c[i]->bus.identity, log_gen(f));
+        CHECK_EQ(put(f->c[i], "k", "old", "t"), ZC_OK);
+    }
+    CHECK_EQ(zc_invalidate(f->c[0], zc_str("t")), ZC_OK);
+    poll_all(f);
+    CHECK_EQ(get(f->c[1], "k", "old"), ZC_MISS);
+    for (unsigned i = 0; i < 2; i++) CHECK_EQ(put(f->c[i], "k", "old", "t"), ZC_OK);
+}
+
+TEST(a_log_that_is_lost_is_a_break) {
+    fleet f;
+    if (!start(&f, 2, false)) return;
+    all_anew(&f, 0);
+    uint64_t gen = log_gen(&f), era = log_number(&f, 16, 8);
+    mp_drop(&f.m, LOG);
+    all_anew(&f, 1);
+    CHECK(log_gen(&f) != gen && log_number(&f, 16, 8) != era);
+    /* So is one that is damaged, wherever that is, or cut. */
+    copy good;
+    uint64_t breaks = 1;
+    log_save(&f, &good);
+    for (size_t i = 0; i < good.len; i += i < 100 ? 1 : 13) {
+        mp_item *item = mp_find(&f.m, LOG);
+        item->data[i < item->len ? i : 0] ^= (unsigned char)(1 + zct_below(255));
+        all_anew(&f, ++breaks);
+        item = mp_find(&f.m, LOG);
+        item->len = i < item->len ? i : 0;
+        all_anew(&f, ++breaks);
+    }
+    /* Or made up: sizes that lead beyond its end, with a checksum that is right. */
+    for (unsigned at = 24; at < 64; at += 4) {
+        log_save(&f, &good);
+        memset(good.bytes + at, 0xff, 4);
+        zc__put_le(good.bytes + good.len - 8, XXH3_64bits(good.bytes, good.len - 8), 8);
+        log_restore(&f, &good);
+        poll_all(&f);
+        poll_all(&f);
+        CHECK_EQ(f.c[0]->bus.identity, log_gen(&f));
+        CHECK_EQ(f.c[1]->bus.identity, log_gen(&f));
+    }
+    stop(&f);
+}
+
+TEST(a_log_that_is_rolled_back_is_a_break) {
+    fleet f;
+    if (!start(&f, 2, false)) return;
+    all_anew(&f, 0);
+    uint64_t gen = log_gen(&f);
+    copy old, newer;
+    log_save(&f, &old);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
+    poll_all(&f);
+    log_restore(&f, &old); /* shorter than what was heard */
+    all_anew(&f, 1);
+    CHECK(log_gen(&f) != gen); /* positions are not given twice */
+    /* As long, and longer, but other entries. */
+    for (unsigned longer = 0; longer < 2; longer++) {
+        log_save(&f, &old);
+        CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
+        log_save(&f, &newer);
+        log_restore(&f, &old);
+        f.m.op_calls[MP_SWAP] = 0;
+        zc_place_desc d = place_of(&f);
+        zc_bus other;
+        REQUIRE(zc_place_open(&d, NULL, &other) == ZC_OK);
+        uint64_t identity, position;
+        zc_bus_sink sink = {ignore, NULL, 0};
+        zc_bytes tag = zc_str("y");
+        CHECK_EQ(other.attach(other.user, &identity, &position), ZC_OK);
+        for (unsigned i = 0; i <= longer; i++)
+            CHECK_EQ(other.append(other.user, &tag, 1, false, position + i, &sink), ZC_OK);
+        other.close(other.user);
+        poll_all(&f); /* the first node has seen what is gone */
+        poll_all(&f);
+        CHECK_EQ(stats(f.c[0]).bus_breaks, 2 + longer);
+        CHECK(log_gen(&f) != identity);
+        all_anew(&f, 2 + longer);
+    }
+    /* To a log that was left. */
+    log_save(&f, &old);
+    mp_drop(&f.m, LOG);
+    all_anew(&f, 4);
+    log_restore(&f, &old);
+    all_anew(&f, 5);
+    memcpy(&gen, old.bytes + 8, 8);
+    CHECK(log_gen(&f) != gen);
+    stop(&f);
+}
+
+TEST(a_swap_that_won_twice_is_a_break) {
+    fleet f;
+    if (!start(&f, 2, false)) return;
+    all_anew(&f, 0);
+    copy old;
+    log_save(&f, &old);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
+    uint64_t version = mp_find(&f.m, LOG)->version;
+    f.m.any_token = true; /* the second writer has read before the first has swapped */
+    log_restore(&f, &old);
+    CHECK_EQ(zc_invalidate(f.c[1], zc_str("y")), ZC_OK);
+    f.m.any_token = false;
+    CHECK(mp_find(&f.m, LOG)->version > version);
+    poll_all(&f);
+    CHECK_EQ(stats(f.c[0]).bus_breaks, 1);
+    poll_all(&f);
+    CHECK_EQ(stats(f.c[1]).bus_breaks, 1);
+    all_anew(&f, 1);
+    stop(&f);
+}
+
+TEST(who_is_too_far_behind_breaks_alone) {
+    fleet f;
+    if (!start(&f, 2, false)) return;
+    all_anew(&f, 0);
+    uint64_t gen = log_gen(&f), first = log_last(&f);
+    for (unsigned i = 0; i < ZC__PLACE_ENTRIES - 1; i++)
+        CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
+    CHECK_EQ(log_number(&f, 24, 8), first); /* its entry is still there */
+    CHECK_EQ(log_number(&f, 32, 4), ZC__PLACE_ENTRIES);
+    poll_all(&f);
+    CHECK_EQ(stats(f.c[1]).bus_breaks, 0);
+    CHECK_EQ(get(f.c[1], "k", "old"), ZC_OK);
+    for (unsigned i = 0; i < ZC__PLACE_ENTRIES; i++)
+        CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(stats(f.c[1]).bus_breaks, 1);
+    CHECK_EQ(stats(f.c[0]).bus_breaks, 0);
+    CHECK_EQ(get(f.c[1], "k", "old"), ZC_MISS);
+    CHECK_EQ(log_gen(&f), gen);
+    CHECK(mp_find(&f.m, LOG)->len <= 98304);
+    stop(&f);
+}
+
+TEST(large_entries) {
+    fleet f;
+    if (!start(&f, 2, false)) return;
+    static char text[2100][16];
+    static zc_bytes tags[2100];
+    for (int i = 0; i < 2100; i++) {
+        snprintf(text[i], sizeof text[i], "tag:%09d", i);
+        tags[i] = zc_str(text[i]);
+    }
+    for (unsigned round = 0; round < 6; round++) {
+        bool all = round & 1; /* 31 KB, which stand for everything; and 25 */
+        CHECK_EQ(put(f.c[1], "other", "1", "other"), ZC_OK);
+        CHECK_EQ(put(f.c[1], "k", "1", "tag:000001900"), ZC_OK);
+        CHECK_EQ(zc_invalidate_many(f.c[0], all ? tags : tags + 300, all ? 2100 : 1700), ZC_OK);
+        poll_all(&f);
+        CHECK_EQ(get(f.c[1], "other", "1"), all ? ZC_MISS : ZC_OK);
+        CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
+        CHECK(mp_find(&f.m, LOG)->len < 98304);
+    }
+    CHECK_EQ(stats(f.c[1]).bus_breaks, 0);
+    stop(&f);
+}
