@@ -57,6 +57,7 @@
  *   >>hlc              the hybrid logical clock
  *   >>chains           hash tables of linked things, which grow in small steps
  *   >>trie             tags, versions, floors, pruning: the one rule
+ *   >>rcu              reads that share nothing
  *   >>table            entries, buckets, shards
  *   >>policy           eviction
  *   >>expiry           deadlines, what a read makes of an entry, inserting, sweeping
@@ -159,7 +160,8 @@
  *   cache.
  *   The order of locks is zc__rank (>>thread); with ZOOCACHE_DEBUG each lock that is taken is
  *   checked against it. What waits for long is a mutex, the rest are spin locks of a few
- *   instructions.
+ *   instructions. zc_get_copy() mostly takes none (>>rcu); a number that each thread gets there is
+ *   all that the library keeps outside of a cache.
  *   Two background threads, unless no_thread. One keeps house: it removes what is dead, prunes,
  *   ends overdue flights, looks after the storage; at most a fifth of a core. The other runs
  *   refreshes; refresh_threads makes it several. With no_thread call zc_poll(), say every 100 ms or
@@ -197,6 +199,7 @@
  *   operation             time                          allocations         locks
  *   zc_get, a hit         1 hash, 2-3 cache lines       none                shard
  *     after invalidation  + d nodes for each dependency, once an entry
+ *   zc_get_copy, a hit    the same, and the copy        none                none, mostly
  *   zc_put                O(key + value)                1                   shard
  *   zc_fetch, a miss      put + loader                  3 and the value     shard, three times
  *   zc_invalidate         O(length of the tag)          0; 1 a new node     stripe, writer
@@ -809,7 +812,9 @@ ZOOCACHE_API void zc_close(zc_cache *cache);
 ZOOCACHE_API int zc_get(zc_cache *cache, zc_bytes key, zc_view *view);
 
 /* The same, copied: up to `cap` bytes into `buf`; *len (may be NULL) is the value's whole length.
- * Cheaper than zc_get() where the value is in an LMDB file, and the table is full.
+ * A hit on up to 4 KiB takes no lock and writes to no memory that other threads read, so reads of
+ * one key scale with the cores (>>rcu says when not). Cheaper than zc_get() as well where the value
+ * is in an LMDB file, and the table is full.
  * ZC_E_RANGE: the value is longer than `cap`, nothing was copied. For an object: ZC_E_INVAL. */
 ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t cap, size_t *len);
 
@@ -1519,7 +1524,8 @@ public:
  *               `begin` is the newest version that there is, it is. If not, zc__trie_killer() walks
  *               the path of each dependency, and what it finds fresh has its `begin` raised to now.
  *               zc__entry_touch() tells the policy, zc__entry_pin() counts the view, and
- *               zc__deliver() fills it after the lock. With a bus, zc__bus_gate() is asked before
+ *               zc__deliver() fills it after the lock. zc_get_copy() first tries it without lock
+ *               and pin: zc__copy_shared(). With a bus, zc__bus_gate() is asked before
  *               and zc__bus_holds() after: is the proof that everything was heard young enough?
  * A miss        zc_fetch() calls zc__begin(): under the shard's lock, either there is a flight for
  *               the key (zc__wait() sleeps until it ends), or this caller becomes its leader and
@@ -1725,6 +1731,7 @@ static inline uint64_t zc__wall(const zc_clock *c) {
 #if defined(ZOOCACHE_NO_THREADS)
 #  define zc__atomic_load_rlx(p) (*(p))
 #  define zc__atomic_load_acq(p) (*(p))
+#  define zc__atomic_load_sc(p) (*(p))
 #  define zc__atomic_store_rlx(p, v) ((void)(*(p) = (v)))
 #  define zc__atomic_store_rel(p, v) ((void)(*(p) = (v)))
 #  define zc__atomic_add_rlx(p, v) ((*(p) += (v)) - (v))
@@ -1734,6 +1741,7 @@ static inline uint64_t zc__wall(const zc_clock *c) {
 #else
 #  define zc__atomic_load_rlx(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #  define zc__atomic_load_acq(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#  define zc__atomic_load_sc(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
 #  define zc__atomic_store_rlx(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
 #  define zc__atomic_store_rel(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
 #  define zc__atomic_add_rlx(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
@@ -1742,6 +1750,18 @@ static inline uint64_t zc__wall(const zc_clock *c) {
 #  define zc__atomic_cas(p, expected, desired)                                                     \
       __atomic_compare_exchange_n((p), (expected), (desired), false, __ATOMIC_ACQ_REL,             \
                                   __ATOMIC_ACQUIRE)
+#  define zc__atomic_swap_sc(p, v) __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
+#  define zc__atomic_cas_sc(p, expected, desired)                                                  \
+      __atomic_compare_exchange_n((p), (expected), (desired), false, __ATOMIC_SEQ_CST,             \
+                                  __ATOMIC_SEQ_CST)
+static inline void zc__atomic_fence(void) {
+#  ifdef __SANITIZE_THREAD__ /* gcc's knows no fences */
+    char any = 0;
+    (void)__atomic_exchange_n(&any, 1, __ATOMIC_SEQ_CST);
+#  else
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#  endif
+}
 #  if defined(_WIN32)
 #    define ZC__WIN32_THREADS
 #  elif __has_include(<pthread.h>) && !defined(ZC__C11_THREADS) /* tests/matrix.sh defines it */
@@ -1812,6 +1832,7 @@ typedef enum zc__rank {
     ZC__RANK_SHARD,
     ZC__RANK_STRIPE,   /* of the trie */
     ZC__RANK_QUEUE,    /* refreshes, who waits for whom, write-behind, destructors: one at a time */
+    ZC__RANK_LIMBO,    /* entries at which readers may still look */
     ZC__RANK_ARENA,
     ZC__RANK_LARGE,    /* large blocks that are being freed */
     ZC__RANK_SLAB,     /* a pool of slabs */
@@ -3959,6 +3980,130 @@ static const char *zc__trie_check(zc__trie *t) {
 }
 
 /* ============================================================================================
+ * >>rcu   Reads that share nothing
+ *   Idea        A lock, a count of pins or of hits is a write to a line that all readers of a key
+ *               share: with two cores, each read waits for the line. But an entry does not change
+ *               while it is in the table, its mark and `begin` apart; so who copies a value needs
+ *               no lock, only that the memory stays while he looks (read-copy-update, McKenney and
+ *               Slingwine 1998). He writes to a line of his own: that he reads, and that he hit.
+ *
+ *                 reader   in = 1 | table -> slot -> entry: the key? fresh? -> copy | in = 0
+ *                 writer   slot = NULL -> limbo, up to 16 entries -> all seats left? -> free
+ *
+ *   Seats       A thread has a number, and with it a seat in each cache, which it takes by an
+ *               exchange, as it would a lock. If another thread of that number sits there, it reads
+ *               with the shard's lock instead.
+ *   Limbo       What a thread has unlinked is freed some at a time, after a look at all seats: one
+ *               that is free, or left since, holds nothing that was unlinked before the look. A
+ *               reader who was interrupted is not waited for, unless very much waits.
+ *   The lock    is taken when a reader does not find the key, or what it takes is more than a
+ *               compare: not known to be fresh, expired, an object, a soft deadline, a long value;
+ *               while the table is changed for another; and always where memory is to go back at
+ *               once (a fixed block, an allocator of the user's).
+ *   Why it      R3: The reader's exchange and his load of the slot, the writer's fence and his look
+ *   is right    at the seat are sequentially consistent. If the load does not see that the entry
+ *               was unlinked, it comes before the fence, so the exchange comes before the look: the
+ *               look sees the seat taken, or what the reader has left behind him with his release.
+ *               So what is read was not freed. It is the key's: key, value and lengths are constant
+ *               from the release of the slot on, and the key is compared. It is not stale: the read
+ *               takes effect when the slot is loaded, where the entry was linked; `published` is
+ *               loaded later, and no version of any tag was above `begin` even then.
+ *   Invariants  R1 a seat is one thread's from its exchange to its release   R2 hits of a seat grow
+ *               when it is left with a hit   R3 nothing is freed that a reader may look at
+ *               R4 shard.turn is even: `table` is whole, cleared, and has all entries
+ *   Locking     seat.in, used, slots: as above. hits: who sits there. limbo: its lock.
+ *   Cost        a hit: one exchange; no line is written that others read, once the entry's mark is
+ *               set. An entry that is freed: a lock; for 16 a fence and a line of each thread.
+ *               8 KiB a cache.
+ * ========================================================================================== */
+
+#ifdef ZOOCACHE_NO_THREADS
+#  define ZC__THREADED 0
+#  define zc__rcu_stop(s) ((void)0)
+#  define zc__rcu_resume(s) ((void)0)
+#  define zc__rcu_wait(c) ((void)0)
+#else
+#  define ZC__THREADED 1
+#  define ZC__SEATS 64u
+#  ifndef ZC__LIMBO_FEW /* tests/s_linear.c defines it */
+#    define ZC__LIMBO_FEW 16u /* entries that are freed together */
+#  endif
+#  define ZC__LIMBO_BYTES 16384u /* or so much, if it is more */
+#  define ZC__LIMBO_MOST 64u     /* times that: readers are waited for */
+#  define ZC__SEAT_LOOKS 16u     /* at one who may be about to leave */
+
+typedef struct zc__seat {
+    uint64_t hits;
+    uint32_t in; /* 1: taken */
+    char pad[ZC__LINE - sizeof(uint64_t) - sizeof(uint32_t)];
+    zc__spin lock; /* from here on, the limbo; processors fetch lines in pairs: so in the other */
+    uint32_t n;
+    size_t bytes;
+    struct zc__entry *limbo;
+} ZC__ALIGNED(2 * ZC__LINE) zc__seat;
+
+typedef struct zc__rcu {
+    zc__seat seat[ZC__SEATS];
+    uint32_t used; /* seats that were ever taken: those before it */
+    void *raw;     /* as allocated */
+} zc__rcu;
+#  define ZC__RCU_SIZE (sizeof(zc__rcu) + 2 * ZC__LINE)
+
+static uint32_t zc__numbers; /* how many were given */
+#  ifdef __cplusplus
+static thread_local uint32_t zc__number; /* this thread's, from 1 on */
+#  else
+static _Thread_local uint32_t zc__number;
+#  endif
+
+/* NULL: no memory, and all reads take the lock. */
+static zc__rcu *zc__rcu_make(const zc__mem *m) {
+    unsigned char *raw = (unsigned char *)zc__alloc_zero(m, ZC__RCU_SIZE);
+    if (!raw) return NULL;
+    zc__rcu *r = (zc__rcu *)(void *)(raw + (size_t)(-(uintptr_t)raw & (2 * ZC__LINE - 1)));
+    for (uint32_t i = 0; i < ZC__SEATS; i++) ZC__SET_RANK(&r->seat[i].lock, ZC__RANK_LIMBO);
+    r->raw = raw;
+    return r;
+}
+
+static inline zc__seat *zc__rcu_seat(zc__rcu *r) {
+    if (ZC__UNLIKELY(!zc__number)) zc__number = zc__atomic_add_rlx(&zc__numbers, 1u) + 1;
+    uint32_t n = zc__number % ZC__SEATS, used = zc__atomic_load_acq(&r->used);
+    while (ZC__UNLIKELY(used <= n) && !zc__atomic_cas_sc(&r->used, &used, n + 1)) {}
+    return &r->seat[n];
+}
+
+/* Begins a read; false: the seat is taken. */
+static inline bool zc__rcu_enter(zc__seat *me) { return !zc__atomic_swap_sc(&me->in, 1u); }
+static inline void zc__rcu_leave(zc__seat *me, bool hit) {
+    zc__atomic_store_rel(&me->hits, me->hits + hit);
+    zc__atomic_store_rel(&me->in, 0u);
+}
+
+/* R3: has every reader left who may have seen what was unlinked before? */
+static bool zc__rcu_passed(zc__rcu *r, bool wait) {
+    zc__atomic_fence();
+    uint32_t n = zc__atomic_load_sc(&r->used);
+    for (zc__seat *seat = r->seat; seat < r->seat + n; seat++) {
+        bool in = zc__atomic_load_sc(&seat->in);
+        uint64_t hits = zc__atomic_load_acq(&seat->hits);
+        for (unsigned looks = 0; in && zc__atomic_load_acq(&seat->hits) == hits;) {
+            if (!wait && looks == ZC__SEAT_LOOKS) return false;
+            zc__back_off(&looks);
+            in = zc__atomic_load_acq(&seat->in);
+        }
+    }
+    return true;
+}
+
+/* R4: between these, what a reader could see of the shard's table may be half of one, half of the
+ * other. zc__rcu_wait() is for an old table: a growth is rare, and readers are fast. */
+#  define zc__rcu_stop(s) zc__atomic_store_rlx(&(s)->turn, (s)->turn | 1)
+#  define zc__rcu_resume(s) zc__atomic_store_rel(&(s)->turn, (s)->turn + 1)
+#  define zc__rcu_wait(c) ((void)((c)->rcu && zc__rcu_passed((c)->rcu, true)))
+#endif
+
+/* ============================================================================================
  * >>table   Entries, buckets, shards
  *   Idea        An entry is one allocation: header, key, value, dependencies. A shard is a lock and
  *               a hash table of pointers to entries. A bucket is one cache line: seven one-byte
@@ -4019,7 +4164,8 @@ enum {
     ZC__OBJECT = 8, /* the value is a zc__object */
     ZC__KEEP = 16,  /* may be served after an invalidation: asked for by serve_invalidated */
     ZC__PLAIN = 32, /* the storage does not compress it */
-    ZC__PARTS = 64  /* the value is zc_bytes, whose bytes are its parts: it is in no table */
+    ZC__PARTS = 64, /* the value is zc_bytes, whose bytes are its parts: it is in no table */
+    ZC__COPIED = ZC__THREADED * (ZC__TIMED | ZC__KEEP | ZC__PLAIN) /* by zc__copy_plain() */
 };
 
 /* What most entries do not have. Times are of the monotonic clock. */
@@ -4096,9 +4242,22 @@ static inline size_t zc__entry_cost(const zc__entry *e) {
 #define ZC__MOVES 8u       /* homes that are moved with a put while a table grows */
 
 typedef struct zc__bucket {
-    unsigned char fp[ZC__SLOTS + 1]; /* 0: free; the last is `over` */
+    union {
+        unsigned char fp[ZC__SLOTS + 1]; /* 0: free; the last is `over` */
+        uint64_t fps;                    /* the same, as readers without the lock take it */
+    };
     zc__entry *slot[ZC__SLOTS];
 } zc__bucket;
+
+static inline void zc__fp_set(zc__bucket *b, unsigned k, unsigned fp) {
+#ifdef ZOOCACHE_NO_THREADS
+    b->fp[k] = (unsigned char)fp;
+#else
+    uint64_t fps = b->fps;
+    ((unsigned char *)&fps)[k] = (unsigned char)fp;
+    zc__atomic_store_rlx(&b->fps, fps);
+#endif
+}
 
 typedef struct zc__table {
     zc__bucket *buckets;
@@ -4138,9 +4297,10 @@ typedef struct zc__shard {
     zc__spin lock;
     uint32_t moved;       /* homes of `old` whose entries are in `table` */
     zc__table table, old; /* old: while the table grows */
-    uint64_t hits, hits_stale, misses_absent; /* what a look-up needs ends here: one line */
-    uint64_t misses_expired, misses_invalidated, puts;
+    uint64_t hits, misses_absent; /* without those that zc__rcu count */
     uint32_t ready;       /* buckets of `table` that were cleared; the rest is as it was found */
+    uint32_t turn;        /* odd: readers need the lock; what a look-up needs ends here: one line */
+    uint64_t hits_stale, misses_expired, misses_invalidated, puts;
     uint32_t shrink_below; /* with fewer entries it is too large */
     uint32_t count;
     size_t bytes, cost;   /* of its entries: memory, and as counted against the limit */
@@ -4248,6 +4408,9 @@ struct zc_cache {
     zc_hlc hlc;
     zc__limit entries, cost;
     void *raw_cache, *raw_shards; /* as allocated: the structs are aligned within */
+#ifndef ZOOCACHE_NO_THREADS
+    zc__rcu *rcu; /* NULL: all reads take the lock */
+#endif
     size_t raw_shards_size;
     uint32_t refs;    /* the cache itself, fills, entries that outlived the table: frees at 0 */
     uint32_t closed;  /* 1: it closes, and tables do not grow any more; 2: nothing is told either */
@@ -4290,8 +4453,61 @@ static inline zc__shard *zc__shard_of(const zc_cache *c, uint64_t hash) {
 
 /* ---- entries: life ---- */
 
+/* Gives back the memory of an entry, and that alone. */
+static void zc__entry_give(zc_cache *c, zc__entry *e) {
+    size_t size = zc__entry_size(e);
+    if (!zc__slabs_serve(&c->mem, size)) zc__free(&c->mem, e, size);
+    else zc__slab_give(c->mem.slabs, zc__hash(zc__entry_key(e), c->seed), e, size);
+}
+
+#ifdef ZOOCACHE_NO_THREADS
+#  define zc__entry_retire(c, e) zc__entry_give((c), (e))
+#  define zc__limbos_empty(c) ((void)0)
+#else
+/* Frees what is in a limbo, if no reader can look at it any more. */
+static void zc__limbo_empty(zc_cache *c, zc__seat *seat, bool wait) {
+    ZC__ASSERT_HELD(&seat->lock);
+    if (!seat->n || !zc__rcu_passed(c->rcu, wait)) return;
+    for (zc__entry *e = seat->limbo, *next; e; e = next) {
+        next = e->next;
+        zc__entry_give(c, e);
+    }
+    seat->limbo = NULL;
+    seat->bytes = seat->n = 0;
+}
+
+/* The memory of an entry that is in no table any more. */
+static void zc__entry_retire(zc_cache *c, zc__entry *e) {
+    if (!c->rcu) {
+        zc__entry_give(c, e);
+        return;
+    }
+    zc__seat *seat = zc__rcu_seat(c->rcu);
+    zc__spin_lock(&seat->lock);
+    e->next = seat->limbo;
+    seat->limbo = e;
+    seat->bytes += zc__entry_size(e);
+    if (++seat->n % ZC__LIMBO_FEW == 0 || seat->bytes > ZC__LIMBO_BYTES)
+        zc__limbo_empty(c, seat, seat->n >= ZC__LIMBO_MOST * ZC__LIMBO_FEW ||
+                                     seat->bytes > ZC__LIMBO_MOST * ZC__LIMBO_BYTES);
+    zc__spin_unlock(&seat->lock);
+}
+
+static void zc__limbos_empty(zc_cache *c) {
+    for (uint32_t i = 0; c->rcu && i < ZC__SEATS; i++) {
+        zc__spin_lock(&c->rcu->seat[i].lock);
+        zc__limbo_empty(c, &c->rcu->seat[i], false);
+        zc__spin_unlock(&c->rcu->seat[i].lock);
+    }
+}
+#endif
+
 static void zc__cache_free(zc_cache *c) {
+    zc__limbos_empty(c);
     zc__mem mem = c->mem;
+#ifndef ZOOCACHE_NO_THREADS
+    if (c->rcu) zc__free(&mem, c->rcu->raw, ZC__RCU_SIZE);
+#endif
     for (uint32_t i = 0; i < c->nshards && c->desc.store.version; i++)
         zc__monitor_destroy(&c->shards[i].order);
     zc__trie_destroy(&c->trie);
@@ -4316,9 +4532,7 @@ static void zc__entry_free(zc_cache *c, zc__entry *e) {
     }
     zc_tag **deps = zc__entry_deps(e);
     for (unsigned i = 0; i < e->ndeps; i++) zc__tag_unref(&c->trie, deps[i]);
-    size_t size = zc__entry_size(e);
-    if (!zc__slabs_serve(&c->mem, size)) zc__free(&c->mem, e, size);
-    else zc__slab_give(c->mem.slabs, zc__hash(zc__entry_key(e), c->seed), e, size);
+    zc__entry_retire(c, e);
 }
 
 /* With drop_in_poll an object's entry waits for its turn, until the cache is closed: as that is
@@ -4382,15 +4596,15 @@ static inline uint32_t zc__home_of(uint64_t hash, uint32_t nbuckets) {
 /* One bit for each of the seven bytes that equal fp; the slot of the lowest is zc__match_slot(). 0,
  * which is no entry's, matches the free ones. */
 #ifdef __SSE2__
-static inline uint64_t zc__bucket_match(const zc__bucket *b, unsigned char fp) {
-    __m128i fps = _mm_loadl_epi64((const __m128i *)(const void *)b->fp);
-    return (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(fps, _mm_set1_epi8((char)fp))) & 0x7f;
+static inline uint64_t zc__fps_match(uint64_t fps, unsigned char fp) {
+    __m128i eq = _mm_cmpeq_epi8(_mm_set_epi64x(0, (long long)fps), _mm_set1_epi8((char)fp));
+    return (unsigned)_mm_movemask_epi8(eq) & 0x7f;
 }
 static inline unsigned zc__match_slot(uint64_t match) { return zc__ctz64(match); }
 #else
-static inline uint64_t zc__bucket_match(const zc__bucket *b, unsigned char fp) {
+static inline uint64_t zc__fps_match(uint64_t fps, unsigned char fp) {
     const uint64_t low7 = UINT64_C(0x7f7f7f7f7f7f7f7f);
-    uint64_t x = zc__get64(b->fp) ^ UINT64_C(0x0101010101010101) * fp;
+    uint64_t x = zc__get64((const unsigned char *)&fps) ^ UINT64_C(0x0101010101010101) * fp;
     return ~(((x & low7) + low7) | x) & UINT64_C(0x0080808080808080);
 }
 static inline unsigned zc__match_slot(uint64_t match) { return zc__ctz64(match) >> 3; }
@@ -4402,22 +4616,31 @@ static inline zc__table *zc__table_of(const zc__shard *s, uint64_t hash) {
     return (zc__table *)(uintptr_t)(old ? &s->old : &s->table);
 }
 
-static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_bytes key) {
-    const zc__table *t = zc__table_of(s, hash);
+/* With the lock, or within a reader's section: then what is found was there at the moment when its
+ * slot was read, but what is there may not be found. */
+static inline zc__entry *zc__buckets_find(const zc__bucket *buckets, uint32_t n, uint64_t hash,
+                                          zc_bytes key) {
     unsigned char fp = zc__fp_of(hash);
-    uint32_t i = zc__home_of(hash, t->nbuckets);
-    for (uint32_t probes = t->nbuckets; probes; probes--) {
-        const zc__bucket *b = &t->buckets[i];
-        for (uint64_t m = zc__bucket_match(b, fp); m; m &= m - 1) {
-            zc__entry *e = b->slot[zc__match_slot(m)];
+    uint32_t i = zc__home_of(hash, n);
+    for (uint32_t probes = n; probes; probes--) {
+        const zc__bucket *b = &buckets[i];
+        uint64_t fps = zc__atomic_load_rlx(&b->fps);
+        for (uint64_t m = zc__fps_match(fps, fp); m; m &= m - 1) {
+            zc__entry *e = zc__atomic_load_sc(&b->slot[zc__match_slot(m)]);
+            if (ZC__THREADED && ZC__UNLIKELY(!e)) continue;
             ZC__PREFETCH(zc__entry_bytes(e) + ZC__LINE);
             ZC__PREFETCH(zc__entry_bytes(e) + 2 * ZC__LINE);
             if (zc__entry_is(e, key)) return e;
         }
-        if (ZC__LIKELY(!b->fp[ZC__OVER])) return NULL;
-        if (++i == t->nbuckets) i = 0;
+        if (ZC__LIKELY(!((const unsigned char *)&fps)[ZC__OVER])) return NULL;
+        if (++i == n) i = 0;
     }
     return NULL;
+}
+
+static inline zc__entry *zc__table_find(const zc__shard *s, uint64_t hash, zc_bytes key) {
+    const zc__table *t = zc__table_of(s, hash);
+    return zc__buckets_find(t->buckets, t->nbuckets, hash, key);
 }
 
 /* Clears the table's buckets before the n-th. */
@@ -4432,14 +4655,14 @@ static void zc__table_link(zc__shard *s, zc__table *t, zc__entry *e, uint64_t ha
     t->count++;
     for (uint32_t i = zc__home_of(hash, t->nbuckets);;) {
         zc__bucket *b = &t->buckets[i];
-        uint64_t free_slots = zc__bucket_match(b, 0);
+        uint64_t free_slots = zc__fps_match(b->fps, 0);
         if (free_slots) {
             unsigned k = zc__match_slot(free_slots);
-            b->fp[k] = zc__fp_of(hash);
-            b->slot[k] = e;
+            zc__fp_set(b, k, zc__fp_of(hash));
+            zc__atomic_store_rel(&b->slot[k], e);
             return;
         }
-        if (b->fp[ZC__OVER] < 255) b->fp[ZC__OVER]++;
+        if (b->fp[ZC__OVER] < 255) zc__fp_set(b, ZC__OVER, b->fp[ZC__OVER] + 1u);
         if (++i == t->nbuckets) i = 0;
         if (t == &s->table) zc__table_clear(s, i + 1);
     }
@@ -4449,15 +4672,15 @@ static void zc__table_unlink(zc__table *t, zc__entry *e, uint64_t hash) {
     t->count--;
     for (uint32_t i = zc__home_of(hash, t->nbuckets);; i = i + 1 == t->nbuckets ? 0 : i + 1) {
         zc__bucket *b = &t->buckets[i];
-        for (uint64_t m = zc__bucket_match(b, zc__fp_of(hash)); m; m &= m - 1) {
+        for (uint64_t m = zc__fps_match(b->fps, zc__fp_of(hash)); m; m &= m - 1) {
             unsigned k = zc__match_slot(m);
             if (b->slot[k] != e) continue;
-            b->fp[k] = 0;
-            b->slot[k] = NULL;
+            zc__fp_set(b, k, 0);
+            zc__atomic_store_rlx(&b->slot[k], (zc__entry *)NULL);
             return;
         }
         ZC__ASSERT(b->fp[ZC__OVER] > 0);
-        if (b->fp[ZC__OVER] < 255) b->fp[ZC__OVER]--;
+        if (b->fp[ZC__OVER] < 255) zc__fp_set(b, ZC__OVER, b->fp[ZC__OVER] - 1u);
     }
 }
 
@@ -4479,12 +4702,16 @@ static inline void zc__bucket_prefetch(const zc__shard *s, uint64_t hash) {
 static bool zc__table_resize(zc_cache *c, zc__shard *s, uint32_t n) {
     zc__bucket *to = (zc__bucket *)zc__alloc(&c->mem, n * sizeof *to);
     if (!to) return false;
+    zc__rcu_stop(s);
     s->old = s->table;
     s->table.count = s->moved = s->ready = s->cursor = 0;
-    zc__atomic_store_rlx(&s->table.buckets, to); /* see zc__bucket_prefetch() */
-    zc__atomic_store_rlx(&s->table.nbuckets, n);
+    zc__atomic_store_rel(&s->table.buckets, to); /* see zc__bucket_prefetch() */
+    zc__atomic_store_rel(&s->table.nbuckets, n);
     s->shrink_below = c->mem.arena || n <= 64 ? 0 : n - n / 8;
-    if (!s->old.nbuckets) zc__table_clear(s, n);
+    if (!s->old.nbuckets) {
+        zc__table_clear(s, n);
+        zc__rcu_resume(s);
+    }
     return true;
 }
 
@@ -4523,7 +4750,10 @@ static void zc__table_move(zc_cache *c, zc__shard *s) {
     for (uint32_t i = s->moved; i < s->old.nbuckets && i < s->moved + ZC__MOVES; i++)
         for (unsigned k = 0; k < ZC__SLOTS; k++)
             ZC__PREFETCH((const void *)((uintptr_t)s->old.buckets[i].slot[k] + sizeof(zc__entry)));
-    if (s->moved == s->old.nbuckets) zc__table_free(c, &s->old);
+    if (s->moved != s->old.nbuckets) return;
+    zc__rcu_wait(c); /* it is seldom: once a growth */
+    zc__table_free(c, &s->old);
+    zc__rcu_resume(s);
 }
 
 /* A table that is full to less than an eighth becomes smaller. Not by more than an eighth at once:
@@ -4603,6 +4833,12 @@ enum {
  * a clear comes into the shard after zc__policy_clear() has taken note of that. */
 static inline bool zc__is_cleared(const zc__shard *s, const zc__entry *e) {
     return e->begin < s->policy.cleared;
+}
+
+/* The hits of an entry: readers without the lock count them, too. */
+static inline unsigned zc__hits(const zc__entry *e) { return zc__atomic_load_rlx(&e->hits); }
+static inline void zc__hits_set(zc__entry *e, unsigned n) {
+    zc__atomic_store_rlx(&e->hits, (uint8_t)n);
 }
 
 /* What a shard has under a key, unless it was cleared. */
@@ -4822,8 +5058,8 @@ static void zc__policy_add(zc_cache *c, zc__shard *s, zc__entry *e, unsigned que
     for (int n = 0; n < 4 && w->count > window; n++) {
         zc__entry *o = w->oldest;
         zc__queue_unlink(s, o);
-        o->state = (uint8_t)(o->hits * ZC__EARLY);
-        o->hits = 0;
+        o->state = (uint8_t)(zc__hits(o) * ZC__EARLY);
+        zc__hits_set(o, 0);
         zc__queue_push(s, o, ZC__PROBATION);
     }
     if (w->oldest && w->oldest->next) ZC__PREFETCH(w->oldest->next);
@@ -4849,7 +5085,8 @@ static void zc__queue_swap(zc__shard *s, const zc__entry *old, zc__entry *e) {
 
 /* The same for one that replaces `old`, which counts as a hit. */
 static void zc__policy_replace(zc__shard *s, const zc__entry *old, zc__entry *e) {
-    e->hits = (uint8_t)(old->hits < ZC__HITS_MAX ? old->hits + 1 : old->hits);
+    unsigned hits = zc__hits(old);
+    e->hits = (uint8_t)(hits < ZC__HITS_MAX ? hits + 1 : hits);
     zc__queue_swap(s, old, e);
 }
 
@@ -4858,8 +5095,8 @@ static void zc__policy_remove(zc__shard *s, zc__entry *e, uint64_t hash) {
     bool in_main = (e->state & ZC__QUEUE_BITS) == ZC__MAIN;
     zc__queue_unlink(s, e);
     if (zc__is_cleared(s, e)) return;
-    if (in_main ? e->hits || e->state & ZC__PROVEN
-                : e->hits + e->state / ZC__EARLY % 4 >= ZC__PROMOTE)
+    if (in_main ? zc__hits(e) || e->state & ZC__PROVEN
+                : zc__hits(e) + e->state / ZC__EARLY % 4 >= ZC__PROMOTE)
         zc__ghost_add(&s->policy, hash, 0, true);
 }
 
@@ -4891,19 +5128,19 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
         bool probation = w->count + q->count >= (uint64_t)p->target / 256 || !m->oldest;
         bool from_main = !probation || !(q->oldest || w->oldest);
         zc__entry *e = from_main ? m->oldest : q->oldest ? q->oldest : w->oldest;
-        if (from_main && e->hits && !last) { /* a second chance */
+        if (from_main && zc__hits(e) && !last) { /* a second chance */
             zc__policy_step(p, -zc__policy_worth(p, 40, m->count, 2));
             zc__queue_unlink(s, e);
-            e->hits--;
+            zc__hits_set(e, zc__hits(e) - 1);
             e->state |= ZC__PROVEN;
             zc__queue_push(s, e, ZC__MAIN);
             continue;
         }
         if (!from_main) {
-            if (q->oldest && e->hits) zc__policy_step(p, zc__policy_worth(p, 51, q->count, 2));
-            if (e->hits + e->state / ZC__EARLY % 4 >= ZC__PROMOTE && !last) {
+            if (q->oldest && zc__hits(e)) zc__policy_step(p, zc__policy_worth(p, 51, q->count, 2));
+            if (zc__hits(e) + e->state / ZC__EARLY % 4 >= ZC__PROMOTE && !last) {
                 zc__queue_unlink(s, e);
-                e->hits = 0;
+                zc__hits_set(e, 0);
                 zc__queue_push(s, e, ZC__MAIN);
                 continue;
             }
@@ -4942,7 +5179,7 @@ static inline uint64_t zc__now(zc_cache *c) {
 static inline zc__state zc__entry_state(zc_cache *c, zc__entry *e, uint64_t published) {
     if (e->begin < published) {
         if (zc__trie_killer(&c->trie, zc__entry_deps(e), e->ndeps, e->begin)) return ZC__DEAD;
-        e->begin = published;
+        zc__atomic_store_rlx(&e->begin, published);
     }
     if (ZC__LIKELY(!(e->flags & ZC__TIMED))) return ZC__FRESH;
     uint64_t now = zc__coarse(&c->clock);
@@ -4950,9 +5187,15 @@ static inline zc__state zc__entry_state(zc_cache *c, zc__entry *e, uint64_t publ
     return e->flags & ZC__EXTRAS && now >= zc__entry_extras(e)->soft ? ZC__SOFT : ZC__FRESH;
 }
 
+/* The policy sees a hit. Once the mark is set nothing is written. */
+static inline void zc__entry_mark(zc__entry *e) {
+    unsigned hits = zc__hits(e);
+    if (ZC__UNLIKELY(hits < ZC__HITS_MAX)) zc__hits_set(e, hits + 1);
+}
+
 /* After a hit: the policy sees it, and an idle deadline moves. */
 static inline void zc__entry_touch(zc_cache *c, zc__entry *e) {
-    if (e->hits < ZC__HITS_MAX) e->hits++;
+    zc__entry_mark(e);
     if (ZC__UNLIKELY(e->flags & ZC__EXTRAS)) {
         const zc__extras *x = zc__entry_extras(e);
         uint64_t idle = x->tti ? zc__add_sat(zc__coarse(&c->clock), x->tti) : ZC_NEVER;
@@ -5266,10 +5509,12 @@ static inline void zc__entry_move(zc_cache *c, zc__shard *s, zc__entry **slot) {
     uint64_t hash = zc__entry_hash(c, e);
     zc__entry *to = (zc__entry *)zc__slab_take(c->mem.slabs, hash, size);
     if (!to) return;
-    memcpy((void *)to, e, size);
+    memcpy((void *)to, e, offsetof(zc__entry, hits)); /* which readers may be changing */
+    to->hits = (uint8_t)zc__hits(e);
+    memcpy((void *)(to + 1), e + 1, size - sizeof *e);
     zc__queue_swap(s, e, to);
-    *slot = to;
-    zc__slab_give(c->mem.slabs, hash, e, size);
+    zc__atomic_store_rel(slot, to);
+    zc__entry_retire(c, e);
 }
 
 /* Looks at up to `buckets` buckets for what is expired, invalidated, or to be moved. True: the
@@ -9564,31 +9809,59 @@ static inline int zc__copy_proven(zc_cache *c, zc_bytes key, uint64_t hash, void
 }
 #endif
 
-ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t cap, size_t *len) {
-    int rc = zc__check_key(cache, key);
-    if (len) *len = 0;
-    if (rc != ZC_OK || (!buf && cap)) return rc != ZC_OK ? rc : ZC_E_INVAL;
-    uint64_t hash = zc__hash(key, cache->seed);
-    if (zc__bus_on(cache)) return zc__copy_proven(cache, key, hash, buf, cap, len);
-    zc__shard *s = zc__shard_of(cache, hash);
+/* Copies plain bytes that are known to be fresh: few instructions behind the loads, so that the
+ * loads of the next call are under way as well. With the shard's lock or in a reader's section. */
+static inline bool zc__copy_plain(const zc_cache *c, zc__entry *e, size_t key_len, void *buf,
+                                  size_t cap, size_t *len) {
+    size_t n = e->value_len;
+    if (e->flags & ~ZC__COPIED || zc__atomic_load_rlx(&e->begin) < zc__published(&c->trie) ||
+        n > cap || n > ZC__COPY_LOCKED ||
+        (e->flags & ZC__COPIED & ZC__TIMED && zc__coarse(&c->clock) >= e->expires))
+        return false;
+    zc__entry_mark(e);
+    if (len) *len = n;
+    const unsigned char *value = zc__entry_bytes(e) + zc__value_at(key_len);
+    if (ZC__LIKELY(n == cap)) zc__copy((unsigned char *)buf, value, cap); /* is known at once */
+    else zc__copy((unsigned char *)buf, value, n);
+    return true;
+}
+
+#ifdef ZOOCACHE_NO_THREADS
+#  define zc__copy_shared(c, key, hash, buf, cap, len) false
+#else
+/* The same without a lock: a hit, or nothing is known. */
+static inline bool zc__copy_shared(zc_cache *c, zc_bytes key, uint64_t hash, void *buf, size_t cap,
+                                   size_t *len) {
+    zc__seat *me = c->rcu ? zc__rcu_seat(c->rcu) : NULL;
+    if (ZC__UNLIKELY(!me || !zc__rcu_enter(me))) return false;
+    const zc__shard *s = zc__shard_of(c, hash);
+    uint32_t turn = zc__atomic_load_acq(&s->turn);
+    const zc__bucket *buckets = zc__atomic_load_acq(&s->table.buckets);
+    uint32_t n = zc__atomic_load_acq(&s->table.nbuckets);
+    zc__entry *e = NULL;
+    if (ZC__LIKELY(!(turn & 1) && zc__atomic_load_rlx(&s->turn) == turn))
+        e = zc__buckets_find(buckets, n, hash, key);
+    bool hit = e && zc__copy_plain(c, e, key.len, buf, cap, len);
+    zc__rcu_leave(me, hit);
+    return hit;
+}
+#endif
+
+/* The same with the shard's lock, and all that it may take. */
+static ZC__NOINLINE int zc__copy_locked(zc_cache *c, zc_bytes key, uint64_t hash, void *buf,
+                                        size_t cap, size_t *len) {
+    zc__shard *s = zc__shard_of(c, hash);
     zc__entry *e;
     zc__spin_lock(&s->lock);
-    /* Plain bytes without a deadline, known to be fresh: few instructions behind the loads, so that
-     * the loads of the next call are under way as well. */
+#ifndef __OPTIMIZE_SIZE__ /* zc__look() does it as well */
     e = zc__table_find(s, hash, key);
-    if (ZC__LIKELY(e && !e->flags && e->begin >= zc__published(&cache->trie) &&
-                   e->value_len <= cap && e->value_len <= ZC__COPY_LOCKED)) {
-        size_t n = e->value_len;
-        if (ZC__UNLIKELY(e->hits < ZC__HITS_MAX)) e->hits++;
+    if (ZC__LIKELY(e && zc__copy_plain(c, e, key.len, buf, cap, len))) {
         s->hits++;
-        if (len) *len = n;
-        const unsigned char *value = zc__entry_bytes(e) + zc__value_at(key.len);
-        if (ZC__LIKELY(n == cap)) zc__copy((unsigned char *)buf, value, cap); /* is known at once */
-        else zc__copy((unsigned char *)buf, value, n);
         zc__spin_unlock(&s->lock);
         return ZC_OK;
     }
-    rc = zc__look(cache, s, hash, key, &e);
+#endif
+    int rc = zc__look(c, s, hash, key, &e);
     if (ZC__LIKELY(rc != ZC_MISS && e->value_len <= ZC__COPY_LOCKED && !(e->flags & ZC__OBJECT))) {
         size_t n = e->value_len;
         if (len) *len = n;
@@ -9603,9 +9876,19 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
     zc__spin_unlock(&s->lock);
     zc_view view;
     memset(&view, 0, sizeof view);
-    if (rc != ZC_MISS) rc = zc__deliver(cache, e, NULL, 0, rc, &view);
-    else if (zc__has_store(cache)) rc = zc__get_through(cache, key, &view);
-    return zc__copy_view(cache, &view, rc, buf, cap, len);
+    if (rc != ZC_MISS) rc = zc__deliver(c, e, NULL, 0, rc, &view);
+    else if (zc__has_store(c)) rc = zc__get_through(c, key, &view);
+    return zc__copy_view(c, &view, rc, buf, cap, len);
+}
+
+ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t cap, size_t *len) {
+    int rc = zc__check_key(cache, key);
+    if (len) *len = 0;
+    if (rc != ZC_OK || (!buf && cap)) return rc != ZC_OK ? rc : ZC_E_INVAL;
+    uint64_t hash = zc__hash(key, cache->seed);
+    if (zc__bus_on(cache)) return zc__copy_proven(cache, key, hash, buf, cap, len);
+    if (zc__copy_shared(cache, key, hash, buf, cap, len)) return ZC_OK;
+    return zc__copy_locked(cache, key, hash, buf, cap, len);
 }
 
 #ifdef ZOOCACHE_WITH_BUS
@@ -9694,7 +9977,7 @@ static void zc__entry_ahead(zc__shard *s, uint64_t hash) {
     const zc__table *t = zc__table_of(s, hash);
     if (t->nbuckets) {
         const zc__bucket *b = &t->buckets[zc__home_of(hash, t->nbuckets)];
-        uint64_t m = zc__bucket_match(b, zc__fp_of(hash));
+        uint64_t m = zc__fps_match(b->fps, zc__fp_of(hash));
         if (m) zc__entry_prefetch(b->slot[zc__match_slot(m)]);
     }
     zc__spin_unlock(&s->lock);
@@ -10482,6 +10765,7 @@ static int zc__housekeeping(zc_cache *c, uint64_t budget, bool polled) {
             behind = zc__bus_round(c, 0, deadline) == ZC_RETRY;
         more = zc__has_store(c) && zc__store_keep(c, deadline);
         if (first) zc__holds_expire(c);
+        if (first) zc__limbos_empty(c);
         if (zc__spin_trylock(&c->house)) { /* else somebody is at it */
             more = zc__expire_some(c, &late) || more;
             more = zc__sweep_some(c, now, published, &garbage) || more;
@@ -10597,6 +10881,23 @@ static inline void zc__threads_end(zc_cache *c) { (void)c; }
 
 /* ---- locking everything: fork, check ---- */
 
+#ifdef ZOOCACHE_NO_THREADS
+#  define zc__limbos_lock(c, lock) ((void)0)
+#  define zc__rcu_fork(c) ((void)0)
+#else
+static void zc__limbos_lock(zc_cache *c, bool lock) {
+    for (uint32_t i = 0; c->rcu && i < ZC__SEATS; i++) {
+        if (lock) zc__spin_lock(&c->rcu->seat[i].lock);
+        else zc__spin_unlock(&c->rcu->seat[i].lock);
+    }
+}
+/* The parent's readers are not in the child. */
+static void zc__rcu_fork(zc_cache *c) {
+    for (uint32_t i = 0; c->rcu && i < ZC__SEATS; i++)
+        c->rcu->seat[i].in = 0;
+}
+#endif
+
 static void zc__lock_all(zc_cache *c) {
     zc__bus_fork_prepare(&c->bus);
     zc__spin_lock(&c->trie.writer);
@@ -10606,6 +10907,7 @@ static void zc__lock_all(zc_cache *c) {
     zc__spin_lock(&c->jobs_lock);
     zc__spin_lock(&c->graph_lock);
     zc__spin_lock(&c->drops_lock);
+    zc__limbos_lock(c, true);
     if (c->mem.arena) zc__spin_lock(&c->mem.arena->lock);
     zc__spin_lock(&c->mem.large_lock);
     zc__slabs_lock(c->mem.slabs);
@@ -10615,6 +10917,7 @@ static void zc__unlock_all(zc_cache *c) {
     zc__slabs_unlock(c->mem.slabs);
     zc__spin_unlock(&c->mem.large_lock);
     if (c->mem.arena) zc__spin_unlock(&c->mem.arena->lock);
+    zc__limbos_lock(c, false);
     zc__spin_unlock(&c->drops_lock);
     zc__spin_unlock(&c->graph_lock);
     zc__spin_unlock(&c->jobs_lock);
@@ -10657,6 +10960,7 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
             for (zc__link *l; (l = *zc__chain(&s->flights, k)) != NULL;)
                 zc__flight_end(s, (zc__flight *)l, ZC__LOST);
     }
+    zc__rcu_fork(cache);
     zc__trie_recount(&cache->trie);
     zc__holds_fork(cache);
     zc__unlock_all(cache);
@@ -10807,6 +11111,8 @@ static void zc__shard_close(zc_cache *c, zc__shard *s) {
             ended = l;
         }
     }
+    zc__rcu_stop(s);
+    zc__rcu_wait(c);
     zc__shard_purge(s, &garbage);
     zc__chains_free(&c->mem, &s->flights);
     zc__table_free(c, &s->table);
@@ -10894,6 +11200,9 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
     c->raw_cache = raw;
     c->mem = mem;
     if (!ZC__WATCHED && !d.block && !d.allocator.version) c->mem.slabs = zc__slabs_make(d.shards);
+#ifndef ZOOCACHE_NO_THREADS
+    if (!d.block && !d.allocator.version) c->rcu = zc__rcu_make(&c->mem);
+#endif
     c->desc = d;
     c->clock = c->hlc.clock = d.clock;
     c->hlc.max_drift = d.max_clock_drift;
@@ -10925,6 +11234,21 @@ ZOOCACHE_API void zc_close(zc_cache *cache) {
  * >>metrics   Numbers, texts, explanations
  * ========================================================================================== */
 
+#ifdef ZOOCACHE_NO_THREADS
+#  define zc__rcu_stats(c, out) ((void)0)
+#else
+static void zc__rcu_stats(zc_cache *c, zc_stats *out) {
+    if (c->rcu) out->memory += ZC__RCU_SIZE;
+    for (uint32_t i = 0; c->rcu && i < ZC__SEATS; i++) {
+        zc__seat *seat = &c->rcu->seat[i];
+        out->hits += zc__atomic_load_rlx(&seat->hits);
+        zc__spin_lock(&seat->lock);
+        out->memory += seat->bytes;
+        zc__spin_unlock(&seat->lock);
+    }
+}
+#endif
+
 ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
     if (!out) return;
     memset(out, 0, sizeof *out);
@@ -10932,6 +11256,7 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
     out->memory = sizeof *cache + ZC__LINE + cache->raw_shards_size;
     out->memory += zc__slabs_slack(cache->mem.slabs);
     out->memory += zc__atomic_load_rlx(&cache->mem.large_size);
+    zc__rcu_stats(cache, out);
     for (uint32_t i = 0; i < cache->nshards; i++) {
         zc__shard *s = &cache->shards[i];
         zc__spin_lock(&s->lock);
@@ -11204,7 +11529,7 @@ static const char *zc__check_policy(const zc__shard *s) {
             cost += zc__entry_cost(e);
             if (zc__is_cleared(s, e) != (i == ZC__CLEARED)) return "P4";
             if (i == ZC__CLEARED) cleared += zc__entry_cost(e);
-            else if ((e->state & ZC__QUEUE_BITS) != i || e->hits > ZC__HITS_MAX) return "P1";
+            else if ((e->state & ZC__QUEUE_BITS) != i || zc__hits(e) > ZC__HITS_MAX) return "P1";
         }
         if (prev != p->queue[i].newest || count != p->queue[i].count) return "P2";
         total += count;

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Plants faults in copies of zoocache.h: s_linear must find a history, x_simulate a seed, that shows
-each of them, t_hooks, t_holds or t_seal_bus must fail.
+each of them, t_hooks, t_holds, t_seal_bus or s_readers must fail.
 
 faults.py DIRECTORY PROGRAM [PART OF A NAME]: builds and runs in DIRECTORY with $CC. The text that a
 fault replaces must be in the header once. The last line is the count."""
@@ -281,6 +281,35 @@ HOOKS = {
     "a thread waits for a flight that it runs": ("own = f->runner == zc__self();", "own = false;"),
 }
 
+# s_readers must fail.
+READERS = {
+    "what a reader looks at is freed": (
+        "if (!seat->n || !zc__rcu_passed(c->rcu, wait)) return;",
+        "(void)wait;",
+    ),
+    "a reader does not say that he reads": (
+        "static inline bool zc__rcu_enter(zc__seat *me) { return !zc__atomic_swap_sc(&me->in, 1u); }",
+        "static inline bool zc__rcu_enter(zc__seat *me) { (void)me; return true; }",
+    ),
+    "seats that were never taken before are not looked at": (
+        "while (ZC__UNLIKELY(used <= n) && !zc__atomic_cas_sc(&r->used, &used, n + 1)) {}",
+        "(void)used;",
+    ),
+    "an old table is freed at once": ("zc__rcu_wait(c); /* it is seldom", "/* it is seldom"),
+    "a table that is not cleared is read": ("    zc__rcu_stop(s);\n    s->old = s->table;", "    s->old = s->table;"),
+    "a reader does not ask what was invalidated": (
+        "if (e->flags & ~ZC__COPIED || zc__atomic_load_rlx(&e->begin) < zc__published(&c->trie) ||",
+        "if (e->flags & ~ZC__COPIED ||",
+    ),
+    "a reader does not look at the clock": (
+        "(e->flags & ZC__COPIED & ZC__TIMED && zc__coarse(&c->clock) >= e->expires))",
+        "false)",
+    ),
+    "a child waits for readers of its parent": ("    zc__rcu_fork(cache);\n", ""),
+    "hits without the lock are not counted": ("zc__atomic_store_rel(&me->hits, me->hits + hit);", "(void)hit;"),
+    "a hit is written to its entry each time": ("if (ZC__UNLIKELY(hits < ZC__HITS_MAX)) zc__hits_set(e, hits + 1);", "e->prev += hits;"),
+}
+
 # t_holds must fail.
 HOLDS = {
     "a fill does not look for holds": ("fits && !held && !fill->no_store", "fits && !fill->no_store"),
@@ -396,8 +425,9 @@ def failed_check(directory, _):
 
 def hung_or_failed(directory, _):
     """The same, if it ends."""
+    program = next(directory / name for name in ("t_hooks", "s_readers") if (directory / name).exists())
     try:
-        ended = subprocess.run([directory / "t_hooks"], capture_output=True, timeout=60)
+        ended = subprocess.run([program], capture_output=True, timeout=60)
     except subprocess.TimeoutExpired:
         return "as it does not end"
     out = ended.stdout + ended.stderr
@@ -412,6 +442,7 @@ def main():
         "t_hooks": (HOOKS, hung_or_failed),
         "t_holds": (HOLDS, failed_check),
         "t_seal_bus": (SEALED, failed_check),
+        "s_readers": (READERS, hung_or_failed),
     }
     faults, look = programs[program]
 

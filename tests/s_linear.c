@@ -3,12 +3,19 @@
  * (linear.h). LINEAR_ROUNDS: how many times as many histories as usual. A history that fails is
  * printed. */
 #define _POSIX_C_SOURCE 200809L
+#include <stddef.h>
+static void *slow_malloc(size_t size);
+static void slow_release(void *ptr);
+#define ZOOCACHE_MALLOC(size) slow_malloc(size)
+#define ZOOCACHE_FREE(ptr) slow_release(ptr)
+#define ZC__LIMBO_FEW 1u /* memory goes back as soon as it may */
 #define ZOOCACHE_WITH_BUS
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 #include "zc_test.h"
 #include "fault_store.h"
 #include "linear.h"
+#include <malloc.h>
 #include <pthread.h>
 
 /* ---- recording ---- */
@@ -22,6 +29,7 @@ typedef struct world {
     zc_cache *c;
     op_set ops;
     bool begins_late; /* the usual mistake: zc_begin() after the reading, not before */
+    bool hook;        /* memory is an allocator's: reads take the lock */
     int rounds;       /* to play; atomic: 0 ends them */
     uint32_t round;
     uint64_t moment, fills; /* atomic */
@@ -281,15 +289,35 @@ static void *work(void *user) {
 /* ---- many histories ---- */
 
 /* Yields at random: what lies between two steps of one call is there for the others to see. */
-static void *slow_alloc(void *user, size_t size) {
-    uint64_t n = __atomic_add_fetch((uint64_t *)user, 1, __ATOMIC_RELAXED);
-    if ((n * UINT64_C(0x9e3779b97f4a7c15)) >> 62 == 0) sched_yield();
+static uint64_t slow_calls; /* atomic */
+static void slow(unsigned one_in) {
+    uint64_t n = __atomic_add_fetch(&slow_calls, 1, __ATOMIC_RELAXED);
+    if ((n * UINT64_C(0x9e3779b97f4a7c15)) >> 32 & (one_in - 1)) return;
+    sched_yield();
+}
+static void *slow_malloc(size_t size) {
+    slow(4);
     return malloc(size);
+}
+/* Nothing is read that was freed. */
+static void slow_release(void *ptr) {
+    if (ptr) memset(ptr, 0xdd, malloc_usable_size(ptr));
+    free(ptr);
+}
+static void *slow_alloc(void *user, size_t size) {
+    (void)user;
+    return slow_malloc(size);
 }
 static void slow_free(void *user, void *ptr, size_t size) {
     (void)user;
     (void)size;
     free(ptr);
+}
+/* The clock is read after a value was found fresh and before it is copied. */
+static uint64_t slow_clock(void *user) {
+    (void)user;
+    slow(2);
+    return zc__sys_mono();
 }
 
 static void give_way(void *user) {
@@ -342,9 +370,10 @@ static bool add_stale_read(lin_history *h) {
 static int histories(world *w, zc_desc d, int rounds) {
     worker workers[THREADS];
     lin_history h;
-    uint64_t allocations = 0;
     int good = 0, mutants = 0, steps = 0;
-    d.allocator = (zc_allocator){1, slow_alloc, slow_free, &allocations};
+    if (w->hook) d.allocator = (zc_allocator){1, slow_alloc, slow_free, NULL};
+    else d.clock = (zc_clock){1, slow_clock, slow_clock, NULL};
+    d.ttl = w->hook ? 0 : 3600 * ZC_SECOND;
     w->rounds = 1;
     pthread_barrier_init(&w->start, NULL, THREADS + 1);
     pthread_barrier_init(&w->end, NULL, THREADS + 1);
@@ -491,6 +520,10 @@ TEST(a_map_of_many_shards) { all_good(PURE, (zc_desc){.shards = 8, .no_thread = 
 TEST(with_dependencies) { all_good(DEPENDENT, (zc_desc){.shards = 1, .no_thread = true}, 12000); }
 TEST(with_dependencies_in_many_shards) {
     all_good(DEPENDENT, (zc_desc){.shards = 8, .no_thread = true}, 12000);
+}
+TEST(where_all_reads_take_the_lock) {
+    world w = {.ops = DEPENDENT, .hook = true};
+    CHECK_EQ(histories(&w, (zc_desc){.shards = 1, .no_thread = true}, 8000), 8000);
 }
 TEST(with_a_background_thread) { all_good(DEPENDENT, (zc_desc){.shards = 2}, 4000); }
 TEST(with_evictions_and_pruning) {

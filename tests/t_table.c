@@ -124,7 +124,7 @@ TEST(matching_finds_every_slot_of_a_bucket) {
             b.fp[k] = (unsigned char)(zct_below(3) ? zct_below(i % 3 ? 256 : 4) : fp);
         unsigned equal = 0, matched = 0;
         for (unsigned k = 0; k < ZC__SLOTS; k++) equal |= (unsigned)(b.fp[k] == fp) << k;
-        for (uint64_t m = zc__bucket_match(&b, fp); m; m &= m - 1)
+        for (uint64_t m = zc__fps_match(b.fps, fp); m; m &= m - 1)
             matched |= 1u << zc__match_slot(m);
         CHECK_EQ(matched, equal);
     }

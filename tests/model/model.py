@@ -90,6 +90,18 @@ HOLD = {
     "LIST_AFTER_LOG": "",
     "LIST_BEFORE_POSITION": "",
 }
+RCU = {
+    "WITNESS": "",
+    "NO_EXCHANGE": "",
+    "SLOT_FIRST": "",
+    "LEAVE_FIRST": "",
+    "NO_FRESH": "",
+    "NO_FENCE": "",
+    "NO_LOOK": "",
+    "ONE_SEAT": "READERS=2 READS=1 WRITES=1",
+    "FREE_FIRST": "",
+    "NO_RELEASE": "",
+}
 IS_STUCK = {"SLEEP_NO_CHECK", "WAKE_FIRST", "NO_POLL", "NO_WAKE_AT_TAKEOVER", "FAIL_NO_WAKE"}
 # name: source, what is always defined, the bounds of the whole model (short, full), ablations
 MODELS = {
@@ -113,6 +125,7 @@ MODELS = {
         + ["HOLDS=0 DEATHS=0 TRANSACTIONS=2", "HOLDS=0 DEATHS=0 TRANSACTIONS=2 READ_COMMITTED"],
         HOLD,
     ),
+    "rcu": ("rcu", "", ["", "READERS=2 READS=1 WRITES=1"], ["READS=3 WRITES=3", "READERS=2 READS=1"], RCU),
     "flight": ("flight", "", ["FAILS=0 LISTENERS=0", "CALLERS=2 WRITES=2"], ["", "LEASES=0"], FLIGHT),
 }
 
