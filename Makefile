@@ -22,7 +22,7 @@ ABI := $(shell sed -n 's/^\#define ZOOCACHE_ABI \([0-9]*\).*/\1/p' zoocache.h)
 # Debian packages that the targets need. gcc-multilib is for -m32.
 DEPS = gcc g++ clang llvm libclang-rt-14-dev binutils make pkg-config python3 python3-venv \
        libxxhash-dev liblz4-dev libsqlite3-dev liblmdb-dev libhiredis-dev libssl-dev redis-server \
-       cmake meson openssl iso-codes iproute2 valgrind xz-utils spin postgresql chromium
+       cmake meson openssl iso-codes iproute2 valgrind xz-utils spin postgresql chromium tcc
 ifeq ($(shell uname -m),x86_64)
 DEPS += gcc-multilib
 endif

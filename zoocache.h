@@ -110,10 +110,14 @@
  *                               implementation
  *     ZOOCACHE_API              instead: what stands before every function (dllexport, ...)
  *     ZOOCACHE_NO_CXX           without the types of C++, where that is C++17 or later
- *   No macro changes the layout of a public struct. The implementation asks for gcc or clang.
- *   Strict -std=c11 hides the monotonic clock and signal masks. On Linux the implementation asks
- *   for both by itself (_POSIX_C_SOURCE), if it is included first. Elsewhere, or after another
- *   #include, define that as 200809L, or take gnu11: else the wall clock serves for deadlines.
+ *   No macro changes the layout of a public struct. The declarations are C99 and C++, by any
+ *   compiler. The implementation asks for gcc or clang, C11 or C++17; on Windows for mingw-w64 or
+ *   clang with its headers. MSVC has none of the __atomic built-ins, attributes and 128-bit
+ *   products that it is written in.
+ *   Strict -std=c11 hides the monotonic clock and signal masks. On Linux, in WASI and Emscripten
+ *   the implementation asks for both by itself (_POSIX_C_SOURCE), if it is included first.
+ *   Elsewhere, or after another #include, define that as 200809L, or take gnu11: else the wall
+ *   clock serves for deadlines.
  *
  * CONCEPTS
  *   Tag        A path: segments, separated by ':', of any bytes but NUL ('*' is one like any
@@ -350,14 +354,16 @@
 #define ZOOCACHE_H
 
 /* Before the first #include of all: see the manual, "Macros". */
-#if defined(ZOOCACHE_IMPLEMENTATION) && defined(__linux__) && defined(__STRICT_ANSI__) && \
-    !defined(_POSIX_C_SOURCE) && !defined(_FEATURES_H)
+#if defined(ZOOCACHE_IMPLEMENTATION) && defined(__STRICT_ANSI__) && !defined(_FEATURES_H) && \
+    (defined(__linux__) || defined(__wasi__) || defined(__EMSCRIPTEN__)) && \
+    !defined(_POSIX_C_SOURCE)
 #  define _POSIX_C_SOURCE 200809L
 #endif
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -467,18 +473,18 @@ static inline zc_bytes zc_slice(const void *ptr, size_t len) {
 }
 
 /* The bytes of a C string, without its NUL. */
-static inline zc_bytes zc_str(const char *s) {
-    size_t n = 0;
-    while (s[n] != '\0') n++;
-    return zc_slice(s, n);
-}
+static inline zc_bytes zc_str(const char *s) { return zc_slice(s, strlen(s)); }
 
 typedef struct zc_cache zc_cache; /* a cache; a process may hold many */
 typedef struct zc_tag zc_tag;     /* an interned tag: parsed once, then used without parsing */
 typedef struct zc_fill zc_fill;   /* a caller's part in a flight: the leader's, or a follower's */
 
 /* Shared between threads: aligned as one access of 64 bits wants it, on 32-bit machines, too. */
+#ifdef _WIN32 /* where it is so anyway, and MSVC has no attributes */
+typedef uint64_t zc_shared64;
+#else
 typedef uint64_t zc_shared64 __attribute__((aligned(8)));
+#endif
 
 /* A pinned value: `data` stays valid and unchanged until zc_release(), whatever happens to its
  * entry meanwhile. A view that was never filled, or is released, is all zero; releasing it again
@@ -1567,7 +1573,11 @@ public:
  *               deadlines on the hit path; the fine ones measure loads.
  * ========================================================================================== */
 
-#include <string.h>
+#if !defined(__GNUC__) && !defined(__clang__)
+#  error "zoocache: the implementation needs gcc or clang (on Windows mingw-w64): see its manual"
+#elif defined(__cplusplus) ? __cplusplus < 201703L : __STDC_VERSION__ < 201112L
+#  error "zoocache: the implementation needs -std=c11 or -std=c++17, or later"
+#endif
 #ifndef ZOOCACHE_NO_STDLIB
 #  include <stdlib.h>
 #  include <time.h>
@@ -1664,6 +1674,21 @@ static inline struct timespec zc__to_timespec(uint64_t ns) {
 static inline uint64_t zc__sys_mono(void) { return 0; }
 static inline uint64_t zc__sys_wall(void) { return 0; }
 static inline uint64_t zc__sys_coarse(void) { return 0; }
+#elif defined(_WIN32)
+static inline uint64_t zc__sys_wall(void) { /* counts 100 ns since 1601 */
+    FILETIME t;
+    GetSystemTimeAsFileTime(&t);
+    uint64_t ticks = (uint64_t)t.dwHighDateTime << 32 | t.dwLowDateTime;
+    return (ticks - UINT64_C(116444736000000000)) * 100;
+}
+static inline uint64_t zc__sys_mono(void) {
+    LARGE_INTEGER n, hz;
+    QueryPerformanceCounter(&n);
+    QueryPerformanceFrequency(&hz);
+    uint64_t ticks = (uint64_t)n.QuadPart, rate = (uint64_t)hz.QuadPart;
+    return ticks / rate * ZC_SECOND + ticks % rate * ZC_SECOND / rate;
+}
+static inline uint64_t zc__sys_coarse(void) { return (uint64_t)GetTickCount64() * ZC_MILLISECOND; }
 #elif defined(CLOCK_MONOTONIC)
 static inline uint64_t zc__sys_clock(clockid_t id) {
     struct timespec t;
@@ -1676,24 +1701,13 @@ static inline uint64_t zc__sys_clock(clockid_t id) {
 static inline uint64_t zc__sys_mono(void) { return zc__sys_clock(CLOCK_MONOTONIC); }
 static inline uint64_t zc__sys_wall(void) { return zc__sys_clock(CLOCK_REALTIME_COARSE); }
 static inline uint64_t zc__sys_coarse(void) { return zc__sys_clock(CLOCK_MONOTONIC_COARSE); }
-#else
+#else /* strict C11 without POSIX: the wall clock is all there is; see the manual, "Macros" */
 static inline uint64_t zc__sys_wall(void) {
     struct timespec t;
     return timespec_get(&t, TIME_UTC) == TIME_UTC ? zc__from_timespec(&t) : 0;
 }
-#  ifdef _WIN32
-static inline uint64_t zc__sys_mono(void) {
-    LARGE_INTEGER n, hz;
-    QueryPerformanceCounter(&n);
-    QueryPerformanceFrequency(&hz);
-    uint64_t ticks = (uint64_t)n.QuadPart, rate = (uint64_t)hz.QuadPart;
-    return ticks / rate * ZC_SECOND + ticks % rate * ZC_SECOND / rate;
-}
-static inline uint64_t zc__sys_coarse(void) { return (uint64_t)GetTickCount64() * ZC_MILLISECOND; }
-#  else /* strict C11 without POSIX: the wall clock is all there is; see the manual, "Macros" */
 static inline uint64_t zc__sys_mono(void) { return zc__sys_wall(); }
 static inline uint64_t zc__sys_coarse(void) { return zc__sys_wall(); }
-#  endif
 #endif
 
 /* The clocks of one cache: the hook's, or the system's. */

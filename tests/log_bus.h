@@ -118,11 +118,7 @@ static inline int lb_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
     pthread_mutex_lock(&h->lock);
     b->reads++;
     if (wait && !b->woken && !b->down && h->tail == position && b->attached == h->identity) {
-        struct timespec t;
-        (void)timespec_get(&t, TIME_UTC);
-        uint64_t at = (uint64_t)t.tv_nsec + wait;
-        t.tv_sec += (time_t)(at / ZC_SECOND);
-        t.tv_nsec = (long)(at % ZC_SECOND);
+        struct timespec t = zc__to_timespec(zc__sys_wall() + wait);
         pthread_cond_timedwait(&h->grown, &h->lock, &t);
     }
     bool woken = b->woken;

@@ -46,6 +46,8 @@ objects() { # one job a line, for xargs: everything that is only compiled
         done
         echo "$cc -std=c11 $warn $posix -O0 -c tests/c_impl.c -o $out/$((n++)).o"
         echo "$cc -std=c11 $warn $posix -O3 -c tests/c_impl.c -o $out/$((n++)).o"
+        echo "$cc -std=c99 $warn -c tests/c_decl.c -o $out/$((n++)).o"
+        echo "$cc -std=c11 $warn -O3 -c tests/t_api.c -o $out/$((n++)).o" # bounds of literal keys
         if [ -e /usr/include/x86_64-linux-gnu/gnu/stubs-32.h ] || [ -e /usr/include/gnu/stubs-32.h ]; then
             for option in "" NO_THREADS DEBUG; do
                 echo "$cc -m32 -std=c11 $warn $posix ${option:+-DZOOCACHE_$option} -O2 -c tests/c_impl.c -o $out/$((n++)).o"
@@ -117,6 +119,12 @@ programs() {
     done
 }
 
+refuses() { # COMMAND...: compiles the declarations, and refuses the implementation in a sentence
+    try "$1: declarations" "$@" -I. -c tests/c_decl.c -o "$out/refused.o"
+    "$@" -I. -c tests/c_impl.c -o "$out/refused.o" >"$out/refused" 2>&1
+    try "$1: refuses the implementation" grep -q 'error.*zoocache: the implementation needs' "$out/refused"
+}
+
 size_and_time() {
     local text begin
     # shellcheck disable=SC2086
@@ -136,6 +144,8 @@ size_and_time() {
     objects | xargs -P "${JOBS:-2}" -I{} bash -c 'compile {}'
     programs
     exports
+    refuses tcc
+    refuses "$GCC" -std=c99
     size_and_time
 } | tee "$out/log"
 passed=$(grep -c '^good' "$out/log")

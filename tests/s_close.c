@@ -5,6 +5,7 @@
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 #include "zc_test.h"
+#include "barrier.h"
 #include "fault_store.h"
 #include "log_bus.h"
 #include <sched.h>
@@ -249,12 +250,12 @@ typedef struct crowd {
     zc_cache *c;
     zc_fill *lead[N], *follow[N];
     zc_view pin[N];
-    pthread_barrier_t go;
+    zct_barrier go;
 } crowd;
 
 static void *ends_leaders(void *user) {
     crowd *w = (crowd *)user;
-    pthread_barrier_wait(&w->go);
+    zct_barrier_wait(&w->go);
     for (int i = 0; i < N; i++) {
         if (i % 3 == 0) {
             zc_flight_abandon(w->lead[i], i % 2 ? 0 : ZC_E_USER);
@@ -268,7 +269,7 @@ static void *ends_leaders(void *user) {
 }
 static void *ends_followers(void *user) {
     crowd *w = (crowd *)user;
-    pthread_barrier_wait(&w->go);
+    zct_barrier_wait(&w->go);
     for (int i = 0; i < N; i++) {
         zc_view v;
         int rc = zc_flight_wait(w->follow[i], i % 2 ? ZC_MILLISECOND : 0, &v);
@@ -280,7 +281,7 @@ static void *ends_followers(void *user) {
 }
 static void *releases(void *user) {
     crowd *w = (crowd *)user;
-    pthread_barrier_wait(&w->go);
+    zct_barrier_wait(&w->go);
     for (int i = 0; i < N; i++) zc_release(w->c, &w->pin[i]);
     return NULL;
 }
@@ -305,13 +306,13 @@ static void round_of(crowd *w, int n) {
         CHECK_EQ(zc_put(w->c, zc_str(key), zc_str("pinned"), NULL), ZC_OK);
         CHECK_EQ(zc_get(w->c, zc_str(key), &w->pin[i]), ZC_OK);
     }
-    pthread_barrier_init(&w->go, NULL, 4);
+    zct_barrier_init(&w->go, 4);
     for (int i = 0; i < 3; i++) pthread_create(&thread[i], NULL, does[i], w);
-    pthread_barrier_wait(&w->go);
+    zct_barrier_wait(&w->go);
     for (int i = 0; i < n * 8; i++) sched_yield();
     zc_close(w->c);
     for (int i = 0; i < 3; i++) pthread_join(thread[i], NULL);
-    pthread_barrier_destroy(&w->go);
+    zct_barrier_destroy(&w->go);
     CHECK_EQ(mem.blocks, 0);
     CHECK_EQ(store.closes, n % 3 ? 1 : 0);
     fs_destroy(&store);

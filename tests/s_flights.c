@@ -3,7 +3,7 @@
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 #include "zc_test.h"
-#include <pthread.h>
+#include "barrier.h"
 
 enum { KEYS = 6, THREADS = 6, ROUNDS = 4000 };
 
@@ -158,7 +158,7 @@ TEST(leases_run_out_in_many_shards) { fly(true, 8); }
 
 typedef struct herd {
     zc_cache *c;
-    pthread_barrier_t barrier;
+    zct_barrier barrier;
     int loads; /* atomic */
     int round;
 } herd;
@@ -175,18 +175,18 @@ static void *stampede(void *user) {
     herd *h = (herd *)user;
     for (int r = 0; r < 300; r++) {
         zc_view v;
-        if (pthread_barrier_wait(&h->barrier) == PTHREAD_BARRIER_SERIAL_THREAD) {
+        if (zct_barrier_wait(&h->barrier)) {
             h->round = r;
             __atomic_store_n(&h->loads, 0, __ATOMIC_RELEASE);
         }
-        pthread_barrier_wait(&h->barrier);
+        zct_barrier_wait(&h->barrier);
         int rc = zc_fetch(h->c, zc_slice(&r, sizeof r), load_herd, h, NULL, &v);
         CHECK_EQ(rc, r % 5 == 4 ? ZC_E_USER : ZC_OK);
         if (rc == ZC_OK) CHECK(v.size == sizeof r && memcmp(v.data, &r, sizeof r) == 0);
         zc_release(h->c, &v);
-        pthread_barrier_wait(&h->barrier);
+        zct_barrier_wait(&h->barrier);
         if (r % 5 != 4) CHECK_EQ(__atomic_load_n(&h->loads, __ATOMIC_ACQUIRE), 1);
-        pthread_barrier_wait(&h->barrier);
+        zct_barrier_wait(&h->barrier);
     }
     return NULL;
 }
@@ -198,11 +198,11 @@ TEST(stampedes) {
     zc_desc d = {.allocator = zct_allocator(&mem)};
     memset(&h, 0, sizeof h);
     REQUIRE(zc_open(&d, &h.c) == ZC_OK);
-    pthread_barrier_init(&h.barrier, NULL, THREADS);
+    zct_barrier_init(&h.barrier, THREADS);
     for (int i = 0; i < THREADS; i++)
         CHECK_EQ(pthread_create(&thread[i], NULL, stampede, &h), 0);
     for (int i = 0; i < THREADS; i++) pthread_join(thread[i], NULL);
-    pthread_barrier_destroy(&h.barrier);
+    zct_barrier_destroy(&h.barrier);
     zc_close(h.c);
     CHECK_EQ(mem.blocks, 0);
 }

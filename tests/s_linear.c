@@ -13,10 +13,10 @@ static void slow_release(void *ptr);
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 #include "zc_test.h"
+#include "barrier.h"
 #include "fault_store.h"
 #include "linear.h"
 #include <malloc.h>
-#include <pthread.h>
 
 /* ---- recording ---- */
 
@@ -35,7 +35,7 @@ typedef struct world {
     uint64_t moment, fills; /* atomic */
     uint64_t source[KEYS];  /* atomic: versions */
     int ready;              /* atomic: threads at the line */
-    pthread_barrier_t start, end;
+    zct_barrier start, end;
 } world;
 
 typedef struct worker {
@@ -273,7 +273,7 @@ static void *work(void *user) {
     worker *me = (worker *)user;
     world *w = me->w;
     for (;;) {
-        pthread_barrier_wait(&w->start);
+        zct_barrier_wait(&w->start);
         if (!w->rounds) return NULL;
         me->n = 0;
         __atomic_add_fetch(&w->ready, 1, __ATOMIC_ACQ_REL);
@@ -282,7 +282,7 @@ static void *work(void *user) {
             call(me);
             dawdle(me);
         }
-        pthread_barrier_wait(&w->end);
+        zct_barrier_wait(&w->end);
     }
 }
 
@@ -336,8 +336,8 @@ static void play(world *w, worker *workers, zc_desc d, lin_history *h) {
     w->moment = w->fills = 0;
     w->ready = 0;
     memset(w->source, 0, sizeof w->source);
-    pthread_barrier_wait(&w->start);
-    pthread_barrier_wait(&w->end);
+    zct_barrier_wait(&w->start);
+    zct_barrier_wait(&w->end);
     h->n = 0;
     h->lossy = w->ops >= LOSSY;
     h->tiered = w->ops == TIERED;
@@ -375,8 +375,8 @@ static int histories(world *w, zc_desc d, int rounds) {
     else d.clock = (zc_clock){1, slow_clock, slow_clock, NULL};
     d.ttl = w->hook ? 0 : 3600 * ZC_SECOND;
     w->rounds = 1;
-    pthread_barrier_init(&w->start, NULL, THREADS + 1);
-    pthread_barrier_init(&w->end, NULL, THREADS + 1);
+    zct_barrier_init(&w->start, THREADS + 1);
+    zct_barrier_init(&w->end, THREADS + 1);
     for (int i = 0; i < THREADS; i++) {
         workers[i] = (worker){.w = w, .random = zct_rand() | 1, .number = (uint8_t)(i + 1)};
         CHECK_EQ(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
@@ -392,10 +392,10 @@ static int histories(world *w, zc_desc d, int rounds) {
         CHECK_EQ(lin_check(&h, false), LIN_BAD);
     }
     w->rounds = 0;
-    pthread_barrier_wait(&w->start);
+    zct_barrier_wait(&w->start);
     for (int i = 0; i < THREADS; i++) pthread_join(workers[i].thread, NULL);
-    pthread_barrier_destroy(&w->start);
-    pthread_barrier_destroy(&w->end);
+    zct_barrier_destroy(&w->start);
+    zct_barrier_destroy(&w->end);
     printf("    %d histories, %d steps; %d stale reads planted\n", good, steps, mutants);
     return good;
 }

@@ -175,7 +175,7 @@ TEST(every_field_round_trips) {
         r.soft_ms = zct_rand();
         r.tti_ms = zct_rand();
         r.grace_ms = zct_rand();
-        r.absent = zct_below(2);
+        r.absent = zct_below(2) != 0;
         size_t vlen = i < 300 ? i : zct_below(sizeof value);
         size_t klen = i % 50 == 49 ? ZC_KEY_MAX : zct_below(100);
         fill_random(value, vlen, i % 3 == 0 ? 256 : i % 3 == 1 ? 2 : 20);

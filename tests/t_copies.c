@@ -7,7 +7,7 @@
 #include "fault_store.h"
 #include "log_bus.h"
 
-enum { NODES = 3, ROOM = 8, LONG = 3000 };
+enum { NODES = 3, ROOM = 8, LENGTH = 3000 };
 
 typedef struct fleet {
     zct_mem mem;
@@ -82,7 +82,7 @@ static int put(zc_cache *c, const char *key, const char *value, const char *dep)
 }
 
 static int copy(zc_cache *c, const char *key, const char *want) {
-    static char buf[LONG];
+    static char buf[LENGTH];
     size_t len = 12345;
     int rc = zc_get_copy(c, zc_str(key), buf, sizeof buf, &len);
     if (rc == ZC_OK || rc == ZC_STALE) CHECK(len == strlen(want) && memcmp(buf, want, len) == 0);
@@ -144,11 +144,11 @@ TEST(a_table_with_room_takes_all) {
 
 TEST(every_kind_of_value) {
     fleet f;
-    static char noise[LONG], even[LONG], buf[LONG];
+    static char noise[LENGTH], even[LENGTH], buf[LENGTH];
     size_t len;
     if (!start(&f)) return;
-    for (unsigned i = 0; i < LONG - 1; i++) noise[i] = (char)(1 + zct_below(255));
-    memset(even, 'e', LONG - 1); /* is packed */
+    for (unsigned i = 0; i < LENGTH - 1; i++) noise[i] = (char)(1 + zct_below(255));
+    memset(even, 'e', LENGTH - 1); /* is packed */
     CHECK_EQ(put(f.c[0], "noise", noise, "a:b:c"), ZC_OK);
     CHECK_EQ(put(f.c[0], "even", even, NULL), ZC_OK);
     CHECK_EQ(put(f.c[0], "empty", "", "t"), ZC_OK);
@@ -162,14 +162,14 @@ TEST(every_kind_of_value) {
     CHECK_EQ(copy_past(f.c[1], "none", ""), ZC_MISS);
     CHECK_EQ(stats(f.c[1]).store_stale, 0);
     memset(buf, '#', sizeof buf);
-    CHECK_EQ(zc_get_copy(f.c[1], zc_str("even"), buf, LONG - 2, &len), ZC_E_RANGE);
-    CHECK_EQ(len, LONG - 1);
+    CHECK_EQ(zc_get_copy(f.c[1], zc_str("even"), buf, LENGTH - 2, &len), ZC_E_RANGE);
+    CHECK_EQ(len, LENGTH - 1);
     CHECK_EQ(zc_get_copy(f.c[1], zc_str("noise"), NULL, 0, &len), ZC_E_RANGE);
-    CHECK_EQ(len, LONG - 1);
+    CHECK_EQ(len, LENGTH - 1);
     CHECK(buf[0] == '#' && memcmp(buf, buf + 1, sizeof buf - 1) == 0);
     CHECK_EQ(zc_get_copy(f.c[1], zc_str("empty"), NULL, 0, NULL), ZC_OK);
-    CHECK_EQ(zc_get_copy(f.c[1], zc_str("even"), buf, LONG - 1, NULL), ZC_OK);
-    CHECK_EQ(memcmp(buf, even, LONG - 1), 0);
+    CHECK_EQ(zc_get_copy(f.c[1], zc_str("even"), buf, LENGTH - 1, NULL), ZC_OK);
+    CHECK_EQ(memcmp(buf, even, LENGTH - 1), 0);
     stop(&f);
 }
 
@@ -241,7 +241,7 @@ TEST(a_node_that_came_later_asks) {
  * short, or one with something behind it. */
 TEST(damaged_records_are_misses) {
     fleet f;
-    static unsigned char bytes[LONG];
+    static unsigned char bytes[LENGTH];
     zc_bytes key = zc_str("k");
     if (!start(&f)) return;
     CHECK_EQ(put(f.c[0], "k", "value", "t"), ZC_OK);

@@ -3,7 +3,7 @@
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 #include "zc_test.h"
-#include <pthread.h>
+#include "barrier.h"
 
 static void nap(void) { nanosleep(&(struct timespec){0, 1000000}, NULL); }
 
@@ -197,7 +197,7 @@ TEST(one_is_promoted) {
 typedef struct many {
     zc_cache *c;
     int loads[64]; /* by key */
-    pthread_barrier_t start;
+    zct_barrier start;
 } many;
 
 typedef struct many_load {
@@ -214,7 +214,7 @@ static int load_many(zc_fill *fill, void *user) {
 
 static void *fetch_many(void *user) {
     many *m = (many *)user;
-    pthread_barrier_wait(&m->start);
+    zct_barrier_wait(&m->start);
     for (int i = 0; i < 64; i++) {
         many_load l = {m, i};
         zc_view v;
@@ -232,11 +232,11 @@ TEST(many_keys_many_threads) {
     memset(&m, 0, sizeof m);
     if (!start_with(&f, (zc_desc){.shards = 4}, false)) return;
     m.c = f.c;
-    pthread_barrier_init(&m.start, NULL, 8);
+    zct_barrier_init(&m.start, 8);
     for (int i = 0; i < 8; i++) CHECK_EQ(pthread_create(&thread[i], NULL, fetch_many, &m), 0);
     for (int i = 0; i < 8; i++) pthread_join(thread[i], NULL);
     for (int i = 0; i < 64; i++) CHECK_EQ(m.loads[i], 1);
-    pthread_barrier_destroy(&m.start);
+    zct_barrier_destroy(&m.start);
     stop(&f);
 }
 

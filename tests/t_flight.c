@@ -3,7 +3,7 @@
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 #include "zc_test.h"
-#include <pthread.h>
+#include "barrier.h"
 
 static void nap(void) { nanosleep(&(struct timespec){0, 1000000}, NULL); }
 
@@ -833,7 +833,7 @@ TEST(recursion_on_the_same_key) {
 typedef struct knot {
     zc_cache *c;
     const char *key, *via, *other; /* key's loader fetches via (may be NULL), that one other */
-    pthread_barrier_t *both_lead;
+    zct_barrier *both_lead;
     int rc, inner;
 } knot;
 
@@ -841,7 +841,7 @@ static int load_other(zc_fill *fill, void *user) {
     knot *k = (knot *)user;
     zc_fetch_opts o = {.parent = fill};
     zc_view v;
-    pthread_barrier_wait(k->both_lead);
+    zct_barrier_wait(k->both_lead);
     k->inner = zc_fetch(k->c, zc_str(k->other), load_text, "inner", &o, &v);
     zc_release(k->c, &v);
     return zc_fill_value(fill, zc_str("without it"));
@@ -865,12 +865,12 @@ static void *tie(void *user) {
 }
 
 static void tie_knot(knot a, knot b) {
-    pthread_barrier_t barrier;
+    zct_barrier barrier;
     pthread_t thread;
     zc_cache *c;
     /* Real time: without detection the lease ends it, after a while. */
     REQUIRE(zc_open(&(zc_desc){.flight_timeout = 5 * ZC_SECOND}, &c) == ZC_OK);
-    pthread_barrier_init(&barrier, NULL, 2);
+    zct_barrier_init(&barrier, 2);
     a.c = b.c = c;
     a.both_lead = b.both_lead = &barrier;
     CHECK_EQ(pthread_create(&thread, NULL, tie, &a), 0);
@@ -879,7 +879,7 @@ static void tie_knot(knot a, knot b) {
     CHECK((a.inner == ZC_E_DEADLOCK) != (b.inner == ZC_E_DEADLOCK)); /* one of them, the later */
     CHECK_EQ(a.rc, ZC_OK);
     CHECK_EQ(b.rc, ZC_OK);
-    pthread_barrier_destroy(&barrier);
+    zct_barrier_destroy(&barrier);
     CHECK_EQ(zc_check(c), ZC_OK);
     zc_close(c);
 }

@@ -16,7 +16,9 @@
 #include "zc_test.h"
 #include "fault_store.h"
 #include <sys/types.h>
-#include <sys/wait.h>
+#ifndef _WIN32
+#  include <sys/wait.h>
+#endif
 #include <unistd.h>
 
 typedef struct fixture {
@@ -191,6 +193,7 @@ TEST(invariant_3_restart) {
     fs_destroy(&store);
 }
 
+#ifndef _WIN32
 TEST(invariant_3_fork) {
     fixture f;
     int status = -1;
@@ -217,6 +220,7 @@ TEST(invariant_3_fork) {
     CHECK_EQ(get(f.c, "dead", ""), ZC_MISS);
     stop(&f);
 }
+#endif
 
 /* ---- 4 ---- */
 

@@ -3,6 +3,7 @@
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 #include "zc_test.h"
+#include "barrier.h"
 #include "fault_store.h"
 
 #define START (UINT64_C(1700000000) * ZC_SECOND)
@@ -882,7 +883,7 @@ typedef struct racer {
     zc_cache *c;
     int id;
     uint64_t random;
-    pthread_barrier_t *start;
+    zct_barrier *start;
 } racer;
 
 static uint64_t next_random(uint64_t *x) {
@@ -894,7 +895,7 @@ static uint64_t next_random(uint64_t *x) {
 
 static void *race(void *user) {
     racer *r = (racer *)user;
-    pthread_barrier_wait(r->start);
+    zct_barrier_wait(r->start);
     for (int i = 0; i < 3000; i++) {
         int key = (int)(next_random(&r->random) % 4), value = r->id * 100000 + i;
         zc_bytes k = zc_slice(&key, sizeof key);
@@ -916,9 +917,9 @@ TEST(the_storage_ends_up_with_what_the_table_has) {
         fixture f;
         pthread_t thread[4];
         racer r[4];
-        pthread_barrier_t barrier;
+        zct_barrier barrier;
         if (!start(&f, round % 2)) return;
-        pthread_barrier_init(&barrier, NULL, 4);
+        zct_barrier_init(&barrier, 4);
         for (int i = 0; i < 4; i++) {
             r[i] = (racer){f.c, i, zct_rand() | 1, &barrier};
             CHECK_EQ(pthread_create(&thread[i], NULL, race, &r[i]), 0);
@@ -942,7 +943,7 @@ TEST(the_storage_ends_up_with_what_the_table_has) {
             zc_release(f.c, &v);
             free((void *)(uintptr_t)memory.ptr);
         }
-        pthread_barrier_destroy(&barrier);
+        zct_barrier_destroy(&barrier);
         stop(&f);
     }
 }
