@@ -213,6 +213,7 @@ faults: ## plant faults in copies of the header: s_linear's histories, or a test
 	@CC=$(GCC) $(RUNNER) step faults-holds python3 tests/faults.py $(BUILD)/faults-holds t_holds
 	@CC=$(GCC) $(RUNNER) step faults-sealed python3 tests/faults.py $(BUILD)/faults-sealed t_seal_bus
 	@CC=$(GCC) $(RUNNER) step faults-readers python3 tests/faults.py $(BUILD)/faults-readers s_readers
+	@CC=$(GCC) $(RUNNER) step faults-nonces python3 tests/faults.py $(BUILD)/faults-nonces t_seal
 
 .PHONY: chaos chaos-short
 CHAOS = $(BUILD)/clang/chaos --seed $(SEED)
@@ -268,6 +269,10 @@ simulate: ## simulate several nodes, the network and Redis: SEEDS (100000) runs,
 	@$(ALL) $(BUILD)/clang/x_simulate || :
 	@VERBOSE=1 $(RUNNER) step simulate $(BUILD)/clang/x_simulate --first $(FIRST) \
 	    --seeds $(SEEDS) --jobs $(JOBS)
+
+.PHONY: seal-long
+seal-long: $(BUILD)/clang/t_seal ## a million forgeries of sealed records, ten million nonces
+	@ZC_LONG=1 $(RUNNER) step seal-long $<
 
 .PHONY: simulate-faults
 simulate-faults: ## plant faults in copies of the header: simulate must find each

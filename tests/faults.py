@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Plants faults in copies of zoocache.h: s_linear must find a history, x_simulate a seed, that shows
-each of them, t_hooks, t_holds, t_seal_bus or s_readers must fail.
+each of them, t_hooks, t_holds, t_seal, t_seal_bus or s_readers must fail.
 
 faults.py DIRECTORY PROGRAM [PART OF A NAME]: builds and runs in DIRECTORY with $CC. The text that a
 fault replaces must be in the header once. The last line is the count."""
@@ -375,6 +375,15 @@ SEALED = {
     "a hold that does not open is none": ("return rc == ZC_E_SEAL ? ZC_OK : rc;", "return ZC_OK;"),
 }
 
+# t_seal must fail.
+NONCES = {
+    "a child has the nonces of its parent": (
+        "if (madvise(p, sizeof(zc__seal_pool), MADV_WIPEONFORK) == 0 &&",
+        "if (",
+    ),
+    "a nonce is given twice": ("    p->left -= n;\n    memcpy(out, p->bytes", "    memcpy(out, p->bytes"),
+}
+
 
 def plant(changes, directory):
     """A copy of the header with a fault; False: its text is not there once."""
@@ -392,7 +401,7 @@ def build(program, directory):
     command = [os.environ.get("CC", "gcc"), "-std=c11", "-O1", "-w", f"-I{directory}", "-Itests"]
     command += ["-DZOOCACHE_DEBUG"] * (program == "t_hooks")
     command += [f"tests/{program}.c", "-o", f"{directory}/{program}", "-llz4", "-pthread"]
-    command += {"x_simulate": ["-lhiredis"], "t_seal_bus": ["-llmdb", "-lcrypto"]}.get(program, [])
+    command += ["-lhiredis"] * (program == "x_simulate") + ["-llmdb", "-lcrypto"] * program.startswith("t_seal")
     return subprocess.run(command).returncode == 0
 
 
@@ -419,7 +428,7 @@ def found(directory, name):
 
 def failed_check(directory, _):
     """How it ended; None: well."""
-    (program,) = {"t_holds", "t_seal_bus"} & set(os.listdir(directory))
+    (program,) = {"t_holds", "t_seal", "t_seal_bus"} & set(os.listdir(directory))
     return "by a check" if subprocess.run([directory / program], capture_output=True).returncode else None
 
 
@@ -441,6 +450,7 @@ def main():
         "x_simulate": (SIMULATION, simulated),
         "t_hooks": (HOOKS, hung_or_failed),
         "t_holds": (HOLDS, failed_check),
+        "t_seal": (NONCES, failed_check),
         "t_seal_bus": (SEALED, failed_check),
         "s_readers": (READERS, hung_or_failed),
     }

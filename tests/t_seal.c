@@ -10,6 +10,10 @@
 
 #include <openssl/kdf.h>
 #include <pthread.h>
+#include <sys/mman.h>
+
+/* With ZC_LONG: a million forgeries, ten million nonces (make seal-long). */
+static size_t so_many(size_t usual, size_t many) { return getenv("ZC_LONG") ? many : usual; }
 
 #define START (UINT64_C(1700000000) * ZC_SECOND)
 
@@ -274,16 +278,84 @@ TEST(each_scope_has_a_key_of_its_own) {
     s.close(s.user);
 }
 
-/* ---- nonces, over threads and a fork ---- */
+/* ---- forgeries of every kind ---- */
 
-enum { THREADS = 4, EACH = 5000 };
+enum { CACHES = 4, OF_EACH = 16 };
+typedef struct forge {
+    zc_sealer s[CACHES]; /* of two keys and two prefixes; scopes as above */
+    char keys[OF_EACH][16];
+    zc_sink good[CACHES][OF_EACH];
+} forge;
+
+static zc_bytes good_one(const forge *f, size_t cache, size_t key) {
+    return zc_slice(f->good[cache][key].buf.ptr, f->good[cache][key].buf.size);
+}
+/* One bit or several, a cut, more behind it, or what another has before or behind some place. */
+static size_t changed(const forge *f, unsigned char *to, zc_bytes from) {
+    zc_bytes other = good_one(f, zct_below(CACHES), zct_below(OF_EACH));
+    size_t len = from.len, at = zct_below(len);
+    memcpy(to, from.ptr, len);
+    switch (zct_below(6)) {
+    case 0: to[at] ^= (unsigned char)(1 << zct_below(8)); break;
+    case 1: for (int i = 0; i < 9; i++) to[zct_below(len)] ^= (unsigned char)zct_rand(); break;
+    case 2: return at;
+    case 3: to[len] = (unsigned char)zct_rand(); return len + 1;
+    case 4: memcpy(to, other.ptr, at < other.len ? at : other.len); break;
+    default: at = zct_below(2) ? ZC__SEAL_HEAD : at;
+             memcpy(to + at, (const char *)other.ptr + at, other.len - at); return other.len;
+    }
+    return len;
+}
+
+TEST(forgeries_of_every_kind) {
+    static forge f;
+    size_t opens = 0, n = so_many(20000, 1000000);
+    int rc;
+    for (size_t c = 0; c < CACHES; c++) {
+        zc_bytes k = zc_slice(c & 1 ? key_a : key_b, ZC_SEAL_KEY);
+        zc_seal_desc d = {.keys = &k, .nkeys = 1, .prefix = zc_str(c & 2 ? "shop" : "bank"),
+                          .scope_of = first_part, .user = key_a};
+        REQUIRE(zc_seal_open(&d, &f.s[c]) == ZC_OK);
+        for (size_t i = 0; i < OF_EACH; i++) {
+            snprintf(f.keys[i], sizeof f.keys[i], "tenant%d/%d", (int)i % 4, (int)i / 4);
+            sink_open(&f.good[c][i]);
+            CHECK_EQ(f.s[c].seal(f.s[c].user, zc_str(f.keys[i]), zc_str("of one length"),
+                                 &f.good[c][i]), ZC_OK);
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        size_t c = zct_below(CACHES), k = zct_below(OF_EACH), to = zct_below(CACHES),
+               key = zct_below(OF_EACH);
+        unsigned char bytes[256];
+        zc_bytes good = good_one(&f, c, k), forged = good;
+        if (zct_below(4)) forged = zc_slice(bytes, changed(&f, bytes, good));
+        if (zct_below(2)) to = c, key = k;
+        zc_bytes own = good_one(&f, to, key);
+        bool same = forged.len == own.len && memcmp(forged.ptr, own.ptr, own.len) == 0;
+        char *text = opened(&f.s[to], f.keys[key], forged, &rc);
+        CHECK_EQ(text != NULL, same);
+        CHECK(same || rc == ZC_E_SEAL || rc == ZC_E_UNKEYED);
+        opens += same;
+        free(text);
+    }
+    CHECK(opens > n / 16 && opens < n / 4);
+    for (size_t c = 0; c < CACHES; c++) {
+        for (size_t i = 0; i < OF_EACH; i++) sink_close(&f.good[c][i]);
+        f.s[c].close(f.s[c].user);
+    }
+}
+
+/* ---- nonces, over threads and forks ---- */
+
+enum { THREADS = 4, FORKS = 3 };
+static size_t each;
 typedef struct batch {
     zc_sealer *s;
     unsigned char (*nonce)[24];
 } batch;
 static void *seal_many(void *arg) {
     batch *b = (batch *)arg;
-    for (int i = 0; i < EACH; i++) {
+    for (size_t i = 0; i < each; i++) {
         zc_sink out;
         sink_open(&out);
         CHECK_EQ(b->s->seal(b->s->user, zc_str("k"), zc_str("v"), &out), ZC_OK);
@@ -295,36 +367,35 @@ static void *seal_many(void *arg) {
 static int by_bytes(const void *a, const void *b) { return memcmp(a, b, 24); }
 
 TEST(no_nonce_is_given_twice_over_threads_and_forks) {
-    enum { ALL = (THREADS + 2) * EACH };
+    enum { PARTS = 1 + THREADS + FORKS };
     zc_sealer s;
     pthread_t t[THREADS];
-    batch b[THREADS + 1];
-    int pipes[2], status;
-    unsigned char(*nonces)[24] = (unsigned char(*)[24])calloc(ALL, 24);
-    REQUIRE(nonces && sealer_of(&s, "", key_a, NULL) && pipe(pipes) == 0);
-    for (int i = 0; i <= THREADS; i++) b[i] = (batch){&s, nonces + i * EACH};
-    seal_many(&b[THREADS]); /* so that there is something to be repeated */
-    pid_t child = fork();
-    if (child == 0) {
-        seal_many(&b[0]);
-        for (int i = 0; i < EACH; i++)
-            if (write(pipes[1], nonces[i], 24) != 24) _exit(1);
+    pid_t child[FORKS];
+    batch b[PARTS];
+    each = so_many(5000, 1250000);
+    size_t all = PARTS * each;
+    void *room = mmap(NULL, all * 24, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    unsigned char(*nonces)[24] = (unsigned char(*)[24])room;
+    REQUIRE(room != MAP_FAILED && sealer_of(&s, "", key_a, NULL));
+    for (size_t i = 0; i < PARTS; i++) b[i] = (batch){&s, nonces + i * each};
+    seal_many(&b[0]); /* so that there is something to be repeated */
+    for (int i = 0; i < FORKS; i++) {
+        if ((child[i] = fork()) != 0) continue;
+        seal_many(&b[1 + i]);
         _exit(zct_bad != 0);
     }
-    for (int i = 0; i < THREADS; i++) CHECK_EQ(pthread_create(&t[i], NULL, seal_many, &b[i]), 0);
+    for (int i = 0; i < THREADS; i++)
+        CHECK_EQ(pthread_create(&t[i], NULL, seal_many, &b[1 + FORKS + i]), 0);
     for (int i = 0; i < THREADS; i++) pthread_join(t[i], NULL);
-    close(pipes[1]);
-    size_t have = 0, want = EACH * 24;
-    for (ssize_t n; have < want; have += (size_t)n) {
-        n = read(pipes[0], (unsigned char *)nonces[(THREADS + 1) * EACH] + have, want - have);
-        if (n <= 0) break;
+    for (int i = 0; i < FORKS; i++) {
+        int status = 1;
+        CHECK(waitpid(child[i], &status, 0) == child[i] && status == 0);
     }
-    close(pipes[0]);
-    CHECK_EQ(have, want);
-    CHECK(waitpid(child, &status, 0) == child && status == 0);
-    qsort(nonces, ALL, 24, by_bytes);
-    for (int i = 1; i < ALL; i++) CHECK(memcmp(nonces[i - 1], nonces[i], 24) != 0);
-    free(nonces);
+    qsort(nonces, all, 24, by_bytes);
+    size_t twice = 0;
+    for (size_t i = 1; i < all; i++) twice += memcmp(nonces[i - 1], nonces[i], 24) == 0;
+    CHECK_EQ(twice, 0);
+    munmap(room, all * 24);
     s.close(s.user);
 }
 
