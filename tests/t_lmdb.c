@@ -414,7 +414,8 @@ TEST(append_read_peek_versions) {
 TEST(tags_of_every_length) {
     fixture f;
     heard h;
-    char tag[ZC_TAG_MAX + 2];
+    enum { MOST = ZC_TAG_MAX + ZC_SEAL_TAG }; /* of the name of a tag, with a sealer */
+    char tag[MOST + 1];
     zc_bytes many[100], t;
     zc_bus_sink sink = {ld_entry, &h, 0};
     uint64_t sum = 0, versions[100];
@@ -435,14 +436,18 @@ TEST(tags_of_every_length) {
         CHECK_EQ(f.b.versions(f.b.user, &t, 1, versions), ZC_OK);
         CHECK_EQ(versions[0], len);
     }
-    t = zc_slice(tag, ZC_TAG_MAX + 1);
+    t = zc_slice(tag, MOST + 1);
     CHECK_EQ(f.b.append(f.b.user, &t, 1, false, 0, &sink), ZC_E_INVAL);
+    t = zc_slice(tag, MOST);
+    CHECK_EQ(f.b.append(f.b.user, &t, 1, false, ZC_TAG_MAX, &sink), ZC_OK);
+    CHECK_EQ(f.b.versions(f.b.user, &t, 1, versions), ZC_OK);
+    CHECK_EQ(versions[0], ZC_TAG_MAX + 1);
     for (size_t i = 0; i < 100; i++) many[i] = zc_slice(tag, i + 1);
     memset(&h, 0, sizeof h);
-    CHECK_EQ(f.b.append(f.b.user, many, 100, false, ZC_TAG_MAX, &sink), ZC_OK);
+    CHECK_EQ(f.b.append(f.b.user, many, 100, false, ZC_TAG_MAX + 1, &sink), ZC_OK);
     CHECK_EQ(h.tags, 100);
     CHECK_EQ(f.b.versions(f.b.user, many, 100, versions), ZC_OK);
-    for (size_t i = 0; i < 100; i++) CHECK_EQ(versions[i], ZC_TAG_MAX + 1);
+    for (size_t i = 0; i < 100; i++) CHECK_EQ(versions[i], ZC_TAG_MAX + 2);
     stop(&f);
 }
 
