@@ -5,10 +5,12 @@
  * Starts a redis-server of its own on a free port and ends it. Values of 1 KiB, 1000 keys. The raw
  * GET and ours take turns, a batch each; shown are the medians of the batches' wall time for a call,
  * and of its ratio to the raw batch just before. "cache" is zc_get_copy() of a cache on the bus whose table has room for one
- * entry: table, breaker, record, checksum, dependencies and all. Exit status 1: a storage hit took
- * more than 1.15 times a raw GET. */
+ * entry: table, breaker, record, checksum, dependencies and all; "sealed", one with a sealer.
+ * Exit status 1: a storage hit took more than 1.15 times a raw GET, or a sealed one more than 1.1
+ * times one that is not. */
 #define _GNU_SOURCE
 #define ZOOCACHE_WITH_REDIS
+#define ZOOCACHE_WITH_SEAL
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 
@@ -20,6 +22,7 @@
 #define KEYS 1000
 #define BATCH 500
 #define BAR 1.15
+#define BAR_SEALED 1.1
 
 static redis_server server;
 
@@ -44,7 +47,7 @@ static int by_size(const void *a, const void *b) {
 typedef struct what {
     redisContext *raw;
     zc_store store;
-    zc_cache *cache, *other;
+    zc_cache *cache, *other, *sealed, *sealed_other;
     zc_bytes keys[KEYS];
     char names[KEYS][16];
     unsigned char value[1024];
@@ -68,11 +71,13 @@ static void store_get(what *w, unsigned i) {
     zc__buf_free(&mem, &sink.buf);
 }
 
-static void cache_get(what *w, unsigned i) {
+static void get_of(what *w, zc_cache *c, unsigned i) {
     size_t len;
-    int rc = zc_get_copy(w->cache, w->keys[i], w->value, sizeof w->value, &len);
+    int rc = zc_get_copy(c, w->keys[i], w->value, sizeof w->value, &len);
     must(rc == ZC_OK && len == 1024, zc_strerror(rc));
 }
+static void cache_get(what *w, unsigned i) { get_of(w, w->cache, i); }
+static void sealed_get(what *w, unsigned i) { get_of(w, w->sealed, i); }
 
 static void raw_xadd(what *w, unsigned i) {
     const char *argv[] = {"XADD", "raw", "MAXLEN", "~", "100000", "*", "t", w->names[i]};
@@ -83,6 +88,10 @@ static void raw_xadd(what *w, unsigned i) {
 
 static void invalidate(what *w, unsigned i) {
     int rc = zc_invalidate(w->other, w->keys[i]);
+    must(rc == ZC_OK, zc_strerror(rc));
+}
+static void sealed_invalidate(what *w, unsigned i) {
+    int rc = zc_invalidate(w->sealed_other, w->keys[i]);
     must(rc == ZC_OK, zc_strerror(rc));
 }
 
@@ -122,11 +131,15 @@ static double compare(what *w, unsigned n, const kind *kinds, unsigned nkinds) {
 }
 
 /* Generous time-outs: a busy machine must not end the measuring. */
-static zc_cache *open_cache(const char *url, size_t entries) {
-    zc_redis_desc d = {.url = url, .timeout = 10 * ZC_SECOND};
+static zc_cache *open_cache(const char *url, size_t entries, const char *prefix, bool seals) {
+    static const unsigned char secret[ZC_SEAL_KEY] = "of the bench";
+    zc_bytes key = zc_slice(secret, sizeof secret);
+    zc_seal_desc seal = {.keys = &key, .nkeys = 1};
+    zc_redis_desc d = {.url = url, .prefix = prefix, .timeout = 10 * ZC_SECOND};
     zc_desc desc = {.max_entries = entries, .shards = 1, .max_staleness = 60 * ZC_SECOND};
     zc_cache *c = NULL;
     must(zc_redis_open(&d, &desc.store, &desc.bus) == ZC_OK, "zc_redis_open");
+    must(!seals || zc_seal_open(&seal, &desc.sealer) == ZC_OK, "zc_seal_open");
     must(zc_open(&desc, &c) == ZC_OK, "zc_open");
     return c;
 }
@@ -142,8 +155,10 @@ static void prepare(what *w, bool local) {
     must(w->raw && !w->raw->err, "hiredis");
     zc_redis_desc d = {.url = url, .prefix = "plain", .timeout = 10 * ZC_SECOND};
     must(zc_redis_open(&d, &w->store, NULL) == ZC_OK, "zc_redis_open");
-    w->cache = open_cache(url, 1);
-    w->other = open_cache(url, 100);
+    w->cache = open_cache(url, 1, "cache", false);
+    w->other = open_cache(url, 100, "cache", false);
+    w->sealed = open_cache(url, 1, "sealed", true);
+    w->sealed_other = open_cache(url, 100, "sealed", true);
     zc_bytes dep = zc_str("user:42");
     zc_put_opts o = {.deps = &dep, .ndeps = 1};
     for (unsigned i = 0; i < KEYS; i++) {
@@ -156,6 +171,7 @@ static void prepare(what *w, bool local) {
         freeReplyObject(redisCommandArgv(w->raw, 3, argv, len));
         must(w->store.put(w->store.user, w->keys[i], v, 0) == ZC_OK, "put");
         must(zc_put(w->cache, w->keys[i], v, &o) == ZC_OK, "zc_put");
+        must(zc_put(w->sealed, w->keys[i], v, &o) == ZC_OK, "zc_put");
     }
 }
 
@@ -164,8 +180,11 @@ int main(int argc, char **argv) {
     static const kind gets[] = {{"raw GET, hiredis", raw_get},
                                 {"store hit", store_get},
                                 {"cache, hit in the store", cache_get}};
+    static const kind sealed[] = {{"cache, hit in the store", cache_get},
+                                  {"the same, sealed", sealed_get}};
     static const kind adds[] = {{"raw XADD, hiredis", raw_xadd},
-                                {"zc_invalidate, acked", invalidate}};
+                                {"zc_invalidate, acked", invalidate},
+                                {"the same, sealed", sealed_invalidate}};
     unsigned samples = 41;
     bool local = false;
     for (int i = 1; i < argc; i++) {
@@ -176,9 +195,12 @@ int main(int argc, char **argv) {
     if (samples == 0) samples = 1;
     prepare(&w, local);
     bool good = compare(&w, samples, gets, 3) <= BAR;
-    (void)compare(&w, samples, adds, 2);
+    good = compare(&w, samples, sealed, 2) <= BAR_SEALED && good;
+    (void)compare(&w, samples, adds, 3);
     zc_close(w.cache);
     zc_close(w.other);
+    zc_close(w.sealed);
+    zc_close(w.sealed_other);
     w.store.close(w.store.user);
     redisFree(w.raw);
     rs_stop(&server);
