@@ -228,3 +228,47 @@ async def test_a_page_bears_what_is_purged(front):
         page = await get(app, "/x")
         invalidate("org:1")
     assert {tag for tags in front.tags for tag in tags} <= set(page.headers["surrogate-key"].split())
+
+
+async def test_scopes_and_whole_endpoints(front):
+    from fastapi import FastAPI
+    from test_fastapi import get
+
+    from zoocache import Scope
+    from zoocache.contrib.fastapi import cache_endpoint
+
+    app = FastAPI()
+    with Cache(scopes=Scope("org", "org_id", Scope("user", "user_id"))) as cache:
+
+        @cache.cacheable(scope="user")
+        def name(org_id, user_id):
+            return f"{org_id}.{user_id}"
+
+        @app.get("/{org}/{user}")
+        @cache_endpoint(http=True, tag_header="Surrogate-Key", cache=cache)
+        async def page(org: int, user: int):
+            return name(org, user)
+
+        @app.get("/other")
+        @cache_endpoint(http=True, tag_header="Surrogate-Key", cache=cache)
+        async def other():
+            return 1
+
+        async def borne(path):
+            return set((await get(app, path)).headers["surrogate-key"].split())
+
+        one, two, third = await borne("/1/7"), await borne("/2/7"), await borne("/other")
+        with Purger(fastly("shop", "secret", url=front.url), cache=cache) as purger:
+
+            def purged(work):
+                before = len(front.tags)
+                work()
+                until(lambda: len(front.tags) > before)
+                found = {tag for tags in front.tags[before:] for tag in tags}
+                return [bool(found & tags) for tags in (one, two, third)]
+
+            purger.again = purger._later = 600  # once is enough
+            assert purged(lambda: cache.evict_scope("org", org_id=1)) == [True, False, False]
+            assert purged(lambda: cache.evict_scope("user", org_id=2, user_id=7)) == [False, True, False]
+            assert purged(page.cache_clear) == [True, True, False]
+            assert purged(other.cache_clear) == [False, False, True]

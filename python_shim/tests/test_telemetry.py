@@ -368,8 +368,12 @@ def test_redis_adapter(monkeypatch):
     monkeypatch.setattr("zoocache._ffi.parts", lambda: {"redis": True})
     with TelemetryManager([RedisTelemetryAdapter()]).time_operation("t"):
         pass
-    manager = TelemetryManager([RedisTelemetryAdapter()])
+    adapter = RedisTelemetryAdapter()
+    manager = TelemetryManager([adapter])
     manager.bind_core(None)
+    with Cache() as cache:
+        adapter.bind_core(cache)
+        assert adapter.core is cache
     manager.increment("n")
     manager.set_gauge("g", 1)
     manager.close()

@@ -5,8 +5,9 @@
     purger.close()  # sends what waits
 
 What it purges by are the tags that pages bear: cache_endpoint(http=True, tag_header="Surrogate-Key"). Those have also
-the tags above their own, so that the tag which is invalidated is all that is sent. clear() purges everything. What a
-transaction() holds back is told after its commit. Each process tells what is invalidated in it.
+the tags above their own, so that the tag which is invalidated is all that is sent. The tags of scopes (evict_scope) and
+of the endpoint itself (cache_clear) begin with "|". clear() purges everything. What a transaction() holds back is told
+after its commit. Each process tells what is invalidated in it.
 
 Tags wait in a set, of which a thread sends up to 30 at a time: however often one is invalidated meanwhile, it is sent
 once. What fails is sent again, after a pause that doubles up to a minute, or what Retry-After says, for as long as it
@@ -112,9 +113,7 @@ class Purger:
         if event.kind != "invalidated":
             return
         self._of_this_process()
-        tags = [tag for tag in event.tags if tag[0] != "|"] if event.tags else [_ALL]
-        if not tags:
-            return
+        tags = event.tags or (_ALL,)
         with self._changed:
             if self._end is not None:
                 return

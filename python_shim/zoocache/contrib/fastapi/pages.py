@@ -105,6 +105,15 @@ class Page(Stored):
         self.tag_header = tag_header.encode("latin-1") if tag_header else b""
         self.call = self.wrapper()
         self.func = func  # from now on known by it
+        path = f"{namespace}|{name_of(func, '__module__')}.{name_of(func, '__qualname__')}"
+        self.whole = f"|page:{_ffi.hash_bytes(path.encode('utf-8', 'surrogatepass')):016x}"  # all pages of it
+
+    def empty(self) -> None:
+        """Removes every page of it, in every process; a cache in front is told so (see purge)."""
+        super().empty()
+        events = self.bind().events
+        if events is not None:
+            events.invalidated((self.whole,))
 
     # ---- what is stored --------------------------------------------------------------------------------
 
@@ -122,7 +131,7 @@ class Page(Stored):
         if varies:
             headers.append((b"vary", ", ".join(varies).encode("latin-1")))
         if self.tag_header:
-            headers = self.tagged(headers, [*tags_of(fill.static), *fill.deps])
+            headers = self.tagged(headers, {*tags_of(fill.static), *fill.deps})
         control = ", ".join(listed(headers, b"cache-control"))
         said = {part.partition("=")[0] for part in control.split(", ")}
         headers = [header for header in headers if header[0] != b"cache-control"]
@@ -132,16 +141,19 @@ class Page(Stored):
         sheet = Sheet(body, value.status_code, tuple(headers), tuple(slim), etag, control, aged, shown)
         super().settle_value(fill, sheet)
 
-    def tagged(self, headers: list[tuple[bytes, bytes]], tags: list[str]) -> list[tuple[bytes, bytes]]:
-        """The headers, and that of the tags: also those above them, as a cache in front knows no paths."""
-        every = sorted({part for tag in tags if tag[0] != "|" for part in _upwards(tag)})
+    def tagged(self, headers: list[tuple[bytes, bytes]], tags: set[str]) -> list[tuple[bytes, bytes]]:
+        """The headers, and that of the tags: also those above them, as a cache in front knows no paths.
+
+        Among them are scopes, and the tag of the endpoint, with a "|" in front, which no tag of a user has.
+        """
+        every = sorted({self.whole, *[part for tag in tags for part in _upwards(tag)]})
         comma = b"tag" in self.tag_header.lower()
         text = (b"," if comma else b" ").join([tag.encode() for tag in every])
         if len(text) > _MOST or not text.isascii() or (comma and any("," in tag for tag in every)):
             said = ", ".join([*listed(headers, b"cache-control"), "private"]).replace("public, ", "")
             headers = [header for header in headers if header[0] != b"cache-control"]
             return [*headers, (b"cache-control", said.encode("latin-1"))]  # for what cannot be purged must not be kept
-        return [*headers, (self.tag_header, text)] if text else headers
+        return [*headers, (self.tag_header, text)]
 
     # ---- what is sent ----------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ class RedisTelemetryAdapter(TelemetryAdapter):
     def __init__(self, core: Any = None, flush_interval: float = 1.0) -> None:
         if not _ffi.parts()["redis"]:
             raise BuiltWithout("zoocache was built without Redis support: RedisTelemetryAdapter is not available")
+        self.core: Any = None
         if core is not None:
             self.bind_core(core)
 
@@ -40,6 +41,7 @@ class RedisTelemetryAdapter(TelemetryAdapter):
 
     def bind_core(self, core: Any) -> None:
         """Listens to the computations of this cache."""
+        self.core = core
         from zoocache._fill_times import FILLS, Fills
 
         if core not in FILLS:
