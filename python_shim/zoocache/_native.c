@@ -507,7 +507,7 @@ static int beat(void *user, zc_bytes text) {
     zc__req_cmd(&q, "LRANGE $ask:%x 0 %u", r->node, (uint64_t)ZCPY_ASKED - 1);
     zc__req_cmd(&q, "LTRIM $ask:%x %u -1", r->node, (uint64_t)ZCPY_ASKED);
     zc__req_cmd(&q, "EXEC");
-    rc = zc__redis_bus_rc(zc__redis_call(r, &q, 0, 0));
+    rc = zc__bus_rc(zc__redis_call(r, &q, 0, 0));
     if (rc == ZC_OK && zc__redis_array(q.reply[3], 2)) take_questions(w, q.reply[3]->element[0]);
     zc__req_free(&q);
     return rc == ZC_E_BUSY ? ZC_OK : rc;
