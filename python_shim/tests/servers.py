@@ -1,5 +1,6 @@
 """Servers that the tests start and stop themselves, on free ports of the loopback."""
 
+import contextlib
 import ctypes
 import glob
 import os
@@ -10,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def free_port():
@@ -66,6 +69,199 @@ class Redis:
             self.go_on()
             self.process.kill()
         self.process.wait()
+
+
+class Program:
+    """A server on a free port, which can be stopped, continued, killed and started again."""
+
+    def __init__(self, directory, *options):
+        self.port = free_port()
+        self.directory = str(directory)
+        self.options = options
+        self.start()
+
+    def start(self):
+        command = self.command()
+        assert shutil.which(command[0]), f"{command[0]} is not there: make deps, and build/ferretdb/ferretdb"
+        environment = {name: text for name, text in os.environ.items() if name != "LD_PRELOAD"}  # no sanitizer in it
+        with open(os.path.join(self.directory, "output"), "ab") as output:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                                            env=environment, preexec_fn=_die_with_parent,
+                                            start_new_session=True)  # fmt: skip  # Apache ends all of its group
+        until(self.there)
+
+    def there(self):
+        assert self.process.poll() is None, f"it has ended: {command_output(self.directory)}"
+        try:
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        except OSError:
+            return False
+        return True
+
+    def pause(self):
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        until(lambda: set(self.states()) == {"T"})
+
+    def states(self):
+        """Of its threads and children, a letter each."""
+        for path in glob.glob("/proc/[0-9]*/task/*/stat"):
+            with contextlib.suppress(OSError), open(path) as file:
+                state, _, group = file.read().rpartition(")")[2].split()[:3]
+                if int(group) == self.process.pid:
+                    yield state
+
+    def go_on(self):
+        os.killpg(self.process.pid, signal.SIGCONT)
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.go_on()
+            self.process.kill()
+        self.process.wait()
+
+
+def command_output(directory):
+    with open(os.path.join(directory, "output"), errors="replace") as output:
+        return output.read()[-2000:]
+
+
+class Memcached(Program):
+    """Who runs as root has it run as nobody."""
+
+    def command(self):
+        user = ["-u", "nobody"] if os.geteuid() == 0 else []
+        return ["memcached", "-l", "127.0.0.1", "-p", str(self.port), "-t", "2", *user, *self.options]
+
+    @property
+    def url(self):
+        return f"memcached://127.0.0.1:{self.port}"
+
+    def ask(self, command, end):
+        """What it answers to a command, up to this."""
+        with socket.create_connection(("127.0.0.1", self.port)) as s:
+            s.sendall(command + b"\r\n")
+            answer = b""
+            while not answer.endswith(end + b"\r\n"):
+                answer += s.recv(65536)
+        return answer
+
+
+class FerretDB(Program):
+    """MongoDB's protocol, over SQLite: see the Makefile."""
+
+    def command(self):
+        binary = os.path.join(os.environ.get("BUILD", os.path.join(ROOT, "build")), "ferretdb", "ferretdb")
+        return [binary, "--handler=sqlite", f"--sqlite-url=file:{self.directory}/", f"--state-dir={self.directory}",
+                f"--listen-addr=127.0.0.1:{self.port}", "--debug-addr=-", "--telemetry=disable",
+                "--log-level=error"]  # fmt: skip
+
+    @property
+    def url(self):
+        return f"mongodb://127.0.0.1:{self.port}/shop"
+
+
+class AWS(Program):
+    """DynamoDB and S3 by moto, one request at a time, as what it does under a condition is not one step."""
+
+    def command(self):
+        serve = "from werkzeug.serving import run_simple; from moto.server import DomainDispatcherApplication as App; "
+        serve += "from moto.server import create_backend_app as make; "
+        serve += f"run_simple('127.0.0.1', {self.port}, App(make))"
+        return [sys.executable, "-c", serve]
+
+    def client(self, service):
+        import boto3
+
+        return boto3.session.Session("id", "secret").client(
+            service, region_name="eu-central-1", endpoint_url=f"http://127.0.0.1:{self.port}"
+        )
+
+    def table(self, name):
+        """The URL of a table, which is made if it is not there."""
+        client = self.client("dynamodb")
+        if name not in client.list_tables()["TableNames"]:
+            client.create_table(
+                TableName=name, BillingMode="PAY_PER_REQUEST", KeySchema=[{"AttributeName": "k", "KeyType": "HASH"}],
+                AttributeDefinitions=[{"AttributeName": "k", "AttributeType": "S"}],
+            )  # fmt: skip
+        client.close()
+        return f"dynamodb://eu-central-1/{name}?endpoint=http://127.0.0.1:{self.port}&timeout=5"
+
+    def bucket(self, name):
+        """The URL of a bucket."""
+        client = self.client("s3")
+        if name not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+            client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        client.close()
+        return f"http://127.0.0.1:{self.port}/{name}/cache?s3=eu-central-1"
+
+
+class Apache(Program):
+    """WebDAV by Apache, one request at a time; who runs as root has it run as www-data. There is a user with a password."""
+
+    CONFIG = """
+ServerRoot {directory}
+ServerName localhost
+PidFile {directory}/pid
+Listen 127.0.0.1:{port}
+ErrorLog {directory}/error.log
+{modules}
+{user}
+StartServers 1
+MinSpareServers 1
+MaxSpareServers 1
+MaxRequestWorkers 1
+KeepAlive Off
+DAVLockDB {directory}/locks
+DocumentRoot {directory}/files
+FileETag {etag}
+<Directory {directory}/files>
+DAV On
+AuthType Basic
+AuthName cache
+AuthUserFile {directory}/users
+Require user shop
+</Directory>
+"""
+
+    def __init__(self, *options):
+        super().__init__(tempfile.mkdtemp(prefix="zoocache-apache-"), *options)
+
+    MODULES = ("mpm_prefork", "authz_core", "authz_user", "authn_core", "authn_file", "auth_basic", "dav", "dav_fs")
+
+    def command(self):
+        (etag,) = self.options or ("Digest",)
+        modules = "\n".join(f"LoadModule {m}_module /usr/lib/apache2/modules/mod_{m}.so" for m in self.MODULES)
+        user = "User www-data\nGroup www-data" if os.geteuid() == 0 else ""
+        hashed = subprocess.run(["openssl", "passwd", "-apr1", PASSWORD], check=True, capture_output=True, text=True)
+        config = self.CONFIG.format(directory=self.directory, port=self.port, modules=modules, user=user, etag=etag)
+        self.file("conf", config)
+        self.file("users", f"shop:{hashed.stdout}")
+        self.collection("")
+        return ["/usr/sbin/apache2", "-f", os.path.join(self.directory, "conf"), "-DFOREGROUND"]
+
+    def file(self, name, text):
+        with open(os.path.join(self.directory, name), "w") as file:
+            file.write(text)
+
+    def collection(self, name):
+        """The URL of a directory, which is made if it is not there."""
+        path = os.path.join(self.directory, "files", name)
+        os.makedirs(path, exist_ok=True)
+        if os.geteuid() == 0:
+            os.chmod(self.directory, 0o755)
+            for place in (self.directory, path):
+                shutil.chown(place, "www-data", "www-data")
+        return f"http://shop:{PASSWORD}@127.0.0.1:{self.port}/{name}"
+
+    def stop(self):
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait()
+        shutil.rmtree(self.directory)
+
+
+PASSWORD = "f00l-no-body"
 
 
 class Postgres:

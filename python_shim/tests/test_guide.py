@@ -19,7 +19,7 @@ import re
 import tokenize
 
 import pytest
-from servers import Redis
+from servers import Memcached, Redis
 
 import zoocache
 from zoocache import _ffi, _options
@@ -126,6 +126,13 @@ def server(tmp_path_factory):
     server.stop()
 
 
+@pytest.fixture(scope="module")
+def memcached(tmp_path_factory):
+    server = Memcached(tmp_path_factory.mktemp("memcached"))
+    yield server
+    server.stop()
+
+
 @pytest.fixture
 def servers(request, tmp_path, title):
     """What stands in the guide, and what takes its place."""
@@ -134,7 +141,9 @@ def servers(request, tmp_path, title):
     lacking = [part for part in needed if not _ffi.parts()[part]]
     if lacking:
         pytest.skip(f"built without {' and '.join(lacking)}")
-    found = {"lmdb:///var/cache/shop": f"lmdb://{tmp_path}"}
+    found = {"lmdb:///var/cache/shop": f"lmdb://{tmp_path}", "file:///var/cache/shop": f"file://{tmp_path}/files"}
+    if "memcached://localhost" in text:
+        found["memcached://localhost"] = request.getfixturevalue("memcached").url
     if "redis" in needed:
         found["redis://localhost"] = request.getfixturevalue("server").url
     if "postgresql://localhost/shop" in text:
@@ -187,7 +196,7 @@ def test_no_other_server_is_named():
         for _, source in found:
             urls = re.findall(r"[a-z+]+://[^\"' ]*", source)
             known = ("sqlite://", "http://test", "redis://localhost", "lmdb:///var/cache/shop", "redis://127.0.0.1:{")
-            known += ("postgresql://localhost/shop",)
+            known += ("postgresql://localhost/shop", "memcached://localhost", "file:///var/cache/shop")
             assert all(url.startswith(known) for url in urls), (title, urls)
 
 

@@ -404,7 +404,7 @@ def command(server, text):
 
 SECRET = "s3cr3t"
 BAD = [
-    "{s}", "redis:{s}", "redis:/u:{s}@h", "redis//u:{s}@h/0", "redis:// u:{s}@h:x", "http://u:{s}@h", "u:{s}@h",
+    "{s}", "redis:{s}", "redis:/u:{s}@h", "redis//u:{s}@h/0", "redis:// u:{s}@h:x", "ftp://u:{s}@h", "u:{s}@h",
     "redis://u:{s}@h:port", "redis://:{s}", "redis://u:{s}@h/db", "redis://u:{s}@h/0?x=y", "redis://{s}@h",
     "redis://u:{s}%zz@h", "redis://u:{s}%00@h", "redis://u:p@{s}@h:x", "redis://u:pass/{s}@h:x", "redis://h:1?password={s}",
     "redis+sentinel://u:{s}@h", "redis+sentinel://u:{s}@a:x,b/m", "unix://u:{s}@", "unix://u:{s}@/s?db=x",
@@ -520,7 +520,7 @@ def test_a_storage_is_what_the_header_takes_for_one():
 @needs_lmdb
 def test_options_reach_the_library(tmp_path):
     """What Settings has is what _native.c is given."""
-    names = {field[0] for field in _ffi_shared._Options._fields_} - {"own", "why"}
+    names = {field[0] for field in _ffi_shared._Options._fields_} - {"own", "place", "why"}
     with Cache(storage_url=f"lmdb://{tmp_path}") as cache:
         assert cache.shared.settings.options.keys() == names
     text = (Path(zoocache.__file__).parent / "_native.c").read_text()

@@ -12,7 +12,7 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _errors  _durations  _ffi  _policy  _copies  _log  _fill_times  storage
     _tags  _keys  _ffi_shared  telemetry
     context  _callables  serializers  keys
-    _names  _codec  events  seal  _lanes
+    _names  _codec  events  seal  storages  _lanes
     _shared  _options  scopes  transactions
     _table  _health
     _fills  _scoped  _explain

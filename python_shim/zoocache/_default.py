@@ -191,7 +191,7 @@ def configure(
 
     storage_url: None is memory, in this process. "lmdb:///directory" is shared by the processes of a machine,
         "redis://[[user]:password@]host[:port][/database]", "rediss://" (TLS), "unix://socket" and
-        "redis+sentinel://host,host/name" by a fleet. What this process has had is served from its memory.
+        "redis+sentinel://host,host/name" by a fleet; zoocache.storages has more. What was had here is in memory, too.
     bus_url: where invalidations are told to the others; by default where the storage is.
     storage: instead of a URL, a Storage of your own. prefix: of all keys in Redis.
     default_ttl: the life of a value, in seconds, unless its function says otherwise.

@@ -21,7 +21,7 @@ from weakref import finalize
 from zoocache import _ffi
 from zoocache._errors import StorageIsFull
 from zoocache._ffi import E_BUSY, E_FULL, E_INVAL, E_STORE, E_TIMEOUT, MISS, OK, STALE, Core, Deps
-from zoocache.storage import DEADLINE, VersionedStorage
+from zoocache.storage import DEADLINE, SharedStorage, VersionedStorage
 
 if TYPE_CHECKING:
     from zoocache._log import Troubles
@@ -51,6 +51,8 @@ _CLEAR = ctypes.CFUNCTYPE(c_int, c_void_p)
 _GENERATION = ctypes.CFUNCTYPE(c_int, c_void_p, ctypes.POINTER(c_uint64), ctypes.POINTER(c_uint64))
 _TAG_PUT = ctypes.CFUNCTYPE(c_int, c_void_p, ctypes.POINTER(_Bytes), c_size_t, c_uint64)
 _TAG_GET = ctypes.CFUNCTYPE(c_int, c_void_p, ctypes.POINTER(_Bytes), c_size_t, ctypes.POINTER(c_uint64))
+_READ = ctypes.CFUNCTYPE(c_int, c_void_p, _Bytes, c_void_p, c_void_p)
+_SWAP = ctypes.CFUNCTYPE(c_int, c_void_p, _Bytes, _Bytes, _Bytes)
 _CLOSE = ctypes.CFUNCTYPE(None, c_void_p)
 
 
@@ -64,6 +66,13 @@ class _Store(ctypes.Structure):
     ]  # fmt: skip
 
 
+class _Place(ctypes.Structure):
+    _fields_ = [
+        ("version", c_uint32), ("get", _GET), ("get_many", c_void_p), ("put", _PUT), ("del_", _DEL),
+        ("read", _READ), ("swap", _SWAP), ("forked", c_void_p), ("close", _CLOSE), ("user", c_void_p),
+    ]  # fmt: skip
+
+
 class _Options(ctypes.Structure):
     _fields_ = [
         ("storage", c_char_p), ("bus", c_char_p), ("prefix", c_char_p),
@@ -74,7 +83,8 @@ class _Options(ctypes.Structure):
         ("connections", c_uint32), ("replicas", c_uint32), ("log_shards", c_uint32), ("ack", c_int32),
         ("silence", c_int32), ("write_behind", c_int32), ("sync", c_int32),
         ("breaker_pause", c_uint64), ("breaker_failures", c_uint32), ("nseal_keys", c_uint32),
-        ("seal_keys", c_char_p), ("seal_strict", c_int32), ("own", _Store), ("why", ctypes.c_char * 256),
+        ("seal_keys", c_char_p), ("seal_strict", c_int32), ("own", _Store), ("place", _Place),
+        ("why", ctypes.c_char * 256),
     ]  # fmt: skip
 
 
@@ -372,7 +382,11 @@ def open_core(settings: dict[str, Any], storage: Storage | None, troubles: Troub
     for name, value in settings.items():
         setattr(options, name, value.encode() if isinstance(value, str) else value)
     if storage is not None:
-        options.own = _store_of(_Caller(storage, troubles, options.connections, options.timeout / 1e9))
+        caller = _Caller(storage, troubles, options.connections, options.timeout / 1e9)
+        if isinstance(storage, SharedStorage):
+            options.place = _place_of(caller)
+        else:
+            options.own = _store_of(caller)
     return SharedCore(options)
 
 
@@ -536,6 +550,19 @@ class _Caller:
 
         return self.call(work)
 
+    def read(self, user: Any, key: _Bytes, sink: int, token_sink: int) -> int:
+        def work(storage: SharedStorage) -> int:
+            value, token = storage.read(key.take())
+            code = int(_sink(token_sink, token, len(token)))
+            if value is None or code != OK:
+                return code or MISS
+            return int(_sink(sink, value, len(value)))
+
+        return self.call(work)
+
+    def swap(self, user: Any, key: _Bytes, value: _Bytes, token: _Bytes) -> int:
+        return self.call(lambda storage: OK if storage.swap(key.take(), value.take(), token.take()) else MISS)
+
     def put(self, user: Any, key: _Bytes, record: _Bytes, expires: int) -> int:
         return self.call(lambda storage: storage.put(key.take(), record.take(), expires / 1e3 if expires else None))
 
@@ -584,3 +611,12 @@ def _store_of(caller: _Caller) -> _Store:
         store.tag_get = _TAG_GET(caller.tag_get)
     _kept.append(store)
     return store
+
+
+def _place_of(caller: _Caller) -> _Place:
+    place = _Place(
+        version=1, get=_GET(caller.get), put=_PUT(caller.put), del_=_DEL(caller.delete), read=_READ(caller.read),
+        swap=_SWAP(caller.swap), close=_CLOSE(caller.close),
+    )  # fmt: skip
+    _kept.append(place)
+    return place

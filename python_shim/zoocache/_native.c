@@ -453,6 +453,7 @@ typedef struct options {
     const unsigned char *seal_keys; /* ZC_SEAL_KEY bytes each */
     int32_t seal_strict;
     zc_store own; /* a storage in Python; version 0: none */
+    zc_place place; /* or one that can compare and set, so that it carries invalidations as well */
     char why[ZCPY_LINE]; /* out: the first that was said, if it could not be opened */
 } options;
 
@@ -565,12 +566,22 @@ static int open_url(const options *o, const zc_log *log, const char *url, zc_sto
     return ZC_E_BUILD;
 }
 
+static int open_place(const options *o, zc_desc *desc) {
+    zc_place_desc d;
+    memset(&d, 0, sizeof d);
+    d.place = o->place;
+    d.prefix = o->prefix;
+    d.log = desc->log;
+    return zc_place_open(&d, &desc->store, &desc->bus);
+}
+
 static int open_tiers(const options *o, zc_desc *desc) {
     bool apart = o->bus && (!o->storage || strcmp(o->bus, o->storage) != 0);
     int rc = ZC_OK;
     desc->store = o->own;
     if (o->storage)
         rc = open_url(o, &desc->log, o->storage, &desc->store, apart ? NULL : &desc->bus);
+    if (o->place.version) rc = open_place(o, desc);
     if (rc == ZC_OK && apart) rc = open_url(o, &desc->log, o->bus, NULL, &desc->bus);
     if (rc != ZC_OK && o->storage && desc->store.version) desc->store.close(desc->store.user);
     return rc;
@@ -612,7 +623,7 @@ static void close_tiers(const options *o, const zc_desc *desc) {
     if (desc->sealer.version) desc->sealer.close(desc->sealer.user);
 
     if (desc->bus.version) desc->bus.close(desc->bus.user);
-    if (o->storage && desc->store.version) desc->store.close(desc->store.user);
+    if ((o->storage || o->place.version) && desc->store.version) desc->store.close(desc->store.user);
 }
 
 static void describe(const options *o, zc_desc *desc) {
@@ -659,7 +670,7 @@ ZCPY_API core *zcpy_open(home *h, options *o, int *rc) {
     *rc = o ? open_tiers(o, &desc) : ZC_OK;
     if (*rc == ZC_OK && o) {
         describe(o, &desc);
-        c->calls_python = o->own.version != 0;
+        c->calls_python = o->own.version || o->place.version;
         *rc = open_sealer(o, &desc);
         if (*rc != ZC_OK) close_tiers(o, &desc);
     }

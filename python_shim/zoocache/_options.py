@@ -105,7 +105,12 @@ _NOTHING = "Has no effect; the log says so if it is given."
 
 # Name, how its variable is read, default, what it is.
 _TABLE: tuple[tuple[str, Kind, object, str], ...] = (
-    ("storage_url", _TEXT, None, "Where values are shared: `lmdb:///directory`, `redis://host`, ...; none: nowhere."),
+    (
+        "storage_url",
+        _TEXT,
+        None,
+        "Where values are shared: `lmdb:///directory`, `redis://host`, `memcached://host`, ...; none: nowhere.",
+    ),
     ("bus_url", _TEXT, None, "Where invalidations are told to the others; by default where the storage is."),
     ("prefix", _TEXT, None, "Of all keys in Redis; `zoocache` if it is not given."),
     ("prune_after", _TIME, None, "Short for both of `auto_prune_secs` and `auto_prune_interval`."),

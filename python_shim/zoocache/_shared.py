@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from zoocache._beat import Beat
     from zoocache._table import Fill
     from zoocache.events import Event, Events
-    from zoocache.storage import Storage
+    from zoocache.storage import SharedStorage, Storage
 
 __all__ = ["NEVER", "SILENCES", "Settings", "Shared", "Tier", "tier"]
 
@@ -57,6 +57,7 @@ _LONGEST = 86_400  # seconds that one call of Redis is waited for, or that it is
 _CONNECTIONS = 8  # if nothing else is said, as of Redis
 _MAP_LEAST = 8 * 2**20  # of LMDB
 _SCHEMES = ("lmdb", "redis", "rediss", "unix", "redis+sentinel")
+_PLACES = ("file", "memcached", "mongodb", "mongodb+srv", "dynamodb", "http", "https")  # of zoocache.storages
 _DEBIAN = "(Debian and Ubuntu: apt install"
 _AGAIN = "and build the package again: pip install --force-reinstall ./python_shim"
 _LACKING = {
@@ -107,7 +108,7 @@ class Settings:
     ) -> None:
         if storage is not None and storage_url is not None:
             raise ValueError("give storage or storage_url, not both")
-        check_url("storage_url", storage_url, _SCHEMES)
+        check_url("storage_url", storage_url, _SCHEMES + _PLACES)
         check_url("bus_url", bus_url, _SCHEMES[1:])
         if silence not in SILENCES or ack not in ACKS:
             raise ValueError(
@@ -115,6 +116,10 @@ class Settings:
             )
         if breaker_failures < 1:
             raise ValueError("breaker_failures must be >= 1")
+        if storage_url is not None and storage_url.partition("://")[0] in _PLACES:
+            from zoocache.storages import open_url
+
+            storage, storage_url = open_url(storage_url), None
         self.storage = storage
         self.max_staleness = max_staleness
         self.loud = ack in ("durable", "strict")
@@ -145,6 +150,13 @@ class Settings:
     def stores(self) -> bool:
         """Whether values are to become bytes."""
         return self.storage is not None or self.options["storage"] is not None
+
+    @property
+    def place(self) -> SharedStorage | None:
+        """The storage, if other processes share it and tell there what they invalidate."""
+        from zoocache.storage import SharedStorage
+
+        return self.storage if isinstance(self.storage, SharedStorage) else None
 
     def open(self, troubles: Troubles) -> SharedCore:
         """The library's cache."""
@@ -187,6 +199,8 @@ def check_url(option: str, url: object, known: tuple[str, ...]) -> None:
         raise ValueError(f"Unsupported {option} scheme: {shown(url)}; known are {', '.join(known)}")
     if "\0" in url or any("\ud800" <= char <= "\udfff" for char in url):
         raise ValueError(f"{option} has a character that no URL has: {shown(scheme + '://x')}")
+    if scheme in _PLACES:
+        return
     part = {"lmdb": "lmdb", "rediss": "tls"}.get(scheme, "redis")
     parts = _ffi.parts()
     if part == "tls" and not parts["redis"]:
@@ -436,10 +450,14 @@ class Shared:
     # ---- fork --------------------------------------------------------------------------------------
 
     def forked(self) -> Tier:
-        """In the child of a fork: another, with connections of its own. A storage in Python is the parent's."""
+        """In the child of a fork: another, with connections of its own. A storage in Python is the parent's, unless
+        processes share it.
+        """
         self.core.leave_behind()
         settings = self.settings
-        if settings.storage is None:
+        if settings.place is not None:
+            settings.place.forked()
+        if settings.storage is None or settings.place is not None:
             return tier(settings)
         settings.storage = None
         return tier(settings) if settings.options["bus"] else Tier(None, _ffi.Core())
@@ -476,7 +494,7 @@ def tier(settings: Settings) -> Tier:
     except (OSError, StorageIsFull) as error:
         options = settings.options
         reason = str(error)
-        hears = bool(options["bus"]) or not options["storage"]
+        hears = bool(options["bus"]) or not (options["storage"] or settings.place)
     bound = "" if hears else f", and for {settings.max_staleness:g} s at most, as what others invalidate is not heard"
     logger.error("%s. Values are kept in memory alone%s", reason, bound)
     if not hears:

@@ -13,7 +13,8 @@ Write a class with ``get``, ``put``, ``delete`` and ``clear``, and give it to a 
 
 ``zoocache.testing.StorageConformance`` tests it. A storage that outlives the process is a VersionedStorage:
 it keeps as well what was invalidated when, so that nothing stale comes back after a restart. Several
-processes may share it only if they hear of each other's invalidations: with LMDB and Redis they do.
+processes may share it only if they hear of each other's invalidations: a SharedStorage carries them as well, as
+LMDB and Redis do; ``zoocache.storages`` has some.
 
 Keys and records are bytes; a record is given back as it was put, or not at all: it carries a checksum, and
 the cache judges whether it is fresh. Methods are called from several threads at once. What they raise never
@@ -31,7 +32,7 @@ from contextvars import ContextVar
 from math import inf
 from time import monotonic
 
-__all__ = ["Storage", "VersionedStorage", "time_left"]
+__all__ = ["SharedStorage", "Storage", "VersionedStorage", "time_left"]
 
 # When the call of a storage that runs here should have ended, by time.monotonic().
 DEADLINE: ContextVar[float] = globals().get("DEADLINE") or ContextVar("zoocache_deadline", default=inf)
@@ -92,3 +93,32 @@ class VersionedStorage(Storage):
     @abstractmethod
     def tag_get(self, paths: Sequence[bytes]) -> Sequence[int]:
         """The versions of paths; 0 for those that were never put."""
+
+
+class SharedStorage(Storage):
+    """A place that processes share: it can compare and set, so it tells the others what was invalidated.
+
+    It promises that read() and swap() of a key are linearizable: a replica that lags, a server that takes another's
+    place, or a cache in between breaks that. Keys of read() and swap() are none of get() and put(); delete() may be
+    given either.
+    """
+
+    @abstractmethod
+    def read(self, key: bytes) -> tuple[bytes | None, bytes]:
+        """The value of a key, and a token that stands for it; None if there is none, which has a token as well.
+
+        Linearizable: it is the value of the last swap() that had returned when this was called, or a later one.
+        """
+
+    @abstractmethod
+    def swap(self, key: bytes, value: bytes, token: bytes) -> bool:
+        """Puts a value in place of the one that the token of a read() stands for. False: it is no longer that.
+
+        Of two with the same token one wins. If it raises, nobody knows whether it was done.
+        """
+
+    def clear(self) -> None:
+        """Nothing: by the log, no record of before is fresh. They go as the place lets go of what is old."""
+
+    def forked(self) -> None:
+        """In the child of a fork, after close(): opens it again, with connections and locks of its own."""

@@ -1,0 +1,385 @@
+"""Caches that share a place: what one invalidates the others hear, whatever becomes of the place."""
+
+import logging
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from servers import Memcached, until
+from test_places import apache, aws, credentials, ferretdb, memcached  # noqa: F401 - fixtures
+
+from zoocache import BusSilent, Cache
+from zoocache.seal import new_key
+from zoocache.storage import SharedStorage
+from zoocache.storages import open_url
+
+PLACES = ["file", "memcached", "ferretdb", "dynamodb", "apache", "s3"]
+SLOW = ("ferretdb", "dynamodb", "apache", "s3")
+
+
+@pytest.fixture
+def url(request, tmp_path):
+    """A place of the test's own."""
+    name = request.param
+    server = None if name == "file" else request.getfixturevalue({"dynamodb": "aws", "s3": "aws"}.get(name, name))
+    text = tmp_path.name.replace("_", "-").replace("[", "-").replace("]", "")
+    return {
+        "file": lambda: f"file://{tmp_path}/files",
+        "memcached": lambda: server.url,
+        "ferretdb": lambda: f"{server.url}.{text}",
+        "dynamodb": lambda: server.table(text),
+        "apache": lambda: server.collection(text),
+        "s3": lambda: server.bucket(text),
+    }[name]()
+
+
+everywhere = pytest.mark.parametrize(
+    "url", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in PLACES], indirect=True
+)
+
+
+def counted(cache, calls):
+    @cache.cacheable(namespace="counted", deps=lambda x: [f"x:{x}"])
+    def load(x):
+        calls.append(x)
+        return len(calls)
+
+    return load
+
+
+@everywhere
+def test_what_one_invalidates_the_others_hear(url):
+    options = {"storage_url": url, "prefix": secrets.token_hex(4), "timeout": 5, "max_staleness": 2}
+    calls = []
+    with Cache(**options) as here, Cache(**options) as there:
+        one, two = counted(here, calls), counted(there, calls)
+        for cache in (here, there):
+            until(lambda cache=cache: cache.health().checks["bus"].status == "ok")
+        first = one(1), one(2)
+        assert (two(1), two(2)) == first, "the values of another process"
+        assert there.stats().hits_storage == 2
+        here.invalidate("x:1")
+        assert one(1) > first[0]
+        until(lambda: two(1) > first[0])
+        assert two(2) == first[1]
+        there.clear()
+        until(lambda: one(2) > first[1])
+        assert here.stats().storage_errors == there.stats().storage_errors == 0
+        assert here.stats().bus_breaks == there.stats().bus_breaks == 0
+        last = one(2)
+        here.invalidate("x:1")
+    with Cache(**options) as later:
+        again = counted(later, calls)
+        assert again(2) == last, "it is warm"
+        assert again(1) == len(calls), "and what was invalidated is gone"
+
+
+@pytest.mark.parametrize("url", ["memcached", "file"], indirect=True)
+def test_a_child_of_a_fork_has_its_own(url):
+    code = """
+    import os, sys, time
+    from zoocache import Cache
+    cache = Cache(storage_url=sys.argv[1], prefix=sys.argv[2])
+    calls = []
+    load = cache.cacheable(namespace="f", deps=["t"])(lambda x: calls.append(x) or os.getpid())
+    mine = load(1)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        assert load(1) == mine and not calls[1:], "from the storage"
+        cache.invalidate("t")
+        assert load(1) == os.getpid()
+        cache.close()
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    end = time.monotonic() + 20
+    while load(1) != child:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    cache.close()
+    print("well")
+    """
+    code = "\n".join(line[4:] for line in code.split("\n"))
+    done = subprocess.run([sys.executable, "-c", code, url, secrets.token_hex(4)], capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.stdout == "well\n", done.stderr
+
+
+def test_a_log_that_is_lost_is_a_break(memcached):
+    calls = []
+    options = {"storage_url": memcached.url, "prefix": secrets.token_hex(4)}
+    with Cache(**options) as here, Cache(**options) as there:
+        one, two = counted(here, calls), counted(there, calls)
+        before = one(1)
+        assert two(1) == before
+        memcached.ask(b"flush_all", b"OK")
+        until(lambda: here.stats().bus_breaks and there.stats().bus_breaks)
+        assert one(1) > before, "who knows what was said meanwhile"
+        until(lambda: two(1) == one(1))
+        here.invalidate("x:1")
+        until(lambda: two(1) == one(1) == len(calls))
+
+
+class Liar(SharedStorage):
+    """Does not look at tokens."""
+
+    def __init__(self):
+        self.records = {}
+
+    def get(self, key):
+        return self.records.get(key)
+
+    def put(self, key, record, expires):
+        self.records[key] = record
+
+    def delete(self, key):
+        self.records.pop(key, None)
+
+    def read(self, key):
+        return self.records.get(key), b"1"
+
+    def swap(self, key, value, token):
+        self.records[key] = value
+        return True
+
+
+def test_a_place_that_cannot_compare_is_refused():
+    with pytest.raises(ValueError, match="of two swaps with one token both win"):
+        Cache(storage=Liar())
+
+
+def test_values_of_another_place_are_rolled_back():
+    """A replica of the past: the log has positions that were given, with other entries."""
+
+    class Shelf(Liar):
+        def __init__(self):
+            super().__init__()
+            self.lock = threading.Lock()
+
+        def read(self, key):
+            with self.lock:
+                value = self.records.get(key)
+                return value, repr(value).encode()
+
+        def swap(self, key, value, token):
+            with self.lock:
+                if repr(self.records.get(key)).encode() != token:
+                    return False
+                self.records[key] = value
+                return True
+
+    shelf = Shelf()
+    calls = []
+    with Cache(storage=shelf, prefix="p") as here, Cache(storage=shelf, prefix="p") as there:
+        one, two = counted(here, calls), counted(there, calls)
+        here.invalidate("other")
+        past = shelf.records[b"p.log"]
+        before = one(1)
+        here.invalidate("x:1")
+        until(lambda: two(1) > before)
+        now = one(1)
+        shelf.records[b"p.log"] = past
+        until(lambda: here.stats().bus_breaks and there.stats().bus_breaks)
+        assert one(1) > now
+        here.invalidate("x:1")
+        until(lambda: two(1) == one(1) == len(calls))
+        shelf.records[b"p.log"] = b"not a log"
+        until(lambda: there.stats().bus_breaks == 2)
+        until(lambda: two(1) == one(1) == len(calls))
+
+
+def test_a_server_that_comes_later(tmp_path, caplog):
+    """Nothing is refused and nothing raised; values are computed, as nobody knows what was invalidated."""
+    server = Memcached(tmp_path)
+    server.stop()
+    calls = []
+    with Cache(storage_url=server.url, prefix="later", breaker_pause=0.01) as cache:
+        load = counted(cache, calls)
+        assert (load(1), load(1)) == (1, 2)
+        cache.invalidate("x:1")
+        server.start()
+        until(lambda: cache.health().checks["bus"].status == "ok")
+        until(lambda: load(1) == load(1))
+    server.stop()
+    assert "zoocache" in caplog.text
+
+
+# ---- what an attacker sees ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["memcached", "file"], indirect=True)
+def test_with_a_key_the_place_learns_nothing(url, tmp_path, request):
+    from test_seal import SCOPES, work
+
+    texts = [secrets.token_hex(8) for _ in range(1000)]
+    options = {"storage_url": url, "prefix": "sealed", "seal_key": new_key(), "scopes": SCOPES}
+    with Cache(**options) as cache:
+        until(lambda: cache.health().checks["bus"].status == "ok")
+        work(cache, texts)
+        assert cache.stats().storage_errors == cache.stats().storage_skipped == 0
+    if url.startswith("file"):
+        seen = b"".join(str(path).encode() + path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    else:
+        seen = everything(request.getfixturevalue("memcached"))
+    assert seen.count(b"\n") + len(seen) > 100_000, "it has the records"
+    assert not [text for text in texts if text.encode() in seen]
+    with Cache(**options) as again:
+        org, user, what, value = texts[-4:]  # the log has no room for what was said of the first
+        assert again.get(what, scope="user", org_id=org, user_id=user) == value
+
+
+def everything(memcached):
+    """All that a server has: names, and what is under them."""
+    names = memcached.ask(b"lru_crawler metadump all", b"END").decode().split("\n")
+    names = [line.split()[0].removeprefix("key=") for line in names if line.startswith("key=")]
+    return b"".join(memcached.ask(b"get " + name.encode(), b"END") for name in names)
+
+
+# ---- chaos ----
+
+
+class Fleet:
+    """Nodes that read and write versions of keys, and what each read must not be older than."""
+
+    T = 0.5
+
+    def __init__(self, url, nodes=3, keys=5):
+        self.caches = [
+            Cache(storage_url=url, prefix="chaos", max_staleness=self.T, ack="durable", breaker_pause=0.02)
+            for _ in range(nodes)
+        ]
+        self.truth = [0] * keys
+        self.acked = [[(0.0, 0)] for _ in range(keys)]  # when, and which version was then acknowledged
+        self.locks = [threading.Lock() for _ in range(keys)]
+        self.stop = threading.Event()
+        self.wrong, self.slowest, self.reads = [], 0.0, 0
+        self.threads = [threading.Thread(target=self.guard, args=(work, cache, n))
+                        for n, cache in enumerate(self.caches) for work in (self.read, self.write)]  # fmt: skip
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+        for cache in self.caches:
+            cache.close()
+
+    def guard(self, work, cache, n):
+        load = cache.cacheable(namespace="load", deps=lambda k: [f"k:{k}"])(lambda k: self.truth[k])
+        while not self.stop.is_set():
+            for k in range(len(self.truth)):
+                try:
+                    work(cache, load, k)
+                except Exception as error:
+                    self.wrong.append(repr(error))
+            time.sleep(0.002 if work == self.read else 0.03)
+
+    def read(self, cache, load, k):
+        began = time.monotonic()
+        value = load(k)
+        self.slowest = max(self.slowest, time.monotonic() - began)
+        floor = max(version for at, version in list(self.acked[k]) if at < began - self.T)
+        self.reads += 1
+        if value < floor:
+            self.wrong.append((k, value, floor))
+
+    def write(self, cache, load, k):
+        with self.locks[k]:
+            version = self.truth[k] = self.truth[k] + 1
+            began = time.monotonic()
+            try:
+                cache.invalidate(f"k:{k}")
+            except BusSilent:
+                return  # it is done here, and will be sent
+            finally:
+                self.slowest = max(self.slowest, time.monotonic() - began)
+            self.acked[k].append((time.monotonic(), version))
+
+    def settle(self):
+        """Until all are well, and share values again."""
+        for cache in self.caches:
+            until(lambda cache=cache: cache.health().checks["bus"].status == "ok")
+            hits = cache.stats().hits_storage
+            until(lambda cache=cache, hits=hits: cache.stats().hits_storage > hits)
+
+
+def judge(fleet):
+    assert not fleet.wrong, fleet.wrong[:5]
+    assert fleet.reads > 500
+    assert fleet.slowest < 5, "seconds"
+
+
+@pytest.mark.slow
+def test_chaos_on_memcached(tmp_path, caplog):
+    caplog.set_level(logging.CRITICAL, "zoocache")
+    server = Memcached(tmp_path, "-m", "1", "-I", "512k")
+    with Fleet(server.url) as fleet:
+        fleet.settle()
+        filler = open_url(server.url)
+        for turn in range(2):
+            for n in range(40):  # under memory pressure, the log is evicted like anything else
+                filler.put(b"fill %d" % n, os.urandom(100_000), None)
+            fleet.settle()
+            memcached_breaks = sum(cache.stats().bus_breaks for cache in fleet.caches)
+            server.ask(b"flush_all", b"OK")
+            until(lambda before=memcached_breaks: sum(c.stats().bus_breaks for c in fleet.caches) >= before + 3)
+            fleet.settle()
+            server.pause()
+            until(lambda: all(cache.health().checks["bus"].status != "ok" for cache in fleet.caches))
+            server.go_on()
+            fleet.settle()
+            server.stop()
+            until(lambda: all(cache.health().checks["bus"].status != "ok" for cache in fleet.caches))
+            server.start()
+            fleet.settle()
+            filler.close()
+    server.stop()
+    judge(fleet)
+
+
+@pytest.mark.slow
+def test_chaos_on_files(tmp_path, caplog):
+    """Nodes come and go beside a process that is killed with the locks in its hands."""
+    caplog.set_level(logging.CRITICAL, "zoocache")
+    place = Path(tmp_path / "files")
+    with Fleet(f"file://{place}") as fleet:
+        from test_places import WRITER
+
+        for turn in range(3):
+            fleet.settle()
+            with subprocess.Popen([sys.executable, "-c", WRITER, place], stdout=subprocess.PIPE) as writer:
+                assert writer.stdout.readline() == b"ready\n"
+                reads = fleet.reads
+                until(lambda reads=reads: fleet.reads > reads + 100)
+                writer.kill()
+            for path in place.glob("log-*"):
+                path.unlink()
+            fleet.settle()
+    judge(fleet)
+
+
+@pytest.mark.slow
+def test_chaos_on_mongodb(ferretdb, caplog):
+    caplog.set_level(logging.CRITICAL, "zoocache")
+    with Fleet(ferretdb.url + ".chaos") as fleet:
+        for turn in range(2):
+            fleet.settle()
+            ferretdb.pause()
+            until(lambda: all(cache.health().checks["bus"].status != "ok" for cache in fleet.caches))
+            ferretdb.go_on()
+            fleet.settle()
+            ferretdb.stop()
+            until(lambda: all(cache.health().checks["bus"].status != "ok" for cache in fleet.caches))
+            ferretdb.start()
+            fleet.settle()
+    judge(fleet)
+    assert sum(cache.stats().bus_breaks for cache in fleet.caches) == 0, "nothing was lost"
