@@ -4010,10 +4010,11 @@ static const char *zc__trie_check(zc__trie *t) {
  *   Limbo       What a thread has unlinked is freed some at a time, after a look at all seats: one
  *               that is free, or left since, holds nothing that was unlinked before the look. A
  *               reader who was interrupted is not waited for, unless very much waits.
- *   The lock    is taken when a reader does not find the key, or what it takes is more than a
- *               compare: not known to be fresh, expired, an object, a soft deadline, a long value;
- *               while the table is changed for another; and always where memory is to go back at
- *               once (a fixed block, an allocator of the user's).
+ *   The lock    is taken when it needs more than a compare: an entry that is not known to be
+ *               fresh, is expired, an object, has a soft deadline or a long value; a miss with a
+ *               storage, or while the shard puts an entry (the old one goes before the new one is
+ *               there); while its table is changed for another; and always where memory is to go
+ *               back at once (a fixed block, an allocator of the user's).
  *   Why it      R3: The reader's exchange and his load of the slot, the writer's fence and his look
  *   is right    at the seat are sequentially consistent. If the load does not see that the entry
  *               was unlinked, it comes before the fence, so the exchange comes before the look: the
@@ -4021,20 +4022,22 @@ static const char *zc__trie_check(zc__trie *t) {
  *               So what is read was not freed. It is the key's: key, value and lengths are constant
  *               from the release of the slot on, and the key is compared. It is not stale: the read
  *               takes effect when the slot is loaded, where the entry was linked; `published` is
- *               loaded later, and no version of any tag was above `begin` even then.
- *   Invariants  R1 a seat is one thread's from its exchange to its release   R2 hits of a seat grow
- *               when it is left with a hit   R3 nothing is freed that a reader may look at
- *               R4 shard.turn is even: `table` is whole, cleared, and has all entries
- *   Locking     seat.in, used, slots: as above. hits: who sits there. limbo: its lock.
- *   Cost        a hit: one exchange; no line is written that others read, once the entry's mark is
+ *               loaded later, and no version of any tag was above `begin` even then. A miss is
+ *               one: `turn` is the same before and after, so nothing that had been there was put
+ *               anew meanwhile; and who links an entry counts it in `over` before.
+ *   Invariants  R1 a seat is one thread's from its exchange to its release   R2 its hits or misses
+ *               grow when it is left with one   R3 nothing is freed that a reader may look at
+ *               R4 without ZC__TURN_TABLE in shard.turn, `table` is whole and has all entries
+ *   Locking     seat.in, used, slots, turn: as above. hits, misses: who sits there. limbo: `lock`
+ *   Cost        a hit or miss: one exchange; no line is written that others read, once the entry's mark is
  *               set. An entry that is freed: a lock; for 16 a fence and a line of each thread.
  *               8 KiB a cache.
  * ========================================================================================== */
 
 #ifdef ZOOCACHE_NO_THREADS
 #  define ZC__THREADED 0
-#  define zc__rcu_stop(s) ((void)0)
-#  define zc__rcu_resume(s) ((void)0)
+#  define zc__rcu_stop(s, what) ((void)0)
+#  define zc__rcu_resume(s, what) ((void)0)
 #  define zc__rcu_wait(c) ((void)0)
 #else
 #  define ZC__THREADED 1
@@ -4046,10 +4049,12 @@ static const char *zc__trie_check(zc__trie *t) {
 #  define ZC__LIMBO_MOST 64u     /* times that: readers are waited for */
 #  define ZC__SEAT_LOOKS 16u     /* at one who may be about to leave */
 
+enum { ZC__SEAT_FREE, ZC__SEAT_TAKEN, ZC__SEAT_NEW /* free, and nobody was ever there */ };
+
 typedef struct zc__seat {
-    uint64_t hits;
-    uint32_t in; /* 1: taken */
-    char pad[ZC__LINE - sizeof(uint64_t) - sizeof(uint32_t)];
+    uint64_t hits, misses;
+    uint32_t in; /* of the first, which is nobody's: taken */
+    char pad[ZC__LINE - 2 * sizeof(uint64_t) - sizeof(uint32_t)];
     zc__spin lock; /* from here on, the limbo; processors fetch lines in pairs: so in the other */
     uint32_t n;
     size_t bytes;
@@ -4065,7 +4070,7 @@ typedef struct zc__rcu {
 
 static uint32_t zc__numbers; /* how many were given */
 #  ifdef __cplusplus
-static thread_local uint32_t zc__number; /* this thread's, from 1 on */
+static thread_local uint32_t zc__number; /* this thread's: its seat in each cache; 0: none yet */
 #  else
 static _Thread_local uint32_t zc__number;
 #  endif
@@ -4075,45 +4080,67 @@ static zc__rcu *zc__rcu_make(const zc__mem *m) {
     unsigned char *raw = (unsigned char *)zc__alloc_zero(m, ZC__RCU_SIZE);
     if (!raw) return NULL;
     zc__rcu *r = (zc__rcu *)(void *)(raw + (size_t)(-(uintptr_t)raw & (2 * ZC__LINE - 1)));
-    for (uint32_t i = 0; i < ZC__SEATS; i++) ZC__SET_RANK(&r->seat[i].lock, ZC__RANK_LIMBO);
+    for (uint32_t i = 0; i < ZC__SEATS; i++) {
+        ZC__SET_RANK(&r->seat[i].lock, ZC__RANK_LIMBO);
+        r->seat[i].in = i ? ZC__SEAT_NEW : ZC__SEAT_TAKEN;
+    }
     r->raw = raw;
     return r;
 }
 
+/* This thread's seat; others may have the same. */
 static inline zc__seat *zc__rcu_seat(zc__rcu *r) {
-    if (ZC__UNLIKELY(!zc__number)) zc__number = zc__atomic_add_rlx(&zc__numbers, 1u) + 1;
-    uint32_t n = zc__number % ZC__SEATS, used = zc__atomic_load_acq(&r->used);
-    while (ZC__UNLIKELY(used <= n) && !zc__atomic_cas_sc(&r->used, &used, n + 1)) {}
-    return &r->seat[n];
+    if (ZC__UNLIKELY(!zc__number))
+        zc__number = 1 + zc__atomic_add_rlx(&zc__numbers, 1u) % (ZC__SEATS - 1);
+    return &r->seat[zc__number];
 }
 
-/* Begins a read; false: the seat is taken. */
-static inline bool zc__rcu_enter(zc__seat *me) { return !zc__atomic_swap_sc(&me->in, 1u); }
-static inline void zc__rcu_leave(zc__seat *me, bool hit) {
-    zc__atomic_store_rel(&me->hits, me->hits + hit);
-    zc__atomic_store_rel(&me->in, 0u);
+/* What is rare when a seat is to be taken. */
+static ZC__NOINLINE zc__seat *zc__rcu_sit(zc__rcu *r, zc__seat *me, uint32_t was) {
+    uint32_t used = 0, n = zc__number + 1;
+    if (was == ZC__SEAT_TAKEN) {
+        (void)zc__rcu_seat(r); /* for the next time, if it has none */
+        return NULL;
+    }
+    while (used < n && !zc__atomic_cas_sc(&r->used, &used, n)) {}
+    return me;
+}
+
+/* Begins a read; NULL: the seat is taken. */
+static inline zc__seat *zc__rcu_enter(zc__rcu *r) {
+    zc__seat *me = &r->seat[zc__number];
+    uint32_t was = zc__atomic_swap_sc(&me->in, ZC__SEAT_TAKEN);
+    return ZC__LIKELY(was == ZC__SEAT_FREE) ? me : zc__rcu_sit(r, me, was);
+}
+static inline int zc__rcu_leave(zc__seat *me, int rc) {
+    if (rc == ZC_OK) zc__atomic_store_rel(&me->hits, me->hits + 1);
+    if (rc == ZC_MISS) zc__atomic_store_rel(&me->misses, me->misses + 1);
+    zc__atomic_store_rel(&me->in, (uint32_t)ZC__SEAT_FREE);
+    return rc;
 }
 
 /* R3: has every reader left who may have seen what was unlinked before? */
 static bool zc__rcu_passed(zc__rcu *r, bool wait) {
     zc__atomic_fence();
     uint32_t n = zc__atomic_load_sc(&r->used);
-    for (zc__seat *seat = r->seat; seat < r->seat + n; seat++) {
-        bool in = zc__atomic_load_sc(&seat->in);
+    for (zc__seat *seat = r->seat + 1; seat < r->seat + n; seat++) {
+        bool in = zc__atomic_load_sc(&seat->in) == ZC__SEAT_TAKEN;
         uint64_t hits = zc__atomic_load_acq(&seat->hits);
         for (unsigned looks = 0; in && zc__atomic_load_acq(&seat->hits) == hits;) {
             if (!wait && looks == ZC__SEAT_LOOKS) return false;
             zc__back_off(&looks);
-            in = zc__atomic_load_acq(&seat->in);
+            in = zc__atomic_load_acq(&seat->in) == ZC__SEAT_TAKEN;
         }
     }
     return true;
 }
 
-/* R4: between these, what a reader could see of the shard's table may be half of one, half of the
- * other. zc__rcu_wait() is for an old table: a growth is rare, and readers are fast. */
-#  define zc__rcu_stop(s) zc__atomic_store_rlx(&(s)->turn, (s)->turn | 1)
-#  define zc__rcu_resume(s) zc__atomic_store_rel(&(s)->turn, (s)->turn + 1)
+/* R4: between these, a reader does not believe that he sees the table whole, or that what he does
+ * not find is not there. zc__rcu_wait() is for an old table: a growth is rare, readers are fast. */
+#  define ZC__TURN_TABLE 1u
+#  define ZC__TURN_ENTRY 2u
+#  define zc__rcu_stop(s, what) zc__atomic_store_rlx(&(s)->turn, (s)->turn | (what))
+#  define zc__rcu_resume(s, what) zc__atomic_store_rel(&(s)->turn, ((s)->turn & ~(what)) + 4)
 #  define zc__rcu_wait(c) ((void)((c)->rcu && zc__rcu_passed((c)->rcu, true)))
 #endif
 
@@ -4269,7 +4296,7 @@ static inline void zc__fp_set(zc__bucket *b, unsigned k, unsigned fp) {
 #else
     uint64_t fps = b->fps;
     ((unsigned char *)&fps)[k] = (unsigned char)fp;
-    zc__atomic_store_rlx(&b->fps, fps);
+    zc__atomic_store_rel(&b->fps, fps);
 #endif
 }
 
@@ -4638,7 +4665,7 @@ static inline zc__entry *zc__buckets_find(const zc__bucket *buckets, uint32_t n,
     uint32_t i = zc__home_of(hash, n);
     for (uint32_t probes = n; probes; probes--) {
         const zc__bucket *b = &buckets[i];
-        uint64_t fps = zc__atomic_load_rlx(&b->fps);
+        uint64_t fps = zc__atomic_load_acq(&b->fps);
         for (uint64_t m = zc__fps_match(fps, fp); m; m &= m - 1) {
             zc__entry *e = zc__atomic_load_sc(&b->slot[zc__match_slot(m)]);
             if (ZC__THREADED && ZC__UNLIKELY(!e)) continue;
@@ -4690,7 +4717,7 @@ static void zc__table_unlink(zc__table *t, zc__entry *e, uint64_t hash) {
             unsigned k = zc__match_slot(m);
             if (b->slot[k] != e) continue;
             zc__fp_set(b, k, 0);
-            zc__atomic_store_rlx(&b->slot[k], (zc__entry *)NULL);
+            zc__atomic_store_rel(&b->slot[k], (zc__entry *)NULL);
             return;
         }
         ZC__ASSERT(b->fp[ZC__OVER] > 0);
@@ -4716,7 +4743,7 @@ static inline void zc__bucket_prefetch(const zc__shard *s, uint64_t hash) {
 static bool zc__table_resize(zc_cache *c, zc__shard *s, uint32_t n) {
     zc__bucket *to = (zc__bucket *)zc__alloc(&c->mem, n * sizeof *to);
     if (!to) return false;
-    zc__rcu_stop(s);
+    zc__rcu_stop(s, ZC__TURN_TABLE);
     s->old = s->table;
     s->table.count = s->moved = s->ready = s->cursor = 0;
     zc__atomic_store_rel(&s->table.buckets, to); /* see zc__bucket_prefetch() */
@@ -4724,7 +4751,7 @@ static bool zc__table_resize(zc_cache *c, zc__shard *s, uint32_t n) {
     s->shrink_below = c->mem.arena || n <= 64 ? 0 : n - n / 8;
     if (!s->old.nbuckets) {
         zc__table_clear(s, n);
-        zc__rcu_resume(s);
+        zc__rcu_resume(s, ZC__TURN_TABLE);
     }
     return true;
 }
@@ -4767,7 +4794,7 @@ static void zc__table_move(zc_cache *c, zc__shard *s) {
     if (s->moved != s->old.nbuckets) return;
     zc__rcu_wait(c); /* it is seldom: once a growth */
     zc__table_free(c, &s->old);
-    zc__rcu_resume(s);
+    zc__rcu_resume(s, ZC__TURN_TABLE);
 }
 
 /* A table that is full to less than an eighth becomes smaller. Not by more than an eighth at once:
@@ -9627,7 +9654,9 @@ static int zc__table_admit(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t has
     for (unsigned tries = 0;; tries++) {
         zc__spin_lock(&s->lock);
         if (allowed && (!allowed->listed || allowed->fenced)) return ZC_REFUSED;
+        zc__rcu_stop(s, ZC__TURN_ENTRY); /* the old one goes before the new one is there */
         int rc = zc__shard_insert(c, s, e, hash, garbage);
+        zc__rcu_resume(s, ZC__TURN_ENTRY);
         if (rc != ZC_MORE) return rc;
         zc__spin_unlock(&s->lock);
         /* Room can be taken for a moment by other inserts that are about to finish. */
@@ -9892,23 +9921,24 @@ static inline bool zc__copy_plain(const zc_cache *c, zc__entry *e, size_t key_le
 }
 
 #ifdef ZOOCACHE_NO_THREADS
-#  define zc__copy_shared(c, key, hash, buf, cap, len) false
+#  define zc__copy_shared(c, key, hash, buf, cap, len) ZC_RETRY
 #else
-/* The same without a lock: a hit, or nothing is known. */
-static inline bool zc__copy_shared(zc_cache *c, zc_bytes key, uint64_t hash, void *buf, size_t cap,
-                                   size_t *len) {
-    zc__seat *me = c->rcu ? zc__rcu_seat(c->rcu) : NULL;
-    if (ZC__UNLIKELY(!me || !zc__rcu_enter(me))) return false;
+/* The same without a lock. ZC_OK; ZC_MISS; ZC_RETRY: it takes the lock to tell. */
+static inline int zc__copy_shared(zc_cache *c, zc_bytes key, uint64_t hash, void *buf, size_t cap,
+                                  size_t *len) {
+    zc__seat *me = c->rcu ? zc__rcu_enter(c->rcu) : NULL;
+    if (ZC__UNLIKELY(!me)) return ZC_RETRY;
     const zc__shard *s = zc__shard_of(c, hash);
     uint32_t turn = zc__atomic_load_acq(&s->turn);
     const zc__bucket *buckets = zc__atomic_load_acq(&s->table.buckets);
     uint32_t n = zc__atomic_load_acq(&s->table.nbuckets);
-    zc__entry *e = NULL;
-    if (ZC__LIKELY(!(turn & 1) && zc__atomic_load_rlx(&s->turn) == turn))
-        e = zc__buckets_find(buckets, n, hash, key);
-    bool hit = e && zc__copy_plain(c, e, key.len, buf, cap, len);
-    zc__rcu_leave(me, hit);
-    return hit;
+    if (ZC__UNLIKELY(turn & ZC__TURN_TABLE || zc__atomic_load_acq(&s->turn) != turn))
+        return zc__rcu_leave(me, ZC_RETRY);
+    zc__entry *e = zc__buckets_find(buckets, n, hash, key);
+    if (ZC__LIKELY(e != NULL))
+        return zc__rcu_leave(me, zc__copy_plain(c, e, key.len, buf, cap, len) ? ZC_OK : ZC_RETRY);
+    bool sure = !(turn & ZC__TURN_ENTRY) && zc__atomic_load_rlx(&s->turn) == turn;
+    return zc__rcu_leave(me, sure && !zc__has_store(c) ? ZC_MISS : ZC_RETRY);
 }
 #endif
 
@@ -9952,7 +9982,8 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
     if (rc != ZC_OK || (!buf && cap)) return rc != ZC_OK ? rc : ZC_E_INVAL;
     uint64_t hash = zc__hash(key, cache->seed);
     if (zc__bus_on(cache)) return zc__copy_proven(cache, key, hash, buf, cap, len);
-    if (zc__copy_shared(cache, key, hash, buf, cap, len)) return ZC_OK;
+    rc = zc__copy_shared(cache, key, hash, buf, cap, len);
+    if (ZC__LIKELY(rc != ZC_RETRY)) return rc;
     return zc__copy_locked(cache, key, hash, buf, cap, len);
 }
 
@@ -10958,8 +10989,9 @@ static void zc__limbos_lock(zc_cache *c, bool lock) {
 }
 /* The parent's readers are not in the child. */
 static void zc__rcu_fork(zc_cache *c) {
-    for (uint32_t i = 0; c->rcu && i < ZC__SEATS; i++)
-        c->rcu->seat[i].in = 0;
+    for (zc__seat *seat = c->rcu ? c->rcu->seat + 1 : NULL; seat && seat < c->rcu->seat + ZC__SEATS;
+         seat++)
+        if (seat->in == ZC__SEAT_TAKEN) seat->in = ZC__SEAT_NEW;
 }
 #endif
 
@@ -11176,7 +11208,7 @@ static void zc__shard_close(zc_cache *c, zc__shard *s) {
             ended = l;
         }
     }
-    zc__rcu_stop(s);
+    zc__rcu_stop(s, ZC__TURN_TABLE);
     zc__rcu_wait(c);
     zc__shard_purge(s, &garbage);
     zc__chains_free(&c->mem, &s->flights);
@@ -11307,6 +11339,7 @@ static void zc__rcu_stats(zc_cache *c, zc_stats *out) {
     for (uint32_t i = 0; c->rcu && i < ZC__SEATS; i++) {
         zc__seat *seat = &c->rcu->seat[i];
         out->hits += zc__atomic_load_rlx(&seat->hits);
+        out->misses_absent += zc__atomic_load_rlx(&seat->misses);
         zc__spin_lock(&seat->lock);
         out->memory += seat->bytes;
         zc__spin_unlock(&seat->lock);

@@ -288,15 +288,19 @@ READERS = {
         "(void)wait;",
     ),
     "a reader does not say that he reads": (
-        "static inline bool zc__rcu_enter(zc__seat *me) { return !zc__atomic_swap_sc(&me->in, 1u); }",
-        "static inline bool zc__rcu_enter(zc__seat *me) { (void)me; return true; }",
+        "uint32_t was = zc__atomic_swap_sc(&me->in, ZC__SEAT_TAKEN);",
+        "uint32_t was = me->in;",
     ),
     "seats that were never taken before are not looked at": (
-        "while (ZC__UNLIKELY(used <= n) && !zc__atomic_cas_sc(&r->used, &used, n + 1)) {}",
-        "(void)used;",
+        "while (used < n && !zc__atomic_cas_sc(&r->used, &used, n)) {}",
+        "(void)used;\n    (void)n;",
     ),
     "an old table is freed at once": ("zc__rcu_wait(c); /* it is seldom", "/* it is seldom"),
-    "a table that is not cleared is read": ("    zc__rcu_stop(s);\n    s->old = s->table;", "    s->old = s->table;"),
+    "a table that is not cleared is read": (
+        "    zc__rcu_stop(s, ZC__TURN_TABLE);\n    s->old = s->table;",
+        "    s->old = s->table;",
+    ),
+    "what is replaced is missed": ("        zc__rcu_stop(s, ZC__TURN_ENTRY); /*", "        /*"),
     "a reader does not ask what was invalidated": (
         "if (e->flags & ~ZC__COPIED || zc__atomic_load_rlx(&e->begin) < zc__published(&c->trie) ||",
         "if (e->flags & ~ZC__COPIED ||",
@@ -306,8 +310,14 @@ READERS = {
         "false)",
     ),
     "a child waits for readers of its parent": ("    zc__rcu_fork(cache);\n", ""),
-    "hits without the lock are not counted": ("zc__atomic_store_rel(&me->hits, me->hits + hit);", "(void)hit;"),
-    "a hit is written to its entry each time": ("if (ZC__UNLIKELY(hits < ZC__HITS_MAX)) zc__hits_set(e, hits + 1);", "e->prev += hits;"),
+    "hits without the lock are not counted": (
+        "if (rc == ZC_OK) zc__atomic_store_rel(&me->hits, me->hits + 1);",
+        "",
+    ),
+    "a hit is written to its entry each time": (
+        "if (ZC__UNLIKELY(hits < ZC__HITS_MAX)) zc__hits_set(e, hits + 1);",
+        "e->prev += hits;",
+    ),
 }
 
 # t_holds must fail.

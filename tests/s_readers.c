@@ -23,7 +23,12 @@ static uint64_t hits_of(zc_cache *c) {
     zc_stats_read(c, &st);
     return st.hits;
 }
-static zc__seat *my_seat(zc_cache *c) { return zc__rcu_seat(c->rcu); }
+/* This thread's seat, once it has read. */
+static zc__seat *my_seat(zc_cache *c) {
+    uint32_t none = UINT32_MAX;
+    if (zc__rcu_seat(c->rcu)->in == ZC__SEAT_NEW) (void)zc_get_copy(c, key_of(&none), NULL, 0, NULL);
+    return zc__rcu_seat(c->rcu);
+}
 
 /* ---- what is read is whole, of its key, and not too old ---- */
 
@@ -97,6 +102,55 @@ TEST(what_is_read_is_evicted) {
     readers_beside_a_writer((zc_desc){.shards = 2, .max_entries = KEYS + 100});
 }
 
+/* The old entry goes before the new one is there, but nobody sees that. */
+static void *never_miss(void *user) {
+    world *w = (world *)user;
+    uint64_t v, hits = 0;
+    uint32_t k = 1;
+    for (; __atomic_load_n(&w->running, __ATOMIC_ACQUIRE); hits++)
+        CHECK_EQ(zc_get_copy(w->c, key_of(&k), &v, sizeof v, NULL), ZC_OK);
+    __atomic_add_fetch(&w->hits, hits, __ATOMIC_RELAXED);
+    return NULL;
+}
+
+TEST(what_is_replaced_is_never_missed) {
+    world w = {.c = open_cache((zc_desc){.shards = 1}), .running = 1};
+    pthread_t t[READERS];
+    zc_stats st;
+    for (uint32_t k = 0; k < 6; k++) put(&w, k, 1, 1);
+    for (int i = 0; i < READERS; i++) REQUIRE(pthread_create(&t[i], NULL, never_miss, &w) == 0);
+    for (uint64_t v = 0; v < 100000; v++) {
+        put(&w, 1, v, 1);
+        if (v % 1000 == 0) sched_yield();
+    }
+    __atomic_store_n(&w.running, 0, __ATOMIC_RELEASE);
+    for (int i = 0; i < READERS; i++) pthread_join(t[i], NULL);
+    zc_stats_read(w.c, &st);
+    CHECK(st.hits == w.hits && st.misses_absent == 0);
+    zc_close(w.c);
+    printf("    %d hits\n", (int)w.hits);
+}
+
+TEST(a_miss_takes_no_lock_and_is_counted) {
+    zc_cache *c = open_cache((zc_desc){.shards = 1});
+    uint32_t k = 1, v;
+    zc_stats st;
+    CHECK_EQ(zc_get_copy(c, key_of(&k), &v, sizeof v, NULL), ZC_MISS); /* there is no table yet */
+    CHECK_EQ(zc_put(c, key_of(&k), key_of(&k), NULL), ZC_OK);
+    k = 2;
+    CHECK_EQ(zc_get_copy(c, key_of(&k), &v, sizeof v, NULL), ZC_MISS);
+    CHECK_EQ(my_seat(c)->misses, 2);
+    c->shards[0].turn |= ZC__TURN_ENTRY; /* as while one is put */
+    CHECK_EQ(zc_get_copy(c, key_of(&k), &v, sizeof v, NULL), ZC_MISS);
+    k = 1;
+    CHECK_EQ(zc_get_copy(c, key_of(&k), &v, sizeof v, NULL), ZC_OK);
+    c->shards[0].turn &= ~ZC__TURN_ENTRY;
+    CHECK(c->shards[0].misses_absent == 1 && my_seat(c)->misses == 2 && my_seat(c)->hits == 1);
+    zc_stats_read(c, &st);
+    CHECK(st.misses_absent == 3 && st.hits == 1);
+    zc_close(c);
+}
+
 /* ---- nothing is written ---- */
 
 TEST(a_hit_writes_nothing_that_another_reads) {
@@ -156,12 +210,12 @@ TEST(a_seat_that_is_taken_means_the_lock) {
     zc_cache *c = open_cache((zc_desc){.shards = 1});
     uint32_t k = 1, v;
     CHECK_EQ(zc_put(c, key_of(&k), key_of(&k), NULL), ZC_OK);
-    my_seat(c)->in = 1;
+    my_seat(c)->in = ZC__SEAT_TAKEN;
     CHECK_EQ(zc_get_copy(c, key_of(&k), &v, sizeof v, NULL), ZC_OK);
-    CHECK(c->shards[0].hits == 1 && my_seat(c)->hits == 0 && my_seat(c)->in == 1);
-    my_seat(c)->in = 0;
+    CHECK(c->shards[0].hits == 1 && my_seat(c)->hits == 0 && my_seat(c)->in == ZC__SEAT_TAKEN);
+    my_seat(c)->in = ZC__SEAT_FREE;
     CHECK_EQ(zc_get_copy(c, key_of(&k), &v, sizeof v, NULL), ZC_OK);
-    CHECK(c->shards[0].hits == 1 && my_seat(c)->hits == 1 && my_seat(c)->in == 0);
+    CHECK(c->shards[0].hits == 1 && my_seat(c)->hits == 1 && my_seat(c)->in == ZC__SEAT_FREE);
     CHECK_EQ(hits_of(c), 2);
     zc_close(c);
 }
@@ -179,14 +233,14 @@ TEST(what_a_reader_may_look_at_stays) {
     zc__seat *seat = my_seat(c);
     for (unsigned i = 0; i < 4 * ZC__LIMBO_FEW; i++) {
         CHECK_EQ(zc_put(c, key_of(&k), zc_slice(&st, 50), NULL), ZC_OK);
-        seat->in = 1;
+        seat->in = ZC__SEAT_TAKEN;
     }
     zc_stats_read(c, &st);
     CHECK_EQ(limbo_of(c), 4 * ZC__LIMBO_FEW - 1);
     size_t before = st.memory;
     zc__limbos_empty(c);
     CHECK_EQ(limbo_of(c), 4 * ZC__LIMBO_FEW - 1);
-    seat->in = 0;
+    seat->in = ZC__SEAT_FREE;
     (void)zc_poll(c, ZC_MILLISECOND);
     zc_stats_read(c, &st);
     CHECK_EQ(limbo_of(c), 0);
@@ -239,7 +293,7 @@ TEST(an_old_table_stays_while_a_reader_is_in_it) {
     pthread_t t;
     uint32_t k = 0;
     for (; !c->shards[0].table.nbuckets; k++) (void)zc_put(c, key_of(&k), key_of(&k), NULL);
-    l.seat->in = 1;
+    l.seat->in = ZC__SEAT_TAKEN;
     REQUIRE(pthread_create(&t, NULL, leave, &l) == 0);
     for (uint32_t end = k + 30; k < end; k++) (void)zc_put(c, key_of(&k), key_of(&k), NULL);
     pthread_join(t, NULL);
@@ -276,11 +330,11 @@ TEST(a_child_has_no_readers_of_its_parent) {
     zc_cache *c = open_cache((zc_desc){.shards = 1});
     uint32_t k = 1, v;
     CHECK_EQ(zc_put(c, key_of(&k), key_of(&k), NULL), ZC_OK);
-    my_seat(c)->in = 1;
+    my_seat(c)->in = ZC__SEAT_TAKEN;
     zc_fork_prepare(c);
     pid_t child = fork();
     if (child == 0) {
-        bool good = zc_fork_child(c) == ZC_OK && !my_seat(c)->in;
+        bool good = zc_fork_child(c) == ZC_OK && my_seat(c)->in != ZC__SEAT_TAKEN;
         for (unsigned i = 0; i < 2 * ZC__LIMBO_MOST * ZC__LIMBO_FEW; i++)
             good = good && zc_put(c, key_of(&k), key_of(&i), NULL) == ZC_OK;
         good = good && limbo_of(c) < ZC__LIMBO_FEW;
@@ -291,8 +345,8 @@ TEST(a_child_has_no_readers_of_its_parent) {
     int status = -1;
     zc_fork_parent(c);
     CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
-    CHECK_EQ(my_seat(c)->in, 1);
-    my_seat(c)->in = 0;
+    CHECK_EQ(my_seat(c)->in, ZC__SEAT_TAKEN);
+    my_seat(c)->in = ZC__SEAT_FREE;
     zc_close(c);
 }
 

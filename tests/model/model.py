@@ -100,7 +100,10 @@ RCU = {
     "NO_LOOK": "",
     "ONE_SEAT": "READERS=2 READS=1 WRITES=1",
     "FREE_FIRST": "",
-    "NO_RELEASE": "",
+    "NO_RELEASE": "TURN_LOOSE",
+    "NO_TURN": "",
+    "TURN_LATE": "",
+    "TURN_LOOSE": "",
 }
 IS_STUCK = {"SLEEP_NO_CHECK", "WAKE_FIRST", "NO_POLL", "NO_WAKE_AT_TAKEOVER", "FAIL_NO_WAKE"}
 # name: source, what is always defined, the bounds of the whole model (short, full), ablations

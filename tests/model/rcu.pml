@@ -4,7 +4,8 @@
  * Properties  R1  a reader never looks at memory that was freed, nor at an entry before it is whole
  *                 (assertions in look)
  *             R2  what it gives was not invalidated before it began (assertion in read)
- *             R3  nobody waits for ever (else SPIN finds an invalid end state)
+ *             R3  what is there is never missed, though it is replaced (assertion in read)
+ *             R4  nobody waits for ever (else SPIN finds an invalid end state)
  * Processes   Reader   zc__copy_shared(): takes its seat, loads the slot, compares the key, asks
  *                      whether it is fresh, copies, leaves
  *             Writer   invalidates, makes an entry, puts it in the place of the old one, looks at the
@@ -27,6 +28,9 @@
  *   ONE_SEAT      he looks at the first only
  *   FREE_FIRST    he frees before he takes out
  *   NO_RELEASE    the slot is stored without release
+ *   NO_TURN       the writer does not say that he replaces
+ *   TURN_LATE     a reader does not look at it again
+ *   TURN_LOOSE    the old entry may leave the slot before the others see that he does
  *   WITNESS       not an ablation: the last value is read after an older one was freed
  */
 
@@ -43,10 +47,11 @@
 #define SLOT 0
 #define PUBLISHED 1
 #define CELL 2 /* and 3: what is in the memory of two entries: 0 nothing, else its value + 1 */
-#define IN(r) (4 + 2 * (r))
-#define HITS(r) (5 + 2 * (r))
-#define ADDRESSES (4 + 2 * READERS)
-#define ROOM 6
+#define TURN 4 /* odd: the slot is being replaced */
+#define IN(r) (5 + 2 * (r))
+#define HITS(r) (6 + 2 * (r))
+#define ADDRESSES (5 + 2 * READERS)
+#define ROOM 7
 #define WRITER READERS
 
 byte memory[ADDRESSES];
@@ -156,7 +161,7 @@ inline look(to) {
 }
 
 proctype Reader(byte me) {
-    byte begun, e, c, again, p, h, k, n;
+    byte begun, e, c, again, p, h, k, n, turn;
     bool hit;
     do
     :: n < READS ->
@@ -166,6 +171,7 @@ proctype Reader(byte me) {
         enter();
 #else
         enter();
+        load(me, TURN, turn);
         load(me, SLOT, e);
 #endif
         hit = false;
@@ -187,15 +193,21 @@ proctype Reader(byte me) {
 #ifdef WITNESS
             assert(!(hit && freed && c - 1 == WRITES));
 #endif
-        :: else
+        :: else ->
+#ifdef TURN_LATE
+            p = turn;
+#else
+            load(me, TURN, p);
+#endif
+            assert(p != turn || p % 2); /* R3 */
 #ifdef LEAVE_FIRST
-            -> leave()
+            leave()
 #endif
         fi;
 #ifndef LEAVE_FIRST
         leave();
 #endif
-        e = 0; c = 0; again = 0; p = 0; hit = false;
+        e = 0; c = 0; again = 0; p = 0; hit = false; turn = 0;
         n++
     :: else -> break
     od
@@ -247,11 +259,21 @@ proctype Writer() {
         passed();
         give(old);
 #endif
+#ifndef NO_TURN
+        store(WRITER, TURN, (2 * v - 1), false);
+#endif
+#ifdef TURN_LOOSE
         store(WRITER, SLOT, 0, false);
+#else
+        store(WRITER, SLOT, 0, true);
+#endif
 #ifdef NO_RELEASE
         store(WRITER, SLOT, (v % 2 + 1), false);
 #else
         store(WRITER, SLOT, (v % 2 + 1), true);
+#endif
+#ifndef NO_TURN
+        store(WRITER, TURN, (2 * v), true);
 #endif
 #ifndef FREE_FIRST
         passed();
