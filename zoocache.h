@@ -4029,9 +4029,9 @@ static const char *zc__trie_check(zc__trie *t) {
  *               grow when it is left with one   R3 nothing is freed that a reader may look at
  *               R4 without ZC__TURN_TABLE in shard.turn, `table` is whole and has all entries
  *   Locking     seat.in, used, slots, turn: as above. hits, misses: who sits there. limbo: `lock`
- *   Cost        a hit or miss: one exchange; no line is written that others read, once the entry's mark is
- *               set. An entry that is freed: a lock; for 16 a fence and a line of each thread.
- *               8 KiB a cache.
+ *   Cost        a hit or miss: one exchange; no line is written that others read, once the
+ *               entry's mark is set. An entry that is freed: a lock; for 16 a fence and a line of
+ *               each thread. 8 KiB a cache.
  * ========================================================================================== */
 
 #ifdef ZOOCACHE_NO_THREADS

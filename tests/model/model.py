@@ -100,7 +100,7 @@ RCU = {
     "NO_LOOK": "",
     "ONE_SEAT": "READERS=2 READS=1 WRITES=1",
     "FREE_FIRST": "",
-    "NO_RELEASE": "TURN_LOOSE",
+    "NO_RELEASE": "",
     "NO_TURN": "",
     "TURN_LATE": "",
     "TURN_LOOSE": "",

@@ -27,7 +27,7 @@
  *   NO_LOOK       he does not look at all
  *   ONE_SEAT      he looks at the first only
  *   FREE_FIRST    he frees before he takes out
- *   NO_RELEASE    the slot is stored without release
+ *   NO_RELEASE    the slot is stored without release, out and in
  *   NO_TURN       the writer does not say that he replaces
  *   TURN_LATE     a reader does not look at it again
  *   TURN_LOOSE    the old entry may leave the slot before the others see that he does
@@ -262,7 +262,7 @@ proctype Writer() {
 #ifndef NO_TURN
         store(WRITER, TURN, (2 * v - 1), false);
 #endif
-#ifdef TURN_LOOSE
+#if defined(TURN_LOOSE) || defined(NO_RELEASE)
         store(WRITER, SLOT, 0, false);
 #else
         store(WRITER, SLOT, 0, true);
