@@ -46,7 +46,7 @@ M = $(patsubst tests/%.c,%,$(sort $(wildcard tests/m_*.c)))
 S = $(patsubst tests/%.c,%,$(sort $(wildcard tests/s_*.c)))
 F = $(patsubst tests/%.c,%,$(sort $(wildcard tests/f_*.c)))
 TESTS = $(T) $(M) $(S)
-TSAN_TESTS = $(filter t_flight t_fetch t_bus t_slab t_thread t_house,$(T)) $(S)
+TSAN_TESTS = $(filter t_flight t_fetch t_bus t_slab t_thread t_house t_place,$(T)) $(S)
 # Not t_fork: a child of clang 14's sanitizer may wait for a lock of its allocator for ever.
 ASAN_TESTS = $(filter-out t_fork,$(TESTS))
 # Not t_fork: what the parent's other threads held is lost in the child, which valgrind calls a leak.

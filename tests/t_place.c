@@ -476,3 +476,342 @@ TEST(large_entries) {
     CHECK_EQ(stats(f.c[1]).bus_breaks, 0);
     stop(&f);
 }
+
+/* ---- answers that are lost, others who are faster ---- */
+
+TEST(a_swap_whose_answer_is_lost_is_not_done_twice) {
+    fleet f;
+    if (!start(&f, 2, false)) return;
+    f.m.fail_ops = 1u << MP_SWAP;
+    f.m.took = true;
+    for (unsigned resent = 0; resent < 2; resent++) {
+        uint64_t last = log_last(&f);
+        f.m.calls = 0;
+        f.m.fail_at = resent ? 0 : 1;
+        f.m.again = resent;
+        f.m.on_swap = NULL;
+        CHECK_EQ(zc_invalidate(f.c[0], zc_str("a")), ZC_OK);
+        f.m.again = false;
+        CHECK_EQ(log_last(&f), last + 1);
+        poll_all(&f);
+        CHECK_EQ(stats(f.c[1]).bus_entries, resent + 1);
+    }
+    /* It failed indeed: then it is an error, and kept. */
+    f.m.took = false;
+    f.m.calls = 0;
+    f.m.fail_at = 1;
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("b")), ZC_E_BUS);
+    CHECK_EQ(log_last(&f), 2);
+    poll_all(&f);
+    CHECK_EQ(log_last(&f), 3);
+    stop(&f);
+}
+
+/* Somebody else is faster, `left` times. */
+typedef struct rival {
+    fleet *f;
+    zc_bus bus;
+    unsigned left;
+} rival;
+
+static void is_faster(void *user) {
+    rival *r = (rival *)user;
+    uint64_t identity, position;
+    zc_bus_sink sink = {ignore, NULL, 0};
+    zc_bytes tag = zc_str("rival");
+    if (!r->left) return;
+    r->left--;
+    r->f->m.on_swap = NULL;
+    CHECK_EQ(r->bus.attach(r->bus.user, &identity, &position), ZC_OK);
+    CHECK_EQ(r->bus.append(r->bus.user, &tag, 1, false, position, &sink), ZC_OK);
+    r->f->m.on_swap = is_faster;
+}
+
+TEST(who_loses_a_race_tries_again) {
+    fleet f;
+    if (!start(&f, 1, false)) return;
+    rival r = {.f = &f, .left = 3};
+    zc_place_desc d = place_of(&f);
+    REQUIRE(zc_place_open(&d, NULL, &r.bus) == ZC_OK);
+    f.m.on_swap = is_faster;
+    f.m.on_swap_user = &r;
+    CHECK_EQ(put(f.c[0], "k", "1", "rival"), ZC_OK);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("a")), ZC_OK);
+    CHECK_EQ(r.left, 0);
+    CHECK_EQ(log_last(&f), 4);
+    CHECK_EQ(get(f.c[0], "k", "1"), ZC_MISS); /* what came before it was heard with it */
+    CHECK_EQ(stats(f.c[0]).bus_entries, 4);
+    r.left = UINT32_MAX; /* always */
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("a")), ZC_E_BUS);
+    CHECK_EQ(UINT32_MAX - r.left, ZC__PLACE_TRIES);
+    f.m.on_swap = NULL;
+    r.bus.close(r.bus.user);
+    stop(&f);
+}
+
+/* Threads invalidate while a swap is under way; the next carries what all of them have. */
+typedef struct crowd {
+    fleet *f;
+    pthread_t thread[8];
+    bool joined;
+} crowd;
+
+static void *invalidates(void *arg) {
+    CHECK_EQ(zc_invalidate((zc_cache *)arg, zc_str("t")), ZC_OK);
+    return NULL;
+}
+
+static void waits_for_the_crowd(void *user) {
+    crowd *c = (crowd *)user;
+    zc__place *p = c->f->p[0];
+    unsigned waiting = 0;
+    c->f->m.on_swap = NULL;
+    for (unsigned i = 0; i < 8; i++)
+        CHECK_EQ(pthread_create(&c->thread[i], NULL, invalidates, c->f->c[0]), 0);
+    while (waiting < 8) {
+        waiting = 0;
+        zc__monitor_lock(&p->monitor);
+        for (const zc__place_op *op = p->queue; op; op = op->next) waiting++;
+        zc__monitor_unlock(&p->monitor);
+        sched_yield();
+    }
+}
+
+TEST(one_swap_carries_all_that_waits) {
+    fleet f;
+    if (!start(&f, 2, false)) return;
+    crowd c = {.f = &f};
+    f.m.on_swap = waits_for_the_crowd;
+    f.m.on_swap_user = &c;
+    uint64_t swaps = f.m.op_calls[MP_SWAP];
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("first")), ZC_OK);
+    for (unsigned i = 0; i < 8; i++) pthread_join(c.thread[i], NULL);
+    CHECK_EQ(f.m.op_calls[MP_SWAP], swaps + 2);
+    CHECK_EQ(log_last(&f), 9);
+    poll_all(&f);
+    CHECK_EQ(stats(f.c[1]).bus_entries, 9);
+    CHECK_EQ(stats(f.c[0]).bus_entries, 9);
+    stop(&f);
+}
+
+/* ---- each call, each allocation ---- */
+
+static void act(fleet *f) {
+    uint64_t hold;
+    bool has[2] = {f->c[0] != NULL, f->c[1] != NULL};
+    for (unsigned i = 0; i < 2; i++)
+        if (!has[i]) has[i] = join(f, i, true) == ZC_OK;
+    for (unsigned i = 0; i < 2 && has[0] && has[1]; i++) {
+        zc_bytes tag = zc_str("t");
+        zc_fetch_opts o = {.fleet = true};
+        zc_view v;
+        zc_fill *fill = NULL;
+        (void)put(f->c[i], "k", "old", "t");
+        (void)get(f->c[!i], "k", "old");
+        (void)zc_invalidate(f->c[i], zc_str("t"));
+        if (zc_hold(f->c[i], &tag, 1, ZC_SECOND, &hold) == ZC_OK)
+            (void)zc_hold_end(f->c[i], hold);
+        zct_step(&f->time, ZC_SECOND / 2);
+        if (zc_flight_begin(f->c[i], zc_str("f"), &o, &v, &fill) >= 0) {
+            if (v.pin) zc_release(f->c[i], &v);
+            if (fill) zc_flight_abandon(fill, ZC_E_LOADER);
+        }
+        (void)zc_clear(f->c[!i]);
+    }
+}
+
+/* After a fault: what was invalidated stays dead, and all hear each other. */
+static void heals(fleet *f) {
+    f->m.fail_at = f->m.fail_from = f->mem.fail_at = 0;
+    for (unsigned i = 0; i < 2; i++)
+        if (!f->c[i]) CHECK_EQ(join(f, i, true), ZC_OK);
+    for (unsigned i = 0; i < 8; i++) {
+        zct_step(&f->time, ZC_SECOND);
+        poll_all(f);
+    }
+    for (unsigned i = 0; i < 2; i++) CHECK_EQ(get(f->c[i], "k", "old"), ZC_MISS);
+    CHECK_EQ(zc_invalidate(f->c[0], zc_str("t")), ZC_OK); /* from here on records are trusted */
+    poll_all(f);
+    CHECK_EQ(put(f->c[1], "k", "new", "t"), ZC_OK);
+    CHECK_EQ(get(f->c[0], "k", "new"), ZC_OK);
+    CHECK_EQ(zc_invalidate(f->c[0], zc_str("t")), ZC_OK);
+    poll_all(f);
+    CHECK_EQ(get(f->c[1], "k", "new"), ZC_MISS);
+}
+
+TEST(each_call_of_the_place_failed_once) {
+    unsigned failures = 0;
+    for (unsigned took = 0; took < 2; took++) {
+        uint64_t n = 1;
+        for (bool failed = true; failed; n++) {
+            fleet f;
+            prepare(&f);
+            f.m.fail_at = n;
+            f.m.took = took;
+            f.m.fail_rc = n & 1 ? ZC_E_STORE : ZC_E_TIMEOUT;
+            act(&f);
+            failed = f.m.failed != 0;
+            failures += failed;
+            heals(&f);
+            stop(&f);
+        }
+    }
+    CHECK(failures > 80);
+}
+
+TEST(each_allocation_failed_once) {
+    uint64_t n = 1;
+    for (bool failed = true; failed; n++) {
+        fleet f;
+        prepare(&f);
+        f.mem.fail_at = n;
+        act(&f);
+        failed = f.mem.failed != 0;
+        heals(&f);
+        stop(&f);
+        CHECK_EQ(f.mem.blocks, 0);
+    }
+    CHECK(n > 100);
+}
+
+/* ---- holds, locks, fork ---- */
+
+TEST(holds_are_beside_the_log) {
+    fleet f;
+    if (!start(&f, 1, true)) return;
+    zc_bytes tag = zc_str("t");
+    uint64_t hold, second;
+    CHECK_EQ(zc_hold(f.c[0], &tag, 1, 3 * ZC_SECOND, &hold), ZC_OK);
+    CHECK_EQ(zc_hold(f.c[0], &tag, 1, ZC_SECOND, &second), ZC_OK);
+    CHECK_EQ(zc_hold_end(f.c[0], second), ZC_OK);
+    CHECK_EQ(join(&f, 1, true), ZC_OK); /* after it was announced */
+    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_REFUSED);
+    CHECK_EQ(put(f.c[1], "k", "1", "u"), ZC_OK);
+    CHECK_EQ(zc_hold_end(f.c[0], hold), ZC_OK);
+    poll_all(&f);
+    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(log_number(&f, 36, 4) + ZC__PLACE_HEAD + 8, mp_find(&f.m, LOG)->len); /* none left */
+    /* The holder dies. */
+    CHECK_EQ(zc_hold(f.c[0], &tag, 1, 3 * ZC_SECOND, &hold), ZC_OK);
+    leave(&f, 0);
+    poll_all(&f);
+    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_REFUSED);
+    for (int i = 0; i < 4; i++) {
+        zct_step(&f.time, ZC_SECOND);
+        poll_all(&f);
+    }
+    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    /* They have room of their own. */
+    static char text[40][1000];
+    static zc_bytes tags[40];
+    for (int i = 0; i < 40; i++) {
+        snprintf(text[i], sizeof text[i], "%0999d", i);
+        tags[i] = zc_slice(text[i], 900);
+        tags[i].ptr = text[i] + 99;
+    }
+    CHECK_EQ(zc_hold(f.c[1], tags, 20, ZC_SECOND, &hold), ZC_E_BUS);
+    CHECK_EQ(zc_hold(f.c[1], tags, 40, ZC_SECOND, &hold), ZC_E_BUS);
+    CHECK_EQ(zc_hold(f.c[1], tags, 10, ZC_SECOND, &hold), ZC_OK);
+    CHECK_EQ(zc_hold(f.c[1], tags, 10, ZC_SECOND, &second), ZC_E_BUS);
+    CHECK_EQ(zc_hold_end(f.c[1], hold), ZC_OK);
+    CHECK_EQ(zc_hold(f.c[1], tags, 10, ZC_SECOND, &hold), ZC_OK);
+    CHECK_EQ(zc_hold_end(f.c[1], hold), ZC_OK);
+    stop(&f);
+}
+
+TEST(locks) {
+    fleet f;
+    prepare(&f);
+    zc_place_desc d = place_of(&f);
+    zc_store a, b;
+    REQUIRE(zc_place_open(&d, &a, NULL) == ZC_OK);
+    REQUIRE(zc_place_open(&d, &b, NULL) == ZC_OK);
+    uint64_t mine = 0, other = 0, more[600] = {0};
+    CHECK_EQ(a.lock(a.user, zc_str("k"), ZC_SECOND, &mine), ZC_OK);
+    CHECK(mine != 0);
+    CHECK_EQ(b.lock(b.user, zc_str("k"), ZC_SECOND, &other), ZC_MISS);
+    CHECK_EQ(other, 0);
+    zct_set_wall(&f.time, f.time.wall + ZC_SECOND / 2);
+    CHECK_EQ(a.lock(a.user, zc_str("k"), ZC_SECOND, &mine), ZC_OK); /* renewed */
+    zct_set_wall(&f.time, f.time.wall + ZC_SECOND * 3 / 4);
+    CHECK_EQ(b.lock(b.user, zc_str("k"), ZC_SECOND, &other), ZC_MISS);
+    zct_set_wall(&f.time, f.time.wall + ZC_SECOND / 2);
+    CHECK_EQ(b.lock(b.user, zc_str("k"), ZC_SECOND, &other), ZC_OK); /* it had ended */
+    CHECK_EQ(a.lock(a.user, zc_str("k"), ZC_SECOND, &mine), ZC_MISS);
+    CHECK_EQ(a.unlock(a.user, zc_str("k"), mine), ZC_MISS);
+    CHECK_EQ(b.unlock(b.user, zc_str("k"), other), ZC_OK);
+    mine = 0;
+    CHECK_EQ(a.lock(a.user, zc_str("k"), ZC_SECOND, &mine), ZC_OK);
+    /* Many share 256 values, from which those that have ended go. */
+    for (unsigned i = 0; i < 600; i++)
+        CHECK_EQ(b.lock(b.user, zc_slice(&i, sizeof i), ZC_SECOND, &more[i]), ZC_OK);
+    for (unsigned i = 0; i < 600; i += 2)
+        CHECK_EQ(b.unlock(b.user, zc_slice(&i, sizeof i), more[i]), ZC_OK);
+    unsigned values = 0, live = 0;
+    for (mp_item *i = f.m.items; i; i = i->next) {
+        if (!strstr(i->key, ".lock.")) continue;
+        values++;
+        live += (unsigned)(i->len / ZC__PLACE_LOCK);
+        CHECK_EQ(i->len % ZC__PLACE_LOCK, 0);
+        i->len -= i->len > 1; /* that is none of ours */
+    }
+    CHECK(values <= 256);
+    CHECK_EQ(live, 301);
+    for (unsigned i = 1; i < 600; i += 2) {
+        uint64_t token = 0;
+        CHECK_EQ(a.lock(a.user, zc_slice(&i, sizeof i), ZC_SECOND, &token), ZC_OK);
+    }
+    a.close(a.user);
+    b.close(b.user);
+    stop(&f);
+}
+
+TEST(the_child_of_a_fork_goes_on) {
+    mem_place m;
+    mp_init(&m);
+    zc_desc d = {.no_thread = true};
+    zc_place_desc pd = {.place = mp_hook(&m)};
+    zc_cache *c;
+    REQUIRE(zc_place_open(&pd, &d.store, &d.bus) == ZC_OK);
+    zc__place *p = (zc__place *)d.bus.user;
+    REQUIRE(zc_open(&d, &c) == ZC_OK);
+    uint64_t random = p->random;
+    zc_fork_prepare(c);
+    pid_t pid = fork();
+    if (pid == 0) {
+        bool good = zc_fork_child(c) == ZC_OK && m.forks == 1 && p->random != random;
+        good = good && zc_invalidate(c, zc_str("t")) == ZC_OK;
+        _exit(good ? 0 : 1);
+    }
+    zc_fork_parent(c);
+    int status = 1;
+    CHECK_EQ(waitpid(pid, &status, 0), pid);
+    CHECK_EQ(status, 0);
+    CHECK_EQ(zc_invalidate(c, zc_str("t")), ZC_OK);
+    zc_close(c);
+    mp_destroy(&m);
+}
+
+/* ---- with threads ---- */
+
+TEST(threads_hear_each_other) {
+    mem_place m;
+    zc_cache *c[2];
+    mp_init(&m);
+    for (unsigned i = 0; i < 2; i++) {
+        zc_desc d = {.max_staleness = i ? 600 * ZC_SECOND : ZC_SECOND};
+        zc_place_desc pd = {.place = mp_hook(&m), .poll = i ? ZC_MILLISECOND : 0};
+        REQUIRE(zc_place_open(&pd, &d.store, &d.bus) == ZC_OK);
+        REQUIRE(zc_open(&d, &c[i]) == ZC_OK);
+    }
+    for (unsigned round = 0; round < 3; round++) {
+        CHECK_EQ(put(c[1], "k", "1", "t"), ZC_OK);
+        CHECK_EQ(zc_invalidate(c[0], zc_str("t")), ZC_OK);
+        while (get(c[1], "k", "1") == ZC_OK) sched_yield(); /* polls, far more often than T */
+        /* A read that sleeps is woken. */
+        CHECK_EQ(zc_catch_up(c[0], zc_token(c[1]), 600 * ZC_SECOND), ZC_OK);
+    }
+    zc_close(c[0]);
+    zc_close(c[1]);
+    mp_destroy(&m);
+}
