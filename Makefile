@@ -212,6 +212,7 @@ faults: ## plant faults in copies of the header: s_linear's histories, or a test
 	@CC=$(GCC) $(RUNNER) step faults python3 tests/faults.py $(BUILD)/faults s_linear
 	@CC=$(GCC) $(RUNNER) step faults-hooks python3 tests/faults.py $(BUILD)/faults-hooks t_hooks
 	@CC=$(GCC) $(RUNNER) step faults-holds python3 tests/faults.py $(BUILD)/faults-holds t_holds
+	@CC=$(GCC) $(RUNNER) step faults-place python3 tests/faults.py $(BUILD)/faults-place t_place
 	@CC=$(GCC) $(RUNNER) step faults-sealed python3 tests/faults.py $(BUILD)/faults-sealed t_seal_bus
 	@CC=$(GCC) $(RUNNER) step faults-readers python3 tests/faults.py $(BUILD)/faults-readers s_readers
 	@CC=$(GCC) $(RUNNER) step faults-nonces python3 tests/faults.py $(BUILD)/faults-nonces t_seal

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Plants faults in copies of zoocache.h: s_linear must find a history, x_simulate a seed, that shows
-each of them, t_hooks, t_holds, t_seal, t_seal_bus or s_readers must fail.
+each of them, t_hooks, t_holds, t_place, t_seal, t_seal_bus or s_readers must fail.
 
 faults.py DIRECTORY PROGRAM [PART OF A NAME]: builds and runs in DIRECTORY with $CC. The text that a
 fault replaces must be in the header once. The last line is the count."""
@@ -395,6 +395,27 @@ NONCES = {
 }
 
 
+# t_place must fail.
+PLACE = {
+    "an entry is known by its position": (
+        "return l->first > last || zc__place_nonce(l, last) == zc__place_nonce(seen, last);",
+        "return true;",
+    ),
+    "a new log has the generation of the old one": ("uint64_t gen = zc__place_random(p);", "uint64_t gen = 1;"),
+    "a place needs no lease": ("return lease && (now <= lease || now - lease <= c->bus.serve_for);", "return lease;"),
+    "a log that was left is believed": ("if (p->left[i] == l->gen) return false;", ""),
+    "a lost answer is not looked for": ("op->id && zc__place_has(l, op->id) ? ZC_OK : ZC_PENDING;", "ZC_PENDING;"),
+    "a tag that is not named any more has never been": ("position ? position - 1 : 0;", "0;"),
+    "who is behind is given what there is": ("l && position >= l->first &&", "l &&"),
+    "a place is not tried": ("if (rc == ZC_MISS) why = zc__place_try(p, key, 'a',", "if (rc < 0) why = zc__place_try(p, key, 'a',"),
+    "clearing keeps the era": ("op->id = era = zc__place_random(p);", "op->id = era;"),
+    "a damaged log is believed": ("if (zc__get64(v + size) != XXH3_64bits(v, size)) return false;", ""),
+    "locks are for everybody": ("if (zc__get64(v + at + 8) != token) return ZC_MISS;", ""),
+    "holds are not kept": ("if (zc__place_wants(op, ZC__PLACE_HOLD) && op->n)", "if (false)"),
+    "a swap carries one entry": ("for (uint32_t n = 0; *end && n < ZC__PLACE_ENTRIES / 2;", "for (uint32_t n = 0; *end && n < 1;"),
+}
+
+
 def plant(changes, directory):
     """A copy of the header with a fault; False: its text is not there once."""
     header = pathlib.Path("zoocache.h").read_text()
@@ -438,7 +459,7 @@ def found(directory, name):
 
 def failed_check(directory, _):
     """How it ended; None: well."""
-    (program,) = {"t_holds", "t_seal", "t_seal_bus"} & set(os.listdir(directory))
+    (program,) = {"t_holds", "t_place", "t_seal", "t_seal_bus"} & set(os.listdir(directory))
     return "by a check" if subprocess.run([directory / program], capture_output=True).returncode else None
 
 
@@ -460,6 +481,7 @@ def main():
         "x_simulate": (SIMULATION, simulated),
         "t_hooks": (HOOKS, hung_or_failed),
         "t_holds": (HOLDS, failed_check),
+        "t_place": (PLACE, failed_check),
         "t_seal": (NONCES, failed_check),
         "t_seal_bus": (SEALED, failed_check),
         "s_readers": (READERS, hung_or_failed),

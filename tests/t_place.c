@@ -454,6 +454,30 @@ TEST(who_is_too_far_behind_breaks_alone) {
     stop(&f);
 }
 
+TEST(a_joiner_takes_no_record_older_than_the_window) {
+    fleet f;
+    if (!start(&f, 1, true)) return;
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
+    CHECK_EQ(put(f.c[0], "old", "1", "t"), ZC_OK);
+    for (unsigned i = 0; i < ZC__PLACE_ENTRIES - 2; i++)
+        CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
+    CHECK_EQ(put(f.c[0], "young", "1", "t"), ZC_OK);
+    CHECK_EQ(join(&f, 1, true), ZC_OK);
+    CHECK_EQ(get(f.c[1], "old", "1"), ZC_OK); /* all that came after it is there */
+    leave(&f, 1);
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
+    CHECK_EQ(put(f.c[0], "new", "1", "t"), ZC_OK);
+    for (unsigned i = 0; i <= ZC__PLACE_ENTRIES; i++)
+        CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
+    CHECK_EQ(put(f.c[0], "newer", "1", "u"), ZC_OK);
+    CHECK_EQ(join(&f, 1, true), ZC_OK);
+    CHECK_EQ(get(f.c[1], "young", "1"), ZC_MISS); /* what killed it is there no more */
+    CHECK_EQ(get(f.c[1], "new", "1"), ZC_MISS);
+    CHECK_EQ(get(f.c[1], "newer", "1"), ZC_OK);
+    CHECK_EQ(get(f.c[0], "new", "1"), ZC_OK); /* who was there knows better */
+    stop(&f);
+}
+
 TEST(large_entries) {
     fleet f;
     if (!start(&f, 2, false)) return;
