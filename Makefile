@@ -14,6 +14,7 @@ SEED ?= random
 SEEDS ?= 100000
 FIRST ?= 1
 CRASH_RUNS ?= 200
+HOLDERS ?= 500
 COVER_LINES ?= 95
 COVER_BRANCHES ?= 85
 VERSION := $(shell sed -n 's/^\#define ZOOCACHE_VERSION "\(.*\)"/\1/p' zoocache.h)
@@ -286,6 +287,11 @@ crash: ## kill -9 writers to one LMDB file, CRASH_RUNS times (200): it stays who
 	@$(ALL) $(BUILD)/gcc/x_lmdb_crash || :
 	@CRASH_RUNS=$(CRASH_RUNS) ARGS='--seed $(SEED)' \
 	    $(RUNNER) each crash $(BUILD)/gcc/x_lmdb_crash
+
+.PHONY: crash-holds
+crash-holds: deps python-venv ## kill -9 processes round their commits, with holds, over LMDB and Redis: HOLDERS (500)
+	@VERBOSE=1 $(RUNNER) step crash-holds $(BUILD)/venv/bin/python python_shim/tests/holders.py \
+	    --runs $(HOLDERS)
 
 # ---- run ---------------------------------------------------------------------------------------
 

@@ -1298,7 +1298,7 @@ static void transact(node *n) {
     }
     trace(n, commits ? "commits" : "rolls back");
     if (chance(500)) nap(below(lease / 4));
-    if (chance(300)) crash(n);
+    if (w->faults && chance(300)) crash(n);
     if (n->dead) return;
     if (h->by == n && h->since == since) h->until = 0; /* it may be another's meanwhile */
     before = n->unsafe;

@@ -5,10 +5,7 @@ import contextvars
 import gc
 import os
 import random
-import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -662,52 +659,6 @@ def test_against_a_database(tmp_path):
 
 
 # ---- holds -------------------------------------------------------------------------------------------
-
-HOLDER = """
-import os, signal, sqlite3, sys
-from zoocache import Cache
-place, path, moment = sys.argv[1], sys.argv[2], int(sys.argv[3])
-cache = Cache(storage_url=f"lmdb://{place}")
-db = sqlite3.connect(path, isolation_level=None)
-with cache.transaction(hold=2):
-    db.execute("BEGIN IMMEDIATE")
-    db.execute("UPDATE t SET v = v + 1")
-    cache.invalidate("t")
-    if moment == 0: os.kill(os.getpid(), signal.SIGKILL)
-    db.execute("COMMIT")
-    if moment == 1: os.kill(os.getpid(), signal.SIGKILL)
-if moment == 2: os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-@pytest.mark.slow
-def test_a_process_that_is_killed_round_its_commit_leaves_nothing_stale(tmp_path):
-    path = str(tmp_path / "db")
-    db = sqlite3.connect(path, isolation_level=None)
-    db.execute("CREATE TABLE t (v)")
-    db.execute("INSERT INTO t VALUES (0)")
-    with Cache(storage_url=f"lmdb://{tmp_path / 'place'}") as cache:
-
-        @cache.cacheable(deps=["t"], namespace="held")
-        def read():
-            return db.execute("SELECT v FROM t").fetchone()[0]
-
-        def truth():
-            return db.execute("SELECT v FROM t").fetchone()[0]
-
-        for moment in [0, 1, 2] * 2:
-            assert read() == truth()
-            command = [sys.executable, "-c", HOLDER, str(tmp_path / "place"), path, str(moment)]
-            holder = subprocess.Popen(command)
-            while holder.poll() is None:  # from before the commit nothing is stored once it is announced
-                read()
-            assert holder.returncode == -signal.SIGKILL
-            assert read() == truth()
-            while cache.core.holds.value:
-                assert read() == truth()
-                cache.core.poll()
-            assert read() == truth()
-
 
 def test_what_a_block_holds_is_stored_by_nobody_until_its_end():
     with Cache() as cache:
