@@ -6010,14 +6010,19 @@ static void zc__hold_paint(const zc__hold *h, bool on) {
     }
 }
 
-/* Holds; the caller stamps after that. */
-static void zc__hold_add(zc_cache *c, zc__hold *h) {
+/* Holds; the caller stamps after that. False: h is one of our own, as it comes back from the log. */
+static bool zc__hold_add(zc_cache *c, zc__hold *h) {
     zc__spin_lock(&c->trie.writer);
-    h->next = c->bus.holds;
-    c->bus.holds = h;
-    (void)zc__atomic_add_rlx(&c->bus.nholds, 1u);
-    zc__hold_paint(h, true);
+    const zc__hold *own = c->bus.holds;
+    while (own && !(own->own && own->id == h->id)) own = own->next;
+    if (!own) {
+        h->next = c->bus.holds;
+        c->bus.holds = h;
+        (void)zc__atomic_add_rlx(&c->bus.nholds, 1u);
+        zc__hold_paint(h, true);
+    }
     zc__spin_unlock(&c->trie.writer);
+    return !own;
 }
 
 /* Takes holds off the list: our own with this id, or the others' with this id, or, for 0, those of
@@ -6077,8 +6082,8 @@ static int zc__hold_learn(void *user, uint64_t id, const zc_bytes *tags, size_t 
                 zc__tags_check(names.list, names.n) == ZC_OK;
     zc__hold *h = ours ? zc__hold_new(c, id, lease, names.list + 1, names.n - 1, true) : NULL;
     if (h) {
-        zc__hold *known = zc__holds_take(c, id, false, 0);
-        zc__hold_add(c, h);
+        zc__hold *known = zc__holds_take(c, id, false, 0); /* what each log has told of it */
+        if (!zc__hold_add(c, h)) zc__holds_free(c, h);
         zc__holds_end(c, known);
     }
     zc__names_free(c, &names);
@@ -6427,8 +6432,7 @@ static int zc__bus_hear(void *user, uint64_t position, const zc_bytes *tags, siz
     else if (position <= b->cursors[reader->log]) reader->full = false;
     else if (reader->full) rc = ZC_E_NOMEM;
     else {
-        if (hold) zc__hold_add(c, hold); /* N5 */
-        hold = NULL;
+        if (hold && zc__hold_add(c, hold)) hold = NULL; /* N5 */
         zc__deferred_add(c, deferred, tags, n, zc__bus_apply(c, reader->log, &nodes), room);
         if (id && !lease) ended = zc__holds_take(c, id, false, 0);
     }

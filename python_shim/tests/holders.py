@@ -28,7 +28,11 @@ ROUND = 25  # holders at once
 def cache_at(url):
     from zoocache import Cache
 
-    return Cache(storage_url=url, max_staleness=STALENESS)
+    while True:
+        cache = Cache(storage_url=url, max_staleness=STALENESS)
+        if not cache.lost:
+            return cache
+        cache.close()  # a busy machine
 
 
 def database(path):
@@ -44,14 +48,12 @@ def hold(url, path, row, ready):
     os.write(ready, b".")
     while True:
         began = time.monotonic()
-        with cache.transaction(hold=LEASE):
+        with cache.transaction(hold=LEASE) as block:
             db.execute("BEGIN IMMEDIATE")
             db.execute("UPDATE t SET v = v + 1")
             cache.invalidate(f"row:{row}")
-            if time.monotonic() - began > LEASE / 3:
-                db.execute("ROLLBACK")  # a lease is for who commits within it
-            else:
-                db.execute("COMMIT")
+            in_time = time.monotonic() - began < LEASE / 3
+            db.execute("COMMIT" if block.announced and in_time else "ROLLBACK")  # what is not held has no promise
 
 
 def kill(url, directory, count, chance):

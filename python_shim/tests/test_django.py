@@ -579,6 +579,27 @@ def test_a_replica_that_lags(kit, ann):
         connections["replica"].close()
 
 
+def test_holds_are_announced_before_the_commit(ann):
+    watch, cache = watching.watch(connection), watching.cache()
+    watch.lease = 60.0
+    seen = []
+    see = lambda execute, *statement: (seen.append(cache.stats().holds), execute(*statement))[1]
+    try:
+        with transaction.atomic():
+            Author.objects.update(name="New")
+            with transaction.atomic():
+                Book.objects.create(title="A", author=ann, price=3)
+            assert cache.stats().holds == 2
+            cache.set("k", 1, deps=[row(Author, ann.pk)])
+            assert cache.get("k") is None, "nobody stores what depends on it"
+        assert not cache.stats().holds
+        with connection.execute_wrapper(see):  # committed as it is executed
+            Author.objects.update(name="Newer")
+        assert seen == [1] and not cache.stats().holds
+    finally:
+        watch.lease = 0.0
+
+
 # ---- querysets ---------------------------------------------------------------------------------------
 
 

@@ -72,11 +72,11 @@ def test_a_good_server(redis, capsys):
 @pytest.mark.parametrize(
     ("options", "level", "word"),
     [
-        (["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"], BAD, "evicted"),
+        (["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"], BAD, "list of holds"),
         (["--maxmemory-policy", "allkeys-random"], BAD, "evicted"),
         (["--maxmemory", "100mb"], BAD, "refused"),
         ([], NOTE, "not set"),
-        (["--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl"], FINE, "not evicted"),
+        (["--maxmemory", "100mb", "--maxmemory-policy", "volatile-ttl"], FINE, "neither the log nor the list of holds"),
     ],
 )
 def test_eviction(redis, capsys, options, level, word):

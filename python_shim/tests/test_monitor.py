@@ -10,7 +10,7 @@ import pytest
 from node import Process
 from servers import Redis, certificate, until
 
-from zoocache import Cache, _ffi, _ffi_shared
+from zoocache import Cache, _beat, _ffi, _ffi_shared
 from zoocache.cli import main
 from zoocache.monitor import GONE, Board, ratio, totals
 from zoocache.telemetry.adapters.redis_adapter import RedisTelemetryAdapter
@@ -90,6 +90,20 @@ def test_every_process_tells_about_itself(fleet, board):
     found = totals(nodes)
     assert (found["hits"], found["misses"], ratio(found)) == (6, 6, 0.5)
     assert ratio({}) is None
+
+
+def test_facts_may_be_told_before_a_cache_is_made(server, monkeypatch):
+    """The thread that does it has seen the node before its maker had a chance to go on."""
+    told = []
+
+    class Hasty(_beat.Beat):
+        def __init__(self, cache, shared):
+            super().__init__(cache, shared)
+            told.append(self.facts(cache))
+
+    monkeypatch.setattr(_beat, "Beat", Hasty)
+    with Cache(storage_url=server.url, prefix="hasty"):
+        assert told[0]["stats"]["entries"] == 0
 
 
 def test_the_latencies_of_loads_are_told_if_they_are_wanted(board, fleet):

@@ -461,6 +461,41 @@ def test_async(tmp_path, engine, stored):
     assert seen.gone() == of(row(User, 1), table(User))
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_holds_are_announced_before_the_commit(tmp_path, engine, stored):
+    """With a storage, beside the event loop."""
+    cache = Cache(storage_url=f"lmdb://{tmp_path / 'cache'}") if stored else Cache()
+
+    async def main():
+        aengine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'db'}")
+        make = track(async_sessionmaker(aengine), cache=cache, hold=60)
+        async with make.begin() as session:
+            assert not cache.stats().holds
+            (await session.get(User, 1)).name = "async"
+            await session.flush()
+            assert cache.stats().holds
+            cache.set("k", 1, deps=[row(User, 1)])
+            assert cache.get("k") is None, "nobody stores what depends on it"
+        assert not cache.stats().holds
+        await aengine.dispose()
+
+    with cache:
+        asyncio.run(main())
+        make = track(sessionmaker(engine), cache=cache, hold=60)
+        with make() as session:
+            session.execute(update(User).values(name="gone"))
+            with session.begin_nested():
+                session.add(Pair(a="a", b=1))
+                session.flush()
+            assert cache.stats().holds == 2, "of the bulk statement, and of the savepoint"
+            session.rollback()
+        assert not cache.stats().holds
+        cache.set("k", 1, deps=[row(User, 1)])
+        assert cache.get("k") == 1
+        with pytest.raises(ValueError, match="hold"):
+            track(sessionmaker(engine), hold=-1)
+
+
 def test_the_extra_is_named():
     code = "import sys; sys.modules['sqlalchemy'] = None; import zoocache.contrib.sqlalchemy"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -660,6 +660,7 @@ def test_against_a_database(tmp_path):
 
 # ---- holds -------------------------------------------------------------------------------------------
 
+
 def test_what_a_block_holds_is_stored_by_nobody_until_its_end():
     with Cache() as cache:
         rows = Rows(cache)
@@ -684,6 +685,26 @@ def test_what_a_block_holds_is_stored_by_nobody_until_its_end():
             cache.invalidate("row:1")
             raise KeyError
         assert cache.core.holds.value == 0
+
+
+@pytest.mark.parametrize("inner", [0, 60])
+def test_a_savepoint_is_held_until_the_commit(inner):
+    with Cache() as cache:
+        with cache.transaction(hold=60):
+            with cache.transaction(hold=inner):
+                cache.invalidate("row:1")
+            assert cache.stats().holds == 1, "it is not committed yet"
+            with pytest.raises(KeyError), cache.transaction(hold=inner):
+                cache.invalidate("row:1:x", "row:2")
+                assert cache.stats().holds == 2
+                raise KeyError
+            assert cache.stats().holds == 1
+        assert cache.stats().holds == 0
+        with cache.transaction():
+            with cache.transaction(hold=60):
+                cache.invalidate("row:1")
+            assert cache.stats().holds == 1
+        assert cache.stats().holds == 0
 
 
 @pytest.mark.parametrize("bad", [-1, 4000, 1e-6, "1", None])

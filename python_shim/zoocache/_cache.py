@@ -56,9 +56,8 @@ if not TYPE_CHECKING:
     CacheStats = namedtuple(
         "CacheStats",
         "hits hits_stale misses absent expired invalidated fills errors refused waits refreshes evictions entries"
-        " bytes flights invalidations tags tag_bytes hits_storage storage_errors storage_forged storage_unkeyed"
-        " storage_skipped unserializable"
-        " bus_heard bus_breaks bus_errors bus_pending storage_down breaker_openings",
+        " bytes flights invalidations tags tag_bytes holds hits_storage storage_errors storage_forged storage_unkeyed"
+        " storage_skipped unserializable bus_heard bus_breaks bus_errors bus_pending storage_down breaker_openings",
     )
 
 
@@ -184,11 +183,6 @@ class Cache:
             from zoocache._limits import limit
 
             limit(self, *limits)
-        self.closed = False
-        if settings is None:
-            self.core = Core()
-        else:  # the last that may fail
-            self.take(tier(settings))
         self.last_begin, self.last_born = 0, -inf  # of the entry that was made last
         self.tasks: Any = set()
         self._tables: list[ref[Table]] = []
@@ -196,6 +190,11 @@ class Cache:
         self._pruned = _monotonic()
         self._scopes: Scopes | None = None
         self._scoped: ScopedValues | None = None
+        self.closed = False
+        if settings is None:
+            self.core = Core()
+        else:  # the last that may fail; others see it from now on
+            self.take(tier(settings))
         self._raw = Table(self, Rules())
         self.adopt(self._raw)
         if scopes is not None:
@@ -642,6 +641,7 @@ class Cache:
             invalidations=invalidations,
             tags=tags,
             tag_bytes=tag_bytes,
+            holds=self.core.holds.value,
             **{**(_ALONE if shared is None else shared.counters()), **lost},
         )
 

@@ -50,6 +50,7 @@ class CacheStats(NamedTuple):
     invalidations: int
     tags: int
     tag_bytes: int
+    holds: int  # of transactions, of whichever process, that have not ended
     # With a storage or a bus; else 0.
     hits_storage: int  # misses that the storage has answered
     storage_errors: int  # failed calls; the value was computed

@@ -118,18 +118,21 @@ def _eviction(board: Board, server: Server, nodes: list[Node]) -> Iterator[Findi
     most, used = server.number("maxmemory"), server.number("used_memory")
     if not policy:
         return
-    keep = "set maxmemory-policy volatile-lru: what is stored has an expiry and gives way, the log has none and stays"
+    keep = "set maxmemory-policy volatile-lru: what is stored has an expiry and gives way, log and holds have none"
     if most == 0:
         text = "maxmemory is not set: memory grows until the system ends the server"
         yield Finding(NOTE, "eviction", text, f"set maxmemory, and {keep[4:]}")
     if policy.startswith("allkeys"):
-        text = f"maxmemory-policy is {policy}: when memory is full the log can be evicted, and every process drops all"
+        text = (
+            f"maxmemory-policy is {policy}: when memory is full the log can be evicted, and every process drops all; "
+        )
+        text += "and the list of holds, without which a crash of a transaction(hold=) may leave stale what others store"
         yield Finding(BAD, "eviction", text, keep)
     elif policy == "noeviction" and most:
         text = f"maxmemory-policy is noeviction: when memory is full ({100 * used // most} % is used) invalidations"
         yield Finding(BAD, "eviction", f"{text} are refused, and processes compute what they cannot prove", keep)
     elif policy != "noeviction":
-        yield Finding(FINE, "eviction", f"{policy}: the log is not evicted")
+        yield Finding(FINE, "eviction", f"{policy}: neither the log nor the list of holds is evicted")
 
 
 def _persistence(board: Board, server: Server, nodes: list[Node]) -> Iterator[Finding]:

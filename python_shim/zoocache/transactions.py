@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from zoocache._cache import Cache
 
-__all__ = ["Transaction"]
+__all__ = ["Transaction", "lease_of"]
 
 
 class Transaction:
@@ -48,10 +48,8 @@ class Transaction:
     def __init__(self, cache: Cache, snapshot: bool = True, hold: float = 0.0) -> None:
         self.cache = cache
         self.snapshot = snapshot
-        self.lease = duration("hold", hold)
-        if self.lease and not 0.001 <= self.lease <= 3600:
-            raise ValueError(f"hold is from 0.001 to 3600 seconds, not {shown(hold)}")
-        self.announced: dict[str, int] = {}  # tags, and the holds that they are in
+        self.lease = lease_of(hold)
+        self.announced: dict[int, tuple[str, ...]] = {}  # holds, and their tags
         self.held: set[str] = set()
         self.again: list[Callable[[], object]] = []
         self.begin: int | None = None  # of its fills, at the latest; None: as ever
@@ -76,8 +74,11 @@ class Transaction:
         block: Transaction | None = self
         while block is not None and not block.lease:
             block = block.parent
-        new = tuple(tag for tag in tags if block is not None and not _below(tag, set(block.announced)))
-        if block is None or not new:
+        if block is None:
+            return
+        known = {tag for each in self._blocks() for held in each.announced.values() for tag in held}
+        new = tuple(tag for tag in tags if not _below(tag, known))
+        if not new:
             return
         from zoocache._ffi_shared import hold
 
@@ -85,7 +86,7 @@ class Transaction:
         if code:
             self.cache._told(code, new)
         else:
-            block.announced.update(dict.fromkeys(new, held))
+            self.announced[held] = new
 
     def _release(self) -> None:
         """Ends what it has announced."""
@@ -94,10 +95,10 @@ class Transaction:
             return
         from zoocache._ffi_shared import hold_end
 
-        for held in set(ended.values()):
+        for held, tags in ended.items():
             code = hold_end(self.cache.core, held)
             if code:
-                self.cache._told(code, tuple(ended))
+                self.cache._told(code, tags)
 
     def holding(self) -> bool:
         """Whether it, or one around it, has held anything back."""
@@ -168,6 +169,8 @@ class Transaction:
         if well and parent is not None:
             parent.held |= self.held
             parent.again += self.again
+            parent.announced.update(self.announced)  # until that is committed
+            self.announced = {}
         return well and parent is None
 
     def _say(self) -> None:
@@ -182,6 +185,14 @@ class Transaction:
         finally:
             TRANSACTION.set(around)
             self._release()
+
+
+def lease_of(hold: float) -> float:
+    """The seconds of a hold; 0: none. Raises TypeError or ValueError."""
+    lease = duration("hold", hold)
+    if lease and not 0.001 <= lease <= 3600:
+        raise ValueError(f"hold is from 0.001 to 3600 seconds, not {shown(hold)}")
+    return lease
 
 
 def _below(tag: str, held: set[str]) -> bool:

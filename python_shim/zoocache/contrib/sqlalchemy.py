@@ -55,6 +55,7 @@ from zoocache.contrib._sql import ROOT as _ROOT
 from zoocache.contrib._sql import belongs
 from zoocache.contrib._sql import text as _text
 from zoocache.contrib._sql import whole as _whole
+from zoocache.transactions import lease_of
 
 try:
     from sqlalchemy import (
@@ -406,9 +407,10 @@ def select(asked: _Cached) -> Any:
 class _Watch:
     """A session's transaction, and its savepoints, as blocks of the cache's."""
 
-    def __init__(self, cache: Cache, lag: float) -> None:
+    def __init__(self, cache: Cache, lag: float, lease: float) -> None:
         self.cache = cache
         self.lag = lag
+        self.lease = lease
         self.blocks: list[tuple[SessionTransaction | None, Transaction]] = []
         self.committed: SessionTransaction | None = None
         self.connections: list[Connection] = []
@@ -417,7 +419,7 @@ class _Watch:
 
     def enter(self, of: SessionTransaction | None) -> None:
         """A block begins: a savepoint of the one before; or the first, which the session commits by itself."""
-        block = self.cache.transaction()
+        block = self.cache.transaction(hold=self.lease)
         block.enter(self.blocks[-1][1] if self.blocks else None)
         if self.lag and block.begin is not None:
             block.begin = min(block.begin, self.cache.begin_ago(self.lag))
@@ -426,7 +428,7 @@ class _Watch:
     def leave(self, well: bool) -> None:
         """The innermost block ends."""
         _, block = self.blocks.pop()
-        beside = self.cache.shared is not None and any(c.dialect.is_async for c in self.connections)
+        beside = self.waits_beside()
         if not self.blocks:
             self.part()
         kind = None if well else Exception
@@ -434,6 +436,18 @@ class _Watch:
             await_only(block.__aexit__(kind, None, None))
         else:
             block.__exit__(kind, None, None)
+
+    def waits_beside(self) -> bool:
+        """Whether what is told to others must not block the loop."""
+        return self.cache.shared is not None and any(c.dialect.is_async for c in self.connections)
+
+    def hold(self, tags: set[str]) -> None:
+        """The innermost block holds these back, and announces it if it has a lease."""
+        block = self.blocks[-1][1]
+        if tags and self.lease and self.waits_beside():
+            await_only(self.cache._beside(block.hold, tags))
+        elif tags:
+            block.hold(tags)
 
     def join(self, connection: Connection) -> None:
         """Sees what is executed on this connection, too."""
@@ -469,8 +483,7 @@ class _Watch:
             return
         else:
             tags = _by_statement(statement)
-        if tags:
-            self.blocks[-1][1].hold(tags)
+        self.hold(tags)
 
     def executes_text(self, connection: Any, cursor: Any, text: str, parameters: Any, context: Any, many: bool) -> None:
         """A statement is about to be executed, which may be one that the driver alone has seen."""
@@ -501,8 +514,7 @@ class _Watch:
         for each in self.written:
             tags |= _changes(each, ("ondelete", "onupdate"))
         self.written.clear()
-        if tags:
-            self.blocks[-1][1].hold(tags)
+        self.hold(tags)
 
 
 def _rows_of(state: Any, gone: bool) -> set[str]:
@@ -533,9 +545,10 @@ def _rows_of(state: Any, gone: bool) -> set[str]:
 class _Tracker:
     """The listeners of one kind of session."""
 
-    def __init__(self, cache: Cache | None, lag: float) -> None:
+    def __init__(self, cache: Cache | None, lag: float, hold: float) -> None:
         self.given = cache
         self.lag = duration("lag", lag)
+        self.lease = lease_of(hold)
         self.watches: WeakKeyDictionary[Session, _Watch] = WeakKeyDictionary()
         self.selects = Function(select, "sqlalchemy", lambda asked: asked.tags, None, cache, Rules(on_error="retry"))
         self.selects.method = True  # a key may have a database that is gone
@@ -557,7 +570,7 @@ class _Tracker:
         found = self.watches.get(session)
         if found is None:
             cache = _default.cache() if self.given is None else self.given
-            found = self.watches[session] = _Watch(cache, self.lag)
+            found = self.watches[session] = _Watch(cache, self.lag, self.lease)
         return found
 
     def after_transaction_create(self, session: Session, transaction: SessionTransaction) -> None:
@@ -634,13 +647,16 @@ def _executed(state: ORMExecuteState, connection: _Cached) -> Result[Any]:
     return compiling.orm_execute_statement(session, statement, state.parameters, options, bound, connection)  # type: ignore[no-any-return]
 
 
-def track(sessions: Any, *, cache: Cache | None = None, lag: float = 0.0) -> Any:
+def track(sessions: Any, *, cache: Cache | None = None, lag: float = 0.0, hold: float = 0.0) -> Any:
     """From now on what these sessions commit is invalidated, in the cache or the default one. Returns what was given.
 
     sessions: a session, or what makes them: a sessionmaker, scoped_session, async_sessionmaker,
     async_scoped_session, a subclass of Session, or one of AsyncSession that has a sync_session_class of its own.
     lag: they read a replica, which may be so many seconds behind: what may have been invalidated since then is
     returned, not stored.
+    hold: seconds in which a transaction is sure to be committed, from its first change on: what it changes is announced
+    before the commit, so that a crash leaves nothing stale (see transaction()). It costs a round trip or two for each
+    flush or statement that changes what was not changed before.
     """
     target = sessions
     if isinstance(target, (scoped_session, async_scoped_session)):
@@ -658,5 +674,5 @@ def track(sessions: Any, *, cache: Cache | None = None, lag: float = 0.0) -> Any
     kind = target if isinstance(target, type) else type(target)
     if not issubclass(kind, (Session, sessionmaker)):
         raise TypeError(f"track() takes sessions or what makes them, not {type(sessions).__name__}")
-    _Tracker(cache, lag).listen(target)
+    _Tracker(cache, lag, hold).listen(target)
     return sessions

@@ -49,7 +49,7 @@ class AskingAdapter(TelemetryAdapter):
     Several caches with one adapter are summed. It is told of computations alone.
     """
 
-    LEVELS = ("entries", "flights", "tags", "tag_bytes", "bytes", "bus_pending", "storage_down")  # the rest are counted
+    LEVELS = ("entries", "flights", "tags", "tag_bytes", "bytes", "holds", "bus_pending", "storage_down")
     REASONS = ("absent", "expired", "invalidated")  # of misses
     _TOLD = frozenset(f"cache_{name}_total" for name in ("hits", "misses", "errors", "invalidations"))
 

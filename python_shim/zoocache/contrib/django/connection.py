@@ -21,6 +21,7 @@ from zoocache import _default
 from zoocache.context import ACTIVE, CURRENT, TRANSACTION
 from zoocache.contrib._sql import belongs
 from zoocache.contrib.django.tags import changed
+from zoocache.transactions import lease_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,15 +36,19 @@ __all__ = ["Watch", "cache", "configure", "install", "watch"]
 _WRAPPED = ["commit", "rollback", "close", "set_autocommit", "savepoint", "savepoint_commit", "savepoint_rollback"]
 
 
-def configure() -> float | dict[str, float]:
-    """Has the default cache made as settings.ZOOCACHE says, unless it is there or was configured. Returns its lag."""
+def configure() -> tuple[float | dict[str, float], float]:
+    """Has the default cache made as settings.ZOOCACHE says, unless it is there or was configured.
+
+    Returns its lag and its hold, which are of connections.
+    """
     options = dict(getattr(settings, "ZOOCACHE", None) or {})
     lag: float | dict[str, float] = options.pop("lag", 0.0)
+    lease = lease_of(options.pop("hold", 0.0))
     state = _default.state
     with state.lock:
         if options and state.cache is None and not state.config:
             _default.configure(**options)
-    return lag
+    return lag, lease
 
 
 def cache() -> Cache:
@@ -60,7 +65,7 @@ class Watch:
         self.connection = connection
         self.cache: Cache | None = None  # of the transaction that is open
         self.blocks: list[tuple[str | None, Transaction]] = []  # it, and its savepoints
-        lag = configure()
+        lag, self.lease = configure()
         self.lag = lag.get(connection.alias, 0.0) if isinstance(lag, dict) else lag
         connection.execute_wrappers.append(self)
         for name in _WRAPPED:
@@ -110,7 +115,7 @@ class Watch:
         if parent is None:
             self.cache = cache()
         assert self.cache is not None
-        block = self.cache.transaction()
+        block = self.cache.transaction(hold=self.lease)
         block.enter(parent)
         if parent is not None and parent not in _outwards(block):
             block.outer, block.begin = parent, parent.begin  # it was begun in another context
@@ -180,11 +185,15 @@ class Watch:
         if block is not None:
             block.hold(tags)
             return execute(sql, params, many, context)
+        if self.lease:  # announced before it is committed, which is when it is executed
+            self.enter()
+            self.blocks[-1][1].hold(tags)
         try:
             return execute(sql, params, many, context)
         finally:
-            self.enter()
-            self.blocks[-1][1].hold(tags)
+            if not self.lease:
+                self.enter()
+                self.blocks[-1][1].hold(tags)
             self.leave(True)
 
     def reads(self) -> None:
