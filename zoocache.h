@@ -6010,7 +6010,7 @@ static void zc__hold_paint(const zc__hold *h, bool on) {
     }
 }
 
-/* Holds; the caller stamps after that. False: h is one of our own, as it comes back from the log. */
+/* Holds; the caller stamps after that. False: it is our own, as it came back from the log. */
 static bool zc__hold_add(zc_cache *c, zc__hold *h) {
     zc__spin_lock(&c->trie.writer);
     const zc__hold *own = c->bus.holds;
