@@ -15363,7 +15363,7 @@ static int zc__redis_holds_call(zc__redis *r, zc__redis_req *q, zc__redis_log lo
     unsigned command = q->ncmds - 1;
     zc__req_replid(r, q);
     int rc = zc__bus_rc(reader ? zc__redis_send(r, &r->reader, q, 0)
-                                     : zc__redis_call(r, q, 0, log.run));
+                               : zc__redis_call(r, q, 0, log.run));
     if (rc == ZC_OK && reader && r->reader.run != log.run) rc = ZC_RETRY;
     for (unsigned i = 0; i < q->ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q->reply[i]);
     if (rc == ZC_OK && zc__redis_replid(r, q, command + 1) != log.replid) rc = ZC_RETRY;
