@@ -67,6 +67,7 @@
  *   >>seal             sealed records, keys and tags, for a storage that others can read
  *   >>cache            the public functions
  *   >>metrics          numbers, texts, explanations
+ *   >>walk             keys and tags, in steps
  *   >>check            validators
  *   >>backends         what LMDB, Redis and places have in common
  *   >>lmdb             LMDB as storage and bus of the processes of one machine
@@ -96,6 +97,7 @@
  *     ZOOCACHE_WITH_BUS         what both need, for a bus or a shared storage of your own:
  *                               zc_desc.bus, zc_place_open(), the storage's breaker, write_behind,
  *                               fleet, get_many
+ *     ZOOCACHE_WITH_WALK        zc_keys(), zc_tags()
  *     ZOOCACHE_NO_LZ4           no compression of stored records; <lz4.h> and -llz4 are not needed
  *     ZOOCACHE_NO_THREADS       one thread: no locks, no atomics, no background thread. Not two
  *                               threads, not even one after the other without a barrier of yours.
@@ -1112,6 +1114,27 @@ typedef struct zc_explanation {
 
 /* Why a read of `key` would be a hit or a miss; counts nothing and changes nothing. */
 ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out);
+
+/* Whether the table has a value that zc_get() would give; counts nothing and changes nothing, and
+ * does not ask the storage. What it says may be over when it returns. Threads: any. Cost: a hit;
+ * 1 KiB of stack. */
+ZOOCACHE_API bool zc_contains(zc_cache *cache, zc_bytes key);
+
+#ifdef ZOOCACHE_WITH_WALK
+/* The keys of the table that zc_contains(), in steps: calls fn(user, key, value) for some of them,
+ * from *cursor on, and moves that; 0: the beginning. ZC_MORE: call again; ZC_OK: that was all, and
+ * *cursor is 0. A step ends after about n keys and empty places, at least one. Key and value are
+ * borrowed until fn returns; of an object, its pointer and size.
+ * A key that is there from the first step to the last comes once; one that comes or goes meanwhile
+ * once or not at all: in the order of their hashes, whatever is written meanwhile.
+ * Threads: any. No lock is held while fn runs, which may use the cache. Counts as no read. */
+ZOOCACHE_API int zc_keys(zc_cache *cache, uint64_t *cursor, size_t n,
+                         void (*fn)(void *user, zc_bytes key, zc_bytes value), void *user);
+/* The same for tags that are in use: that an entry, a fill or an interned tag names, or one below
+ * it. */
+ZOOCACHE_API int zc_tags(zc_cache *cache, uint64_t *cursor, size_t n,
+                         void (*fn)(void *user, zc_bytes tag), void *user);
+#endif
 
 /* Checks every structure of the cache against its invariants, with everything locked. ZC_OK, or
  * ZC_E_CORRUPT and a message in the log. Cost: O(entries + tags). For tests and debugging: no other
@@ -4972,7 +4995,7 @@ static void zc__ghosts_clear(zc__policy *p) {
     p->ghosts_ready += n;
 }
 
-static void zc__ghosts_free(zc_cache *c, zc__policy *p) {
+static ZC__NOINLINE void zc__ghosts_free(zc_cache *c, zc__policy *p) {
     zc__free_large(&c->mem, p->ghosts, (size_t)p->nghosts * ZC__GHOST_WAYS * sizeof(uint32_t));
     zc__atomic_store_rlx(&p->ghosts, (uint32_t *)NULL);
     zc__atomic_store_rlx(&p->nghosts, 0u);
@@ -11585,6 +11608,162 @@ ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out) 
     zc__spin_unlock(&s->lock);
     return ZC_OK;
 }
+
+ZOOCACHE_API bool zc_contains(zc_cache *cache, zc_bytes key) {
+    zc_explanation e;
+    return zc_explain(cache, key, &e) == ZC_OK && (e.state == ZC_OK || e.state == ZC_STALE);
+}
+
+/* ============================================================================================
+ * >>walk     Keys and tags, in steps
+ *   Idea        A walk goes in an order of hashes, in which a home of the table, or a chain, is a
+ *               range: that of the upper bits for the one, of the lowest first for the other. So it
+ *               does not matter how tables grow and shrink between two steps, and a cursor is two
+ *               numbers: the shard, or stripe, and where in the order.
+ *   Step        What is in the range of a home is pinned, and told after unlocking. If that is too
+ *               much, the range is halved. (More of one hash, of 32 bits, than can be pinned
+ *               there are not in practice: they would be left out.)
+ *   Locking     the shard's, or the stripe's, lock for one home
+ * ========================================================================================== */
+#ifdef ZOOCACHE_WITH_WALK
+
+#define ZC__WALKED 64u /* are pinned at once */
+
+typedef struct zc__range {
+    uint64_t from, end; /* of 2^32 */
+    void *found[ZC__WALKED];
+} zc__range;
+
+/* False: all that is in it has one hash. */
+static bool zc__range_halve(zc__range *r) {
+    r->end -= (r->end - r->from) / 2;
+    return r->end - r->from > 1;
+}
+
+/* Where a home ends. */
+static uint64_t zc__home_end(uint64_t home, uint32_t nbuckets) {
+    return nbuckets ? (((home + 1) << 32) + nbuckets - 1) / nbuckets : UINT64_C(1) << 32;
+}
+
+/* The entries of a range that lies in a home: how many, and the first of them. */
+static size_t zc__walk_bucket(zc_cache *c, zc__shard *s, zc__range *r) {
+    const zc__table *t = zc__table_of(s, r->from << 8);
+    uint64_t published = zc__published(&c->trie);
+    uint32_t i = zc__home_of(r->from << 8, t->nbuckets);
+    size_t n = 0;
+    for (uint32_t probes = t->nbuckets; probes; probes--) {
+        const zc__bucket *b = &t->buckets[i];
+        for (unsigned k = 0; k < ZC__SLOTS; k++) {
+            zc__entry *e = b->fp[k] ? b->slot[k] : NULL;
+            if (!e || zc__is_cleared(s, e) || e->flags & ZC__ABSENT) continue;
+            uint64_t at = zc__hash(zc__entry_key(e), c->seed) >> 8 & UINT32_MAX;
+            if (at < r->from || at >= r->end) continue;
+            if (zc__entry_state(c, e, published) > ZC__SOFT) continue;
+            if (n < ZC__WALKED) r->found[n] = e;
+            n++;
+        }
+        if (!b->fp[ZC__OVER]) break;
+        if (++i == t->nbuckets) i = 0;
+    }
+    return n;
+}
+
+/* Pins what there is of the home at r->from, or of its beginning. */
+static size_t zc__walk_home(zc_cache *c, zc__shard *s, zc__range *r) {
+    const zc__table *t = zc__table_of(s, r->from << 8);
+    size_t n;
+    r->end = zc__home_end(zc__home_of(r->from << 8, t->nbuckets), t->nbuckets);
+    if (t == &s->table && s->old.nbuckets) { /* B6: some of it may not be there yet */
+        uint64_t moved = zc__home_end(s->moved - UINT64_C(1), s->old.nbuckets);
+        if (moved < r->end) r->end = moved;
+    }
+    while ((n = zc__walk_bucket(c, s, r)) > ZC__WALKED && zc__range_halve(r)) {}
+    for (size_t i = 0; i < n && i < ZC__WALKED; i++) zc__entry_pin((zc__entry *)r->found[i]);
+    return n < ZC__WALKED ? n : ZC__WALKED;
+}
+
+ZOOCACHE_API int zc_keys(zc_cache *cache, uint64_t *cursor, size_t n,
+                         void (*fn)(void *user, zc_bytes key, zc_bytes value), void *user) {
+    zc__range r;
+    if (!cache || !cursor || !fn) return ZC_E_INVAL;
+    for (size_t work = 0; *cursor >> 32 < cache->nshards;) {
+        zc__shard *s = &cache->shards[*cursor >> 32];
+        r.from = *cursor & UINT32_MAX;
+        zc__spin_lock(&s->lock);
+        size_t found = zc__walk_home(cache, s, &r);
+        zc__spin_unlock(&s->lock);
+        *cursor += r.end - r.from; /* at the end of a shard, to the next */
+        for (size_t i = 0; i < found; i++) {
+            zc__entry *e = (zc__entry *)r.found[i];
+            zc_bytes value = zc__entry_value(e);
+            ZC__CALLS_OUT();
+            fn(user, zc__entry_key(e), value);
+            zc__entry_unpin(cache, e);
+        }
+        work += found + 1;
+        if (work >= n) return ZC_MORE;
+    }
+    *cursor = 0;
+    return ZC_OK;
+}
+
+/* With its bits in reverse: then chains are ranges. */
+static uint32_t zc__reverse(uint32_t x) {
+    uint32_t y = 0;
+    for (unsigned i = 0; i < 32; i++) y = y << 1 | (x >> i & 1);
+    return y;
+}
+
+static size_t zc__walk_links(const zc__chains *t, zc__range *r) {
+    size_t n = 0;
+    for (zc__link *l = *zc__chain(t, zc__reverse((uint32_t)r->from)); l; l = l->next) {
+        uint32_t at = zc__reverse(l->hash);
+        if (at < r->from || at >= r->end || !zc__atomic_load_acq(&l->refs)) continue;
+        if (n < ZC__WALKED) r->found[n] = l;
+        n++;
+    }
+    return n;
+}
+
+static size_t zc__walk_chain(zc__trie *t, const zc__chains *chains, zc__range *r) {
+    size_t n;
+    r->end = UINT64_C(1) << 32;
+    if (!chains->n) return 0;
+    uint32_t low = zc__reverse((uint32_t)r->from) & (chains->n / 2 - 1);
+    uint32_t used = chains->old && low >= chains->moved ? chains->n / 2 : chains->n;
+    uint64_t size = (UINT64_C(1) << 32) / used;
+    r->end = (r->from / size + 1) * size;
+    while ((n = zc__walk_links(chains, r)) > ZC__WALKED && zc__range_halve(r)) {}
+    for (size_t i = 0; i < n && i < ZC__WALKED; i++) zc__tag_revive(t, (zc_tag *)r->found[i]);
+    return n < ZC__WALKED ? n : ZC__WALKED;
+}
+
+ZOOCACHE_API int zc_tags(zc_cache *cache, uint64_t *cursor, size_t n,
+                         void (*fn)(void *user, zc_bytes tag), void *user) {
+    zc__range r;
+    char text[ZC_TAG_MAX];
+    if (!cache || !cursor || !fn) return ZC_E_INVAL;
+    for (size_t work = 0; *cursor >> 32 < ZC__STRIPES;) {
+        zc__stripe *s = &cache->trie.stripes[*cursor >> 32];
+        r.from = *cursor & UINT32_MAX;
+        zc__spin_lock(&s->lock);
+        size_t found = zc__walk_chain(&cache->trie, &s->tags, &r);
+        zc__spin_unlock(&s->lock);
+        *cursor += r.end - r.from;
+        for (size_t i = 0; i < found; i++) {
+            zc_tag *tag = (zc_tag *)r.found[i];
+            zc_bytes name = zc_slice(text, zc__tag_text(tag, text));
+            ZC__CALLS_OUT();
+            fn(user, name);
+            zc__tag_unref(&cache->trie, tag);
+        }
+        work += found + 1;
+        if (work >= n) return ZC_MORE;
+    }
+    *cursor = 0;
+    return ZC_OK;
+}
+#endif /* ZOOCACHE_WITH_WALK */
 
 /* ============================================================================================
  * >>check   Validators: every numbered invariant of the openers above

@@ -26,7 +26,7 @@ objects() { # one job a line, for xargs: everything that is only compiled
     local n=0 cc std option tls
     for cc in "$GCC" "$CLANG"; do
         for std in c11 c17 c2x; do
-            for option in "" NO_THREADS NO_LZ4 STATIC DEBUG WITH_BUS WITH_LMDB WITH_REDIS WITH_SEAL; do
+            for option in "" NO_THREADS NO_LZ4 STATIC DEBUG WITH_BUS WITH_LMDB WITH_REDIS WITH_SEAL WITH_WALK; do
                 echo "$cc -std=$std $warn $posix ${option:+-DZOOCACHE_$option} -O2 -c tests/c_impl.c -o $out/$((n++)).o"
             done
             echo "$cc -std=$std $warn -O2 -c tests/c_impl.c -o $out/$((n++)).o"
@@ -41,7 +41,7 @@ objects() { # one job a line, for xargs: everything that is only compiled
             echo "$cc -std=c11 $warn $posix $tls -o $out/$((n++)).o"
             echo "$cc -std=c11 $warn $posix $hiredis1 $tls -o $out/$((n++)).o"
         done
-        for option in WITH_BUS WITH_LMDB WITH_REDIS WITH_SEAL; do
+        for option in WITH_BUS WITH_LMDB WITH_REDIS WITH_SEAL WITH_WALK; do
             echo "$cc -std=c11 $warn $posix -DZOOCACHE_NO_THREADS -DZOOCACHE_$option -O2 -c tests/c_impl.c -o $out/$((n++)).o"
         done
         echo "$cc -std=c11 $warn $posix -O0 -c tests/c_impl.c -o $out/$((n++)).o"
@@ -55,7 +55,7 @@ objects() { # one job a line, for xargs: everything that is only compiled
         fi
     done
     for cc in "$GXX" "$CLANGXX"; do
-        for option in "" NO_THREADS NO_LZ4 STATIC DEBUG WITH_BUS WITH_LMDB WITH_REDIS WITH_SEAL; do
+        for option in "" NO_THREADS NO_LZ4 STATIC DEBUG WITH_BUS WITH_LMDB WITH_REDIS WITH_SEAL WITH_WALK; do
             echo "$cc -std=c++17 -x c++ $warn_cxx ${option:+-DZOOCACHE_$option} -O2 -c tests/c_impl.c -o $out/$((n++)).o"
         done
         for option in "" "$hiredis1"; do
