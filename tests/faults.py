@@ -432,7 +432,8 @@ def build(program, directory):
     command = [os.environ.get("CC", "gcc"), "-std=c11", "-O1", "-w", f"-I{directory}", "-Itests"]
     command += ["-DZOOCACHE_DEBUG"] * (program == "t_hooks")
     command += [f"tests/{program}.c", "-o", f"{directory}/{program}", "-llz4", "-pthread"]
-    command += ["-lhiredis"] * (program == "x_simulate") + ["-llmdb", "-lcrypto"] * program.startswith("t_seal")
+    command += {"x_simulate": ["-lhiredis", "-lcrypto"]}.get(program, [])
+    command += ["-llmdb", "-lcrypto"] * program.startswith("t_seal")
     return subprocess.run(command).returncode == 0
 
 

@@ -20,6 +20,8 @@
  * all have heard them; a replica promoted with a lost tail while the old master still answers, and
  * its return. */
 #define _GNU_SOURCE
+#include <openssl/evp.h>
+#include <openssl/rand.h>
 #include <pthread.h>
 #include <sched.h>
 #include <time.h>
@@ -52,6 +54,7 @@ static int sim_nap(const struct timespec *t, struct timespec *left) {
 #define clock_gettime sim_clock_gettime
 
 #define ZOOCACHE_WITH_REDIS
+#define ZOOCACHE_WITH_SEAL
 #define ZOOCACHE_DEBUG
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
@@ -236,6 +239,7 @@ typedef struct world {
     bool wakes_break; /* io_wake costs the connection */
     bool crowds;      /* no faults, but now and then hundreds of entries at once */
     bool leads;       /* versions get ahead of the log */
+    bool seals;       /* by two keys, of which each node has its own first */
     unsigned shards;
     uint64_t log_length, max_tags;
     /* The truth. */
@@ -1469,6 +1473,11 @@ static void start(node *n) {
     if (chance(300)) desc.store_ttl = between(1, 20) * w->t;
     int rc = zc__redis_open(&d, &io, n->bus_only ? NULL : &desc.store, &desc.bus);
     if (rc != ZC_OK) fail("zc__redis_open: %s", zc_result_name(rc));
+    zc_bytes keys[2] = {zc_str("the first of the keys, 32 bytes."),
+                        zc_str("and the other, as many as it has")};
+    if (n->id % 2) keys[0] = keys[1], keys[1] = zc_str("the first of the keys, 32 bytes.");
+    zc_seal_desc seal = {.keys = keys, .nkeys = 2};
+    if (w->seals && zc_seal_open(&seal, &desc.sealer) != ZC_OK) fail("zc_seal_open");
     n->dead = false;
     memset(n->pending, 0, sizeof n->pending);
     n->has_pending = false;
@@ -1489,6 +1498,7 @@ static void end(node *n) {
     }
     zc_stats_read(n->c, &st);
     if (st.flights) fail("%zu flights never end", st.flights);
+    if ((st.store_forged && !w->crowds) || st.store_unkeyed) fail("what was sealed does not open");
     w->breaks += st.bus_breaks;
     w->hits += st.hits + st.hits_store;
     zc_close(n->c);
@@ -1943,6 +1953,7 @@ static void profile(void) {
     w->fsync_always = !w->replicas && chance(200);
     w->crowds = chance(60);
     w->leads = chance(200);
+    w->seals = w->seed % 8 == 5;
     w->calm = w->crowds || chance(80);
     w->vandal = chance(250);
     w->wakes_break = chance(200);
