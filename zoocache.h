@@ -324,7 +324,7 @@
  *   - zc_put() after reading takes zc_put_opts.begin = zc_begin() from BEFORE the reading; without
  *     it an invalidation in between goes unseen. zc_fetch() does this by itself: prefer it.
  *   - A loader that reads in a snapshot of a database, or from a replica that lags, reads what was:
- *     zc_put_opts.begin says since when. zc_begin() from before the snapshot was taken, for
+ *     zc_fetch_opts.begin says since when. zc_begin() from before the snapshot was taken, for
  *     fetches inside a loader, too; zc_begin_ago(cache, lag) for a replica that is at most `lag`
  *     behind. Else a fill passes for newer than what it has read.
  *   - Invalidate after the change is committed, not before: else a fill may read the old row and
@@ -848,9 +848,7 @@ typedef struct zc_put_opts {
     uint64_t soft_ttl;       /* 0: none. From then on ZC_STALE, and one refresh (zc_fetch) */
     uint64_t negative_ttl;   /* 0: zc_desc.negative_ttl */
     uint64_t stale_if_error; /* 0: none. How long after its end it may stand in for an error */
-    uint64_t begin;          /* 0: now. zc_begin(), as it was before the value was read; of a fetch:
-                                as it was when the snapshot was taken that the loader reads in, or
-                                zc_begin_ago(), if it reads a replica. A loader cannot change it */
+    uint64_t begin;          /* 0: now. zc_begin(), as it was before the value was read */
     bool plain;              /* a storage gets the value as it is, not compressed */
 } zc_put_opts;
 
@@ -896,6 +894,9 @@ typedef int (*zc_loader)(zc_fill *fill, void *user);
 /* How to fetch. NULL or zero: the defaults. */
 typedef struct zc_fetch_opts {
     zc_put_opts put;           /* how to store the value; the loader may add to it and change it */
+    uint64_t begin;            /* 0: put.begin. zc_begin(), as it was when the snapshot was taken
+                                  that the loader reads in; zc_begin_ago(), if it reads a replica.
+                                  A loader cannot change it */
     zc_fill *parent;           /* the fill that this fetch is part of: it inherits dependencies,
                                   unless it ends before */
     uint64_t wait_timeout;     /* 0: no limit but the leader's lease. ZC_E_TIMEOUT past it; also
@@ -7682,7 +7683,8 @@ static int zc__start_look(zc__start *st) {
     if (needs_fill && st->no_memory) return ZC_E_NOMEM;
     if (needs_fill && !st->fill) return ZC_MORE;
     /* Read anew: the look may have met a version that was published after it began. */
-    if (needs_fill) st->fill->begin = st->o->put.begin ? st->o->put.begin : zc__published(&c->trie);
+    uint64_t begin = st->o->begin ? st->o->begin : st->o->put.begin;
+    if (needs_fill) st->fill->begin = begin ? begin : zc__published(&c->trie);
     if (needs_fill && overdue) { /* its leader has had its time */
         st->lost = st->f;
         st->lost->link.refs++;
@@ -10310,7 +10312,7 @@ static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *
 #ifndef ZOOCACHE_WITH_BUS
     if (o->fleet) return ZC_E_BUILD;
 #endif
-    return zc__opts_good(&o->put, c) ? ZC_OK : ZC_E_INVAL;
+    return o->begin <= zc__published(&c->trie) && zc__opts_good(&o->put, c) ? ZC_OK : ZC_E_INVAL;
 }
 
 /* Runs a leader's flight to its end; consumes the fill. The value of a flight that could not

@@ -529,7 +529,7 @@ TEST(a_begin_of_before_the_load) {
     fixture f;
     if (!start(&f)) return;
     job j = {.c = f.c, .text = "old", .dep = "row:1"};
-    zc_fetch_opts o = {.put = {.begin = zc_begin(f.c)}}; /* a snapshot is taken here */
+    zc_fetch_opts o = {.begin = zc_begin(f.c)}; /* a snapshot is taken here */
     CHECK_EQ(zc_invalidate(f.c, zc_str("other")), ZC_OK);
     CHECK_EQ(fetch_as(f.c, "k", &j, &o, "old"), ZC_OK); /* that was nothing to it */
     CHECK_EQ(get(f.c, "k"), ZC_OK);
@@ -540,7 +540,7 @@ TEST(a_begin_of_before_the_load) {
     CHECK_EQ(fetch_as(f.c, "k", &j, NULL, "new"), ZC_OK);
     CHECK_EQ(fetch_as(f.c, "k", &j, &o, "new"), ZC_OK); /* what there is is newer: a hit */
     CHECK_EQ(j.loads, 3);
-    o.put.begin = zc_begin(f.c) + 1;
+    o.begin = zc_begin(f.c) + 1;
     CHECK_EQ(fetch_as(f.c, "k", &j, &o, ""), ZC_E_INVAL); /* no such version was handed out */
     stop(&f);
 }
@@ -585,13 +585,13 @@ TEST(a_begin_of_before_goes_up_to_the_parent) {
     zc_view v;
     if (!start(&f)) return;
     nesting n = {.inner = {.c = f.c, .text = "old", .dep = "row:1"},
-                 .o = {.put = {.begin = zc_begin(f.c)}}};
+                 .o = {.begin = zc_begin(f.c)}};
     CHECK_EQ(zc_invalidate(f.c, zc_str("row:1")), ZC_OK); /* before the outer fill begins */
     CHECK_EQ(zc_fetch(f.c, zc_str("outer"), load_from_before, &n, NULL, &v), ZC_OK);
     zc_release(f.c, &v);
     CHECK_EQ(get(f.c, "inner"), ZC_MISS);
     CHECK_EQ(get(f.c, "outer"), ZC_MISS);
-    n.o.put.begin = 0;
+    n.o.begin = 0;
     n.inner.text = "new";
     CHECK_EQ(zc_fetch(f.c, zc_str("outer"), load_from_before, &n, NULL, &v), ZC_OK);
     zc_release(f.c, &v);
