@@ -111,6 +111,7 @@ static uint32_t zipf(uint64_t *state, uint32_t n) {
 static char (*keys)[KEY_LEN];       /* "key:000000000042" */
 static uint32_t *uniform_order;     /* over the resident keys */
 static uint32_t *zipf_order;        /* likewise */
+static uint32_t *hot_order;         /* of one of them */
 static uint32_t *wide_order;        /* Zipf over all keys */
 static char value64[VALUE_LEN] = "value";
 
@@ -137,6 +138,7 @@ static void make_data(void) {
         memcpy(keys[i], text, KEY_LEN);
     }
     uniform_order = make_order(RESIDENT, false, opt.seed);
+    hot_order = make_order(1, false, opt.seed);
     zipf_order = make_order(RESIDENT, true, opt.seed + 1);
     wide_order = make_order(KEYS, true, opt.seed + 2);
 }
@@ -434,6 +436,7 @@ static void run_hits(report *r, const uint32_t *order, uint64_t ttl, body_fn *bo
 }
 
 static void hit_uniform(report *r) { run_hits(r, uniform_order, 0, body_hit); }
+static void hit_hot(report *r) { run_hits(r, hot_order, 0, body_hit); }
 static void hit_zipf(report *r) { run_hits(r, zipf_order, 0, body_hit); }
 static void hit_ttl(report *r) { run_hits(r, uniform_order, 3600 * ZC_SECOND, body_hit); }
 static void hit_pin(report *r) { run_hits(r, uniform_order, 0, body_pin); }
@@ -585,35 +588,51 @@ static void zipf_load(report *r) { run_cold(r, body_get_or_load); }
 
 /* ---- scaling -------------------------------------------------------------------------------- */
 
-static sample warm_sample(rig *g, unsigned threads, uint64_t ops) {
+static sample warm_sample(rig *g, const uint32_t *order, unsigned threads, uint64_t ops) {
     static task tasks[MAX_THREADS];
     for (unsigned i = 0; i < threads; i++)
-        tasks[i] = (task){.r = g, .order = uniform_order, .at = i * (ORDER / threads), .ops = ops,
+        tasks[i] = (task){.r = g, .order = order, .at = i * (ORDER / threads), .ops = ops,
                           .body = body_hit};
     return run_tasks(tasks, threads);
+}
+
+/* Replaces the hot key 1,000 times a second, until there is no rig. */
+static int replace_hot(void *user) {
+    rig *_Atomic *g = user;
+    for (rig *now; (now = atomic_load(g)) != NULL;) {
+        put(now, hot_order[0]);
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+    return 0;
 }
 
 /* Numbers of threads take turns, so that a slow minute of the machine slows all of them. Where the
  * threads had fewer cores than there are threads, the machine was busy with something else, and the
  * throughput says little; the CPU time is then what to compare. */
-static void run_scaling(const char *name, bool hits) {
+static void run_scaling(const char *name, const uint32_t *hits, bool replaced) {
     static report all[MAX_THREADS + 1], cpu[MAX_THREADS + 1];
     static rig g;
     uint64_t ops = 0;
     if (hits) {
         rig_open(&g, (zc_desc){.max_entries = 2 * RESIDENT}, "group:%u");
         fill(&g, RESIDENT);
-        task t = {.r = &g, .order = uniform_order};
+        task t = {.r = &g, .order = hits};
         ops = calibrate(&t, body_hit);
     }
+    rig *_Atomic writes = &g;
+    thrd_t writer;
+    if (replaced && thrd_create(&writer, replace_hot, &writes) != thrd_success)
+        die("a thread", ZC_E_THREAD);
     for (unsigned i = 0; i < opt.repeats; i++) {
         for (unsigned n = 1; n <= opt.threads; n++) {
             double ratio;
-            sample s = hits ? warm_sample(&g, n, ops) : cold_sample(n, body_get_or_put, &ratio);
+            sample s = hits ? warm_sample(&g, hits, n, ops) : cold_sample(n, body_get_or_put, &ratio);
             add(&all[n], s.wall);
             add(&cpu[n], s.cpu);
         }
     }
+    atomic_store(&writes, NULL);
+    if (replaced) thrd_join(writer, NULL);
     double one = median(&all[1]);
     for (unsigned n = 1; n <= opt.threads; n++) {
         all[n].name = name;
@@ -622,13 +641,16 @@ static void run_scaling(const char *name, bool hits) {
         note(&all[n], "throughput x %.2f; cpu %.1f ns/op, had %.2f cores", one / median(&all[n]),
              median(&cpu[n]), median(&cpu[n]) / median(&all[n]));
         print_report(&all[n]);
-        cpu[n].n = 0;
+        all[n].n = cpu[n].n = 0;
     }
     if (hits) rig_close(&g);
 }
 
-static void scale_hit(report *r) { run_scaling(r->name, true); }
-static void scale_put(report *r) { run_scaling(r->name, false); }
+static void scale_hit(report *r) { run_scaling(r->name, uniform_order, false); }
+static void scale_zipf(report *r) { run_scaling(r->name, zipf_order, false); }
+static void scale_hot(report *r) { run_scaling(r->name, hot_order, false); }
+static void scale_replaced(report *r) { run_scaling(r->name, hot_order, true); }
+static void scale_put(report *r) { run_scaling(r->name, NULL, false); }
 
 /* ---- invalidation --------------------------------------------------------------------------- */
 
@@ -1133,6 +1155,7 @@ static const struct workload {
     {"memory.evicted", "likewise, after 1e6 evictions", memory_evicted},
     {"memory.tag", "a node of the trie", memory_tag},
     {"hit.uniform", "zc_get_copy of 100k resident keys, uniformly", hit_uniform},
+    {"hit.hot", "likewise, of one of them", hit_hot},
     {"hit.zipf", "likewise, Zipf 0.99", hit_zipf},
     {"hit.ttl", "likewise, uniformly, every entry with a TTL", hit_ttl},
     {"hit.pin", "zc_get and zc_release", hit_pin},
@@ -1161,6 +1184,9 @@ static const struct workload {
     {"storm.max", "likewise, as fast as it can", storm_max},
     {"stampede", "many threads fetch one cold key", stampede},
     {"scale.hit", "hit.uniform by 1, 2, .. threads", scale_hit},
+    {"scale.hit.zipf", "hit.zipf by 1, 2, .. threads", scale_zipf},
+    {"scale.hit.hot", "hit.hot by 1, 2, .. threads", scale_hot},
+    {"scale.replaced", "likewise, and the key is replaced 1,000 times a second", scale_replaced},
     {"scale.zipf.put", "zipf.put by 1, 2, .. threads", scale_put},
     {"replay", "miss ratio of each --trace beside FIFO, LRU and Belady", replay_all},
 };

@@ -26,7 +26,8 @@ static uint64_t hits_of(zc_cache *c) {
 /* This thread's seat, once it has read. */
 static zc__seat *my_seat(zc_cache *c) {
     uint32_t none = UINT32_MAX;
-    if (zc__rcu_seat(c->rcu)->in == ZC__SEAT_NEW) (void)zc_get_copy(c, key_of(&none), NULL, 0, NULL);
+    if (zc__rcu_seat(c->rcu)->in == ZC__SEAT_NEW)
+        (void)zc_get_copy(c, key_of(&none), NULL, 0, NULL);
     return zc__rcu_seat(c->rcu);
 }
 
@@ -36,12 +37,14 @@ typedef struct world {
     zc_cache *c;
     uint64_t floor[KEYS]; /* atomic: no read that begins now may give an older version */
     uint64_t hits;        /* atomic */
-    int running;          /* atomic: writers */
+    int running;          /* atomic: the writer does */
+    int reading;          /* atomic: readers that have begun */
 } world;
 
 static void *read_all(void *user) {
     world *w = (world *)user;
     uint64_t buf[WORDS], hits = 0;
+    __atomic_add_fetch(&w->reading, 1, __ATOMIC_ACQ_REL);
     for (uint32_t k = 0; __atomic_load_n(&w->running, __ATOMIC_ACQUIRE); k = (k + 1) % KEYS) {
         size_t len;
         uint64_t floor = peek(&w->floor[k]);
@@ -68,6 +71,7 @@ static void put(world *w, uint32_t k, uint64_t version, size_t n) {
 
 /* Replaces, invalidates; and other keys make the tables grow, shrink and evict. */
 static void write_all(world *w) {
+    while (__atomic_load_n(&w->reading, __ATOMIC_ACQUIRE) < READERS) sched_yield();
     for (uint64_t v = 1; v <= ROUNDS; v++) {
         for (uint32_t k = 0; k < KEYS; k++) put(w, k, v, 1 + (v * 7 + k * 31) % (k % 4 ? 40 : WORDS));
         for (uint32_t i = KEYS; i < CHURN; i++) {
@@ -260,10 +264,30 @@ TEST(no_more_than_some_bytes_wait) {
     zc_close(c);
 }
 
+TEST(readers_take_the_lock_while_a_table_changes) {
+    zc_cache *c = open_cache((zc_desc){.shards = 1});
+    zc__shard *s = c->shards;
+    unsigned changing = 0;
+    CHECK(my_seat(c)->in == ZC__SEAT_FREE);
+    for (uint32_t k = 0; k < 500; k++) {
+        uint32_t v;
+        CHECK_EQ(zc_put(c, key_of(&k), key_of(&k), NULL), ZC_OK);
+        CHECK_EQ(s->turn & ZC__TURN_TABLE, s->old.nbuckets != 0);
+        CHECK(!(s->turn & ZC__TURN_ENTRY));
+        changing += s->old.nbuckets != 0;
+        uint64_t before = s->hits;
+        CHECK_EQ(zc_get_copy(c, key_of(&k), &v, sizeof v, NULL), ZC_OK);
+        CHECK_EQ(s->hits > before, s->old.nbuckets != 0);
+    }
+    CHECK(changing > 10);
+    zc_close(c);
+}
+
 typedef struct leaver {
     zc_cache *c;
     zc__seat *seat;
     bool waited;
+    int over; /* atomic */
 } leaver;
 
 #if defined(__SANITIZE_THREAD__)
@@ -278,24 +302,27 @@ static void *leave(void *user) {
     leaver *l = (leaver *)user;
     zc__shard *s = l->c->shards;
     const uint32_t *moved = &s->moved, *all = &s->old.nbuckets;
-    while (!__atomic_load_n(all, __ATOMIC_ACQUIRE) ||
-           __atomic_load_n(moved, __ATOMIC_ACQUIRE) < __atomic_load_n(all, __ATOMIC_ACQUIRE))
+    uint32_t n = 0;
+    while (!__atomic_load_n(&l->over, __ATOMIC_ACQUIRE) &&
+           (!(n = __atomic_load_n(all, __ATOMIC_ACQUIRE)) ||
+            __atomic_load_n(moved, __ATOMIC_ACQUIRE) < n))
         sched_yield();
     for (int i = 0; i < 100; i++) sched_yield();
-    l->waited = __atomic_load_n(all, __ATOMIC_ACQUIRE) > 0;
+    l->waited = !__atomic_load_n(&l->over, __ATOMIC_ACQUIRE);
     __atomic_store_n(&l->seat->in, 0, __ATOMIC_RELEASE);
     return NULL;
 }
 
 TEST(an_old_table_stays_while_a_reader_is_in_it) {
     zc_cache *c = open_cache((zc_desc){.shards = 1});
-    leaver l = {c, my_seat(c), false};
+    leaver l = {c, my_seat(c), false, 0};
     pthread_t t;
     uint32_t k = 0;
     for (; !c->shards[0].table.nbuckets; k++) (void)zc_put(c, key_of(&k), key_of(&k), NULL);
     l.seat->in = ZC__SEAT_TAKEN;
     REQUIRE(pthread_create(&t, NULL, leave, &l) == 0);
     for (uint32_t end = k + 30; k < end; k++) (void)zc_put(c, key_of(&k), key_of(&k), NULL);
+    __atomic_store_n(&l.over, 1, __ATOMIC_RELEASE);
     pthread_join(t, NULL);
     CHECK(l.waited);
     CHECK_EQ(zc_check(c), ZC_OK);
@@ -334,7 +361,8 @@ TEST(a_child_has_no_readers_of_its_parent) {
     zc_fork_prepare(c);
     pid_t child = fork();
     if (child == 0) {
-        bool good = zc_fork_child(c) == ZC_OK && my_seat(c)->in != ZC__SEAT_TAKEN;
+        bool good = zc_fork_child(c) == ZC_OK && zc__rcu_passed(c->rcu, false);
+        if (!good) _exit(1); /* it would wait for ever */
         for (unsigned i = 0; i < 2 * ZC__LIMBO_MOST * ZC__LIMBO_FEW; i++)
             good = good && zc_put(c, key_of(&k), key_of(&i), NULL) == ZC_OK;
         good = good && limbo_of(c) < ZC__LIMBO_FEW;
