@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times a hit in Memcached beside what pymemcache gives by itself.
+"""Times a hit in Memcached beside pymemcache by itself, whose PooledClient is for several threads, as a hit is.
 
     python bench/bench_memcached.py HOST:PORT [--size 1024] [--rounds 300]
 
@@ -11,7 +11,7 @@ import argparse
 import gc
 import time
 
-from pymemcache.client.base import Client
+from pymemcache.client.base import Client, PooledClient
 
 from zoocache import Cache
 from zoocache.storages.memcached import MemcachedStorage
@@ -28,6 +28,7 @@ def main():
     options = parser.parse_args()
     value = b"v" * options.size
     client = Client(options.server, no_delay=True, default_noreply=False)
+    pooled = PooledClient(options.server, no_delay=True, default_noreply=False)
     names = [f"bench-{n}" for n in range(KEYS)]
     for name in names:
         client.set(name, value)
@@ -41,13 +42,17 @@ def main():
             for name in names:
                 client.get(name)
 
+        def shared():
+            for name in names:
+                pooled.get(name)
+
         def hits():
             for n in range(KEYS):
                 load(n)
 
-        least = {"pymemcache get": float("inf"), "hit in Memcached": float("inf")}
+        least = dict.fromkeys(("Client.get", "PooledClient.get", "hit in Memcached"), float("inf"))
         for _ in range(options.rounds):
-            for name, work in zip(least, (raw, hits)):
+            for name, work in zip(least, (raw, shared, hits)):
                 table.entries.clear()
                 gc.disable()
                 start = perf()
@@ -57,10 +62,11 @@ def main():
         stats = cache.stats()
         assert stats.storage_errors == 0
         assert stats.hits_storage == options.rounds * KEYS
-    base = least["pymemcache get"]
+    base = least["Client.get"]
     for name, us in least.items():
         print(f"{name:20} {us:6.1f} us  {us / base:5.2f} x")
     client.close()
+    pooled.close()
 
 
 main()

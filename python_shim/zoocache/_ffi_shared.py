@@ -526,7 +526,8 @@ class _Caller:
         except BaseException as error:
             if not isinstance(error, (StorageIsFull, TimeoutError)):
                 name = type(error).__name__
-                self.troubles.note(ERROR, f"zoocache: a call of the storage has raised {name}", traceback.format_exc)
+                where = None if isinstance(error, ConnectionError) else traceback.format_exc
+                self.troubles.note(ERROR, f"zoocache: a call of the storage has raised {name}", where)
             error.__traceback__ = None  # its frames would keep the cache open
             return (
                 E_FULL

@@ -121,6 +121,8 @@ class Settings:
 
             storage, storage_url = open_url(storage_url), None
         self.storage = storage
+        if self.place is not None and prefix is not None and not re.fullmatch(r"[\w-][\w.-]{0,63}", prefix, re.ASCII):
+            raise ValueError("prefix: of a place it is 1 to 64 letters, digits, '_', '-', '.', and begins with no '.'")
         self.max_staleness = max_staleness
         self.loud = ack in ("durable", "strict")
         self.serializer = serializer

@@ -26,7 +26,7 @@ from zoocache.storages import bounded, digest, missing
 try:
     import boto3
     from botocore.config import Config
-    from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
+    from botocore.exceptions import ClientError, ConnectTimeoutError, HTTPClientError, ReadTimeoutError
 except ImportError as error:
     raise missing("dynamodb", "boto3", "dynamodb") from error
 
@@ -112,4 +112,6 @@ class DynamoDBStorage(SharedStorage):
             answer: dict[str, Any] = getattr(self._client, method)(TableName=self._table, **request)
         except (ConnectTimeoutError, ReadTimeoutError):
             raise TimeoutError("dynamodb: no answer in time") from None
+        except HTTPClientError as error:
+            raise ConnectionError(f"dynamodb: {type(error).__name__}") from None
         return answer

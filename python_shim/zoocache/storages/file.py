@@ -45,7 +45,7 @@ class FileStorage(SharedStorage):
         if min(max_bytes, max_records) < 16:
             raise ValueError("max_bytes and max_records must be >= 16")
         self._most = max_bytes // 16, max_records // 16
-        self._where = os.path.abspath(directory), sync
+        self._where, self._sync = os.path.abspath(directory), sync
         self.forked()
         self._log = "log-" if sync else f"log-{BOOT.read_text().strip()}-"
 
@@ -57,8 +57,7 @@ class FileStorage(SharedStorage):
         return cls(unquote(parts.path), sync={"0": False, "1": True}[options.pop("sync", "0")], **limits)
 
     def _place(self, key: bytes) -> tuple[Directory, str]:
-        name = digest(key)
-        return self._parts[name[0]], name
+        return self._parts[(name := digest(key))[0]], name
 
     def get(self, key: bytes) -> bytes | None:
         part, name = self._place(key)
@@ -84,13 +83,12 @@ class FileStorage(SharedStorage):
 
     def touch(self, key: bytes, expires: float | None) -> None:
         part, name = self._place(key)
-        end = _NEVER if expires is None else expires
         with suppress(FileNotFoundError):
-            os.utime(name, (end, end), dir_fd=part.fd, follow_symlinks=False)
+            os.utime(name, (expires or _NEVER,) * 2, dir_fd=part.fd, follow_symlinks=False)
 
     def read(self, key: bytes) -> tuple[bytes | None, bytes]:
         value = self._root.read(self._log + digest(key))
-        return value, b"" if value is None else blake2b(value, digest_size=20).digest()
+        return value, b"" if value is None else blake2b(value).digest()
 
     def swap(self, key: bytes, value: bytes, token: bytes) -> bool:
         with self._root.locked():
@@ -100,9 +98,8 @@ class FileStorage(SharedStorage):
             return same
 
     def forked(self) -> None:
-        path, sync = self._where
-        self._root = Directory(path, sync)
-        self._parts = {part: Directory(part, sync, self._root.fd) for part in "0123456789abcdef"}
+        self._root = Directory(self._where, self._sync)
+        self._parts = {part: Directory(part, self._sync, self._root.fd) for part in "0123456789abcdef"}
 
     def close(self) -> None:
         for directory in (self._root, *self._parts.values()):

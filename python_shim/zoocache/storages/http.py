@@ -87,8 +87,7 @@ class HTTPStorage(SharedStorage):
         """Status, content and ETag of an answer, which is a success or one of these."""
         url = self._url + digest(key)
         headers = {**self._headers, **more}
-        if self._sign is not None:
-            headers.update(self._sign(method, url, headers, body))
+        headers.update(self._sign(method, url, headers, body) if self._sign else {})
         options: Any = {"timeout": urllib3.Timeout(total=patience()), "redirect": False, "preload_content": False}
         try:
             answer = self._pool.request(method, url, body=body or None, headers=headers, **options)
@@ -97,7 +96,7 @@ class HTTPStorage(SharedStorage):
         except urllib3.exceptions.TimeoutError:
             raise TimeoutError("http: no answer in time") from None
         except urllib3.exceptions.HTTPError as error:
-            raise OSError(f"http: {type(error).__name__}") from None
+            raise ConnectionError(f"http: {type(error).__name__}") from None
         if not (answer.status < 300 or answer.status in but) or len(data) > _MOST:
             raise OSError(f"http: {method} was answered with {answer.status} and {len(data)} bytes")
         return answer.status, data, answer.headers.get("etag", "")

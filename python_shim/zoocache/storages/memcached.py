@@ -24,7 +24,7 @@ from zoocache.storages import digest, missing, patience
 
 try:
     from pymemcache.client.base import Client
-    from pymemcache.exceptions import MemcacheServerError
+    from pymemcache.exceptions import MemcacheServerError, MemcacheUnexpectedCloseError
 except ImportError as error:
     raise missing("memcached", "pymemcache", "memcached") from error
 
@@ -40,7 +40,7 @@ class MemcachedStorage(SharedStorage):
     def __init__(self, server: str) -> None:
         self._server = server
         self._idle: deque[Client] = deque()
-        self._log, self._life, self._turn = self._client(), 0, Lock()
+        self.forked()
 
     @classmethod
     def from_url(cls, url: str, parts: SplitResult, options: dict[str, str]) -> MemcachedStorage:
@@ -81,7 +81,7 @@ class MemcachedStorage(SharedStorage):
         self._idle.clear()
 
     def forked(self) -> None:
-        self._turn = Lock()
+        self._log, self._life, self._turn = self._client(), 0, Lock()
 
     def _client(self) -> Client:
         return Client(self._server, no_delay=True, default_noreply=False)
@@ -110,6 +110,8 @@ class MemcachedStorage(SharedStorage):
                 raise StorageIsFull(f"memcached: {text}") from None
             while self._idle:  # most likely their server is gone as well
                 self._idle.pop().close()
+            if isinstance(error, MemcacheUnexpectedCloseError):
+                raise ConnectionError("memcached: the server has closed the connection") from None
             raise
 
 

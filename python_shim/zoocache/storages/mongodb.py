@@ -21,7 +21,7 @@ from zoocache.storages import bounded, digest, missing, patience
 
 try:
     import pymongo
-    from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+    from pymongo.errors import ConnectionFailure, DuplicateKeyError, OperationFailure, PyMongoError
     from pymongo.read_concern import ReadConcern
     from pymongo.read_preferences import ReadPreference
     from pymongo.write_concern import WriteConcern
@@ -110,6 +110,8 @@ class MongoDBStorage(SharedStorage):
         except PyMongoError as error:
             if error.timeout:
                 raise TimeoutError("mongodb: no answer in time") from None
+            if isinstance(error, ConnectionFailure):
+                raise ConnectionError("mongodb: the server cannot be reached") from None
             raise
 
 
