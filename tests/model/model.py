@@ -105,6 +105,14 @@ RCU = {
     "TURN_LATE": "",
     "TURN_LOOSE": "",
 }
+PLACE = {
+    "WITNESS": "",
+    "NO_LEASE": "",
+    "NO_NONCE": "",
+    "NO_GENERATION": "",
+    "STALE_READ": "",
+    "ANY_TOKEN": "",
+}
 IS_STUCK = {"SLEEP_NO_CHECK", "WAKE_FIRST", "NO_POLL", "NO_WAKE_AT_TAKEOVER", "FAIL_NO_WAKE"}
 # name: source, what is always defined, the bounds of the whole model (short, full), ablations
 MODELS = {
@@ -129,6 +137,7 @@ MODELS = {
         HOLD,
     ),
     "rcu": ("rcu", "", ["", "READERS=2 READS=1 WRITES=1"], ["READS=3 WRITES=3", "READERS=2 READS=1"], RCU),
+    "place": ("place", "", [""], ["", "T=2"], PLACE),
     "flight": ("flight", "", ["FAILS=0 LISTENERS=0", "CALLERS=2 WRITES=2"], ["", "LEASES=0"], FLIGHT),
 }
 
