@@ -322,9 +322,9 @@ bench-frames: deps ## the longest call of each operation, with and without threa
 bench-lines: deps ## the cache lines that an operation takes from other cores, for 1 to 64 threads; BENCH_ARGS="--where"
 	@$(MAKE) --no-print-directory $(BUILD)/bench_lines
 	$(BUILD)/bench_lines $(BENCH_ARGS)
-lines-short: # a hit, by 64 threads: none, but for marks of use that are not full
+lines-short: # a hit, by 32 threads, each with a seat: none, but for marks of use that are not full
 	@$(ALL) $(BUILD)/bench_lines || :
-	@$(RUNNER) step lines $(BUILD)/bench_lines --threads 64 --filter 'hit, ' --most 0.05
+	@$(RUNNER) step lines $(BUILD)/bench_lines --threads 32 --filter 'hit, ' --most 0.05
 
 .PHONY: bench-lmdb
 bench-lmdb: deps ## measure hits in an LMDB file beside LMDB's own; BENCH_ARGS="--size 1024", ...
