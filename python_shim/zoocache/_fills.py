@@ -66,13 +66,12 @@ _monotonic = time.monotonic
 _OWN = (RecursionError, MemoryError)  # exceptions that are about who computes, not about what
 
 
-_ROOM, _FLEET = 5, 14  # calls in calls that the end of a flight takes; with a lock of the fleet to be given back
+def _room(depth: int) -> Callable[[], None]:
+    """Calls in calls: raises RecursionError now rather than while a flight is being ended."""
+    return (lambda deeper: lambda: deeper())(_room(depth - 1)) if depth else lambda: None
 
 
-def _room(depth: int) -> None:
-    """Raises RecursionError now rather than while a flight is being ended."""
-    if depth:
-        _room(depth - 1)
+_ROOM, _FLEET = _room(5), _room(14)  # what the end of a flight takes; with a lock of the fleet to be given back
 
 
 def _loop() -> Any:
@@ -330,7 +329,7 @@ class Filled(Table):
 
     def begin(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether this call is to run the function; else it has its value: found, or of who has run it."""
-        _room(_FLEET if self.rules.fleet else _ROOM)
+        (_FLEET if self.rules.fleet else _ROOM)()
         tries = 0
         if OFF and is_off(fill.cache):
             fill.step_aside()
@@ -399,7 +398,7 @@ class Filled(Table):
 
     async def abegin(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """As begin()."""
-        _room(_FLEET if self.rules.fleet else _ROOM)
+        (_FLEET if self.rules.fleet else _ROOM)()
         tries = 0
         fill.loop = _loop()
         if OFF and is_off(fill.cache):
@@ -645,23 +644,23 @@ class Filled(Table):
             self.end(fill, AGAIN)
         elif fill.waiters:
             self.wake(fill)
-        if fill.cache.loads is not None:
-            fill.cache.loads.leave(fill)
+        cache = fill.cache
+        if cache.loads is not None:
+            cache.loads.leave(fill)
         if fill.running:
             ACTIVE.pop(fill, None)
             here = CURRENT.get() is fill  # not if the garbage collector ends a coroutine in the context of another
             if here:
                 CURRENT.set(fill.outer)
-            if fill.cache.events is not None:
-                fill.cache.events.over(fill, here)
+            if cache.events is not None:
+                cache.events.over(fill, here)
             if fill.outer is not None:
                 self.hand_up(fill)
-        shared = fill.cache.shared
-        if shared is not None and fill.token is not None:
-            shared.give_back(fill, self.is_async)
+        if fill.token is not None and cache.shared is not None:
+            cache.shared.give_back(fill, self.is_async)
         fill.leading = False
-        if fill.cache.events is not None:
-            fill.cache.events.tell()
+        if cache.events is not None:
+            cache.events.tell()
 
     def stand_in(self, fill: Fill) -> Entry | None:
         """The value before, if it may be served instead of an error: never one that was invalidated."""
