@@ -820,9 +820,9 @@ ZOOCACHE_API void zc_close(zc_cache *cache);
 ZOOCACHE_API int zc_get(zc_cache *cache, zc_bytes key, zc_view *view);
 
 /* The same, copied: up to `cap` bytes into `buf`; *len (may be NULL) is the value's whole length.
- * A hit on up to 4 KiB takes no lock and writes to no memory that other threads read, so reads of
- * one key scale with the cores (>>rcu says when not). Cheaper than zc_get() as well where the value
- * is in an LMDB file, and the table is full.
+ * A hit on up to 4 KiB, and a miss, take no lock and write to no memory that other threads read, so
+ * reads of one key scale with the cores (>>rcu says when not). Cheaper than zc_get() as well where
+ * the value is in an LMDB file, and the table is full.
  * ZC_E_RANGE: the value is longer than `cap`, nothing was copied. For an object: ZC_E_INVAL. */
 ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t cap, size_t *len);
 
@@ -4049,6 +4049,10 @@ static const char *zc__trie_check(zc__trie *t) {
  *               loaded later, and no version of any tag was above `begin` even then. A miss is
  *               one: `turn` is the same before and after, so nothing that had been there was put
  *               anew meanwhile; and who links an entry counts it in `over` before.
+ *   Not so      A sequence number over memory that keeps its type: a value is copied word by word,
+ *               twice the time; and tables are freed some time, so it needs this as well. Hazard
+ *               pointers: the slot is loaded once more after the exchange, as fast for one key, 1.6
+ *               times the time for many; and the table needs another one.
  *   Invariants  R1 a seat is one thread's from its exchange to its release   R2 its hits or misses
  *               grow when it is left with one   R3 nothing is freed that a reader may look at
  *               R4 without ZC__TURN_TABLE in shard.turn, `table` is whole and has all entries
@@ -9903,35 +9907,6 @@ static int zc__copy_view(zc_cache *c, zc_view *view, int rc, void *buf, size_t c
     return rc;
 }
 
-#ifdef ZOOCACHE_WITH_BUS
-/* With a bus; the lease is asked for again after the copy. */
-static ZC__NOINLINE int zc__copy_proven(zc_cache *c, zc_bytes key, uint64_t hash, void *buf,
-                                       size_t cap, size_t *len) {
-    zc__copying copy;
-    copy.cache = c;
-    copy.key = key;
-    copy.to = buf;
-    copy.cap = cap;
-    bool copies = c->bus.peeks && zc__has_store(c);
-    for (;;) {
-        zc_view view;
-        memset(&view, 0, sizeof view);
-        copy.len = 0;
-        uint64_t lease = zc__bus_lease(c); /* no younger than the one that the read goes by */
-        int rc = zc__get_proven(c, key, hash, &view, copies ? &copy : NULL);
-        if (len) *len = copy.len;
-        rc = zc__copy_view(c, &view, rc, buf, cap, len);
-        if (rc != ZC_OK || zc__bus_holds(c, lease)) return rc;
-    }
-}
-#else
-static inline int zc__copy_proven(zc_cache *c, zc_bytes key, uint64_t hash, void *buf, size_t cap,
-                                 size_t *len) {
-    (void)c; (void)key; (void)hash; (void)buf; (void)cap; (void)len;
-    return ZC_MISS;
-}
-#endif
-
 /* Copies plain bytes that are known to be fresh: few instructions behind the loads, so that the
  * loads of the next call are under way as well. With the shard's lock or in a reader's section. */
 static inline bool zc__copy_plain(const zc_cache *c, zc__entry *e, size_t key_len, void *buf,
@@ -9971,7 +9946,41 @@ static inline int zc__copy_shared(zc_cache *c, zc_bytes key, uint64_t hash, void
 }
 #endif
 
-/* The same with the shard's lock, and all that it may take. */
+#ifdef ZOOCACHE_WITH_BUS
+/* With a bus; the lease is asked for again after the copy. */
+static ZC__NOINLINE int zc__copy_proven(zc_cache *c, zc_bytes key, uint64_t hash, void *buf,
+                                       size_t cap, size_t *len) {
+    zc__copying copy;
+    copy.cache = c;
+    copy.key = key;
+    copy.to = buf;
+    copy.cap = cap;
+    bool copies = c->bus.peeks && zc__has_store(c);
+    uint64_t lease;
+    if (zc__bus_is_current(c, &lease)) {
+        int rc = zc__copy_shared(c, key, hash, buf, cap, len);
+        if (rc != ZC_RETRY && zc__bus_holds(c, lease)) return rc;
+    }
+    for (;;) {
+        zc_view view;
+        memset(&view, 0, sizeof view);
+        copy.len = 0;
+        lease = zc__bus_lease(c); /* no younger than the one that the read goes by */
+        int rc = zc__get_proven(c, key, hash, &view, copies ? &copy : NULL);
+        if (len) *len = copy.len;
+        rc = zc__copy_view(c, &view, rc, buf, cap, len);
+        if (rc != ZC_OK || zc__bus_holds(c, lease)) return rc;
+    }
+}
+#else
+static inline int zc__copy_proven(zc_cache *c, zc_bytes key, uint64_t hash, void *buf, size_t cap,
+                                 size_t *len) {
+    (void)c; (void)key; (void)hash; (void)buf; (void)cap; (void)len;
+    return ZC_MISS;
+}
+#endif
+
+/* What zc__copy_shared() has not told, with the shard's lock. */
 static ZC__NOINLINE int zc__copy_locked(zc_cache *c, zc_bytes key, uint64_t hash, void *buf,
                                         size_t cap, size_t *len) {
     zc__shard *s = zc__shard_of(c, hash);
