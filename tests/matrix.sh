@@ -76,7 +76,7 @@ export -f compile
 
 exports() {
     # What is declared, against what is exported.
-    sed '/^#endif \/\* ZOOCACHE_H/q; /^#ifdef ZOOCACHE_WITH_/,/^#endif/d' zoocache.h | grep '^ZOOCACHE_API' |
+    sed '/^#endif \/\* ZOOCACHE_H/q; /^#if.*ZOOCACHE_WITH_/,/^#endif/d' zoocache.h | grep '^ZOOCACHE_API' |
         sed -E 's/^[^(]*[ *](zc_[a-z0-9_]+)\(.*/\1/' | sort >"$out/declared"
     nm -g --defined-only "$out/multi_a.o" | awk '{print $3}' | sort >"$out/exported"
     try "exports are the $(wc -l <"$out/declared") declared functions" \
@@ -85,8 +85,8 @@ exports() {
         "$(nm -g --defined-only "$out/static_a.o" | grep -v ' static_a_remembers$')"
     try "a static program exports no zc_" test -z \
         "$(nm -g --defined-only "$out/t_static" | grep -E ' zc_')"
-    try "no writable data in the library" test -z \
-        "$(nm "$out/implstatic.o" | grep -E ' [BbDdCc] ')"
+    try "no writable data in the library but the numbers of threads (>>rcu)" test -z \
+        "$(nm "$out/implstatic.o" | grep -E ' [BbDdCc] ' | grep -Ev ' zc__numbers?$')"
 }
 
 programs() {
