@@ -1404,7 +1404,7 @@ static void step(node *n, bool first) {
     else if (dice < 220) get(n, key);
     else if (dice < 300) get_many(n);
     else if (dice < 560) fetch(n, key, NULL, NULL);
-    else if (dice < 640 && w->writing && w->now >= w->hush_until) invalidate(n);
+    else if (dice < (w->crowds ? 660 : 640) && w->writing && w->now >= w->hush_until) invalidate(n);
     else if (dice < 660 && w->writing && w->now >= w->hush_until) transact(n);
     else if (dice < 720 && first) fly(n, key);
     else if (dice < 750 && w->writing) put(n, key);
