@@ -78,7 +78,7 @@
  *   A concurrent hash table from byte keys to byte values or objects, with a limit and an eviction
  *   policy; a trie of tags with versions, by which entries are invalidated; flights, by which each
  *   missing value is computed once; deadlines; and hooks for memory, time, storage and telemetry.
- *   All state is in the cache that zc_open() makes. There are no globals.
+ *   All state is in the cache that zc_open() makes. Global is a number for each thread alone.
  *
  * WHAT IT DOES NOT DO
  *   It is no server, and opens no socket but to the Redis that you name. It does not serialize: a
