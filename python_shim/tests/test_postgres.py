@@ -185,6 +185,7 @@ def test_keys_are_named_as_models_name_them(db, hear):
         model = sa.Table(f"t{n}", sa.MetaData(), sa.Column("k", kind, primary_key=True))
         db.execute(f"CREATE TABLE t{n} (other int, k {name}, PRIMARY KEY (k) INCLUDE (other))")
         install(db.main, f"t{n}")
+        assert heard.tags() == {whole(f"t{n}")}, "whatever it had before"
         for value in values:
             db.execute(f"INSERT INTO t{n} (k) VALUES (%s)", value)
             assert (
@@ -359,6 +360,51 @@ def test_a_log_from_another_server_does_no_harm(db, hear):
     assert heard.tags() == set()
     db.execute("INSERT INTO item VALUES (1)")
     assert heard.tags() == {table("item"), row("item", 1)}
+
+
+@pytest.mark.parametrize(
+    "wipe",
+    [
+        "TRUNCATE zoocache.outbox",
+        "DELETE FROM zoocache.outbox",
+        "DELETE FROM zoocache.outbox WHERE name = 'item'",
+        "DROP SCHEMA zoocache CASCADE;" + sql("item"),
+    ],
+)
+def test_what_is_taken_out_of_the_log_by_hand_is_noticed(db, hear, wipe):
+    one, two = hear(db), hear(db)
+    other = db.connect(autocommit=False)
+    other.execute("SELECT pg_current_xact_id()")
+    with db.main.transaction():  # while an older one runs
+        db.execute("INSERT INTO item VALUES (1)")
+        db.execute(wipe)
+    assert "" in one.tags() and "" in two.tags()
+    other.commit()
+    one.tags()
+    db.execute("UPDATE item SET v = 1 WHERE id = 1")
+    assert one.tags() == {row("item", 1), table("item")}, "that is over"
+
+
+def test_after_a_change_of_definitions_install_goes_on(db, hear):
+    found = hear(db)
+    db.execute("ALTER TABLE item ADD COLUMN w int DEFAULT 7")
+    install(db.main, "item")
+    assert found.tags() == {whole("item")}
+    db.execute("DROP TABLE item; CREATE TABLE item (id int PRIMARY KEY, v int); INSERT INTO item VALUES (1)")
+    install(db.main, "item")
+    assert found.tags() == {whole("item")}
+    db.execute("CREATE VIEW few AS SELECT * FROM item WHERE id < 10; UPDATE few SET v = 3")
+    assert found.tags() == {row("item", 1), table("item")}
+    db.execute("CREATE TABLE part (id int, v int) PARTITION BY LIST (id)")
+    install(db.main, "part")
+    db.execute("CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1)")
+    found.tags()
+    db.execute("INSERT INTO part VALUES (1, 1)")
+    assert found.tags() == {whole("part")}, "by the name that was given"
+    install(db.main, "part")
+    found.tags()
+    db.execute("UPDATE part_1 SET v = 2")
+    assert found.tags() == {whole("part")}
 
 
 def test_the_log_does_not_grow(db, hear):

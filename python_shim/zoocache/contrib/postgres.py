@@ -32,9 +32,11 @@ A value that is being computed when its invalidation arrives is not stored: the 
 Memory alone: each process follows for itself. With a bus one process does it for all, as what it invalidates goes to
 the others: have a second one, since the bound is kept by who follows.
 
-Not seen are changes of definitions (ALTER, DROP), what logical replication applies here, views, and statements on a
-partition that was attached later than the tables were given. A transaction that has written cannot be PREPAREd.
-PostgreSQL 14 or later.
+What is taken out of the log by hand (TRUNCATE, DELETE, DROP and install) has all invalidated. Not seen are changes
+of definitions (ALTER, DROP), what logical replication applies here, and statements on a partition that was attached
+later than the tables were given: after these install again, which tells that all of a table has changed. A view has no
+tag: what is read through one depends on its tables. A transaction that has written cannot be PREPAREd. PostgreSQL 14 or
+later.
 """
 
 from __future__ import annotations
@@ -96,7 +98,26 @@ CREATE TABLE IF NOT EXISTS zoocache.trimmed (
     coming xid8 NOT NULL DEFAULT '0',
     at timestamptz NOT NULL DEFAULT now()
 );
+-- Who last removed what was not trimmed, or made all of this: who has not seen that transaction has lost something.
+ALTER TABLE zoocache.trimmed ADD COLUMN IF NOT EXISTS wiped xid8 NOT NULL DEFAULT pg_current_xact_id();
 INSERT INTO zoocache.trimmed DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+CREATE OR REPLACE FUNCTION zoocache.wiped() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP <> 'TRUNCATE' THEN
+        IF NOT EXISTS (SELECT FROM gone, zoocache.trimmed t WHERE gone.xid >= t.below) THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    UPDATE zoocache.trimmed SET wiped = pg_current_xact_id();
+    PERFORM pg_notify('zoocache', '');
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER zoocache_wiped AFTER DELETE ON zoocache.outbox REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION zoocache.wiped();
+CREATE OR REPLACE TRIGGER zoocache_wiped_all AFTER TRUNCATE ON zoocache.outbox
+    FOR EACH STATEMENT EXECUTE FUNCTION zoocache.wiped();
 
 -- The trigger of every table that is followed, once a statement. Its argument is the table's name.
 CREATE OR REPLACE FUNCTION zoocache.changed() RETURNS trigger
@@ -141,7 +162,7 @@ BEGIN
     RETURN QUERY SELECT top UNION SELECT relid FROM pg_partition_tree(top);
 END $$;
 
--- A table is followed from now on, and told of by the second name.
+-- A table is followed from now on, and told of by the second name; what was before is told of as a change of all of it.
 CREATE OR REPLACE FUNCTION zoocache.watch(name text, told text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     part regclass;
@@ -159,6 +180,8 @@ BEGIN
             EXECUTE format('ALTER TABLE %2$s ENABLE ALWAYS TRIGGER zoocache_%1$s', event, part);
         END LOOP;
     END LOOP;
+    INSERT INTO zoocache.outbox (name) VALUES (told);
+    PERFORM pg_notify('zoocache', '');
 END $$;
 
 CREATE OR REPLACE FUNCTION zoocache.unwatch(name text) RETURNS void LANGUAGE plpgsql AS $$
@@ -173,13 +196,15 @@ BEGIN
     END LOOP;
 END $$;
 
--- What was committed since a snapshot, and the snapshot to ask with next time; lost: some of it may be deleted. Not
+-- What was committed since a snapshot, and the snapshot to ask with next time; lost: some of it may be gone. Not
 -- seen was what was to begin, and what ran. Without the settings the planner may read all of it, or compile the query.
 CREATE OR REPLACE FUNCTION zoocache.since(seen pg_snapshot)
 RETURNS TABLE (here pg_snapshot, lost boolean, name text, keys text[])
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
     SELECT pg_current_snapshot(),
-        t.below > pg_snapshot_xmin(seen) AND t.below <= pg_snapshot_xmin(pg_current_snapshot()), o.name, o.keys
+        t.below > pg_snapshot_xmin(seen) AND t.below <= pg_snapshot_xmin(pg_current_snapshot())
+            OR NOT pg_visible_in_snapshot(t.wiped, seen) AND pg_visible_in_snapshot(t.wiped, pg_current_snapshot()),
+        o.name, o.keys
     FROM zoocache.trimmed t LEFT JOIN (
         SELECT o.name, o.keys FROM zoocache.outbox o
         WHERE o.xid >= pg_snapshot_xmax(seen) AND o.xid < pg_snapshot_xmax(pg_current_snapshot())
