@@ -1,6 +1,7 @@
 """The dashboard, driven by keys, over real processes and a real Redis."""
 
 import argparse
+import gc
 import html
 import re
 import sys
@@ -80,6 +81,13 @@ async def command(pilot, line):
 
 
 # ---- what is shown -----------------------------------------------------------------------------------
+
+
+async def test_the_garbage_collector_does_not_look_at_what_stays(server):
+    async with ZooCacheCLI(server.url, "nobody").run_test() as pilot:
+        while not gc.get_freeze_count():
+            await pilot.pause()
+    assert not gc.get_freeze_count()
 
 
 async def test_nodes_totals_and_invalidations(server, fleet):

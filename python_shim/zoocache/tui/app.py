@@ -6,6 +6,7 @@ that. A node is asked only by a command. If the server does not answer, the dash
 
 from __future__ import annotations
 
+import gc
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -107,8 +108,10 @@ class ZooCacheCLI(App[None]):
         self.query_one("#by-size", DataTable).add_columns("tag", "entries")
         self.set_interval(EVERY, self.read)
         self.read()
+        self.call_after_refresh(lambda: gc.freeze())  # else looking through what stays takes as long as drawing
 
     def on_unmount(self) -> None:
+        gc.unfreeze()
         self.workers.cancel_all()
 
     # ---- reading -----------------------------------------------------------------------------------
