@@ -164,3 +164,27 @@ def test_extras():
         "numpy": "numpy", "pandas": "pandas", "pydantic": "pydantic", "msgspec": "msgspec",
     }.items():  # fmt: skip
         assert needs in found[extra], extra
+
+
+@pytest.mark.parametrize(
+    ("package", "url", "extra"),
+    [
+        ("pymemcache", "memcached://h", "memcached"),
+        ("pymongo", "mongodb://h/x", "mongodb"),
+        ("boto3", "dynamodb://r/t", "dynamodb"),
+        ("boto3", "http://h/x?s3=r", "dynamodb"),
+        ("urllib3", "http://h/x", "http"),
+    ],
+)
+def test_a_place_says_which_extra_it_needs(package, url, extra):
+    out = run(
+        [package],
+        f"""
+        from zoocache import Cache
+        try:
+            Cache(storage_url={url!r})
+        except ImportError as error:
+            print(error)
+        """,
+    )
+    assert f"pip install 'zoocache[{extra}]'" in out
