@@ -653,8 +653,9 @@ typedef struct zc_sealer {
     /* The name in the place of a key, ZC_SEAL_NAME bytes, one-way. i == 0: the one in use; then
      * those of earlier times, until ZC_MISS. */
     int (*blind)(void *user, unsigned i, zc_bytes key, unsigned char *out);
-    /* The name in the place of a tag, by key i of nkeys: the same for the same tag, and begun by a
-     * colon, which no tag is. It is at most ZC_SEAL_TAG bytes longer, and `out` has room for it. */
+    /* The name in the place of a tag that a zc_bus gets, and zc_store.tag_put and tag_get, by key i
+     * of nkeys: the same for the same tag, and begun by a colon, which no tag is. It is at most
+     * ZC_SEAL_TAG bytes longer, any bytes, and `out` has room for it. */
     int (*tag_seal)(void *user, unsigned i, zc_bytes tag, unsigned char *out, size_t *len);
     /* The tag of a name, into as much room as the name takes, and which key has sealed it. Codes as
      * of `open`. */

@@ -146,12 +146,16 @@ def test_what_a_server_is_told_has_no_secret_in_it(redis):
     assert profile.__wrapped__
 
 
-def test_what_a_file_has_in_it(tmp_path):
-    texts = [secrets.token_hex(8) for _ in range(400)]
-    url = f"lmdb://{tmp_path}"
+@pytest.mark.parametrize("kind", ["lmdb", "file"])
+def test_what_files_have_in_them(tmp_path, kind):
+    texts = [secrets.token_hex(8) for _ in range(200)]
+    url = f"{kind}://{tmp_path}"
     with Cache(storage_url=url, seal_key=KEY, scopes=SCOPES) as cache:
         work(cache, texts)
-    assert found_in((tmp_path / "data.mdb").read_bytes(), texts) == []
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    seen = b"|".join([str(path).encode() + path.read_bytes() for path in files])
+    assert b":sealed" in seen and len(seen) > 10_000
+    assert found_in(seen, texts) == []
     with Cache(storage_url=url, seal_key=KEY, scopes=SCOPES) as cache:
         assert cache.get("plain " + texts[2]) == [texts[3], texts[1]]
 
