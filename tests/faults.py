@@ -53,6 +53,16 @@ LINEAR = {
         "for (; n; n = n->parent) {\n        uint64_t v = zc__atomic_load_acq(&n->version);",
         "for (; n; n = NULL) {\n        uint64_t v = zc__atomic_load_acq(&n->version);",
     ),
+    "a hold is marked after it is stamped": (
+        "    zc__hold_add(c, h);\n    uint64_t v = zc__trie_stamp(&c->trie, h->nodes.list, h->nodes.n, 0);",
+        "    uint64_t v = zc__trie_stamp(&c->trie, h->nodes.list, h->nodes.n, 0);\n    zc__yield();\n"
+        "    zc__hold_add(c, h);",
+    ),
+    "the mark of a hold goes before its end is stamped": (
+        "    int rc = ZC_OK;\n    uint64_t v = zc__trie_stamp(&cache->trie, h->nodes.list, h->nodes.n, 0);",
+        "    int rc = ZC_OK;\n    zc__hold_paint(h, false);\n    zc__yield();\n"
+        "    uint64_t v = zc__trie_stamp(&cache->trie, h->nodes.list, h->nodes.n, 0);",
+    ),
     "an entry is dead when anything was invalidated": (
         "if (ZC__LIKELY(newest <= begin)) return NULL;",
         "if (begin == zc__published(t)) return NULL;",
@@ -328,6 +338,7 @@ HOLDS = {
         "for (const zc_tag *t = deps[i]; t; t = t->parent)\n            if (zc__atomic_load_acq(&t->marks)",
         "for (const zc_tag *t = deps[i]; t; t = NULL)\n            if (zc__atomic_load_acq(&t->marks)",
     ),
+    "who joins an old flight gets what is held": ("zc__bus_hides(c, st->f->started))", "false)"),
     "a hold does not invalidate": (
         "    zc__hold_add(c, h);\n    uint64_t v = zc__trie_stamp(&c->trie, h->nodes.list, h->nodes.n, 0);",
         "    zc__hold_add(c, h);\n    uint64_t v = 0;",
