@@ -224,6 +224,17 @@ TEST(a_seat_that_is_taken_means_the_lock) {
     zc_close(c);
 }
 
+TEST(a_reader_is_seen_until_he_leaves) {
+    zc_cache *c = open_cache((zc_desc){.shards = 1});
+    (void)my_seat(c);
+    zc__seat *me = zc__rcu_enter(c->rcu);
+    REQUIRE(me != NULL);
+    CHECK(!zc__rcu_passed(c->rcu, false));
+    (void)zc__rcu_leave(me, ZC_OK);
+    CHECK(zc__rcu_passed(c->rcu, false));
+    zc_close(c);
+}
+
 static unsigned limbo_of(zc_cache *c) {
     unsigned n = 0;
     for (unsigned i = 0; i < ZC__SEATS; i++) n += c->rcu->seat[i].n;
