@@ -56,7 +56,7 @@ EXAMPLES = $(basename $(notdir $(sort $(wildcard examples/*.c examples/*.cc))))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 
 STAGES = check manual unit-gcc unit-clang redis-tls faults asan tsan valgrind matrix lines-short examples install-check
-STAGES += test-python wheels-short model-short simulate-short simulate-faults crash chaos-short fuzz-short
+STAGES += test-python wheels-short reach-short model-short simulate-short simulate-faults crash chaos-short fuzz-short
 
 # Commands of compilers are shown with V=1.
 Q = $(if $(V),,@)
@@ -425,6 +425,21 @@ wheels-short: $(BUILD)/wheels/venv/done
 $(BUILD)/wheels/venv/done: Makefile
 	@python3 -m venv $(@D)
 	@$(@D)/bin/pip install --quiet --disable-pip-version-check $(WHEEL_TOOLS)
+	@touch $@
+
+# zig brings the C libraries of its targets with it.
+REACH_TOOLS = ziglang==0.17.1 wasmtime==50.0.1
+.PHONY: reach reach-short
+REACH_PYTHON = $(BUILD)/reach/venv/bin/python
+reach: $(BUILD)/reach/venv/done ## other processors and systems: by qemu, wine and wasmtime; TARGETS="s390x wasi"
+	@$(MAKE) --no-print-directory deps DEPS="$(DEPS) $$(python3 tests/reach.py packages all)"
+	@VERBOSE=1 $(RUNNER) step reach $(REACH_PYTHON) tests/reach.py $(BUILD) all $(TARGETS)
+reach-short: $(BUILD)/reach/venv/done
+	@$(MAKE) --no-print-directory deps DEPS="$(DEPS) $$(python3 tests/reach.py packages short)"
+	@$(RUNNER) step reach-short $(REACH_PYTHON) tests/reach.py $(BUILD) short
+$(BUILD)/reach/venv/done: Makefile
+	@python3 -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check $(REACH_TOOLS)
 	@touch $@
 
 # ---- the rest ----------------------------------------------------------------------------------

@@ -103,7 +103,8 @@
  *                               threads, not even one after the other without a barrier of yours.
  *                               zc_begin_ago() remembers nothing then
  *     ZOOCACHE_NO_STDLIB        no malloc, no clocks of the system: give a block or an allocator,
- *                               and a clock. What is left of libc: memcpy, memset, memcmp, strlen
+ *                               and a clock. What is left of libc: memcpy, memmove, memset, memcmp
+ *                               and strlen
  *     ZOOCACHE_MALLOC(size), ZOOCACHE_FREE(ptr)   both or neither; default malloc and free
  *     ZOOCACHE_ASSERT(x)        default assert(x); for broken invariants alone
  *     ZOOCACHE_DEBUG            check cheap invariants everywhere
@@ -8454,7 +8455,7 @@ static bool zc__store_readable(zc_cache *c, uint64_t *lease, uint32_t *epoch) {
 }
 
 /* Looks the fill's key up in the storage. ZC_OK: the fill has its value. Else as zc__store_take. */
-static int zc__store_load(zc_fill *fill) {
+static ZC__NOINLINE int zc__store_load(zc_fill *fill) {
     zc_cache *c = fill->cache;
     zc_sink sink;
     uint64_t lease;
