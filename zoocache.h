@@ -4218,7 +4218,7 @@ struct zc__entry {
     zc__entry *next, *prev; /* queue of the policy; next: garbage chain */
     uint64_t expires;       /* its end; moved by reads if it has a tti; ZC_NEVER */
     /* From here on, what a hit looks at: close to the key and the value. */
-    uint64_t begin; /* fresh if no version on the paths of its dependencies is above */
+    zc_shared64 begin; /* fresh if no version on the paths of its dependencies is above */
     uint32_t refs;
     uint32_t value_len;
     uint16_t key_len;
@@ -4315,7 +4315,7 @@ static inline size_t zc__entry_cost(const zc__entry *e) {
 typedef struct zc__bucket {
     union {
         unsigned char fp[ZC__SLOTS + 1]; /* 0: free; the last is `over` */
-        uint64_t fps;                    /* the same, as readers without the lock take it */
+        zc_shared64 fps;                 /* the same, as readers without the lock take it */
     };
     zc__entry *slot[ZC__SLOTS];
 } zc__bucket;

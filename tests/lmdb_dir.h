@@ -62,7 +62,7 @@ typedef struct heard {
     size_t all;                /* entries that named everything */
     uint64_t sum;              /* of what was said */
     int answer;                /* what the sink returns */
-    char text[ZC_TAG_MAX + 1]; /* the last tag */
+    char text[ZC_TAG_MAX + ZC_SEAL_TAG + 1]; /* the last tag */
 } heard;
 
 static inline int ld_entry(void *user, uint64_t position, const zc_bytes *tags, size_t n) {
