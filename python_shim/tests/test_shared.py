@@ -627,7 +627,7 @@ def test_over_tls(tmp_path):
 @pytest.mark.skipif(not PARTS["redis"], reason="without Redis")
 def test_bad_urls():
     with pytest.raises(ValueError, match="scheme"):
-        Cache(storage_url="http://x")
+        Cache(storage_url="gopher://x")
     with pytest.raises(ValueError, match="cannot open"):
         Cache(storage_url="redis://127.0.0.1:notaport")
     with pytest.raises(ValueError, match="cannot open"):
