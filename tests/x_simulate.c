@@ -18,7 +18,11 @@
  * invalidate, logs whose positions are near 2^16, 2^32, 2^47 and 2^64; hooks that use the cache; a
  * server that is slow, hangs, restarts empty or with a lost tail, is flushed, trimmed, loses keys, scripts, or entries before
  * all have heard them; a replica promoted with a lost tail while the old master still answers, and
- * its return. */
+ * its return.
+ *
+ * In one seed of eight a place (>>place) takes Redis' part: calls and answers that are lost or late,
+ * swaps that take effect long after they were given up, or twice; what is there is evicted, or the
+ * log is rolled back once every node has heard more, and then the records are lost with it. */
 #define _GNU_SOURCE
 #include <openssl/evp.h>
 #include <openssl/rand.h>
@@ -134,7 +138,7 @@ typedef struct repl { /* a write on its way to the other server, or to the disk 
 typedef enum event_kind { EV_EXEC, EV_ACTION } event_kind;
 typedef enum action {
     A_FAULT, A_HEAL, A_UP, A_PROMOTE, A_VIEW, A_REJOIN, A_FAILBACK, A_DELETE, A_CROWD, A_RUSH,
-    A_SILENCE,
+    A_SILENCE, A_LATE,
 } action;
 
 typedef struct event {
@@ -211,7 +215,20 @@ typedef struct ack {
     uint32_t floor;
 } ack;
 
+/* A value of the place, or a swap that is still on its way. */
+typedef struct item {
+    struct item *next;
+    char key[ZC_PLACE_KEY];
+    size_t key_len, len;
+    uint64_t token; /* 0: none */
+    unsigned char *data;
+} item;
+
 typedef struct world {
+    bool place;          /* instead of Redis */
+    item *items, *late;  /* what is there; swaps that are late */
+    item log_was;        /* the log before its last swap */
+    uint64_t tokens, rolled; /* rolled: the generation that was rolled back; 0: none */
     uint64_t seed, random, now, seq, steps, digest;
     bool verbose, failed;
     jmp_buf main;
@@ -943,6 +960,163 @@ static void io_sleep(void *user, uint64_t ns) {
 }
 static uint64_t io_random(void *user) { return (void)user, rnd(); }
 
+/* ---- the place ---- */
+
+static item *item_of(item **list, const char *key, size_t len) {
+    for (item *i = *list; i; i = i->next)
+        if (i->key_len == len && memcmp(i->key, key, len) == 0) return i;
+    item *i = (item *)sr_alloc(sizeof *i);
+    memset(i, 0, sizeof *i);
+    memcpy(i->key, key, len);
+    i->key_len = len;
+    i->next = *list;
+    return *list = i;
+}
+
+static void item_set(item *i, const void *data, size_t len) {
+    unsigned char *copy = (unsigned char *)sr_alloc(len + 1);
+    memcpy(copy, data, len);
+    free(i->data);
+    i->data = copy;
+    i->len = len;
+    i->token = ++w->tokens;
+}
+
+static bool is_log(const item *i) { return i->key_len == 7 && memcmp(i->key, "sim.log", 7) == 0; }
+
+static int item_swap(item *i, const void *data, size_t len, uint64_t token) {
+    if (i->token != token) return ZC_MISS;
+    if (is_log(i)) {
+        if (i->token) item_set(&w->log_was, i->data, i->len);
+        if (w->rolled && zc__get64((const unsigned char *)data + 8) != w->rolled) w->rolled = 0;
+    }
+    item_set(i, data, len);
+    return ZC_OK;
+}
+
+/* A message to the place or from it; false: it is lost, or in time no more. */
+static bool place_leg(const node *n, uint64_t end) {
+    const server *s = &w->servers[w->master];
+    uint64_t at = w->now + delay(n);
+    if (w->faults && chance(w->loss)) at = chance(500) ? end : at + between(10, 400) * MS;
+    if (n->cut_until[w->master] > w->now) at = chance(500) ? end : n->cut_until[w->master];
+    if (s->hung_until > w->now && at < s->hung_until) at = s->hung_until + delay(n);
+    if (s->slow_until > w->now) at += between(w->timeout / 4, 2 * w->timeout);
+    nap((at < end ? at : end) - w->now);
+    return at < end && !n->dead;
+}
+
+static int place_lost(const node *n) { return n->dead ? ZC_E_STORE : ZC_E_TIMEOUT; }
+
+static int pl_read(void *user, zc_bytes key, zc_sink *value, zc_sink *token) {
+    const node *n = (const node *)user;
+    uint64_t end = w->now + w->timeout;
+    if (!place_leg(n, end)) return place_lost(n);
+    const item *i = item_of(&w->items, (const char *)key.ptr, key.len);
+    int rc = i->token ? zc_sink_write(value, i->data, i->len) : ZC_MISS;
+    if (i->token && token) rc = zc_sink_write(token, &i->token, sizeof i->token);
+    return place_leg(n, end) ? rc : place_lost(n);
+}
+static int pl_get(void *user, zc_bytes key, zc_sink *sink) { return pl_read(user, key, sink, NULL); }
+
+static int pl_put(void *user, zc_bytes key, zc_bytes value, uint64_t expires_ms) {
+    const node *n = (const node *)user;
+    uint64_t end = w->now + w->timeout;
+    (void)expires_ms;
+    if (!place_leg(n, end)) return place_lost(n);
+    if (w->rolled) return ZC_E_STORE;
+    item_set(item_of(&w->items, (const char *)key.ptr, key.len), value.ptr, value.len);
+    return place_leg(n, end) ? ZC_OK : place_lost(n);
+}
+
+static int pl_del(void *user, zc_bytes key) {
+    const node *n = (const node *)user;
+    uint64_t end = w->now + w->timeout;
+    if (!place_leg(n, end)) return place_lost(n);
+    item_of(&w->items, (const char *)key.ptr, key.len)->token = 0;
+    return place_leg(n, end) ? ZC_OK : place_lost(n);
+}
+
+static int pl_swap(void *user, zc_bytes key, zc_bytes value, zc_bytes token) {
+    const node *n = (const node *)user;
+    uint64_t end = w->now + w->timeout, was = 0;
+    if (token.len) memcpy(&was, token.ptr, sizeof was);
+    bool sent = place_leg(n, end);
+    if (w->faults && !n->dead && chance(sent ? 20 : 500)) { /* later, perhaps once more */
+        item *l = (item *)sr_alloc(sizeof *l);
+        memset(l, 0, sizeof *l);
+        memcpy(l->key, key.ptr, key.len);
+        l->key_len = key.len;
+        item_set(l, value.ptr, value.len);
+        l->token = was;
+        l->next = w->late;
+        w->late = l;
+        later(below(3 * w->t), A_LATE, 0, 0);
+    }
+    if (!sent) return place_lost(n);
+    int rc = item_swap(item_of(&w->items, (const char *)key.ptr, key.len), value.ptr, value.len, was);
+    return place_leg(n, end) ? rc : place_lost(n);
+}
+
+/* The swap that has been on its way for longest arrives. */
+static void swap_late(void) {
+    item **at = &w->late, *l;
+    while ((*at)->next) at = &(*at)->next;
+    l = *at;
+    *at = NULL;
+    int rc = item_swap(item_of(&w->items, l->key, l->key_len), l->data, l->len, l->token);
+    trace(NULL, "a late swap: %d", rc);
+    free(l->data);
+    free(l);
+}
+
+static void records_are_lost(bool all) {
+    for (item *i = w->items; i; i = i->next)
+        if (memcmp(i->key, "sim.r.", 6) == 0 && (all || chance(300))) i->token = 0;
+}
+
+/* Only if every node has heard all of it. */
+static void roll_back(void) {
+    item *i = item_of(&w->items, "sim.log", 7);
+    if (!i->token || !w->log_was.token || w->rolled) return;
+    uint64_t gen = zc__get64(i->data + 8);
+    uint64_t last = zc__get64(i->data + 24) + zc__get32(i->data + 32) - 1;
+    if (zc__get64(w->log_was.data + 8) != gen) return;
+    for (int k = 0; k < w->nnodes; k++) {
+        const node *n = &w->nodes[k];
+        if (!n->c || n->dead || n->c->bus.identity != gen || n->c->bus.cursor != last) return;
+    }
+    trace(NULL, "the log is rolled back");
+    records_are_lost(true);
+    item_set(i, w->log_was.data, w->log_was.len);
+    w->rolled = gen;
+}
+
+static void place_fails(void) {
+    switch (below(4)) {
+    case 0:
+        trace(NULL, "the log is evicted");
+        item_of(&w->items, "sim.log", 7)->token = 0;
+        w->rolled = 0;
+        w->lost++; /* and the lists of holds with it */
+        break;
+    case 1: records_are_lost(chance(300)); break;
+    default: roll_back(); break;
+    }
+}
+
+static uint64_t draw(void) { return rnd(); }
+
+static int place_open(node *n, zc_clock clock, zc_store *store, zc_bus *bus) {
+    zc_place_desc d;
+    memset(&d, 0, sizeof d);
+    zc_place p = {1, pl_get, NULL, pl_put, pl_del, pl_read, pl_swap, NULL, NULL, n};
+    d.place = p;
+    d.prefix = "sim";
+    d.clock = clock;
+    return zc__place_open(&d, draw, store, bus);
+}
+
 /* ---- the truth, and what may be served ---- */
 
 static bool tag_above(const char *tag, const char *below_it) {
@@ -1471,7 +1645,9 @@ static void start(node *n) {
     desc.prune_after = ZC_SECOND;
     if (chance(600)) desc.ttl = between(1, 20) * w->t;
     if (chance(300)) desc.store_ttl = between(1, 20) * w->t;
-    int rc = zc__redis_open(&d, &io, n->bus_only ? NULL : &desc.store, &desc.bus);
+    zc_store *store = n->bus_only ? NULL : &desc.store;
+    int rc = w->place ? place_open(n, clock, store, &desc.bus)
+                      : zc__redis_open(&d, &io, store, &desc.bus);
     if (rc != ZC_OK) fail("zc__redis_open: %s", zc_result_name(rc));
     zc_bytes keys[2] = {zc_str("the first of the keys, 32 bytes."),
                         zc_str("and the other, as many as it has")};
@@ -1816,7 +1992,12 @@ static void fault(void) {
     server *s = &w->servers[w->master];
     char number[8], key[16];
     w->nfaults++;
-    switch (below(w->replicas ? 16 : 14)) {
+    unsigned what = (unsigned)below(w->replicas ? 16 : 14);
+    if (w->place && what > 8 && what < 13) {
+        place_fails();
+        return;
+    }
+    switch (what) {
     case 0: case 1:
         trace(n, "connections cut");
         break_conns(-1, n);
@@ -1917,6 +2098,7 @@ static void act(const event *e) {
         append_many((unsigned)e->a, (unsigned)e->b);
         w->hush_until = w->now + 4 * w->t;
         break;
+    case A_LATE: swap_late(); break;
     case A_SILENCE:
         if (w->writing) nobody_is_silent();
         break;
@@ -1954,6 +2136,8 @@ static void profile(void) {
     w->crowds = chance(60);
     w->leads = chance(200);
     w->seals = w->seed % 8 == 5;
+    w->place = w->seed % 8 == 3 && !w->crowds;
+    if (w->place) w->replicas = w->sentinel = false;
     w->calm = w->crowds || chance(80);
     w->vandal = chance(250);
     w->wakes_break = chance(200);
@@ -1966,6 +2150,7 @@ static void profile(void) {
     w->log_length = !w->crowds && chance(300) ? between(2, 20) : 0;
     w->max_tags = chance(300) ? between(2, 16) : 0;
     w->shards = chance(500) ? 1 : (unsigned)between(2, SR_SHARDS);
+    if (w->place) w->shards = 1;
     w->end = between(6, 14) * w->t;
     w->quiet_since = w->end + 5 * w->l;
     w->faults = !w->calm;
@@ -2039,6 +2224,12 @@ static void clean_up(void) {
         for (size_t i = 0; i < c->nbehind; i++) sr_cmd_free(c->behind[i].cmd);
         free(c->behind);
     }
+    for (item *i; (i = w->items ? w->items : w->late) != NULL; free(i)) {
+        if (i == w->items) w->items = i->next;
+        else w->late = i->next;
+        free(i->data);
+    }
+    free(w->log_was.data);
     repl_forget();
     for (int i = 0; i < 2; i++) sr_empty(&w->servers[i].db);
     for (int k = 0; k < KEYS; k++) free(w->acks[k]);
