@@ -315,8 +315,10 @@
  *                files on a server; you fill in six functions (zc_place). The log is one value
  *                there, which each node reads every T / 4; so an invalidation is heard up to T / 4
  *                later than with Redis, and the promise is the same. A log that is lost, evicted,
- *                rolled back or written twice is found out, and ends in a flush. If the place puts
- *                an older state of everything back while no node is running, delete "<prefix>.log".
+ *                rolled back or written twice is found out, and ends in a flush: a rollback, by a
+ *                node that had heard more, when it next reads; until then others may serve what
+ *                is older than T. If the place puts an older state of everything back while no node
+ *                is running, or none that had heard it all, delete "<prefix>.log".
  *   Threads      The bus has a thread of its own, and none with LMDB. With no_thread, zc_poll()
  *                reads the log: call it several times in T, and again while it returns ZC_MORE.
  *   A bus of your own needs four functions: see zc_bus. Versions are then counted, not HLC stamps.
