@@ -14,12 +14,13 @@
 
 /* What zoocache.h calls, by the names that 1.1.1 and 3 share: OpenSSL's macros are already resolved. */
 #define ZCPY_OPENSSL(X)                                                                            \
-    X(CRYPTO_clear_free) X(CRYPTO_free) X(CRYPTO_malloc) X(CRYPTO_zalloc) X(EVP_CIPHER_CTX_ctrl)   \
+    X(CRYPTO_clear_free) X(CRYPTO_free) X(CRYPTO_malloc) X(CRYPTO_memcmp) X(CRYPTO_zalloc)         \
+    X(EVP_CIPHER_CTX_ctrl)                                                                         \
     X(EVP_CIPHER_CTX_free) X(EVP_CIPHER_CTX_new) X(EVP_CIPHER_CTX_set_padding)                     \
     X(EVP_CipherFinal_ex) X(EVP_CipherInit_ex) X(EVP_CipherUpdate) X(EVP_DigestFinal_ex)           \
     X(EVP_DigestInit_ex) X(EVP_DigestUpdate) X(EVP_EncryptInit_ex) X(EVP_EncryptUpdate)            \
-    X(EVP_MD_CTX_copy_ex) X(EVP_MD_CTX_free) X(EVP_MD_CTX_new) X(EVP_aes_256_ecb)                  \
-    X(EVP_aes_256_gcm) X(EVP_sha256) X(OPENSSL_cleanse) X(RAND_bytes)                              \
+    X(EVP_MD_CTX_copy_ex) X(EVP_MD_CTX_free) X(EVP_MD_CTX_new) X(EVP_aes_256_ctr)                  \
+    X(EVP_aes_256_ecb) X(EVP_aes_256_gcm) X(EVP_sha256) X(OPENSSL_cleanse) X(RAND_bytes)           \
     X(BIO_clear_flags) X(BIO_free) X(BIO_get_data) X(BIO_meth_free) X(BIO_meth_new)                \
     X(BIO_meth_set_ctrl) X(BIO_meth_set_read) X(BIO_meth_set_write) X(BIO_new) X(BIO_set_data)     \
     X(BIO_set_flags) X(BIO_set_init) X(ERR_clear_error) X(OPENSSL_init_ssl)                        \
@@ -53,6 +54,7 @@ static bool openssl_there(void) {
 #define CRYPTO_clear_free zcpy_CRYPTO_clear_free
 #define CRYPTO_free zcpy_CRYPTO_free
 #define CRYPTO_malloc zcpy_CRYPTO_malloc
+#define CRYPTO_memcmp zcpy_CRYPTO_memcmp
 #define CRYPTO_zalloc zcpy_CRYPTO_zalloc
 #define EVP_CIPHER_CTX_ctrl zcpy_EVP_CIPHER_CTX_ctrl
 #define EVP_CIPHER_CTX_free zcpy_EVP_CIPHER_CTX_free
@@ -69,6 +71,7 @@ static bool openssl_there(void) {
 #define EVP_MD_CTX_copy_ex zcpy_EVP_MD_CTX_copy_ex
 #define EVP_MD_CTX_free zcpy_EVP_MD_CTX_free
 #define EVP_MD_CTX_new zcpy_EVP_MD_CTX_new
+#define EVP_aes_256_ctr zcpy_EVP_aes_256_ctr
 #define EVP_aes_256_ecb zcpy_EVP_aes_256_ecb
 #define EVP_aes_256_gcm zcpy_EVP_aes_256_gcm
 #define EVP_sha256 zcpy_EVP_sha256
