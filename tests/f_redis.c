@@ -90,8 +90,7 @@ static bool sane(const char *p, size_t size) {
 static void packed(zc__redis *r, const char *text, size_t size) {
     ear e = {4, 0, 0};
     zc_bus_sink sink = {hear, &e, 0};
-    zc__redis_entry entry = {7, 4, 0, zc_slice(text, size)};
-    MUST(zc__redis_entry_deliver(r, &entry, &sink) == ZC_OK && e.given == 1);
+    MUST(zc__entry_deliver(&r->mem, zc_slice(text, size), 4, &sink) == ZC_OK && e.given == 1);
 }
 
 static void url(const uint8_t *data, size_t size) {
