@@ -16209,6 +16209,8 @@ static int zc__place_ready(zc__place *p) {
  * `end`. */
 static size_t zc__place_item(const zc__buf *value, size_t at, size_t end, uint64_t *number,
                              zc_bytes *list) {
+    *number = 0;
+    *list = zc_str("");
     if (end - at < 12) return 0;
     size_t size = zc__get32(value->ptr + at + 8);
     if (size > end - at - 12) return 0;
