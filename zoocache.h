@@ -831,7 +831,7 @@ ZOOCACHE_API int zc_get(zc_cache *cache, zc_bytes key, zc_view *view);
 ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t cap, size_t *len);
 
 /* n keys at once, results[i] and views[i] as zc_get() gives them; faster than n calls, because the
- * memory accesses of different keys overlap: of 1e6 entries, in less than half the time (bench/,
+ * memory accesses of different keys overlap: of 1e6 entries, in about half the time (bench/,
  * hit.many). Returns how many were ZC_OK, or a failure. */
 ZOOCACHE_API int zc_get_many(zc_cache *cache, const zc_bytes *keys, size_t n, zc_view *views,
                              int *results);
@@ -4211,7 +4211,7 @@ static bool zc__rcu_passed(zc__rcu *r, bool wait) {
  *   Locking     all fields of a shard, and next, prev, begin, expires, hits, state of its entries:
  *               the shard's lock. refs: atomic; sub_acqrel pairs with itself. Lengths, key, value,
  *               dependencies: constant once the entry is visible.
- *   Cost        64 / 7 bytes a slot at 60 to 86 % load; growth by a third: both tables for a while
+ *   Cost        64 / 7 bytes a slot at 64 to 86 % load; growth by a third: both tables for a while
  * ========================================================================================== */
 
 typedef struct zc__entry zc__entry;

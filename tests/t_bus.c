@@ -66,12 +66,6 @@ static void poll_all(fleet *f) {
             while (zc_poll(f->c[i], ZC_MILLISECOND) == ZC_MORE) {}
 }
 
-static int put(zc_cache *c, const char *key, const char *value, const char *dep) {
-    zc_bytes tag = zc_str(dep ? dep : "");
-    zc_put_opts o = {.deps = &tag, .ndeps = dep != NULL};
-    return zc_put(c, zc_str(key), zc_str(value), &o);
-}
-
 /* Reads; if there is a value, it must be this one. */
 static int get(zc_cache *c, const char *key, const char *value) {
     zc_view v;
@@ -103,9 +97,9 @@ static int read_log(zc_cache *c) {
 TEST(an_invalidation_reaches_the_others) {
     fleet f;
     if (!start(&f, 2, (zc_desc){0})) return;
-    CHECK_EQ(put(f.c[0], "k", "0", "org:1:team"), ZC_OK);
-    CHECK_EQ(put(f.c[1], "k", "1", "org:1:team"), ZC_OK);
-    CHECK_EQ(put(f.c[1], "other", "1", "org:2"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "0", "org:1:team"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "org:1:team"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "other", "1", "org:2"), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("org:1")), ZC_OK);
     CHECK_EQ(get(f.c[0], "k", "0"), ZC_MISS); /* here at once */
     CHECK_EQ(get(f.c[1], "k", "1"), ZC_OK);   /* there when it is heard */
@@ -118,7 +112,7 @@ TEST(an_invalidation_reaches_the_others) {
     CHECK_EQ(zc_invalidate_many(f.c[0], two, 2), ZC_OK);
     poll_all(&f);
     CHECK_EQ(get(f.c[1], "other", "1"), ZC_MISS);
-    CHECK_EQ(put(f.c[1], "all", "1", NULL), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "all", "1", NULL), ZC_OK);
     CHECK_EQ(zc_clear(f.c[0]), ZC_OK);
     poll_all(&f);
     CHECK_EQ(get(f.c[1], "all", "1"), ZC_MISS);
@@ -129,7 +123,7 @@ TEST(a_fill_after_ones_own_invalidation_stays) {
     fleet f;
     if (!start(&f, 2, (zc_desc){0})) return;
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
-    CHECK_EQ(put(f.c[0], "k", "new", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "new", "t"), ZC_OK);
     poll_all(&f);
     CHECK_EQ(get(f.c[0], "k", "new"), ZC_OK);
     stop(&f);
@@ -138,7 +132,7 @@ TEST(a_fill_after_ones_own_invalidation_stays) {
 TEST(the_lease_bounds_what_is_served) {
     fleet f;
     if (!start(&f, 2, (zc_desc){.max_staleness = T})) return;
-    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_OK);
     poll_all(&f);
     f.node[1].down = true;
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
@@ -167,7 +161,7 @@ TEST(the_lease_bounds_what_is_served) {
 TEST(what_was_not_invalidated_survives_an_outage) {
     fleet f;
     if (!start(&f, 2, (zc_desc){.max_staleness = T})) return;
-    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_OK);
     f.node[1].down = true;
     zct_step(&f.time, 10 * T);
     poll_all(&f);
@@ -192,7 +186,7 @@ TEST(silence_by_policy) {
     if (!start(&f, 1, (zc_desc){.max_staleness = T, .max_stale = 5 * T,
                                 .silence = ZC_SILENCE_SERVE}))
         return;
-    CHECK_EQ(put(f.c[0], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "1", "t"), ZC_OK);
     f.node[0].down = true;
     zct_step(&f.time, 6 * T);
     CHECK_EQ(get(f.c[0], "k", "1"), ZC_STALE);
@@ -218,7 +212,7 @@ TEST(what_was_killed_is_not_served_stale_in_silence) {
     if (!start(&f, 1, (zc_desc){.max_staleness = T, .max_stale = 5 * T,
                                 .silence = ZC_SILENCE_SERVE}))
         return;
-    CHECK_EQ(put(f.c[0], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "1", "t"), ZC_OK);
     f.node[0].down = true;
     zct_step(&f.time, 2 * T);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_E_BUS);
@@ -262,8 +256,8 @@ TEST(what_is_on_its_way_is_pending) {
 TEST(an_invalidation_that_cannot_be_told_is_kept) {
     fleet f;
     if (!start(&f, 2, (zc_desc){.max_staleness = T})) return;
-    CHECK_EQ(put(f.c[1], "k", "1", "t:a"), ZC_OK);
-    CHECK_EQ(put(f.c[1], "l", "1", "u"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t:a"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "l", "1", "u"), ZC_OK);
     f.node[0].down = true;
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("t:a")), ZC_E_BUS);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("t:a")), ZC_E_BUS);
@@ -287,8 +281,8 @@ TEST(the_outbox_is_bounded) {
     fleet f;
     char tag[200];
     if (!start(&f, 2, (zc_desc){.max_staleness = T})) return;
-    CHECK_EQ(put(f.c[1], "k", "1", "a:0"), ZC_OK);
-    CHECK_EQ(put(f.c[1], "l", "1", "b:0"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "a:0"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "l", "1", "b:0"), ZC_OK);
     f.node[0].down = true;
     for (int i = 0; i < 2000; i++) {
         snprintf(tag, sizeof tag, "a:%0100d", i);
@@ -345,7 +339,7 @@ TEST(a_full_outbox_is_not_searched) {
     CHECK_EQ(taken, 4000);
     CHECK(b->index_size >= 8000 && b->index_size <= 16384);
     CHECK(steps < 4000 && longest < 64);
-    CHECK_EQ(put(f.c[1], "k", "v", "org:7919"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "v", "org:7919"), ZC_OK);
     poll_all(&f);
     poll_all(&f);
     CHECK_EQ(get(f.c[1], "k", "v"), ZC_MISS);
@@ -356,7 +350,7 @@ TEST(a_full_outbox_is_not_searched) {
 TEST(the_outbox_without_memory_is_everything) {
     fleet f;
     if (!start(&f, 2, (zc_desc){.max_staleness = T})) return;
-    CHECK_EQ(put(f.c[1], "k", "1", "a"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "a"), ZC_OK);
     f.node[0].down = true;
     f.mem.count = 0;
     f.mem.fail_from = 1;
@@ -373,8 +367,8 @@ TEST(the_outbox_without_memory_is_everything) {
 TEST(async_writers_do_not_wait) {
     fleet f;
     if (!start(&f, 2, (zc_desc){.ack = ZC_ASYNC})) return;
-    CHECK_EQ(put(f.c[0], "k", "0", "t"), ZC_OK);
-    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "0", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_OK);
     for (int i = 0; i < 10; i++) CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
     CHECK_EQ(f.node[0].appends, 0);
     CHECK_EQ(get(f.c[0], "k", "0"), ZC_MISS);
@@ -392,14 +386,14 @@ TEST(async_writers_do_not_wait) {
 TEST(a_gap_is_a_flush) {
     fleet f;
     if (!start(&f, 2, (zc_desc){0})) return;
-    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_OK);
     for (int i = 0; i < 5; i++) CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
     lb_forget(&f.hub, 3); /* the ones that would have killed it */
     CHECK_EQ(get(f.c[1], "k", "1"), ZC_OK);
     poll_all(&f);
     CHECK_EQ(stats(f.c[1]).bus_breaks, 1);
     CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
-    CHECK_EQ(put(f.c[1], "k", "2", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "2", "t"), ZC_OK);
     CHECK_EQ(get(f.c[1], "k", "2"), ZC_OK);
     stop(&f);
 }
@@ -409,11 +403,11 @@ TEST(another_log_is_a_flush_and_positions_may_come_again) {
     if (!start(&f, 2, (zc_desc){0})) return;
     for (int i = 0; i < 7; i++) CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
     poll_all(&f);
-    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_OK);
     lb_restart(&f.hub, 2);
     poll_all(&f);
     CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
-    CHECK_EQ(put(f.c[1], "k", "2", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "2", "t"), ZC_OK);
     CHECK_EQ(get(f.c[1], "k", "2"), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK); /* attaches anew by itself */
     poll_all(&f);
@@ -424,7 +418,7 @@ TEST(another_log_is_a_flush_and_positions_may_come_again) {
 TEST(an_invalidation_finds_another_log) {
     fleet f;
     if (!start(&f, 2, (zc_desc){0})) return;
-    CHECK_EQ(put(f.c[0], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "1", "t"), ZC_OK);
     lb_restart(&f.hub, 0);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
     CHECK_EQ(f.hub.tail, 1);
@@ -438,7 +432,7 @@ TEST(entries_in_pieces_and_twice) {
     f.node[1].most = 2;
     f.node[1].repeat = 3;
     for (int i = 0; i < 9; i++) CHECK_EQ(zc_invalidate(f.c[0], zc_str(i == 8 ? "t" : "x")), ZC_OK);
-    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_OK);
     poll_all(&f);
     CHECK_EQ(stats(f.c[1]).bus_entries, 9); /* each once */
     CHECK_EQ(stats(f.c[1]).bus_breaks, 0);
@@ -495,14 +489,14 @@ TEST(starts_without_the_log_and_joins_later) {
     f.n = 1;
     f.node[0].down = true;
     if (!join(&f, 0, &(zc_desc){0})) return;
-    CHECK_EQ(put(f.c[0], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "1", "t"), ZC_OK);
     CHECK_EQ(get(f.c[0], "k", "1"), ZC_MISS); /* nothing is proven */
     CHECK_EQ(stats(f.c[0]).bus_age, ZC_NEVER);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("u")), ZC_E_BUS);
     f.node[0].down = false;
     poll_all(&f);
     CHECK_EQ(f.hub.tail, 1);
-    CHECK_EQ(put(f.c[0], "k", "2", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "2", "t"), ZC_OK);
     CHECK_EQ(get(f.c[0], "k", "2"), ZC_OK);
     stop(&f);
 }
@@ -510,11 +504,11 @@ TEST(starts_without_the_log_and_joins_later) {
 TEST(reads_look_at_a_log_that_can_be_peeked_at) {
     fleet f;
     if (!start(&f, 2, (zc_desc){.bus = {.version = 99}})) return;
-    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_OK);
     CHECK_EQ(get(f.c[1], "k", "1"), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
     CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS); /* at once, nobody has polled */
-    CHECK_EQ(put(f.c[1], "k", "2", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "2", "t"), ZC_OK);
     zct_step(&f.time, 3600 * ZC_SECOND);
     CHECK_EQ(get(f.c[1], "k", "2"), ZC_OK);
     f.node[1].down = true;
@@ -523,7 +517,7 @@ TEST(reads_look_at_a_log_that_can_be_peeked_at) {
     CHECK_EQ(get(f.c[1], "k", "2"), ZC_OK);
     lb_restart(&f.hub, 0);
     CHECK_EQ(get(f.c[1], "k", "2"), ZC_MISS);
-    CHECK_EQ(put(f.c[1], "k", "3", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "3", "t"), ZC_OK);
     CHECK_EQ(get(f.c[1], "k", "3"), ZC_OK);
     stop(&f);
 }
@@ -535,7 +529,7 @@ static const zc_desc shared = {.store = {.version = 99}, .max_entries = 64};
 TEST(another_nodes_record_is_used) {
     fleet f;
     if (!start(&f, 2, shared)) return;
-    CHECK_EQ(put(f.c[0], "k", "v", "org:1:team"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "v", "org:1:team"), ZC_OK);
     CHECK_EQ(get(f.c[1], "k", "v"), ZC_OK);
     CHECK_EQ(stats(f.c[1]).hits_store, 1);
     CHECK_EQ(f.node[1].versions, 0); /* begun since it attached: known without asking */
@@ -543,7 +537,7 @@ TEST(another_nodes_record_is_used) {
     poll_all(&f);
     CHECK_EQ(get(f.c[1], "k", "v"), ZC_MISS);
     CHECK_EQ(stats(f.c[1]).store_stale, 1);
-    CHECK_EQ(put(f.c[1], "k", "w", "org:1:team"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "w", "org:1:team"), ZC_OK);
     zc_view v;
     CHECK_EQ(zc_get(f.c[0], zc_str("k"), &v), ZC_OK); /* and back */
     zc_release(f.c[0], &v);
@@ -553,8 +547,8 @@ TEST(another_nodes_record_is_used) {
 TEST(who_joins_late_learns_what_was_invalidated) {
     fleet f;
     if (!start(&f, 1, shared)) return;
-    CHECK_EQ(put(f.c[0], "dead", "v", "org:1:team"), ZC_OK);
-    CHECK_EQ(put(f.c[0], "alive", "v", "org:2"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "dead", "v", "org:1:team"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "alive", "v", "org:2"), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("org:1")), ZC_OK);
     f.n = 2;
     if (!join(&f, 1, &shared)) return;
@@ -614,11 +608,11 @@ TEST(a_record_with_many_dependencies_is_asked_about_in_parts) {
 TEST(records_of_another_log_are_misses) {
     fleet f;
     if (!start(&f, 2, shared)) return;
-    CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "v", "t"), ZC_OK);
     lb_restart(&f.hub, 0);
     poll_all(&f);
     CHECK_EQ(get(f.c[1], "k", "v"), ZC_MISS);
-    CHECK_EQ(put(f.c[1], "k", "w", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "w", "t"), ZC_OK);
     CHECK_EQ(get(f.c[0], "k", "w"), ZC_OK);
     stop(&f);
 }
@@ -627,11 +621,11 @@ TEST(what_was_killed_here_and_not_told_is_not_read_from_the_storage) {
     for (int broken = 0; broken < 2; broken++) {
         fleet f;
         if (!start(&f, 2, shared)) return;
-        CHECK_EQ(put(f.c[1], "k", "v", "t"), ZC_OK);
+        CHECK_EQ(zct_put(f.c[1], "k", "v", "t"), ZC_OK);
         f.node[0].down = true;
         CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_E_BUS);
         CHECK_EQ(zc_invalidate(f.c[1], zc_str("x")), ZC_OK);
-        CHECK_EQ(put(f.c[1], "k", "v", "t"), ZC_OK); /* begun later, but has not heard */
+        CHECK_EQ(zct_put(f.c[1], "k", "v", "t"), ZC_OK); /* begun later, but has not heard */
         f.node[0].down = false;
         if (broken) { /* attaches anew, to a log that does not know of it either */
             lb_forget(&f.hub, 1);
@@ -654,14 +648,14 @@ TEST(other_entries_do_not_revive_what_was_killed_here) {
     f.node[0].down = true;
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_E_BUS);
     CHECK_EQ(zc_invalidate(f.c[1], zc_str("x")), ZC_OK);
-    CHECK_EQ(put(f.c[1], "k", "v", "t"), ZC_OK); /* at position 1, and has not heard */
+    CHECK_EQ(zct_put(f.c[1], "k", "v", "t"), ZC_OK); /* at position 1, and has not heard */
     f.node[0].down = false;
     CHECK_EQ(read_log(f.c[0]), ZC_OK); /* heard of x, has not told of t */
     CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
     lb_forget(&f.hub, 1);
     f.hub.identity++;
     poll_all(&f);
-    CHECK_EQ(put(f.c[1], "k", "w", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "w", "t"), ZC_OK);
     CHECK_EQ(get(f.c[0], "k", "w"), ZC_OK); /* told, and come back: records count again */
     stop(&f);
 }
@@ -674,7 +668,7 @@ static void gets_ahead(fleet *f, unsigned n, bool by_puts) {
         f->store.fail_rc = ZC_E_TIMEOUT;
         fs_fail(&f->store, 1u << FS_GET, 1, 0);
         CHECK_EQ(get(f->c[0], "nothing", ""), ZC_MISS);
-        for (unsigned i = 0; i < n; i++) CHECK_EQ(put(f->c[0], "other", "v", NULL), ZC_OK);
+        for (unsigned i = 0; i < n; i++) CHECK_EQ(zct_put(f->c[0], "other", "v", NULL), ZC_OK);
         zct_step(&f->time, ZC_SECOND / 2);
     } else {
         while (zc_begin(f->c[0]) < seen + n) zc_invalidate(f->c[0], zc_str("mine"));
@@ -694,7 +688,7 @@ TEST(a_record_claims_no_more_than_was_heard) {
         if (!start(&f, 2, d)) return;
         gets_ahead(&f, ahead[i / 2], i & 1);
         zc_invalidate(f.c[0], zc_str("mine"));
-        CHECK_EQ(put(f.c[0], "k", "old", "t"), ZC_OK); /* waits to be written */
+        CHECK_EQ(zct_put(f.c[0], "k", "old", "t"), ZC_OK); /* waits to be written */
         CHECK_EQ(zc_invalidate(f.c[1], zc_str("t")), ZC_OK);
         (void)zc__timed_lock(&f.c[1]->bus.reading, &f.c[1]->clock, 0);
         CHECK_EQ(zc__bus_flush(f.c[1]), ZC_OK);
@@ -717,7 +711,7 @@ TEST(records_are_of_use_to_who_was_ahead_of_the_log) {
         CHECK_EQ(zc_invalidate(f.c[1], zc_str("mine")), ZC_OK);
         poll_all(&f);
         poll_all(&f);
-        CHECK_EQ(put(f.c[1], "k", "v", "mine"), ZC_OK);
+        CHECK_EQ(zct_put(f.c[1], "k", "v", "mine"), ZC_OK);
         CHECK_EQ(get(f.c[0], "k", "v"), ZC_OK);
         CHECK_EQ(f.node[0].versions, 0);
         stop(&f);
@@ -727,7 +721,7 @@ TEST(records_are_of_use_to_who_was_ahead_of_the_log) {
 TEST(what_could_not_be_deleted_stays_dead_after_an_attach) {
     fleet f;
     if (!start(&f, 2, shared)) return;
-    CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "v", "t"), ZC_OK);
     fs_fail(&f.store, 1u << FS_DEL, 0, 1);
     CHECK_EQ(zc_del(f.c[0], zc_str("k")), ZC_OK);
     fs_fail(&f.store, 0, 0, 0);
@@ -738,11 +732,11 @@ TEST(what_could_not_be_deleted_stays_dead_after_an_attach) {
     CHECK_EQ(zc_invalidate(f.c[1], zc_str("x")), ZC_OK);
     poll_all(&f);
     CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
-    CHECK_EQ(put(f.c[1], "k", "w", "t"), ZC_OK); /* begun later */
+    CHECK_EQ(zct_put(f.c[1], "k", "w", "t"), ZC_OK); /* begun later */
     CHECK_EQ(get(f.c[0], "k", "w"), ZC_OK);
     lb_restart(&f.hub, 0); /* another log: its positions have nothing to do with those */
     poll_all(&f);
-    CHECK_EQ(put(f.c[1], "k", "x", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "x", "t"), ZC_OK);
     CHECK_EQ(get(f.c[0], "k", "x"), ZC_OK);
     stop(&f);
 }
@@ -778,7 +772,7 @@ TEST(a_reader_that_slept_looks_at_the_lease_that_it_had) {
             d = desc_of(&f, 1, &d);
             d.clock = (zc_clock){1, busy_mono, zct_wall, &the_time};
             if (!CHECK_EQ(zc_open(&d, &f.c[1]), ZC_OK)) return;
-            CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+            CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_OK);
             char buf[8];
             zc_bytes key = zc_str("k");
             the_countdown = at;
@@ -796,7 +790,7 @@ TEST(a_record_from_beyond_ones_cursor_is_no_newer_than_the_cursor) {
     fleet f;
     if (!start(&f, 2, shared)) return;
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
-    CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK); /* at position 1 */
+    CHECK_EQ(zct_put(f.c[0], "k", "v", "t"), ZC_OK); /* at position 1 */
     CHECK_EQ(get(f.c[1], "k", "v"), ZC_OK);      /* whose cursor is 0 */
     poll_all(&f);
     CHECK_EQ(get(f.c[1], "k", "v"), ZC_OK);
@@ -849,14 +843,14 @@ TEST(a_log_with_an_absurd_position_is_not_attached_to) {
         lb_restart(&f.hub, 0);
         poll_all(&f);
         CHECK(stats(f.c[0]).bus_errors > 0);
-        CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+        CHECK_EQ(zct_put(f.c[0], "k", "v", "t"), ZC_OK);
         CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
         CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_E_BUS);
         the_position = 0;
         poll_all(&f); /* a sound one again: nothing is lost */
         poll_all(&f);
         CHECK_EQ(f.hub.tail, 1);
-        CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+        CHECK_EQ(zct_put(f.c[0], "k", "v", "t"), ZC_OK);
         CHECK_EQ(get(f.c[0], "k", "v"), ZC_OK);
         CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
         CHECK_EQ(get(f.c[0], "k", "v"), ZC_MISS);
@@ -868,7 +862,7 @@ TEST(absurd_versions_of_a_log_are_counted) {
     for (unsigned i = 0; i < ABSURD; i++) {
         fleet f;
         if (!start(&f, 1, shared)) return;
-        CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+        CHECK_EQ(zct_put(f.c[0], "k", "v", "t"), ZC_OK);
         CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
         f.n = 2;
         if (!join(&f, 1, &shared)) return;
@@ -885,7 +879,7 @@ TEST(absurd_versions_of_a_log_are_counted) {
 TEST(nothing_is_read_from_the_storage_in_silence) {
     fleet f;
     if (!start(&f, 2, shared)) return;
-    CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "v", "t"), ZC_OK);
     f.node[1].down = true;
     zct_step(&f.time, 2 * T);
     uint64_t gets = f.store.op_calls[FS_GET];
@@ -913,7 +907,7 @@ TEST(a_record_that_took_longer_than_the_lease_is_a_miss) {
         char text[] = "loaded";
         zc_bytes key = zc_str("k");
         if (!start(&f, 2, shared)) return;
-        CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+        CHECK_EQ(zct_put(f.c[0], "k", "v", "t"), ZC_OK);
         slow_fleet = &f;
         f.store.on_get = store_is_slow;
         if (many) CHECK_EQ(zc_get_many(f.c[1], &key, 1, &v, &result), 0);
@@ -930,7 +924,7 @@ TEST(two_lifetimes) {
     d.ttl = 5 * ZC_SECOND;
     d.store_ttl = 100 * ZC_SECOND;
     if (!start(&f, 2, d)) return;
-    CHECK_EQ(put(f.c[0], "k", "v", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "v", "t"), ZC_OK);
     for (int i = 0; i < 9; i++) {
         zct_step(&f.time, 10 * ZC_SECOND);
         poll_all(&f);
@@ -955,7 +949,7 @@ TEST(the_breaker_opens_at_once_when_a_call_times_out) {
     CHECK_EQ(failed, 1);
     for (int i = 0; i < 50; i++) {
         CHECK_EQ(get(f.c[0], "a", ""), ZC_MISS);
-        CHECK_EQ(put(f.c[0], "b", "1", NULL), ZC_OK);
+        CHECK_EQ(zct_put(f.c[0], "b", "1", NULL), ZC_OK);
     }
     CHECK_EQ(f.store.failed, failed);
     CHECK(stats(f.c[0]).store_open);
@@ -1062,8 +1056,8 @@ TEST(a_storage_that_was_busy_with_other_calls_has_not_failed) {
         zc_desc d = shared;
         d.max_entries = 1;
         if (!start(&f, 1, d)) return;
-        CHECK_EQ(put(f.c[0], "k", "old", NULL), ZC_OK);
-        CHECK_EQ(put(f.c[0], "other", "1", NULL), ZC_OK); /* evicts it */
+        CHECK_EQ(zct_put(f.c[0], "k", "old", NULL), ZC_OK);
+        CHECK_EQ(zct_put(f.c[0], "other", "1", NULL), ZC_OK); /* evicts it */
         uint64_t puts = f.store.op_calls[FS_PUT];
         f.store.fail_rc = slow[i];
         fs_fail(&f.store, 0, 0, 1);
@@ -1076,8 +1070,8 @@ TEST(a_storage_that_was_busy_with_other_calls_has_not_failed) {
         CHECK_EQ(f.store.op_calls[FS_PUT], puts); /* who has waited once, waits no more */
         CHECK_EQ(f.store.op_calls[FS_DEL], 0);
         CHECK_EQ(stats(f.c[0]).store_open, slow[i] == ZC_E_TIMEOUT);
-        CHECK_EQ(put(f.c[0], "k", "new", NULL), ZC_OK);
-        CHECK_EQ(put(f.c[0], "other", "1", NULL), ZC_OK);
+        CHECK_EQ(zct_put(f.c[0], "k", "new", NULL), ZC_OK);
+        CHECK_EQ(zct_put(f.c[0], "other", "1", NULL), ZC_OK);
         CHECK_EQ(f.store.op_calls[FS_DEL], 0);
         fs_fail(&f.store, 0, 0, 0);
         zct_step(&f.time, ZC_SECOND);
@@ -1186,12 +1180,12 @@ TEST(a_put_that_the_breaker_spared_is_not_undone) {
     zc_desc d = shared;
     d.max_entries = 1;
     if (!start(&f, 1, d)) return;
-    CHECK_EQ(put(f.c[0], "k", "old", NULL), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "old", NULL), ZC_OK);
     f.store.fail_rc = ZC_E_TIMEOUT;
     fs_fail(&f.store, 0, 0, 1);
     CHECK_EQ(get(f.c[0], "x", ""), ZC_MISS);
-    CHECK_EQ(put(f.c[0], "k", "new", NULL), ZC_OK);
-    CHECK_EQ(put(f.c[0], "other", "1", NULL), ZC_OK); /* evicts it */
+    CHECK_EQ(zct_put(f.c[0], "k", "new", NULL), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "other", "1", NULL), ZC_OK); /* evicts it */
     fs_fail(&f.store, 0, 0, 0);
     zct_step(&f.time, 10 * ZC_SECOND);
     poll_all(&f);
@@ -1205,25 +1199,25 @@ TEST(write_behind_writes_later_and_brings_nothing_back) {
     zc_desc d = shared;
     d.write_behind = true;
     if (!start(&f, 1, d)) return;
-    CHECK_EQ(put(f.c[0], "a", "1", "t"), ZC_OK);
-    CHECK_EQ(put(f.c[0], "a", "2", "t"), ZC_OK);
-    CHECK_EQ(put(f.c[0], "b", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "a", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "a", "2", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "b", "1", "t"), ZC_OK);
     CHECK_EQ(f.store.nrecords, 0);
     CHECK_EQ(zc_del(f.c[0], zc_str("b")), ZC_OK);
     poll_all(&f);
     CHECK_EQ(f.store.nrecords, 1);
     CHECK(fs_find(&f.store, zc_str("a")) && !fs_find(&f.store, zc_str("b")));
-    CHECK_EQ(put(f.c[0], "c", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "c", "1", "t"), ZC_OK);
     CHECK_EQ(zc_clear(f.c[0]), ZC_OK);
     poll_all(&f);
     CHECK_EQ(f.store.nrecords, 0);
     for (int i = 0; i < 3000; i++) { /* more than may wait: writers write themselves */
         char key[16];
         snprintf(key, sizeof key, "%d", i);
-        CHECK_EQ(put(f.c[0], key, "1", "t"), ZC_OK);
+        CHECK_EQ(zct_put(f.c[0], key, "1", "t"), ZC_OK);
     }
     CHECK(f.store.nrecords >= 3000 - 1024);
-    CHECK_EQ(put(f.c[0], "last", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "last", "1", "t"), ZC_OK);
     zc_close(f.c[0]); /* writes what is left */
     f.c[0] = NULL;
     CHECK(fs_find(&f.store, zc_str("last")) != NULL);
@@ -1245,15 +1239,15 @@ TEST(a_clear_while_what_waits_is_written) {
     zc_desc d = shared;
     d.write_behind = true;
     if (!start(&f, 1, d)) return;
-    CHECK_EQ(put(f.c[0], "a", "1", "t"), ZC_OK);
-    CHECK_EQ(put(f.c[0], "b", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "a", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "b", "1", "t"), ZC_OK);
     f.store.on_put = clear_it;
     f.store.on_put_user = &f;
     poll_all(&f);
     CHECK(!f.store.on_put);
     CHECK_EQ(zc_check(f.c[0]), ZC_OK);
     CHECK_EQ(get(f.c[0], "a", ""), ZC_MISS);
-    CHECK_EQ(put(f.c[0], "a", "2", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "a", "2", "t"), ZC_OK);
     poll_all(&f);
     CHECK_EQ(get(f.c[0], "a", "2"), ZC_OK);
     stop(&f);
@@ -1265,18 +1259,18 @@ TEST(what_waits_to_be_written_is_newer_than_the_storage) {
     d.write_behind = true;
     d.max_entries = 1;
     if (!start(&f, 1, d)) return;
-    CHECK_EQ(put(f.c[0], "k", "old", NULL), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "old", NULL), ZC_OK);
     poll_all(&f);
-    CHECK_EQ(put(f.c[0], "k", "new", NULL), ZC_OK);
-    CHECK_EQ(put(f.c[0], "other", "1", NULL), ZC_OK); /* evicts it before it is written */
+    CHECK_EQ(zct_put(f.c[0], "k", "new", NULL), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "other", "1", NULL), ZC_OK); /* evicts it before it is written */
     CHECK_EQ(get(f.c[0], "k", ""), ZC_MISS);
     poll_all(&f);
     CHECK_EQ(get(f.c[0], "k", "new"), ZC_OK);
     /* No room to wait: it is written at once, and what waits of the same key is not, after it. */
-    CHECK_EQ(put(f.c[0], "k", "older", NULL), ZC_OK);
-    for (int i = 0; i < 1023; i++) CHECK_EQ(put(f.c[0], "other", "1", NULL), ZC_OK);
-    CHECK_EQ(put(f.c[0], "k", "newer", NULL), ZC_OK);
-    CHECK_EQ(put(f.c[0], "other", "1", NULL), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "older", NULL), ZC_OK);
+    for (int i = 0; i < 1023; i++) CHECK_EQ(zct_put(f.c[0], "other", "1", NULL), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "newer", NULL), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "other", "1", NULL), ZC_OK);
     poll_all(&f);
     CHECK_EQ(get(f.c[0], "k", "newer"), ZC_OK);
     stop(&f);
@@ -1345,7 +1339,7 @@ TEST(many_keys_in_one_call) {
     for (int i = 0; i < 20; i++) {
         snprintf(text[i], sizeof text[i], "%d", i);
         keys[i] = zc_str(text[i]);
-        if (i != 7) CHECK_EQ(put(f.c[0], text[i], text[i], "t"), ZC_OK);
+        if (i != 7) CHECK_EQ(zct_put(f.c[0], text[i], text[i], "t"), ZC_OK);
     }
     keys[9] = keys[8]; /* twice the same */
     CHECK_EQ(zc_get_many(f.c[1], keys, 20, views, results), 19);
@@ -1535,7 +1529,7 @@ TEST(who_lost_the_lock_does_not_write_over_the_other) {
 TEST(a_token_is_waited_for) {
     fleet f;
     if (!start(&f, 2, (zc_desc){0})) return;
-    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
     uint64_t token = zc_token(f.c[0]);
     CHECK_EQ(zc_catch_up(f.c[1], token, 0), ZC_OK); /* reads the log itself */

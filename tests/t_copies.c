@@ -75,12 +75,6 @@ static zc_stats stats(zc_cache *c) {
     return s;
 }
 
-static int put(zc_cache *c, const char *key, const char *value, const char *dep) {
-    zc_bytes tag = zc_str(dep ? dep : "");
-    zc_put_opts o = {.deps = &tag, .ndeps = dep != NULL};
-    return zc_put(c, zc_str(key), zc_str(value), &o);
-}
-
 static int copy(zc_cache *c, const char *key, const char *want) {
     static char buf[LENGTH];
     size_t len = 12345;
@@ -107,7 +101,7 @@ TEST(most_reads_leave_a_full_table_alone) {
     if (!start(&f)) return;
     for (unsigned k = 0; k < KEYS; k++) {
         snprintf(key, sizeof key, "k%u", k);
-        CHECK_EQ(put(f.c[0], key, key, "t"), ZC_OK);
+        CHECK_EQ(zct_put(f.c[0], key, key, "t"), ZC_OK);
     }
     uint64_t puts = stats(f.c[1]).puts;
     for (unsigned k = 0; k < KEYS; k++) {
@@ -122,7 +116,7 @@ TEST(most_reads_leave_a_full_table_alone) {
 TEST(what_is_read_often_gets_in) {
     fleet f;
     if (!start(&f)) return;
-    CHECK_EQ(put(f.c[0], "hot", "value", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "hot", "value", "t"), ZC_OK);
     uint64_t reads = f.store.op_calls[FS_GET];
     for (unsigned i = 0; i < 10 * ZC__PASS; i++) CHECK_EQ(copy(f.c[1], "hot", "value"), ZC_OK);
     CHECK_EQ(f.store.op_calls[FS_GET] - reads, ZC__PASS);
@@ -132,7 +126,7 @@ TEST(what_is_read_often_gets_in) {
 TEST(a_table_with_room_takes_all) {
     fleet f;
     if (!start(&f)) return;
-    CHECK_EQ(put(f.c[0], "a", "value", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "a", "value", "t"), ZC_OK);
     join(&f, 2);
     uint64_t reads = f.store.op_calls[FS_GET];
     CHECK_EQ(copy(f.c[2], "a", "value"), ZC_OK);
@@ -149,10 +143,10 @@ TEST(every_kind_of_value) {
     if (!start(&f)) return;
     for (unsigned i = 0; i < LENGTH - 1; i++) noise[i] = (char)(1 + zct_below(255));
     memset(even, 'e', LENGTH - 1); /* is packed */
-    CHECK_EQ(put(f.c[0], "noise", noise, "a:b:c"), ZC_OK);
-    CHECK_EQ(put(f.c[0], "even", even, NULL), ZC_OK);
-    CHECK_EQ(put(f.c[0], "empty", "", "t"), ZC_OK);
-    CHECK_EQ(put(f.c[0], "", "of no key", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "noise", noise, "a:b:c"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "even", even, NULL), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "empty", "", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "", "of no key", "t"), ZC_OK);
     CHECK_EQ(zc_put_absent(f.c[0], zc_str("absent"), NULL), ZC_OK);
     CHECK_EQ(copy_past(f.c[1], "noise", noise), ZC_OK);
     CHECK_EQ(copy_past(f.c[1], "even", even), ZC_OK);
@@ -196,15 +190,15 @@ TEST(deadlines_hold) {
 TEST(what_was_invalidated_is_a_miss) {
     fleet f;
     if (!start(&f)) return;
-    CHECK_EQ(put(f.c[0], "a", "1", "org:1:team"), ZC_OK);
-    CHECK_EQ(put(f.c[0], "b", "1", "org:2"), ZC_OK);
-    CHECK_EQ(put(f.c[0], "bare", "1", NULL), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "a", "1", "org:1:team"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "b", "1", "org:2"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "bare", "1", NULL), ZC_OK);
     CHECK_EQ(copy_past(f.c[1], "a", "1"), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("org:1")), ZC_OK);
     CHECK_EQ(copy_past(f.c[1], "a", "1"), ZC_MISS);
     CHECK_EQ(stats(f.c[1]).store_stale, 1);
     CHECK_EQ(copy_past(f.c[1], "b", "1"), ZC_OK);
-    CHECK_EQ(put(f.c[0], "a", "2", "org:1:team"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "a", "2", "org:1:team"), ZC_OK);
     CHECK_EQ(copy_past(f.c[1], "a", "2"), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c[1], zc_str("org")), ZC_OK); /* one's own */
     CHECK_EQ(copy_past(f.c[1], "a", "2"), ZC_MISS);
@@ -217,9 +211,9 @@ TEST(what_was_invalidated_is_a_miss) {
 TEST(a_node_that_came_later_asks) {
     fleet f;
     if (!start(&f)) return;
-    CHECK_EQ(put(f.c[0], "a", "1", "org:1"), ZC_OK);
-    CHECK_EQ(put(f.c[0], "b", "1", "org:2:x"), ZC_OK);
-    CHECK_EQ(put(f.c[0], "bare", "1", NULL), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "a", "1", "org:1"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "b", "1", "org:2:x"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "bare", "1", NULL), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("org:1")), ZC_OK);
     join(&f, 2);
     fill(&f, 2);
@@ -244,8 +238,8 @@ TEST(damaged_records_are_misses) {
     static unsigned char bytes[LENGTH];
     zc_bytes key = zc_str("k");
     if (!start(&f)) return;
-    CHECK_EQ(put(f.c[0], "k", "value", "t"), ZC_OK);
-    CHECK_EQ(put(f.c[0], "q", "other", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "value", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "q", "other", "t"), ZC_OK);
     fs_record *r = fs_find(&f.store, key), *q = fs_find(&f.store, zc_str("q"));
     size_t len = r->len;
     for (size_t i = 0; i < len; i++) {
@@ -255,7 +249,7 @@ TEST(damaged_records_are_misses) {
         CHECK_EQ(copy(f.c[1], "k", ""), ZC_MISS);
         fs_plant(&f.store, key, q->data, q->len, 0);
         CHECK_EQ(copy(f.c[1], "k", ""), ZC_MISS);
-        CHECK_EQ(put(f.c[0], "k", "value", "t"), ZC_OK);
+        CHECK_EQ(zct_put(f.c[0], "k", "value", "t"), ZC_OK);
     }
     CHECK_EQ(stats(f.c[1]).store_corrupt, 2 * len);
     memcpy(bytes, r->data, len);
@@ -277,7 +271,7 @@ TEST(records_of_nonsense_are_misses) {
     static const char *const tags[] = {"", ":", "a::b", "a:"};
     fleet f;
     if (!start(&f)) return;
-    CHECK_EQ(put(f.c[0], "k", "value", "good"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "value", "good"), ZC_OK);
     zc_record r;
     zc_bytes memory, bytes;
     fs_record *at = fs_find(&f.store, zc_str("k"));
@@ -301,7 +295,7 @@ TEST(records_of_nonsense_are_misses) {
     CHECK_EQ(copy_past(f.c[1], "k", ""), ZC_MISS);
     static char even[1000];
     memset(even, 'e', sizeof even - 1);
-    CHECK_EQ(put(f.c[0], "p", even, "good"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "p", even, "good"), ZC_OK);
     at = fs_find(&f.store, zc_str("p"));
     p = at->data;
     CHECK(p[5] & ZC__RECORD_LZ4);
@@ -327,7 +321,7 @@ TEST(records_in_pieces_or_of_many_tags_go_through_the_table) {
     CHECK_EQ(zc_put(f.c[0], zc_str("some"), zc_str("value"), &o), ZC_OK);
     o.ndeps = MANY;
     CHECK_EQ(zc_put(f.c[0], zc_str("many"), zc_str("value"), &o), ZC_OK);
-    CHECK_EQ(put(f.c[0], "k", "value", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "value", "t"), ZC_OK);
     CHECK_EQ(copy_past(f.c[1], "some", "value"), ZC_OK);
     uint64_t puts = stats(f.c[1]).puts;
     CHECK_EQ(copy(f.c[1], "many", "value"), ZC_OK);
@@ -344,7 +338,7 @@ TEST(records_in_pieces_or_of_many_tags_go_through_the_table) {
 TEST(a_storage_that_fails_is_a_miss_and_then_spared) {
     fleet f;
     if (!start(&f)) return;
-    CHECK_EQ(put(f.c[0], "k", "value", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "value", "t"), ZC_OK);
     fs_fail(&f.store, 1u << FS_GET, 1, 0);
     CHECK_EQ(copy_past(f.c[1], "k", ""), ZC_MISS); /* after half of the record */
     CHECK_EQ(stats(f.c[1]).store_errors, 1);
@@ -362,7 +356,7 @@ TEST(a_storage_that_fails_is_a_miss_and_then_spared) {
 TEST(a_record_that_could_not_be_deleted_is_not_believed) {
     fleet f;
     if (!start(&f)) return;
-    CHECK_EQ(put(f.c[1], "k", "value", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "value", "t"), ZC_OK);
     CHECK_EQ(copy(f.c[1], "k", "value"), ZC_OK);
     fs_fail(&f.store, 1u << FS_DEL, 1, 0);
     (void)zc_del(f.c[1], zc_str("k"));
@@ -374,7 +368,7 @@ TEST(a_record_that_could_not_be_deleted_is_not_believed) {
 TEST(without_memory_it_is_a_miss_at_worst) {
     fleet f;
     if (!start(&f)) return;
-    CHECK_EQ(put(f.c[0], "k", "value", "a:b:c"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "value", "a:b:c"), ZC_OK);
     bool more = true;
     for (uint64_t n = 1; more && n < 100; n++) {
         join(&f, 2); /* knows no tag, and has to ask */
@@ -420,7 +414,7 @@ TEST(never_a_value_from_before_an_invalidation) {
         case 3:
         case 4:
         case 5:
-        case 6: CHECK_EQ(put(c, key, value, tag), ZC_OK); break;
+        case 6: CHECK_EQ(zct_put(c, key, value, tag), ZC_OK); break;
         default: {
             int rc = zc_get_copy(c, zc_str(key), buf, sizeof buf - 1, &len);
             CHECK(rc == ZC_OK || rc == ZC_MISS);

@@ -79,13 +79,7 @@ static void stop(fleet *f) {
 static void poll_all(fleet *f) {
     for (unsigned i = 0; i < NODES; i++)
         if (f->c[i])
-            while (zc_poll(f->c[i], 1000) == ZC_MORE) {}
-}
-
-static int put(zc_cache *c, const char *key, const char *value, const char *dep) {
-    zc_bytes tag = zc_str(dep ? dep : "");
-    zc_put_opts o = {.deps = &tag, .ndeps = dep != NULL};
-    return zc_put(c, zc_str(key), zc_str(value), &o);
+            while (zc_poll(f->c[i], ZC_MILLISECOND) == ZC_MORE) {}
 }
 
 /* Reads; if there is a value, it must be this one. */
@@ -132,9 +126,9 @@ static void log_restore(fleet *f, const copy *from) {
 TEST(an_invalidation_reaches_the_others) {
     fleet f;
     if (!start(&f, 2, false)) return;
-    CHECK_EQ(put(f.c[0], "k", "0", "org:1:team"), ZC_OK);
-    CHECK_EQ(put(f.c[1], "k", "1", "org:1:team"), ZC_OK);
-    CHECK_EQ(put(f.c[1], "other", "1", "org:2"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "0", "org:1:team"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "org:1:team"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "other", "1", "org:2"), ZC_OK);
     uint64_t reads = f.m.op_calls[MP_READ], swaps = f.m.op_calls[MP_SWAP];
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("org:1")), ZC_OK);
     CHECK_EQ(f.m.op_calls[MP_READ], reads + 1);
@@ -145,7 +139,7 @@ TEST(an_invalidation_reaches_the_others) {
     poll_all(&f);
     CHECK_EQ(get(f.c[1], "k", "1"), ZC_MISS);
     CHECK_EQ(get(f.c[1], "other", "1"), ZC_OK);
-    CHECK_EQ(put(f.c[1], "all", "1", NULL), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "all", "1", NULL), ZC_OK);
     CHECK_EQ(zc_clear(f.c[0]), ZC_OK);
     poll_all(&f);
     CHECK_EQ(get(f.c[1], "all", "1"), ZC_MISS);
@@ -157,7 +151,7 @@ TEST(an_invalidation_reaches_the_others) {
 TEST(the_lease_bounds_what_is_served) {
     fleet f;
     if (!start(&f, 2, false)) return;
-    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_OK);
     f.m.fail_from = 1; /* cut off */
     zct_step(&f.time, T);
     CHECK_EQ(get(f.c[1], "k", "1"), ZC_OK);
@@ -174,10 +168,10 @@ TEST(the_lease_bounds_what_is_served) {
 TEST(records_are_shared_and_judged) {
     fleet f;
     if (!start(&f, 1, true)) return;
-    CHECK_EQ(put(f.c[0], "k", "0", "t"), ZC_OK);
-    CHECK_EQ(put(f.c[0], "u", "0", "u"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "0", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "u", "0", "u"), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
-    CHECK_EQ(put(f.c[0], "t2", "2", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "t2", "2", "t"), ZC_OK);
     CHECK_EQ(join(&f, 1, true), ZC_OK); /* late */
     CHECK_EQ(get(f.c[1], "k", "0"), ZC_MISS);
     CHECK_EQ(get(f.c[1], "u", "0"), ZC_OK);
@@ -322,12 +316,12 @@ static void all_anew(fleet *f, uint64_t breaks) {
         CHECK_EQ(get(f->c[i], "k", "old"), ZC_MISS);
         CHECK_EQ(stats(f->c[i]).bus_breaks, breaks);
         CHECK_EQ(f->c[i]->bus.identity, log_gen(f));
-        CHECK_EQ(put(f->c[i], "k", "old", "t"), ZC_OK);
+        CHECK_EQ(zct_put(f->c[i], "k", "old", "t"), ZC_OK);
     }
     CHECK_EQ(zc_invalidate(f->c[0], zc_str("t")), ZC_OK);
     poll_all(f);
     CHECK_EQ(get(f->c[1], "k", "old"), ZC_MISS);
-    for (unsigned i = 0; i < 2; i++) CHECK_EQ(put(f->c[i], "k", "old", "t"), ZC_OK);
+    for (unsigned i = 0; i < 2; i++) CHECK_EQ(zct_put(f->c[i], "k", "old", "t"), ZC_OK);
 }
 
 TEST(a_log_that_is_lost_is_a_break) {
@@ -458,18 +452,18 @@ TEST(a_joiner_takes_no_record_older_than_the_window) {
     fleet f;
     if (!start(&f, 1, true)) return;
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
-    CHECK_EQ(put(f.c[0], "old", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "old", "1", "t"), ZC_OK);
     for (unsigned i = 0; i < ZC__PLACE_ENTRIES - 2; i++)
         CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
-    CHECK_EQ(put(f.c[0], "young", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "young", "1", "t"), ZC_OK);
     CHECK_EQ(join(&f, 1, true), ZC_OK);
     CHECK_EQ(get(f.c[1], "old", "1"), ZC_OK); /* all that came after it is there */
     leave(&f, 1);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_OK);
-    CHECK_EQ(put(f.c[0], "new", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "new", "1", "t"), ZC_OK);
     for (unsigned i = 0; i <= ZC__PLACE_ENTRIES; i++)
         CHECK_EQ(zc_invalidate(f.c[0], zc_str("x")), ZC_OK);
-    CHECK_EQ(put(f.c[0], "newer", "1", "u"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "newer", "1", "u"), ZC_OK);
     CHECK_EQ(join(&f, 1, true), ZC_OK);
     CHECK_EQ(get(f.c[1], "young", "1"), ZC_MISS); /* what killed it is there no more */
     CHECK_EQ(get(f.c[1], "new", "1"), ZC_MISS);
@@ -489,8 +483,8 @@ TEST(large_entries) {
     }
     for (unsigned round = 0; round < 6; round++) {
         bool all = round & 1; /* 31 KB, which stand for everything; and 25 */
-        CHECK_EQ(put(f.c[1], "other", "1", "other"), ZC_OK);
-        CHECK_EQ(put(f.c[1], "k", "1", "tag:000001900"), ZC_OK);
+        CHECK_EQ(zct_put(f.c[1], "other", "1", "other"), ZC_OK);
+        CHECK_EQ(zct_put(f.c[1], "k", "1", "tag:000001900"), ZC_OK);
         CHECK_EQ(zc_invalidate_many(f.c[0], all ? tags : tags + 300, all ? 2100 : 1700), ZC_OK);
         poll_all(&f);
         CHECK_EQ(get(f.c[1], "other", "1"), all ? ZC_MISS : ZC_OK);
@@ -559,7 +553,7 @@ TEST(who_loses_a_race_tries_again) {
     REQUIRE(zc_place_open(&d, NULL, &r.bus) == ZC_OK);
     f.m.on_swap = is_faster;
     f.m.on_swap_user = &r;
-    CHECK_EQ(put(f.c[0], "k", "1", "rival"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "k", "1", "rival"), ZC_OK);
     CHECK_EQ(zc_invalidate(f.c[0], zc_str("a")), ZC_OK);
     CHECK_EQ(r.left, 0);
     CHECK_EQ(log_last(&f), 4);
@@ -630,7 +624,7 @@ static void act(fleet *f) {
         zc_fetch_opts o = {.fleet = true};
         zc_view v;
         zc_fill *fill = NULL;
-        (void)put(f->c[i], "k", "old", "t");
+        (void)zct_put(f->c[i], "k", "old", "t");
         (void)get(f->c[!i], "k", "old");
         (void)zc_invalidate(f->c[i], zc_str("t"));
         if (zc_hold(f->c[i], &tag, 1, ZC_SECOND, &hold) == ZC_OK)
@@ -656,7 +650,7 @@ static void heals(fleet *f) {
     for (unsigned i = 0; i < 2; i++) CHECK_EQ(get(f->c[i], "k", "old"), ZC_MISS);
     CHECK_EQ(zc_invalidate(f->c[0], zc_str("t")), ZC_OK); /* from here on records are trusted */
     poll_all(f);
-    CHECK_EQ(put(f->c[1], "k", "new", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f->c[1], "k", "new", "t"), ZC_OK);
     CHECK_EQ(get(f->c[0], "k", "new"), ZC_OK);
     CHECK_EQ(zc_invalidate(f->c[0], zc_str("t")), ZC_OK);
     poll_all(f);
@@ -709,22 +703,22 @@ TEST(holds_are_beside_the_log) {
     CHECK_EQ(zc_hold(f.c[0], &tag, 1, ZC_SECOND, &second), ZC_OK);
     CHECK_EQ(zc_hold_end(f.c[0], second), ZC_OK);
     CHECK_EQ(join(&f, 1, true), ZC_OK); /* after it was announced */
-    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_REFUSED);
-    CHECK_EQ(put(f.c[1], "k", "1", "u"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_REFUSED);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "u"), ZC_OK);
     CHECK_EQ(zc_hold_end(f.c[0], hold), ZC_OK);
     poll_all(&f);
-    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_OK);
     CHECK_EQ(log_number(&f, 36, 4) + ZC__PLACE_HEAD + 8, mp_find(&f.m, LOG)->len); /* none left */
     /* The holder dies. */
     CHECK_EQ(zc_hold(f.c[0], &tag, 1, 3 * ZC_SECOND, &hold), ZC_OK);
     leave(&f, 0);
     poll_all(&f);
-    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_REFUSED);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_REFUSED);
     for (int i = 0; i < 4; i++) {
         zct_step(&f.time, ZC_SECOND);
         poll_all(&f);
     }
-    CHECK_EQ(put(f.c[1], "k", "1", "t"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[1], "k", "1", "t"), ZC_OK);
     /* They have room of their own. */
     static char text[40][1000];
     static zc_bytes tags[40];
@@ -829,7 +823,7 @@ TEST(threads_hear_each_other) {
         REQUIRE(zc_open(&d, &c[i]) == ZC_OK);
     }
     for (unsigned round = 0; round < 3; round++) {
-        CHECK_EQ(put(c[1], "k", "1", "t"), ZC_OK);
+        CHECK_EQ(zct_put(c[1], "k", "1", "t"), ZC_OK);
         CHECK_EQ(zc_invalidate(c[0], zc_str("t")), ZC_OK);
         while (get(c[1], "k", "1") == ZC_OK) sched_yield(); /* polls, far more often than T */
         /* A read that sleeps is woken. */

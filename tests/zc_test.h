@@ -8,6 +8,7 @@
  *   zct_rand(), zct_below(n)   random numbers from the printed seed (main thread only)
  *   zct_mem, zct_allocator()   counts, fails the n-th allocation, checks sizes and leaks
  *   zct_time, zct_clock()      a clock that only moves when told to
+ *   zct_put(c, key, value, dep)  stores a text that depends on a tag
  *
  * The program: [--list] [--seed N|random] [part of a name]; exit status 1 if a test has failed. */
 #ifndef ZC_TEST_H
@@ -167,6 +168,13 @@ static inline bool zct_run(const zct_test *t) {
     if (zct_live != live) CHECK_EQ(zct_live - live, 0); /* blocks leaked */
     if (zct_bad) printf("%s: %u failed checks\n", t->name, zct_bad);
     return zct_bad == 0;
+}
+
+/* A value that depends on one tag; NULL: on none. */
+static inline int zct_put(zc_cache *c, const char *key, const char *value, const char *dep) {
+    zc_bytes tag = zc_str(dep ? dep : "");
+    zc_put_opts o = {.deps = &tag, .ndeps = dep != NULL};
+    return zc_put(c, zc_str(key), zc_str(value), &o);
 }
 
 #ifndef ZC_TEST_NO_MAIN
