@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from servers import Memcached, until
+from shelf import Shelf
 from test_places import apache, aws, credentials, ferretdb, memcached  # noqa: F401 - fixtures
 
 from zoocache import BusSilent, Cache
@@ -128,20 +129,8 @@ def test_a_log_that_is_lost_is_a_break(memcached):
         until(lambda: two(1) == one(1) == len(calls))
 
 
-class Liar(SharedStorage):
+class Liar(Shelf, SharedStorage):
     """Does not look at tokens."""
-
-    def __init__(self):
-        self.records = {}
-
-    def get(self, key):
-        return self.records.get(key)
-
-    def put(self, key, record, expires):
-        self.records[key] = record
-
-    def delete(self, key):
-        self.records.pop(key, None)
 
     def read(self, key):
         return self.records.get(key), b"1"
