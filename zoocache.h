@@ -956,7 +956,8 @@ ZOOCACHE_API int zc_flight_begin(zc_cache *cache, zc_bytes key, const zc_fetch_o
 /* Ends a leader's flight with the value that was set; consumes the fill. *view (may be NULL) is
  * the value, pinned. ZC_OK: stored; ZC_ABSENT: likewise, a negative result; ZC_REFUSED: valid for
  * this caller, not stored; ZC_E_LEASE: likewise, because the lease was lost or the key was written
- * meanwhile; ZC_E_LOADER: no value was set, and the flight has failed. */
+ * meanwhile; ZC_E_LOADER: no value was set, and the flight has failed. ZC_STALE or ZC_ABSENT in an
+ * error's place: an old result that stands in (stale_if_error). */
 ZOOCACHE_API int zc_flight_commit(zc_fill *fill, zc_view *view);
 
 /* Leader: ends the flight without a value. error < 0: followers get it, unless they asked for

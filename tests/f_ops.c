@@ -297,6 +297,17 @@ static void check_stand_in(int key, const zc_view *view, uint64_t start) {
     MUST(v->grace && w.time.mono < ends(v) + v->grace);
 }
 
+/* May a "there is no such thing" stand in for an error? */
+static bool may_stand_in_absent(int key, uint64_t start) {
+    for (int i = 0; i < w.nvalues; i++) {
+        const value *v = &w.values[i];
+        if (v->absent && v->key == key && (!v->gone || v->gone > start) && v->grace &&
+            !killed(v->deps, v->begin, w.step) && w.time.mono < ends(v) + v->grace)
+            return true;
+    }
+    return false;
+}
+
 static void check_miss(int key, uint64_t now_step) {
     if (!w.exact) return;
     for (int i = 0; i < w.nvalues; i++)
@@ -694,7 +705,14 @@ static void commit(ticket *t) {
     uint64_t start = t->join;
     t->fill = NULL;
     int rc = zc_flight_commit(fill, &view);
-    if (rc == ZC_OK || rc == ZC_ABSENT) {
+    bool own = t->set && !t->no_deps && v->absent;
+    if (rc == ZC_ABSENT && !(own && w.exact) && may_stand_in_absent(t->key, start)) {
+        /* Whose "there is no such thing" it is cannot be seen. */
+        if (own) {
+            lives_from_now(v, &opts);
+            stored(t->id, false);
+        }
+    } else if (rc == ZC_OK || rc == ZC_ABSENT) {
         MUST(t->set && !t->no_deps && (rc == ZC_ABSENT) == v->absent);
         MUST(!killed(v->deps, v->begin, w.step));
         MUST(w.wrote[t->key] == t->wrote && w.leads[t->key] == t->lead);
