@@ -24,6 +24,6 @@ def kit():
 @pytest.fixture(scope="session")
 def postgres():
     """A PostgreSQL server for all tests, which make tables of their own."""
-    server = Postgres()
+    server = Postgres("--wal_level=logical")
     yield server
     server.close()

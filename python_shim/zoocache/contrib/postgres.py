@@ -32,11 +32,13 @@ A value that is being computed when its invalidation arrives is not stored: the 
 Memory alone: each process follows for itself. With a bus one process does it for all, as what it invalidates goes to
 the others: have a second one, since the bound is kept by who follows.
 
-What is taken out of the log by hand (TRUNCATE, DELETE, DROP and install) has all invalidated. Not seen are changes
-of definitions (ALTER, DROP), what logical replication applies here, and statements on a partition that was attached
-later than the tables were given: after these install again, which tells that all of a table has changed. A view has no
-tag: what is read through one depends on its tables. A transaction that has written cannot be PREPAREd. PostgreSQL 14 or
-later.
+What is taken out of the log by hand (TRUNCATE, DELETE, DROP and install) has all invalidated. A change of definitions
+(ALTER, DROP, a partition that comes or goes) changes no rows, but who follows looks at the catalog, too, four times in
+T, and invalidates all of a table that is not what it was. Nothing else is needed then: triggers find the primary key
+when they run. A table without its triggers (made anew, renamed into its place, DISABLE TRIGGER, a new partition, or one
+that logical replication writes, for which they do not run) is invalidated as often, and named in a warning, until
+install is run again. A view has no tag: what is read through one depends on its tables. A transaction that has written
+cannot be PREPAREd. PostgreSQL 14 or later.
 """
 
 from __future__ import annotations
@@ -154,21 +156,44 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- The table of this name, whatever letters are in it, and its partitions.
-CREATE OR REPLACE FUNCTION zoocache.parts(name text) RETURNS SETOF regclass LANGUAGE plpgsql STABLE AS $$
-DECLARE
-    top regclass := (SELECT string_agg(quote_ident(part), '.') FROM unnest(string_to_array(name, '.')) part);
-BEGIN
-    RETURN QUERY SELECT top UNION SELECT relid FROM pg_partition_tree(top);
-END $$;
+-- The tables that are followed, by names that mean the same to everybody, and by what name they are told of.
+CREATE TABLE IF NOT EXISTS zoocache.watched (relation text PRIMARY KEY, told text NOT NULL);
+
+-- A name of a table, whatever letters are in it.
+CREATE OR REPLACE FUNCTION zoocache.quoted(name text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT string_agg(quote_ident(part), '.') FROM unnest(string_to_array(name, '.')) part
+$$;
+
+-- A table and its partitions.
+CREATE OR REPLACE FUNCTION zoocache.parts(top regclass) RETURNS SETOF regclass LANGUAGE sql STABLE AS $$
+    SELECT top WHERE top IS NOT NULL UNION SELECT relid FROM pg_partition_tree(top)
+$$;
+
+-- Of each table what changes whenever its definition does, and whether all triggers tell what changes its rows.
+CREATE OR REPLACE FUNCTION zoocache.shapes() RETURNS TABLE (relation text, told text, shape text, heard boolean)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+    SELECT relation, told, md5(string_agg(concat_ws(' ', part, class, key, columns, triggers), ',' ORDER BY part)),
+        coalesce(bool_and(cardinality(triggers) = 4 AND NOT applied) FILTER (WHERE part IS NOT NULL), true)
+    FROM (
+        SELECT w.relation, w.told, part, (SELECT xmin FROM pg_class WHERE oid = part) AS class,
+            (SELECT indexrelid FROM pg_index WHERE indrelid = part AND indisprimary) AS key,
+            ARRAY(SELECT xmin FROM pg_attribute WHERE attrelid = part AND attnum > 0) AS columns,
+            ARRAY(SELECT xmin FROM pg_trigger
+                WHERE tgrelid = part AND tgfoid = 'zoocache.changed'::regproc AND tgenabled = 'A') AS triggers,
+            EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = part) AS applied
+        FROM zoocache.watched w LEFT JOIN LATERAL zoocache.parts(to_regclass(w.relation)) part ON true
+    ) parts
+    GROUP BY relation, told
+$$;
 
 -- A table is followed from now on, and told of by the second name; what was before is told of as a change of all of it.
 CREATE OR REPLACE FUNCTION zoocache.watch(name text, told text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    top regclass := zoocache.quoted(name);
     part regclass;
     event text;
 BEGIN
-    FOR part IN SELECT zoocache.parts(name) LOOP
+    FOR part IN SELECT zoocache.parts(top) LOOP
         FOREACH event IN ARRAY '{insert,update,delete,truncate}'::text[] LOOP
             EXECUTE format(
                 'CREATE OR REPLACE TRIGGER zoocache_%1$s AFTER %1$s ON %2$s %3$s'
@@ -180,16 +205,25 @@ BEGIN
             EXECUTE format('ALTER TABLE %2$s ENABLE ALWAYS TRIGGER zoocache_%1$s', event, part);
         END LOOP;
     END LOOP;
+    INSERT INTO zoocache.watched SELECT format('%s.%I', relnamespace::regnamespace, relname), told
+        FROM pg_class WHERE oid = top
+        ON CONFLICT (relation) DO UPDATE SET told = excluded.told;
     INSERT INTO zoocache.outbox (name) VALUES (told);
     PERFORM pg_notify('zoocache', '');
 END $$;
 
+-- A table that is no more is known by the name that it was told of.
 CREATE OR REPLACE FUNCTION zoocache.unwatch(name text) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    top regclass := to_regclass(zoocache.quoted(name));
     part regclass;
     event text;
 BEGIN
-    FOR part IN SELECT zoocache.parts(name) LOOP
+    DELETE FROM zoocache.watched WHERE coalesce(to_regclass(relation) = top, told = name);
+    IF top IS NULL AND NOT FOUND THEN
+        RAISE undefined_table USING MESSAGE = format('there is no table %s', name);
+    END IF;
+    FOR part IN SELECT zoocache.parts(top) LOOP
         FOREACH event IN ARRAY '{insert,update,delete,truncate}'::text[] LOOP
             EXECUTE format('DROP TRIGGER IF EXISTS zoocache_%1$s ON %2$s', event, part);
         END LOOP;
@@ -288,10 +322,12 @@ class Follower:
         self._bound = max_staleness
         self._keep = keep
         self._position: str | None = None  # the snapshot that was read last,
+        self._shapes: dict[str, str] = {}  # and how tables were defined then,
         self._server: tuple[str, ...] | None = None  # of this server
-        self._heard = -inf  # all that was committed before is invalidated
+        self._heard = self._asked = -inf  # all that was committed before is invalidated; is to be
         self._cleared = time.monotonic()  # so was everything that there was
         self._trouble: str | None = None
+        self._untold: list[str] = []  # the tables whose changes are not told
         self._saved = self._trimmed = -inf
         self._begin()
         _followers.add(self)
@@ -324,7 +360,7 @@ class Follower:
     def catch_up(self, timeout: float = 5.0) -> None:
         """Read your writes: returns when all is invalidated that was committed before. Raises TimeoutError."""
         timeout = duration("timeout", timeout)
-        asked = time.monotonic()
+        self._asked = asked = time.monotonic()
         self._wake()
         with self._change:
             if not self._change.wait_for(lambda: self._heard > asked or self._closed, timeout):
@@ -431,9 +467,10 @@ class Follower:
         server = tuple(connection.execute(_SERVER).fetchone() or ())
         if server != self._server:
             self._server = server
-            self._position = self._kept()
+            self._position, self._shapes = self._kept()
         if self._position is None:
             (self._position,) = connection.execute("SELECT pg_current_snapshot()::text").fetchone() or (None,)
+            self._shapes, _ = self._defined(connection)
             self._clear()
 
     def _read(self, connection: psycopg.Connection[Any]) -> None:
@@ -443,18 +480,42 @@ class Follower:
             "SELECT here::text, lost, name, keys FROM zoocache.since(%s::pg_snapshot)", [self._position]
         ).fetchall()
         position, lost, *_ = found[0]
+        tags = _changed((name, keys) for *_, name, keys in found if name is not None)
+        # The catalog costs more: it is read four times in T, and for who waits, not whenever somebody writes.
+        complete = self._asked >= self._heard or began - self._heard >= self._bound / _PAUSE
+        if complete:
+            shapes, others = self._defined(connection)
+            tags |= dict.fromkeys(map(whole, others))
         if lost:
             self._clear()
         else:
-            tags = list(_changed((name, keys) for *_, name, keys in found if name is not None))
-            for n in range(0, len(tags), _TAGS):
-                self._say(self._cache.invalidate, *tags[n : n + _TAGS])
+            said = list(tags)
+            for n in range(0, len(said), _TAGS):
+                self._say(self._cache.invalidate, *said[n : n + _TAGS])
         if self._trouble is not None:
             logger.warning("%s (this is over)", self._trouble)
             self._trouble = None
         with self._change:
-            self._position, self._heard = position, began
+            self._position = position
+            if complete:
+                self._shapes, self._heard = shapes, began
             self._change.notify_all()
+
+    def _defined(self, connection: psycopg.Connection[Any]) -> tuple[dict[str, str], list[str]]:
+        """How tables are defined, and those that may have changed without being told of; warns of such."""
+        found = connection.execute("SELECT relation, told, shape, heard FROM zoocache.shapes()").fetchall()
+        untold = sorted({told for _, told, _, heard in found if not heard})
+        if untold and untold != self._untold:
+            logger.warning(
+                "zoocache: changes of %s are not told: a trigger is missing, off, or does not run, as for replication. "
+                "Until python -m zoocache.contrib.postgres install DSN TABLE... is run again, all of it is invalidated "
+                "every %g s",
+                ", ".join(untold),
+                self._bound / _PAUSE,
+            )
+        self._untold = untold
+        others = [told for name, told, shape, heard in found if not heard or self._shapes.get(name, shape) != shape]
+        return {name: shape for name, _, shape, _ in found}, others
 
     def _after(self, connection: psycopg.Connection[Any]) -> None:
         """What is to be done now and then."""
@@ -465,12 +526,14 @@ class Follower:
         shared = self._cache.shared
         if shared is not None and shared.stores and now - self._saved > _SAVE and not self._cache.stats().bus_pending:
             self._saved = now
-            self._cache.set(_POSITION, [self._position, *(self._server or ())], ttl=self._keep)
+            self._cache.set(_POSITION, [self._position, self._shapes, *(self._server or ())], ttl=self._keep)
 
-    def _kept(self) -> str | None:
+    def _kept(self) -> tuple[str | None, dict[str, str]]:
         """The position that the cache's storage has: all up to it is invalidated there."""
         found = self._cache.get(_POSITION) if self._cache.shared is not None else None
-        return found[0] if isinstance(found, list) and tuple(found[1:]) == self._server else None
+        if isinstance(found, list) and tuple(found[2:]) == self._server:
+            return found[0], found[1]
+        return None, {}
 
     def _wait(self, connection: psycopg.Connection[Any]) -> None:
         """Until there may be something to read, or it is to be proved that there is not."""
