@@ -1036,7 +1036,8 @@ ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age);
 /* ---- keep house ----------------------------------------------------------------------------- */
 
 /* Does what the background threads would do: refreshes (runs loaders), removes what is expired or
- * invalidated, prunes; stops when `budget` is used up (a loader is not interrupted).
+ * invalidated, prunes; stops when `budget` is used up (a loader is not interrupted). A Redis that
+ * hangs is not waited for: what it was to be told or asked is for a later call.
  * Each duty has its turn in each call, at least for one small step.
  * ZC_OK: nothing is left to do now; ZC_MORE: call again. Where invalidations kill little, looking
  * for what they killed is put off, up to 8 s: that costs memory, not freshness. */
@@ -1772,6 +1773,7 @@ static inline uint64_t zc__wall(const zc_clock *c) {
  * ========================================================================================== */
 
 #if defined(ZOOCACHE_NO_THREADS)
+#  define ZC__THREAD_LOCAL
 #  define zc__atomic_load_rlx(p) (*(p))
 #  define zc__atomic_load_acq(p) (*(p))
 #  define zc__atomic_load_sc(p) (*(p))
@@ -1805,6 +1807,11 @@ static inline void zc__atomic_fence(void) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 #  endif
 }
+#  ifdef __cplusplus
+#    define ZC__THREAD_LOCAL thread_local
+#  else
+#    define ZC__THREAD_LOCAL _Thread_local
+#  endif
 #  if defined(_WIN32)
 #    define ZC__WIN32_THREADS
 #  elif __has_include(<pthread.h>) && !defined(ZC__C11_THREADS) /* tests/matrix.sh defines it */
@@ -1891,13 +1898,7 @@ struct zc__ranked {
     zc__rank rank;
 };
 #  define ZC__RANKED zc__ranked ranked;
-#  if defined(ZOOCACHE_NO_THREADS)
-static zc__ranked *zc__locks; /* that this thread holds, the latest first */
-#  elif defined(__cplusplus)
-static thread_local zc__ranked *zc__locks;
-#  else
-static _Thread_local zc__ranked *zc__locks;
-#  endif
+static ZC__THREAD_LOCAL zc__ranked *zc__locks; /* that this thread holds, the latest first */
 /* Another list takes its place, until this is called again. */
 static inline void zc__locks_swap(zc__ranked **locks) {
     zc__ranked *mine = zc__locks;
@@ -4414,6 +4415,19 @@ typedef struct zc__limit {
 #  endif
 #endif
 
+/* Beyond `until` this thread has no time for calls of a storage or a bus: they give up, with
+ * ZC_E_BUSY, and are made again. ZC_NEVER: they have their own. Returns what was, to go back. */
+#ifdef ZOOCACHE_WITH_BUS
+static ZC__THREAD_LOCAL uint64_t zc__until = ZC_NEVER;
+static inline uint64_t zc__hurry(uint64_t until) {
+    uint64_t was = zc__until;
+    zc__until = until;
+    return was;
+}
+#else
+static inline uint64_t zc__hurry(uint64_t until) { return until; }
+#endif
+
 /* See >>bus. */
 typedef struct zc__deferred {
     zc__entry *garbage; /* entries that gave way */
@@ -4445,7 +4459,6 @@ typedef struct zc__bus {
     unsigned logs;
     zc_shared64 lease;           /* [apply] N2; monotonic; 0: none */
     uint64_t last_beat;             /* [reading] when it last told about itself */
-    uint64_t deadline;           /* [reading] of the round; ZC_NEVER */
     uint32_t down, stop;
     bool woken; /* [monitor] */
     zc__buf outbox;     /* [out] of tags: length, 2 bytes; text */
@@ -5507,8 +5520,10 @@ static inline bool zc__wants(const zc_cache *c, zc_event_kind kind) {
 static void zc__event(zc_cache *c, const zc_event *event) {
     const zc_events *ev = &c->desc.events;
     ZC__CALLS_OUT();
-    if (zc__wants(c, event->kind) && zc__atomic_load_rlx(&c->closed) < 2)
-        ev->on_event(ev->user, event);
+    if (!zc__wants(c, event->kind) || zc__atomic_load_rlx(&c->closed) >= 2) return;
+    uint64_t was = zc__hurry(ZC_NEVER); /* what the hook calls is his */
+    ev->on_event(ev->user, event);
+    (void)zc__hurry(was);
 }
 
 static zc_event zc__event_of(zc_event_kind kind, zc_bytes key) {
@@ -5700,7 +5715,6 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
 struct zc_bus_sink {
     int (*entry)(void *user, uint64_t position, const zc_bytes *tags, size_t n);
     void *user;
-    uint64_t until; /* the caller has no time beyond that; 0, ZC_NEVER: he has */
 };
 
 ZOOCACHE_API int zc_bus_entry(zc_bus_sink *sink, uint64_t position, const zc_bytes *tags,
@@ -6414,13 +6428,18 @@ typedef struct zc__reader {
     zc__deferred *deferred;
     uint64_t epoch;
     unsigned log;
-    uint64_t deadline; /* past it, some entries are enough */
     unsigned entries;  /* that it was given */
     bool full; /* what came last is to be heard again, after telling what came before */
     zc_bus_sink sink;
 } zc__reader;
 
 #define ZC__ENTRIES_LEAST 32u /* entries in a round, however small its budget */
+
+/* Some entries are enough when the caller's time is over. */
+static bool zc__reader_is_late(const zc__reader *reader) {
+    return zc__until != ZC_NEVER && reader->entries >= ZC__ENTRIES_LEAST &&
+           zc__mono(&reader->cache->clock) >= zc__until;
+}
 
 /* The next entry of the log. */
 static uint64_t zc__bus_apply(zc_cache *c, unsigned log, zc__nodes *nodes) {
@@ -6473,8 +6492,8 @@ static int zc__bus_hear(void *user, uint64_t position, const zc_bytes *tags, siz
     zc__holds_end(c, ended);
     zc__holds_free(c, hold);
     zc__nodes_release(c, &nodes);
-    bool enough = ++reader->entries >= ZC__ENTRIES_LEAST && reader->deadline != ZC_NEVER;
-    return rc == ZC_OK && enough && zc__mono(&c->clock) >= reader->deadline ? ZC_MORE : rc;
+    reader->entries++;
+    return rc == ZC_OK && zc__reader_is_late(reader) ? ZC_MORE : rc;
 }
 
 /* The same of an entry as it is in the log. One that is not sealed, or not for us, is everything:
@@ -6508,7 +6527,7 @@ static void zc__bus_detach(zc_cache *c, uint64_t epoch) {
 
 /* Where the logs are, and what is held. */
 static int zc__bus_look(zc_cache *c, uint64_t *ids, uint64_t *at) {
-    zc_bus_sink sink = {zc__hold_learn, c, 0};
+    zc_bus_sink sink = {zc__hold_learn, c};
     for (unsigned i = 0; i < c->bus.logs; i++) {
         ids[i] = at[i] = 0;
         int rc = c->desc.bus.attach(zc__bus_user(c, i), &ids[i], &at[i]);
@@ -6530,7 +6549,7 @@ static int zc__bus_unheard(void *user, uint64_t position, const zc_bytes *tags, 
  * attaches. What is stored here is stored after that. */
 static int zc__bus_mark(zc_cache *c, uint64_t position) {
     zc_bytes sealing = zc_str(ZC__SEALING), sealed = zc_str(ZC__SEALED);
-    zc_bus_sink sink = {zc__bus_unheard, NULL, 0};
+    zc_bus_sink sink = {zc__bus_unheard, NULL};
     void *log = zc__bus_user(c, 0);
     int rc = c->desc.bus.hold(log, ZC__SEAL_MARK, &sealing, 1);
     if (rc == ZC_OK) rc = c->desc.bus.append(log, &sealed, 1, false, position, &sink);
@@ -6568,16 +6587,13 @@ static int zc__bus_attach(zc_cache *c) {
     return ZC_OK;
 }
 
-static void zc__reader_open(zc__reader *reader, zc_cache *c, zc__deferred *deferred,
-                            uint64_t deadline) {
+static void zc__reader_open(zc__reader *reader, zc_cache *c, zc__deferred *deferred) {
     reader->cache = c;
     reader->deferred = deferred;
     reader->log = reader->entries = 0;
-    reader->deadline = deadline;
     reader->full = false;
     reader->sink.entry = zc__bus_read_entry;
     reader->sink.user = reader;
-    reader->sink.until = deadline;
     zc__monitor_lock(&c->bus.apply);
     reader->epoch = c->bus.epoch;
     zc__monitor_unlock(&c->bus.apply);
@@ -6592,8 +6608,7 @@ static int zc__bus_read_log(zc_cache *c, zc__reader *reader, uint64_t wait, uint
         *since = zc__mono(&c->clock);
         int rc = c->desc.bus.read(zc__bus_user(c, reader->log), cursor, wait, &reader->sink);
         if (reader->full || rc != ZC_MORE || zc__atomic_load_acq(at) == cursor) return rc;
-        if (reader->entries >= ZC__ENTRIES_LEAST && zc__mono(&c->clock) >= reader->deadline)
-            return rc;
+        if (zc__reader_is_late(reader)) return rc;
     }
 }
 
@@ -6614,7 +6629,7 @@ static int zc__bus_read(zc_cache *c, uint64_t wait) {
     ZC__ASSERT_HELD(&b->reading);
     if (!zc__atomic_load_acq(&b->attached)) return zc__bus_attach(c);
     zc__reader reader;
-    zc__reader_open(&reader, c, &b->deferred, b->deadline);
+    zc__reader_open(&reader, c, &b->deferred);
     if (b->logs > 1 && wait) zc__bus_wait(c, wait);
     for (; reader.log < b->logs && rc == ZC_OK; reader.log++) {
         rc = zc__bus_read_log(c, &reader, b->logs == 1 ? wait : 0, &proof);
@@ -6648,9 +6663,9 @@ static int zc__bus_catch_up(zc_cache *c, uint64_t wait, uint64_t end) {
     int rc = ZC_PENDING;
     for (; rc == ZC_PENDING; wait = 0) {
         if (!zc__timed_lock(&c->bus.reading, &c->clock, end)) return ZC_E_BUS;
-        c->bus.deadline = end;
+        uint64_t was = zc__hurry(end);
         rc = zc__bus_read(c, wait);
-        c->bus.deadline = ZC_NEVER;
+        (void)zc__hurry(was);
         zc__bus_unlock(c);
     }
     return rc;
@@ -6786,8 +6801,7 @@ static int zc__bus_send(zc_cache *c, const zc_bytes *tags, size_t n, bool durabl
             rc = reading ? zc__bus_attach(c) : zc__bus_await(c, since, end);
             if (rc != ZC_OK) return rc;
         }
-        zc__reader_open(&reader, c, reading ? &b->deferred : deferred,
-                        reading ? b->deadline : ZC_NEVER);
+        zc__reader_open(&reader, c, reading ? &b->deferred : deferred);
         rc = zc__bus_append(&reader, tags, n, durable);
         if (reader.full) rc = ZC_MORE; /* it was appended: entries are given after that */
         if (rc == ZC_MORE) return reading ? ZC_OK : zc__bus_await(c, zc__mono(&c->clock), end);
@@ -6903,19 +6917,17 @@ static void zc__bus_beat(zc_cache *c) {
 }
 
 /* One round: sends, reads, tells about itself. ZC_MORE: entries were read; ZC_RETRY: not all of
- * them, by `deadline`. Without a `wait` it does not wait for another reader either. */
-static int zc__bus_round(zc_cache *c, uint64_t wait, uint64_t deadline) {
+ * them, in the caller's time. Without a `wait` it does not wait for another reader either. */
+static int zc__bus_round(zc_cache *c, uint64_t wait) {
     zc__bus *b = &c->bus;
     uint64_t heard = zc__atomic_load_rlx(&b->entries);
     int rc = ZC_OK;
     if (!zc__timed_lock(&b->reading, &c->clock, wait ? ZC_NEVER : 0)) return ZC_OK;
-    b->deadline = deadline;
     if (!zc__atomic_load_acq(&b->attached)) rc = zc__bus_attach(c);
     if (rc == ZC_OK) rc = zc__bus_flush(c);
     bool sent = rc == ZC_OK && zc__outbox_empty(b);
     if (rc == ZC_OK) rc = zc__bus_read(c, sent ? wait : 0);
     if (rc == ZC_OK && sent) zc__outbox_acknowledged(b);
-    b->deadline = ZC_NEVER;
     uint64_t now = zc__mono(&c->clock);
     bool beats = rc == ZC_OK && c->desc.bus.beat && now - b->last_beat >= ZC_SECOND;
     if (beats) b->last_beat = now;
@@ -6934,7 +6946,7 @@ ZC__THREAD_FN(zc__bus_main, arg) {
     uint64_t t = c->desc.max_staleness, wait = t / 3, backoff = 0, random = c->seed;
     zc__atomic_store_rlx(&b->self, zc__self());
     while (!zc__atomic_load_acq(&b->stop)) {
-        int rc = zc__bus_round(c, wait, ZC_NEVER);
+        int rc = zc__bus_round(c, wait);
         if (rc < 0) { /* again soon, but not all nodes at once */
             backoff = backoff ? backoff * 2 : 2 * ZC_MILLISECOND;
             if (backoff > t / 4) backoff = t / 4;
@@ -7000,7 +7012,6 @@ static int zc__bus_open(zc_cache *c) {
         return ZC_E_THREAD;
     }
     b->on = true;
-    b->deadline = ZC_NEVER;
     b->peeks = c->desc.bus.peek != NULL;
     b->serve_for = c->clock.version ? t : t - ZC__COARSE_SLACK;
     c->trie.counts = true;
@@ -7136,8 +7147,8 @@ static inline int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease)
 static inline bool zc__bus_valid(const zc_desc *d) { (void)d; return true; }
 static inline int zc__bus_open(zc_cache *c) { (void)c; return ZC_E_BUILD; }
 static inline void zc__bus_end(zc_cache *c) { (void)c; }
-static inline int zc__bus_round(zc_cache *c, uint64_t wait, uint64_t deadline) {
-    (void)c; (void)wait; (void)deadline;
+static inline int zc__bus_round(zc_cache *c, uint64_t wait) {
+    (void)c; (void)wait;
     return ZC_OK;
 }
 static inline int zc__bus_publish(zc_cache *c, const zc_bytes *tags, size_t n) {
@@ -7927,7 +7938,6 @@ struct zc_sink {
     size_t most;
     bool (*take)(void *user, zc_bytes record); /* may do with what the storage shows first */
     void *user;
-    uint64_t until; /* the caller has no time beyond that; 0, ZC_NEVER: he has */
 };
 
 ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len) {
@@ -8006,7 +8016,7 @@ static void zc__store_log_fault(zc_cache *c) {
 }
 
 /* Tries a storage that was spared: housekeeping alone does, one thread at a time. */
-static void zc__store_try(zc_cache *c, uint64_t deadline) {
+static void zc__store_try(zc_cache *c) {
     zc_sink sink;
     uint64_t retry = zc__atomic_load_rlx(&c->store_retry),
              pause = zc__atomic_load_rlx(&c->store_pause);
@@ -8014,7 +8024,6 @@ static void zc__store_try(zc_cache *c, uint64_t deadline) {
     if (!zc__store_is_open(c) || zc__mono(&c->clock) < retry) return;
     if (!zc__atomic_cas(&c->store_retry, &retry, ZC_NEVER)) return;
     zc__sink_init(&sink, c);
-    sink.until = deadline;
     int rc = c->desc.store.get(c->desc.store.user, zc_slice("", 0), &sink);
     zc__buf_free(&c->mem, &sink.buf);
     if (rc < 0) {
@@ -8038,7 +8047,7 @@ static inline bool zc__store_up(zc_cache *c, uint32_t *epoch) {
 }
 static inline bool zc__store_is_open(const zc_cache *c) { (void)c; return false; }
 static inline void zc__store_log_fault(zc_cache *c) { (void)c; }
-static inline void zc__store_try(zc_cache *c, uint64_t deadline) { (void)c; (void)deadline; }
+static inline void zc__store_try(zc_cache *c) { (void)c; }
 #endif
 
 /* Has a call used up the time that a caller is ready to wait? Then he makes no other. */
@@ -8357,6 +8366,7 @@ struct zc__writer {
     uint64_t hash;
     zc__writer_state state;
     bool replaces; /* the storage may have a record */
+    bool again;    /* it is tried again if there was no time */
     ZC__RANKED     /* its turn */
 };
 
@@ -8376,6 +8386,7 @@ static void zc__writes(zc__shard *s, zc__writer *w, uint64_t hash, bool replaces
     w->state = ZC__JOINED;
     ZC__SET_RANK(w, ZC__RANK_TURN);
     w->replaces = replaces || (before && before->replaces);
+    w->again = false;
     s->writers = w;
 }
 
@@ -8491,7 +8502,7 @@ static void zc__store_distrust(zc_cache *c) {
 
 /* Deletes a record; if that fails, or the storage was spared (ZC_PENDING), trusts none. It is the
  * caller's turn. */
-static int zc__store_del(zc_cache *c, zc_bytes key) {
+static int zc__store_del(zc_cache *c, zc_bytes key, const zc__writer *w) {
     const zc_store *st = &c->desc.store;
     uint32_t epoch;
     int rc = ZC_PENDING;
@@ -8499,7 +8510,8 @@ static int zc__store_del(zc_cache *c, zc_bytes key) {
         ZC__APART(rc = st->del(st->user, key));
         rc = zc__store_outcome(c, epoch, rc);
     }
-    if (rc < 0 || rc == ZC_PENDING) zc__store_distrust(c);
+    bool later = rc == ZC_E_BUSY && w->again;
+    if ((rc < 0 && !later) || rc == ZC_PENDING) zc__store_distrust(c);
     return rc;
 }
 
@@ -8552,7 +8564,7 @@ static int zc__store_put(const zc_store *st, const zc__entry *e, zc_bytes record
 
 /* Writes an entry, which is pinned, to the storage. If it replaces what may be there, an object, or
  * what cannot be written or is dead by now, at least takes that away. It is the caller's turn. */
-static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
+static int zc__store_save(zc_cache *c, zc__entry *e, const zc__writer *w) {
     const zc_store *st = &c->desc.store;
     zc_bytes key = zc__entry_key(e), *deps = NULL;
     zc_tag **nodes = zc__entry_deps(e);
@@ -8573,11 +8585,11 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     uint32_t epoch = zc__store_epoch(c);
     if (e->flags & ZC__OBJECT || epoch & 1 ||
         (zc__bus_on(c) && !zc__bus_position(c, e, &r, mark)))
-        return replaces ? zc__store_del(c, key) : ZC_OK;
+        return w->replaces ? zc__store_del(c, key, w) : ZC_OK;
     for (size_t i = 0; i < ndeps; i++) text_len += zc__tag_len(nodes[i]);
     size_t size = ndeps * sizeof *deps + text_len;
     if (size && !(deps = (zc_bytes *)zc__alloc(&c->mem, size))) {
-        if (replaces) (void)zc__store_del(c, key);
+        if (w->replaces) (void)zc__store_del(c, key, w);
         return ZC_E_NOMEM;
     }
     char *text = deps ? (char *)(deps + ndeps) : NULL;
@@ -8611,8 +8623,9 @@ static int zc__store_save(zc_cache *c, zc__entry *e, bool replaces) {
     }
     zc__buf_free(&c->mem, &record);
     zc__free(&c->mem, deps, size);
-    if (zc__store_was_slow(rc) && replaces) zc__store_distrust(c);
-    else if (rc < 0 && replaces) (void)zc__store_del(c, key);
+    if (rc >= 0 || !w->replaces || (rc == ZC_E_BUSY && w->again)) return rc;
+    if (zc__store_was_slow(rc)) zc__store_distrust(c);
+    else (void)zc__store_del(c, key, w);
     return rc;
 }
 
@@ -8780,17 +8793,17 @@ static void zc__behind_end(zc_cache *c) {
     c->behind = NULL;
 }
 
-/* Takes an entry out, with the queue's pin, if it is still the first. */
-static bool zc__behind_take(zc_cache *c, const zc__entry *e) {
+/* Is an entry still the first? `take`: takes it out, with the queue's pin. */
+static bool zc__behind_starts(zc_cache *c, const zc__entry *e, bool take) {
     zc__spin_lock(&c->behind_lock);
     bool first = c->behind_at != c->behind_end && c->behind[c->behind_at % ZC__BEHIND] == e;
-    c->behind_at += first;
+    c->behind_at += first && take;
     zc__spin_unlock(&c->behind_lock);
     return first;
 }
 
-/* Writes the entry that has waited longest. False: none waits, somebody is writing its key, or the
- * storage is spared. */
+/* Writes the entry that has waited longest. False: none waits, somebody is writing its key, the
+ * storage is spared, or there is no time: then it goes on waiting. */
 static bool zc__behind_write(zc_cache *c) {
     zc__entry *e = c->behind ? zc__behind_first(c) : NULL;
     if (!e) return false;
@@ -8802,16 +8815,18 @@ static bool zc__behind_write(zc_cache *c) {
     if (goes) {
         zc__writes(s, &w, hash, true);
         w.state = ZC__WRITING;
+        w.again = true;
         ZC__LOCKED(&w); /* as by zc__write_turn() */
     }
     zc__spin_unlock(&s->lock);
-    bool taken = goes && zc__behind_take(c, e);
-    int rc = taken ? zc__store_save(c, e, true) : ZC_OK;
+    bool first = goes && zc__behind_starts(c, e, false);
+    int rc = first ? zc__store_save(c, e, &w) : ZC_OK;
+    bool later = rc == ZC_E_BUSY, taken = first && !later && zc__behind_starts(c, e, true);
     if (goes) zc__written(s, &w);
-    if (rc < 0) zc__store_fault(c, zc__entry_key(e), rc);
+    if (rc < 0 && !later) zc__store_fault(c, zc__entry_key(e), rc);
     if (taken) zc__entry_unpin(c, e); /* the queue's */
     zc__entry_unpin(c, e);
-    return goes;
+    return goes && !later;
 }
 
 /* ---- one loader in the fleet ---- */
@@ -8897,8 +8912,8 @@ static inline void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) 
 #endif
 
 /* A step of housekeeping. False: there is nothing to do. */
-static bool zc__store_keep(zc_cache *c, uint64_t deadline) {
-    zc__store_try(c, deadline);
+static bool zc__store_keep(zc_cache *c) {
+    zc__store_try(c);
     return zc__behind_write(c);
 }
 
@@ -8911,7 +8926,7 @@ static void zc__store_through(zc_cache *c, zc__shard *s, zc__writer *w, zc_bytes
     if (!zc__write_turn(s, w)) return;
     if (!e || !zc__behind_add(c, e)) {
         zc__behind_forget(c, &key, &spent);
-        rc = e ? zc__store_save(c, e, w->replaces) : zc__store_del(c, key);
+        rc = e ? zc__store_save(c, e, w) : zc__store_del(c, key, w);
     }
     zc__written(s, w);
     zc__entries_destroy(c, spent);
@@ -9444,7 +9459,6 @@ static int zc__sealed_look(zc_cache *c, unsigned i, zc_bytes key, zc_sink *sink)
     zc_bytes bytes;
     zc_sink raw;
     zc__sink_init(&raw, c);
-    raw.until = sink->until;
     int rc = ZC_MISS;
     for (int more; rc == ZC_MISS; i++) {
         if ((more = zc__sealed_name_of(c, i, key, &name, &bytes)) != ZC_OK) {
@@ -10349,7 +10363,9 @@ static int zc__lead(zc_fill *fill, zc_loader loader, void *user, uint64_t until,
     if (rc == ZC_MISS) {
         (void)zc__wait_for(fill, true); /* a new flight waits for nobody: no circle */
         ZC__CALLS_OUT();
+        uint64_t was = zc__hurry(ZC_NEVER);
         rc = loader(fill, user);
+        (void)zc__hurry(was);
         (void)zc__wait_for(fill, false);
     }
     if (rc == ZC_OK) {
@@ -10895,14 +10911,14 @@ static bool zc__refresh_one(zc_cache *c) {
  * however much another has to do. ZC_MORE: work remains. */
 static int zc__housekeeping(zc_cache *c, uint64_t budget, bool polled) {
     uint64_t now = zc__now(c), published = zc__published(&c->trie);
-    uint64_t deadline = zc__add_sat(zc__mono(&c->clock), budget);
+    uint64_t deadline = zc__add_sat(zc__mono(&c->clock), budget), was = zc__hurry(deadline);
     bool more, first = true, behind = false;
     do {
         zc__entry *garbage = NULL;
         zc__link *late = NULL;
         if (first && zc__bus_on(c) && !zc__bus_runs(c))
-            behind = zc__bus_round(c, 0, deadline) == ZC_RETRY;
-        more = zc__has_store(c) && zc__store_keep(c, deadline);
+            behind = zc__bus_round(c, 0) == ZC_RETRY;
+        more = zc__has_store(c) && zc__store_keep(c);
         if (first) zc__holds_expire(c);
         if (first) zc__limbos_empty(c);
         if (zc__spin_trylock(&c->house)) { /* else somebody is at it */
@@ -10918,6 +10934,7 @@ static int zc__housekeeping(zc_cache *c, uint64_t budget, bool polled) {
         more = (polled && zc__refresh_one(c)) || more;
         more = (polled && zc__drop_one(c)) || more;
     } while (more && zc__mono(&c->clock) < deadline);
+    (void)zc__hurry(was);
     return more || behind ? ZC_MORE : ZC_OK;
 }
 
@@ -10936,8 +10953,9 @@ ZC__THREAD_FN(zc__housekeeper_main, arg) {
         bool more = zc__housekeeping(c, 2 * ZC_MILLISECOND, false) == ZC_MORE;
         uint64_t pause = (more ? 8 : 100) * ZC_MILLISECOND, now = zc__mono(&c->clock);
         uint64_t end = now + pause;
+        (void)zc__hurry(end);
         while (now < end && !zc__atomic_load_acq(&c->stop) && zc__has_store(c) &&
-               zc__store_keep(c, end))
+               zc__store_keep(c))
             now = zc__mono(&c->clock);
         zc__monitor_lock(&c->keeper);
         if (now < end && !zc__atomic_load_acq(&c->stop)) zc__monitor_sleep(&c->keeper, end - now);
@@ -12209,11 +12227,13 @@ static bool zc__lmdb_lock_byte(const zc__lmdb *db, uint64_t at, short type) {
 static int zc__lmdb_enter(zc__lmdb *db) {
     zc_clock real = {0, NULL, NULL, NULL}; /* what the others wait by, too */
     uint64_t until = zc__mono(&real) + ZC__LMDB_WAIT;
+    bool hurry = zc__until < until;
+    if (hurry) until = zc__until;
     if (!zc__timed_lock(&db->gate, &real, until)) return ZC_E_BUSY;
     for (uint64_t pause = 20000; !zc__lmdb_lock_byte(db, 0, F_WRLCK);) {
         if (zc__mono(&real) >= until) {
             zc__timed_unlock(&db->gate);
-            return ZC_E_TIMEOUT;
+            return hurry ? ZC_E_BUSY : ZC_E_TIMEOUT;
         }
         zc__nap(pause);
         if (pause < ZC_MILLISECOND) pause *= 2;
@@ -13545,9 +13565,11 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *               answer it waits 16 times the smoothed latency, at least a quarter of that, but for
  *               a request of more than 64 KiB. Each time-out doubles the estimate. Who has had to
  *               queue for too long says ZC_E_BUSY, and nothing of the server; likewise a
- *               zc_poll() without the time. A dropped connection is replaced once, after a random
- *               pause of up to 2 ms; one that cannot be made is not tried again for a time that
- *               grows from 20 ms to a second. Looking up a host's name takes what the system takes.
+ *               zc_poll() without the time: then connecting goes on in the next, and a request is
+ *               given up, with its connection, after 8 times the latency and 5 ms. A dropped
+ *               connection is replaced once, after a random pause of up to 2 ms; one that cannot be
+ *               made is not tried again for a time that grows from 20 ms to a second. Looking up a
+ *               host's name takes what the system takes.
  *   Run         A server's run id is what INFO says. Where the user may not run INFO (+@all
  *               -@dangerous), a mark takes its place, from Redis 7 on: a script with a random text,
  *               whose digest is in the key `run`. Scripts are neither written to disk nor sent to
@@ -13608,7 +13630,8 @@ enum { ZC__REDIS_MAP = -1, ZC__REDIS_PUSH = -1, ZC__REDIS_VERBATIM = -1 };
 /* What this section does with the outside, for a simulator to fill; times come from the clock. A
  * connection is used by one thread at a time, but for `wake`. Negative results are failures. */
 typedef struct zc__redis_io {
-    /* Connects within `timeout`; port 0: `host` is the path of a unix socket. */
+    /* Connects within `timeout`; 0: does not wait for that, `reply` does. port 0: `host` is the
+     * path of a unix socket. */
     int (*open)(void *user, const char *host, int port, bool tls, uint64_t timeout, void **conn);
     /* Puts one command, which is copied, behind those that wait to be sent. */
     int (*append)(void *user, void *conn, int argc, const char **argv, const size_t *argvlen);
@@ -13652,6 +13675,7 @@ typedef struct zc__redis_conn {
     bool asking;         /* at a node that only a redirection has named */
     unsigned pending;       /* replies still to come of a request that was given up, */
     uint64_t pending_until; /*   and until when */
+    struct zc__redis_req *greeting; /* what was sent first; NULL: it has been answered */
     char sha[ZC__REDIS_SCRIPTS][41]; /* "": not loaded, send the text */
 } zc__redis_conn;
 
@@ -13693,7 +13717,6 @@ typedef struct zc__redis {
     unsigned nconns;
     zc__redis_conn *conns;
     zc_shared64 latency;  /* smoothed, ns; 0: unknown */
-    zc_shared64 connecting; /* what connecting took the last time, likewise */
     zc_shared64 era;
     zc_shared64 count; /* of nonces */
     uint64_t node;     /* who we are: random */
@@ -14007,9 +14030,12 @@ static int zc__redis_io_open(void *user, const char *host, int port, bool tls, u
     zc__redis_link *l = (zc__redis_link *)zc__alloc_zero(&r->mem, sizeof *l);
     if (!l) return ZC_E_NOMEM;
     uint64_t begin = zc__mono(&r->clock);
-    l->ctx = port ? redisConnectWithTimeout(host, port, t) : redisConnectUnixWithTimeout(host, t);
+    if (timeout)
+        l->ctx = port ? redisConnectWithTimeout(host, port, t)
+                      : redisConnectUnixWithTimeout(host, t);
+    else l->ctx = port ? redisConnectNonBlock(host, port) : redisConnectUnixNonBlock(host);
     int rc = !l->ctx ? ZC_E_NOMEM : l->ctx->err ? ZC_E_STORE : ZC_OK;
-    if (rc == ZC_E_STORE && zc__mono(&r->clock) - begin >= timeout) rc = ZC_E_TIMEOUT;
+    if (rc == ZC_E_STORE && timeout && zc__mono(&r->clock) - begin >= timeout) rc = ZC_E_TIMEOUT;
 #ifdef ZOOCACHE_WITH_REDIS_TLS
     if (rc == ZC_OK && tls && !zc__redis_io_secure(r, l, host)) rc = ZC_E_NOMEM;
 #else
@@ -14109,10 +14135,10 @@ static int zc__redis_io_wake_fd(zc__redis *r, const zc__redis_link *l) {
 }
 
 /* The usual case, a small request and a small reply: waits in the read itself, which saves a call
- * of the system. Its time-out is set anew only when it is no longer about right. Under TLS one read
- * is several of the socket, and must not wait. */
+ * of the system. Its time-out is set anew only when it is no longer about right; the system's ticks
+ * make it up to 10 ms longer. Under TLS one read is several of the socket, and must not wait. */
 static int zc__redis_io_await(zc__redis_link *l, int wake_fd, uint64_t left) {
-    if (wake_fd >= 0) return zc__redis_io_pump(l, wake_fd, left);
+    if (wake_fd >= 0 || left < 50 * ZC_MILLISECOND) return zc__redis_io_pump(l, wake_fd, left);
 #ifdef ZOOCACHE_WITH_REDIS_TLS
     if (l->ssl) return zc__redis_io_pump(l, wake_fd, left);
 #endif
@@ -14143,7 +14169,7 @@ static int zc__redis_io_reply(void *user, void *conn, uint64_t timeout, redisRep
         bool first = !deadline;
         if (first) deadline = zc__add_sat(now, timeout);
         if (first) wake_fd = zc__redis_io_wake_fd(r, l);
-        if (now >= deadline) return ZC_E_TIMEOUT;
+        if (now >= deadline && !first) return ZC_E_TIMEOUT;
         rc = first && !l->out.size ? zc__redis_io_await(l, wake_fd, deadline - now)
                                    : zc__redis_io_pump(l, wake_fd, deadline - now);
     }
@@ -14205,7 +14231,7 @@ static uint64_t zc__redis_io_random(void *user) {
 typedef struct zc__redis_req {
     zc__redis *r;
     uint64_t begin; /* of the call that it is part of */
-    uint64_t until; /* beyond that the caller has no time; 0: he has */
+    uint64_t until; /* beyond that the caller has no time */
     const char **argv; /* its words, */
     size_t *len;
     size_t argc, cap;
@@ -14219,6 +14245,7 @@ typedef struct zc__redis_req {
     bool undo;   /* the last command is sent only if there is no answer in time */
     bool eval;   /* the server has forgotten the script: send its text */
     bool failed; /* out of memory */
+    unsigned got; /* replies that have come */
     redisReply *reply[ZC__REDIS_CMDS];
     const char *argv_fixed[40];
     size_t len_fixed[40];
@@ -14231,6 +14258,7 @@ static void zc__req_init(zc__redis *r, zc__redis_req *q) {
     memset(q, 0, offsetof(zc__redis_req, argv_fixed));
     q->r = r;
     q->begin = zc__redis_now(r);
+    q->until = zc__until;
     q->argv = q->argv_fixed;
     q->len = q->len_fixed;
     q->cap = sizeof q->argv_fixed / sizeof q->argv_fixed[0];
@@ -14244,6 +14272,7 @@ static void zc__req_forget(zc__redis_req *q) {
         if (q->reply[i]) freeReplyObject(q->reply[i]);
         q->reply[i] = NULL;
     }
+    q->got = 0;
 }
 
 #define ZC__REQ_WORD (sizeof(char *) + sizeof(size_t))
@@ -14406,12 +14435,21 @@ static void zc__redis_complain(zc__redis *r, const char *cmd, const redisReply *
 
 /* ---- connections */
 
+static void zc__redis_greeted(zc__redis_conn *c) {
+    if (!c->greeting) return;
+    const zc__mem *mem = &c->greeting->r->mem;
+    zc__req_free(c->greeting);
+    zc__free(mem, c->greeting, sizeof *c->greeting);
+    c->greeting = NULL;
+}
+
 static void zc__redis_drop(zc__redis *r, zc__redis_conn *c) {
     zc__spin_lock(&r->state); /* zc__redis_wake() */
     void *link = c->link;
     c->link = NULL;
     if (link && r->blocked == link) r->blocked = NULL;
     zc__spin_unlock(&r->state);
+    zc__redis_greeted(c);
     c->pending = 0;
     if (link) r->io.close(r->io.user, link, false);
 }
@@ -14439,32 +14477,44 @@ static void zc__redis_undo(zc__redis *r, const zc__redis_conn *c, zc__redis_req 
     if (late) freeReplyObject(late);
 }
 
-/* Sends a request and takes all its replies. On failure the connection is dropped (R3). ZC_MORE:
- * who waited was woken, and the other replies are pending. */
-static int zc__redis_exchange(zc__redis *r, zc__redis_conn *c, zc__redis_req *q,
-                              uint64_t deadline) {
+/* Puts a request behind what waits to be sent. */
+static int zc__redis_say_all(zc__redis *r, const zc__redis_conn *c, zc__redis_req *q) {
     static const char *asking[] = {"ASKING"};
     static const size_t asking_len[] = {6};
-    unsigned ncmds = q->ncmds - q->undo;
     int rc = q->failed ? ZC_E_NOMEM : ZC_OK;
     zc__req_forget(q);
-    for (unsigned i = 0; i < ncmds && rc == ZC_OK; i++) {
+    for (unsigned i = 0; i < q->ncmds - q->undo && rc == ZC_OK; i++) {
         if (c->asking) rc = r->io.append(r->io.user, c->link, 1, asking, asking_len);
         if (rc == ZC_OK) rc = zc__redis_append_cmd(r, c, q, i);
     }
-    unsigned each = 1 + c->asking, all = ncmds * each;
-    for (unsigned i = 0; i < all && rc == ZC_OK; i++) {
-        redisReply **to = &q->reply[i / each];
+    return rc;
+}
+
+/* Takes the replies that are still to come. */
+static int zc__redis_hear_all(zc__redis *r, zc__redis_conn *c, zc__redis_req *q,
+                              uint64_t deadline) {
+    unsigned each = 1 + c->asking, all = (q->ncmds - q->undo) * each;
+    int rc = ZC_OK;
+    for (; q->got < all && rc == ZC_OK; q->got += (unsigned)(rc == ZC_OK)) {
+        redisReply **to = &q->reply[q->got / each];
         uint64_t now = zc__redis_now(r), left = deadline > now ? deadline - now : 0;
         if (*to) freeReplyObject(*to);
         *to = NULL;
         rc = r->io.reply(r->io.user, c->link, left, to);
-        c->pending = all - i;
     }
+    c->pending = rc == ZC_MORE ? all - q->got : 0;
     c->pending_until = deadline;
+    return rc;
+}
+
+/* Sends a request and takes all its replies. On failure the connection is dropped (R3). ZC_MORE:
+ * who waited was woken, and the other replies are pending. */
+static int zc__redis_exchange(zc__redis *r, zc__redis_conn *c, zc__redis_req *q,
+                              uint64_t deadline) {
+    int rc = zc__redis_say_all(r, c, q);
+    if (rc == ZC_OK) rc = zc__redis_hear_all(r, c, q, deadline);
     if (rc == ZC_E_TIMEOUT && q->undo) zc__redis_undo(r, c, q);
-    if (rc == ZC_OK) c->pending = 0;
-    else if (rc != ZC_MORE) zc__redis_drop(r, c);
+    if (rc != ZC_OK && rc != ZC_MORE) zc__redis_drop(r, c);
     return rc;
 }
 
@@ -14527,9 +14577,10 @@ static void zc__redis_identify(zc__redis *r, zc__redis_conn *c, const redisReply
     if (c->master && !c->run && c->link) c->run = zc__redis_mark(r, c, deadline);
 }
 
-/* What the replies of a handshake say about the server; `info`: the first of INFO. */
+/* What the replies of a handshake say about the server. */
 static int zc__redis_handshake_read(zc__redis *r, zc__redis_conn *c, const zc__redis_req *q,
-                                    unsigned info, uint64_t deadline) {
+                                    uint64_t deadline) {
+    unsigned info = (r->password ? 1u : 0u) + (r->db ? 1u : 0u);
     const redisReply *server = q->reply[info];
     zc_bytes run = zc__redis_info(server, "run_id");
     for (unsigned i = 0; i < info; i++) {
@@ -14555,32 +14606,44 @@ static int zc__redis_handshake_read(zc__redis *r, zc__redis_conn *c, const zc__r
 }
 
 /* Who are we, which database, who is the server, the scripts, the protocol: one round trip. */
-static int zc__redis_handshake(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
-    zc__redis_req q;
-    zc__req_init(r, &q);
-    if (r->password && r->user) zc__req_cmd(&q, "AUTH %s %s", r->user, r->password);
-    else if (r->password) zc__req_cmd(&q, "AUTH %s", r->password);
-    if (r->db) zc__req_cmd(&q, "SELECT %u", (uint64_t)r->db);
-    unsigned info = q.ncmds, scripts = c == &r->reader ? 0 : ZC__REDIS_SCRIPTS;
-    zc__req_cmd(&q, "INFO server");
-    zc__req_cmd(&q, "INFO replication");
-    for (unsigned i = 0; i < scripts; i++)
-        zc__req_cmd(&q, "SCRIPT LOAD %s", zc__redis_script_text((zc__redis_script)i));
-    zc__req_cmd(&q, HIREDIS_MAJOR >= 1 ? "HELLO 3" : "HELLO 2"); /* if not, RESP2 */
-    int rc = zc__redis_exchange(r, c, &q, deadline);
+static int zc__redis_greet(zc__redis *r, zc__redis_conn *c) {
+    zc__redis_req *q = (zc__redis_req *)zc__alloc(&r->mem, sizeof *q);
+    if (!q) return ZC_E_NOMEM;
+    zc__req_init(r, q);
+    if (r->password && r->user) zc__req_cmd(q, "AUTH %s %s", r->user, r->password);
+    else if (r->password) zc__req_cmd(q, "AUTH %s", r->password);
+    if (r->db) zc__req_cmd(q, "SELECT %u", (uint64_t)r->db);
+    zc__req_cmd(q, "INFO server");
+    zc__req_cmd(q, "INFO replication");
+    for (unsigned i = 0; c != &r->reader && i < ZC__REDIS_SCRIPTS; i++)
+        zc__req_cmd(q, "SCRIPT LOAD %s", zc__redis_script_text((zc__redis_script)i));
+    zc__req_cmd(q, HIREDIS_MAJOR >= 1 ? "HELLO 3" : "HELLO 2"); /* if not, RESP2 */
+    c->greeting = q;
+    return zc__redis_say_all(r, c, q);
+}
+
+/* Greets, or waits on for the answer. ZC_E_BUSY: it has not come in the caller's time, but may
+ * still; then the connection stays, and whoever uses it next goes on here. */
+static int zc__redis_handshake(zc__redis *r, zc__redis_conn *c, uint64_t until, uint64_t deadline) {
+    int rc = c->greeting ? ZC_OK : zc__redis_greet(r, c);
+    if (rc == ZC_OK)
+        rc = zc__redis_hear_all(r, c, c->greeting, until < deadline ? until : deadline);
+    if (rc == ZC_E_TIMEOUT && until < deadline) return ZC_E_BUSY;
     zc__redis_unreachable(r, rc);
-    if (rc == ZC_OK) rc = zc__redis_handshake_read(r, c, &q, info, deadline);
-    zc__req_free(&q);
-    if (rc != ZC_OK) zc__redis_drop(r, c);
+    if (rc == ZC_OK) rc = zc__redis_handshake_read(r, c, c->greeting, deadline);
+    if (rc == ZC_OK) zc__redis_greeted(c);
+    else zc__redis_drop(r, c);
     return rc;
 }
 
+/* `until`: who has no time does not wait for the connection itself either. */
 static int zc__redis_link_to(zc__redis *r, zc__redis_conn *c, const zc__redis_addr *a,
-                             uint64_t deadline) {
+                             uint64_t until, uint64_t deadline) {
     uint64_t now = zc__redis_now(r);
     void *link = NULL;
     if (now >= deadline) return ZC_E_TIMEOUT;
-    int rc = r->io.open(r->io.user, a->host, a->port, r->tls, deadline - now, &link);
+    uint64_t timeout = until == ZC_NEVER ? deadline - now : 0;
+    int rc = r->io.open(r->io.user, a->host, a->port, r->tls, timeout, &link);
     zc__spin_lock(&r->state);
     c->link = rc == ZC_OK ? link : NULL;
     zc__spin_unlock(&r->state);
@@ -14602,7 +14665,7 @@ static int zc__redis_ask_sentinel(zc__redis *r, const zc__redis_addr *sentinel, 
     zc__redis_conn c;
     zc__redis_req q;
     memset(&c, 0, sizeof c);
-    int rc = zc__redis_link_to(r, &c, sentinel, deadline);
+    int rc = zc__redis_link_to(r, &c, sentinel, ZC_NEVER, deadline);
     if (rc != ZC_OK) return rc;
     zc__req_init(r, &q);
     zc__req_cmd(&q, "SENTINEL GET-MASTER-ADDR-BY-NAME %s", r->master);
@@ -14618,6 +14681,16 @@ static int zc__redis_ask_sentinel(zc__redis *r, const zc__redis_addr *sentinel, 
     zc__req_free(&q);
     zc__redis_drop(r, &c);
     return rc;
+}
+
+/* When to give up for want of the caller's time. That costs the connection, so the server gets 8
+ * times what it usually takes, and 5 ms, in any case. */
+static uint64_t zc__redis_limit(zc__redis *r, uint64_t until, uint64_t now, uint64_t deadline) {
+    uint64_t least = zc__mul_sat(zc__atomic_load_rlx(&r->latency), 8);
+    if (!least) least = r->timeout / 4;
+    if (least < 5 * ZC_MILLISECOND) least = 5 * ZC_MILLISECOND;
+    uint64_t limit = until > now + least ? until : now + least;
+    return limit < deadline ? limit : deadline;
 }
 
 static int zc__redis_resolve(zc__redis *r, zc__redis_addr *at, uint64_t deadline) {
@@ -14652,20 +14725,33 @@ static void zc__redis_connected(zc__redis *r, bool good) {
     zc__monitor_unlock(&r->pool);
 }
 
-static int zc__redis_connect(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
+/* Finds a server and begins to connect. */
+static int zc__redis_reach(zc__redis *r, zc__redis_conn *c, uint64_t until, uint64_t deadline) {
     zc__redis_addr at;
+    int rc = zc__redis_resolve(r, &at, zc__redis_limit(r, until, zc__redis_now(r), deadline));
+    c->asking = false;
+    if (rc == ZC_OK) rc = zc__redis_link_to(r, c, &at, until, deadline);
+    zc__redis_unreachable(r, rc);
+    return rc;
+}
+
+/* Connects, or goes on with it; that takes `timeout` at most, in however many calls. What the
+ * caller's time is, `until`, and ZC_E_BUSY: zc__redis_handshake(). */
+static int zc__redis_connect(zc__redis *r, zc__redis_conn *c, uint64_t until,
+                             uint64_t deadline) {
     zc__monitor_lock(&r->pool);
-    bool wait = zc__redis_now(r) < r->down_until;
+    bool wait = zc__redis_now(r) < r->down_until && !c->greeting;
     zc__monitor_unlock(&r->pool);
     if (wait) return ZC_E_STORE;
-    uint64_t begin = zc__redis_now(r);
-    int rc = zc__redis_resolve(r, &at, deadline);
-    c->asking = false;
-    if (rc == ZC_OK) rc = zc__redis_link_to(r, c, &at, deadline);
-    zc__redis_unreachable(r, rc);
-    if (rc == ZC_OK) rc = zc__redis_handshake(r, c, deadline);
+    int rc = c->greeting ? ZC_OK : zc__redis_reach(r, c, until, deadline);
+    uint64_t begin = c->greeting ? c->greeting->begin : zc__redis_now(r);
+    uint64_t end = c->greeting ? begin + r->timeout : deadline;
+    if (rc == ZC_OK) rc = zc__redis_handshake(r, c, until, end < deadline ? end : deadline);
+    if (rc == ZC_E_BUSY) return rc;
     zc__redis_connected(r, rc == ZC_OK);
-    if (rc == ZC_OK) zc__atomic_store_rlx(&r->connecting, zc__redis_now(r) - begin);
+    uint64_t took = zc__redis_now(r) - begin, most = r->timeout / 16;
+    if (rc == ZC_OK && !zc__atomic_load_rlx(&r->latency)) /* a first guess */
+        zc__atomic_store_rlx(&r->latency, took < most ? took : most);
     return rc;
 }
 
@@ -14697,8 +14783,8 @@ static bool zc__redis_redirected(zc__redis *r, zc__redis_conn *c, zc__redis_req 
                 return true;
             }
             c->asking = false;
-            if (zc__redis_link_to(r, c, &to, deadline) != ZC_OK) return false;
-            if (zc__redis_handshake(r, c, deadline) != ZC_OK) return false;
+            if (zc__redis_link_to(r, c, &to, ZC_NEVER, deadline) != ZC_OK) return false;
+            if (zc__redis_handshake(r, c, ZC_NEVER, deadline) != ZC_OK) return false;
             return c->asking = true;
         }
         /* No longer who it was: the next call finds out anew. */
@@ -14738,17 +14824,6 @@ static bool zc__req_is_large(const zc__redis_req *q) {
     return size > 65536;
 }
 
-/* When to give up for want of the caller's time. That costs the connection, so the server gets 8
- * times what it usually takes, and 5 ms, in any case. `usual`: 0: not known. */
-static uint64_t zc__redis_limit(const zc__redis_req *q, uint64_t now, uint64_t usual,
-                                uint64_t deadline) {
-    uint64_t least = zc__mul_sat(usual, 8);
-    if (!q->until || !usual) return deadline;
-    if (least < 5 * ZC_MILLISECOND) least = 5 * ZC_MILLISECOND;
-    uint64_t limit = q->until > now + least ? q->until : now + least;
-    return limit < deadline ? limit : deadline;
-}
-
 /* Sends a request over a connection of the caller's, connecting first if need be. `extra`: how much
  * longer than usual the server may take on purpose. ZC_OK: every command has its reply, which may
  * be an error. */
@@ -14758,21 +14833,20 @@ static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uin
     bool again = c != &r->reader || !r->blocked;
     int rc = ZC_E_STORE;
     for (unsigned hops = 0; hops < 5; hops++) {
-        uint64_t now = zc__redis_now(r), deadline = most;
-        bool fresh = !c->link;
-        if (fresh) limit = zc__redis_limit(q, now, zc__atomic_load_rlx(&r->connecting), end);
-        if (fresh && (rc = zc__redis_connect(r, c, limit)) != ZC_OK) break;
-        uint64_t usual = now + zc__redis_reply_timeout(r);
+        bool fresh = !c->link || c->greeting;
+        if (fresh && (rc = zc__redis_connect(r, c, q->until, end)) != ZC_OK) break;
+        uint64_t now = zc__redis_now(r), deadline = most, usual = now + zc__redis_reply_timeout(r);
         if (!fresh && !extra && usual < most && !zc__req_is_large(q)) deadline = usual;
         full = deadline;
-        limit = zc__redis_limit(q, now, zc__atomic_load_rlx(&r->latency), full);
+        limit = zc__redis_limit(r, q->until, now, full);
         rc = zc__redis_exchange(r, c, q, limit);
         if (!extra && !fresh && (rc == ZC_OK || (usual <= most && limit == full)))
             zc__redis_latency_update(r, zc__redis_now(r) - now, rc);
-        if (rc == ZC_OK && zc__redis_redirected(r, c, q, most)) continue;
+        if (rc == ZC_OK && zc__redis_redirected(r, c, q, extra ? most : limit)) continue;
         if (rc != ZC_E_STORE || !again) break;
         again = false; /* dropped by the server, perhaps long ago: once more */
-        r->io.sleep(r->io.user, r->io.random(r->io.user) % (2 * ZC_MILLISECOND));
+        if (q->until == ZC_NEVER)
+            r->io.sleep(r->io.user, r->io.random(r->io.user) % (2 * ZC_MILLISECOND));
         if (zc__redis_now(r) >= most) break;
     }
     if (c->asking) zc__redis_drop(r, c);
@@ -14863,10 +14937,11 @@ static uint64_t zc__redis_run(const zc__redis *r, const zc__redis_conn *c) {
 static int zc__redis_call(zc__redis *r, zc__redis_req *q, uint64_t extra, uint64_t run) {
     uint64_t patience = zc__redis_reply_timeout(r);
     uint64_t rest = patience < r->timeout / 2 ? patience : r->timeout / 2;
-    zc__redis_conn *c = zc__redis_acquire(r, q->at_once ? 0 : q->begin + r->timeout - rest);
+    uint64_t turn = q->at_once ? 0 : q->begin + r->timeout - rest;
+    zc__redis_conn *c = zc__redis_acquire(r, turn < q->until ? turn : q->until);
     if (!c) return ZC_E_BUSY;
     uint64_t waited = zc__redis_now(r) - q->begin;
-    if (run && c->link && c->run != run) zc__redis_drop(r, c);
+    if (run && c->link && !c->greeting && c->run != run) zc__redis_drop(r, c);
     int rc = zc__redis_send(r, c, q, extra);
     if (rc == ZC_E_TIMEOUT && waited > r->timeout / 16 && waited + patience > r->timeout)
         rc = ZC_E_BUSY; /* the server has had less time than it may take */
@@ -14931,7 +15006,6 @@ static int zc__redis_get_once(zc__redis *r, const zc_bytes *keys, size_t n, zc_s
     zc__redis_req q;
     zc__req_init(r, &q);
     q.begin = begin;
-    q.until = sinks[0]->until;
     zc__req_add(&q, "MGET $era");
     for (size_t i = 0; i < n; i++) {
         if (zc__redis_shard_index(r, keys[i]) != r->shard) continue;
@@ -15206,7 +15280,7 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     /* Over a new connection of the reader's: an old one may lead to a master of the past, and what
      * is attached is what will be read. */
     zc__redis_drop(r, &r->wakeup);
-    zc__redis_drop(r, &r->reader);
+    if (!r->reader.greeting) zc__redis_drop(r, &r->reader);
     int rc = zc__bus_rc(zc__redis_send(r, &r->reader, &q, 0));
     log.run = zc__redis_run(r, &r->reader);
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
@@ -15267,7 +15341,6 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
     bool pool = r->reader.pending != 0;
     zc__redis_req q;
     zc__req_init(r, &q);
-    q.until = sink->until;
     zc__req_fence(r, &q);
     unsigned first = q.ncmds;
     zc__req_cmd(&q, "HMGET $tags @n");
@@ -15357,7 +15430,7 @@ static bool zc__redis_arm_wakeup(zc__redis *r, uint64_t position) {
     bool asked = r->wakeup.link && r->wakeup_until;
     if (asked && log.gen == r->wakeup_gen && now < r->wakeup_until) return true;
     if (asked) zc__redis_drop(r, &r->wakeup);
-    if (!r->wakeup.link && zc__redis_connect(r, &r->wakeup, now + r->timeout) != ZC_OK)
+    if (!r->wakeup.link && zc__redis_connect(r, &r->wakeup, ZC_NEVER, now + r->timeout))
         return false;
     zc__req_init(r, &q);
     zc__req_cmd(&q, "XREAD COUNT 1 BLOCK %u STREAMS $log %u-%u", (uint64_t)ZC__REDIS_WAKEUP,
@@ -15470,7 +15543,6 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     if (!log.gen) return ZC_RETRY;
     if (!zc__redis_list(r, tags, n, &list)) return ZC_E_NOMEM;
     zc__req_init(r, &q);
-    q.until = sink->until;
     zc__req_script(&q, ZC__APPEND, 3);
     zc__req_add(&q, "$log $tags $tags2 %u", log.gen);
     zc__req_nonce(r, &q);
@@ -15660,6 +15732,7 @@ static void zc__redis_fork(zc__redis *r) {
     for (unsigned i = 0; i <= r->nconns + 1; i++) {
         zc__redis_conn *c = i < r->nconns ? &r->conns[i] : i == r->nconns ? &r->reader : &r->wakeup;
         if (c->link) r->io.close(r->io.user, c->link, c->taken);
+        if (!c->taken) zc__redis_greeted(c);
         memset(c, 0, sizeof *c);
     }
     (void)zc__monitor_init(&r->pool, ZC__RANK_POOL);
@@ -16492,6 +16565,7 @@ static void zc__place_exchange(zc__place *p, zc__place_op *batch) {
     int rc = ZC_MISS, failed = ZC_OK;
     for (unsigned tries = 0; tries < ZC__PLACE_TRIES && rc == ZC_MISS; tries++) {
         uint64_t begin = zc__mono(&p->clock);
+        if (tries && begin >= zc__until) break;
         rc = zc__place_once(p, batch, &failed);
         if (rc == ZC_MISS && !failed) zc__place_back_off(p, tries, zc__mono(&p->clock) - begin);
     }
@@ -16510,6 +16584,16 @@ static zc__place_op *zc__place_take(zc__place *p) {
     return batch;
 }
 
+/* Takes an op out of the queue, whose author has no time. False: it is being done. */
+static bool zc__place_withdraw(zc__place *p, const zc__place_op *op) {
+    zc__place_op **at = &p->queue;
+    while (*at && *at != op) at = &(*at)->next;
+    if (!*at) return false;
+    *at = op->next;
+    if (!op->next) p->queue_end = at;
+    return true;
+}
+
 /* Waits until an op is over, as one of a batch; whoever comes to his turn is busy for all. */
 static int zc__place_call(zc__place *p, zc__place_op *op) {
     int rc = zc__place_ready(p);
@@ -16521,7 +16605,9 @@ static int zc__place_call(zc__place *p, zc__place_op *op) {
     p->queue_end = &op->next;
     while (op->rc == ZC_PENDING) {
         if (p->busy) {
-            zc__monitor_sleep(&p->monitor, ZC_NEVER);
+            uint64_t now = zc__mono(&p->clock);
+            if (now >= zc__until && zc__place_withdraw(p, op)) op->rc = ZC_E_BUSY;
+            else zc__monitor_sleep(&p->monitor, now < zc__until ? zc__until - now : ZC_NEVER);
             continue;
         }
         zc__place_op *batch = zc__place_take(p), *next;
@@ -16657,6 +16743,7 @@ static int zc__place_relock(zc__place *p, zc_bytes key, uint64_t token, uint64_t
     int rc = zc__place_ready(p);
     bool lost = rc == ZC_OK;
     for (unsigned tries = 0; lost && tries < ZC__PLACE_TRIES; tries++) {
+        if (tries && zc__mono(&p->clock) >= zc__until) break;
         uint64_t begin = zc__mono(&p->clock), now = zc__wall(&p->clock) / ZC_MILLISECOND;
         rc = zc__place_read(p, name, &slot, &seen);
         if (rc < 0) break;

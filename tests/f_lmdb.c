@@ -243,7 +243,7 @@ static void use_hooks(void) {
     sink_k.take = see;
     MUST(known(store.get(store.user, k, &sink_k)));
     for (uint64_t from = 0; from <= LOG; from += LOG) {
-        zc_bus_sink sink = {hear, &last, 0};
+        zc_bus_sink sink = {hear, &last};
         last = from;
         int rc = bus.read(bus.user, from, 0, &sink);
         MUST(rc == ZC_OK || rc == ZC_MORE || rc == ZC_RETRY || rc == ZC_E_CORRUPT);
@@ -259,7 +259,7 @@ static void use_hooks(void) {
 static void change_hooks(void) {
     zc_bytes k = zc_str("k"), tag = zc_str("t");
     uint64_t last = 0, identity;
-    zc_bus_sink sink = {hear, &last, 0};
+    zc_bus_sink sink = {hear, &last};
     if (bus.attach(bus.user, &identity, &last) == ZC_OK) {
         int rc = bus.append(bus.user, &tag, 1, false, last, &sink);
         MUST(known(rc) || rc == ZC_MORE || rc == ZC_RETRY);

@@ -40,7 +40,7 @@ static zc__redis *attached(zc_bus *bus) {
 
 static void entries(zc__redis *r, redisReply *first, redisReply *second) {
     ear e = {4, 0, 0};
-    zc_bus_sink sink = {hear, &e, 0};
+    zc_bus_sink sink = {hear, &e};
     static char four[] = "4";
     redisReply number = {.type = REDIS_REPLY_STRING, .str = four, .len = 1}, *at = &number;
     redisReply newest = {.type = REDIS_REPLY_ARRAY, .element = &at, .elements = 1};
@@ -89,7 +89,7 @@ static bool sane(const char *p, size_t size) {
 /* An entry that is right but for its tags: what cannot be read as such is everything. */
 static void packed(zc__redis *r, const char *text, size_t size) {
     ear e = {4, 0, 0};
-    zc_bus_sink sink = {hear, &e, 0};
+    zc_bus_sink sink = {hear, &e};
     MUST(zc__entry_deliver(&r->mem, zc_slice(text, size), 4, &sink) == ZC_OK && e.given == 1);
 }
 

@@ -82,8 +82,8 @@ BEHIND = {
         "",
     ),
     "what leaves the queue is not marked while it is written": (
-        "if (goes) zc__written(s, &w);\n    if (rc < 0)",
-        "if (rc < 0)",
+        "if (goes) zc__written(s, &w);\n    if (rc < 0 && !later)",
+        "if (rc < 0 && !later)",
         "        zc__writes(s, &w, hash, true);\n        w.state",
         "        w.state",
     ),

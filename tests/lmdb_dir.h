@@ -80,7 +80,7 @@ static inline int ld_entry(void *user, uint64_t position, const zc_bytes *tags, 
     return h->answer;
 }
 static inline int ld_read(const zc_bus *b, uint64_t position, heard *h) {
-    zc_bus_sink sink = {ld_entry, h, 0};
+    zc_bus_sink sink = {ld_entry, h};
     memset(h, 0, sizeof *h);
     return b->read(b->user, position, 0, &sink);
 }
@@ -88,7 +88,7 @@ static inline int ld_read(const zc_bus *b, uint64_t position, heard *h) {
  * nobody else appends. */
 static inline int ld_append(const zc_bus *b, const char *tag, uint64_t *position) {
     heard h;
-    zc_bus_sink sink = {ld_entry, &h, 0};
+    zc_bus_sink sink = {ld_entry, &h};
     zc_bytes t = zc_str(tag ? tag : "");
     uint64_t id, at;
     memset(&h, 0, sizeof h);

@@ -370,7 +370,7 @@ TEST(append_read_peek_versions) {
     heard h;
     uint64_t at, p = 9;
     zc_bytes two[2] = {zc_str("x:y"), zc_str("z")};
-    zc_bus_sink sink = {ld_entry, &h, 0};
+    zc_bus_sink sink = {ld_entry, &h};
     REQUIRE(start(&f, 0));
     CHECK_EQ(tail(&f), 0);
     CHECK_EQ(f.b.peek(f.b.user, &p), ZC_OK);
@@ -417,7 +417,7 @@ TEST(tags_of_every_length) {
     enum { MOST = ZC_TAG_MAX + ZC_SEAL_TAG }; /* of the name of a tag, with a sealer */
     char tag[MOST + 1];
     zc_bytes many[100], t;
-    zc_bus_sink sink = {ld_entry, &h, 0};
+    zc_bus_sink sink = {ld_entry, &h};
     uint64_t sum = 0, versions[100];
     REQUIRE(start(&f, 0));
     memset(tag, 'q', sizeof tag);
@@ -456,7 +456,7 @@ TEST(a_reader_behind_the_trim_begins_anew) {
     fixture f;
     heard h, all;
     zc_bytes t = zc_str("t");
-    zc_bus_sink sink = {ld_entry, &all, 0};
+    zc_bus_sink sink = {ld_entry, &all};
     REQUIRE(start(&f, 0));
     memset(&all, 0, sizeof all);
     for (uint64_t i = 0; i < N; i++) CHECK_EQ(f.b.append(f.b.user, &t, 1, false, i, &sink), ZC_OK);
@@ -488,7 +488,7 @@ TEST(large_entries_trim_the_log_sooner) {
     heard h;
     static char text[TAGS][ZC_TAG_MAX];
     zc_bytes tags[TAGS];
-    zc_bus_sink sink = {ld_entry, &h, 0};
+    zc_bus_sink sink = {ld_entry, &h};
     REQUIRE(start(&f, 8 * MIB));
     memset(text, 'l', sizeof text);
     for (size_t i = 0; i < TAGS; i++) {
@@ -543,7 +543,7 @@ TEST(versions_have_a_floor) {
 TEST(read_waits_and_wakes) {
     fixture f;
     heard h;
-    zc_bus_sink sink = {ld_entry, &h, 0};
+    zc_bus_sink sink = {ld_entry, &h};
     REQUIRE(start(&f, 0));
     memset(&h, 0, sizeof h);
     f.b.wake(f.b.user);
@@ -587,7 +587,7 @@ TEST(holds_are_kept_beside_the_log) {
     fixture f;
     if (!start(&f, 0)) return;
     lists l = {0, 0, 0, ZC_OK};
-    zc_bus_sink sink = {take_list, &l, 0};
+    zc_bus_sink sink = {take_list, &l};
     zc_bytes list[2] = {zc_str("mark"), zc_str("t:1")};
     CHECK_EQ(f.b.holds(f.b.user, &sink), ZC_OK);
     CHECK_EQ(f.b.hold(f.b.user, 7, list, 2), ZC_OK);
@@ -1079,7 +1079,7 @@ TEST(absurd_numbers_are_damage) {
         uint64_t identity, at, number[2] = {bad[i][0], bad[i][1]};
         if (!start(&f, 0)) return;
         zc_bytes tag = zc_str("t");
-        zc_bus_sink none = {NULL, NULL, 0};
+        zc_bus_sink none = {NULL, NULL};
         CHECK_EQ(zc__lmdb_write((zc__lmdb *)f.b.user, write_number, number), ZC_OK);
         CHECK_EQ(f.b.attach(f.b.user, &identity, &at), ZC_E_CORRUPT);
         CHECK_EQ(f.b.append(f.b.user, &tag, 1, false, 0, &none), ZC_E_CORRUPT);

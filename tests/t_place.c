@@ -381,7 +381,7 @@ TEST(a_log_that_is_rolled_back_is_a_break) {
         zc_bus other;
         REQUIRE(zc_place_open(&d, NULL, &other) == ZC_OK);
         uint64_t identity, position;
-        zc_bus_sink sink = {ignore, NULL, 0};
+        zc_bus_sink sink = {ignore, NULL};
         zc_bytes tag = zc_str("y");
         CHECK_EQ(other.attach(other.user, &identity, &position), ZC_OK);
         for (unsigned i = 0; i <= longer; i++)
@@ -535,7 +535,7 @@ typedef struct rival {
 static void is_faster(void *user) {
     rival *r = (rival *)user;
     uint64_t identity, position;
-    zc_bus_sink sink = {ignore, NULL, 0};
+    zc_bus_sink sink = {ignore, NULL};
     zc_bytes tag = zc_str("rival");
     if (!r->left) return;
     r->left--;

@@ -62,7 +62,7 @@ static int hear_any(void *user, uint64_t position, const zc_bytes *tags, size_t 
     return hear(user, position, tags, count);
 }
 static zc_bus_sink sink_of(node *n) {
-    zc_bus_sink s = {hear, n, 0};
+    zc_bus_sink s = {hear, n};
     n->given = n->all = 0;
     n->tags[0] = '\0';
     return s;
@@ -96,7 +96,7 @@ static int put(node *n, const char *key, const char *value, uint64_t life_ms) {
 static const char *get_bytes(node *n, zc_bytes key, int *rc) {
     static char text[64];
     zc__mem mem = {.hook = zct_allocator(&n->mem)};
-    zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0};
+    zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
     *rc = n->st.get(n->st.user, key, &sink);
     snprintf(text, sizeof text, "%.*s", (int)sink.buf.size, (const char *)sink.buf.ptr);
     zc__buf_free(&mem, &sink.buf);
@@ -314,7 +314,7 @@ static void get_many(redis_server *s, node *n, int count, const char *commands) 
     for (int i = 0; i < count; i++) {
         keys[i] = zc_str(name_of(i));
         if (i % 3) CHECK_EQ(put(n, name_of(i), name_of(i), 0), ZC_OK);
-        sinks[i] = (zc_sink){&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0};
+        sinks[i] = (zc_sink){&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
         at[i] = &sinks[i];
     }
     rs_say(s, "CONFIG", "RESETSTAT", NULL);
@@ -609,7 +609,7 @@ static int hear_behind_another(void *user, uint64_t position, const zc_bytes *ta
 }
 static int append_from_behind(node *n) {
     zc_bytes t = zc_str("behind");
-    zc_bus_sink s = {hear_behind_another, n, 0};
+    zc_bus_sink s = {hear_behind_another, n};
     return n->bus.append(n->bus.user, &t, 1, false, 0, &s);
 }
 
@@ -1217,14 +1217,14 @@ static unsigned exercise(redis_server *s, const char *url, size_t without) {
     bad += listen_for(&n, 0) != ZC_OK;
     bad += n.bus.versions(n.bus.user, &p, 1, &v) != ZC_OK;
     bad += n.bus.beat(n.bus.user, zc_str("text")) != ZC_OK;
-    zc_bus_sink none = {no_entry, NULL, 0};
+    zc_bus_sink none = {no_entry, NULL};
     bad += n.bus.hold(n.bus.user, 1, &p, 1) != ZC_OK;
     bad += n.bus.hold(n.bus.user, 1, NULL, 0) != ZC_OK;
     bad += n.bus.holds(n.bus.user, &none) != ZC_OK;
     bad += put(&n, "k", "v", 0) != ZC_OK;
     bad += get_rc(&n, "k") != ZC_OK;
     zc__mem mem = {.hook = zct_allocator(&n.mem)};
-    zc_sink one = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0}, two = one;
+    zc_sink one = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL}, two = one;
     zc_sink *sinks[2] = {&one, &two};
     int rcs[2];
     bad += n.st.get_many(n.st.user, keys, 2, sinks, rcs) != ZC_OK;
@@ -1447,36 +1447,36 @@ TEST(who_has_no_time_does_not_wait_for_a_hung_server) {
     REQUIRE(rs_start(&s, NULL) && node_open(&n, s.url));
     zc_bus_sink bus = sink_of(&n);
     zc__mem mem = {.hook = zct_allocator(&n.mem)};
-    zc_sink store = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 1};
-    bus.until = 1; /* long ago */
+    zc_sink store = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
     CHECK_EQ(put(&n, "k", "v", 0), ZC_OK);
     CHECK_EQ(attach(&n), ZC_OK);
     CHECK_EQ(listen_for(&n, 0), ZC_OK);
     rs_hang(&s);
+    (void)zc__hurry(1); /* long ago */
     CHECK_EQ(n.bus.read(n.bus.user, n.at, 0, &bus), ZC_E_BUSY);
     CHECK_EQ(n.st.get(n.st.user, zc_str("other"), &store), ZC_E_BUSY);
     CHECK_EQ(n.st.get(n.st.user, zc_str("other"), &store), ZC_E_BUSY); /* connecting */
     rs_go_on(&s); /* a healthy one gets all the time that it needs */
     while (n.bus.read(n.bus.user, n.at, 0, &bus) != ZC_OK) usleep(1000);
     while (n.st.get(n.st.user, zc_str("other"), &store) != ZC_MISS) usleep(1000);
+    (void)zc__hurry(ZC_NEVER);
     node_close(&n);
     rs_stop(&s);
 }
 
 #define MS ZC_MILLISECOND
 TEST(how_long_it_takes_at_least_to_give_up) {
-    zc__redis_req q;
-    q.until = 0;
-    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, MS, 1250 * MS), 1250 * MS); /* no hurry */
-    q.until = 1001 * MS;
-    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, 0, 1250 * MS), 1250 * MS); /* nothing is known */
-    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, 1, 1250 * MS), 1005 * MS);
-    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, 2 * MS, 1250 * MS), 1016 * MS);
-    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, 2 * MS, 1010 * MS), 1010 * MS);
-    q.until = 1100 * MS;
-    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, 2 * MS, 1250 * MS), 1100 * MS);
-    q.until = ZC_NEVER;
-    CHECK_EQ(zc__redis_limit(&q, 1000 * MS, 2 * MS, 1250 * MS), 1250 * MS);
+    zc__redis r;
+    memset(&r, 0, sizeof r);
+    r.timeout = 250 * MS;
+    CHECK_EQ(zc__redis_limit(&r, 1001 * MS, 1000 * MS, 1250 * MS), 1062 * MS + MS / 2);
+    r.latency = 1; /* before, nothing was known */
+    CHECK_EQ(zc__redis_limit(&r, 1001 * MS, 1000 * MS, 1250 * MS), 1005 * MS);
+    r.latency = 2 * MS;
+    CHECK_EQ(zc__redis_limit(&r, 1001 * MS, 1000 * MS, 1250 * MS), 1016 * MS);
+    CHECK_EQ(zc__redis_limit(&r, 1001 * MS, 1000 * MS, 1010 * MS), 1010 * MS);
+    CHECK_EQ(zc__redis_limit(&r, 1100 * MS, 1000 * MS, 1250 * MS), 1100 * MS);
+    CHECK_EQ(zc__redis_limit(&r, ZC_NEVER, 1000 * MS, 1250 * MS), 1250 * MS);
 }
 
 TEST(patience_grows_with_a_slow_server) {
@@ -1768,7 +1768,7 @@ static void *one_of_crowd(void *user) {
         snprintf(key, sizeof key, "%u/%d", w->id, i % 10);
         snprintf(value, sizeof value, "%u/%d", w->id, i);
         CHECK_EQ(w->n->st.put(w->n->st.user, zc_str(key), zc_str(value), 0), ZC_OK);
-        zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0};
+        zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
         CHECK_EQ(w->n->st.get(w->n->st.user, zc_str(key), &sink), ZC_OK);
         CHECK(sink.buf.size == strlen(value) && memcmp(sink.buf.ptr, value, sink.buf.size) == 0);
         zc__buf_free(&mem, &sink.buf);
@@ -1829,8 +1829,8 @@ static int everything(node *n, uint64_t lock) {
     uint64_t token = 0, positions[60];
     zc_allocator all = zct_allocator(&n->mem);
     zc__mem mem = {.hook = {1, all.alloc, all.free, all.user}};
-    zc_sink sinks[2] = {{&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0},
-                        {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0}};
+    zc_sink sinks[2] = {{&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL},
+                        {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL}};
     zc_sink *at[2] = {&sinks[0], &sinks[1]};
     for (int i = 0; i < 60; i++) many[i] = zc_str("t:1");
     if (rc == ZC_OK) rc = put(n, "a", "v", 0);
@@ -2001,6 +2001,69 @@ TEST(caches_share_what_they_load_and_what_they_invalidate) {
     zc_close(a);
     zc_close(b);
     zc_close(late);
+    rs_stop(&s);
+}
+
+/* Polls with next to no budget; then it has all been within the server's time-out. */
+static void poll_hung(zc_cache *c, int n) {
+    uint64_t begin = zc__mono(&c->clock);
+    while (n--) (void)zc_poll(c, ZC_MICROSECOND);
+    CHECK(zc__mono(&c->clock) - begin < 30 * ZC_SECOND);
+}
+static bool is_behind(zc_cache *c) {
+    zc_stats st;
+    zc_stats_read(c, &st);
+    return st.bus_pending || c->behind_at != c->behind_end || !zc__atomic_load_acq(&c->bus.attached);
+}
+
+TEST(a_poll_does_not_wait_for_a_hung_server_and_loses_nothing) {
+    redis_server s;
+    REQUIRE(rs_start(&s, NULL));
+    zc_redis_desc r = {.url = s.url, .timeout = 60 * ZC_SECOND};
+    zc_desc d = {.max_staleness = 600 * ZC_SECOND, .no_thread = true, .write_behind = true,
+                 .ack = ZC_ASYNC};
+    zc_cache *c = NULL;
+    uint64_t hold;
+    REQUIRE(zc_redis_open(&r, &d.store, &d.bus) == ZC_OK);
+    zc__redis *io = (zc__redis *)d.bus.user;
+    io->down_until = UINT64_MAX; /* zc_open() does not wait */
+    REQUIRE(zc_open(&d, &c) == ZC_OK);
+    io->down_until = 0;
+    rs_hang(&s);
+    poll_hung(c, 50); /* it shakes hands, and says nothing */
+    rs_go_on(&s);
+    while (is_behind(c)) (void)zc_poll(c, ZC_MICROSECOND);
+    /* One for the log, one of the pool, and that of the test: none was given up. */
+    CHECK(rs_until(&s, "total_connections_received:3", "INFO", "stats"));
+
+    /* The same with everything that a poll may have to say. */
+    zc_put_opts opts;
+    memset(&opts, 0, sizeof opts);
+    zc_bytes tag = zc_str("t");
+    opts.deps = &tag;
+    opts.ndeps = 1;
+    CHECK_EQ(zc_hold(c, &tag, 1, ZC_MILLISECOND, &hold), ZC_OK);
+    c->bus.holds->own = false; /* as if another's, who has died */
+    rs_hang(&s);
+    CHECK_EQ(zc_invalidate(c, zc_str("u")), ZC_OK);
+    opts.begin = zc_begin(c);
+    opts.deps = NULL;
+    opts.ndeps = 0;
+    CHECK_EQ(zc_put(c, zc_str("k"), zc_str("v"), &opts), ZC_OK);
+    usleep(2000); /* the hold's lease */
+    c->bus.last_beat = 0;
+    poll_hung(c, 50);
+    CHECK(is_behind(c));
+    rs_go_on(&s);
+    while (is_behind(c)) (void)zc_poll(c, ZC_MICROSECOND);
+    CHECK_EQ(c->bus.nholds, 0);
+    zc_cache *other = cache_on(&s);
+    zc_view v;
+    REQUIRE(other != NULL);
+    CHECK_EQ(zc_get(other, zc_str("k"), &v), ZC_OK); /* Redis has it */
+    zc_release(other, &v);
+    zc_close(other);
+    zc_close(c);
     rs_stop(&s);
 }
 

@@ -104,10 +104,10 @@ static int call(stage *g, int which) {
     zc_bytes keys[2] = {zc_str("k"), zc_str("l")};
     zc_allocator all = zct_allocator(&g->mem);
     zc__mem mem = {.hook = {1, all.alloc, all.free, all.user}};
-    zc_sink sinks[2] = {{&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0},
-                        {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0}};
+    zc_sink sinks[2] = {{&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL},
+                        {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL}};
     zc_sink *at[2] = {&sinks[0], &sinks[1]};
-    zc_bus_sink ear = {hear, g, 0};
+    zc_bus_sink ear = {hear, g};
     uint64_t a = 0, b = 0, positions[2];
     int results[2] = {0, 0}, rc = ZC_OK;
     zc_store *st = &g->st;
@@ -422,7 +422,7 @@ TEST(a_trickle_ends_at_the_deadline) {
     /* Connect first; the handshake must not be mixed with the drops. */
     zc__redis *r = (zc__redis *)g.st.user;
     zc__redis_conn *c = &r->conns[zc__redis_affinity() % r->nconns];
-    CHECK_EQ(zc__redis_connect(r, c, zc__redis_now(r) + 20 * ZC_SECOND), ZC_OK);
+    CHECK_EQ(zc__redis_connect(r, c, ZC_NEVER, zc__redis_now(r) + 20 * ZC_SECOND), ZC_OK);
     dripping d = {&g.server, 0};
     pthread_create(&t, NULL, drip, &d);
     int rc = call(&g, GET);

@@ -43,7 +43,7 @@ static int put(side *n, const char *key, zc_bytes value) {
 }
 static int get(side *n, const char *key, zc_bytes want) {
     zc__mem mem = {.hook = zct_allocator(&n->mem)};
-    zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL, 0};
+    zc_sink sink = {&mem, {NULL, 0, 0}, SIZE_MAX, NULL, NULL};
     int rc = n->st.get(n->st.user, zc_str(key), &sink);
     if (rc == ZC_OK)
         CHECK(sink.buf.size == want.len && memcmp(sink.buf.ptr, want.ptr, want.len) == 0);
@@ -351,7 +351,7 @@ static int hear(void *user, uint64_t position, const zc_bytes *tags, size_t coun
 }
 static void *wait_long(void *user) {
     waiter *w = (waiter *)user;
-    zc_bus_sink sink = {hear, w, 0};
+    zc_bus_sink sink = {hear, w};
     w->rc = w->n->bus.read(w->n->bus.user, w->at, 600 * ZC_SECOND, &sink);
     return NULL;
 }

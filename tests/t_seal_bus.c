@@ -332,7 +332,7 @@ TEST(an_entry_that_is_not_sealed_for_us_is_everything) {
     if (!start(&f, "A")) return;
     stranger = (log_node){.hub = &f.hub, .attached = f.hub.identity};
     zc_bus bus = lb_hook(&stranger, false);
-    zc_bus_sink none = {zc__bus_unheard, NULL, 0};
+    zc_bus_sink none = {zc__bus_unheard, NULL};
     zc_sealer foreign, ours;
     unsigned char names[2][64];
     size_t len[2];

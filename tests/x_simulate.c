@@ -165,6 +165,7 @@ typedef struct fiber {
     jmp_buf at;
     bool begun, finished, joined;
     zc__ranked *locks; /* that it holds, with ZOOCACHE_DEBUG */
+    uint64_t until;    /* zc__hurry() */
     uint64_t wake;
     pthread_cond_t *cond; /* that it waits for */
     void *(*run)(void *);
@@ -355,8 +356,10 @@ static void later(uint64_t in, action what, int a, int b) {
 /* Switching by jumps makes no system calls. Each coroutine holds locks of its own. */
 static void resume(fiber *f) {
     zc__locks_swap(&f->locks);
+    (void)zc__hurry(f->begun ? f->until : ZC_NEVER);
     if (_setjmp(w->main) != 0) {
         zc__locks_swap(&f->locks);
+        f->until = zc__hurry(ZC_NEVER);
         return;
     }
     if (f->begun) _longjmp(f->at, 1);
@@ -848,11 +851,11 @@ static int io_open(void *user, const char *host, int port, bool tls, uint64_t ti
     bool silent = (at != SENTINEL && n->cut_until[at] > w->now) || (w->faults && chance(w->loss / 2));
     if (at != SENTINEL && w->servers[at].up && w->servers[at].hung_until > w->now + timeout)
         silent = chance(500); /* the kernel may still shake hands */
-    if (silent || took > timeout) {
+    if (timeout && (silent || took > timeout)) {
         give_way(end);
         return n->dead ? ZC_E_STORE : ZC_E_TIMEOUT;
     }
-    nap(took);
+    if (timeout) nap(took);
     if (n->dead || (at != SENTINEL && !w->servers[at].up)) return ZC_E_STORE;
     conn *c = (conn *)sr_alloc(sizeof *c);
     memset(c, 0, sizeof *c);
