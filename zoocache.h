@@ -15705,11 +15705,15 @@ static int zc__redis_beat(void *user, zc_bytes text) {
     zc__req_cmd(&q, "SET $node:%x %b PX 5000", r->node, text.ptr, text.len);
     zc__req_cmd(&q, "ZADD $nodes %u %x", ms, r->node);
     zc__req_cmd(&q, "ZREMRANGEBYSCORE $nodes -inf %u", ms > 60000 ? ms - 60000 : 0);
+    zc__req_cmd(&q, "MULTI"); /* what is asked in between is not trimmed */
     zc__req_cmd(&q, "LRANGE $inspect:%x 0 %u", r->node, ZC__REDIS_ANSWERS - 1);
     zc__req_cmd(&q, "LTRIM $inspect:%x %u -1", r->node, ZC__REDIS_ANSWERS);
+    zc__req_cmd(&q, "EXEC");
     int rc = zc__redis_call(r, &q, 0, 0);
     for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_error(q.reply[i]);
-    const redisReply *asked = q.reply[3];
+    const redisReply *both = q.reply[q.ncmds - 1];
+    if (rc == ZC_OK && !zc__redis_array(both, 2)) rc = ZC_E_BUS;
+    const redisReply *asked = rc == ZC_OK ? both->element[0] : NULL;
     for (size_t i = 0; rc == ZC_OK && zc__redis_is(asked, REDIS_REPLY_ARRAY) && i < asked->elements;
          i++)
         if (zc__redis_string(asked->element[i]) && asked->element[i]->len <= 64)

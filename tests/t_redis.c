@@ -1752,6 +1752,40 @@ TEST(a_node_tells_about_itself_and_answers) {
     rs_stop(&s);
 }
 
+/* Redis has the first part of a beat, and a monitor asks, before it gets the rest. */
+static struct {
+    int (*append)(void *, void *, int, const char **, const size_t *);
+    redis_server *s;
+    uint64_t node;
+} asking;
+static int late_append(void *user, void *conn, int argc, const char **argv, const size_t *len) {
+    char key[64];
+    if (strcmp(argv[0], "LTRIM") == 0) {
+        CHECK_EQ(zc__redis_io_send((zc__redis_link *)conn), ZC_OK);
+        snprintf(key, sizeof key, "{zoocache}:node:%016" PRIx64, asking.node);
+        CHECK(rs_until(asking.s, "1", "EXISTS", key));
+        snprintf(key, sizeof key, "{zoocache}:inspect:%016" PRIx64, asking.node);
+        rs_say(asking.s, "RPUSH", key, "monitor", NULL);
+    }
+    return asking.append(user, conn, argc, argv, len);
+}
+
+TEST(no_monitor_asks_in_vain) {
+    redis_server s;
+    node a;
+    REQUIRE(rs_start(&s, NULL) && node_open(&a, s.url));
+    zc__redis *r = (zc__redis *)a.bus.user;
+    asking.append = r->io.append;
+    asking.s = &s;
+    asking.node = r->node;
+    r->io.append = late_append;
+    CHECK_EQ(a.bus.beat(a.bus.user, zc_str("hits 1\n")), ZC_OK);
+    r->io.append = asking.append;
+    CHECK_STR(rs_say(&s, "LPOP", "{zoocache}:reply:monitor", NULL), "hits 1\n");
+    node_close(&a);
+    rs_stop(&s);
+}
+
 /* ---- threads, forks, memory */
 
 typedef struct crowd {
