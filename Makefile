@@ -51,7 +51,8 @@ TSAN_TESTS = $(filter t_flight t_fetch t_bus t_slab t_thread t_house t_place t_w
 # Not t_fork: a child of clang 14's sanitizer may wait for a lock of its allocator for ever.
 ASAN_TESTS = $(filter-out t_fork,$(TESTS))
 # Not t_fork: what the parent's other threads held is lost in the child, which valgrind calls a leak.
-VALGRIND_TESTS ?= $(filter-out t_fork,$(T))
+# Nor t_lmdb_damage, which takes half a minute there.
+VALGRIND_TESTS ?= $(filter-out t_fork t_lmdb_damage,$(T))
 EXAMPLES = $(basename $(notdir $(sort $(wildcard examples/*.c examples/*.cc))))
 SQLITE = $(patsubst examples/%.c,%,$(shell grep -l 'sqlite3\.h' examples/*.c 2>/dev/null))
 

@@ -1253,7 +1253,11 @@ typedef struct zc_lmdb_desc {
  * Fails: ZC_E_INVAL, ZC_E_NOMEM, ZC_E_THREAD; ZC_E_CORRUPT: the file is damaged, of another version
  * or not of this library, and is left as it is; ZC_E_FULL: no space; ZC_E_STORE: anything else that
  * the system has against it. Both tables are then zeroed.
- * Threads: any. Cost: some milliseconds. */
+ * Damage: LMDB aborts the process, or crashes, at pages that make no sense. So the first process
+ * that opens a file (told on Linux) looks at all pages but those of values above some 2 KB. What
+ * changes in a file while a process has it open, and values that a disk cannot read, still end it.
+ * Threads: any. Cost: some milliseconds; for who comes first 0.1 ms for each MB of large values, up
+ * to 0.7 ms of records of 100 bytes, and the disk's time if they are not in memory. */
 ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus *bus);
 
 #endif
@@ -11991,6 +11995,8 @@ static uint64_t zc__system_random(void) {
  *               on disk before the first byte of data is; under another one the data is deleted,
  *               and what takes its place has another identity. Where a system tells no such id,
  *               `sync` is always on. kill -9 harms nothing: what was written is the system's.
+ *   Damage      Whoever opens the file as the first checks its pages, as far as LMDB trusts them:
+ *               see "is data.mdb sound?". What rows say is checked wherever they are read.
  *   Invariants  L1 records, uses and lru have the same H; ends has those that end
  *               L2 the log has all positions from its first to the tail
  *               L3 every tag of an entry has a position >= that entry's, or the floor is
@@ -12021,6 +12027,7 @@ static uint64_t zc__system_random(void) {
 #include <fcntl.h>
 #include <lmdb.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -13252,6 +13259,275 @@ static int zc__lmdb_check_boot(zc__lmdb *db) {
     return ZC_OK;
 }
 
+/* ---- is data.mdb sound? ----
+ * LMDB believes what it reads: a number that is wrong makes it abort, leave its map, or give one
+ * page away twice. So all that LMDB may follow is followed here, from the newest meta: each page is
+ * of one tree, or free; it says its own number; leaves of a tree are equally deep; nodes fill the
+ * end of their page without gaps; keys ascend; each tree has as much as it says. Values are not
+ * looked at: records have checksums, and rows are read with care. Layouts: LMDB's mdb.c. */
+
+typedef struct zc__mdb_tree {
+    uint32_t page_size; /* in that of free pages */
+    uint16_t flags, depth;
+    size_t branches, leaves, overflow, entries, root;
+} zc__mdb_tree;
+
+typedef struct zc__mdb_meta {
+    uint32_t magic, version;
+    size_t address, map_size;
+    zc__mdb_tree unused, main; /* `unused`: transaction -> pages that it has freed */
+    size_t last, txn;          /* the last page that was ever used; transactions */
+} zc__mdb_meta;
+
+typedef struct zc__mdb_page { /* then the places of its nodes, 2 bytes each */
+    size_t number;
+    uint16_t pad, flags;
+    uint16_t lower, upper; /* of what is free; where values are, both are the number of pages */
+} zc__mdb_page;
+
+typedef struct zc__mdb_row {
+    const unsigned char *value; /* its length; in a branch, the page below */
+    size_t len, size;           /* `size`: of the node */
+    zc_bytes key;
+    unsigned flags;
+} zc__mdb_row;
+
+enum {
+    ZC__MDB_BRANCH = 1, /* pages */
+    ZC__MDB_LEAF = 2,
+    ZC__MDB_OVERFLOW = 4,
+    ZC__MDB_META = 8,
+    ZC__MDB_BIG = 1, /* nodes: the value is on pages of its own, */
+    ZC__MDB_SUB = 2, /*   or a tree */
+    ZC__MDB_KEY = 511,
+    ZC__MDB_NODE = 8,
+    ZC__MDB_DEPTH = 32,
+    ZC__MDB_PAGE = 32768,   /* the largest */
+    ZC__MDB_DIRTY = 1 << 17 /* pages of one transaction, at most */
+};
+
+typedef struct zc__mdb_check {
+    const unsigned char *map;
+    size_t page, in_file, pages; /* bytes of a page; pages of the file, and of bits in `taken` */
+    unsigned char *taken;
+    zc__mdb_meta meta;
+    const zc__mdb_tree *tree; /* that is walked: */
+    zc__mdb_tree seen;        /*   what it has, counted */
+    zc_bytes before;          /*   its last key */
+    zc__mdb_tree sub[ZC__LMDB_DBS];
+    size_t nsub;
+} zc__mdb_check;
+
+static size_t zc__mdb_number(const void *p) {
+    size_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static const zc__mdb_page *zc__mdb_page_at(const zc__mdb_check *c, size_t number) {
+    return (const zc__mdb_page *)(const void *)(c->map + number * c->page);
+}
+
+/* Gives these pages, which end below `end`, their one owner. */
+static bool zc__mdb_take(zc__mdb_check *c, size_t number, size_t n, size_t end) {
+    if (number < 2 || n > end || number > end - n) return false;
+    for (; n > 0; number++, n--) {
+        unsigned char bit = (unsigned char)(1u << number % 8);
+        if (c->taken[number / 8] & bit) return false;
+        c->taken[number / 8] |= bit;
+    }
+    return true;
+}
+
+/* The node at an even place of a page. False: it is none, or leaves the page. */
+static bool zc__mdb_read_node(const zc__mdb_check *c, const zc__mdb_page *page, size_t at,
+                              zc__mdb_row *r) {
+    const unsigned char *p = (const unsigned char *)page + at;
+    bool branch = page->flags == ZC__MDB_BRANCH;
+    size_t most = (c->page - sizeof *page) / 4 * 2 - 2;
+    uint16_t half[2];
+    uint32_t low;
+    if (at > c->page - ZC__MDB_NODE) return false;
+    memcpy(&low, p, 4);
+    memcpy(half, p + 4, 4);
+    r->flags = half[0];
+    r->key = zc_slice(p + ZC__MDB_NODE, half[1]);
+    r->value = p + ZC__MDB_NODE + half[1];
+    r->len = branch ? (size_t)((uint64_t)half[0] << 32 | low) : low;
+    r->size = ZC__MDB_NODE + (size_t)half[1];
+    if (!branch) r->size += r->flags & ZC__MDB_BIG ? sizeof(size_t) : r->len;
+    if (r->key.len > ZC__MDB_KEY || r->size > most) return false;
+    r->size += r->size % 2;
+    return r->size <= c->page - at;
+}
+
+static size_t zc__mdb_nodes(const zc__mdb_page *p) { return (p->lower - sizeof *p) / 2; }
+
+/* Do the nodes that the page names fill it from `upper` on, each once? */
+static bool zc__mdb_filled(const zc__mdb_check *c, const zc__mdb_page *page) {
+    size_t n = zc__mdb_nodes(page);
+    const uint16_t *places = (const uint16_t *)(page + 1);
+    unsigned char begins[ZC__MDB_PAGE / 16];
+    zc__mdb_row r;
+    memset(begins, 0, c->page / 16);
+    for (size_t i = 0; i < n; i++) {
+        if (places[i] % 2 || places[i] >= c->page) return false;
+        begins[places[i] / 16] |= (unsigned char)(1u << places[i] / 2 % 8);
+    }
+    for (size_t at = page->upper; at < c->page; at += r.size, n--)
+        if (!(begins[at / 16] >> at / 2 % 8 & 1) || !zc__mdb_read_node(c, page, at, &r))
+            return false;
+    return n == 0;
+}
+
+/* Takes a page of a tree. NULL: it is not sound. */
+static const zc__mdb_page *zc__mdb_take_page(zc__mdb_check *c, size_t number, unsigned flags) {
+    if (!zc__mdb_take(c, number, 1, c->in_file)) return NULL;
+    const zc__mdb_page *p = zc__mdb_page_at(c, number);
+    if (p->number != number || p->flags != flags) return NULL;
+    if (p->lower <= sizeof *p || p->lower % 2 || p->upper % 2) return NULL;
+    if (p->lower > p->upper || p->upper > c->page) return NULL;
+    return zc__mdb_filled(c, p) ? p : NULL;
+}
+
+/* Takes the pages of a large value, and finds it there. */
+static bool zc__mdb_take_value(zc__mdb_check *c, zc__mdb_row *r) {
+    size_t number = zc__mdb_number(r->value);
+    uint32_t pages;
+    if (number >= c->in_file) return false;
+    const zc__mdb_page *p = zc__mdb_page_at(c, number);
+    if (p->number != number || p->flags != ZC__MDB_OVERFLOW) return false;
+    memcpy(&pages, &p->lower, sizeof pages);
+    r->value = (const unsigned char *)(p + 1);
+    c->seen.overflow += pages;
+    return pages > (r->len + sizeof *p - 1) / c->page &&
+           zc__mdb_take(c, number, pages, c->in_file);
+}
+
+/* Takes the pages of a list of free ones: how many, and they, descending. */
+static bool zc__mdb_take_free(zc__mdb_check *c, const zc__mdb_row *r) {
+    size_t words = r->len / sizeof(size_t), before = SIZE_MAX;
+    if (r->key.len != sizeof(size_t) || words == 0) return false;
+    size_t n = zc__mdb_number(r->value), txn = zc__mdb_number(r->key.ptr);
+    if (n >= words || txn == 0 || txn > c->meta.txn) return false;
+    for (size_t i = 1; i <= n; i++) {
+        size_t number = zc__mdb_number(r->value + i * sizeof number);
+        if (number >= before || !zc__mdb_take(c, number, 1, c->pages)) return false;
+        before = number;
+    }
+    return true;
+}
+
+/* Is `key` above the one before? Those of free pages are numbers. */
+static bool zc__mdb_ascends(const zc__mdb_check *c, zc_bytes key) {
+    zc_bytes was = c->before;
+    if (!was.ptr) return true;
+    if (c->tree == &c->meta.unused) return zc__mdb_number(was.ptr) < zc__mdb_number(key.ptr);
+    int order = memcmp(was.ptr, key.ptr, was.len < key.len ? was.len : key.len);
+    return order < 0 || (order == 0 && was.len < key.len);
+}
+
+static bool zc__mdb_check_row(zc__mdb_check *c, zc__mdb_row *r) {
+    if (r->flags == ZC__MDB_SUB) {
+        bool here = c->tree == &c->meta.main && c->nsub < ZC__LMDB_DBS;
+        if (!here || r->len != sizeof *c->sub) return false;
+        memcpy(&c->sub[c->nsub++], r->value, sizeof *c->sub);
+    } else if (r->flags && (r->flags != ZC__MDB_BIG || !zc__mdb_take_value(c, r))) return false;
+    if (c->tree == &c->meta.unused && !zc__mdb_take_free(c, r)) return false;
+    bool good = zc__mdb_ascends(c, r->key);
+    c->before = r->key;
+    c->seen.entries++;
+    return good;
+}
+
+/* A page and all below it; level 1: a leaf. */
+static bool zc__mdb_check_page(zc__mdb_check *c, size_t number, unsigned level) {
+    bool branch = level > 1;
+    const zc__mdb_page *page =
+        zc__mdb_take_page(c, number, branch ? ZC__MDB_BRANCH : ZC__MDB_LEAF);
+    zc__mdb_row r;
+    if (!page) return false;
+    const uint16_t *places = (const uint16_t *)(page + 1);
+    size_t n = zc__mdb_nodes(page);
+    if (branch && n == 1 && c->tree != &c->meta.unused) return false;
+    if (branch) c->seen.branches++;
+    else c->seen.leaves++;
+    for (size_t i = 0; i < n; i++) {
+        if (!zc__mdb_read_node(c, page, places[i], &r)) return false;
+        bool good = branch ? zc__mdb_check_page(c, r.len, level - 1) : zc__mdb_check_row(c, &r);
+        if (!good) return false;
+    }
+    return true;
+}
+
+static bool zc__mdb_check_tree(zc__mdb_check *c, const zc__mdb_tree *tree) {
+    c->tree = tree;
+    c->before = zc_slice(NULL, 0);
+    c->seen = *tree;
+    c->seen.branches = c->seen.leaves = c->seen.overflow = c->seen.entries = 0;
+    if (tree->depth > ZC__MDB_DEPTH || (tree->depth == 0) != (tree->root == SIZE_MAX)) return false;
+    if (tree->depth && !zc__mdb_check_page(c, tree->root, tree->depth)) return false;
+    return memcmp(&c->seen, tree, sizeof *tree) == 0;
+}
+
+/* Finds the newer of the two metas, as LMDB does. */
+static bool zc__mdb_check_metas(zc__mdb_check *c, size_t size) {
+    zc__mdb_meta m;
+    for (size_t i = 0; i < 2; i++) {
+        const zc__mdb_page *p = zc__mdb_page_at(c, i);
+        if (size < i * c->page + sizeof *p + sizeof m) return false;
+        memcpy(&m, p + 1, sizeof m);
+        if (p->flags != ZC__MDB_META || m.magic != 0xbeefc0de || m.version != 1) return false;
+        if (i == 0) c->page = m.unused.page_size;
+        if (m.unused.page_size != c->page || c->page < 512 || c->page > ZC__MDB_PAGE ||
+            c->page & (c->page - 1))
+            return false;
+        if (i == 0 || m.txn > c->meta.txn) c->meta = m;
+    }
+    c->pages = c->meta.last + 1;
+    c->in_file = size / c->page < c->pages ? size / c->page : c->pages;
+    /* What a transaction has used and freed again at the end of the file, it has not written. */
+    return c->meta.last < c->meta.map_size / c->page && c->pages - c->in_file < ZC__MDB_DIRTY &&
+           c->meta.txn < SIZE_MAX / 4 && c->meta.unused.flags == MDB_INTEGERKEY &&
+           c->meta.main.flags == 0;
+}
+
+static bool zc__mdb_check_trees(zc__mdb_check *c) {
+    if (!zc__mdb_check_tree(c, &c->meta.unused)) return false;
+    if (!zc__mdb_check_tree(c, &c->meta.main)) return false;
+    for (size_t i = 0; i < c->nsub; i++)
+        if (c->sub[i].flags || !zc__mdb_check_tree(c, &c->sub[i])) return false;
+    return true;
+}
+
+static int zc__lmdb_damaged(zc__lmdb *db) {
+    zc__lmdb_say(db, "data.mdb is damaged, of another version or not of this library", NULL);
+    return ZC_E_CORRUPT;
+}
+
+/* Nobody has data.mdb open. */
+static int zc__lmdb_check_file(zc__lmdb *db) {
+    zc__mdb_check c;
+    char name[ZC__LMDB_PATH];
+    struct stat st;
+    memset(&c, 0, sizeof c);
+    zc__lmdb_file(db, "/data.mdb", name, sizeof name);
+    if (stat(name, &st) != 0 || st.st_size == 0) return ZC_OK; /* LMDB makes it */
+    size_t size = (size_t)st.st_size;
+    int fd = open(name, O_RDONLY | O_CLOEXEC), rc = ZC_E_CORRUPT;
+    void *map = fd < 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ, MAP_SHARED, fd, 0);
+    if (fd >= 0) close(fd);
+    if (map == MAP_FAILED) return zc__lmdb_refused(db, "data.mdb cannot be read");
+    c.map = (const unsigned char *)map;
+    if (zc__mdb_check_metas(&c, size)) {
+        c.taken = (unsigned char *)zc__alloc_zero(&db->mem, c.pages / 8 + 1);
+        rc = !c.taken ? ZC_E_NOMEM : zc__mdb_check_trees(&c) ? ZC_OK : ZC_E_CORRUPT;
+        zc__free(&db->mem, c.taken, c.pages / 8 + 1);
+    }
+    (void)munmap(map, size);
+    return rc == ZC_E_CORRUPT ? zc__lmdb_damaged(db) : rc;
+}
+
 /* Opens the databases, and makes the row "zoocache" of a new file. With `grown` it is written
  * again, so that LMDB tells the map's size to those who open it later. Else nothing is written, for
  * which there might be no room. */
@@ -13270,32 +13546,19 @@ static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn, bool grown) {
     if (rc < 0) return rc;
     if (rc == ZC_MISS) meta[ZC__LMDB_IDENTITY] = zc__lmdb_identity();
     db->identity = meta[ZC__LMDB_IDENTITY];
+    unsigned flags = rc == ZC_MISS ? MDB_CREATE : 0;
     rc = rc == ZC_OK && !grown ? ZC_OK : zc__lmdb_save(txn, meta);
     for (size_t i = 0; i < ZC__LMDB_DBS && rc == ZC_OK; i++)
-        rc = zc__lmdb_result(mdb_dbi_open(txn, names[i], MDB_CREATE, &db->dbi[i]));
-    return rc;
+        rc = zc__lmdb_result(mdb_dbi_open(txn, names[i], flags, &db->dbi[i]));
+    return rc == ZC_MISS ? ZC_E_CORRUPT : rc;
 }
 
-/* A file that is shorter than LMDB thinks, because it was cut or copied while it was written, would
- * end the process with SIGBUS. With zeros at its end it is a corrupt one, which LMDB tells. */
-static int zc__lmdb_extend_file(zc__lmdb *db, bool alone) {
+/* What the size of the map allows, and which file it is of. */
+static int zc__lmdb_learn_file(zc__lmdb *db) {
     MDB_envinfo info;
     MDB_stat s;
     mdb_filehandle_t fd;
     struct stat st;
-    (void)mdb_env_info(db->env, &info);
-    (void)mdb_env_stat(db->env, &s);
-    if (mdb_env_get_fd(db->env, &fd) != MDB_SUCCESS || fstat(fd, &st) != 0) return ZC_E_STORE;
-    off_t whole = (off_t)(info.me_last_pgno + 1) * (off_t)s.ms_psize;
-    db->dev = st.st_dev;
-    db->ino = st.st_ino;
-    return alone && st.st_size < whole && ftruncate(fd, whole) != 0 ? ZC_E_STORE : ZC_OK;
-}
-
-/* What the size of the map allows. */
-static void zc__lmdb_set_limits(zc__lmdb *db) {
-    MDB_envinfo info;
-    MDB_stat s;
     (void)mdb_env_info(db->env, &info);
     (void)mdb_env_stat(db->env, &s);
     size_t pages = info.me_mapsize / s.ms_psize;
@@ -13303,6 +13566,10 @@ static void zc__lmdb_set_limits(zc__lmdb *db) {
     db->max_record = info.me_mapsize / 8;
     db->log_pages = pages / 16;
     db->tags = info.me_mapsize / 4096;
+    if (mdb_env_get_fd(db->env, &fd) != MDB_SUCCESS || fstat(fd, &st) != 0) return ZC_E_STORE;
+    db->dev = st.st_dev;
+    db->ino = st.st_ino;
+    return ZC_OK;
 }
 
 /* Gives lock.mdb its space on disk. Nobody has it open: LMDB's locks of it end with any close. */
@@ -13342,7 +13609,7 @@ static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
     (void)mdb_env_info(db->env, &info);
     bool grow = alone && info.me_mapsize < db->map_size;
     if (grow) (void)mdb_env_set_mapsize(db->env, db->map_size);
-    rc = zc__lmdb_extend_file(db, alone);
+    rc = zc__lmdb_learn_file(db);
     if (rc == ZC_OK) rc = zc__lmdb_enter(db);
     if (rc != ZC_OK) return rc;
     (void)mdb_reader_check(db->env, &dead);
@@ -13359,10 +13626,7 @@ static int zc__lmdb_open_env(zc__lmdb *db, bool alone) {
         else slot->txn = NULL; /* all are taken: it is tried again when it is needed */
     }
     zc__lmdb_leave(db);
-    if (rc == ZC_E_CORRUPT)
-        zc__lmdb_say(db, "data.mdb is damaged, of another version or not of this library", NULL);
-    zc__lmdb_set_limits(db);
-    return rc;
+    return rc == ZC_E_CORRUPT ? zc__lmdb_damaged(db) : rc;
 }
 
 static void zc__lmdb_close_env(zc__lmdb *db) {
@@ -13391,6 +13655,7 @@ static int zc__lmdb_start(zc__lmdb *db) {
     while (locked != 0 && errno == EINTR);
     if (locked == 0) rc = zc__lmdb_register(db, &alone);
     if (rc == ZC_OK) rc = zc__lmdb_check_boot(db);
+    if (rc == ZC_OK && alone) rc = zc__lmdb_check_file(db);
     if (rc == ZC_OK && alone) rc = zc__lmdb_reserve_lock_file(db);
     if (rc == ZC_OK) rc = zc__lmdb_open_env(db, alone);
     if (rc == ZC_OK) (void)flock(db->control, LOCK_UN);

@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -48,7 +49,7 @@ static int commit(MDB_txn *txn) {
 #define flock(...) (fails_errno() ? -1 : (flock)(__VA_ARGS__))
 #define fstat(...) (fails_errno() ? -1 : (fstat)(__VA_ARGS__))
 #define fsync(...) (fails_errno() ? -1 : (fsync)(__VA_ARGS__))
-#define ftruncate(...) (fails_errno() ? -1 : (ftruncate)(__VA_ARGS__))
+#define mmap(...) (fails_errno() ? MAP_FAILED : (mmap)(__VA_ARGS__))
 #define mkdir(...) (fails_errno() ? -1 : (mkdir)(__VA_ARGS__))
 #define open(...) (fails_errno() ? -1 : (open)(__VA_ARGS__))
 #define pread(...) (fails_errno() ? -1 : (pread)(__VA_ARGS__))
