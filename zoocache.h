@@ -4484,6 +4484,16 @@ typedef struct zc__bus {
 #endif
 } zc__bus;
 
+/* Counters of rare things, as zc_stats has them. */
+#ifdef ZOOCACHE_WITH_SEAL
+#  define ZC__SEAL_COUNTERS(X) X(store_forged) X(store_unkeyed)
+#else
+#  define ZC__SEAL_COUNTERS(X)
+#endif
+#define ZC__COUNTERS(X)                                                                            \
+    X(hits_store) X(refused) X(fills) X(fill_errors) X(fills_late) X(waits) X(refreshes)           \
+    X(store_errors) X(store_corrupt) X(store_stale) X(store_skipped) ZC__SEAL_COUNTERS(X)
+
 struct zc_cache {
     zc__trie trie; /* first: its `published` is read by every hit */
     zc__shard *shards;
@@ -4509,12 +4519,11 @@ struct zc_cache {
     uint64_t generation;
     zc_shared64 trusted; /* records of the storage that began before are not (see >>store) */
     zc_shared64 kept;    /* the highest version that the storage has kept */
-    /* counters of rare things */
-    zc_shared64 refused, fills, fill_errors, fills_late, waits, refreshes, load_ns;
-    zc_shared64 load_histogram[ZC_LOAD_BUCKETS];
-    zc_shared64 hits_store, store_errors, store_corrupt, store_stale, store_skipped;
+#define ZC_X(name) zc_shared64 name;
+    ZC__COUNTERS(ZC_X)
+#undef ZC_X
+    zc_shared64 load_ns, load_histogram[ZC_LOAD_BUCKETS];
 #ifdef ZOOCACHE_WITH_SEAL
-    zc_shared64 store_forged, store_unkeyed;
     zc_store inside; /* what desc.store, which seals, has inside */
 #endif
     /* >>store: its breaker, and what waits to be written */
@@ -11455,26 +11464,14 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
     out->memory += out->tag_bytes;
     out->tags_pruned = zc__atomic_load_rlx(&t->pruned);
     out->clock_refused = zc__atomic_load_rlx(&cache->hlc.refused);
-    out->hits_store = zc__atomic_load_rlx(&cache->hits_store);
-    out->refused = zc__atomic_load_rlx(&cache->refused);
-    out->fills = zc__atomic_load_rlx(&cache->fills);
-    out->fill_errors = zc__atomic_load_rlx(&cache->fill_errors);
-    out->fills_late = zc__atomic_load_rlx(&cache->fills_late);
-    out->waits = zc__atomic_load_rlx(&cache->waits);
-    out->refreshes = zc__atomic_load_rlx(&cache->refreshes);
+#define ZC_X(name) out->name = zc__atomic_load_rlx(&cache->name);
+    ZC__COUNTERS(ZC_X)
+#undef ZC_X
     out->load_ns = zc__atomic_load_rlx(&cache->load_ns);
     for (unsigned i = 0; i < ZC_LOAD_BUCKETS; i++)
         out->load_histogram[i] = zc__atomic_load_rlx(&cache->load_histogram[i]);
-    out->store_errors = zc__atomic_load_rlx(&cache->store_errors);
-    out->store_corrupt = zc__atomic_load_rlx(&cache->store_corrupt);
-#ifdef ZOOCACHE_WITH_SEAL
-    out->store_forged = zc__atomic_load_rlx(&cache->store_forged);
-    out->store_unkeyed = zc__atomic_load_rlx(&cache->store_unkeyed);
-#endif
-    out->store_skipped = zc__atomic_load_rlx(&cache->store_skipped);
     out->store_open = zc__store_is_open(cache);
     zc__bus_stats(cache, out);
-    out->store_stale = zc__atomic_load_rlx(&cache->store_stale);
 }
 
 ZOOCACHE_API const char *zc_cause_name(int cause) {
@@ -11547,48 +11544,24 @@ ZOOCACHE_API size_t zc_stats_prometheus(const zc_stats *stats, const char *name,
                                         size_t cap) {
     static const char *const reasons[] = {"absent", "expired", "invalidated"};
 #define ZC__METRIC(name, type, field)                                                              \
-    {name, type, offsetof(zc_stats, field), sizeof ((zc_stats *)NULL)->field}
+    {name, type, offsetof(zc_stats, field), sizeof ((zc_stats *)NULL)->field},
+#define ZC__TOTAL(field) ZC__METRIC(#field "_total", "counter", field)
+#define ZC__LEVEL(field) ZC__METRIC(#field, "gauge", field)
     static const struct {
         const char *name, *type;
         size_t at, size;
     } plain[] = {
-        ZC__METRIC("hits_total", "counter", hits),
-        ZC__METRIC("hits_stale_total", "counter", hits_stale),
-        ZC__METRIC("hits_store_total", "counter", hits_store),
-        ZC__METRIC("puts_total", "counter", puts),
-        ZC__METRIC("refused_total", "counter", refused),
-        ZC__METRIC("fills_total", "counter", fills),
-        ZC__METRIC("fill_errors_total", "counter", fill_errors),
-        ZC__METRIC("fills_late_total", "counter", fills_late),
-        ZC__METRIC("waits_total", "counter", waits),
-        ZC__METRIC("refreshes_total", "counter", refreshes),
-        ZC__METRIC("invalidations_total", "counter", invalidations),
-        ZC__METRIC("tags_pruned_total", "counter", tags_pruned),
-        ZC__METRIC("clock_refused_total", "counter", clock_refused),
-        ZC__METRIC("store_errors_total", "counter", store_errors),
-        ZC__METRIC("store_corrupt_total", "counter", store_corrupt),
-        ZC__METRIC("store_stale_total", "counter", store_stale),
-#ifdef ZOOCACHE_WITH_SEAL
-        ZC__METRIC("store_forged_total", "counter", store_forged),
-        ZC__METRIC("store_unkeyed_total", "counter", store_unkeyed),
-#endif
+        ZC__TOTAL(hits) ZC__TOTAL(hits_stale) ZC__COUNTERS(ZC__TOTAL) ZC__TOTAL(puts)
+        ZC__TOTAL(invalidations) ZC__TOTAL(tags_pruned) ZC__TOTAL(clock_refused)
+        ZC__LEVEL(entries) ZC__LEVEL(bytes) ZC__METRIC("memory_bytes", "gauge", memory)
+        ZC__LEVEL(flights) ZC__LEVEL(tags) ZC__LEVEL(tags_idle) ZC__LEVEL(tag_bytes)
 #ifdef ZOOCACHE_WITH_BUS
-        ZC__METRIC("store_skipped_total", "counter", store_skipped),
-        ZC__METRIC("store_open", "gauge", store_open),
-        ZC__METRIC("bus_entries_total", "counter", bus_entries),
-        ZC__METRIC("bus_breaks_total", "counter", bus_breaks),
-        ZC__METRIC("bus_errors_total", "counter", bus_errors),
-        ZC__METRIC("bus_silent_total", "counter", bus_silent),
-        ZC__METRIC("bus_pending", "gauge", bus_pending),
+        ZC__TOTAL(bus_entries) ZC__TOTAL(bus_breaks) ZC__TOTAL(bus_errors) ZC__TOTAL(bus_silent)
+        ZC__LEVEL(bus_pending) ZC__LEVEL(store_open)
 #endif
-        ZC__METRIC("entries", "gauge", entries),
-        ZC__METRIC("bytes", "gauge", bytes),
-        ZC__METRIC("flights", "gauge", flights),
-        ZC__METRIC("tags", "gauge", tags),
-        ZC__METRIC("tags_idle", "gauge", tags_idle),
-        ZC__METRIC("tag_bytes", "gauge", tag_bytes),
-        ZC__METRIC("memory_bytes", "gauge", memory),
     };
+#undef ZC__LEVEL
+#undef ZC__TOTAL
 #undef ZC__METRIC
     zc__text t = {buf, buf ? cap : 0, 0};
     if (!stats) return zc__text_end(&t);
