@@ -3409,7 +3409,6 @@ static const uint16_t zc__hlc_base[7] = {0, 0, 0, 24, 60, 60, 1000}; /* of the t
 
 ZOOCACHE_API char *zc_hlc_format(uint64_t stamp, char text[ZC_HLC_TEXT]) {
     uint64_t left = stamp >> ZC__HLC_BITS, parts[7];
-    unsigned counter = (unsigned)(stamp & 0xffff);
     zc__text t = {text, ZC_HLC_TEXT, 0};
     for (unsigned i = 7; i-- > 3; left /= zc__hlc_base[i]) parts[i] = left % zc__hlc_base[i];
     zc__date_of(left, &parts[0], &parts[1], &parts[2]);
@@ -3418,23 +3417,25 @@ ZOOCACHE_API char *zc_hlc_format(uint64_t stamp, char text[ZC_HLC_TEXT]) {
         zc__text_bytes(&t, &"--T::.Z"[i], 1);
     }
     zc__text_str(&t, "+");
-    for (unsigned i = 0; i < 4; i++)
-        zc__text_bytes(&t, &"0123456789abcdef"[counter >> (12 - 4 * i) & 15], 1);
+    zc__text_hex(&t, stamp, 4);
     zc__text_end(&t);
     return text;
 }
 
-/* Reads n digits of the base; UINT64_MAX where one is none. */
-static uint64_t zc__digits(const char *s, unsigned n, unsigned base) {
-    uint64_t v = 0;
-    for (unsigned i = 0; i < n; i++) {
+/* Reads n digits of the base. False, and *v as it was: something else is among them, or too much;
+ * or there are none. */
+static bool zc__digits(const char *s, size_t n, unsigned base, uint64_t *v) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < n; i++) {
         unsigned d = s[i] >= '0' && s[i] <= '9'   ? (unsigned)(s[i] - '0')
                      : s[i] >= 'a' && s[i] <= 'f' ? (unsigned)(s[i] - 'a' + 10)
                                                   : 99;
-        if (d >= base) return UINT64_MAX;
-        v = v * base + d;
+        if (d >= base || __builtin_mul_overflow(sum, base, &sum) ||
+            __builtin_add_overflow(sum, d, &sum))
+            return false;
     }
-    return v;
+    *v = sum;
+    return n != 0;
 }
 
 ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
@@ -3446,8 +3447,7 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
     uint64_t p[8]; /* as in zc__hlc_width */
     for (unsigned i = 0; i < 8; i++) {
         unsigned width = zc__hlc_width[i] + (i ? 0 : (unsigned)text.len - 29); /* a year of 5 */
-        p[i] = zc__digits(s, width, i == 7 ? 16 : 10);
-        if (p[i] == UINT64_MAX) return ZC_E_INVAL;
+        if (!zc__digits(s, width, i == 7 ? 16 : 10, &p[i])) return ZC_E_INVAL;
         s += width + (i == 6 ? 2 : 1);
     }
     if (p[0] < 1970 || p[0] > 10889) return ZC_E_INVAL;
@@ -6010,9 +6010,7 @@ static bool zc__hold_read(const zc_bytes *tags, size_t n, uint64_t *id, uint64_t
     const char *s = n > 1 ? (const char *)tags[0].ptr : NULL;
     if (!s || tags[0].len != ZC__HOLD_MARK || memcmp(s, "\1hold:", 6) != 0 || s[22] != ':')
         return false;
-    *id = zc__digits(s + 6, 16, 16);
-    *lease = zc__digits(s + 23, 10, 10);
-    if (*id == UINT64_MAX || *lease == UINT64_MAX) return false;
+    if (!zc__digits(s + 23, 10, 10, lease) || !zc__digits(s + 6, 16, 16, id)) return false;
     *lease *= ZC_MILLISECOND;
     return true;
 }
@@ -14059,36 +14057,13 @@ static const char *zc__redis_script_text(zc__redis_script s) {
 
 /* ---- texts */
 
-static bool zc__redis_number(const char *s, size_t n, uint64_t *v) {
-    *v = 0;
-    if (n == 0 || n > 20) return false;
-    for (size_t i = 0; i < n; i++) {
-        unsigned digit = (unsigned)(unsigned char)s[i] - '0';
-        if (digit > 9 || *v > (UINT64_MAX - digit) / 10) return false;
-        *v = *v * 10 + digit;
-    }
-    return true;
-}
-
 static void zc__redis_hex(char *to, uint64_t v) {
     zc__text t = {to, 16, 0};
     zc__text_hex(&t, v, 16);
 }
 
-/* -1: it is none. */
-static int zc__redis_digit(char c) {
-    const char *digits = "0123456789abcdef", *at = c ? strchr(digits, c) : NULL;
-    return at ? (int)(at - digits) : -1;
-}
-
 static bool zc__redis_unhex(const char *s, size_t n, uint64_t *v) {
-    *v = 0;
-    for (size_t i = 0; i < n; i++) {
-        int digit = zc__redis_digit(s[i]);
-        if (digit < 0) return false;
-        *v = *v << 4 | (unsigned)digit;
-    }
-    return n == 16;
+    return n == 16 && zc__digits(s, n, 16, v);
 }
 
 static bool zc__redis_is(const redisReply *reply, int type) { return reply && reply->type == type; }
@@ -14913,7 +14888,7 @@ static int zc__redis_ask_sentinel(zc__redis *r, const zc__redis_addr *sentinel, 
     if (rc == ZC_OK &&
         (!zc__redis_array(got, 2) || !zc__redis_string(got->element[0]) ||
          !zc__redis_string(got->element[1]) ||
-         !zc__redis_number(got->element[1]->str, got->element[1]->len, &port) ||
+         !zc__digits(got->element[1]->str, got->element[1]->len, 10, &port) ||
          !zc__redis_addr_set(at, got->element[0]->str, got->element[0]->len, port)))
         rc = ZC_E_STORE;
     zc__req_free(&q);
@@ -14999,7 +14974,7 @@ static bool zc__redis_redirect(const redisReply *reply, zc__redis_addr *to) {
     if (!zc__redis_starts(reply, "MOVED ") && !zc__redis_starts(reply, "ASK ")) return false;
     const char *host = strrchr(reply->str, ' ') + 1, *colon = strrchr(host, ':');
     uint64_t port;
-    return colon && zc__redis_number(colon + 1, strlen(colon + 1), &port) &&
+    return colon && zc__digits(colon + 1, strlen(colon + 1), 10, &port) &&
            zc__redis_addr_set(to, host, (size_t)(colon - host), port);
 }
 
@@ -15390,8 +15365,8 @@ static bool zc__redis_id(const redisReply *id, uint64_t *gen, uint64_t *position
     const char *dash = (const char *)memchr(id->str, '-', id->len);
     if (!dash) return false;
     size_t n = (size_t)(dash - id->str);
-    return zc__redis_number(id->str, n, gen) &&
-           zc__redis_number(dash + 1, id->len - n - 1, position);
+    return zc__digits(id->str, n, 10, gen) &&
+           zc__digits(dash + 1, id->len - n - 1, 10, position);
 }
 
 /* [id, [field, value, ...]] */
@@ -15551,7 +15526,7 @@ static const redisReply *zc__redis_stream_entries(const redisReply *news) {
 static bool zc__redis_newest(const redisReply *reply, uint64_t *newest) {
     if (!zc__redis_array(reply, 1)) return false;
     const redisReply *v = reply->element[0];
-    return zc__redis_string(v) && zc__redis_number(v->str, v->len, newest);
+    return zc__redis_string(v) && zc__digits(v->str, v->len, 10, newest);
 }
 
 /* What HMGET, XREAD and XRANGE say: gives what is new. */
@@ -15752,7 +15727,7 @@ static int zc__redis_append_result(zc__redis *r, zc__redis_log log, const redisR
     uint64_t own;
     if (zc__redis_is(script, REDIS_REPLY_INTEGER)) return ZC_RETRY;
     if (!zc__redis_string(script) || !zc__redis_is(range, REDIS_REPLY_ARRAY)) return ZC_E_BUS;
-    if (!zc__redis_number(script->str, script->len, &own)) return ZC_E_BUS;
+    if (!zc__digits(script->str, script->len, 10, &own)) return ZC_E_BUS;
     if (range->elements == 0) return ZC_RETRY;
     int proof = zc__redis_at_cursor(r, log, range->element[0], position);
     if (proof == ZC_RETRY) return ZC_RETRY;
@@ -15815,7 +15790,7 @@ static void zc__req_versions(zc__redis_req *q, const char *command, const zc_byt
 static bool zc__redis_field(const redisReply *f, uint64_t *v) {
     *v = 0;
     if (zc__redis_is(f, REDIS_REPLY_NIL)) return true;
-    return zc__redis_string(f) && zc__redis_number(f->str, f->len, v);
+    return zc__redis_string(f) && zc__digits(f->str, f->len, 10, v);
 }
 
 /* R2. Both are [g, f, s, position...]. */
@@ -16033,17 +16008,12 @@ static void zc__redis_close(void *user) {
 static bool zc__redis_unescape(char *s) {
     char *to = s;
     for (; *s; s++) {
-        unsigned v = 0;
-        if (*s != '%') {
-            *to++ = *s;
-            continue;
+        uint64_t v = (unsigned char)*s;
+        if (*s == '%') {
+            char hex[2] = {(char)(s[1] | ' '), (char)(s[1] ? s[2] | ' ' : 0)}; /* of either case */
+            if (!zc__digits(hex, 2, 16, &v) || v == 0) return false;
+            s += 2;
         }
-        for (int i = 0; i < 2; i++) {
-            int digit = zc__redis_digit((char)(*++s | ' ')); /* of either case */
-            if (digit < 0) return false;
-            v = v << 4 | (unsigned)digit;
-        }
-        if (v == 0) return false;
         *to++ = (char)v;
     }
     *to = '\0';
@@ -16066,7 +16036,7 @@ static bool zc__redis_url_user(zc__redis *r, char **rest) {
 
 static bool zc__redis_url_db(zc__redis *r, const char *s) {
     uint64_t db;
-    if (!zc__redis_number(s, strlen(s), &db) || db > INT32_MAX) return false;
+    if (!zc__digits(s, strlen(s), 10, &db) || db > INT32_MAX) return false;
     r->db = (uint32_t)db;
     return true;
 }
@@ -16076,7 +16046,7 @@ static bool zc__redis_url_host(zc__redis *r, char *s, uint64_t port) {
     if (r->naddrs == ZC__REDIS_SENTINELS) return false;
     char *end = *s == '[' ? strchr(s, ']') : NULL, *colon = strchr(end ? end : s, ':');
     if (*s == '[' && (!end || (end[1] && end[1] != ':'))) return false;
-    if (colon && !zc__redis_number(colon + 1, strlen(colon + 1), &port)) return false;
+    if (colon && !zc__digits(colon + 1, strlen(colon + 1), 10, &port)) return false;
     const char *host = end ? s + 1 : s;
     size_t n = end ? (size_t)(end - s - 1) : colon ? (size_t)(colon - s) : strlen(s);
     if (n == 0) return zc__redis_addr_set(&r->addrs[r->naddrs++], "127.0.0.1", 9, port);
