@@ -2015,6 +2015,11 @@ static inline void zc__spin_lock(zc__spin *l) {
 }
 static inline void zc__spin_unlock(zc__spin *l) { zc__spin_end(l); }
 #endif
+/* Locks, or unlocks: for what does so with everything. */
+static inline void zc__spin_set(zc__spin *l, bool lock) {
+    if (lock) zc__spin_lock(l);
+    else zc__spin_unlock(l);
+}
 
 /* A mutex with its condition, for sleeping until woken, or for about `ns`, a minute at most: who
  * sleeps looks at the clock again. */
@@ -2805,13 +2810,9 @@ static void zc__slab_give(zc__slabs *s, uint64_t hash, void *ptr, size_t size) {
 
 /* ---- everything: figures, generations, fork, check ---- */
 
-static void zc__slabs_lock(zc__slabs *s) {
-    for (uint32_t i = 0; s && i < s->npools; i++) zc__spin_lock(&s->pools[i].lock);
-    if (s) zc__spin_lock(&s->lock);
-}
-static void zc__slabs_unlock(zc__slabs *s) {
-    if (s) zc__spin_unlock(&s->lock);
-    for (uint32_t i = 0; s && i < s->npools; i++) zc__spin_unlock(&s->pools[i].lock);
+static void zc__slabs_lock(zc__slabs *s, bool lock) {
+    for (uint32_t i = 0; s && i < s->npools; i++) zc__spin_set(&s->pools[i].lock, lock);
+    if (s) zc__spin_set(&s->lock, lock);
 }
 
 static size_t zc__slabs_used(zc__slabs *s) {
@@ -2844,7 +2845,7 @@ static bool zc__slabs_renew(zc__slabs *s, bool again) {
     bool due = used < s->renew_below;
     zc__spin_unlock(&s->lock);
     if (!due && !again) return false;
-    zc__slabs_lock(s);
+    zc__slabs_lock(s, true);
     s->compacting = true;
     if (due) {
         zc__atomic_store_rlx(&s->generation, s->generation + 1);
@@ -2856,7 +2857,7 @@ static bool zc__slabs_renew(zc__slabs *s, bool again) {
         s->pages = 0;
         s->renew_below = 0;
     }
-    zc__slabs_unlock(s);
+    zc__slabs_lock(s, false);
     return true;
 }
 
@@ -2945,8 +2946,7 @@ static inline bool zc__slab_moves(const zc__mem *m, const void *block, size_t si
 #  define zc__slab_take(s, hash, size) ((void)(hash), (void)(size), (void *)NULL)
 #  define zc__slab_give(s, hash, block, size) ((void)(hash), (void)(size))
 #  define zc__slabs_slack(s) 0
-#  define zc__slabs_lock(s) ((void)0)
-#  define zc__slabs_unlock(s) ((void)0)
+#  define zc__slabs_lock(s, lock) ((void)0)
 #  define zc__slabs_check(s) true
 #  define zc__slabs_serve(m, size) ((void)(size), false)
 #  define zc__slab_moves(m, block, size) ((void)(block), (void)(size), false)
@@ -7060,17 +7060,11 @@ static void zc__bus_end(zc_cache *c) {
     b->on = false;
 }
 
-/* Round fork(): nothing is being applied meanwhile; the child has no thread, and its own sockets.
- * */
-static void zc__bus_fork_prepare(zc__bus *b) {
+/* Round fork() nothing is being applied; the child has no thread, and its own sockets. */
+static void zc__bus_lock(zc__bus *b, bool lock) {
     if (!b->on) return;
-    zc__monitor_lock(&b->apply);
-    zc__monitor_lock(&b->out);
-}
-static void zc__bus_fork_parent(zc__bus *b) {
-    if (!b->on) return;
-    zc__monitor_unlock(&b->out);
-    zc__monitor_unlock(&b->apply);
+    (lock ? zc__monitor_lock : zc__monitor_unlock)(&b->apply);
+    (lock ? zc__monitor_lock : zc__monitor_unlock)(&b->out);
 }
 static int zc__bus_fork_child(zc_cache *c) {
     zc__bus *b = &c->bus;
@@ -7166,8 +7160,7 @@ static inline int zc__bus_publish(zc_cache *c, const zc_bytes *tags, size_t n) {
     (void)c; (void)tags; (void)n;
     return ZC_OK;
 }
-static inline void zc__bus_fork_prepare(zc__bus *b) { (void)b; }
-static inline void zc__bus_fork_parent(zc__bus *b) { (void)b; }
+static inline void zc__bus_lock(zc__bus *b, bool lock) { (void)b; (void)lock; }
 static inline int zc__bus_fork_child(zc_cache *c) { (void)c; return ZC_OK; }
 static inline void zc__bus_stats(zc_cache *c, zc_stats *st) { (void)c; (void)st; }
 #endif /* ZOOCACHE_WITH_BUS */
@@ -11054,10 +11047,7 @@ static inline void zc__threads_end(zc_cache *c) { (void)c; }
 #  define zc__rcu_fork(c) ((void)0)
 #else
 static void zc__limbos_lock(zc_cache *c, bool lock) {
-    for (uint32_t i = 0; c->rcu && i < ZC__SEATS; i++) {
-        if (lock) zc__spin_lock(&c->rcu->seat[i].lock);
-        else zc__spin_unlock(&c->rcu->seat[i].lock);
-    }
+    for (uint32_t i = 0; c->rcu && i < ZC__SEATS; i++) zc__spin_set(&c->rcu->seat[i].lock, lock);
 }
 /* The parent's readers are not in the child. */
 static void zc__rcu_fork(zc_cache *c) {
@@ -11067,47 +11057,32 @@ static void zc__rcu_fork(zc_cache *c) {
 }
 #endif
 
-static void zc__lock_all(zc_cache *c) {
-    zc__bus_fork_prepare(&c->bus);
-    zc__spin_lock(&c->trie.writer);
-    for (uint32_t i = 0; i < c->nshards; i++) zc__spin_lock(&c->shards[i].lock);
-    for (uint32_t i = 0; i < ZC__STRIPES; i++) zc__spin_lock(&c->trie.stripes[i].lock);
-    zc__spin_lock(&c->behind_lock);
-    zc__spin_lock(&c->jobs_lock);
-    zc__spin_lock(&c->graph_lock);
-    zc__spin_lock(&c->drops_lock);
-    zc__limbos_lock(c, true);
-    if (c->mem.arena) zc__spin_lock(&c->mem.arena->lock);
-    zc__spin_lock(&c->mem.large_lock);
-    zc__slabs_lock(c->mem.slabs);
-}
-
-static void zc__unlock_all(zc_cache *c) {
-    zc__slabs_unlock(c->mem.slabs);
-    zc__spin_unlock(&c->mem.large_lock);
-    if (c->mem.arena) zc__spin_unlock(&c->mem.arena->lock);
-    zc__limbos_lock(c, false);
-    zc__spin_unlock(&c->drops_lock);
-    zc__spin_unlock(&c->graph_lock);
-    zc__spin_unlock(&c->jobs_lock);
-    zc__spin_unlock(&c->behind_lock);
-    for (uint32_t i = 0; i < ZC__STRIPES; i++) zc__spin_unlock(&c->trie.stripes[i].lock);
-    for (uint32_t i = 0; i < c->nshards; i++) zc__spin_unlock(&c->shards[i].lock);
-    zc__spin_unlock(&c->trie.writer);
-    zc__bus_fork_parent(&c->bus);
+static void zc__lock_all(zc_cache *c, bool lock) {
+    zc__bus_lock(&c->bus, lock);
+    zc__spin_set(&c->trie.writer, lock);
+    for (uint32_t i = 0; i < c->nshards; i++) zc__spin_set(&c->shards[i].lock, lock);
+    for (uint32_t i = 0; i < ZC__STRIPES; i++) zc__spin_set(&c->trie.stripes[i].lock, lock);
+    zc__spin_set(&c->behind_lock, lock);
+    zc__spin_set(&c->jobs_lock, lock);
+    zc__spin_set(&c->graph_lock, lock);
+    zc__spin_set(&c->drops_lock, lock);
+    zc__limbos_lock(c, lock);
+    if (c->mem.arena) zc__spin_set(&c->mem.arena->lock, lock);
+    zc__spin_set(&c->mem.large_lock, lock);
+    zc__slabs_lock(c->mem.slabs, lock);
 }
 
 ZOOCACHE_API void zc_fork_prepare(zc_cache *cache) {
     if (!cache) return;
     zc__locks_swap(&cache->lent);
-    zc__lock_all(cache);
+    zc__lock_all(cache, true);
     zc__locks_swap(&cache->lent);
 }
 
 ZOOCACHE_API void zc_fork_parent(zc_cache *cache) {
     if (!cache) return;
     zc__locks_swap(&cache->lent);
-    zc__unlock_all(cache);
+    zc__lock_all(cache, false);
     zc__locks_swap(&cache->lent);
 }
 
@@ -11132,7 +11107,7 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
     zc__rcu_fork(cache);
     zc__trie_recount(&cache->trie);
     zc__holds_fork(cache);
-    zc__unlock_all(cache);
+    zc__lock_all(cache, false);
     zc__locks_swap(&cache->lent);
     cache->house.held = 0; /* another thread's */
     if (zc__has_store(cache) && cache->desc.store.forked)
@@ -11850,7 +11825,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     if (!cache) return ZC_E_INVAL;
     size_t entries = 0, cost = 0;
     zc__spin_lock(&cache->house); /* no housekeeping meanwhile */
-    zc__lock_all(cache);
+    zc__lock_all(cache, true);
     const char *broken = zc__trie_check(&cache->trie);
     if (!broken && cache->mem.arena && !zc__arena_check(cache->mem.arena)) broken = "M1 to M4";
     if (!broken && !zc__slabs_check(cache->mem.slabs)) broken = "S1 to S4";
@@ -11868,7 +11843,7 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
     /* What is taken and not in the table belongs to inserts under way. */
     if (!broken && le->max != SIZE_MAX && le->used < entries) broken = "B5: entries";
     if (!broken && lc->max != SIZE_MAX && lc->used < cost) broken = "B5: cost";
-    zc__unlock_all(cache);
+    zc__lock_all(cache, false);
     zc__spin_unlock(&cache->house);
     if (!broken) return ZC_OK;
     zc__log_write(cache, ZC_LOG_ERROR, "broken invariant", broken);

@@ -57,12 +57,12 @@ static void *look(void *user) {
     zc_cache *c = w->c;
     while (!__atomic_load_n(&w->done, __ATOMIC_ACQUIRE)) {
         size_t entries = 0, bytes = 0;
-        zc__lock_all(c);
+        zc__lock_all(c, true);
         for (uint32_t i = 0; i < c->nshards; i++) {
             entries += c->shards[i].count;
             bytes += c->shards[i].cost;
         }
-        zc__unlock_all(c);
+        zc__lock_all(c, false);
         if (w->max_entries) CHECK(entries <= w->max_entries);
         if (w->max_bytes) CHECK(bytes <= w->max_bytes);
         if (entries > w->most_entries) w->most_entries = entries;
