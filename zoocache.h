@@ -11883,6 +11883,13 @@ static inline int zc__entry_deliver(const zc__mem *m, zc_bytes list, uint64_t po
 
 static inline int zc__bus_rc(int rc) { return rc == ZC_E_STORE ? ZC_E_BUS : rc; }
 
+/* Empties the tables that are wanted; returns how many. */
+static inline uint32_t zc__tables_begin(zc_store *store, zc_bus *bus) {
+    if (store) memset(store, 0, sizeof *store);
+    if (bus) memset(bus, 0, sizeof *bus);
+    return (store ? 1u : 0u) + (bus ? 1u : 0u);
+}
+
 /* 64 bits that no other process draws, or, without /dev/urandom, hardly one. */
 static uint64_t zc__system_random(void) {
     uint64_t v = 0;
@@ -14983,14 +14990,11 @@ static bool zc__redis_redirected(zc__redis *r, zc__redis_conn *c, zc__redis_req 
     return false;
 }
 
-/* Says which commands were answered with an error; those about the disk are only a question. */
-static void zc__redis_refused(zc__redis *r, const zc__redis_req *q) {
-    for (unsigned i = 0; i < q->ncmds; i++) {
-        if (!zc__redis_is(q->reply[i], REDIS_REPLY_ERROR)) continue;
-        const char *cmd = q->argv[i ? q->end[i - 1] : 0];
-        if (strcmp(cmd, "WAITAOF") && strcmp(cmd, "CONFIG"))
-            zc__redis_complain(r, cmd, q->reply[i]);
-    }
+/* Was a command answered with an error? Those about the disk are only a question. */
+static bool zc__req_refused(const zc__redis_req *q, unsigned i) {
+    if (!zc__redis_is(q->reply[i], REDIS_REPLY_ERROR)) return false;
+    const char *cmd = q->argv[i ? q->end[i - 1] : 0];
+    return strcmp(cmd, "WAITAOF") && strcmp(cmd, "CONFIG");
 }
 
 static uint64_t zc__redis_reply_timeout(const zc__redis *r) {
@@ -15039,7 +15043,9 @@ static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uin
     }
     if (c->asking) zc__redis_drop(r, c);
     if (rc != ZC_OK) zc__req_forget(q);
-    zc__redis_refused(r, q);
+    for (unsigned i = 0; i < q->ncmds; i++)
+        if (zc__req_refused(q, i))
+            zc__redis_complain(r, q->argv[i ? q->end[i - 1] : 0], q->reply[i]);
     return rc == ZC_E_TIMEOUT && limit < full ? ZC_E_BUSY : rc;
 }
 
@@ -15441,6 +15447,20 @@ static uint64_t zc__redis_replid(const zc__redis *r, const zc__redis_req *q, uns
     return id.len ? XXH3_64bits(id.ptr, id.len) | 1 : 0;
 }
 
+/* Sends commands about the log that is attached, over the reader's connection or the pool. ZC_OK:
+ * that log's server has answered them, of the same history, and none with an error. */
+static int zc__redis_log_call(zc__redis *r, zc__redis_req *q, zc__redis_log log, bool reader,
+                              uint64_t extra) {
+    zc__req_replid(r, q); /* last: so what was read is of that history */
+    int rc = zc__bus_rc(reader ? zc__redis_send(r, &r->reader, q, extra)
+                               : zc__redis_call(r, q, extra, log.run));
+    if (rc == ZC_OK && reader && r->reader.run != log.run) rc = ZC_RETRY;
+    for (unsigned i = 0; i < q->ncmds && rc == ZC_OK; i++)
+        if (zc__req_refused(q, i)) rc = zc__redis_log_error(q->reply[i]);
+    if (rc == ZC_OK && zc__redis_replid(r, q, q->ncmds - 1) != log.replid) rc = ZC_RETRY;
+    return rc;
+}
+
 /* What identifies an entry, and the time. */
 static void zc__req_nonce(zc__redis *r, zc__redis_req *q) {
     uint64_t count = zc__atomic_add_rlx(&r->count, (uint64_t)1);
@@ -15526,7 +15546,6 @@ static int zc__redis_read_result(zc__redis *r, zc__redis_log log, redisReply *co
  * the reader's connection has replies pending. */
 static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t position, uint64_t ms,
                                zc_bus_sink *sink) {
-    bool pool = r->reader.pending != 0;
     zc__redis_req q;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
@@ -15536,12 +15555,7 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
     if (ms) zc__req_add(&q, "BLOCK %u", ms);
     zc__req_cmd(&q, "STREAMS $log %u-%u", log.gen, position);
     zc__req_cmd(&q, "XRANGE $log %u-%u %u-%u", log.gen, position, log.gen, position);
-    zc__req_replid(r, &q); /* last: so what was read is of that history */
-    int rc = zc__bus_rc(pool ? zc__redis_call(r, &q, 0, log.run)
-                                   : zc__redis_send(r, &r->reader, &q, ms * ZC_MILLISECOND));
-    if (rc == ZC_OK && !pool && r->reader.run != log.run) rc = ZC_RETRY;
-    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
-    if (rc == ZC_OK && zc__redis_replid(r, &q, q.ncmds - 1) != log.replid) rc = ZC_RETRY;
+    int rc = zc__redis_log_call(r, &q, log, !r->reader.pending, ms * ZC_MILLISECOND);
     if (rc == ZC_OK) rc = zc__redis_read_result(r, log, q.reply + first, position, sink);
     zc__req_free(&q);
     return rc;
@@ -15739,10 +15753,7 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     zc__req_end(&q);
     zc__req_cmd(&q, "XRANGE $log %u-%u + COUNT %u", log.gen, position, ZC__REDIS_BATCH + 1);
     if (durable) zc__req_durable(r, &q);
-    zc__req_replid(r, &q);
-    int rc = zc__bus_rc(zc__redis_call(r, &q, durable ? r->timeout : 0, log.run));
-    for (unsigned i = 0; i < 2 && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
-    if (rc == ZC_OK && zc__redis_replid(r, &q, q.ncmds - 1) != log.replid) rc = ZC_RETRY;
+    int rc = zc__redis_log_call(r, &q, log, false, durable ? r->timeout : 0);
     if (rc == ZC_OK) rc = zc__redis_append_result(r, log, q.reply[0], q.reply[1], position, sink);
     bool done = rc == ZC_OK || rc == ZC_MORE;
     if (done && durable && !zc__redis_is_durable(r, q.reply[2], q.reply[3])) {
@@ -15800,28 +15811,12 @@ static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint6
     zc__req_versions(&q, "HMGET $tags2 @g @f @s", paths, n);
     zc__req_cmd(&q, "EXEC");
     unsigned exec = q.ncmds - 1;
-    zc__req_replid(r, &q);
-    int rc = zc__bus_rc(zc__redis_call(r, &q, 0, log.run));
-    for (unsigned i = 0; i < q.ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q.reply[i]);
-    if (rc == ZC_OK && zc__redis_replid(r, &q, q.ncmds - 1) != log.replid) rc = ZC_RETRY;
+    int rc = zc__redis_log_call(r, &q, log, false, 0);
     const redisReply *both = q.reply[exec];
     if (rc == ZC_OK && !zc__redis_array(both, 2)) rc = ZC_E_BUS;
     if (rc == ZC_OK)
         rc = zc__redis_versions_read(log, both->element[0], both->element[1], paths, n, positions);
     zc__req_free(&q);
-    return rc;
-}
-
-/* A command on the lists of holds, of the server that is attached; by the reader over its own
- * connection, as writers who wait for replicas may have all others. The caller frees q. */
-static int zc__redis_holds_call(zc__redis *r, zc__redis_req *q, zc__redis_log log, bool reader) {
-    unsigned command = q->ncmds - 1;
-    zc__req_replid(r, q);
-    int rc = zc__bus_rc(reader ? zc__redis_send(r, &r->reader, q, 0)
-                               : zc__redis_call(r, q, 0, log.run));
-    if (rc == ZC_OK && reader && r->reader.run != log.run) rc = ZC_RETRY;
-    for (unsigned i = 0; i < q->ncmds && rc == ZC_OK; i++) rc = zc__redis_log_error(q->reply[i]);
-    if (rc == ZC_OK && zc__redis_replid(r, q, command + 1) != log.replid) rc = ZC_RETRY;
     return rc;
 }
 
@@ -15836,7 +15831,7 @@ static int zc__redis_hold(void *user, uint64_t id, const zc_bytes *tags, size_t 
     zc__req_fence(r, &q);
     if (n) zc__req_cmd(&q, "HSET $holds %x %b", id, list.ptr, list.size);
     else zc__req_cmd(&q, "HDEL $holds %x", id);
-    int rc = zc__redis_holds_call(r, &q, log, false);
+    int rc = zc__redis_log_call(r, &q, log, false, 0);
     zc__req_free(&q);
     zc__buf_free(&r->mem, &list);
     return rc;
@@ -15852,7 +15847,8 @@ static int zc__redis_holds(void *user, zc_bus_sink *sink) {
     zc__req_fence(r, &q);
     zc__req_cmd(&q, "HGETALL $holds");
     unsigned all = q.ncmds - 1;
-    int rc = zc__redis_holds_call(r, &q, log, true);
+    /* Writers who wait for replicas may have all other connections. */
+    int rc = zc__redis_log_call(r, &q, log, true, 0);
     const redisReply *got = q.reply[all];
     bool pairs = zc__redis_is(got, REDIS_REPLY_ARRAY) || zc__redis_is(got, ZC__REDIS_MAP);
     if (rc == ZC_OK && !pairs) rc = ZC_E_BUS;
@@ -16157,39 +16153,16 @@ static int zc__redis_texts(zc__redis *r, const zc_redis_desc *d) {
 }
 
 static void zc__redis_tables(zc__redis *r, zc_store *store, zc_bus *bus) {
-    if (store) {
-        store->version = 1;
-        store->get = zc__redis_get;
-        store->put = zc__redis_put;
-        store->del = zc__redis_del;
-        store->touch = zc__redis_touch;
-        store->clear = zc__redis_clear;
-        store->get_many = zc__redis_get_many;
-        store->lock = zc__redis_lock;
-        store->unlock = zc__redis_unlock_key;
-        store->report = zc__redis_report;
-        store->forked = zc__redis_forked;
-        store->close = zc__redis_close;
-        store->user = r;
-    }
-    if (bus) {
-        bus->version = 1;
-        bus->attach = zc__redis_attach;
-        bus->read = zc__redis_read;
-        bus->append = zc__redis_append;
-        bus->versions = zc__redis_versions;
-        bus->hold = zc__redis_hold;
-        bus->holds = zc__redis_holds;
-        bus->beat = zc__redis_beat;
-        bus->wake = zc__redis_wake;
-        bus->report = zc__redis_report;
-        bus->forked = zc__redis_forked;
-        bus->close = zc__redis_close;
-        bus->user = r;
-        bus->nlogs = r->nshards;
-        bus->logs = r->shards;
-        bus->wait = zc__redis_wait;
-    }
+    const zc_store s = {1, zc__redis_get, zc__redis_put, NULL, zc__redis_del, zc__redis_touch,
+                        zc__redis_clear, NULL, NULL, NULL, zc__redis_get_many, zc__redis_lock,
+                        zc__redis_unlock_key, zc__redis_report, zc__redis_forked, zc__redis_close,
+                        r};
+    const zc_bus b = {1, zc__redis_attach, zc__redis_read, zc__redis_append, zc__redis_versions,
+                      NULL, zc__redis_beat, zc__redis_wake, zc__redis_report, zc__redis_forked,
+                      zc__redis_close, r, r->nshards, r->shards, zc__redis_wait, zc__redis_hold,
+                      zc__redis_holds};
+    if (store) *store = s;
+    if (bus) *bus = b;
 }
 
 static int zc__redis_new(const zc_redis_desc *d, const zc__redis_io *io, unsigned shard,
@@ -16222,9 +16195,8 @@ static int zc__redis_open(const zc_redis_desc *desc, const zc__redis_io *io, zc_
                           zc_bus *bus) {
     zc_redis_desc d;
     zc__redis *r, *next;
-    if (store) memset(store, 0, sizeof *store);
-    if (bus) memset(bus, 0, sizeof *bus);
-    if (!store && !bus) return ZC_E_INVAL;
+    uint32_t wanted = zc__tables_begin(store, bus);
+    if (!wanted) return ZC_E_INVAL;
     if (desc) d = *desc;
     else memset(&d, 0, sizeof d);
     if (!d.log_shards) d.log_shards = 1;
@@ -16240,7 +16212,7 @@ static int zc__redis_open(const zc_redis_desc *desc, const zc__redis_io *io, zc_
         zc__redis_free_all(r);
         return rc;
     }
-    r->refs = (store ? 1u : 0u) + (bus ? 1u : 0u);
+    r->refs = wanted;
     zc__redis_tables(r, store, bus);
     return ZC_OK;
 }
@@ -17136,34 +17108,15 @@ static void zc__place_close(void *user) {
 }
 
 static void zc__place_tables(zc__place *p, zc_store *store, zc_bus *bus) {
-    if (store) {
-        store->version = 1;
-        store->get = zc__place_get;
-        store->put = zc__place_put;
-        store->del = zc__place_del;
-        store->clear = zc__place_clear;
-        store->get_many = p->place.get_many ? zc__place_get_many : NULL;
-        store->lock = zc__place_lock;
-        store->unlock = zc__place_unlock;
-        store->report = zc__place_report;
-        store->forked = zc__place_forked;
-        store->close = zc__place_close;
-        store->user = p;
-    }
-    if (bus) {
-        bus->version = 1;
-        bus->attach = zc__place_attach;
-        bus->read = zc__place_bus_read;
-        bus->append = zc__place_append;
-        bus->versions = zc__place_versions;
-        bus->hold = zc__place_hold;
-        bus->holds = zc__place_holds;
-        bus->wake = zc__place_wake;
-        bus->report = zc__place_report;
-        bus->forked = zc__place_forked;
-        bus->close = zc__place_close;
-        bus->user = p;
-    }
+    const zc_store s = {1, zc__place_get, zc__place_put, NULL, zc__place_del, NULL, zc__place_clear,
+                        NULL, NULL, NULL, p->place.get_many ? zc__place_get_many : NULL,
+                        zc__place_lock, zc__place_unlock, zc__place_report, zc__place_forked,
+                        zc__place_close, p};
+    const zc_bus b = {1, zc__place_attach, zc__place_bus_read, zc__place_append, zc__place_versions,
+                      NULL, NULL, zc__place_wake, zc__place_report, zc__place_forked,
+                      zc__place_close, p, 0, NULL, NULL, zc__place_hold, zc__place_holds};
+    if (store) *store = s;
+    if (bus) *bus = b;
 }
 
 /* Letters, digits, '_', '-' and '.', that not first. */
@@ -17214,9 +17167,8 @@ static int zc__place_new(const zc_place_desc *d, uint64_t (*draw)(void), zc__pla
 static int zc__place_open(const zc_place_desc *d, uint64_t (*draw)(void), zc_store *store,
                           zc_bus *bus) {
     zc__place *p;
-    if (store) memset(store, 0, sizeof *store);
-    if (bus) memset(bus, 0, sizeof *bus);
-    if (!d || (!store && !bus)) return ZC_E_INVAL;
+    uint32_t wanted = zc__tables_begin(store, bus);
+    if (!d || !wanted) return ZC_E_INVAL;
     int rc = zc__place_new(d, draw, &p);
     if (rc != ZC_OK) return rc;
     rc = zc__place_ready(p);
@@ -17225,7 +17177,7 @@ static int zc__place_open(const zc_place_desc *d, uint64_t (*draw)(void), zc_sto
         zc__place_free(p);
         return rc;
     }
-    p->refs = (store ? 1u : 0u) + (bus ? 1u : 0u);
+    p->refs = wanted;
     zc__place_tables(p, store, bus);
     return ZC_OK;
 }

@@ -129,7 +129,7 @@ SIMULATION = {
         "*identity = XXH3_64bits(&log, 2 * sizeof log.gen) | 1;",
     ),
     "the run id is not compared": (
-        "if (rc == ZC_OK && !pool && r->reader.run != log.run) rc = ZC_RETRY;",
+        "if (rc == ZC_OK && reader && r->reader.run != log.run) rc = ZC_RETRY;",
         "",
     ),
     "the run id is not in the identity": (
