@@ -16438,26 +16438,36 @@ static int zc__place_ready(zc__place *p) {
 
 /* ---- the log, as a value */
 
-/* The item at `at`, an entry or a hold; returns where the next one is. 0: there is none before
- * `end`. */
-static size_t zc__place_item(const zc__buf *value, size_t at, size_t end, uint64_t *number,
-                             zc_bytes *list) {
-    *number = 0;
-    *list = zc_str("");
-    if (end - at < 12) return 0;
-    size_t size = zc__get32(value->ptr + at + 8);
-    if (size > end - at - 12) return 0;
-    *number = zc__get64(value->ptr + at);
-    *list = zc_slice(value->ptr + at + 12, size);
-    return at + 12 + size;
+/* Goes from entry to entry of a log, or from hold to hold. */
+typedef struct zc__place_items {
+    const unsigned char *value;
+    size_t at, next, end; /* where this one is, and the next, and where they end */
+    uint64_t number;      /* its nonce; its id */
+    zc_bytes list;
+} zc__place_items;
+
+static zc__place_items zc__place_items_of(const zc__place_log *l, bool holds) {
+    size_t end = holds ? l->value.size - 8 : l->holds;
+    zc__place_items it = {l->value.ptr, 0, holds ? l->holds : ZC__PLACE_HEAD, end, 0, {NULL, 0}};
+    return it;
+}
+
+/* False: there is no other. */
+static bool zc__place_item(zc__place_items *it) {
+    const unsigned char *p = it->value + it->next;
+    size_t left = it->end - it->next;
+    if (left < 12 || zc__get32(p + 8) > left - 12) return false;
+    it->number = zc__get64(p);
+    it->list = zc_slice(p + 12, zc__get32(p + 8));
+    it->at = it->next;
+    it->next += 12 + it->list.len;
+    return true;
 }
 
 /* Takes l->value apart; false: it is no log. */
 static bool zc__place_parse(zc__place_log *l) {
     const unsigned char *v = l->value.ptr;
-    size_t size = l->value.size, at = ZC__PLACE_HEAD;
-    uint64_t number;
-    zc_bytes list;
+    size_t size = l->value.size;
     if (size < ZC__PLACE_HEAD + 8 || zc__get64(v) != ZC__PLACE_MAGIC) return false;
     size -= 8;
     if (zc__get64(v + size) != XXH3_64bits(v, size)) return false;
@@ -16465,36 +16475,29 @@ static bool zc__place_parse(zc__place_log *l) {
     l->era = zc__get64(v + 16);
     l->first = zc__get64(v + 24);
     l->n = zc__get32(v + 32);
-    if (!l->gen || !l->n || l->first > ZC__POSITION_MAX || zc__get32(v + 36) > size - at)
-        return false;
-    l->holds = at + zc__get32(v + 36);
+    if (!l->gen || !l->n || l->first > ZC__POSITION_MAX) return false;
+    if (zc__get32(v + 36) > size - ZC__PLACE_HEAD) return false;
+    l->holds = ZC__PLACE_HEAD + zc__get32(v + 36);
+    zc__place_items entries = zc__place_items_of(l, false), holds = zc__place_items_of(l, true);
     for (uint32_t i = 0; i < l->n; i++)
-        if (!(at = zc__place_item(&l->value, at, l->holds, &number, &list))) return false;
-    if (at != l->holds) return false;
-    while (at < size)
-        if (!(at = zc__place_item(&l->value, at, size, &number, &list))) return false;
-    return true;
+        if (!zc__place_item(&entries)) return false;
+    while (zc__place_item(&holds)) {}
+    return entries.next == entries.end && holds.next == holds.end;
 }
 
 static uint64_t zc__place_last(const zc__place_log *l) { return l->first + l->n - 1; }
 
 /* The nonce at a position that is there. */
 static uint64_t zc__place_nonce(const zc__place_log *l, uint64_t position) {
-    uint64_t nonce = 0;
-    zc_bytes list;
-    size_t at = ZC__PLACE_HEAD;
-    for (uint64_t i = l->first; i <= position; i++)
-        at = zc__place_item(&l->value, at, l->holds, &nonce, &list);
-    return nonce;
+    zc__place_items it = zc__place_items_of(l, false);
+    for (uint64_t i = l->first; i <= position; i++) (void)zc__place_item(&it);
+    return it.number;
 }
 
 static bool zc__place_has(const zc__place_log *l, uint64_t nonce) {
-    uint64_t has = 0;
-    zc_bytes list;
-    for (size_t at = ZC__PLACE_HEAD; at < l->holds;) {
-        at = zc__place_item(&l->value, at, l->holds, &has, &list);
-        if (has == nonce) return true;
-    }
+    zc__place_items it = zc__place_items_of(l, false);
+    while (zc__place_item(&it))
+        if (it.number == nonce) return true;
     return false;
 }
 
@@ -16599,9 +16602,8 @@ static zc__place_log *zc__place_first(zc__place *p) {
 /* Those of the last entries that have room beside what the batch adds, and that. */
 static void zc__place_put_entries(zc__place *p, zc__place_log *to, const zc__place_log *from,
                                   zc__place_op *batch) {
-    size_t at = ZC__PLACE_HEAD, bytes = from->holds - at;
-    uint64_t number;
-    zc_bytes list;
+    zc__place_items it = zc__place_items_of(from, false);
+    size_t bytes = from->holds - ZC__PLACE_HEAD;
     to->first = from->first;
     to->n = from->n;
     for (zc__place_op *op = batch; op; op = op->next) {
@@ -16610,11 +16612,11 @@ static void zc__place_put_entries(zc__place *p, zc__place_log *to, const zc__pla
         to->n++;
     }
     for (; to->n > ZC__PLACE_ENTRIES || bytes > ZC__PLACE_BYTES; to->n--, to->first++) {
-        at = zc__place_item(&from->value, at, from->holds, &number, &list);
-        bytes -= 12 + list.len;
+        (void)zc__place_item(&it);
+        bytes -= it.next - it.at;
     }
-    memcpy(to->value.ptr + to->value.size, from->value.ptr + at, from->holds - at);
-    to->value.size += from->holds - at;
+    memcpy(to->value.ptr + to->value.size, it.value + it.next, it.end - it.next);
+    to->value.size += it.end - it.next;
     for (zc__place_op *op = batch; op; op = op->next) {
         if (!zc__place_wants(op, ZC__PLACE_APPEND)) continue;
         op->id = zc__place_random(p);
@@ -16626,16 +16628,12 @@ static void zc__place_put_entries(zc__place *p, zc__place_log *to, const zc__pla
 /* The holds that the batch does not change, and those that it has. */
 static void zc__place_put_holds(zc__place_log *to, const zc__place_log *from,
                                 const zc__place_op *batch) {
-    uint64_t id;
-    zc_bytes list;
-    size_t end = from->value.size - 8;
-    for (size_t at = from->holds, next; at < end; at = next) {
-        next = zc__place_item(&from->value, at, end, &id, &list);
+    for (zc__place_items it = zc__place_items_of(from, true); zc__place_item(&it);) {
         const zc__place_op *op = batch;
-        while (op && !(zc__place_wants(op, ZC__PLACE_HOLD) && op->id == id)) op = op->next;
+        while (op && !(zc__place_wants(op, ZC__PLACE_HOLD) && op->id == it.number)) op = op->next;
         if (op) continue;
-        memcpy(to->value.ptr + to->value.size, from->value.ptr + at, next - at);
-        to->value.size += next - at;
+        memcpy(to->value.ptr + to->value.size, it.value + it.at, it.next - it.at);
+        to->value.size += it.next - it.at;
     }
     for (const zc__place_op *op = batch; op; op = op->next)
         if (zc__place_wants(op, ZC__PLACE_HOLD) && op->n)
@@ -16809,34 +16807,36 @@ static int zc__place_era(zc__place *p, uint64_t *era) {
     }
 }
 
-static zc_bytes zc__place_record(const zc__place *p, char *to, uint64_t era, zc_bytes key) {
+/* The name of a record, in the present era. */
+static int zc__place_record(zc__place *p, zc_bytes key, char *to, zc_bytes *name) {
+    uint64_t era;
+    int rc = zc__place_era(p, &era);
+    if (rc != ZC_OK) return rc;
     XXH128_hash_t h = XXH3_128bits_withSeed(key.ptr, key.len, era);
-    return zc__place_key(p, to, "r.", h.high64, h.low64, 32);
+    *name = zc__place_key(p, to, "r.", h.high64, h.low64, 32);
+    return ZC_OK;
 }
 
 static int zc__place_get(void *user, zc_bytes key, zc_sink *sink) {
     zc__place *p = (zc__place *)user;
     char text[ZC_PLACE_KEY];
-    uint64_t era;
-    int rc = zc__place_era(p, &era);
-    if (rc != ZC_OK) return rc;
-    return zc__place_rc(p->place.get(p->place.user, zc__place_record(p, text, era, key), sink),
-                        true);
+    zc_bytes name;
+    int rc = zc__place_record(p, key, text, &name);
+    return rc != ZC_OK ? rc : zc__place_rc(p->place.get(p->place.user, name, sink), true);
 }
 
 static int zc__place_get_many(void *user, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
                               int *results) {
     zc__place *p = (zc__place *)user;
     size_t size = n * (sizeof *keys + ZC_PLACE_KEY);
-    uint64_t era;
-    int rc = zc__place_era(p, &era);
-    if (rc != ZC_OK) return rc;
+    int rc = ZC_OK;
     zc_bytes *names = (zc_bytes *)zc__alloc(&p->mem, size);
     if (!names) return ZC_E_NOMEM;
     char *text = (char *)(names + n);
-    for (size_t i = 0; i < n; i++)
-        names[i] = zc__place_record(p, text + i * ZC_PLACE_KEY, era, keys[i]);
-    rc = zc__place_rc(p->place.get_many(p->place.user, names, n, sinks, results), false);
+    for (size_t i = 0; i < n && rc == ZC_OK; i++)
+        rc = zc__place_record(p, keys[i], text + i * ZC_PLACE_KEY, &names[i]);
+    if (rc == ZC_OK)
+        rc = zc__place_rc(p->place.get_many(p->place.user, names, n, sinks, results), false);
     zc__free(&p->mem, names, size);
     return rc;
 }
@@ -16844,22 +16844,20 @@ static int zc__place_get_many(void *user, const zc_bytes *keys, size_t n, zc_sin
 static int zc__place_put(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
     zc__place *p = (zc__place *)user;
     char text[ZC_PLACE_KEY];
-    uint64_t era, last = (zc__wall(&p->clock) + p->max_ttl) / ZC_MILLISECOND;
-    int rc = zc__place_era(p, &era);
-    if (rc != ZC_OK) return rc;
+    zc_bytes name;
+    uint64_t last = (zc__wall(&p->clock) + p->max_ttl) / ZC_MILLISECOND;
     if (expires_ms == 0 || expires_ms > last) expires_ms = last;
-    return zc__place_rc(p->place.put(p->place.user, zc__place_record(p, text, era, key), record,
-                                     expires_ms),
-                        false);
+    int rc = zc__place_record(p, key, text, &name);
+    if (rc != ZC_OK) return rc;
+    return zc__place_rc(p->place.put(p->place.user, name, record, expires_ms), false);
 }
 
 static int zc__place_del(void *user, zc_bytes key) {
     zc__place *p = (zc__place *)user;
     char text[ZC_PLACE_KEY];
-    uint64_t era;
-    int rc = zc__place_era(p, &era);
-    if (rc != ZC_OK) return rc;
-    return zc__place_rc(p->place.del(p->place.user, zc__place_record(p, text, era, key)), true);
+    zc_bytes name;
+    int rc = zc__place_record(p, key, text, &name);
+    return rc != ZC_OK ? rc : zc__place_rc(p->place.del(p->place.user, name), true);
 }
 
 static int zc__place_clear(void *user) {
@@ -16951,14 +16949,11 @@ static int zc__place_attach(void *user, uint64_t *identity, uint64_t *position) 
 /* Gives the entries after `position` of what was seen last. */
 static int zc__place_give(zc__place *p, uint64_t gen, uint64_t position, zc_bus_sink *sink) {
     zc__place_log *l = zc__place_seen(p, gen);
-    uint64_t nonce, at_position;
-    zc_bytes list;
-    int rc = l && position >= l->first && position <= zc__place_last(l) ? ZC_OK : ZC_RETRY;
-    if (rc == ZC_OK) at_position = l->first;
-    for (size_t at = ZC__PLACE_HEAD; rc == ZC_OK && at < l->holds; at_position++) {
-        at = zc__place_item(&l->value, at, l->holds, &nonce, &list);
-        if (at_position > position) rc = zc__entry_deliver(&p->mem, list, at_position, sink);
-    }
+    if (!l) return ZC_RETRY;
+    int rc = position >= l->first && position <= zc__place_last(l) ? ZC_OK : ZC_RETRY;
+    zc__place_items it = zc__place_items_of(l, false);
+    for (uint64_t at = l->first; rc == ZC_OK && zc__place_item(&it); at++)
+        if (at > position) rc = zc__entry_deliver(&p->mem, it.list, at, sink);
     zc__place_unref(p, l);
     return rc;
 }
@@ -17022,12 +17017,10 @@ static int zc__place_hold(void *user, uint64_t id, const zc_bytes *tags, size_t 
 static int zc__place_holds(void *user, zc_bus_sink *sink) {
     zc__place *p = (zc__place *)user;
     zc__place_log *l = zc__place_seen(p, zc__place_attached(p));
-    uint64_t id;
-    zc_bytes list;
-    int rc = l ? ZC_OK : ZC_RETRY;
-    for (size_t at = l ? l->holds : 0; rc == ZC_OK && at < l->value.size - 8;) {
-        at = zc__place_item(&l->value, at, l->value.size - 8, &id, &list);
-        rc = zc__list_deliver(&p->mem, list, id, sink);
+    if (!l) return ZC_RETRY;
+    int rc = ZC_OK;
+    for (zc__place_items it = zc__place_items_of(l, true); rc == ZC_OK && zc__place_item(&it);) {
+        rc = zc__list_deliver(&p->mem, it.list, it.number, sink);
         if (rc == ZC_E_CORRUPT) rc = ZC_OK; /* none of ours */
     }
     zc__place_unref(p, l);
@@ -17051,15 +17044,11 @@ static void zc__place_named(zc_bytes list, uint64_t position, const zc_bytes *pa
 static int zc__place_versions(void *user, const zc_bytes *paths, size_t n, uint64_t *positions) {
     zc__place *p = (zc__place *)user;
     zc__place_log *l = zc__place_seen(p, zc__place_attached(p));
-    uint64_t nonce;
-    zc_bytes list;
     if (!l) return ZC_RETRY;
     uint64_t position = l->first;
     for (size_t i = 0; i < n; i++) positions[i] = position ? position - 1 : 0;
-    for (size_t at = ZC__PLACE_HEAD; at < l->holds; position++) {
-        at = zc__place_item(&l->value, at, l->holds, &nonce, &list);
-        if (position) zc__place_named(list, position, paths, n, positions);
-    }
+    for (zc__place_items it = zc__place_items_of(l, false); zc__place_item(&it); position++)
+        if (position) zc__place_named(it.list, position, paths, n, positions);
     zc__place_unref(p, l);
     return ZC_OK;
 }

@@ -417,7 +417,7 @@ PLACE = {
     "a log that was left is believed": ("if (p->left[i] == l->gen) return false;", ""),
     "a lost answer is not looked for": ("op->id && zc__place_has(l, op->id) ? ZC_OK : ZC_PENDING;", "ZC_PENDING;"),
     "a tag that is not named any more has never been": ("position ? position - 1 : 0;", "0;"),
-    "who is behind is given what there is": ("l && position >= l->first &&", "l &&"),
+    "who is behind is given what there is": ("int rc = position >= l->first &&", "int rc ="),
     "a place is not tried": ("if (rc == ZC_MISS) why = zc__place_try(p, key, 'a',", "if (rc < 0) why = zc__place_try(p, key, 'a',"),
     "clearing keeps the era": ("op->id = era = zc__place_random(p);", "op->id = era;"),
     "a damaged log is believed": ("if (zc__get64(v + size) != XXH3_64bits(v, size)) return false;", ""),
