@@ -2149,6 +2149,12 @@ static inline void zc__monitor_sleep(zc__monitor *m, uint64_t ns) {
     zc__mutex_sleep(m, ns < ZC__SLICE ? ns : ZC__SLICE);
     ZC__LOCKED(m);
 }
+/* Wakes all who sleep there; the caller does not hold it. */
+static inline void zc__monitor_notify(zc__monitor *m) {
+    zc__monitor_lock(m);
+    zc__monitor_wake(m);
+    zc__monitor_unlock(m);
+}
 #ifdef ZOOCACHE_NO_THREADS
 #  define ZC__CAN_SLEEP 0
 #else
@@ -3077,6 +3083,13 @@ static void zc__text_num(zc__text *t, uint64_t v, unsigned width) {
 /* The low `digits` hex digits. */
 static inline void zc__text_hex(zc__text *t, uint64_t v, unsigned digits) {
     while (digits-- > 0) zc__text_bytes(t, &"0123456789abcdef"[v >> 4 * digits & 15], 1);
+}
+/* Each % is the next of a and b. */
+static void zc__text_with(zc__text *t, const char *format, const char *a, const char *b) {
+    for (; *format; format++) {
+        zc__text_bytes(t, *format == '%' ? a : format, *format == '%' ? strlen(a) : 1);
+        if (*format == '%') a = b;
+    }
 }
 static size_t zc__text_end(zc__text *t) {
     if (t->cap) t->buf[t->len < t->cap ? t->len : t->cap - 1] = '\0';
@@ -5510,10 +5523,7 @@ static void zc__log_write(zc_cache *c, zc_log_level level, const char *what, con
     char line[160];
     zc__text t = {line, sizeof line, 0};
     if (!c->desc.log.version || zc__atomic_load_rlx(&c->closed) > 1) return;
-    zc__text_str(&t, "zoocache: ");
-    zc__text_str(&t, what);
-    zc__text_str(&t, ": ");
-    zc__text_str(&t, detail);
+    zc__text_with(&t, "zoocache: %: %", what, detail);
     zc__text_end(&t);
     ZC__CALLS_OUT();
     c->desc.log.write(c->desc.log.user, level, line);
@@ -5822,56 +5832,51 @@ static inline bool zc__is_name(const zc_bytes *tags, size_t n) {
 #ifdef ZOOCACHE_WITH_SEAL
 static inline bool zc__seals(const zc_cache *c) { return c->desc.sealer.version != 0; }
 
-/* A list of at most n, with room for `text` bytes. */
-static inline bool zc__names_make(zc_cache *c, zc__names *names, size_t n, size_t text) {
-    names->size = n * (sizeof *names->list + sizeof *names->versions) + text;
-    if (!(names->block = zc__alloc_zero(&c->mem, names->size))) return false;
+/* The list as it is; or, with a sealer, a block for `times` as many, each `more` bytes longer. */
+static inline int zc__names_make(zc_cache *c, const zc_bytes *list, size_t n, size_t times,
+                                 size_t more, zc__names *names) {
+    size_t text = n * more;
+    memset(names, 0, sizeof *names);
+    names->list = list;
+    names->n = n;
+    if (!zc__seals(c) || n == 0) return ZC_OK;
+    for (size_t i = 0; i < n; i++) text += list[i].len;
+    n *= times;
+    names->size = n * (sizeof *names->list + sizeof *names->versions) + text * times;
+    if (!(names->block = zc__alloc_zero(&c->mem, names->size))) return ZC_E_NOMEM;
     names->list = (const zc_bytes *)names->block;
     names->versions = (uint64_t *)(void *)((zc_bytes *)names->block + n);
-    return true;
+    return ZC_OK;
 }
 
 /* The names of n tags by the first key, then by the next, and so on: who knows any of the keys
  * hears of it. The empty path has itself for a name. */
 static inline int zc__names_seal(zc_cache *c, const zc_bytes *tags, size_t n, zc__names *names) {
     const zc_sealer *s = &c->desc.sealer;
-    size_t text = n * ZC_SEAL_TAG, len;
-    memset(names, 0, sizeof *names);
-    names->list = tags;
-    names->n = n;
-    if (!zc__seals(c) || n == 0) return ZC_OK;
-    for (size_t i = 0; i < n; i++) text += tags[i].len;
-    if (!zc__names_make(c, names, n * s->nkeys, text * s->nkeys)) return ZC_E_NOMEM;
+    size_t len;
+    int rc = zc__names_make(c, tags, n, s->nkeys, ZC_SEAL_TAG, names);
+    if (rc != ZC_OK || !names->block) return rc;
     names->n = n * s->nkeys;
     unsigned char *at = (unsigned char *)(names->versions + names->n);
-    for (size_t i = 0; i < names->n; i++, at += len) {
-        int rc = ZC_OK;
+    for (size_t i = 0; i < names->n && rc == ZC_OK; i++, at += len) {
         len = 0;
         if (tags[i % n].len) rc = s->tag_seal(s->user, (unsigned)(i / n), tags[i % n], at, &len);
-        if (rc != ZC_OK) {
-            zc__names_free(c, names);
-            return rc;
-        }
         ((zc_bytes *)names->block)[i] = zc_slice(at, len);
     }
-    return ZC_OK;
+    if (rc != ZC_OK) zc__names_free(c, names);
+    return rc;
 }
 
 /* The tags of names: of those by the first key that is known here. ZC_E_UNKEYED: there are none;
  * ZC_E_SEAL: not all that begin as names by such a key are names. */
 static inline int zc__names_open(zc_cache *c, const zc_bytes *list, size_t n, zc__names *names) {
     const zc_sealer *s = &c->desc.sealer;
-    size_t text = 0, len;
+    size_t len;
     unsigned by = 0, key = 0;
-    memset(names, 0, sizeof *names);
-    names->list = list;
-    names->n = n;
-    if (!zc__seals(c) || n == 0) return ZC_OK;
-    for (size_t i = 0; i < n; i++) text += list[i].len;
-    if (!zc__names_make(c, names, n, text)) return ZC_E_NOMEM;
+    int rc = zc__names_make(c, list, n, 1, 0, names);
+    if (rc != ZC_OK || !names->block) return rc;
     names->n = 0;
     unsigned char *at = (unsigned char *)(names->versions + n);
-    int rc = ZC_OK;
     for (size_t i = 0; i < n && rc == ZC_OK; i++) {
         rc = s->tag_open(s->user, list[i], at, &len, &key);
         if (rc == ZC_OK && names->n == 0) by = key;
@@ -7038,10 +7043,8 @@ static void zc__bus_end(zc_cache *c) {
     if (!b->on) return;
 #ifndef ZOOCACHE_NO_THREADS
     if (b->runs) {
-        zc__monitor_lock(&b->monitor);
         zc__atomic_store_rel(&b->stop, 1u);
-        zc__monitor_wake(&b->monitor);
-        zc__monitor_unlock(&b->monitor);
+        zc__monitor_notify(&b->monitor);
         if (c->desc.bus.wake) c->desc.bus.wake(c->desc.bus.user);
         zc__thread_join(b->thread);
         b->runs = false;
@@ -7319,11 +7322,7 @@ static void zc__flight_wake(zc__flight *f) {
             w->watching = false;
         }
         zc__spin_unlock(&s->lock);
-        if (sleepers) {
-            zc__monitor_lock(&f->monitor);
-            zc__monitor_wake(&f->monitor);
-            zc__monitor_unlock(&f->monitor);
-        }
+        if (sleepers) zc__monitor_notify(&f->monitor);
         ZC__CALLS_OUT();
         if (!fn) return;
         fn(user);
@@ -8442,10 +8441,7 @@ static void zc__written(zc__shard *s, zc__writer *w) {
     }
     bool wake = s->sleepers != 0;
     zc__spin_unlock(&s->lock);
-    if (!wake) return;
-    zc__monitor_lock(&s->order);
-    zc__monitor_wake(&s->order);
-    zc__monitor_unlock(&s->order);
+    if (wake) zc__monitor_notify(&s->order);
 }
 
 static bool zc__is_writing(zc__flight *f) {
@@ -10382,14 +10378,6 @@ static int zc__lead(zc_fill *fill, zc_loader loader, void *user, uint64_t until,
     return rc;
 }
 
-#ifndef ZOOCACHE_NO_THREADS
-static void zc__wake_all(zc__monitor *m) {
-    zc__monitor_lock(m);
-    zc__monitor_wake(m);
-    zc__monitor_unlock(m);
-}
-#endif
-
 static void zc__job_put(zc_cache *c, zc__jobs *jobs, zc_fill *fill) {
     zc__flight_runs(fill, 0);
     fill->next = NULL;
@@ -10428,7 +10416,7 @@ static inline zc_fill *zc__job_of(zc_cache *c, zc__flight *f) {
 static void zc__refresh_later(zc_cache *c, zc_fill *fill) {
     zc__job_put(c, &c->jobs, fill);
 #ifndef ZOOCACHE_NO_THREADS
-    if (c->threads) zc__wake_all(&c->refresher);
+    if (c->threads) zc__monitor_notify(&c->refresher);
 #endif
 }
 
@@ -11001,8 +10989,8 @@ ZC__THREAD_FN(zc__refresher_main, arg) {
 static void zc__threads_end(zc_cache *c) {
     if (!c->threads) return;
     zc__atomic_store_rel(&c->stop, 1u);
-    zc__wake_all(&c->keeper);
-    zc__wake_all(&c->refresher);
+    zc__monitor_notify(&c->keeper);
+    zc__monitor_notify(&c->refresher);
     while (c->nthreads) zc__thread_join(c->threads[--c->nthreads]);
     zc__monitor_destroy(&c->refresher);
     zc__monitor_destroy(&c->keeper);
@@ -11460,31 +11448,19 @@ ZOOCACHE_API const char *zc_cause_name(int cause) {
 /* name{cache="...",label="value"} number */
 static void zc__metric(zc__text *t, const char *name, const char *cache, const char *label,
                        const char *value, uint64_t number) {
-    zc__text_str(t, "zoocache_");
-    zc__text_str(t, name);
-    zc__text_str(t, "{cache=\"");
+    zc__text_with(t, "zoocache_%{cache=\"", name, NULL);
     for (const char *p = cache; *p; p++) {
         if (*p == '\n') zc__text_str(t, "\\n");
         else if (*p == '"' || *p == '\\') zc__text_str(t, "\\");
         if (*p != '\n') zc__text_bytes(t, p, 1);
     }
-    zc__text_str(t, label ? "\"," : "\"} ");
-    if (label) {
-        zc__text_str(t, label);
-        zc__text_str(t, "=\"");
-        zc__text_str(t, value);
-        zc__text_str(t, "\"} ");
-    }
+    zc__text_with(t, label ? "\",%=\"%\"} " : "\"} ", label, value);
     zc__text_num(t, number, 1);
     zc__text_str(t, "\n");
 }
 
 static void zc__metric_type(zc__text *t, const char *name, const char *type) {
-    zc__text_str(t, "# TYPE zoocache_");
-    zc__text_str(t, name);
-    zc__text_str(t, " ");
-    zc__text_str(t, type);
-    zc__text_str(t, "\n");
+    zc__text_with(t, "# TYPE zoocache_% %\n", name, type);
 }
 
 /* Microseconds as seconds, "0.000128". */
@@ -14472,57 +14448,47 @@ static void zc__req_forget(zc__redis_req *q) {
 
 #define ZC__REQ_WORD (sizeof(char *) + sizeof(size_t))
 
-static void zc__req_free_words(zc__redis_req *q) {
-    if (q->argv != q->argv_fixed) zc__free(&q->r->mem, (void *)q->argv, q->cap * ZC__REQ_WORD);
-}
-static void zc__req_free_text(zc__redis_req *q) {
-    if (q->text != q->text_fixed) zc__free(&q->r->mem, q->text, q->text_cap);
+static void zc__req_free_room(zc__redis_req *q) {
+    size_t size = q->cap * ZC__REQ_WORD + q->text_cap;
+    if (q->argv != q->argv_fixed) zc__free(&q->r->mem, (void *)q->argv, size);
 }
 static void zc__req_free(zc__redis_req *q) {
     zc__req_forget(q);
-    zc__req_free_words(q);
-    zc__req_free_text(q);
+    zc__req_free_room(q);
 }
 
-static bool zc__req_grow(zc__redis_req *q) {
-    size_t cap = q->cap * 4;
-    const char **argv = (const char **)zc__alloc(&q->r->mem, cap * ZC__REQ_WORD);
+/* Makes room for n more bytes of text, or, with 0, for more words. The words that are in the text
+ * move with it. */
+static bool zc__req_grow(zc__redis_req *q, size_t n) {
+    size_t cap = n ? q->cap : q->cap * 4, text_cap = n ? (q->text_cap + n) * 2 : q->text_cap;
+    const char **argv = (const char **)zc__alloc(&q->r->mem, cap * ZC__REQ_WORD + text_cap);
     if (!argv) return false;
     size_t *len = (size_t *)(void *)(argv + cap);
-    memcpy((void *)argv, (const void *)q->argv, q->argc * sizeof *argv);
+    char *text = (char *)(len + cap);
     memcpy(len, q->len, q->argc * sizeof *len);
-    zc__req_free_words(q);
-    q->argv = argv;
-    q->len = len;
-    q->cap = cap;
-    return true;
-}
-
-/* The words that are in the text move with it. */
-static bool zc__req_grow_text(zc__redis_req *q, size_t n) {
-    size_t cap = (q->text_cap + n) * 2;
-    char *text = (char *)zc__alloc(&q->r->mem, cap);
-    if (!text) return false;
     memcpy(text, q->text, q->text_len);
     for (size_t i = 0; i < q->argc; i++) {
         uintptr_t at = (uintptr_t)q->argv[i] - (uintptr_t)q->text;
-        if (at < q->text_cap) q->argv[i] = text + at;
+        argv[i] = at < q->text_cap ? text + at : q->argv[i];
     }
-    zc__req_free_text(q);
+    zc__req_free_room(q);
+    q->argv = argv;
+    q->len = len;
+    q->cap = cap;
     q->text = text;
-    q->text_cap = cap;
+    q->text_cap = text_cap;
     return true;
 }
 
 static void zc__req_put(zc__redis_req *q, const void *ptr, size_t n) {
-    if (n > q->text_cap - q->text_len && !zc__req_grow_text(q, n)) q->failed = true;
+    if (n > q->text_cap - q->text_len && !zc__req_grow(q, n)) q->failed = true;
     if (q->failed || n == 0) return;
     memcpy(q->text + q->text_len, ptr, n);
     q->text_len += n;
 }
 
 static void zc__req_arg(zc__redis_req *q, const void *ptr, size_t n) {
-    if (q->argc == q->cap && !zc__req_grow(q)) q->failed = true;
+    if (q->argc == q->cap && !zc__req_grow(q, 0)) q->failed = true;
     if (q->failed) return;
     q->argv[q->argc] = ptr ? (const char *)ptr : "";
     q->len[q->argc++] = n;
@@ -14603,13 +14569,11 @@ static void zc__redis_say(zc__redis *r, zc_log_level level, const char *what, zc
     char message[256];
     zc__text t = {message, sizeof message, 0};
     const char *from = (const char *)detail.ptr;
-    zc__text_str(&t, "zoocache: redis: ");
-    zc__text_str(&t, r->master ? r->master : r->addrs[0].host);
-    zc__text_str(&t, !r->master && r->addrs[0].port ? ":" : "");
-    if (!r->master && r->addrs[0].port) zc__text_num(&t, (uint64_t)r->addrs[0].port, 1);
-    zc__text_str(&t, ": ");
-    zc__text_str(&t, what);
-    zc__text_str(&t, detail.len ? ": " : "");
+    bool port = !r->master && r->addrs[0].port;
+    zc__text_with(&t, port ? "zoocache: redis: %:" : "zoocache: redis: %",
+                  r->master ? r->master : r->addrs[0].host, NULL);
+    if (port) zc__text_num(&t, (uint64_t)r->addrs[0].port, 1);
+    zc__text_with(&t, detail.len ? ": %: " : ": %", what, NULL);
     for (size_t i = 0; i < detail.len; i++)
         zc__text_bytes(&t, from[i] < ' ' || from[i] > '~' ? "?" : from + i, 1);
     zc__text_end(&t);
@@ -16143,9 +16107,7 @@ static int zc__redis_texts(zc__redis *r, const zc_redis_desc *d) {
     r->conns = (zc__redis_conn *)zc__alloc_zero(&r->mem, r->nconns * sizeof *r->conns);
     if (!r->text || !r->conns) return ZC_E_NOMEM;
     memcpy(r->text, url, r->text_size);
-    zc__text_str(&t, "{");
-    zc__text_str(&t, prefix);
-    if (r->shard) zc__text_str(&t, ":");
+    zc__text_with(&t, r->shard ? "{%:" : "{%", prefix, NULL);
     if (r->shard) zc__text_num(&t, r->shard, 1);
     zc__text_str(&t, "}:");
     r->prefix_len = t.len;
@@ -16427,8 +16389,7 @@ static int zc__place_ready(zc__place *p) {
     if (rc < 0) return rc;
     if (why) {
         zc__text t = {line, sizeof line, 0};
-        zc__text_str(&t, "zoocache: place: refused: ");
-        zc__text_str(&t, why);
+        zc__text_with(&t, "zoocache: place: refused: %", why, NULL);
         zc__text_end(&t);
         zc__lines_add(&p->lines, ZC_LOG_ERROR, line);
     }
