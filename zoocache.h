@@ -6016,6 +6016,7 @@ static bool zc__hold_read(const zc_bytes *tags, size_t n, uint64_t *id, uint64_t
     if (!s || tags[0].len != ZC__HOLD_MARK || memcmp(s, "\1hold:", 6) != 0 || s[22] != ':')
         return false;
     if (!zc__digits(s + 23, 10, 10, lease) || !zc__digits(s + 6, 16, 16, id)) return false;
+    if (*id == UINT64_MAX) return false;
     *lease *= ZC_MILLISECOND;
     return true;
 }
@@ -6528,6 +6529,13 @@ static int zc__bus_read_entry(void *user, uint64_t position, const zc_bytes *tag
     return rc;
 }
 
+static uint64_t zc__bus_epoch(zc__bus *b) {
+    zc__monitor_lock(&b->apply);
+    uint64_t epoch = b->epoch;
+    zc__monitor_unlock(&b->apply);
+    return epoch;
+}
+
 /* Forgets the log that it was attached to in `epoch`: nothing is served from now on. */
 static void zc__bus_detach(zc_cache *c, uint64_t epoch) {
     zc__bus *b = &c->bus;
@@ -6604,15 +6612,9 @@ static int zc__bus_attach(zc_cache *c) {
 }
 
 static void zc__reader_open(zc__reader *reader, zc_cache *c, zc__deferred *deferred) {
-    reader->cache = c;
-    reader->deferred = deferred;
-    reader->log = reader->entries = 0;
-    reader->full = false;
-    reader->sink.entry = zc__bus_read_entry;
-    reader->sink.user = reader;
-    zc__monitor_lock(&c->bus.apply);
-    reader->epoch = c->bus.epoch;
-    zc__monitor_unlock(&c->bus.apply);
+    const zc__reader r = {c, deferred, zc__bus_epoch(&c->bus), 0, 0, false,
+                          {zc__bus_read_entry, reader}};
+    *reader = r;
 }
 
 /* Reads one log to its end, or to the end of `wait`. ZC_OK: everything up to *since has been heard;
@@ -6843,15 +6845,12 @@ static int zc__bus_flush(zc_cache *c) {
 
 /* Announces a hold, so that the lists and the log of one attach have it. ZC_OK, or ZC_E_BUS. */
 static int zc__bus_announce(zc_cache *c, const zc__hold *h) {
-    zc__bus *b = &c->bus;
     zc__deferred deferred;
     memset(&deferred, 0, sizeof deferred);
     uint64_t end = zc__add_sat(zc__mono(&c->clock), c->desc.max_staleness);
     int rc = ZC_RETRY;
     for (unsigned tries = 0; tries < 3 && rc == ZC_RETRY; tries++) {
-        zc__monitor_lock(&b->apply);
-        uint64_t epoch = b->epoch;
-        zc__monitor_unlock(&b->apply);
+        uint64_t epoch = zc__bus_epoch(&c->bus);
         zc__names names;
         if ((rc = zc__names_seal(c, h->list, h->n, &names)) != ZC_OK) break;
         rc = c->desc.bus.hold(zc__bus_user(c, 0), h->id, names.list, names.n);
@@ -6860,9 +6859,7 @@ static int zc__bus_announce(zc_cache *c, const zc__hold *h) {
             rc = zc__bus_send(c, h->list, h->n, c->desc.ack == ZC_DURABLE, &deferred);
         else if (rc == ZC_RETRY && zc__bus_await(c, zc__mono(&c->clock), end) != ZC_OK)
             rc = ZC_E_BUS;
-        zc__monitor_lock(&b->apply);
-        if (rc == ZC_OK && b->epoch != epoch) rc = ZC_RETRY;
-        zc__monitor_unlock(&b->apply);
+        if (rc == ZC_OK && zc__bus_epoch(&c->bus) != epoch) rc = ZC_RETRY;
     }
     zc__deferred_report(c, &deferred);
     zc__bus_log_fault(c);
