@@ -7129,37 +7129,20 @@ ZOOCACHE_API int zc_catch_up(zc_cache *cache, uint64_t token, uint64_t timeout) 
     (void)token; (void)timeout;
     return cache ? ZC_OK : ZC_E_INVAL;
 }
-static inline bool zc__held(const zc_cache *c, zc_tag *const *deps, size_t n) {
-    (void)c; (void)deps; (void)n;
-    return false;
-}
+#  define zc__held(c, deps, n) false
 static inline void zc__holds_expire(zc_cache *c) { (void)c; }
 static inline void zc__holds_close(zc_cache *c) { (void)c; }
 static inline void zc__holds_fork(zc_cache *c) { (void)c; }
 static inline bool zc__bus_on(const zc_cache *c) { (void)c; return false; }
 static inline bool zc__bus_runs(const zc_cache *c) { (void)c; return false; }
-static inline uint64_t zc__bus_lease(const zc_cache *c) { (void)c; return 0; }
 static inline bool zc__bus_holds(zc_cache *c, uint64_t lease) { (void)c; (void)lease; return true; }
-static inline bool zc__bus_hides(zc_cache *c, uint64_t started) {
-    (void)c; (void)started;
-    return false;
-}
-static inline int zc__bus_gate(zc_cache *c, zc_silence silence, uint64_t *lease) {
-    (void)c; (void)silence;
-    *lease = 0;
-    return ZC_OK;
-}
+#  define zc__bus_hides(c, started) false
+#  define zc__bus_gate(c, silence, lease) (*(lease) = 0, ZC_OK)
 static inline bool zc__bus_valid(const zc_desc *d) { (void)d; return true; }
 static inline int zc__bus_open(zc_cache *c) { (void)c; return ZC_E_BUILD; }
 static inline void zc__bus_end(zc_cache *c) { (void)c; }
-static inline int zc__bus_round(zc_cache *c, uint64_t wait) {
-    (void)c; (void)wait;
-    return ZC_OK;
-}
-static inline int zc__bus_publish(zc_cache *c, const zc_bytes *tags, size_t n) {
-    (void)c; (void)tags; (void)n;
-    return ZC_OK;
-}
+#  define zc__bus_round(c, wait) ZC_OK
+#  define zc__bus_publish(c, tags, n) ZC_OK
 static inline void zc__bus_lock(zc__bus *b, bool lock) { (void)b; (void)lock; }
 static inline int zc__bus_fork_child(zc_cache *c) { (void)c; return ZC_OK; }
 static inline void zc__bus_stats(zc_cache *c, zc_stats *st) { (void)c; (void)st; }
@@ -9989,11 +9972,7 @@ static ZC__NOINLINE int zc__copy_proven(zc_cache *c, zc_bytes key, uint64_t hash
     }
 }
 #else
-static inline int zc__copy_proven(zc_cache *c, zc_bytes key, uint64_t hash, void *buf, size_t cap,
-                                 size_t *len) {
-    (void)c; (void)key; (void)hash; (void)buf; (void)cap; (void)len;
-    return ZC_MISS;
-}
+#  define zc__copy_proven(c, key, hash, buf, cap, len) ZC_MISS
 #endif
 
 /* What zc__copy_shared() has not told, with the shard's lock. */
