@@ -12030,12 +12030,8 @@ typedef struct zc__lmdb {
 static void zc__lmdb_say(zc__lmdb *db, const char *what, const char *detail) {
     char message[256];
     zc__text t = {message, sizeof message, 0};
-    zc__text_str(&t, "zoocache: lmdb: ");
-    zc__text_bytes(&t, db->path, db->path_len);
-    zc__text_str(&t, ": ");
-    zc__text_str(&t, what);
-    zc__text_str(&t, detail ? ": " : "");
-    zc__text_str(&t, detail ? detail : "");
+    zc__text_with(&t, "zoocache: lmdb: %: %", db->path, what);
+    if (detail) zc__text_with(&t, ": %", detail, NULL);
     zc__text_end(&t);
     zc__lines_add(&db->lines, ZC_LOG_ERROR, message);
 }
@@ -13611,37 +13607,23 @@ static void zc__lmdb_close(void *user) {
     zc__free(&mem, db, sizeof *db);
 }
 
-static void zc__lmdb_hooks(zc__lmdb *db, zc_store *store, zc_bus *bus) {
-    store->version = bus->version = 1;
-    store->user = bus->user = db;
-    store->report = bus->report = zc__lmdb_report;
-    store->forked = bus->forked = zc__lmdb_forked;
-    store->close = bus->close = zc__lmdb_close;
-    store->get = zc__lmdb_store_get;
-    store->put = zc__lmdb_store_put;
-    store->put_parts = zc__lmdb_store_put_parts;
-    store->del = zc__lmdb_store_del;
-    store->touch = zc__lmdb_store_touch;
-    store->clear = zc__lmdb_store_clear;
-    store->get_many = zc__lmdb_store_get_many;
-    store->lock = zc__lmdb_store_lock;
-    store->unlock = zc__lmdb_store_unlock;
-    bus->attach = zc__lmdb_bus_attach;
-    bus->read = zc__lmdb_bus_read;
-    bus->append = zc__lmdb_bus_append;
-    bus->versions = zc__lmdb_bus_versions;
-    bus->hold = zc__lmdb_bus_hold;
-    bus->holds = zc__lmdb_bus_holds;
-    bus->peek = zc__lmdb_bus_peek;
-    bus->beat = zc__lmdb_bus_beat;
-    bus->wake = zc__lmdb_bus_wake;
+static void zc__lmdb_tables(zc__lmdb *db, zc_store *store, zc_bus *bus) {
+    const zc_store s = {1, zc__lmdb_store_get, zc__lmdb_store_put, zc__lmdb_store_put_parts,
+                        zc__lmdb_store_del, zc__lmdb_store_touch, zc__lmdb_store_clear, NULL, NULL,
+                        NULL, zc__lmdb_store_get_many, zc__lmdb_store_lock, zc__lmdb_store_unlock,
+                        zc__lmdb_report, zc__lmdb_forked, zc__lmdb_close, db};
+    const zc_bus b = {1, zc__lmdb_bus_attach, zc__lmdb_bus_read, zc__lmdb_bus_append,
+                      zc__lmdb_bus_versions, zc__lmdb_bus_peek, zc__lmdb_bus_beat,
+                      zc__lmdb_bus_wake, zc__lmdb_report, zc__lmdb_forked, zc__lmdb_close, db, 0,
+                      NULL, NULL, zc__lmdb_bus_hold, zc__lmdb_bus_holds};
+    *store = s;
+    *bus = b;
 }
 
 ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus *bus) {
     zc__mem mem;
-    if (store) memset(store, 0, sizeof *store);
-    if (bus) memset(bus, 0, sizeof *bus);
-    if (!desc || !desc->path || !desc->path[0] || !store || !bus) return ZC_E_INVAL;
+    if (zc__tables_begin(store, bus) != 2 || !desc || !desc->path || !desc->path[0])
+        return ZC_E_INVAL;
     size_t len = strlen(desc->path);
     if (len + 16 > ZC__LMDB_PATH) return ZC_E_INVAL;
     if (desc->map_size && desc->map_size < ZC__LMDB_MAP_MIN) return ZC_E_INVAL;
@@ -13662,7 +13644,7 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
     bool locks = zc__lmdb_locks(db);
     int rc = locks ? zc__lmdb_start(db) : ZC_E_THREAD;
     if (rc == ZC_OK) {
-        zc__lmdb_hooks(db, store, bus);
+        zc__lmdb_tables(db, store, bus);
         return ZC_OK;
     }
     zc__lmdb_report(db);
