@@ -13813,8 +13813,7 @@ typedef struct zc__redis_addr {
 typedef enum zc__redis_script {
     ZC__GENESIS,
     ZC__APPEND,
-    ZC__RENEW,
-    ZC__UNLOCK,
+    ZC__RELOCK,
     ZC__REDIS_SCRIPTS,
     ZC__NO_SCRIPT
 } zc__redis_script;
@@ -13955,19 +13954,15 @@ static const char zc__redis_lua_append[] =
     "end "
     "return seq";
 
-/* KEYS lock, ARGV token ms. 1: renewed. */
-static const char zc__redis_lua_renew[] =
+/* KEYS lock, ARGV token ms; 0: unlocks. Gives 0 if the lock is not ours. */
+static const char zc__redis_lua_relock[] =
     "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
+    "if ARGV[2] == '0' then return redis.call('DEL', KEYS[1]) end "
     "return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
-
-/* KEYS lock, ARGV token, and one that is not used. */
-static const char zc__redis_lua_unlock[] =
-    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end "
-    "return redis.call('DEL', KEYS[1])";
 
 static const char *zc__redis_script_text(zc__redis_script s) {
     static const char *const texts[] = {zc__redis_lua_genesis, zc__redis_lua_append,
-                                        zc__redis_lua_renew, zc__redis_lua_unlock};
+                                        zc__redis_lua_relock};
     return texts[s];
 }
 
@@ -13976,10 +13971,6 @@ static const char *zc__redis_script_text(zc__redis_script s) {
 static void zc__redis_hex(char *to, uint64_t v) {
     zc__text t = {to, 16, 0};
     zc__text_hex(&t, v, 16);
-}
-
-static bool zc__redis_unhex(const char *s, size_t n, uint64_t *v) {
-    return n == 16 && zc__digits(s, n, 16, v);
 }
 
 static bool zc__redis_is(const redisReply *reply, int type) { return reply && reply->type == type; }
@@ -13991,6 +13982,14 @@ static bool zc__redis_starts(const redisReply *reply, const char *s) {
 static bool zc__redis_string(const redisReply *reply) {
     return (zc__redis_is(reply, REDIS_REPLY_STRING) || zc__redis_is(reply, ZC__REDIS_VERBATIM)) &&
            reply->str;
+}
+
+static bool zc__redis_number(const redisReply *reply, uint64_t *v) {
+    return zc__redis_string(reply) && zc__digits(reply->str, reply->len, 10, v);
+}
+/* 16 hex digits. */
+static bool zc__redis_unhex(const redisReply *reply, uint64_t *v) {
+    return zc__redis_string(reply) && reply->len == 16 && zc__digits(reply->str, 16, 16, v);
 }
 
 /* An array of so many. */
@@ -14446,10 +14445,10 @@ static void zc__req_put(zc__redis_req *q, const void *ptr, size_t n) {
 }
 
 static void zc__req_arg(zc__redis_req *q, const void *ptr, size_t n) {
-    if (q->argc == q->cap && !zc__req_grow(q, 0)) q->failed = true;
     if (q->failed) return;
     q->argv[q->argc] = ptr ? (const char *)ptr : "";
     q->len[q->argc++] = n;
+    if (q->argc == q->cap && !zc__req_grow(q, 0)) q->failed = true; /* moves the text: afterwards */
 }
 /* A part of a word that is made: %u is a number, %x one as 16 hex digits, %b bytes. */
 static void zc__req_part(zc__redis_req *q, char part, va_list *args) {
@@ -14791,8 +14790,7 @@ static int zc__redis_ask_sentinel(zc__redis *r, const zc__redis_addr *sentinel, 
     uint64_t port;
     if (rc == ZC_OK &&
         (!zc__redis_array(got, 2) || !zc__redis_string(got->element[0]) ||
-         !zc__redis_string(got->element[1]) ||
-         !zc__digits(got->element[1]->str, got->element[1]->len, 10, &port) ||
+         !zc__redis_number(got->element[1], &port) ||
          !zc__redis_addr_set(at, got->element[0]->str, got->element[0]->len, port)))
         rc = ZC_E_STORE;
     zc__req_free(&q);
@@ -15091,9 +15089,7 @@ static int zc__redis_new_era(zc__redis *r, bool replace, uint64_t begin) {
     zc__req_cmd(&q, "GET $era");
     int rc = zc__redis_call(r, &q, 0, 0);
     if (rc == ZC_OK) rc = zc__redis_error(q.reply[0]);
-    if (rc == ZC_OK && (!zc__redis_string(q.reply[1]) ||
-                        !zc__redis_unhex(q.reply[1]->str, q.reply[1]->len, &era)))
-        rc = ZC_E_STORE;
+    if (rc == ZC_OK && !zc__redis_unhex(q.reply[1], &era)) rc = ZC_E_STORE;
     if (rc == ZC_OK) zc__atomic_store_rel(&r->era, era);
     zc__req_free(&q);
     return rc;
@@ -15105,7 +15101,7 @@ static int zc__redis_era(zc__redis *r, const redisReply *said, uint64_t era, uin
     uint64_t now;
     int rc = zc__redis_error(said);
     if (rc != ZC_OK) return rc;
-    if (!zc__redis_string(said) || !zc__redis_unhex(said->str, said->len, &now))
+    if (!zc__redis_unhex(said, &now))
         rc = zc__redis_new_era(r, !zc__redis_is(said, REDIS_REPLY_NIL), begin);
     else if (now == era) return ZC_OK;
     else zc__atomic_store_rel(&r->era, now);
@@ -15227,15 +15223,15 @@ static int zc__redis_clear(void *user) {
 }
 
 /* SET NX for a lock that is new, which is given back if that is not answered in time; a script for
- * one that is ours. */
-static int zc__redis_lock_call(zc__redis *r, zc_bytes key, zc__redis_script script, uint64_t token,
+ * one that is ours. No `ms`: unlocks. */
+static int zc__redis_lock_call(zc__redis *r, zc_bytes key, bool fresh, uint64_t token,
                                uint64_t ms) {
     zc__redis_req q;
     zc__req_init(r, &q);
-    q.undo = script == ZC__NO_SCRIPT;
-    if (q.undo) zc__req_cmd(&q, "SET $lock:%b %x NX PX %u", key.ptr, key.len, token, ms);
-    zc__req_script(&q, q.undo ? ZC__UNLOCK : script, 1);
-    zc__req_cmd(&q, "$lock:%b %x %u", key.ptr, key.len, token, ms);
+    q.undo = fresh;
+    if (fresh) zc__req_cmd(&q, "SET $lock:%b %x NX PX %u", key.ptr, key.len, token, ms);
+    zc__req_script(&q, ZC__RELOCK, 1);
+    zc__req_cmd(&q, "$lock:%b %x %u", key.ptr, key.len, token, fresh ? 0 : ms);
     int rc = zc__redis_call(r, &q, 0, 0);
     const redisReply *got = q.reply[0];
     if (rc == ZC_OK) rc = zc__redis_error(got);
@@ -15249,15 +15245,14 @@ static int zc__redis_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *to
     zc__redis *r = zc__redis_shard_of(user, key);
     uint64_t ms = lease / ZC_MILLISECOND;
     if (ms == 0) ms = 1;
-    if (*token) return zc__redis_lock_call(r, key, ZC__RENEW, *token, ms);
-    uint64_t fresh = r->io.random(r->io.user) | 1;
-    int rc = zc__redis_lock_call(r, key, ZC__NO_SCRIPT, fresh, ms);
-    if (rc == ZC_OK) *token = fresh;
+    uint64_t mine = *token ? *token : r->io.random(r->io.user) | 1;
+    int rc = zc__redis_lock_call(r, key, *token == 0, mine, ms);
+    if (rc == ZC_OK) *token = mine;
     return rc;
 }
 
 static int zc__redis_unlock_key(void *user, zc_bytes key, uint64_t token) {
-    return zc__redis_lock_call(zc__redis_shard_of(user, key), key, ZC__UNLOCK, token, 0);
+    return zc__redis_lock_call(zc__redis_shard_of(user, key), key, false, token, 0);
 }
 
 /* ---- the log's entries */
@@ -15441,9 +15436,7 @@ static const redisReply *zc__redis_stream_entries(const redisReply *news) {
 
 /* The position of the last entry that was appended, whether it is still there or not. */
 static bool zc__redis_newest(const redisReply *reply, uint64_t *newest) {
-    if (!zc__redis_array(reply, 1)) return false;
-    const redisReply *v = reply->element[0];
-    return zc__redis_string(v) && zc__digits(v->str, v->len, 10, newest);
+    return zc__redis_array(reply, 1) && zc__redis_number(reply->element[0], newest);
 }
 
 /* What HMGET, XREAD and XRANGE say: gives what is new. */
@@ -15637,8 +15630,7 @@ static int zc__redis_append_result(zc__redis *r, zc__redis_log log, const redisR
                               const redisReply *range, uint64_t position, zc_bus_sink *sink) {
     uint64_t own;
     if (zc__redis_is(script, REDIS_REPLY_INTEGER)) return ZC_RETRY;
-    if (!zc__redis_string(script) || !zc__redis_is(range, REDIS_REPLY_ARRAY)) return ZC_E_BUS;
-    if (!zc__digits(script->str, script->len, 10, &own)) return ZC_E_BUS;
+    if (!zc__redis_number(script, &own) || !zc__redis_is(range, REDIS_REPLY_ARRAY)) return ZC_E_BUS;
     if (range->elements == 0) return ZC_RETRY;
     int proof = zc__redis_at_cursor(r, log, range->element[0], position);
     if (proof == ZC_RETRY) return ZC_RETRY;
@@ -15698,7 +15690,7 @@ static void zc__req_versions(zc__redis_req *q, const char *command, const zc_byt
 static bool zc__redis_field(const redisReply *f, uint64_t *v) {
     *v = 0;
     if (zc__redis_is(f, REDIS_REPLY_NIL)) return true;
-    return zc__redis_string(f) && zc__digits(f->str, f->len, 10, v);
+    return zc__redis_number(f, v);
 }
 
 /* R2. Both are [g, f, s, position...]. */
@@ -15777,7 +15769,7 @@ static int zc__redis_holds(void *user, zc_bus_sink *sink) {
     for (size_t i = 0; rc == ZC_OK && i + 1 < got->elements; i += 2) {
         const redisReply *name = got->element[i], *list = got->element[i + 1];
         if (!zc__redis_string(name) || !zc__redis_string(list)) rc = ZC_E_BUS;
-        else if (zc__redis_unhex(name->str, name->len, &id))
+        else if (zc__redis_unhex(name, &id))
             rc = zc__list_deliver(&r->mem, zc_slice(list->str, list->len), id, sink);
         if (rc == ZC_E_CORRUPT) rc = ZC_OK; /* none of ours */
     }

@@ -390,8 +390,8 @@ static inline void sr_script(sr_db *db, uint64_t now, zc__redis_script s, const 
     const sr_string *lock = i == SIZE_MAX ? NULL : db->strings[i];
     bool ours = lock && lock->vlen == c->len[4] &&
                 memcmp(lock->bytes + lock->klen, c->arg[4], lock->vlen) == 0;
-    if (ours && s == ZC__UNLOCK) sr_unlink(db, now, c->arg[3], c->len[3]);
-    if (ours && s == ZC__RENEW)
+    if (ours && sr_num(c->arg[5]) == 0) sr_unlink(db, now, c->arg[3], c->len[3]);
+    else if (ours)
         sr_set(db, now, c->arg[3], c->len[3], c->arg[4], c->len[4],
                now + sr_num(c->arg[5]) * ZC_MILLISECOND);
     sr_int(o, ours);
