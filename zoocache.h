@@ -9635,7 +9635,8 @@ static void zc__count_load(zc_cache *c, uint64_t elapsed) {
 }
 
 /* Ends a leader's flight with an error; consumes the fill. A value that may stand in for an error
- * is delivered instead. */
+ * is delivered instead: to those who joined up to now, if nothing has killed it; if something has,
+ * only to who takes what was invalidated (good_up_to 0: nobody joined so early). */
 static int zc__fail(zc_fill *fill, int error, zc_view *view) {
     zc_cache *c = fill->cache;
     zc__flight *f = fill->flight;
@@ -9679,8 +9680,10 @@ static int zc__fail(zc_fill *fill, int error, zc_view *view) {
     return rc;
 }
 
-/* Puts e into the table, making room elsewhere if need be, while `allowed` (may be NULL) may store.
- * Returns with the lock held: ZC_OK, ZC_REFUSED, ZC_E_NOMEM. */
+/* Puts e into the table, making room elsewhere if need be, while `allowed` (may be NULL) may store:
+ * asked anew each time, as the lock was let go while other shards gave way. Returns with the lock
+ * held, so that the caller ends the flight, or takes his turn to write, in the same step: ZC_OK,
+ * ZC_REFUSED, ZC_E_NOMEM. */
 static int zc__table_admit(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t hash,
                            const zc__flight *allowed, zc__entry **garbage) {
     for (unsigned tries = 0;; tries++) {
@@ -9723,6 +9726,14 @@ static zc__entry *zc__fill_entry(zc_fill *fill, zc_bytes key, zc_bytes value, ui
     return e;
 }
 
+/* Ends a leader's flight with its value; consumes the fill. Three numbers decide. `published` is
+ * read first: what is invalidated after that has a higher version, and the look for a killer need
+ * not see it, for an entry that is good up to `published` is found dead by its first read. If
+ * nothing has killed the value since `begin`, it is good up to `published`, and is stored; else up
+ * to the flight's begin, for those alone who joined by then. The entry goes into the table, the
+ * flight ends, and the turn to write to the storage is taken, under one hold of the lock (F2): a
+ * put or del comes before all three, and fences, or after them, and replaces. Waiters are woken
+ * before the storage is written, callbacks come after the lock. */
 static int zc__commit(zc_fill *fill, zc_view *view) {
     zc_cache *c = fill->cache;
     zc__flight *f = fill->flight;
@@ -9794,7 +9805,9 @@ static int zc__commit_value(zc_fill *fill, zc_view *view) {
 
 /* ---- read ---- */
 
-/* A read that the table cannot answer, with a storage behind it. The bus allows it. */
+/* A read that the table cannot answer, with a storage behind it. The bus allows it. It is a fill
+ * whose loader is the storage: so what is invalidated meanwhile kills what it finds, and of many
+ * who read one key, one asks. */
 static int zc__get_through(zc_cache *c, zc_bytes key, zc_view *view) {
     zc_fetch_opts o;
     zc_fill *fill;
@@ -9861,8 +9874,8 @@ static inline int zc__get_hashed(zc_cache *c, zc_bytes key, uint64_t hash, zc_vi
     return ZC__UNLIKELY(zc__has_store(c)) ? zc__get_through(c, key, view) : ZC_MISS;
 }
 
-/* The same with a bus: only while it is proven that everything was heard. Asked again when the
- * value is in hand. */
+/* The same with a bus: only while it is proven that everything was heard. Asked again, of the same
+ * lease, when the value is in hand: zc__bus_holds(). */
 static ZC__NOINLINE int zc__get_proven(zc_cache *c, zc_bytes key, uint64_t hash, zc_view *view,
                                       zc__copying *copy) {
     for (uint64_t lease;;) {
@@ -10177,6 +10190,9 @@ static bool zc__opts_good(const zc_put_opts *o, const zc_cache *c) {
     return (o->deps || !o->ndeps) && (o->tags || !o->ntags) && o->begin <= zc__published(&c->trie);
 }
 
+/* A value that somebody has computed outside of a flight. As in zc__commit(), `published` is read
+ * before the killer is looked for; without a begin of the caller's the value is good up to there
+ * whatever came before. What may not be stored removes what is there: that is older still. */
 static int zc__put(zc_fill *fill, zc_bytes key, zc_bytes value) {
     zc_cache *c = fill->cache;
     uint64_t published = zc__published(&c->trie), begin = fill->put.begin;
@@ -10319,10 +10335,11 @@ static int zc__check_opts(const zc_cache *c, zc_bytes key, const zc_fetch_opts *
     return o->begin <= zc__published(&c->trie) && zc__opts_good(&o->put, c) ? ZC_OK : ZC_E_INVAL;
 }
 
-/* Runs a leader's flight to its end; consumes the fill. The value of a flight that could not
- * store it is good for this caller all the same. Who cannot wait any longer, past `until`, for
- * another node's value, hands over: ZC_E_TIMEOUT; a refresh never waits, and one that is run by
- * itself keeps its fill: ZC_PENDING. */
+/* Runs a leader's flight to its end, by the storage, by what another node of the fleet puts there
+ * meanwhile, or by the loader; consumes the fill. The value of a flight that could not store it is
+ * good for this caller all the same. Who cannot wait any longer, past `until`, for another node's
+ * value, hands over: ZC_E_TIMEOUT; a refresh never waits, and one that is run by itself keeps its
+ * fill: ZC_PENDING. */
 static int zc__lead(zc_fill *fill, zc_loader loader, void *user, uint64_t until, bool refresh,
                     zc_view *view) {
     zc_cache *c = fill->cache;
