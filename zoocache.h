@@ -16711,11 +16711,13 @@ static int zc__place_call(zc__place *p, zc__place_op *op) {
     return op->rc;
 }
 
-static int zc__place_do(zc__place *p, zc__place_what what, uint64_t gen) {
-    zc__place_op op;
-    memset(&op, 0, sizeof op);
-    op.what = what;
-    op.gen = gen;
+static int zc__place_do(zc__place *p, zc__place_what what, uint64_t gen, uint64_t id,
+                        const zc_bytes *tags, size_t n) {
+    zc__place_op op = {NULL, what, gen, id, tags, n, zc__list_size(tags, n), 0, 0};
+    if (op.size > ZC__PLACE_LIST) {
+        if (what == ZC__PLACE_HOLD) return ZC_E_FULL;
+        op.n = op.size = 0;
+    }
     return zc__place_call(p, &op);
 }
 
@@ -16730,7 +16732,7 @@ static int zc__place_era(zc__place *p, uint64_t *era) {
         *era = known ? p->log->era : 0;
         zc__monitor_unlock(&p->monitor);
         if (known) return ZC_OK;
-        int rc = zc__place_do(p, ZC__PLACE_OPEN, 0);
+        int rc = zc__place_do(p, ZC__PLACE_OPEN, 0, 0, NULL, 0);
         if (rc != ZC_OK) return rc;
     }
 }
@@ -16789,7 +16791,7 @@ static int zc__place_del(void *user, zc_bytes key) {
 }
 
 static int zc__place_clear(void *user) {
-    return zc__place_do((zc__place *)user, ZC__PLACE_CLEAR, 0);
+    return zc__place_do((zc__place *)user, ZC__PLACE_CLEAR, 0, 0, NULL, 0);
 }
 
 /* In a slot, the locks that have not ended; then that of `hash`, for `lease` ms, 0: none. ZC_MISS:
@@ -16864,7 +16866,7 @@ static uint64_t zc__place_attached(zc__place *p) { return zc__atomic_load_acq(&p
 
 static int zc__place_attach(void *user, uint64_t *identity, uint64_t *position) {
     zc__place *p = (zc__place *)user;
-    int rc = zc__bus_rc(zc__place_do(p, ZC__PLACE_OPEN, 0));
+    int rc = zc__bus_rc(zc__place_do(p, ZC__PLACE_OPEN, 0, 0, NULL, 0));
     if (rc != ZC_OK) return rc;
     zc__monitor_lock(&p->monitor);
     zc__atomic_store_rel(&p->attached, p->log->gen);
@@ -16906,25 +16908,8 @@ static int zc__place_bus_read(void *user, uint64_t position, uint64_t wait, zc_b
     zc__place *p = (zc__place *)user;
     uint64_t gen = zc__place_attached(p);
     if (zc__place_sleep(p, wait)) return ZC_MORE;
-    int rc = zc__bus_rc(zc__place_do(p, ZC__PLACE_READ, gen));
+    int rc = zc__bus_rc(zc__place_do(p, ZC__PLACE_READ, gen, 0, NULL, 0));
     return rc == ZC_OK ? zc__place_give(p, gen, position, sink) : rc;
-}
-
-static int zc__place_change(zc__place *p, zc__place_what what, uint64_t gen, uint64_t id,
-                            const zc_bytes *tags, size_t n) {
-    zc__place_op op;
-    memset(&op, 0, sizeof op);
-    op.what = what;
-    op.gen = gen;
-    op.id = id;
-    op.tags = tags;
-    op.n = n;
-    op.size = zc__list_size(tags, n);
-    if (op.size > ZC__PLACE_LIST) {
-        if (what == ZC__PLACE_HOLD) return ZC_E_FULL;
-        op.n = op.size = 0;
-    }
-    return zc__bus_rc(zc__place_call(p, &op));
 }
 
 static int zc__place_append(void *user, const zc_bytes *tags, size_t n, bool durable,
@@ -16932,13 +16917,13 @@ static int zc__place_append(void *user, const zc_bytes *tags, size_t n, bool dur
     zc__place *p = (zc__place *)user;
     uint64_t gen = zc__place_attached(p);
     (void)durable;
-    int rc = zc__place_change(p, ZC__PLACE_APPEND, gen, 0, tags, n);
+    int rc = zc__bus_rc(zc__place_do(p, ZC__PLACE_APPEND, gen, 0, tags, n));
     return rc == ZC_OK ? zc__place_give(p, gen, position, sink) : rc;
 }
 
 static int zc__place_hold(void *user, uint64_t id, const zc_bytes *tags, size_t n) {
     zc__place *p = (zc__place *)user;
-    return zc__place_change(p, ZC__PLACE_HOLD, zc__place_attached(p), id, tags, n);
+    return zc__bus_rc(zc__place_do(p, ZC__PLACE_HOLD, zc__place_attached(p), id, tags, n));
 }
 
 /* P2 */
@@ -17038,14 +17023,9 @@ static void zc__place_tables(zc__place *p, zc_store *store, zc_bus *bus) {
 
 /* Letters, digits, '_', '-' and '.', that not first. */
 static bool zc__place_prefix(zc__place *p, const char *prefix) {
+    const char *good = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.";
     size_t n = strlen(prefix);
-    if (n == 0 || n > 64 || *prefix == '.') return false;
-    for (size_t i = 0; i < n; i++) {
-        char c = prefix[i], lower = (char)(c | ' ');
-        bool good = (lower >= 'a' && lower <= 'z') || (c >= '0' && c <= '9') || c == '_' ||
-                    c == '-' || c == '.';
-        if (!good) return false;
-    }
+    if (n == 0 || n > 64 || *prefix == '.' || strspn(prefix, good) != n) return false;
     memcpy(p->prefix, prefix, n);
     p->prefix[n] = '.';
     p->prefix_len = n + 1;
