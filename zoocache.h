@@ -13814,8 +13814,8 @@ typedef struct zc__redis_io {
     /* `forked`: in the child of a fork, a thread that no longer exists may have been in the middle
      * of using it: let go of the descriptor alone. */
     void (*close)(void *user, void *conn, bool forked);
-    void (*sleep)(void *user, uint64_t ns);
-    uint64_t (*random)(void *user); /* 64 bits that no other process draws */
+    void (*sleep)(uint64_t ns);
+    uint64_t (*random)(void); /* 64 bits that no other process draws */
     /* Sends what waits on n connections, then gives the index of one from which `reply` would take
      * something, if only an error. ZC_E_TIMEOUT: none within `timeout`. */
     int (*wait)(void *user, void *const *conns, unsigned n, uint64_t timeout);
@@ -14361,16 +14361,6 @@ static bool zc__redis_pipe_open(zc__redis *r) {
     return r->wake_pipe[0] >= 0;
 }
 
-static void zc__redis_io_sleep(void *user, uint64_t ns) {
-    (void)user;
-    zc__nap(ns);
-}
-
-static uint64_t zc__redis_io_random(void *user) {
-    (void)user;
-    return zc__system_random();
-}
-
 /* ---- requests: one pipeline, kept until it is answered, so that it can be sent again */
 
 typedef struct zc__redis_req {
@@ -14675,7 +14665,7 @@ static uint64_t zc__redis_marked(zc__redis *r, zc__redis_conn *c, uint64_t deadl
 static uint64_t zc__redis_mark(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
     char text[] = "return '0123456789abcdef'", sha[41];
     zc__redis_req q;
-    zc__redis_hex(text + 8, r->io.random(r->io.user));
+    zc__redis_hex(text + 8, r->io.random());
     zc__req_init(r, &q);
     zc__req_cmd(&q, "SCRIPT LOAD %s", text);
     (void)zc__redis_exchange(r, c, &q, deadline);
@@ -14842,7 +14832,7 @@ static int zc__redis_resolve(zc__redis *r, zc__redis_addr *at, uint64_t deadline
 
 /* After a try to connect. */
 static void zc__redis_connected(zc__redis *r, bool good) {
-    uint64_t now = zc__redis_now(r), jitter = good ? 0 : r->io.random(r->io.user);
+    uint64_t now = zc__redis_now(r), jitter = good ? 0 : r->io.random();
     zc__monitor_lock(&r->pool);
     if (good) {
         r->fails = 0;
@@ -14974,8 +14964,7 @@ static int zc__redis_send(zc__redis *r, zc__redis_conn *c, zc__redis_req *q, uin
         if (rc == ZC_OK && zc__redis_redirected(r, c, q, extra ? most : limit)) continue;
         if (rc != ZC_E_STORE || !again) break;
         again = false; /* dropped by the server, perhaps long ago: once more */
-        if (q->until == ZC_NEVER)
-            r->io.sleep(r->io.user, r->io.random(r->io.user) % (2 * ZC_MILLISECOND));
+        if (q->until == ZC_NEVER) r->io.sleep(r->io.random() % (2 * ZC_MILLISECOND));
         if (zc__redis_now(r) >= most) break;
     }
     if (c->asking) zc__redis_drop(r, c);
@@ -15102,7 +15091,7 @@ static int zc__redis_new_era(zc__redis *r, bool replace, uint64_t begin) {
     uint64_t era = 0;
     zc__req_init(r, &q);
     q.begin = begin;
-    zc__req_cmd(&q, replace ? "SET $era %x" : "SET $era %x NX", r->io.random(r->io.user));
+    zc__req_cmd(&q, replace ? "SET $era %x" : "SET $era %x NX", r->io.random());
     zc__req_cmd(&q, "GET $era");
     int rc = zc__redis_call(r, &q, 0, 0);
     if (rc == ZC_OK) rc = zc__redis_error(q.reply[0]);
@@ -15262,7 +15251,7 @@ static int zc__redis_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *to
     zc__redis *r = zc__redis_shard_of(user, key);
     uint64_t ms = lease / ZC_MILLISECOND;
     if (ms == 0) ms = 1;
-    uint64_t mine = *token ? *token : r->io.random(r->io.user) | 1;
+    uint64_t mine = *token ? *token : r->io.random() | 1;
     int rc = zc__redis_lock_call(r, key, *token == 0, mine, ms);
     if (rc == ZC_OK) *token = mine;
     return rc;
@@ -15403,7 +15392,7 @@ static void zc__req_nonce(zc__redis *r, zc__redis_req *q) {
 
 /* A new log's generation: random, and tells how many shards there are. */
 static uint64_t zc__redis_new_gen(const zc__redis *r) {
-    return (((r->io.random(r->io.user) >> 2) | 16) & ~UINT64_C(15)) | (r->nshards - 1);
+    return (((r->io.random() >> 2) | 16) & ~UINT64_C(15)) | (r->nshards - 1);
 }
 
 static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) {
@@ -15617,7 +15606,7 @@ static void zc__redis_wait(void *user, const uint64_t *positions, uint64_t wait)
     if (may) good = zc__redis_wait_wakeups(r, wait);
     bool woken = zc__redis_waited(r);
     /* Without wake-ups it reads now and then. */
-    if (!good && !woken) r->io.sleep(r->io.user, wait < ZC__REDIS_PAUSE ? wait : ZC__REDIS_PAUSE);
+    if (!good && !woken) r->io.sleep(wait < ZC__REDIS_PAUSE ? wait : ZC__REDIS_PAUSE);
     for (unsigned i = 0; i < r->nshards; i++)
         zc__atomic_store_rel(&((zc__redis *)r->shards[i])->wakeup.taken, false);
 }
@@ -15865,7 +15854,7 @@ static void zc__redis_fork(zc__redis *r) {
         zc__redis_pipe_close(r);
         (void)zc__redis_pipe_open(r);
     }
-    r->node = r->io.random(r->io.user); /* nonces are one process's own */
+    r->node = r->io.random(); /* nonces are one process's own */
 }
 
 static void zc__redis_forked(void *user) {
@@ -16047,9 +16036,9 @@ static int zc__redis_tls(zc__redis *r, const zc_redis_desc *d) {
 #endif
 
 static void zc__redis_defaults(zc__redis *r, const zc_redis_desc *d, const zc__redis_io *io) {
-    const zc__redis_io real = {zc__redis_io_open,  zc__redis_io_append, zc__redis_io_reply,
-                               zc__redis_io_wake,  zc__redis_io_close,  zc__redis_io_sleep,
-                               zc__redis_io_random, zc__redis_io_wait,  r};
+    const zc__redis_io real = {zc__redis_io_open, zc__redis_io_append, zc__redis_io_reply,
+                               zc__redis_io_wake, zc__redis_io_close,  zc__nap,
+                               zc__system_random, zc__redis_io_wait,   r};
     r->clock = d->clock;
     zc__lines_init(&r->lines, d->log);
     r->io = io ? *io : real;
@@ -16060,7 +16049,7 @@ static void zc__redis_defaults(zc__redis *r, const zc_redis_desc *d, const zc__r
     r->max_tags = d->max_tags ? d->max_tags : 200000;
     r->max_ttl = d->max_ttl ? d->max_ttl : 30 * 86400 * ZC_SECOND;
     if (r->max_ttl < ZC_MILLISECOND) r->max_ttl = ZC_MILLISECOND;
-    r->node = r->io.random(r->io.user);
+    r->node = r->io.random();
 }
 
 static int zc__redis_texts(zc__redis *r, const zc_redis_desc *d) {

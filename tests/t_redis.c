@@ -1933,15 +1933,6 @@ static void broken_close(void *user, void *conn, bool forked) {
     const broken_io *b = (const broken_io *)user;
     b->real.close(b->real.user, conn, forked);
 }
-static void broken_sleep(void *user, uint64_t ns) {
-    const broken_io *b = (const broken_io *)user;
-    b->real.sleep(b->real.user, ns);
-}
-static uint64_t broken_random(void *user) {
-    const broken_io *b = (const broken_io *)user;
-    return b->real.random(b->real.user);
-}
-
 TEST(each_call_of_the_io_fails_once) {
     static const int codes[] = {ZC_E_STORE, ZC_E_TIMEOUT, ZC_E_CORRUPT, ZC_E_NOMEM};
     redis_server s;
@@ -1957,7 +1948,7 @@ TEST(each_call_of_the_io_fails_once) {
             b.calls = 0;
             b.at++;
             r->io = (zc__redis_io){broken_open, broken_append, broken_reply, broken_wake,
-                                   broken_close, broken_sleep, broken_random, NULL, &b};
+                                   broken_close, b.real.sleep, b.real.random, NULL, &b};
             int rc = everything(&n, ++runs);
             CHECK(rc == ZC_OK || rc == ZC_RETRY || rc == ZC_MORE || rc == ZC_E_BUS ||
                   rc == ZC_MISS || rc == codes[k]); /* a lock whose taking was not told: a miss */

@@ -957,11 +957,6 @@ static void io_wake(void *user, void *link) {
     c->woken = true;
     wake_for(c, w->now);
 }
-static void io_sleep(void *user, uint64_t ns) {
-    (void)user;
-    nap(ns);
-}
-static uint64_t io_random(void *user) { return (void)user, rnd(); }
 
 /* ---- the place ---- */
 
@@ -1619,8 +1614,7 @@ static void start(node *n) {
     zc_desc desc;
     memset(&d, 0, sizeof d);
     memset(&desc, 0, sizeof desc);
-    zc__redis_io io = {io_open, io_append, io_reply, io_wake, io_close, io_sleep, io_random,
-                       io_wait, n};
+    zc__redis_io io = {io_open, io_append, io_reply, io_wake, io_close, nap, rnd, io_wait, n};
     zc_clock clock = {1, clock_mono, clock_wall, n};
     zc_log log = {1, say, n};
     d.url = w->sentinel ? "redis+sentinel://sentinel/zoo" : "redis://vip";
