@@ -9623,8 +9623,6 @@ static inline void zc__sealer_close(zc_cache *c) { (void)c; }
  *               from then on, whoever still tries. Only then go threads, bus and storage.
  * ========================================================================================== */
 
-/* ---- read ---- */
-
 /* ---- end a flight ---- */
 
 static void zc__count_load(zc_cache *c, uint64_t elapsed) {
