@@ -139,7 +139,7 @@ def frames(say):
 
 
 def storages(say, rounds):
-    """Hits over LMDB, and over a redis-server of its own: from memory, and asked of the storage."""
+    """Hits over LMDB, and over a redis-server and a memcached of its own: from memory, and asked of the storage."""
     import shutil
     import socket
     import tempfile
@@ -150,21 +150,38 @@ def storages(say, rounds):
     value = "x" * 1024
     directory = tempfile.mkdtemp()
     places = {"lmdb": f"lmdb://{directory}/lmdb"} if _ffi.parts()["lmdb"] else {}
-    server = None
-    if _ffi.parts()["redis"] and shutil.which("redis-server"):
+    servers = []
+
+    def serve(name, *command):
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        server = subprocess.Popen(["redis-server", "--port", str(port), "--save", "", "--dir", directory], **quiet)
+        servers.append(subprocess.Popen([*command, str(port)], **quiet))
         time.sleep(0.5)
-        places["redis"] = f"redis://127.0.0.1:{port}"
+        places[name] = f"{name}://127.0.0.1:{port}"
+        return "127.0.0.1", port
+
+    if _ffi.parts()["redis"] and shutil.which("redis-server"):
+        serve("redis", "redis-server", "--save", "", "--dir", directory, "--port")
+    raw = None
+    if shutil.which("memcached") and importlib.util.find_spec("pymemcache"):
+        from pymemcache.client.base import Client
+
+        raw = Client(serve("memcached", "memcached", "-l", "127.0.0.1", "-u", "nobody", "-p"), no_delay=True)
+        raw.set("1", value, noreply=False)
     try:
         for name, url in places.items():
-            with zoocache.Cache(storage_url=url) as cache:
+            def cached(cache):
                 hit = cache.cacheable(namespace="bench", deps=["bench:all"])(lambda x: value)
                 for x in range(1000):
                     hit(x)
+                return hit
+
+            with zoocache.Cache(storage_url=url) as cache:
+                cached(cache)
+            with zoocache.Cache(storage_url=url) as cache:  # as another process: the library's own table has nothing
+                hit = cached(cache)
                 entries = cache.tables()[1].entries
                 alone = zoocache.cacheable(namespace="bench", deps=["bench:all"])(lambda x: value)
                 say(f"hit, 1 KiB: {name}", *against(lru, lambda: batch(hit, 5000), rounds))
@@ -175,8 +192,14 @@ def storages(say, rounds):
                     hit(next(numbers))
 
                 say(f"hit, 1 KiB: {name}, not in memory", *against(lru, lambda: batch(asked, 1000), rounds))
+                if name == "memcached":
+                    get = lambda x: raw.get("1")  # noqa: E731
+                    name = "hit, 1 KiB: memcached, not in memory"
+                    say(name, *against(get, lambda: batch(asked, 1000), rounds), beside="pymemcache's get")
     finally:
-        if server is not None:
+        if raw is not None:
+            raw.close()
+        for server in servers:
             server.terminate()
             server.wait()
         shutil.rmtree(directory)

@@ -3,10 +3,12 @@
 import logging
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -316,6 +318,51 @@ def test_memcached_loses_what_it_likes(memcached):
     storage.close()
     storage.forked()
     assert storage.read(b"log")[0] == b"again"
+    storage.close()
+
+
+def in_pieces(port, size):
+    """A port that answers as the one of that server does, so many bytes at a time."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer():
+        with listener, listener.accept()[0] as client, socket.create_connection(("127.0.0.1", port)) as server:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while request := client.recv(65536):
+                server.sendall(request)
+                reply = b""
+                while not reply.endswith(b"\r\n"):
+                    reply += server.recv(65536)
+                for at in range(0, len(reply), size):
+                    client.sendall(reply[at : at + size])
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    return listener.getsockname()[1], thread
+
+
+@pytest.mark.parametrize("size", [1, 7, 50])
+def test_an_item_that_comes_in_pieces(memcached, size):
+    port, thread = in_pieces(memcached.port, size)
+    storage = MemcachedStorage(f"127.0.0.1:{port}")
+    assert storage.get(b"nothing") is None
+    for value in (b"", b"v", b"\r\nEND\r\n", b"END\r\nVALUE x 0 3\r\n" * 20):
+        storage.put(b"k", value, None)
+        assert storage.get(b"k") == value
+        assert storage.get(b"none") is None
+    storage.close()
+    thread.join()
+
+
+def test_an_answer_that_is_none(memcached):
+    storage = open_url(memcached.url)
+    storage.get(b"connects")
+    with storage._idle[0].sock:  # the replies to what nobody has waited for are in the way of the next
+        storage._idle[0].sock.sendall(b"version\r\n")
+        with pytest.raises(Exception, match="VERSION"):
+            storage.get(b"k")
+    storage.put(b"k", b"v", None)
+    assert storage.get(b"k") == b"v", "over another connection"
     storage.close()
 
 

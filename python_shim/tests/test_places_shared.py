@@ -129,6 +129,92 @@ def test_a_log_that_is_lost_is_a_break(memcached):
         until(lambda: two(1) == one(1) == len(calls))
 
 
+class Place(Shelf, SharedStorage):
+    """A place in memory, which notes what is done."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+        self.closed = 0
+
+    def read(self, key):
+        value = self.records.get(key)
+        return value, value or b""
+
+    def swap(self, key, value, token):
+        with self.lock:
+            won = (self.records.get(key) or b"") == token
+            if won:
+                self.records[key] = value
+            return won
+
+    def close(self):
+        self.closed += 1
+
+
+def test_a_place_is_closed_when_the_last_look_up_is_over():
+    class Slow(Place):
+        def get(self, key):
+            if b".r." in key:
+                inside.set()
+                assert go_on.wait()
+                order.append(f"asked, closed {self.closed} times")
+            return super().get(key)
+
+    inside, go_on, order = threading.Event(), threading.Event(), []
+    place = Slow()
+    cache = Cache(storage=place, prefix="slow")
+    load = counted(cache, [])
+    asker = threading.Thread(target=load, args=(1,))
+    asker.start()
+    assert inside.wait()
+    cache.close()
+    go_on.set()
+    asker.join()
+    until(lambda: place.closed)
+    assert order == ["asked, closed 0 times"]
+
+
+def test_a_look_up_that_is_interrupted_does_not_keep_a_place_open(monkeypatch):
+    def interrupted(caller, key):
+        raise KeyboardInterrupt
+
+    place = Place()
+    with Cache(storage=place, prefix="interrupted") as cache:
+        load = counted(cache, [])
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(type(cache.shared.core.place), "record", interrupted)
+            load(1)
+        assert load(1) == 1
+    until(lambda: place.closed)
+
+
+def test_values_of_a_place_are_found_however_they_were_stored():
+    """Compressed, with more tags than most, and by who has them in the library's own table."""
+    place = Place()
+    options = {"storage": place, "prefix": "shelf"}
+    with Cache(**options) as there, Cache(**options) as here:
+        for n, compression in ((1, True), (100, False)):
+
+            def load(x, n=n):
+                return "v" * 3000 + str(x)
+
+            given = {
+                "namespace": f"n{n}",
+                "compression": compression,
+                "deps": lambda x, n=n: [f"t:{i}" for i in range(n)],
+            }
+            loads = [cache.cacheable(**given)(load) for cache in (there, here, there)]
+            expected = "v" * 3000 + "1"
+            assert [load(1) for load in loads] == [expected] * 3
+        assert here.stats().hits_storage == 2
+        there.invalidate("t:0")
+        until(lambda: here.stats().bus_heard)
+        assert loads[1](1) == expected
+        assert here.stats().hits_storage == 2, "it was computed anew"
+        assert (here.stats().storage_errors, there.stats().storage_errors) == (0, 0)
+
+
 class Liar(Shelf, SharedStorage):
     """Does not look at tokens."""
 

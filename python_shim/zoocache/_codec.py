@@ -40,10 +40,8 @@ class Codec:
         data = self.serializer.dumps(value)
         return [header, *data] if isinstance(data, list) else [header + data]
 
-    def wrote(self, data: bytes | memoryview) -> bool:
-        """Whether this serializer has."""
-        return bool(_HEADER.unpack_from(data)[0] == self.magic)
-
     def value(self, data: bytes | memoryview) -> Any:
-        """The value. Raises anything for what is none."""
+        """The value. Raises anything for what is none, or another serializer's."""
+        if _HEADER.unpack_from(data)[0] != self.magic:
+            raise ValueError
         return self.serializer.loads(memoryview(data)[_HEADER.size :])

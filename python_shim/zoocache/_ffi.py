@@ -181,7 +181,7 @@ class KnownDeps(Deps):
         return self.names
 
 
-OK, MISS, STALE, REFUSED = 0, 1, 2, 4  # zc_result
+OK, MISS, STALE, REFUSED, MORE = 0, 1, 2, 4, 9  # zc_result
 E_NOMEM, E_INVAL, E_TIMEOUT, E_CORRUPT, E_STORE = -1, -2, -10, -14, -15
 E_BUS, E_FULL, E_BUILD, E_BUSY = -20, -21, -22, -23
 

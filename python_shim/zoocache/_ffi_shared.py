@@ -20,7 +20,7 @@ from weakref import finalize
 
 from zoocache import _ffi
 from zoocache._errors import StorageIsFull
-from zoocache._ffi import E_BUSY, E_FULL, E_INVAL, E_STORE, E_TIMEOUT, MISS, OK, STALE, Core, Deps
+from zoocache._ffi import E_BUSY, E_FULL, E_INVAL, E_STORE, E_TIMEOUT, MISS, MORE, OK, STALE, Core, Deps
 from zoocache.storage import DEADLINE, SharedStorage, VersionedStorage
 
 if TYPE_CHECKING:
@@ -127,6 +127,19 @@ class _Found(ctypes.Structure):
     ]  # fmt: skip
 
 
+class _Look(_Found):
+    """A look-up in a place, which is asked between two calls of the library. The core may close when it is over."""
+
+    _fields_ = [
+        ("inside", c_void_p), ("key", _Bytes), ("lease", c_uint64), ("began", c_uint64), ("at", c_size_t),
+        ("epoch", c_uint32), ("name", ctypes.c_char * 129),
+    ]  # fmt: skip
+
+    def __del__(self) -> None:
+        if self.inside:
+            _look_leave(ctypes.byref(self))
+
+
 class Found(NamedTuple):
     """A value of the storage. Times are in seconds from now."""
 
@@ -172,6 +185,9 @@ _news = _declare("zcpy_news", c_int, c_void_p, c_char_p, hold=True)
 _gate = _ffi._declare_quick("zcpy_gate", c_int)
 _lease = _ffi._declare_quick("zcpy_lease", c_uint64)
 _find = _declare("zcpy_find", c_int, c_void_p, c_char_p, c_size_t, c_int, c_void_p)
+_look_begin = _declare("zcpy_look_begin", c_int, c_void_p, c_char_p, c_size_t, c_int, c_void_p)
+_look_end = _declare("zcpy_look_end", c_int, c_void_p, c_char_p, c_size_t, c_int)
+_look_leave = _declare("zcpy_look_leave", None, c_void_p)
 _find_many = _declare("zcpy_find_many", c_int, c_void_p, c_void_p, c_size_t, c_void_p, c_void_p)
 _done = _declare("zcpy_done", None, c_void_p, c_void_p, hold=True)
 _keep = _declare(
@@ -205,10 +221,6 @@ HAS_STORE, HAS_BUS, PEEKS, CAN_LOCK, BEATS = 1, 2, 4, 8, 16
 UNSEALED = (-24, -25)  # ZC_E_SEAL, ZC_E_UNKEYED
 
 
-def _seconds(ns: int) -> float:
-    return inf if ns == NEVER else ns / 1e9
-
-
 def nanoseconds(seconds: float) -> int:
     """A duration as the library has it."""
     return NEVER if seconds >= 1e10 else int(seconds * 1e9)
@@ -221,9 +233,10 @@ class Token(c_uint64):
 class SharedCore(Core):
     """A cache of the library with a storage, a bus, or both."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("parts", "place")
 
-    def __init__(self, options: _Options) -> None:
+    def __init__(self, options: _Options, place: _Caller | None = None) -> None:
+        self.place = place
         try:
             super().__init__(ctypes.byref(options))
         except OSError as error:
@@ -265,9 +278,18 @@ class SharedCore(Core):
         return heard
 
     def find(self, key: bytes, silence: int) -> tuple[int, Found | None]:
-        """Asks the storage."""
-        out = _Found()
-        code = _find(self.pointer, key, len(key), silence, ctypes.byref(out))
+        """Asks the storage; a place in Python between two calls of the library, not out of one."""
+        code, place = MORE, self.place
+        out = _Found() if place is None else _Look()
+        if place is not None:
+            code = _look_begin(self.pointer, key, len(key), silence, ctypes.byref(out))
+            if code == OK:
+                code, record = place.record(out.name)
+                code = _look_end(ctypes.byref(out), record, len(record), code)
+                if code == OK and out.at:
+                    return OK, _found(out, False, record[out.at : out.at + out.size])
+        if code == MORE:
+            code = _find(self.pointer, key, len(key), silence, ctypes.byref(out))
         return code, self._take(code, out)
 
     def find_many(self, keys: Sequence[bytes]) -> list[tuple[int, Found | None]]:
@@ -290,8 +312,7 @@ class SharedCore(Core):
         else:
             data = ctypes.string_at(out.data, out.size) if out.size else b""
             _done(self.pointer, ctypes.byref(out))
-        left, hard = _seconds(out.left), _seconds(out.hard)
-        return Found(code == STALE, data, Deps(out.deps), out.begin, left, hard, out.tti / 1e9)
+        return _found(out, code == STALE, data)
 
     def keep(self, key: bytes, data: list[Any], deps: Deps, begin: int, ttl: float, tti: float, plain: bool) -> int:
         """Stores a value; plain: not compressed. What is large goes to the storage from where it is."""
@@ -365,6 +386,14 @@ class SharedCore(Core):
         self.pointer = None
 
 
+def _found(out: _Found, stale: bool, data: bytes | memoryview) -> Found:
+    left, hard = out.left, out.hard
+    return Found(
+        stale, data, Deps(out.deps), out.begin, inf if left == NEVER else left / 1e9,
+        inf if hard == NEVER else hard / 1e9, out.tti / 1e9,
+    )  # fmt: skip
+
+
 def hold(core: Core, names: bytes, lease: float) -> tuple[int, int]:
     """Holds tags separated by NUL: a result, and what to end."""
     held = c_uint64()
@@ -381,13 +410,15 @@ def open_core(settings: dict[str, Any], storage: Storage | None, troubles: Troub
     options = _Options()
     for name, value in settings.items():
         setattr(options, name, value.encode() if isinstance(value, str) else value)
+    place = None
     if storage is not None:
         caller = _Caller(storage, troubles, options.connections, options.timeout / 1e9)
         if isinstance(storage, SharedStorage):
+            place = caller
             options.place = _place_of(caller)
         else:
             options.own = _store_of(caller)
-    return SharedCore(options)
+    return SharedCore(options, place)
 
 
 # ---- Redis, asked directly ----
@@ -514,42 +545,44 @@ class _Caller:
         began = monotonic()
         token = DEADLINE.set(began + max(self.timeout / 4, min(self.timeout, 16 * self.lately)))
         try:
-            return self.answer(work)
+            return work(self.storage) or OK
+        except BaseException as error:
+            return self.failed(error)
         finally:
             DEADLINE.reset(token)
             self.lately += (monotonic() - began - self.lately) / 8
 
-    def answer(self, work: Callable[[Any], int | None]) -> int:
-        """The call."""
-        try:
-            return work(self.storage) or OK
-        except BaseException as error:
-            if not isinstance(error, (StorageIsFull, TimeoutError)):
-                name = type(error).__name__
-                where = None if isinstance(error, ConnectionError) else traceback.format_exc
-                self.troubles.note(ERROR, f"zoocache: a call of the storage has raised {name}", where)
-            error.__traceback__ = None  # its frames would keep the cache open
-            return (
-                E_FULL
-                if isinstance(error, StorageIsFull)
-                else E_TIMEOUT
-                if isinstance(error, TimeoutError)
-                else E_STORE
-            )
+    def failed(self, error: BaseException) -> int:
+        """What the storage has raised, as a code."""
+        if not isinstance(error, (StorageIsFull, TimeoutError)):
+            name = type(error).__name__
+            where = None if isinstance(error, ConnectionError) else traceback.format_exc
+            self.troubles.note(ERROR, f"zoocache: a call of the storage has raised {name}", where)
+        error.__traceback__ = None  # its frames would keep the cache open
+        return E_FULL if isinstance(error, StorageIsFull) else E_TIMEOUT if isinstance(error, TimeoutError) else E_STORE
 
-    def get(self, user: Any, key: _Bytes, sink: int) -> int:
+    def record(self, key: bytes) -> tuple[int, bytes]:
+        """What is under a key, with the result of asking for it."""
+        record: Any = None
+
         def work(storage: Storage) -> int:
+            nonlocal record
             began = monotonic()
-            record = storage.get(key.take())
+            record = storage.get(key)
             if monotonic() - began > self.patience:
                 return E_TIMEOUT
             if record is None:
                 return MISS
             if type(record) is not bytes:
                 raise TypeError(f"get() must return bytes or None, not {type(record).__name__}")
-            return int(_sink(sink, record, len(record)))
+            return OK
 
-        return self.call(work)
+        code = self.call(work)
+        return code, record if code == OK else b""
+
+    def get(self, user: Any, key: _Bytes, sink: int) -> int:
+        code, record = self.record(key.take())
+        return code or int(_sink(sink, record, len(record)))
 
     def read(self, user: Any, key: _Bytes, sink: int, token_sink: int) -> int:
         def work(storage: SharedStorage) -> int:
@@ -597,7 +630,10 @@ class _Caller:
         return self.call(work, patient=True)
 
     def close(self, user: Any) -> None:
-        self.answer(lambda storage: storage.close())
+        try:
+            self.storage.close()
+        except BaseException as error:
+            self.failed(error)
         self.storage = None
 
 

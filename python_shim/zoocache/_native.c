@@ -17,7 +17,8 @@
  *            awake checks again at its next call, and wakes it. Having slept for long, it ends.
  *   Shared   With a storage or a bus, the library's cache is what stands behind Python's dict: it
  *            asks the storage, judges its records, and follows the log. Its own table is kept small,
- *            as Python has the values. An entry that was checked remembers when the lease ends that
+ *            as Python has the values and the flights: what is read from a storage goes past both. A
+ *            place in Python is asked between two calls (zcpy_look_begin, _end), not out of one. An entry that was checked remembers when the lease ends that
  *            held then (zcpy_gate), and a hit reads the clock after it: no thread has to run in time.
  *   Beats    With Redis as bus, what a node tells about itself every second is what Python has said last
  *            (zcpy_tell), and what it is asked waits for Python (zcpy_asked). So the bus' thread does
@@ -874,21 +875,25 @@ static void took(core *c, uint64_t ns) {
     zc__atomic_store_rlx(&c->latency, was ? was - was / 8 + ns / 8 : ns);
 }
 
-#ifdef ZOOCACHE_WITH_LMDB
-/* ---- a record where the storage has it ---- */
-
-#define ZCPY_STEP (1u << 20) /* bytes that are copied at once */
+/* ---- a record as the storage has it ---- */
 
 typedef struct shown {
     core *c;
     zc_bytes key;
     zc_record record;
-    zc_tag *nodes[ZC__COPYING_DEPS];
+    zc_tag **nodes;
     size_t n;
     uint64_t begin;
     void *value;
+    bool stays; /* a value that is not packed is not copied: it begins there in the record, */
+    size_t at;
     int rc; /* ZC_MORE: nothing was shown that can be taken so */
 } shown;
+
+#ifdef ZOOCACHE_WITH_LMDB
+static bool is_mapped(const zc_cache *cache) { return cache->desc.store.get == zc__lmdb_store_get; }
+
+#  define ZCPY_STEP (1u << 20) /* bytes that are copied at once */
 
 /* Pages of the file do not stay in the process for having been read: a large value would count
  * twice. */
@@ -908,11 +913,17 @@ static void copy_from_file(unsigned char *to, const unsigned char *from, size_t 
         to += n, from += n, len -= n;
     }
 }
+#else
+static bool is_mapped(const zc_cache *cache) { return (void)cache, false; }
+static void copy_from_file(unsigned char *to, const unsigned char *from, size_t len) {
+    memcpy(to, from, len);
+}
+#endif
 
-static int judge_shown(shown *w, const zc__record_body *body) {
+/* Holds the tags of a record, and judges it by them. */
+static int judge_shown(shown *w, const zc__record_body *body, zc_bytes *deps) {
     zc_cache *cache = w->c->cache;
     const zc_record *r = &w->record;
-    zc_bytes deps[ZC__COPYING_DEPS];
     int rc = ZC_OK;
     if (!zc__record_deps(body, r->ndeps, deps)) return ZC_MORE;
     if (r->expires_ms && zc__left(r->expires_ms, zc__wall_ms(cache)) == 0) return ZC_MISS;
@@ -927,16 +938,23 @@ static bool take_shown(void *user, zc_bytes bytes) {
     shown *w = (shown *)user;
     zc_record *r = &w->record;
     zc__record_body body;
-    if (w->rc != ZC_MORE || zc__record_open(bytes, UINT32_MAX / 2, r, &body) != ZC_OK ||
-        r->ndeps > ZC__COPYING_DEPS || r->absent || r->key.len != w->key.len ||
-        memcmp(r->key.ptr, w->key.ptr, w->key.len) != 0)
+    if (w->rc != ZC_MORE || zc__record_open(bytes, UINT32_MAX / 2, r, &body) != ZC_OK || r->absent ||
+        r->key.len != w->key.len || memcmp(r->key.ptr, w->key.ptr, w->key.len) != 0)
         return false;
     size_t len = r->value.len;
-    w->rc = judge_shown(w, &body);
+    zc_bytes *deps = (zc_bytes *)malloc(r->ndeps * sizeof *deps + 1);
+    w->nodes = (zc_tag **)malloc(r->ndeps * sizeof *w->nodes + 1);
+    if (deps && w->nodes) w->rc = judge_shown(w, &body, deps);
+    free(deps);
+    if (w->rc == ZC_OK && w->stays && !body.packed) {
+        w->at = (size_t)((const char *)body.value - (const char *)bytes.ptr);
+        return true;
+    }
     if (w->rc == ZC_OK && !(w->value = malloc(len ? len : 1))) w->rc = ZC_MORE;
     if (w->rc != ZC_OK) return w->rc != ZC_MORE;
-    if (!body.packed) copy_from_file((unsigned char *)w->value, body.value, len);
-    else if (!zc__record_unpack(&body, w->value, len)) w->rc = ZC_MORE;
+    if (body.packed) w->rc = zc__record_unpack(&body, w->value, len) ? ZC_OK : ZC_MORE;
+    else if (is_mapped(w->c->cache)) copy_from_file((unsigned char *)w->value, body.value, len);
+    else if (len) memcpy(w->value, body.value, len);
     return w->rc == ZC_OK;
 }
 
@@ -970,36 +988,116 @@ static int describe_shown(shown *w, found *out) {
     return ZC_OK;
 }
 
-/* Looks a key up in the file: a record is judged there, and only its value copied, into no table.
- * ZC_MORE: it takes the usual way. */
-static int find_shown(core *c, zc_bytes key, int silence, found *out) {
+/* May a key be looked up in the storage, past flights and table, which Python has? */
+static bool may_show(core *c, zc_bytes key, int silence, uint64_t *lease, uint32_t *epoch) {
     zc_cache *cache = c->cache;
+    return zc__bus_on(cache) && zc__has_store(cache) && key.len <= ZC_KEY_MAX &&
+           !is_ahead(cache, key) && zc__bus_gate(cache, (zc_silence)silence, lease) == ZC_OK &&
+           zc__store_up(cache, epoch);
+}
+
+/* The storage was asked, and what it has shown was taken, with this result. ZC_OK: *out is filled;
+ * ZC_MORE: it takes the usual way. */
+static int end_shown(shown *w, int rc, uint64_t lease, found *out) {
+    zc_cache *cache = w->c->cache;
+    bool there = rc == ZC_OK;
+    if (there) rc = w->rc;
+    if (rc == ZC_OK && !zc__bus_holds(cache, lease)) rc = ZC_MISS;
+    if (rc == ZC_OK && describe_shown(w, out) != ZC_OK) rc = ZC_MORE;
+    if (rc == ZC_MISS) zc__count(&cache->store_stale, there);
+    if (rc < 0) {
+        zc__store_fault(cache, w->key, rc);
+        if (!zc__seal_refuses(cache, rc)) rc = ZC_MISS;
+    }
+    while (w->n) zc__tag_unref(&cache->trie, w->nodes[--w->n]);
+    free(w->nodes);
+    free(w->value);
+    return rc;
+}
+
+static void begin_shown(shown *w, core *c, zc_bytes key) {
+    memset(w, 0, sizeof *w);
+    w->c = c;
+    w->key = key;
+    w->rc = ZC_MORE;
+}
+
+/* Looks a key up. A record is judged, and its value copied, where it is in the storage's file; else
+ * when the call is over, as one of Python's has the interpreter's lock. */
+static int find_shown(core *c, zc_bytes key, int silence, found *out) {
+    const zc_store *st = &c->cache->desc.store;
     zc_sink sink;
     shown w;
     uint64_t lease;
     uint32_t epoch;
-    memset(&w, 0, sizeof w);
-    w.c = c;
-    w.key = key;
-    w.rc = ZC_MORE;
-    if (key.len > ZC_KEY_MAX || is_ahead(cache, key) || !zc__store_up(cache, &epoch) ||
-        zc__bus_gate(cache, (zc_silence)silence, &lease) != ZC_OK)
-        return ZC_MORE;
-    zc__sink_init(&sink, cache);
-    sink.take = take_shown;
+    if (!may_show(c, key, silence, &lease, &epoch)) return ZC_MORE;
+    begin_shown(&w, c, key);
+    zc__sink_init(&sink, c->cache);
+    if (is_mapped(c->cache)) sink.take = take_shown;
     sink.user = &w;
-    const zc_store *st = &cache->desc.store;
-    int got = zc__store_outcome(cache, epoch, st->get(st->user, key, &sink));
-    int rc = got == ZC_OK && sink.buf.size == 0 ? w.rc : got == ZC_MISS ? ZC_MISS : ZC_MORE;
-    if (rc == ZC_OK) rc = describe_shown(&w, out);
-    else if (rc == ZC_MISS) zc__count(&cache->store_stale, got == ZC_OK);
-    else rc = ZC_MORE;
-    zc__buf_free(&cache->mem, &sink.buf);
-    while (w.n) zc__tag_unref(&cache->trie, w.nodes[--w.n]);
-    free(w.value);
+    int rc = zc__store_outcome(c->cache, epoch, st->get(st->user, key, &sink));
+    if (rc == ZC_OK && !sink.take) (void)take_shown(&w, zc_slice(sink.buf.ptr, sink.buf.size));
+    else if (rc == ZC_OK && sink.buf.size) w.rc = ZC_MORE;
+    rc = end_shown(&w, rc, lease, out);
+    zc__buf_free(&c->cache->mem, &sink.buf);
     return rc;
 }
-#endif
+
+/* A look-up in a place in Python, which asks it by itself, between two calls. */
+typedef struct look {
+    found found;
+    core *inside; /* it is there until the look-up is over */
+    zc_bytes key;
+    uint64_t lease, began;
+    size_t at; /* where the value is in the record; 0: it is in found.view */
+    uint32_t epoch;
+    char name[ZC_PLACE_KEY + 1]; /* of the record */
+} look;
+
+static int look_begin(core *c, zc_bytes key, int silence, look *k) {
+    const zc_store *st = &c->cache->desc.store;
+    zc_bytes name;
+    shown w;
+    if (st->get != zc__place_get || !may_show(c, key, silence, &k->lease, &k->epoch)) return ZC_MORE;
+    k->key = key;
+    k->began = zc__mono(&c->cache->clock);
+    int rc = zc__place_record((zc__place *)st->user, key, k->name, &name);
+    rc = zc__store_outcome(c->cache, k->epoch, rc);
+    if (rc == ZC_OK) return k->name[name.len] = '\0', ZC_OK;
+    begin_shown(&w, c, key);
+    return end_shown(&w, rc, k->lease, &k->found);
+}
+
+/* The look-up is over, or given up. */
+ZCPY_API void zcpy_look_leave(look *k) {
+    core *c = k->inside;
+    k->inside = NULL;
+    if (c && !c->left_behind) leave(c);
+}
+
+/* ZC_OK: k->name is to be asked for, and what comes of it to be given to zcpy_look_end(). Else as
+ * zcpy_find(), which is to be asked if it is ZC_MORE. The key stays where it is. */
+ZCPY_API int zcpy_look_begin(core *c, const char *key, size_t len, int silence, look *k) {
+    if (!enter(c)) return ZC_MISS;
+    k->inside = c;
+    int rc = look_begin(c, zc_slice(key, len), silence, k);
+    if (rc != ZC_OK) zcpy_look_leave(k);
+    return rc;
+}
+
+ZCPY_API int zcpy_look_end(look *k, const char *record, size_t size, int rc) {
+    core *c = k->inside;
+    shown w;
+    begin_shown(&w, c, k->key);
+    w.stays = true;
+    rc = zc__store_outcome(c->cache, k->epoch, rc);
+    if (rc == ZC_OK) (void)take_shown(&w, zc_slice(record, size));
+    rc = end_shown(&w, rc, k->lease, &k->found);
+    k->at = w.at;
+    if (rc != ZC_MORE) took(c, zc__mono(&c->cache->clock) - k->began);
+    zcpy_look_leave(k);
+    return rc;
+}
 
 /* Looks a key up: in the storage, if need be. ZC_OK, ZC_STALE (the bus is silent): *out is filled.
  * ZC_MISS, or a negative code. */
@@ -1011,15 +1109,11 @@ static int find(core *c, const char *key, size_t len, int silence, found *out) {
     opts.silence = (zc_silence)silence;
     uint64_t began = zc__mono(&c->cache->clock);
     bool asked = zc__has_store(c->cache) && !zc__store_is_open(c->cache);
-#ifdef ZOOCACHE_WITH_LMDB
-    if (c->cache->desc.store.get == zc__lmdb_store_get && c->cache->bus.peeks) {
-        int shown = find_shown(c, zc_slice(key, len), silence, out);
-        if (shown == ZC_OK || shown == ZC_MISS) {
-            took(c, zc__mono(&c->cache->clock) - began);
-            return shown;
-        }
+    int shown = find_shown(c, zc_slice(key, len), silence, out);
+    if (shown != ZC_MORE) {
+        took(c, zc__mono(&c->cache->clock) - began);
+        return shown;
     }
-#endif
     int rc = zc_flight_begin(c->cache, zc_slice(key, len), &opts, &out->view, &ticket);
     zc_flight_abandon(ticket, 0); /* Python has flights of its own */
     if (asked) took(c, zc__mono(&c->cache->clock) - began);

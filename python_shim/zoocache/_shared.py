@@ -354,9 +354,9 @@ class Shared:
 
     def decoded(self, codec: Codec | None, found: Found) -> tuple[Found, Any] | None:
         """The value of what was found; None if it is not one of this serializer's."""
+        if codec is None:
+            return None
         try:
-            if codec is None or not codec.wrote(found.data):
-                return None
             value = codec.value(found.data)
         except Exception:
             return None  # of another version of the program, or hostile: a miss
