@@ -333,7 +333,8 @@ class Cache:
         return count
 
     def _evict(self, scopes: Scopes, path: str) -> int:
-        self.check_open()
+        if self.closed:
+            self.check_open()
         with self.lock:
             count = scopes.cut(path)
         code = self.core.invalidate_mark(b"|scope:" + path.encode())

@@ -256,11 +256,11 @@ class SharedCore(Core):
 
     def invalidate(self, names: bytes) -> int:
         """Invalidates tags separated by NUL, in one step. E_INVAL: one of them is no good."""
-        return int(_invalidate(self.pointer, names, len(names)))
+        return int(_invalidate(self.boxed, names, len(names)))
 
     def invalidate_mark(self, mark: bytes) -> int:
         """Invalidates a tag of the package's own."""
-        return int(_invalidate_mark(self.pointer, mark, len(mark)))
+        return int(_invalidate_mark(self.boxed, mark, len(mark)))
 
     def clear(self) -> int:
         """Invalidates everything, and empties the storage."""
@@ -269,12 +269,12 @@ class SharedCore(Core):
     def lease_end(self) -> float:
         """Until when, by time.monotonic(), what is found fresh after this call may be served. 0: ask gate()."""
         now = monotonic()
-        left: int = _lease(self.void)
+        left: int = _lease(self.boxed)
         return now + left / 1e9 if left else 0.0
 
     def gate(self, silence: int) -> int:
         """May values be served at this moment? OK; else the bus is silent, and that is what is to be done."""
-        heard: int = _gate(self.void, silence)
+        heard: int = _gate(self.boxed, silence)
         return heard
 
     def find(self, key: bytes, silence: int) -> tuple[int, Found | None]:

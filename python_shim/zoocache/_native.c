@@ -383,18 +383,18 @@ static intptr_t set_of_text(core *c, zc_bytes rest, size_t n) {
 }
 
 /* The set of the tags in `text`. Free with zcpy_release(). -1: a tag is no good. -2: no memory. */
-ZCPY_API intptr_t zcpy_set(core *c, const char *text, int len) {
+ZCPY_API intptr_t zcpy_set(core *const *c, const char *text, int len) {
     zc_bytes rest = zc_slice(text, (size_t)len);
     int64_t n = tags_count(rest);
-    return n < 0 ? -1 : set_of_text(c, rest, (size_t)n);
+    return n < 0 ? -1 : set_of_text(*c, rest, (size_t)n);
 }
 
 /* The same for tags that were checked, and some of the package's own: those begin with '|'. */
-ZCPY_API intptr_t zcpy_set_marked(core *c, const char *text, int len) {
+ZCPY_API intptr_t zcpy_set_marked(core *const *c, const char *text, int len) {
     zc_bytes rest = zc_slice(text, (size_t)len), left = rest, tag;
     size_t n = 0;
     while (tag_next(&left, &tag)) n++;
-    return set_of_text(c, rest, n);
+    return set_of_text(*c, rest, n);
 }
 
 /* The empty set: the root, so only clearing everything kills it. Free with zcpy_release(). */
@@ -747,8 +747,8 @@ static int invalidate(core *c, const char *text, int len) {
     return rc;
 }
 
-ZCPY_API int zcpy_invalidate(core *c, const char *text, int len) {
-    INSIDE(c, int, ZC_E_CLOSED, invalidate(c, text, len));
+ZCPY_API int zcpy_invalidate(core *const *c, const char *text, int len) {
+    INSIDE(*c, int, ZC_E_CLOSED, invalidate(*c, text, len));
 }
 
 /* Holds the tags in `text`, which were checked, for `lease` ns. A zc_result; zcpy_hold_end() ends it. */
@@ -775,8 +775,8 @@ ZCPY_API int zcpy_hold_end(core *c, uint64_t id) {
 ZCPY_API const uint32_t *zcpy_holds(const core *c) { return &c->cache->bus.nholds; }
 
 /* Invalidates a tag of the package's own. */
-ZCPY_API int zcpy_invalidate_mark(core *c, const char *mark, int len) {
-    INSIDE(c, int, ZC_E_CLOSED, zc_invalidate(c->cache, zc_slice(mark, (size_t)len)));
+ZCPY_API int zcpy_invalidate_mark(core *const *c, const char *mark, int len) {
+    INSIDE(*c, int, ZC_E_CLOSED, zc_invalidate((*c)->cache, zc_slice(mark, (size_t)len)));
 }
 
 /* Invalidates everything. */
@@ -802,8 +802,8 @@ static uint64_t lease(core *c) {
     return lease && !b->peeks && lease + b->serve_for > now ? lease + b->serve_for - now : 0;
 }
 
-ZCPY_API uint64_t zcpy_lease(core *c) {
-    INSIDE(c, uint64_t, 0, lease(c));
+ZCPY_API uint64_t zcpy_lease(core *const *c) {
+    INSIDE(*c, uint64_t, 0, lease(*c));
 }
 
 /* May what Python has be served at this moment? ZC_OK; or the bus is silent, and ZC_STALE, ZC_MISS,
@@ -813,8 +813,8 @@ static int gate(core *c, int silence) {
     return zc__bus_gate(c->cache, (zc_silence)silence, &lease);
 }
 
-ZCPY_API int zcpy_gate(core *c, int silence) {
-    INSIDE(c, int, ZC_MISS, gate(c, silence));
+ZCPY_API int zcpy_gate(core *const *c, int silence) {
+    INSIDE(*c, int, ZC_MISS, gate(*c, silence));
 }
 
 /* What the library has found. Times are what is left of them. */

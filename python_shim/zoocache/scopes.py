@@ -33,7 +33,7 @@ from zoocache._keys import Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextvars import Token
     from typing import Any
 
@@ -43,6 +43,19 @@ _DEEPEST = 12  # levels; the library's tags have 32 segments
 _LONG = 48  # bytes of an id; what is longer is a hash of it
 _BITS = 128  # integers of so many are not longer
 _ESCAPED = re.compile(r"[^\w.@+=,-]", re.ASCII)
+
+# The path by parameters each of which is given and is its own segment; else None. Written out for each level, as it is
+# most of what a look into a scope takes.
+_PLAIN = """\
+def plain(given):
+    try:
+        {ids}, = {given},
+    except KeyError:
+        return None
+    return f"{path}" if {checks} else None
+"""
+_CHECK = "({0}.isalnum() and {0}.isascii() and len({0}) <= {1} if type({0}) is str else\
+ type({0}) is int and {0}.bit_length() <= {2})"
 
 
 class Scope:
@@ -102,29 +115,28 @@ class Node:
         return not node.path
 
 
+def _plain(chain: tuple[Level, ...]) -> Callable[[Mapping[str, Any]], str | None]:
+    ids = [f"id{n}" for n in range(len(chain))]
+    source = _PLAIN.format(
+        ids=", ".join(ids),
+        given=", ".join([f"given[{level.param!r}]" for level in chain]),
+        path=":".join([f"{level.name}:{{{each}}}" for level, each in zip(chain, ids)]),
+        checks=" and ".join([_CHECK.format(each, _LONG, _BITS) for each in ids]),
+    )
+    scope: dict[str, Any] = {}
+    exec(source, scope)
+    return scope["plain"]  # type: ignore[no-any-return]
+
+
 class Level:
     """A scope in its place: ``chain`` leads to it from the top."""
 
     def __init__(self, scope: Scope, above: tuple[Level, ...]) -> None:
         self.name, self.param = scope.name, scope.param
         self.chain: tuple[Level, ...] = (*above, self)
-        self.params = [level.param for level in self.chain]
-        self.form = ":".join([f"{level.name}:%s" for level in self.chain])
+        self.depth = len(self.chain)
+        self.plain = _plain(self.chain)
         self.here: ContextVar[str | None] = ContextVar(f"zoocache.{scope.name}", default=None)  # its path, by scope()
-
-    def plain(self, given: Mapping[str, Any]) -> str | None:
-        """The path by these parameters, if each is given and is its own segment."""
-        ids: list[Any] = []
-        for param in self.params:
-            value: Any = given.get(param)
-            kind = type(value)
-            if kind is int:
-                if value.bit_length() > _BITS:
-                    return None
-            elif kind is not str or not value.isalnum() or not value.isascii() or len(value) > _LONG:
-                return None
-            ids.append(value)
-        return self.form % tuple(ids)
 
     def path(self, given: Mapping[str, Any], inherited: Mapping[str, Any]) -> str:
         """The path by these parameters, else by those of scope(). Raises ScopeMissing."""
@@ -172,9 +184,13 @@ class Scopes:
 
     def path(self, name: str, params: dict[str, Any]) -> str:
         """The path of a scope. Raises ScopeMissing."""
-        level = self.levels.get(name) or self.level(name)
-        if len(params) == len(level.params) and (path := level.plain(params)):
-            return path
+        level = self.levels.get(name)
+        if level is None:
+            level = self.level(name)
+        if len(params) == level.depth:
+            path = level.plain(params)
+            if path is not None:
+                return path
         return level.path(self.known(params), self.inherited)
 
     def known(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -202,9 +218,9 @@ class Scopes:
         node = self.nodes.pop(path, None)
         if node is None:
             return 0
-        above: Any = node.above
+        above, count = node.above, node.count
         node.above = None
-        return node.count if above.add(-node.count) else 0
+        return count if above is not None and above.add(-count) else 0
 
     @contextmanager
     def here(self, params: dict[str, Any]) -> Iterator[None]:
