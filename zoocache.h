@@ -145,7 +145,7 @@
  *              served at once; its memory comes back when housekeeping, a refill or the policy gets
  *              there.
  *   Stale      All off by default: soft_ttl serves a value past it and renews it in the background;
- *              early_refresh renews popular values at random before their end; stale_if_error
+ *              early_percent renews popular values at random before their end; stale_if_error
  *              serves an expired value instead of the loader's error. None of them serves what was
  *              invalidated, unless serve_invalidated says so.
  *   Policy     Three queues, balanced by what ghosts of evicted keys tell (>>policy). Nothing to
@@ -194,7 +194,7 @@
  *   zc_desc.block, and what   you                           the cache is closed, all pins released,
  *   allocator and clock use                                 all fills ended
  *   loader's user pointer     you                           zc_fetch() returns; with soft_ttl or
- *                                                           early_refresh: release(user) is called
+ *                                                           early_percent: release(user) is called
  *
  * ERRORS
  *   rc < 0 a failure: nothing has changed, outputs are zeroed. 0 done. rc > 0 an expected outcome.
@@ -906,7 +906,7 @@ typedef struct zc_fetch_opts {
     uint64_t wait_timeout;     /* 0: no limit but the leader's lease. ZC_E_TIMEOUT past it; also
                                   for a leader of another node (`fleet`) */
     uint64_t flight_timeout;   /* 0: zc_desc.flight_timeout. The lease, if this caller leads */
-    double early_refresh;      /* 0: off. XFetch's beta (Vattani et al. 2015); 1 is usual */
+    uint32_t early_percent;    /* 0: off. XFetch's beta (Vattani et al. 2015); 100 is usual */
     bool promote;              /* a leader's failure is not passed on: one follower tries again */
     bool serve_invalidated;    /* soft_ttl and stale_if_error may serve what was invalidated, too */
     bool refresh_here;         /* a refresh runs in this call, for its result: loader and user are
@@ -919,7 +919,7 @@ typedef struct zc_fetch_opts {
 /* The value of `key`: from the table, from the storage, or from the loader, which runs once however
  * many callers wait. ZC_OK, ZC_STALE (soft_ttl, stale_if_error) or ZC_ABSENT, as in zc_get(); free
  * *view with zc_release(). A value that could not be stored is returned all the same.
- * With soft_ttl or early_refresh the loader may run later, in a thread of its own or in zc_poll():
+ * With soft_ttl or early_percent the loader may run later, in a thread of its own or in zc_poll():
  * then loader and user must stay valid until `release` is called, or until zc_close() has returned.
  * Fails: the loader's code; ZC_E_LOADER, ZC_E_TIMEOUT, ZC_E_DEADLOCK, ZC_E_NOMEM, ZC_E_KEY, ... */
 ZOOCACHE_API int zc_fetch(zc_cache *cache, zc_bytes key, zc_loader loader, void *user,
@@ -947,7 +947,7 @@ ZOOCACHE_API void zc_fill_no_store(zc_fill *fill);
 
 /* Starts what zc_fetch() does, without ever blocking.
  * ZC_OK, ZC_ABSENT, ZC_STALE: *view as in zc_fetch(); *fill is NULL, or, with soft_ttl or
- *   early_refresh, a leader's fill if this caller should refresh the value.
+ *   early_percent, a leader's fill if this caller should refresh the value.
  * ZC_LEAD: *fill is the leader's: call zc_fill_*(), then zc_flight_commit() or abandon().
  * ZC_FOLLOW: *fill is a follower's: zc_flight_wait(), with zc_flight_notify() before it. */
 ZOOCACHE_API int zc_flight_begin(zc_cache *cache, zc_bytes key, const zc_fetch_opts *opts,
@@ -1068,7 +1068,7 @@ typedef struct zc_stats {
     uint64_t fills, fill_errors; /* loaders that ended: with a value, with an error */
     uint64_t fills_late;         /* values of leaders that had lost their lease or were fenced */
     uint64_t waits;              /* callers that waited for another's fill */
-    uint64_t refreshes;          /* loads begun for soft_ttl or early_refresh */
+    uint64_t refreshes;          /* loads begun for soft_ttl or early_percent */
     uint64_t load_ns;            /* time spent in loaders, in all */
     uint64_t load_histogram[ZC_LOAD_BUCKETS];
     uint64_t invalidations;      /* versions handed out */
@@ -3031,6 +3031,10 @@ static inline uint64_t zc__add_sat(uint64_t a, uint64_t b) {
 }
 static ZC__NOINLINE uint64_t zc__mul_sat(uint64_t a, uint64_t b) {
     return b && a > UINT64_MAX / b ? UINT64_MAX : a * b;
+}
+/* a * b / c */
+static uint64_t zc__mul_div(uint64_t a, uint64_t b, uint64_t c) {
+    return zc__add_sat(zc__mul_sat(a / c, b), zc__mul_sat(a % c, b) / c);
 }
 static inline bool zc__is_pow2(size_t n) { return n && !(n & (n - 1)); }
 
@@ -5112,7 +5116,7 @@ static void zc__ghost_add(zc__policy *p, uint64_t hash, unsigned side, bool prov
 /* Sets or changes what the shard is expected to hold. The ghosts' stamps change their unit. */
 static void zc__policy_resize(zc_cache *c, zc__policy *p, uint64_t cap) {
     if (cap < 1) cap = 1;
-    p->target = p->cap ? (int64_t)((double)p->target / (double)p->cap * (double)cap)
+    p->target = p->cap ? (int64_t)zc__mul_div((uint64_t)p->target, cap, p->cap)
                        : (int64_t)(cap / ZC__START) * 256;
     p->cap = cap;
     p->tick = cap >> 10 ? 63 - zc__clz64(cap >> 10) : 0;
@@ -5128,7 +5132,7 @@ static void zc__policy_measure(zc_cache *c, zc__shard *s) {
     if (c->entries.max != SIZE_MAX || !held) return;
     size_t share = (weighed ? c->cost.max : c->desc.block_size / 4 * 3) / c->nshards;
     if (!share) return;
-    uint64_t cap = (uint64_t)((double)share * s->count / (double)held);
+    uint64_t cap = zc__mul_div(share, s->count, held);
     if (cap < 1) cap = 1;
     if (cap > p->cap + p->cap / 4 || cap < p->cap - p->cap / 4) zc__policy_resize(c, p, cap);
 }
@@ -7392,7 +7396,7 @@ static zc_fill *zc__fill_new(zc_cache *c, const zc_fetch_opts *o) {
     zc__fill_init(fill, c);
     fill->promote = o->promote;
     fill->serve_invalidated = o->serve_invalidated;
-    fill->timed = o->early_refresh > 0;
+    fill->timed = o->early_percent > 0;
     fill->fleet = o->fleet;
     fill->put = o->put;
     fill->put.deps = NULL; /* borrowed for the call only: they are resolved at once */
@@ -7594,14 +7598,15 @@ static int zc__deliver(zc_cache *c, zc__entry *e, zc_fill *parent, uint64_t good
 
 /* XFetch: true with a probability that grows as the end comes near, the more so the longer a load
  * takes: now + load * beta * -ln(random) >= end. The logarithm is good to 1 %. */
-static bool zc__early(zc_cache *c, zc__shard *s, const zc__entry *e, double beta) {
-    if (!(beta > 0) || !(e->flags & ZC__EXTRAS) || e->expires == ZC_NEVER) return false;
+static bool zc__early(zc_cache *c, zc__shard *s, const zc__entry *e, uint32_t percent) {
+    if (!percent || !(e->flags & ZC__EXTRAS) || e->expires == ZC_NEVER) return false;
     uint64_t r = zc__random(&s->random) | 1, now = zc__coarse(&c->clock);
     unsigned zeros = zc__clz64(r);
-    double m = (double)((r << zeros) >> 11) / 4503599627370496.0; /* 1 <= m < 2 */
-    double log2_m = (m - 1) * (1 + 0.3431 * (2 - m));
-    double minus_ln = (1 + (double)zeros - log2_m) * 0.6931471805599453;
-    return (double)zc__entry_extras(e)->load * beta * minus_ln >= (double)(e->expires - now);
+    uint64_t m = r << zeros << 1 >> 48;                       /* all in 1/65536; 1 + m < 2 */
+    uint64_t log2_m = m * (65536 + (22485 * (65536 - m) >> 16)) >> 16;
+    uint64_t minus_ln = (((1 + zeros) << 16) - log2_m) * 45426 >> 16;
+    return zc__mul_sat(zc__entry_extras(e)->load >> 10, percent * minus_ln) >
+           zc__mul_sat((e->expires - now) >> 10, 100 << 16);
 }
 
 /* A caller at its key: what it brings, and what it finds there. */
@@ -7618,7 +7623,7 @@ typedef struct zc__start {
     uint64_t good_up_to; /* what e was found to be */
     zc__flight *f;
     zc__flight *lost; /* the flight that was overdue: to be woken */
-    bool early;       /* the dice of early_refresh, thrown once a call */
+    bool early;       /* the dice of early_percent, thrown once a call */
     bool refresh;     /* the value may be served, and this caller is to renew it */
     int gate;         /* what the bus allows: ZC_OK, ZC_STALE, ZC_MISS */
 } zc__start;
@@ -7634,7 +7639,7 @@ static int zc__start_serve(zc__start *st, uint64_t published, zc__state *state) 
         return ZC_MISS;
     }
     if (*state == ZC__FRESH) {
-        if (!st->fill) st->early = zc__early(st->c, st->s, e, st->o->early_refresh);
+        if (!st->fill) st->early = zc__early(st->c, st->s, e, st->o->early_percent);
         st->refresh = st->early;
         return ZC_OK;
     }

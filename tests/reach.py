@@ -138,10 +138,15 @@ def build_and_run(name, target, file, into, include):
 
 
 def board(cpu, machine, into, include):
-    """The example on a microcontroller: what was wrong, or ""."""
+    """The header whole, without floating point, and the example on a microcontroller: what was wrong, or ""."""
     into.mkdir(exist_ok=True)
     command = ["arm-none-eabi-gcc", "-std=c11", "-Os", f"-mcpu={cpu}", "-mthumb", "-ffreestanding", "-fno-builtin"]
-    command += ["-nostdlib", "-DZOOCACHE_STATIC", "-I.", "-isystem", include, "-T", "tests/board.ld"]
+    command += ["-I.", "-isystem", include]
+    output, good = run(*command, "-c", "tests/c_freestanding.c", "-o", into / "whole.o")
+    floating = re.search(r"\b__aeabi_([df]|u?[il]2[df])\w*", run("arm-none-eabi-nm", "-u", into / "whole.o")[0])
+    if not good or floating:
+        return output or floating[0]
+    command += ["-nostdlib", "-DZOOCACHE_STATIC", "-T", "tests/board.ld"]
     output, good = run(*command, "examples/13_firmware.c", "tests/board.c", "-lgcc", "-o", into / "firmware")
     if not good:
         return output

@@ -1122,7 +1122,7 @@ TEST(an_invalidated_value_is_not_served_while_it_refreshes) {
 TEST(early_refresh_spreads_reloads) {
     fixture f;
     source s = {.text = "v"};
-    zc_fetch_opts o = {.put = {.ttl = 100 * ZC_SECOND}, .early_refresh = 1};
+    zc_fetch_opts o = {.put = {.ttl = 100 * ZC_SECOND}, .early_percent = 100};
     zc_fill *lead;
     int early = 0;
     if (!start(&f)) return;
