@@ -3045,11 +3045,16 @@ static size_t zc__list_size(const zc_bytes *tags, size_t n) {
     return size;
 }
 
+/* Returns what comes after them. */
+static inline unsigned char *zc__put_bytes(unsigned char *to, zc_bytes b) {
+    if (b.len) memcpy(to, b.ptr, b.len);
+    return to + b.len;
+}
+
 static void zc__list_write(unsigned char *to, const zc_bytes *tags, size_t n) {
     for (size_t i = 0; i < n; i++) {
         zc__put_le(to, tags[i].len, 2);
-        if (tags[i].len) memcpy(to + 2, tags[i].ptr, tags[i].len);
-        to += 2 + tags[i].len;
+        to = zc__put_bytes(to + 2, tags[i]);
     }
 }
 
@@ -3225,11 +3230,9 @@ static int zc__record_front(const zc__mem *m, const zc_record *r, zc__buf *b) {
     zc__put_le(p + 66, r->mark.len, 2);
     zc__put_le(p + 68, r->value.len, 4);
     zc__put_le(p + 76, deps_len, 4);
-    p += ZC__RECORD_HEAD;
-    if (r->key.len) memcpy(p, r->key.ptr, r->key.len);
-    p += r->key.len;
-    if (r->mark.len) memcpy(p, r->mark.ptr, r->mark.len);
-    zc__list_write(p + r->mark.len, r->deps, r->ndeps);
+    p = zc__put_bytes(p + ZC__RECORD_HEAD, r->key);
+    p = zc__put_bytes(p, r->mark);
+    zc__list_write(p, r->deps, r->ndeps);
     b->size = front;
     return ZC_OK;
 }
@@ -9035,17 +9038,34 @@ static EVP_MD_CTX *zc__hmac_begin(const unsigned char *key, unsigned char pad) {
     return NULL;
 }
 
+static bool zc__mac_make(zc__seal_mac *m, const unsigned char *key) {
+    m->inner = zc__hmac_begin(key, 0x36);
+    m->outer = zc__hmac_begin(key, 0x5c);
+    return m->inner && m->outer;
+}
+static void zc__mac_free(const zc__seal_mac *m) {
+    EVP_MD_CTX_free(m->inner);
+    EVP_MD_CTX_free(m->outer);
+}
+
 /* HMAC-SHA256 of n parts, one after the other. */
+static bool zc__mac_run(const zc__seal_mac *m, EVP_MD_CTX *work, const zc_bytes *parts, size_t n,
+                        unsigned char out[ZC_SEAL_KEY]) {
+    bool ok = EVP_MD_CTX_copy_ex(work, m->inner) > 0;
+    for (size_t i = 0; i < n && ok; i++)
+        ok = !parts[i].len || EVP_DigestUpdate(work, parts[i].ptr, parts[i].len) > 0;
+    return ok && EVP_DigestFinal_ex(work, out, NULL) > 0 &&
+           EVP_MD_CTX_copy_ex(work, m->outer) > 0 && EVP_DigestUpdate(work, out, ZC_SEAL_KEY) > 0 &&
+           EVP_DigestFinal_ex(work, out, NULL) > 0;
+}
+
 static bool zc__hmac(const unsigned char *key, const zc_bytes *parts, size_t n,
                      unsigned char *out) {
-    EVP_MD_CTX *inner = zc__hmac_begin(key, 0x36), *outer = zc__hmac_begin(key, 0x5c);
-    bool ok = inner && outer;
-    for (size_t i = 0; i < n && ok; i++)
-        ok = !parts[i].len || EVP_DigestUpdate(inner, parts[i].ptr, parts[i].len) > 0;
-    ok = ok && EVP_DigestFinal_ex(inner, out, NULL) > 0 &&
-         EVP_DigestUpdate(outer, out, ZC_SEAL_KEY) > 0 && EVP_DigestFinal_ex(outer, out, NULL) > 0;
-    EVP_MD_CTX_free(inner);
-    EVP_MD_CTX_free(outer);
+    zc__seal_mac m;
+    EVP_MD_CTX *work = EVP_MD_CTX_new();
+    bool ok = zc__mac_make(&m, key) && work && zc__mac_run(&m, work, parts, n, out);
+    EVP_MD_CTX_free(work);
+    zc__mac_free(&m);
     return ok;
 }
 
@@ -9285,14 +9305,8 @@ static int zc__seal_open(void *user, zc_bytes key, zc_bytes sealed, zc_sink *out
 /* The first ZC_SEAL_NAME bytes of HMAC-SHA256. */
 static bool zc__seal_digest(zc__seal_context *x, const zc__seal_mac *mac, zc_bytes text,
                             unsigned char *out) {
-    unsigned char digest[EVP_MAX_MD_SIZE];
-    unsigned n = 0;
-    bool ok = EVP_MD_CTX_copy_ex(x->mac, mac->inner) > 0 &&
-              EVP_DigestUpdate(x->mac, text.ptr, text.len) > 0 &&
-              EVP_DigestFinal_ex(x->mac, digest, &n) > 0 &&
-              EVP_MD_CTX_copy_ex(x->mac, mac->outer) > 0 &&
-              EVP_DigestUpdate(x->mac, digest, n) > 0 &&
-              EVP_DigestFinal_ex(x->mac, digest, &n) > 0;
+    unsigned char digest[ZC_SEAL_KEY];
+    bool ok = zc__mac_run(mac, x->mac, &text, 1, digest);
     if (ok) memcpy(out, digest, ZC_SEAL_NAME);
     return ok;
 }
@@ -9354,10 +9368,8 @@ static void zc__seal_close(void *user) {
     for (unsigned i = 0; i < ZC__SEAL_SPARE; i++)
         zc__seal_context_free((zc__seal_context *)s->spare[i]);
     for (unsigned i = 0; i < s->nkeys; i++) {
-        EVP_MD_CTX_free(s->ring[i].names.inner);
-        EVP_MD_CTX_free(s->ring[i].names.outer);
-        EVP_MD_CTX_free(s->ring[i].tags.inner);
-        EVP_MD_CTX_free(s->ring[i].tags.outer);
+        zc__mac_free(&s->ring[i].names);
+        zc__mac_free(&s->ring[i].tags);
     }
     OPENSSL_free(s->prefix);
     OPENSSL_clear_free(s, sizeof *s);
@@ -9367,12 +9379,11 @@ static void zc__seal_close(void *user) {
 static bool zc__seal_mac_make(const zc__seal *s, const unsigned char *from, const char *purpose,
                               zc__seal_mac *mac) {
     unsigned char key[ZC_SEAL_KEY];
-    if (zc__seal_derive(from, purpose, zc_slice(s->prefix, s->prefix_len), zc_slice("", 0), key)) {
-        mac->inner = zc__hmac_begin(key, 0x36);
-        mac->outer = zc__hmac_begin(key, 0x5c);
-    }
+    zc_bytes prefix = zc_slice(s->prefix, s->prefix_len);
+    bool ok = zc__seal_derive(from, purpose, prefix, zc_slice("", 0), key) &&
+              zc__mac_make(mac, key);
     OPENSSL_cleanse(key, sizeof key);
-    return mac->inner && mac->outer;
+    return ok;
 }
 
 static bool zc__seal_ring_add(zc__seal *s, zc_bytes key) {
@@ -9417,15 +9428,11 @@ ZOOCACHE_API int zc_seal_open(const zc_seal_desc *desc, zc_sealer *sealer) {
 
 /* ---- the storage in between: `user` is the cache ---- */
 
-typedef struct zc__sealed_name {
-    unsigned char text[ZC_SEAL_NAME];
-} zc__sealed_name;
-
-/* The i-th name of a key. ZC_MISS: there are no more. */
-static int zc__sealed_name_of(zc_cache *c, unsigned i, zc_bytes key, zc__sealed_name *name,
-                              zc_bytes *bytes) {
-    *bytes = zc_slice(name->text, ZC_SEAL_NAME);
-    return c->desc.sealer.blind(c->desc.sealer.user, i, key, name->text);
+/* The i-th name of a key, with the text to be there. ZC_MISS: there are no more. */
+static int zc__sealed_name(zc_cache *c, unsigned i, zc_bytes key, unsigned char text[ZC_SEAL_NAME],
+                           zc_bytes *name) {
+    *name = zc_slice(text, ZC_SEAL_NAME);
+    return c->desc.sealer.blind(c->desc.sealer.user, i, key, text);
 }
 
 /* Gives what the storage has answered to the cache: opened. Frees `raw`. */
@@ -9440,19 +9447,14 @@ static int zc__sealed_open(zc_cache *c, zc_bytes key, int rc, zc_sink *raw, zc_s
 /* Asks for the names of a key from the i-th on. */
 static int zc__sealed_look(zc_cache *c, unsigned i, zc_bytes key, zc_sink *sink) {
     const zc_store *in = &c->inside;
-    zc__sealed_name name;
-    zc_bytes bytes;
+    unsigned char text[ZC_SEAL_NAME];
+    zc_bytes name;
     zc_sink raw;
+    int rc = ZC_MISS, got = ZC_MISS;
     zc__sink_init(&raw, c);
-    int rc = ZC_MISS;
-    for (int more; rc == ZC_MISS; i++) {
-        if ((more = zc__sealed_name_of(c, i, key, &name, &bytes)) != ZC_OK) {
-            rc = more;
-            break;
-        }
-        rc = in->get(in->user, bytes, &raw);
-    }
-    return zc__sealed_open(c, key, rc, &raw, sink);
+    while (got == ZC_MISS && (rc = zc__sealed_name(c, i++, key, text, &name)) == ZC_OK)
+        got = in->get(in->user, name, &raw);
+    return zc__sealed_open(c, key, got == ZC_MISS ? rc : got, &raw, sink);
 }
 
 static int zc__sealed_get(void *user, zc_bytes key, zc_sink *sink) {
@@ -9462,11 +9464,11 @@ static int zc__sealed_get(void *user, zc_bytes key, zc_sink *sink) {
 /* Deletes what is there under the names of a key, from the i-th on. */
 static int zc__sealed_forget(zc_cache *c, unsigned i, zc_bytes key) {
     const zc_store *in = &c->inside;
-    zc__sealed_name name;
-    zc_bytes bytes;
+    unsigned char text[ZC_SEAL_NAME];
+    zc_bytes name;
     int rc = ZC_MISS, one;
-    while ((one = zc__sealed_name_of(c, i++, key, &name, &bytes)) == ZC_OK) {
-        one = in->del(in->user, bytes);
+    while ((one = zc__sealed_name(c, i++, key, text, &name)) == ZC_OK) {
+        one = in->del(in->user, name);
         if (one < 0) return one;
         if (one == ZC_OK) rc = ZC_OK;
     }
@@ -9480,14 +9482,14 @@ static int zc__sealed_del(void *user, zc_bytes key) {
 static int zc__sealed_put(void *user, zc_bytes key, zc_bytes record, uint64_t expires_ms) {
     zc_cache *c = (zc_cache *)user;
     const zc_sealer *sealer = &c->desc.sealer;
-    zc__sealed_name name;
-    zc_bytes bytes;
+    unsigned char text[ZC_SEAL_NAME];
+    zc_bytes name;
     zc_sink sealed;
     zc__sink_init(&sealed, c);
-    int rc = zc__sealed_name_of(c, 0, key, &name, &bytes);
+    int rc = zc__sealed_name(c, 0, key, text, &name);
     if (rc == ZC_OK) rc = sealer->seal(sealer->user, key, record, &sealed);
     if (rc == ZC_OK)
-        rc = c->inside.put(c->inside.user, bytes, zc_slice(sealed.buf.ptr, sealed.buf.size),
+        rc = c->inside.put(c->inside.user, name, zc_slice(sealed.buf.ptr, sealed.buf.size),
                            expires_ms);
     zc__buf_free(&c->mem, &sealed.buf);
     if (rc < 0) return rc;
@@ -9497,27 +9499,26 @@ static int zc__sealed_put(void *user, zc_bytes key, zc_bytes record, uint64_t ex
 
 static int zc__sealed_touch(void *user, zc_bytes key, uint64_t expires_ms) {
     zc_cache *c = (zc_cache *)user;
-    zc__sealed_name name;
-    zc_bytes bytes;
-    int rc = zc__sealed_name_of(c, 0, key, &name, &bytes);
-    return rc == ZC_OK ? c->inside.touch(c->inside.user, bytes, expires_ms) : rc;
+    unsigned char text[ZC_SEAL_NAME];
+    zc_bytes name;
+    int rc = zc__sealed_name(c, 0, key, text, &name);
+    return rc == ZC_OK ? c->inside.touch(c->inside.user, name, expires_ms) : rc;
 }
 
 static int zc__sealed_get_many(void *user, const zc_bytes *keys, size_t n, zc_sink *const *sinks,
                                int *results) {
     zc_cache *c = (zc_cache *)user;
-    zc__sealed_name names[ZC__BATCH];
-    zc_bytes bytes[ZC__BATCH];
+    unsigned char texts[ZC__BATCH][ZC_SEAL_NAME];
+    zc_bytes names[ZC__BATCH];
     zc_sink raw[ZC__BATCH], *to[ZC__BATCH];
     int rc = n && n <= ZC__BATCH ? ZC_OK : ZC_E_INVAL; /* the cache asks for no more */
     for (size_t i = 0; i < ZC__BATCH; i++) {
         zc__sink_init(&raw[i], c);
         to[i] = &raw[i];
-        bytes[i] = zc_slice(names[i].text, ZC_SEAL_NAME);
-        if (rc == ZC_OK && i < n) rc = zc__sealed_name_of(c, 0, keys[i], &names[i], &bytes[i]);
+        if (rc == ZC_OK && i < n) rc = zc__sealed_name(c, 0, keys[i], texts[i], &names[i]);
     }
     if (rc != ZC_OK) return rc;
-    rc = c->inside.get_many(c->inside.user, bytes, n, to, results);
+    rc = c->inside.get_many(c->inside.user, names, n, to, results);
     for (size_t i = 0; i < n; i++) {
         bool older = rc >= 0 && results[i] == ZC_MISS;
         results[i] = zc__sealed_open(c, keys[i], rc < 0 ? rc : results[i], &raw[i], sinks[i]);
@@ -9528,18 +9529,18 @@ static int zc__sealed_get_many(void *user, const zc_bytes *keys, size_t n, zc_si
 
 static int zc__sealed_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *token) {
     zc_cache *c = (zc_cache *)user;
-    zc__sealed_name name;
-    zc_bytes bytes;
-    int rc = zc__sealed_name_of(c, 0, key, &name, &bytes);
-    return rc == ZC_OK ? c->inside.lock(c->inside.user, bytes, lease, token) : rc;
+    unsigned char text[ZC_SEAL_NAME];
+    zc_bytes name;
+    int rc = zc__sealed_name(c, 0, key, text, &name);
+    return rc == ZC_OK ? c->inside.lock(c->inside.user, name, lease, token) : rc;
 }
 
 static int zc__sealed_unlock(void *user, zc_bytes key, uint64_t token) {
     zc_cache *c = (zc_cache *)user;
-    zc__sealed_name name;
-    zc_bytes bytes;
-    int rc = zc__sealed_name_of(c, 0, key, &name, &bytes);
-    return rc == ZC_OK ? c->inside.unlock(c->inside.user, bytes, token) : rc;
+    unsigned char text[ZC_SEAL_NAME];
+    zc_bytes name;
+    int rc = zc__sealed_name(c, 0, key, text, &name);
+    return rc == ZC_OK ? c->inside.unlock(c->inside.user, name, token) : rc;
 }
 
 #define ZC__INSIDE(user) (&((zc_cache *)(user))->inside)
@@ -12238,22 +12239,18 @@ static inline int zc__lmdb_get(MDB_txn *txn, MDB_dbi dbi, MDB_val key, MDB_val *
 
 #define ZC__LMDB_MAIN 1 /* LMDB's handle of the unnamed database */
 
-/* Are these numbers that come from counting? */
-static bool zc__lmdb_numbers(const uint64_t meta[ZC__LMDB_META]) {
-    uint64_t tail = meta[ZC__LMDB_TAIL];
-    return tail <= ZC__POSITION_MAX && meta[ZC__LMDB_FLOOR] <= tail &&
-           meta[ZC__LMDB_SWAPPED] <= tail && meta[ZC__LMDB_ROOT] <= tail &&
-           meta[ZC__LMDB_STAMP] <= ZC__VERSION_MAX && meta[ZC__LMDB_TOKEN] <= ZC__VERSION_MAX;
-}
-
+/* ZC_E_CORRUPT: numbers that do not come from counting. */
 static int zc__lmdb_load(MDB_txn *txn, uint64_t meta[ZC__LMDB_META]) {
     MDB_val v;
     int rc = zc__lmdb_get(txn, ZC__LMDB_MAIN, zc__lmdb_val("zoocache", 8), &v, ZC__LMDB_META * 8);
-    for (size_t i = 0; i < ZC__LMDB_META && rc == ZC_OK; i++)
-        meta[i] = zc__get64(zc__lmdb_at(&v, i * 8));
-    if (rc == ZC_OK && (meta[ZC__LMDB_FORMAT] != ZC__LMDB_FORMAT_1 || meta[ZC__LMDB_YOUNG] > 1))
-        rc = ZC_E_CORRUPT;
-    return rc == ZC_OK && !zc__lmdb_numbers(meta) ? ZC_E_CORRUPT : rc;
+    if (rc != ZC_OK) return rc;
+    for (size_t i = 0; i < ZC__LMDB_META; i++) meta[i] = zc__get64(zc__lmdb_at(&v, i * 8));
+    uint64_t tail = meta[ZC__LMDB_TAIL];
+    bool good = meta[ZC__LMDB_FORMAT] == ZC__LMDB_FORMAT_1 && meta[ZC__LMDB_YOUNG] <= 1 &&
+                tail <= ZC__POSITION_MAX && meta[ZC__LMDB_FLOOR] <= tail &&
+                meta[ZC__LMDB_SWAPPED] <= tail && meta[ZC__LMDB_ROOT] <= tail &&
+                meta[ZC__LMDB_STAMP] <= ZC__VERSION_MAX && meta[ZC__LMDB_TOKEN] <= ZC__VERSION_MAX;
+    return good ? ZC_OK : ZC_E_CORRUPT;
 }
 
 static int zc__lmdb_save(MDB_txn *txn, const uint64_t meta[ZC__LMDB_META]) {
@@ -12487,33 +12484,26 @@ static int zc__lmdb_index(zc__lmdb_tx *t, const zc__lmdb_h *h, uint64_t end) {
     return zc__lmdb_put(t, ZC__LMDB_ENDS, zc__lmdb_ends_key(at, h, end), zc__lmdb_val("", 0));
 }
 
-/* Deletes up to n records that have ended. */
-static int zc__lmdb_expire(zc__lmdb_tx *t, size_t n) {
+/* Deletes the first record of ends or lru. ZC_MISS: there is none, or it has not ended. */
+static int zc__lmdb_drop_first(zc__lmdb_tx *t, unsigned which) {
+    bool ends = which == ZC__LMDB_ENDS;
     MDB_val key, value;
     zc__lmdb_h h;
-    uint64_t now = zc__lmdb_ms(t->db);
-    for (; n > 0; n--) {
-        int rc = zc__lmdb_first(t->txn, zc__lmdb_db(t, ZC__LMDB_ENDS), &key, &value);
-        if (rc != ZC_OK) return rc == ZC_MISS ? ZC_OK : rc;
-        if (key.mv_size != 8 + ZC__LMDB_H) return ZC_E_CORRUPT;
-        if (!zc__lmdb_over(zc__get_be64(zc__lmdb_at(&key, 0)), now)) return ZC_OK;
-        memcpy(h.b, zc__lmdb_at(&key, 8), ZC__LMDB_H);
-        rc = zc__lmdb_drop(t, &h);
-        if (rc != ZC_OK) return rc == ZC_MISS ? ZC_E_CORRUPT : rc;
-    }
-    return ZC_OK;
-}
-
-/* Deletes the record that was not used for longest. ZC_MISS: there is none. */
-static int zc__lmdb_evict(zc__lmdb_tx *t) {
-    MDB_val key, value;
-    zc__lmdb_h h;
-    int rc = zc__lmdb_first(t->txn, zc__lmdb_db(t, ZC__LMDB_LRU), &key, &value);
+    int rc = zc__lmdb_first(t->txn, zc__lmdb_db(t, which), &key, &value);
     if (rc != ZC_OK) return rc;
-    if (value.mv_size != ZC__LMDB_H) return ZC_E_CORRUPT;
-    memcpy(h.b, value.mv_data, ZC__LMDB_H);
+    if (ends ? key.mv_size != 8 + ZC__LMDB_H : value.mv_size != ZC__LMDB_H) return ZC_E_CORRUPT;
+    if (ends && !zc__lmdb_over(zc__get_be64(zc__lmdb_at(&key, 0)), zc__lmdb_ms(t->db)))
+        return ZC_MISS;
+    memcpy(h.b, ends ? zc__lmdb_at(&key, 8) : zc__lmdb_at(&value, 0), ZC__LMDB_H);
     rc = zc__lmdb_drop(t, &h);
     return rc == ZC_MISS ? ZC_E_CORRUPT : rc;
+}
+
+/* Deletes up to n records that have ended. */
+static int zc__lmdb_expire(zc__lmdb_tx *t, size_t n) {
+    int rc = ZC_OK;
+    for (; n > 0 && rc == ZC_OK; n--) rc = zc__lmdb_drop_first(t, ZC__LMDB_ENDS);
+    return rc == ZC_MISS ? ZC_OK : rc;
 }
 
 /* Is more live than may be? */
@@ -12535,7 +12525,8 @@ static bool zc__lmdb_too_much(const zc__lmdb_tx *t) {
 static int zc__lmdb_shrink(zc__lmdb_tx *t, size_t n) {
     if (!zc__lmdb_too_much(t)) return ZC_OK;
     int rc = zc__lmdb_expire(t, n);
-    for (; n > 0 && rc == ZC_OK && zc__lmdb_too_much(t); n--) rc = zc__lmdb_evict(t);
+    for (; n > 0 && rc == ZC_OK && zc__lmdb_too_much(t); n--)
+        rc = zc__lmdb_drop_first(t, ZC__LMDB_LRU);
     return rc == ZC_MISS ? ZC_OK : rc;
 }
 
@@ -12589,7 +12580,7 @@ static int zc__lmdb_maintain_all(zc__lmdb_tx *t, void *arg) {
 static int zc__lmdb_make_room(zc__lmdb_tx *t, void *arg) {
     size_t *n = (size_t *)arg, done = 0;
     int rc = ZC_OK;
-    while (done < *n && (rc = zc__lmdb_evict(t)) == ZC_OK) done++;
+    while (done < *n && (rc = zc__lmdb_drop_first(t, ZC__LMDB_LRU)) == ZC_OK) done++;
     *n = done;
     return rc == ZC_MISS ? ZC_OK : rc;
 }
@@ -12638,15 +12629,6 @@ static int zc__lmdb_read_record(zc__lmdb_rd *r, zc_bytes key, zc_sink *sink) {
     return zc_sink_write(sink, zc__lmdb_at(&row, 10 + len), row.mv_size - 10 - len);
 }
 
-static int zc__lmdb_store_get(void *user, zc_bytes key, zc_sink *sink) {
-    zc__lmdb_rd r;
-    int rc = zc__lmdb_begin((zc__lmdb *)user, &r);
-    if (rc != ZC_OK) return rc;
-    rc = zc__lmdb_read_record(&r, key, sink);
-    zc__lmdb_end(&r);
-    return rc;
-}
-
 static int zc__lmdb_store_get_many(void *user, const zc_bytes *keys, size_t n,
                                    zc_sink *const *sinks, int *results) {
     zc__lmdb_rd r;
@@ -12655,6 +12637,11 @@ static int zc__lmdb_store_get_many(void *user, const zc_bytes *keys, size_t n,
     for (size_t i = 0; i < n; i++) results[i] = zc__lmdb_read_record(&r, keys[i], sinks[i]);
     zc__lmdb_end(&r);
     return ZC_OK;
+}
+
+static int zc__lmdb_store_get(void *user, zc_bytes key, zc_sink *sink) {
+    int got, rc = zc__lmdb_store_get_many(user, &key, 1, &sink, &got);
+    return rc == ZC_OK ? got : rc;
 }
 
 typedef struct zc__lmdb_row {
@@ -12678,14 +12665,9 @@ static int zc__lmdb_put_step(zc__lmdb_tx *t, void *arg) {
     unsigned char *p = (unsigned char *)value.mv_data;
     zc__put_le(p, row->end, 8);
     zc__put_le(p + 8, row->key.len, 2);
-    if (row->key.len) memcpy(p + 10, row->key.ptr, row->key.len);
-    zc_bytes part = row->head;
-    p += 10 + row->key.len;
-    for (size_t i = 0;; part = row->parts[i++]) {
-        if (part.len) memcpy(p, part.ptr, part.len);
-        p += part.len;
-        if (i == row->n) break;
-    }
+    p = zc__put_bytes(p + 10, row->key);
+    p = zc__put_bytes(p, row->head);
+    for (size_t i = 0; i < row->n; i++) p = zc__put_bytes(p, row->parts[i]);
     rc = zc__lmdb_index(t, &row->h, row->end);
     return rc == ZC_OK ? zc__lmdb_maintain_after(t, row->len) : rc;
 }
@@ -12908,10 +12890,23 @@ static int zc__lmdb_bus_read(void *user, uint64_t position, uint64_t wait, zc_bu
     return rc;
 }
 
-typedef struct zc__lmdb_append {
+typedef struct zc__lmdb_list {
+    uint64_t at; /* of a hold: its id */
     const zc_bytes *tags;
     size_t n;
-} zc__lmdb_append;
+} zc__lmdb_list;
+
+/* The row of tags at `at` in the log, or of a hold. */
+static int zc__lmdb_put_list(zc__lmdb_tx *t, unsigned which, uint64_t at, const zc__lmdb_list *l,
+                             unsigned flags) {
+    unsigned char place[8];
+    zc__put_be64(place, at);
+    MDB_val key = zc__lmdb_val(place, 8), value = zc__lmdb_val(NULL, zc__list_size(l->tags, l->n));
+    int rc = zc__lmdb_result(
+        mdb_put(t->txn, zc__lmdb_db(t, which), &key, &value, flags | MDB_RESERVE));
+    if (rc == ZC_OK) zc__list_write((unsigned char *)value.mv_data, l->tags, l->n);
+    return rc;
+}
 
 /* Records the position of a path (L3). */
 static int zc__lmdb_put_tag(zc__lmdb_tx *t, zc_bytes path, uint64_t position) {
@@ -12951,20 +12946,14 @@ static int zc__lmdb_trim(zc__lmdb_tx *t) {
 }
 
 static int zc__lmdb_append_step(zc__lmdb_tx *t, void *arg) {
-    const zc__lmdb_append *a = (const zc__lmdb_append *)arg;
-    unsigned char at[8];
+    const zc__lmdb_list *l = (const zc__lmdb_list *)arg;
     int rc = zc__lmdb_flush(t, ZC__LMDB_FLUSH);
     if (rc == ZC_OK) rc = zc__lmdb_age_tags(t);
     if (rc != ZC_OK) return rc;
     uint64_t position = ++t->meta[ZC__LMDB_TAIL];
-    zc__put_be64(at, position);
-    MDB_val key = zc__lmdb_val(at, sizeof at);
-    MDB_val value = zc__lmdb_val(NULL, zc__list_size(a->tags, a->n));
-    rc = zc__lmdb_result(mdb_put(t->txn, zc__lmdb_db(t, ZC__LMDB_ENTRIES), &key, &value,
-                                 MDB_APPEND | MDB_RESERVE));
-    if (rc == ZC_OK) zc__list_write((unsigned char *)value.mv_data, a->tags, a->n);
-    for (size_t i = 0; i < a->n && rc == ZC_OK; i++) rc = zc__lmdb_put_tag(t, a->tags[i], position);
-    if (a->n == 0) t->meta[ZC__LMDB_ROOT] = position;
+    rc = zc__lmdb_put_list(t, ZC__LMDB_ENTRIES, position, l, MDB_APPEND);
+    for (size_t i = 0; i < l->n && rc == ZC_OK; i++) rc = zc__lmdb_put_tag(t, l->tags[i], position);
+    if (l->n == 0) t->meta[ZC__LMDB_ROOT] = position;
     if (rc == ZC_OK) rc = zc__lmdb_trim(t);
     return rc == ZC_OK ? zc__lmdb_maintain_after(t, 0) : rc;
 }
@@ -12973,13 +12962,11 @@ static int zc__lmdb_append_step(zc__lmdb_tx *t, void *arg) {
  * crash of the system may have lost is never believed again. */
 static int zc__lmdb_bus_append(void *user, const zc_bytes *tags, size_t n, bool durable,
                                uint64_t position, zc_bus_sink *sink) {
-    zc__lmdb_append a;
+    zc__lmdb_list l = {0, tags, n};
     (void)durable;
-    a.tags = tags;
-    a.n = n;
     for (size_t i = 0; i < n; i++)
         if (tags[i].len == 0 || tags[i].len > ZC_TAG_MAX + ZC_SEAL_TAG) return ZC_E_INVAL;
-    int rc = zc__lmdb_write((zc__lmdb *)user, zc__lmdb_append_step, &a);
+    int rc = zc__lmdb_write((zc__lmdb *)user, zc__lmdb_append_step, &l);
     return rc == ZC_OK ? zc__lmdb_bus_read(user, position, 0, sink) : rc;
 }
 
@@ -13007,28 +12994,17 @@ static int zc__lmdb_bus_versions(void *user, const zc_bytes *paths, size_t n,
     return rc < 0 ? rc : ZC_OK;
 }
 
-typedef struct zc__lmdb_held {
-    uint64_t id;
-    const zc_bytes *tags;
-    size_t n;
-} zc__lmdb_held;
-
 static int zc__lmdb_hold_step(zc__lmdb_tx *t, void *arg) {
-    const zc__lmdb_held *h = (const zc__lmdb_held *)arg;
+    const zc__lmdb_list *l = (const zc__lmdb_list *)arg;
     unsigned char id[8];
-    zc__put_be64(id, h->id);
-    MDB_val key = zc__lmdb_val(id, sizeof id);
-    MDB_val value = zc__lmdb_val(NULL, zc__list_size(h->tags, h->n));
-    if (h->n == 0) return zc__lmdb_rm(t, ZC__LMDB_HOLDS, key);
-    MDB_dbi holds = zc__lmdb_db(t, ZC__LMDB_HOLDS);
-    int rc = zc__lmdb_result(mdb_put(t->txn, holds, &key, &value, MDB_RESERVE));
-    if (rc == ZC_OK) zc__list_write((unsigned char *)value.mv_data, h->tags, h->n);
-    return rc;
+    if (l->n > 0) return zc__lmdb_put_list(t, ZC__LMDB_HOLDS, l->at, l, 0);
+    zc__put_be64(id, l->at);
+    return zc__lmdb_rm(t, ZC__LMDB_HOLDS, zc__lmdb_val(id, sizeof id));
 }
 
 static int zc__lmdb_bus_hold(void *user, uint64_t id, const zc_bytes *tags, size_t n) {
-    zc__lmdb_held h = {id, tags, n};
-    return zc__lmdb_write((zc__lmdb *)user, zc__lmdb_hold_step, &h);
+    zc__lmdb_list l = {id, tags, n};
+    return zc__lmdb_write((zc__lmdb *)user, zc__lmdb_hold_step, &l);
 }
 
 static int zc__lmdb_bus_holds(void *user, zc_bus_sink *sink) {
@@ -13165,11 +13141,10 @@ static int zc__lmdb_check_boot(zc__lmdb *db) {
         return ZC_E_CORRUPT;
     }
     if (known && was[46] != 's' && (!same_boot || now[9] == ' ')) {
-        if (unlink(name) != 0 && errno != ENOENT)
-            return zc__lmdb_refused(db, "data.mdb of before the reboot cannot be deleted");
+        bool gone = unlink(name) == 0 || errno == ENOENT;
         zc__lmdb_file(db, "/lock.mdb", name, sizeof name);
-        if (unlink(name) != 0 && errno != ENOENT)
-            return zc__lmdb_refused(db, "lock.mdb of before the reboot cannot be deleted");
+        if (!gone || (unlink(name) != 0 && errno != ENOENT))
+            return zc__lmdb_refused(db, "what is of before the reboot cannot be deleted");
     } else if (known && was[46] != 's') {
         now[46] = 'n'; /* some of it is not on disk */
     }
@@ -13612,6 +13587,14 @@ static void zc__lmdb_forked(void *user) {
 
 static void zc__lmdb_report(void *user) { zc__lines_report(&((zc__lmdb *)user)->lines); }
 
+static void zc__lmdb_destroy(zc__lmdb *db, bool locks) {
+    zc__mem mem = db->mem;
+    zc__lmdb_report(db);
+    if (locks) zc__monitor_destroy(&db->wake);
+    if (locks) zc__timed_destroy(&db->gate);
+    zc__free(&mem, db, sizeof *db);
+}
+
 static void zc__lmdb_close(void *user) {
     zc__lmdb *db = (zc__lmdb *)user;
     if (zc__atomic_sub_acqrel(&db->refs, 1u) != 1) return;
@@ -13620,11 +13603,7 @@ static void zc__lmdb_close(void *user) {
             (void)zc__lmdb_write(db, zc__lmdb_maintain_all, NULL);
         zc__lmdb_close_env(db);
     }
-    zc__lmdb_report(db);
-    zc__timed_destroy(&db->gate);
-    zc__monitor_destroy(&db->wake);
-    zc__mem mem = db->mem;
-    zc__free(&mem, db, sizeof *db);
+    zc__lmdb_destroy(db, true);
 }
 
 static void zc__lmdb_tables(zc__lmdb *db, zc_store *store, zc_bus *bus) {
@@ -13663,14 +13642,8 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
     db->refs = 2;
     bool locks = zc__lmdb_locks(db);
     int rc = locks ? zc__lmdb_start(db) : ZC_E_THREAD;
-    if (rc == ZC_OK) {
-        zc__lmdb_tables(db, store, bus);
-        return ZC_OK;
-    }
-    zc__lmdb_report(db);
-    if (locks) zc__monitor_destroy(&db->wake);
-    if (locks) zc__timed_destroy(&db->gate);
-    zc__free(&mem, db, sizeof *db);
+    if (rc == ZC_OK) zc__lmdb_tables(db, store, bus);
+    else zc__lmdb_destroy(db, locks);
     return rc;
 }
 #endif /* ZOOCACHE_WITH_LMDB */

@@ -112,7 +112,7 @@ static void change(fixture *f, unsigned rounds) {
 static void look(fixture *f) {
     char key[16], tag[16];
     heard h;
-    zc_bus_sink sink = {ld_entry, &h, 0};
+    zc_bus_sink sink = {ld_entry, &h};
     for (unsigned i = 0; i < KEYS * 5 / 4; i++) {
         got g;
         (void)ld_get(&f->s, key_n(i, key), &g);
