@@ -215,6 +215,52 @@ def test_values_of_a_place_are_found_however_they_were_stored():
         assert (here.stats().storage_errors, there.stats().storage_errors) == (0, 0)
 
 
+ANSWERS = [(list, 0, 0), (lambda found: [None, *found[1:]], 2, 0), (lambda found: found[1:], 20, 2)]
+
+
+@pytest.mark.parametrize("answer, misses, errors", ANSWERS)
+def test_several_keys_are_asked_for_in_one_step(answer, misses, errors):
+    class Several(Place):
+        def get_many(self, keys):
+            asked.append(len(keys))
+            return answer(super().get_many(keys))
+
+    def load(keys):
+        loaded.extend(keys)
+        return {key: key for key in keys}
+
+    asked, loaded, place = [], [], Several()
+    with Cache(storage=place, prefix="several") as there, Cache(storage=place, prefix="several") as here:
+        for cache in there, here:
+            until(lambda cache=cache: cache.health().checks["bus"].status == "ok")
+            many = cache.cacheable.many(namespace="several")(load)
+            many([100])  # the first call tells what it returns
+            asked.clear(), loaded.clear()
+            assert many(range(20)) == {key: key for key in range(20)}
+            assert asked == [16, 4]
+        assert len(loaded) == misses
+        assert here.stats().storage_errors == errors
+
+
+def test_several_keys_of_a_storage_that_nobody_shares():
+    class Several(Shelf):
+        def get_many(self, keys):
+            asked.append(len(keys))
+            return super().get_many(keys)
+
+    asked = []
+    with Cache(storage=Several()) as cache:
+        many = cache.cacheable.many(namespace="several")(lambda keys: {key: key for key in keys})
+        many(range(200))
+        for table in cache.tables():
+            table.entries.clear()
+        asked.clear()
+        assert many(range(200)) == {key: key for key in range(200)}
+        assert sum(asked) >= 200 - 64, "but for those in the library's own table"
+        assert len(asked) <= 13
+        assert cache.stats().hits_storage == 200
+
+
 class Liar(Shelf, SharedStorage):
     """Does not look at tokens."""
 

@@ -21,11 +21,10 @@ from weakref import finalize
 from zoocache import _ffi
 from zoocache._errors import StorageIsFull
 from zoocache._ffi import E_BUSY, E_FULL, E_INVAL, E_STORE, E_TIMEOUT, MISS, MORE, OK, STALE, Core, Deps
-from zoocache.storage import DEADLINE, SharedStorage, VersionedStorage
+from zoocache.storage import DEADLINE, SharedStorage, Storage, VersionedStorage
 
 if TYPE_CHECKING:
     from zoocache._log import Troubles
-    from zoocache.storage import Storage
 
 __all__ = ["Found", "Refused", "Server", "SharedCore", "SharedStats", "Token", "open_core"]
 
@@ -44,6 +43,9 @@ class _Bytes(ctypes.Structure):
 
 
 _GET = ctypes.CFUNCTYPE(c_int, c_void_p, _Bytes, c_void_p)
+_GET_MANY = ctypes.CFUNCTYPE(
+    c_int, c_void_p, ctypes.POINTER(_Bytes), c_size_t, ctypes.POINTER(c_void_p), ctypes.POINTER(c_int)
+)
 _PUT = ctypes.CFUNCTYPE(c_int, c_void_p, _Bytes, _Bytes, c_uint64)
 _DEL = ctypes.CFUNCTYPE(c_int, c_void_p, _Bytes)
 _TOUCH = ctypes.CFUNCTYPE(c_int, c_void_p, _Bytes, c_uint64)
@@ -60,7 +62,7 @@ class _Store(ctypes.Structure):
     _fields_ = [
         ("version", c_uint32), ("get", _GET), ("put", _PUT), ("put_parts", c_void_p), ("del_", _DEL),
         ("touch", _TOUCH), ("clear", _CLEAR),
-        ("generation", _GENERATION), ("tag_put", _TAG_PUT), ("tag_get", _TAG_GET), ("get_many", c_void_p),
+        ("generation", _GENERATION), ("tag_put", _TAG_PUT), ("tag_get", _TAG_GET), ("get_many", _GET_MANY),
         ("lock", c_void_p), ("unlock", c_void_p), ("report", c_void_p), ("forked", c_void_p), ("close", _CLOSE),
         ("user", c_void_p),
     ]  # fmt: skip
@@ -68,7 +70,7 @@ class _Store(ctypes.Structure):
 
 class _Place(ctypes.Structure):
     _fields_ = [
-        ("version", c_uint32), ("get", _GET), ("get_many", c_void_p), ("put", _PUT), ("del_", _DEL),
+        ("version", c_uint32), ("get", _GET), ("get_many", _GET_MANY), ("put", _PUT), ("del_", _DEL),
         ("read", _READ), ("swap", _SWAP), ("forked", c_void_p), ("close", _CLOSE), ("user", c_void_p),
     ]  # fmt: skip
 
@@ -571,11 +573,7 @@ class _Caller:
             record = storage.get(key)
             if monotonic() - began > self.patience:
                 return E_TIMEOUT
-            if record is None:
-                return MISS
-            if type(record) is not bytes:
-                raise TypeError(f"get() must return bytes or None, not {type(record).__name__}")
-            return OK
+            return MISS if record is None else _checked(record)
 
         code = self.call(work)
         return code, record if code == OK else b""
@@ -583,6 +581,20 @@ class _Caller:
     def get(self, user: Any, key: _Bytes, sink: int) -> int:
         code, record = self.record(key.take())
         return code or int(_sink(sink, record, len(record)))
+
+    def get_many(self, user: Any, keys: Any, n: int, sinks: Any, results: Any) -> int:
+        def work(storage: Storage) -> int:
+            began = monotonic()
+            found = storage.get_many([keys[i].take() for i in range(n)])
+            if len(found) != n:
+                raise ValueError(f"get_many() of {n} keys has returned {len(found)} records")
+            if monotonic() - began > self.patience:
+                return E_TIMEOUT
+            for i, record in enumerate(found):
+                results[i] = MISS if record is None else _checked(record) or _sink(sinks[i], record, len(record))
+            return OK
+
+        return self.call(work)
 
     def read(self, user: Any, key: _Bytes, sink: int, token_sink: int) -> int:
         def work(storage: SharedStorage) -> int:
@@ -637,6 +649,17 @@ class _Caller:
         self.storage = None
 
 
+def _checked(record: object) -> int:
+    """OK. Raises TypeError for what is no record."""
+    if type(record) is not bytes:
+        raise TypeError(f"get() must return bytes or None, not {type(record).__name__}")
+    return OK
+
+
+def _reads_many(storage: Storage) -> bool:
+    return type(storage).get_many is not Storage.get_many
+
+
 def _store_of(caller: _Caller) -> _Store:
     store = _Store(
         version=1, get=_GET(caller.get), put=_PUT(caller.put), del_=_DEL(caller.delete), touch=_TOUCH(caller.touch),
@@ -646,6 +669,8 @@ def _store_of(caller: _Caller) -> _Store:
         store.generation = _GENERATION(caller.generation)
         store.tag_put = _TAG_PUT(caller.tag_put)
         store.tag_get = _TAG_GET(caller.tag_get)
+    if _reads_many(caller.storage):
+        store.get_many = _GET_MANY(caller.get_many)
     _kept.append(store)
     return store
 
@@ -655,5 +680,7 @@ def _place_of(caller: _Caller) -> _Place:
         version=1, get=_GET(caller.get), put=_PUT(caller.put), del_=_DEL(caller.delete), read=_READ(caller.read),
         swap=_SWAP(caller.swap), close=_CLOSE(caller.close),
     )  # fmt: skip
+    if _reads_many(caller.storage):
+        place.get_many = _GET_MANY(caller.get_many)
     _kept.append(place)
     return place

@@ -139,6 +139,7 @@ class StorageConformance:
         storage.delete(b"k")
         assert storage.get(b"k") is None
         assert storage.get(b"other") == b"stays"
+        assert list(storage.get_many([b"k", b"other", b"nothing", b"other"])) == [None, b"stays", None, b"stays"]
         storage.close()
 
     def test_clear_removes_everything(self, tmp_path: Path) -> None:

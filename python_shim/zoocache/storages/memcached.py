@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from socket import SO_RCVTIMEO, SO_SNDTIMEO, SOL_SOCKET
 from struct import pack
 from threading import Lock
@@ -56,6 +56,10 @@ class MemcachedStorage(SharedStorage):
 
     def get(self, key: bytes) -> bytes | None:
         return self._call(_Client.fetch, _name(key))  # type: ignore[no-any-return]
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        names = [_name(key) for key in keys]
+        return list(map(self._call(Client.get_many, names).get, names))
 
     def put(self, key: bytes, record: bytes, expires: float | None) -> None:
         self._call(Client.set, _name(key), record, _end(expires))

@@ -11,6 +11,7 @@ A record is a document; an index ends it when it expires. Documents have 16 MB a
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import Any
@@ -60,8 +61,12 @@ class MongoDBStorage(SharedStorage):
         return cls(url, database or "zoocache", collection or "zoocache")
 
     def get(self, key: bytes) -> bytes | None:
-        found = self._call(self._records.find_one, {"_id": digest(key)}, {"v": 1})
-        return found["v"] if found else None
+        return self.get_many([key])[0]
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        names = [digest(key) for key in keys]
+        found = self._call(lambda: {each["_id"]: each["v"] for each in self._records.find({"_id": {"$in": names}})})
+        return list(map(found.get, names))
 
     def put(self, key: bytes, record: bytes, expires: float | None) -> None:
         bounded(_LIMIT, record, self, key, "a document of MongoDB")
