@@ -210,6 +210,8 @@
  *   zc_put                O(key + value)                1                   shard
  *   zc_fetch, a miss      put + loader                  3 and the value     shard, three times
  *   zc_invalidate         O(length of the tag)          0; 1 a new node     stripe, writer
+ *   zc_invalidate_many    that for each tag             1 and new nodes     stripe; writer, 1-2 ns
+ *                                                                           for each tag
  *   zc_hold, zc_hold_end  that, O(tags held), the log   1 and new nodes     stripe, writer
  *   zc_clear              O(shards); housekeeping frees none                each shard in turn
  *   eviction              at most 16 looks, mostly 1    none                shard
@@ -5636,14 +5638,14 @@ static inline void zc__entry_move(zc_cache *c, zc__shard *s, zc__entry **slot) {
     zc__entry_retire(c, e);
 }
 
-/* Looks at up to `buckets` buckets for what is expired, invalidated, or to be moved. True: the
- * round is done. */
+/* Looks at up to `buckets` buckets for what is expired, invalidated, or to be moved: as many as give
+ * a small step. True: the round is done. */
 static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_t now,
                             zc__entry **garbage) {
     ZC__ASSERT_HELD(&s->lock);
     uint64_t published = zc__published(&c->trie);
     if (zc__shard_needs_upkeep(s)) {
-        zc__shard_upkeep(c, s, 2 * buckets, garbage);
+        zc__shard_upkeep(c, s, buckets, garbage);
         return false;
     }
     if (s->cursor == 0) {
@@ -5659,6 +5661,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
             bool over = now >= zc__entry_end(e);
             bool dead = state == ZC__DEAD && !(e->flags & ZC__KEEP);
             s->sweep_found += dead;
+            buckets -= (dead || over) && buckets > 1; /* to remove one takes longer than to look */
             if (dead || over)
                 zc__shard_remove(c, s, e, zc__entry_hash(c, e),
                                  state == ZC__DEAD ? ZC_CAUSE_INVALIDATED : ZC_CAUSE_EXPIRED,

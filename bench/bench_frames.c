@@ -27,11 +27,12 @@
 #define MOST 20000u
 
 enum { PUT, PUT_FULL, PUT_RESIZE, PUT_CLEARED, PUT_TAGGED, GET, GET_GROWING, FETCH, INVALIDATE,
-       CLEAR, POLL_CLEARED, POLL_INVALIDATED, OPS };
+       STAMP, CLEAR, POLL_CLEARED, POLL_INVALIDATED, OPS };
 static const char *const names[OPS] = {
     "zc_put, growing", "zc_put, a full cache", "zc_put, max_bytes, other sizes",
     "zc_put, after zc_clear", "zc_put, each with a new tag", "zc_get", "zc_get, growing",
-    "zc_fetch, half of them misses", "zc_invalidate, half of them new tags", "zc_clear",
+    "zc_fetch, half of them misses", "zc_invalidate, half of them new tags",
+    "the writer's lock, for 16,384 tags", "zc_clear",
     "zc_poll for 100 us, after zc_clear", "zc_poll for 100 us, after zc_invalidate"};
 
 /* Shared with the processes of the runs: of each call the shortest time, and how many there are. */
@@ -166,6 +167,26 @@ static void run_tagged(zc_cache *c) {
     poll_all(c, POLL_INVALIDATED);
 }
 
+/* What zc_invalidate_many() holds the writer's lock for: readers who meet a version that is not
+ * published yet wait for its end. */
+static void run_many(zc_cache *c) {
+    enum { MANY = 16384 };
+    static char text[MANY][32];
+    static zc_bytes tags[MANY];
+    zc__nodes nodes;
+    for (unsigned i = 0; i < MANY; i++) {
+        snprintf(text[i], sizeof text[i], "org:%u:user:%u", i % 1000, i);
+        tags[i] = zc_str(text[i]);
+    }
+    for (int i = 0; i < 100; i++) {
+        (void)zc__nodes_acquire(c, tags, MANY, false, &nodes);
+        uint64_t t = now();
+        (void)zc__trie_stamp(&c->trie, nodes.list, nodes.n, 0);
+        took(STAMP, t);
+        zc__nodes_release(c, &nodes);
+    }
+}
+
 static void run(void (*part)(zc_cache *), zc_desc d, bool block) {
     zc_cache *c;
     d.no_thread = true;
@@ -188,6 +209,7 @@ static void run_all(bool block) {
     run(run_full, (zc_desc){.max_entries = entries}, block);
     run(run_resized, (zc_desc){.max_bytes = (size_t)entries * 160}, block);
     run(run_tagged, (zc_desc){0}, block);
+    run(run_many, (zc_desc){0}, block);
 }
 
 static int compare(const void *a, const void *b) {
@@ -200,7 +222,8 @@ static void report(int op, const char *memory) {
     if (!s->n) return;
     qsort(s->ns, s->n, sizeof *s->ns, compare);
     uint32_t longest = s->ns[s->n - 1], most = s->ns[(size_t)((double)(s->n - 1) * 0.9999)];
-    bool polls = op == POLL_CLEARED || op == POLL_INVALIDATED || op == CLEAR;
+    bool polls = op == POLL_CLEARED || op == POLL_INVALIDATED || op == CLEAR ||
+                 op == STAMP;
     printf("%-38s %-6s %9zu %8.2f %10.1f %10.1f%s\n", names[op], memory, s->n,
            s->ns[s->n / 2] / 1e3, most / 1e3, longest / 1e3,
            longest > LONGEST || (!polls && most > MOST) ? "  over" : "");
