@@ -5638,8 +5638,8 @@ static inline void zc__entry_move(zc_cache *c, zc__shard *s, zc__entry **slot) {
     zc__entry_retire(c, e);
 }
 
-/* Looks at up to `buckets` buckets for what is expired, invalidated, or to be moved: as many as give
- * a small step. True: the round is done. */
+/* Looks at up to `buckets` buckets, at fewer where much is removed, for what is expired,
+ * invalidated, or to be moved. True: the round is done. */
 static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_t now,
                             zc__entry **garbage) {
     ZC__ASSERT_HELD(&s->lock);

@@ -356,6 +356,7 @@ HOLDS = {
     "who attaches does not ask for holds": ("if (!c->desc.bus.holds) return ZC_OK;", "return ZC_OK;"),
     "a hold is in no list": ("rc = c->desc.bus.hold(zc__bus_user(c, 0), h->id, names.list, names.n);", "rc = ZC_OK;"),
     "the lists and the log may be of two attaches": ("if (rc == ZC_OK && zc__bus_epoch(&c->bus) != epoch) rc = ZC_RETRY;", ""),
+    "a child ends what its parent holds": ("h = h->next) h->own = false;", "h = h->next) (void)h;"),
     "what a dead holder has left stays": ("if (rc == ZC_OK) rc = zc__hold_forget(c, h->id);", ""),
 }
 

@@ -1,10 +1,14 @@
 /* Holds: tags that a transaction is about to change, and holders that die. */
+#define _POSIX_C_SOURCE 200809L
 #define ZOOCACHE_WITH_BUS
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 #include "zc_test.h"
 #include "fault_store.h"
 #include "log_bus.h"
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define NODES 3
 #define T (1000 * ZC_MILLISECOND)
@@ -256,6 +260,44 @@ TEST(a_holder_that_dies) {
     for (unsigned i = 0; i < LB_HOLDS; i++) CHECK_EQ(f.hub.hold_ids[i], 0); /* it has cleaned up */
     stop(&f);
 }
+
+/* A child of a fork has heard of what its parent holds as any other node has: it does not store
+ * that, and only the parent, or the lease, ends it. */
+static int child_holds(fleet *f, uint64_t id) {
+    CHECK_EQ(zc_fork_child(f->c[0]), ZC_OK);
+    CHECK_EQ(fill(f->c[0], "k", "t"), ZC_REFUSED);
+    CHECK_EQ(zc_hold_end(f->c[0], id), ZC_E_INVAL);
+    pass(f, LEASE - T);
+    CHECK_EQ(fill(f->c[0], "k", "t"), ZC_REFUSED);
+    pass(f, 2 * T);
+    CHECK_EQ(fill(f->c[0], "k", "t"), ZC_OK);
+    CHECK_EQ(f->c[0]->bus.nholds, 0);
+    CHECK_EQ(hold(f->c[0], "t", &id), ZC_OK); /* its own */
+    CHECK_EQ(zc_hold_end(f->c[0], id), ZC_OK);
+    die(f, 0);
+    return zct_bad != 0;
+}
+
+static void fork_holds(bool alone) {
+    fleet f;
+    uint64_t id;
+    int status = 1;
+    if (!start(&f, 1, alone)) return;
+    CHECK_EQ(hold(f.c[0], "t", &id), ZC_OK);
+    fflush(stdout);
+    zc_fork_prepare(f.c[0]);
+    pid_t child = fork();
+    if (child == 0) _exit(child_holds(&f, id));
+    zc_fork_parent(f.c[0]);
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0);
+    pass(&f, 2 * LEASE); /* it is the parent's all the same */
+    CHECK_EQ(fill(f.c[0], "k", "t"), ZC_REFUSED);
+    CHECK_EQ(zc_hold_end(f.c[0], id), ZC_OK);
+    CHECK_EQ(fill(f.c[0], "k", "t"), ZC_OK);
+    stop(&f);
+}
+TEST(a_child_does_not_end_what_its_parent_holds) { fork_holds(false); }
+TEST(a_child_of_one_that_is_alone) { fork_holds(true); }
 
 /* Its lease counts from when it has heard, not from when its holder began. */
 TEST(who_attaches_meanwhile_holds) {
