@@ -16,7 +16,7 @@ from zoocache.monitor import GONE, Board, Node, labels
 from zoocache.tui.app import ZooCacheCLI
 from zoocache.tui.commands import Command, parse, summed
 from zoocache.tui.history import History
-from zoocache.tui.widgets import Card
+from zoocache.tui.widgets import Cards
 
 pytestmark = [
     pytest.mark.plain,
@@ -95,7 +95,7 @@ async def test_nodes_totals_and_invalidations(server, fleet):
     async with app.run_test(size=(120, 40)) as pilot:
         screen = await until_shown(pilot, "2 nodes", f":{fleet[0].pid}", f":{fleet[1].pid}", "entries 5", "0/s")
         assert "hits, % of calls" in screen and "computations, ms" in screen
-        assert len(app.query(Card)) == 2
+        assert len(app.query_one(Cards).cards) == 2
         fleet[0].run("cache.invalidate('some:tag', 'other')")
         await until_shown(pilot, "some:tag, other", f"by {labels(app.nodes)[app.nodes[0].id].split(':')[0]}")
         for _ in range(20):
@@ -117,6 +117,31 @@ async def test_a_small_terminal_without_colours(server, fleet, monkeypatch):
         await until_shown(pilot, "% of calls")
 
 
+async def test_cards_of_many_nodes():
+    class Still(ZooCacheCLI):
+        def read(self): ...
+
+    app = Still("redis://127.0.0.1:1")
+    many = [node(f"{n:04}", "degraded" if n == 7 else "ok", hits=3, misses=1) for n in range(50)]
+    async with app.run_test(size=(121, 40)) as pilot:
+        cards = app.query_one(Cards)
+        app.show(many, [])
+        screen = await until_shown(pilot, "0000", "0007", "degraded", "75.0% hits")
+        assert "0049" not in screen
+        assert cards.virtual_size.height == 13 * 5, "four beside each other"
+        assert [screen.count(corner) for corner in "╭╮┏┓"] == [15, 15, 1, 1]
+        drawn = []
+        cards.render_line = lambda y: drawn.append(y) or Cards.render_line(cards, y)
+        app.show(many, [])
+        app.show([*many[:5], node("0005", "down"), *many[6:]], [])
+        await until_shown(pilot, "down")
+        assert sorted(set(drawn)) == [5, 6, 7, 8, 9], "the row of what has changed"
+        cards.scroll_end(animate=False)
+        await until_shown(pilot, "0048", "0049")
+        await pilot.resize_terminal(61, 40)
+        await until_true(pilot, lambda: cards.virtual_size.height == 25 * 5)
+
+
 @pytest.mark.slow
 async def test_a_node_that_dies_and_one_that_comes(own):
     with Process(own.url, "p") as node, Process(own.url, "p") as other, Board(own.url, "p") as board:
@@ -127,9 +152,9 @@ async def test_a_node_that_dies_and_one_that_comes(own):
             node.kill()
             board.call(["PEXPIRE", f"{{p}}:node:{id}", 1])
             await until_shown(pilot, GONE, "heard", id[:4])
-            assert len(app.query(Card)) == 2
+            assert len(app.query_one(Cards).cards) == 2
             board.call(["ZREM", "{p}:nodes", id])  # as after a minute
-            await until_true(pilot, lambda: len(app.query(Card)) == 1)
+            await until_true(pilot, lambda: len(app.query_one(Cards).cards) == 1)
             await until_shown(pilot, "1 nodes", f":{other.pid}")
 
 

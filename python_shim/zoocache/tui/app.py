@@ -14,7 +14,7 @@ try:
     from textual import work
     from textual.app import App
     from textual.binding import Binding
-    from textual.containers import Horizontal, ItemGrid, VerticalScroll
+    from textual.containers import Horizontal
     from textual.widgets import DataTable, Footer, Input, RichLog, Static, TabbedContent, TabPane
 except ImportError as error:  # pragma: no cover - depends on what is installed
     raise ImportError("the dashboard needs textual: pip install 'zoocache[cli]'") from error
@@ -25,7 +25,7 @@ from zoocache.monitor import Board, Node, Said, labels, totals
 from zoocache.tui.commands import Command, parse, run, summed
 from zoocache.tui.history import History
 from zoocache.tui.screens import Help, Inspect
-from zoocache.tui.widgets import WIDTH, Card, Curves, totals_line
+from zoocache.tui.widgets import Cards, Curves, totals_line
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["ZooCacheCLI"]
 
 EVERY = 1.0  # seconds
-_LINES = 200  # of invalidations, shown of what came within that time
+_LINES = 50  # of invalidations, shown of what came within that time
 
 
 class ZooCacheCLI(App[None]):
@@ -46,23 +46,22 @@ class ZooCacheCLI(App[None]):
     TITLE = "zoocache"
     AUTO_FOCUS = None
     ENABLE_COMMAND_PALETTE = False
-    CSS = f"""
-    #head, #fleet {{ height: 1; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }}
-    #head {{ background: $panel; }}
-    #head.away {{ background: $error; color: $text; text-style: bold; }}
-    #curves {{ height: 10; }}
-    .-low #curves {{ display: none; }}
-    #cards {{ height: 2fr; }}
-    ItemGrid {{ grid-gutter: 0; grid-rows: 5; height: auto; }}
-    Card {{ height: 5; min-width: {WIDTH}; border: round $primary; padding: 0 1; text-wrap: nowrap; }}
-    Card.amiss {{ border: heavy $error; }}
-    #lists {{ height: 1fr; min-height: 6; }}
-    #lists TabPane {{ padding: 0; }}
-    #command {{ height: 1; border: none; padding: 0 1; }}
-    ModalScreen {{ align: center middle; }}
-    .window {{ width: 90%; max-width: 110; height: auto; max-height: 90%; border: thick $primary; padding: 1 2;
-        background: $surface; }}
-    #found {{ height: auto; max-height: 16; }}
+    CSS = """
+    #head, #fleet { height: 1; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
+    #head { background: $panel; }
+    #head.away { background: $error; color: $text; text-style: bold; }
+    #curves { height: 10; }
+    .-low #curves { display: none; }
+    Cards { height: 2fr; overflow-x: hidden; scrollbar-gutter: stable; }
+    .cards--well { color: $primary; }
+    .cards--amiss { color: $error; }
+    #lists { height: 1fr; min-height: 6; }
+    #lists TabPane { padding: 0; }
+    #command { height: 1; border: none; padding: 0 1; }
+    ModalScreen { align: center middle; }
+    .window { width: 90%; max-width: 110; height: auto; max-height: 90%; border: thick $primary; padding: 1 2;
+        background: $surface; }
+    #found { height: auto; max-height: 16; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit"),
@@ -85,6 +84,7 @@ class ZooCacheCLI(App[None]):
         self.above = ""  # the tag whose tags are listed
         self._seen: dict[int, str] | None = None  # of the log
         self._reading = False
+        self._turn = False  # of the curves
         self._since: float | None = None  # when the server was last heard, if it does not answer
         self._asked_to_quit = -10.0
 
@@ -94,8 +94,7 @@ class ZooCacheCLI(App[None]):
         with Horizontal(id="curves"):
             yield Curves("hits, % of calls", 100.0, id="ratio")
             yield Curves("storage and computations, ms", id="latency")
-        with VerticalScroll(id="cards"):
-            yield ItemGrid(min_column_width=WIDTH)
+        yield Cards()
         with TabbedContent(id="lists"):
             with TabPane("Invalidations", id="said"):
                 yield RichLog(id="log", max_lines=2000, markup=False, wrap=False)
@@ -157,32 +156,21 @@ class ZooCacheCLI(App[None]):
         head.remove_class("away")
         head.update(f"{self.board}   {time.strftime('%H:%M:%S')}", layout=False)
         self.query_one("#fleet", Static).update(totals_line(nodes, totals(nodes), moment), layout=False)
-        self._show_cards()
+        self.query_one(Cards).show(nodes, self.history.rates)
         self._show_curves()
         self._show_said(said)
 
-    def _show_cards(self) -> None:
-        grid = self.query_one(ItemGrid)
-        cards = {card.name: card for card in grid.query(Card)}
-        wanted = {node.id for node in self.nodes}
-        for id, card in cards.items():
-            if id not in wanted:
-                card.remove()
-        for node in self.nodes:
-            known = cards.get(node.id)
-            if known is None:
-                known = Card(name=node.id, markup=False)
-                grid.mount(known)
-            known.show(node, self.history.rates.get(node.id, {}))
-
     def _show_curves(self) -> None:
+        """One of them, by turns: to draw both is half of a refresh, and a second moves them by less than a column."""
+        self._turn = not self._turn
         if not self.query_one("#curves").display:
             return
         moments = self.history.moments
-        self.query_one("#ratio", Curves).show({"": [_times(each.ratio, 100) for each in moments]})
-        self.query_one("#latency", Curves).show(
-            {name: [_times(getattr(each, name), 1e3) for each in moments] for name in ("storage", "fills")}
-        )
+        if self._turn:
+            self.query_one("#ratio", Curves).show({"": [_times(each.ratio, 100) for each in moments]})
+        else:
+            curves = {name: [_times(getattr(each, name), 1e3) for each in moments] for name in ("storage", "fills")}
+            self.query_one("#latency", Curves).show(curves)
 
     def _show_said(self, said: list[Said]) -> None:
         names = labels(self.nodes)
