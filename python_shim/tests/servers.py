@@ -305,6 +305,7 @@ class Postgres:
             "port": self.port,
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": self.directory,
+            "autovacuum": "off",  # its transactions are in the snapshots that tests compare
             "fsync": "off",
             "shared_buffers": "16MB",
         }
