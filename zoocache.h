@@ -13690,9 +13690,9 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *                        generation, a random number, and of the server's run id
  *               append   one script (entry, positions) and XRANGE from the cursor, in one
  *                        pipeline. ZC_OK only if the entry itself came back
- *               read     the newest position, XREAD BLOCK and XRANGE of the cursor, in one
- *                        pipeline. ZC_OK only if the entry at the cursor has the nonce that was
- *                        seen there, the next has the next id, the newest was among them, the
+ *               read     XREAD BLOCK, to wait, the newest position, and XRANGE from the cursor,
+ *                        in one pipeline. ZC_OK only if the entry at the cursor has the nonce that
+ *                        was seen there, the next has the next id, the newest was among them, the
  *                        connection's run id is the attached one, the fence was taken, and the
  *                        reply was not full
  *               versions both hashes in one MULTI
@@ -15410,53 +15410,46 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     return zc__redis_remember(r, log, &e);
 }
 
-/* The entries of the one stream that XREAD tells of: [[key, entries]], or a map. NULL: a lie. */
-static const redisReply *zc__redis_stream_entries(const redisReply *news) {
-    if (zc__redis_array(news, 1)) news = news->element[0];
-    else if (!zc__redis_is(news, ZC__REDIS_MAP)) return NULL;
-    bool pair = (zc__redis_array(news, 2) || zc__redis_is(news, ZC__REDIS_MAP)) &&
-                news->elements == 2 && zc__redis_is(news->element[1], REDIS_REPLY_ARRAY);
-    return pair ? news->element[1] : NULL;
-}
-
 /* The position of the last entry that was appended, whether it is still there or not. */
 static bool zc__redis_newest(const redisReply *reply, uint64_t *newest) {
     return zc__redis_array(reply, 1) && zc__redis_number(reply->element[0], newest);
 }
 
-/* What HMGET, XREAD and XRANGE say: gives what is new. */
-static int zc__redis_read_result(zc__redis *r, zc__redis_log log, redisReply *const *replies,
-                          uint64_t position, zc_bus_sink *sink) {
-    const redisReply *news = replies[1], *cursor = replies[2];
-    uint64_t newest;
-    if (!zc__redis_newest(replies[0], &newest)) return ZC_RETRY;
-    if (!zc__redis_array(cursor, 1)) return ZC_RETRY;
-    int proof = zc__redis_at_cursor(r, log, cursor->element[0], position);
-    if (proof == ZC_RETRY) return proof;
-    if (zc__redis_is(news, REDIS_REPLY_NIL)) return newest <= position ? proof : ZC_RETRY;
-    const redisReply *list = zc__redis_stream_entries(news);
-    if (!list) return ZC_E_BUS;
-    int rc = zc__redis_deliver(r, log, list->element, list->elements, position, sink);
+/* What XRANGE from the cursor on says: gives what is new. The newest must be among it, or one of
+ * them was deleted. */
+static int zc__redis_range(zc__redis *r, zc__redis_log log, uint64_t newest,
+                           const redisReply *range, uint64_t position, zc_bus_sink *sink) {
+    if (!zc__redis_is(range, REDIS_REPLY_ARRAY)) return ZC_E_BUS;
+    if (range->elements == 0) return ZC_RETRY;
+    int proof = zc__redis_at_cursor(r, log, range->element[0], position);
+    if (proof == ZC_RETRY) return ZC_RETRY;
+    int rc = zc__redis_deliver(r, log, range->element + 1, range->elements - 1, position, sink);
     if (rc != ZC_OK) return rc;
-    if (list->elements >= ZC__REDIS_BATCH) return ZC_MORE;
-    return newest <= position + list->elements ? proof : ZC_RETRY;
+    if (range->elements > ZC__REDIS_BATCH) return ZC_MORE;
+    return newest < position + range->elements ? proof : ZC_RETRY;
 }
 
-/* What is the newest, XREAD, for at most `ms`, and the cursor's own entry. Over the pool as long as
- * the reader's connection has replies pending. */
+static void zc__req_range(zc__redis_req *q, zc__redis_log log, uint64_t position) {
+    zc__req_cmd(q, "XRANGE $log %u-%u + COUNT %u", log.gen, position, ZC__REDIS_BATCH + 1);
+}
+
+/* Waits for an entry, by XREAD, for at most `ms`; then asks which is the newest, and for all from
+ * the cursor on. Over the pool as long as the reader's connection has replies pending. */
 static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t position, uint64_t ms,
                                zc_bus_sink *sink) {
     zc__redis_req q;
+    uint64_t newest = 0;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
-    unsigned first = q.ncmds;
-    zc__req_cmd(&q, "HMGET $tags @n");
-    zc__req_add(&q, "XREAD COUNT %u", ZC__REDIS_BATCH);
+    zc__req_add(&q, "XREAD COUNT 1");
     if (ms) zc__req_add(&q, "BLOCK %u", ms);
     zc__req_cmd(&q, "STREAMS $log %u-%u", log.gen, position);
-    zc__req_cmd(&q, "XRANGE $log %u-%u %u-%u", log.gen, position, log.gen, position);
+    unsigned at = q.ncmds;
+    zc__req_cmd(&q, "HMGET $tags @n");
+    zc__req_range(&q, log, position);
     int rc = zc__redis_log_call(r, &q, log, !r->reader.pending, ms * ZC_MILLISECOND);
-    if (rc == ZC_OK) rc = zc__redis_read_result(r, log, q.reply + first, position, sink);
+    if (rc == ZC_OK && !zc__redis_newest(q.reply[at], &newest)) rc = ZC_RETRY;
+    if (rc == ZC_OK) rc = zc__redis_range(r, log, newest, q.reply[at + 1], position, sink);
     zc__req_free(&q);
     return rc;
 }
@@ -15610,21 +15603,6 @@ static void zc__req_durable(zc__redis *r, zc__redis_req *q) {
     zc__req_cmd(q, "CONFIG GET append*");
 }
 
-/* What the script and XRANGE from the cursor say. The entry may have been deleted in between. */
-static int zc__redis_append_result(zc__redis *r, zc__redis_log log, const redisReply *script,
-                              const redisReply *range, uint64_t position, zc_bus_sink *sink) {
-    uint64_t own;
-    if (zc__redis_is(script, REDIS_REPLY_INTEGER)) return ZC_RETRY;
-    if (!zc__redis_number(script, &own) || !zc__redis_is(range, REDIS_REPLY_ARRAY)) return ZC_E_BUS;
-    if (range->elements == 0) return ZC_RETRY;
-    int proof = zc__redis_at_cursor(r, log, range->element[0], position);
-    if (proof == ZC_RETRY) return ZC_RETRY;
-    int rc = zc__redis_deliver(r, log, range->element + 1, range->elements - 1, position, sink);
-    if (rc != ZC_OK) return rc;
-    if (range->elements > ZC__REDIS_BATCH) return ZC_MORE;
-    return own < position + range->elements ? proof : ZC_RETRY;
-}
-
 /* The list of an entry, with memory even if it is empty. False: there is none. */
 static bool zc__redis_list(const zc__redis *r, const zc_bytes *tags, size_t n, zc__buf *list) {
     size_t size = zc__list_size(tags, n);
@@ -15641,6 +15619,7 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_req q;
     zc__buf list;
+    uint64_t own = 0;
     if (!log.gen) return ZC_RETRY;
     if (!zc__redis_list(r, tags, n, &list)) return ZC_E_NOMEM;
     zc__req_init(r, &q);
@@ -15650,10 +15629,12 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     zc__req_add(&q, "%b %u %u", list.ptr, list.size, r->log_length, r->max_tags / 2 + 4);
     for (size_t i = 0; i < n; i++) zc__req_arg(&q, tags[i].ptr, tags[i].len);
     zc__req_end(&q);
-    zc__req_cmd(&q, "XRANGE $log %u-%u + COUNT %u", log.gen, position, ZC__REDIS_BATCH + 1);
+    zc__req_range(&q, log, position);
     if (durable) zc__req_durable(r, &q);
     int rc = zc__redis_log_call(r, &q, log, false, durable ? r->timeout : 0);
-    if (rc == ZC_OK) rc = zc__redis_append_result(r, log, q.reply[0], q.reply[1], position, sink);
+    if (rc == ZC_OK && zc__redis_is(q.reply[0], REDIS_REPLY_INTEGER)) rc = ZC_RETRY;
+    if (rc == ZC_OK && !zc__redis_number(q.reply[0], &own)) rc = ZC_E_BUS;
+    if (rc == ZC_OK) rc = zc__redis_range(r, log, own, q.reply[1], position, sink);
     bool done = rc == ZC_OK || rc == ZC_MORE;
     if (done && durable && !zc__redis_is_durable(r, q.reply[2], q.reply[3])) {
         zc__redis_say(r, ZC_LOG_ERROR, "ZC_DURABLE: not known to be safe", zc_slice("", 0));

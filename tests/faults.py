@@ -108,9 +108,8 @@ SIMULATION = {
         "return rc;",
     ),
     "the entry at the cursor is not looked at": (
-        "if (!zc__redis_array(cursor, 1)) return ZC_RETRY;\n"
-        "    int proof = zc__redis_at_cursor(r, log, cursor->element[0], position);",
-        "int proof = cursor ? ZC_OK : ZC_RETRY;",
+        "int proof = zc__redis_at_cursor(r, log, range->element[0], position);",
+        "int proof = ZC_OK;",
     ),
     "neither the nonce nor the replication id is looked at": (
         "bool same = r->nonces[i] == e.nonce, ours",
@@ -144,9 +143,7 @@ SIMULATION = {
         "if (reader->epoch != b->epoch) rc = ZC_RETRY;",
         "else if (reader->full) rc = ZC_E_NOMEM;",
         "else if (b->cursors[reader->log] = position - 1, reader->full) rc = ZC_E_NOMEM;",
-        "return newest <= position + list->elements ? proof : ZC_RETRY;",
-        "return proof;",
-        "return own < position + range->elements ? proof : ZC_RETRY;",
+        "return newest < position + range->elements ? proof : ZC_RETRY;",
         "return proof;",
     ),
     "a fill begins after its loader": (
@@ -242,9 +239,7 @@ SIMULATION = {
         "ids[0];",
     ),
     "an entry that is deleted before it was heard goes unnoticed": (
-        "return newest <= position ? proof : ZC_RETRY;",
-        "return proof;",
-        "return newest <= position + list->elements ? proof : ZC_RETRY;",
+        "return newest < position + range->elements ? proof : ZC_RETRY;",
         "return proof;",
     ),
     "the storage's breaker never closes": (
