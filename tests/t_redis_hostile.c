@@ -224,21 +224,28 @@ TEST(lies_are_failures) {
     }
 }
 
-/* What an honest server says to READ: the newest position, what is new, the entry at the cursor. */
+/* What an honest server says to READ: that there is news, or not; the newest position; the log from
+ * the cursor on. */
 #define POSITION(p) "$1\r\n" p "\r\n"
 #define NEWEST(p) "*1\r\n" POSITION(p)
 #define LOGGED(id, nonce)                                                                          \
     "*2\r\n$3\r\n" id "\r\n*4\r\n$1\r\nn\r\n$4\r\n" nonce "\r\n$1\r\nt\r\n$0\r\n\r\n"
 #define CURSOR "*1\r\n" LOGGED("7-3", "me.3")
-#define STREAM(id) "$3\r\nlog\r\n*1\r\n" LOGGED(id, "me.4")
-#define NEWS(id) "*1\r\n*2\r\n" STREAM(id)
+#define RANGE(id) "*2\r\n" LOGGED("7-3", "me.3") LOGGED(id, "me.4")
+#define STREAM "$3\r\nlog\r\n*1\r\n" LOGGED("7-4", "me.4")
+#define NEWS "*1\r\n*2\r\n" STREAM
+#define NONE "*-1\r\n"
 
 TEST(the_truth_is_taken) {
     stage g;
-    scene s = {.next = {NEWEST("3"), "*-1\r\n", CURSOR, NEWEST("4"), NEWS("7-4"), CURSOR,
-                        NEWEST("5"), NEWS("7-5"), CURSOR, NEWEST("4"), NEWS("8-4"), CURSOR,
-                        NEWEST("4"), "*-1\r\n", CURSOR, NEWEST("5"), NEWS("7-4"), CURSOR,
-                        "*1\r\n$-1\r\n", "*-1\r\n", CURSOR, NEWEST("3"), NEWS("7-4"), CURSOR}};
+    scene s = {.next = {NONE, NEWEST("3"), CURSOR,        /* nothing new */
+                        NEWS, NEWEST("4"), RANGE("7-4"),  /* an entry */
+                        NEWS, NEWEST("5"), RANGE("7-5"),  /* after a gap */
+                        NEWS, NEWEST("4"), RANGE("8-4"),  /* of another log */
+                        NONE, NEWEST("4"), CURSOR,        /* gone */
+                        NEWS, NEWEST("5"), RANGE("7-4"),  /* gone, but for the one before it */
+                        NONE, "*1\r\n$-1\r\n", CURSOR,    /* nobody knows the newest */
+                        NONE, NEWEST("3"), RANGE("7-4")}}; /* appended after that was asked */
     REQUIRE(begin(&g, s));
     attached(&g);
     CHECK_EQ(call(&g, READ), ZC_OK);
@@ -259,7 +266,7 @@ TEST(the_truth_is_taken) {
 }
 
 /* What an honest server says to APPEND: the entry's position, and the log from the cursor on. */
-#define BOTH "*2\r\n" LOGGED("7-3", "me.3") LOGGED("7-4", "me.4")
+#define BOTH RANGE("7-4")
 
 TEST(what_is_appended_must_come_back) {
     stage g;
@@ -276,14 +283,14 @@ TEST(what_is_appended_must_come_back) {
 }
 
 #if HIREDIS_MAJOR >= 1
-#define MAP(id) "%1\r\n" STREAM(id)
+#define MAP "%1\r\n" STREAM
 #define PUSH ">2\r\n+message\r\n$2\r\nhi\r\n"
 
 TEST(resp3_is_the_same_truth) {
     stage g;
-    scene s = {.next = {NEWEST("3"), "_\r\n", CURSOR, NEWEST("4"), PUSH MAP("7-4"),
-                        PUSH PUSH CURSOR, NEWEST("5"), MAP("7-5"), CURSOR, PUSH NEWEST("4"),
-                        MAP("7-4"), PUSH CURSOR PUSH}};
+    scene s = {.next = {"_\r\n", NEWEST("3"), CURSOR, PUSH MAP, NEWEST("4"), PUSH PUSH RANGE("7-4"),
+                        MAP, NEWEST("5"), RANGE("7-5"), MAP, PUSH NEWEST("4"),
+                        PUSH RANGE("7-4") PUSH}};
     REQUIRE(begin(&g, s));
     attached(&g);
     CHECK_EQ(call(&g, READ), ZC_OK);
