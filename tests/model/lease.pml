@@ -195,13 +195,13 @@ inline epoch_break() { attached = false; lease = EXPIRED; flush() }
 #define FENCE_GOOD WRITABLE(to)
 #endif
 
-/* XRANGE cursor cursor, the identity, the fencing write; a full reply proves nothing. */
+/* The entry at the cursor, the identity, the fencing write; a full reply proves nothing. */
 inline check() {
     good = RUN_GOOD && CURSOR_GOOD;
     fenced = FENCE_GOOD
 }
 
-/* XREAD: up to COUNT entries behind the cursor. */
+/* Up to COUNT entries behind the cursor; in the code, in one step with that at the cursor. */
 inline xread() {
     last = cursor;
     hit = false;
