@@ -226,6 +226,10 @@ chaos: $(BUILD)/clang/chaos ## nodes on real Redis servers under faults, for SEC
 	@$(CHAOS) --seconds $$(($(or $(SECONDS),600) / 3))
 	@$(CHAOS) --seconds $$(($(or $(SECONDS),600) / 3)) --replicas --shards 3
 	@tests/chaos_net.sh $(CHAOS) --seconds $$(($(or $(SECONDS),600) / 3)) --replicas
+.PHONY: chaos-places
+chaos-places: python-venv $(FERRETDB)/ferretdb ## caches over memcached, files, FerretDB, Apache, moto, which fail TURNS (20) times
+	@cd python_shim && $(abspath $(BUILD))/venv/bin/python _build.py && TURNS=$(or $(TURNS),20) \
+	    $(abspath $(BUILD))/venv/bin/python -m pytest -q -k chaos tests/test_places_shared.py
 chaos-short: # two minutes; then with checks taken out of the header, which it must find
 	@$(ALL) $(BUILD)/clang/chaos || :
 	@bad=; $(RUNNER) step chaos/one-server $(CHAOS) --seconds 40 --shards 3 || bad=1; \

@@ -113,6 +113,11 @@ class Program:
     def go_on(self):
         os.killpg(self.process.pid, signal.SIGCONT)
 
+    def kill(self):
+        """As the machine would, if it lost its power: with threads and children."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
     def stop(self):
         if self.process.poll() is None:
             self.go_on()

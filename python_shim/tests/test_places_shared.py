@@ -22,6 +22,8 @@ from zoocache.storages import open_url
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "python" / "three_processes.py"
 PLACES = ["file", "memcached", "ferretdb", "dynamodb", "apache", "s3"]
+TURNS = int(os.environ.get("TURNS", 0))  # of chaos, in its long form (make chaos-places)
+CHAOS = ["ferretdb", "apache", *(["dynamodb"] if TURNS else [])]  # moto takes long
 SLOW = ("ferretdb", "dynamodb", "apache", "s3")
 
 
@@ -215,7 +217,11 @@ def test_values_of_a_place_are_found_however_they_were_stored():
         assert (here.stats().storage_errors, there.stats().storage_errors) == (0, 0)
 
 
-ANSWERS = [(list, 0, 0), (lambda found: [None, *found[1:]], 2, 0), (lambda found: found[1:], 20, 20)]  # counted for each key
+ANSWERS = [
+    (list, 0, 0),
+    (lambda found: [None, *found[1:]], 2, 0),
+    (lambda found: found[1:], 20, 20),
+]  # counted for each key
 
 
 @pytest.mark.parametrize("answer, misses, errors", ANSWERS)
@@ -409,13 +415,10 @@ def everything(memcached):
 class Fleet:
     """Nodes that read and write versions of keys, and what each read must not be older than."""
 
-    T = 0.5
-
-    def __init__(self, url, nodes=3, keys=5):
-        self.caches = [
-            Cache(storage_url=url, prefix="chaos", max_staleness=self.T, ack="durable", breaker_pause=0.02)
-            for _ in range(nodes)
-        ]
+    def __init__(self, url, nodes=3, keys=5, staleness=0.5, pause=0.03):
+        self.T, self.pause = staleness, pause
+        options = {"prefix": "chaos", "max_staleness": staleness, "ack": "durable", "breaker_pause": 0.02}
+        self.caches = [Cache(storage_url=url, **options) for _ in range(nodes)]
         self.truth = [0] * keys
         self.acked = [[(0.0, 0)] for _ in range(keys)]  # when, and which version was then acknowledged
         self.locks = [threading.Lock() for _ in range(keys)]
@@ -444,7 +447,7 @@ class Fleet:
                     work(cache, load, k)
                 except Exception as error:
                     self.wrong.append(repr(error))
-            time.sleep(0.002 if work == self.read else 0.03)
+            time.sleep(0.002 if work == self.read else self.pause)
 
     def read(self, cache, load, k):
         began = time.monotonic()
@@ -474,6 +477,10 @@ class Fleet:
             hits = cache.stats().hits_storage
             until(lambda cache=cache, hits=hits: cache.stats().hits_storage > hits)
 
+    def unsettle(self):
+        """Until none hears anything."""
+        until(lambda: all(cache.health().checks["bus"].status != "ok" for cache in self.caches))
+
 
 def judge(fleet):
     assert not fleet.wrong, fleet.wrong[:5]
@@ -488,7 +495,7 @@ def test_chaos_on_memcached(tmp_path, caplog):
     with Fleet(server.url) as fleet:
         fleet.settle()
         filler = open_url(server.url)
-        for turn in range(2):
+        for turn in range(TURNS or 2):
             for n in range(40):  # under memory pressure, the log is evicted like anything else
                 filler.put(b"fill %d" % n, os.urandom(100_000), None)
             fleet.settle()
@@ -497,11 +504,11 @@ def test_chaos_on_memcached(tmp_path, caplog):
             until(lambda before=memcached_breaks: sum(c.stats().bus_breaks for c in fleet.caches) >= before + 3)
             fleet.settle()
             server.pause()
-            until(lambda: all(cache.health().checks["bus"].status != "ok" for cache in fleet.caches))
+            fleet.unsettle()
             server.go_on()
             fleet.settle()
             server.stop()
-            until(lambda: all(cache.health().checks["bus"].status != "ok" for cache in fleet.caches))
+            fleet.unsettle()
             server.start()
             fleet.settle()
             filler.close()
@@ -517,7 +524,7 @@ def test_chaos_on_files(tmp_path, caplog):
     with Fleet(f"file://{place}") as fleet:
         from test_places import WRITER
 
-        for turn in range(3):
+        for turn in range(TURNS or 3):
             fleet.settle()
             with subprocess.Popen([sys.executable, "-c", WRITER, place], stdout=subprocess.PIPE) as writer:
                 assert writer.stdout.readline() == b"ready\n"
@@ -532,20 +539,28 @@ def test_chaos_on_files(tmp_path, caplog):
 
 @pytest.mark.slow
 @pytest.mark.plain
-def test_chaos_on_mongodb(ferretdb, caplog):
+@pytest.mark.parametrize("url", CHAOS, indirect=True)
+def test_chaos_on_servers(url, request, caplog):
+    """They hang, and are killed: what is in a database or in files is there afterwards, moto has lost everything."""
     caplog.set_level(logging.CRITICAL, "zoocache")
-    with Fleet(ferretdb.url + ".chaos") as fleet:
+    name = request.node.callspec.params["url"]
+    server = request.getfixturevalue({"dynamodb": "aws"}.get(name, name))
+    with Fleet(url, staleness=1.0, pause=0.03 if name == "ferretdb" else 0.3) as fleet:
         fleet.settle()
-        ferretdb.pause()
-        until(lambda: all(cache.health().checks["bus"].status != "ok" for cache in fleet.caches))
-        ferretdb.go_on()
-        fleet.settle()
-        ferretdb.stop()
-        until(lambda: all(cache.health().checks["bus"].status != "ok" for cache in fleet.caches))
-        ferretdb.start()
-        fleet.settle()
+        for _ in range(TURNS or 1):
+            server.pause()
+            fleet.unsettle()
+            server.go_on()
+            fleet.settle()
+            server.kill()
+            fleet.unsettle()
+            server.start()
+            if name == "dynamodb":
+                server.table(url.partition("?")[0].rpartition("/")[2])
+            fleet.settle()
     judge(fleet)
-    assert sum(cache.stats().bus_breaks for cache in fleet.caches) == 0, "nothing was lost"
+    if name != "dynamodb":
+        assert sum(cache.stats().bus_breaks for cache in fleet.caches) == 0, "nothing was lost"
 
 
 @pytest.mark.slow
