@@ -8553,20 +8553,65 @@ static int zc__store_put(const zc_store *st, const zc__entry *e, zc_bytes record
       (st)->put((st)->user, zc__entry_key(e), record, end_ms)
 #endif
 
+/* The texts of an entry's dependencies, in `size` bytes. NULL: there are none, or no memory. */
+static zc_bytes *zc__store_deps(zc_cache *c, zc__entry *e, size_t *size) {
+    zc_tag **nodes = zc__entry_deps(e);
+    *size = e->ndeps * sizeof(zc_bytes);
+    for (size_t i = 0; i < e->ndeps; i++) *size += zc__tag_len(nodes[i]);
+    zc_bytes *deps = *size ? (zc_bytes *)zc__alloc(&c->mem, *size) : NULL;
+    char *text = deps ? (char *)(deps + e->ndeps) : NULL;
+    for (size_t i = 0; i < e->ndeps && deps; i++) {
+        deps[i] = zc_slice(text, zc__tag_text(nodes[i], text));
+        text += deps[i].len;
+    }
+    return deps;
+}
+
+/* Writes an entry that ends at `end`, as a record whose `begin`, generation and mark are known. */
+static int zc__store_record(zc_cache *c, zc__entry *e, zc_record *r, uint64_t end,
+                            uint32_t epoch) {
+    uint64_t now = zc__now(c), now_ms = zc__wall_ms(c), hard = end;
+    zc__buf record;
+    size_t size;
+    zc_bytes *deps = zc__store_deps(c, e, &size);
+    if (size && !deps) return ZC_E_NOMEM;
+    memset(&record, 0, sizeof record);
+    r->key = zc__entry_key(e);
+    r->absent = (e->flags & ZC__ABSENT) != 0;
+    r->value = zc__entry_raw(e);
+#ifndef ZOOCACHE_NO_LZ4
+    r->plain = (e->flags & ZC__PLAIN) != 0;
+#endif
+    r->deps = deps;
+    r->ndeps = e->ndeps;
+    if (e->flags & ZC__EXTRAS) {
+        const zc__extras *x = zc__entry_extras(e);
+        hard = x->hard;
+        r->soft_ms = zc__until_ms(x->soft, now, now_ms);
+        r->tti_ms = x->tti / ZC_MILLISECOND;
+        r->grace_ms = x->grace / ZC_MILLISECOND;
+    }
+    if (c->desc.store_ttl) hard = end = zc__add_sat(now, c->desc.store_ttl);
+    r->expires_ms = zc__until_ms(hard, now, now_ms);
+    int rc = zc__store_encode(c, e, r, &record);
+    if (rc == ZC_OK) {
+        ZC__APART(rc = zc__store_put(&c->desc.store, e, zc_slice(record.ptr, record.size),
+                                     zc__until_ms(end, now, now_ms)));
+        rc = zc__store_outcome(c, epoch, rc);
+    }
+    zc__buf_free(&c->mem, &record);
+    zc__free(&c->mem, deps, size);
+    return rc;
+}
+
 /* Writes an entry, which is pinned, to the storage. If it replaces what may be there, an object, or
  * what cannot be written or is dead by now, at least takes that away. It is the caller's turn. */
 static int zc__store_save(zc_cache *c, zc__entry *e, const zc__writer *w) {
-    const zc_store *st = &c->desc.store;
-    zc_bytes key = zc__entry_key(e), *deps = NULL;
-    zc_tag **nodes = zc__entry_deps(e);
-    size_t ndeps = e->ndeps, text_len = 0;
+    zc__shard *s = zc__shard_of(c, zc__entry_hash(c, e));
     unsigned char mark[ZC__MARK];
-    zc__buf record;
     zc_record r;
-    memset(&record, 0, sizeof record);
     memset(&r, 0, sizeof r);
     r.generation = c->generation;
-    zc__shard *s = zc__shard_of(c, zc__entry_hash(c, e));
     zc__spin_lock(&s->lock);
     r.begin = e->begin;
     uint64_t end = e->expires;
@@ -8574,49 +8619,13 @@ static int zc__store_save(zc_cache *c, zc__entry *e, const zc__writer *w) {
     uint64_t kept = zc__atomic_load_acq(&c->kept);
     if (zc__keeps_versions(c) && r.begin > kept) r.begin = kept;
     uint32_t epoch = zc__store_epoch(c);
-    if (e->flags & ZC__OBJECT || epoch & 1 ||
-        (zc__bus_on(c) && !zc__bus_position(c, e, &r, mark)))
-        return w->replaces ? zc__store_del(c, key, w) : ZC_OK;
-    for (size_t i = 0; i < ndeps; i++) text_len += zc__tag_len(nodes[i]);
-    size_t size = ndeps * sizeof *deps + text_len;
-    if (size && !(deps = (zc_bytes *)zc__alloc(&c->mem, size))) {
-        if (w->replaces) (void)zc__store_del(c, key, w);
-        return ZC_E_NOMEM;
-    }
-    char *text = deps ? (char *)(deps + ndeps) : NULL;
-    for (size_t i = 0; i < ndeps; i++) {
-        deps[i] = zc_slice(text, zc__tag_text(nodes[i], text));
-        text += deps[i].len;
-    }
-    uint64_t now = zc__now(c), now_ms = zc__wall_ms(c), hard = e->expires;
-    r.key = key;
-    r.absent = (e->flags & ZC__ABSENT) != 0;
-    r.value = zc__entry_raw(e);
-#ifndef ZOOCACHE_NO_LZ4
-    r.plain = (e->flags & ZC__PLAIN) != 0;
-#endif
-    r.deps = deps;
-    r.ndeps = ndeps;
-    if (e->flags & ZC__EXTRAS) {
-        const zc__extras *x = zc__entry_extras(e);
-        hard = x->hard;
-        r.soft_ms = zc__until_ms(x->soft, now, now_ms);
-        r.tti_ms = x->tti / ZC_MILLISECOND;
-        r.grace_ms = x->grace / ZC_MILLISECOND;
-    }
-    if (c->desc.store_ttl) hard = end = zc__add_sat(now, c->desc.store_ttl);
-    r.expires_ms = zc__until_ms(hard, now, now_ms);
-    int rc = zc__store_encode(c, e, &r, &record);
-    if (rc == ZC_OK) {
-        ZC__APART(rc = zc__store_put(st, e, zc_slice(record.ptr, record.size),
-                                     zc__until_ms(end, now, now_ms)));
-        rc = zc__store_outcome(c, epoch, rc);
-    }
-    zc__buf_free(&c->mem, &record);
-    zc__free(&c->mem, deps, size);
+    bool can = !(e->flags & ZC__OBJECT) && !(epoch & 1) &&
+               (!zc__bus_on(c) || zc__bus_position(c, e, &r, mark));
+    if (!can) return w->replaces ? zc__store_del(c, zc__entry_key(e), w) : ZC_OK;
+    int rc = zc__store_record(c, e, &r, end, epoch);
     if (rc >= 0 || !w->replaces || (rc == ZC_E_BUSY && w->again)) return rc;
     if (zc__store_was_slow(rc)) zc__store_distrust(c);
-    else (void)zc__store_del(c, key, w);
+    else (void)zc__store_del(c, zc__entry_key(e), w);
     return rc;
 }
 
@@ -11899,6 +11908,8 @@ static uint64_t zc__system_random(void) {
  *                 tags0,1  XXH3-64 of the path -> position 8
  *                 locks    H -> token 8 | end 8
  *                 holds    id 8 -> tags, as in log
+ *               `uses` is apart from the records, so that a use writes 16 bytes, not the record;
+ *               without `ends` those that have ended would be found by reading all.
  *               H: XXH3-128 of the key, 16 bytes, seeded with the identity: any key, empty or long,
  *               is the same to LMDB. A record's key is compared. `end`: wall clock, ms; 0: never.
  *   Versions    Two generations of tags. Writes go to the young one; when that has its share, the
@@ -12242,16 +12253,17 @@ static inline int zc__lmdb_get(MDB_txn *txn, MDB_dbi dbi, MDB_val key, MDB_val *
 
 #define ZC__LMDB_MAIN 1 /* LMDB's handle of the unnamed database */
 
-/* ZC_E_CORRUPT: numbers that do not come from counting. */
+/* ZC_E_CORRUPT: there are none, or they do not come from counting. */
 static int zc__lmdb_load(MDB_txn *txn, uint64_t meta[ZC__LMDB_META]) {
     MDB_val v;
     int rc = zc__lmdb_get(txn, ZC__LMDB_MAIN, zc__lmdb_val("zoocache", 8), &v, ZC__LMDB_META * 8);
-    if (rc != ZC_OK) return rc;
+    if (rc != ZC_OK) return rc == ZC_MISS ? ZC_E_CORRUPT : rc;
     for (size_t i = 0; i < ZC__LMDB_META; i++) meta[i] = zc__get64(zc__lmdb_at(&v, i * 8));
     uint64_t tail = meta[ZC__LMDB_TAIL];
-    bool good = meta[ZC__LMDB_FORMAT] == ZC__LMDB_FORMAT_1 && meta[ZC__LMDB_YOUNG] <= 1 &&
-                tail <= ZC__POSITION_MAX && meta[ZC__LMDB_FLOOR] <= tail &&
-                meta[ZC__LMDB_SWAPPED] <= tail && meta[ZC__LMDB_ROOT] <= tail &&
+    bool good = meta[ZC__LMDB_FORMAT] == ZC__LMDB_FORMAT_1 && meta[ZC__LMDB_IDENTITY] != 0 &&
+                meta[ZC__LMDB_YOUNG] <= 1 && tail <= ZC__POSITION_MAX &&
+                meta[ZC__LMDB_FLOOR] <= tail && meta[ZC__LMDB_SWAPPED] <= tail &&
+                meta[ZC__LMDB_ROOT] <= tail &&
                 meta[ZC__LMDB_STAMP] <= ZC__VERSION_MAX && meta[ZC__LMDB_TOKEN] <= ZC__VERSION_MAX;
     return good ? ZC_OK : ZC_E_CORRUPT;
 }
@@ -12277,7 +12289,7 @@ static int zc__lmdb_begin_meta(zc__lmdb *db, zc__lmdb_rd *r, uint64_t meta[ZC__L
     rc = zc__lmdb_load(r->txn, meta);
     if (rc == ZC_OK) zc__lmdb_learn_tail(db, r->txn, meta[ZC__LMDB_TAIL]);
     else zc__lmdb_end(r);
-    return rc == ZC_MISS ? ZC_E_CORRUPT : rc;
+    return rc;
 }
 
 /* ---- notes of use ---- */
@@ -12416,19 +12428,16 @@ static int zc__lmdb_try(zc__lmdb *db, zc__lmdb_step step, void *arg) {
     zc__lmdb_tx t;
     if (!zc__lmdb_usable(db)) return ZC_E_STORE;
     t.db = db;
+    t.txn = NULL;
     t.nflushed = 0;
     int rc = zc__lmdb_enter(db);
     if (rc != ZC_OK) return rc;
     rc = zc__lmdb_result(mdb_txn_begin(db->env, NULL, 0, &t.txn));
-    if (rc != ZC_OK) {
-        zc__lmdb_leave(db);
-        return rc;
-    }
-    rc = zc__lmdb_load(t.txn, t.meta);
-    rc = rc == ZC_OK ? step(&t, arg) : rc == ZC_MISS ? ZC_E_CORRUPT : rc;
+    if (rc == ZC_OK) rc = zc__lmdb_load(t.txn, t.meta);
+    if (rc == ZC_OK) rc = step(&t, arg);
     if (rc == ZC_OK) rc = zc__lmdb_save(t.txn, t.meta);
     if (rc == ZC_OK) rc = zc__lmdb_commit(db, t.txn);
-    else mdb_txn_abort(t.txn);
+    else if (t.txn) mdb_txn_abort(t.txn);
     zc__lmdb_leave(db);
     if (rc == ZC_OK) zc__lmdb_forget(db, t.flushed, t.nflushed);
     return rc;
@@ -13095,12 +13104,6 @@ static bool zc__lmdb_boot(char id[36]) {
     return good;
 }
 
-static uint64_t zc__lmdb_identity(void) {
-    uint64_t id = 0;
-    while (id == 0) id = zc__system_random();
-    return id;
-}
-
 /* Every process that has the directory open holds a lock on one byte of path/zoocache, at its pid:
  * a lock of the open file, so a second open in the same process meets it, and kill -9 releases it.
  * *alone: nobody else holds any. ZC_E_INVAL: this process has the directory open. */
@@ -13440,15 +13443,13 @@ static int zc__lmdb_setup(zc__lmdb *db, MDB_txn *txn, bool grown) {
     int rc = mdb_dbi_open(txn, NULL, 0, &unnamed);
     if (rc == MDB_SUCCESS) rc = mdb_stat(txn, unnamed, &s);
     if (rc != MDB_SUCCESS) return zc__lmdb_result(rc);
-    rc = zc__lmdb_load(txn, meta);
-    if (rc == ZC_MISS && s.ms_entries > 0) rc = ZC_E_CORRUPT;
-    if (rc < 0) return rc;
-    if (rc == ZC_MISS) meta[ZC__LMDB_IDENTITY] = zc__lmdb_identity();
+    bool fresh = s.ms_entries == 0;
+    rc = fresh ? ZC_OK : zc__lmdb_load(txn, meta);
+    while (meta[ZC__LMDB_IDENTITY] == 0) meta[ZC__LMDB_IDENTITY] = zc__system_random();
     db->identity = meta[ZC__LMDB_IDENTITY];
-    unsigned flags = rc == ZC_MISS ? MDB_CREATE : 0;
-    rc = rc == ZC_OK && !grown ? ZC_OK : zc__lmdb_save(txn, meta);
+    if (rc == ZC_OK && (fresh || grown)) rc = zc__lmdb_save(txn, meta);
     for (size_t i = 0; i < ZC__LMDB_DBS && rc == ZC_OK; i++)
-        rc = zc__lmdb_result(mdb_dbi_open(txn, names[i], flags, &db->dbi[i]));
+        rc = zc__lmdb_result(mdb_dbi_open(txn, names[i], fresh ? MDB_CREATE : 0, &db->dbi[i]));
     return rc == ZC_MISS ? ZC_E_CORRUPT : rc;
 }
 
