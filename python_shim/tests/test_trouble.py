@@ -19,7 +19,7 @@ from servers import Redis, free_port, until
 from test_process import in_child
 
 import zoocache
-from zoocache import BusSilent, Cache, _ffi, _ffi_shared, _log, _shared
+from zoocache import BusSilent, Cache, Scope, _ffi, _ffi_shared, _log, _shared
 from zoocache._log import QUIET, Troubles
 from zoocache.scopes import Scope
 from zoocache.storage import Storage
@@ -189,6 +189,32 @@ def test_alone_a_loud_writer_is_told(tmp_path):
             with pytest.raises(BusSilent, match="in this process alone"):
                 invalidate()
         assert cache.get("k") is None
+
+
+@needs_lmdb
+def test_alone_nobody_is_told_to_hold(tmp_path, caplog):
+    """What cannot be announced is said once; who chose to have an error has it before the commit."""
+    only_garbage(made(tmp_path))
+    with Cache(storage_url=f"lmdb://{tmp_path}") as cache:
+        cache.set("k", 1, deps=["t"])
+        for _ in range(2):
+            with cache.transaction(hold=60):
+                cache.invalidate("t")
+                assert cache.get("k") is None, "it is held back all the same"
+                assert cache.stats().holds == 0
+            assert cache.get("k") is None
+        said = [record.getMessage() for record in caplog.records if "hold=" in record.getMessage()]
+        assert len(said) == 1 and "announces nothing" in said[0]
+    with Cache(storage_url=f"lmdb://{tmp_path}", ack="durable", scopes=Scope("org", "org_id")) as cache:
+        cache.set("k", 1, deps=["t"])
+        with pytest.raises(KeyError), cache.transaction(hold=60):
+            with pytest.raises(BusSilent):
+                cache.invalidate("t")
+            assert cache.get("k") is None, "who goes on does not see it"
+            raise KeyError
+        assert cache.get("k") == 1, "nothing was committed"
+        with pytest.raises(BusSilent):
+            cache.evict_scope("org", org_id=1)
 
 
 @needs_lmdb

@@ -20,13 +20,14 @@ from weakref import finalize
 
 from zoocache import _ffi
 from zoocache._errors import StorageIsFull
-from zoocache._ffi import E_BUSY, E_FULL, E_INVAL, E_STORE, E_TIMEOUT, MISS, MORE, OK, STALE, Core, Deps
+from zoocache._ffi import E_BUS, E_BUSY, E_FULL, E_INVAL, E_STORE, E_TIMEOUT, MISS, MORE, OK, STALE, Core, Deps
+from zoocache._log import logger
 from zoocache.storage import DEADLINE, SharedStorage, Storage, VersionedStorage
 
 if TYPE_CHECKING:
     from zoocache._log import Troubles
 
-__all__ = ["Found", "Refused", "Server", "SharedCore", "SharedStats", "Token", "open_core"]
+__all__ = ["Alone", "Found", "Refused", "Server", "SharedCore", "SharedStats", "Token", "open_core"]
 
 NEVER = 2**64 - 1
 
@@ -396,8 +397,38 @@ def _found(out: _Found, stale: bool, data: bytes | memoryview) -> Found:
     )  # fmt: skip
 
 
+class Alone(Core):
+    """A cache of the library in place of one whose log cannot be had: what it invalidates, nobody else hears of."""
+
+    __slots__ = ("asked",)  # to hold something
+
+    def invalidate(self, names: bytes) -> int:
+        """Invalidates tags separated by NUL, in one step: here."""
+        return super().invalidate(names) or E_BUS
+
+    def invalidate_mark(self, mark: bytes) -> int:
+        """Invalidates a tag of the package's own: here."""
+        return super().invalidate_mark(mark) or E_BUS
+
+    def clear(self) -> int:
+        """Invalidates everything: here."""
+        return super().clear() or E_BUS
+
+    def hold(self) -> int:
+        """Nobody can be told to hold anything, which is said once."""
+        if not hasattr(self, "asked"):
+            self.asked = True
+            logger.error(
+                "zoocache: transaction(hold=) announces nothing, as the storage could not be opened: if this process"
+                " dies between a commit and its invalidation, other processes do not hear of that"
+            )
+        return E_BUS
+
+
 def hold(core: Core, names: bytes, lease: float) -> tuple[int, int]:
     """Holds tags separated by NUL: a result, and what to end."""
+    if isinstance(core, Alone):
+        return core.hold(), 0
     held = c_uint64()
     return int(_hold(core.pointer, names, len(names), nanoseconds(lease), ctypes.byref(held))), held.value
 

@@ -30,6 +30,7 @@ from zoocache._ffi_shared import (
     NEVER,
     PEEKS,
     UNSEALED,
+    Alone,
     Found,
     SharedCore,
     Token,
@@ -463,20 +464,6 @@ class Shared:
             return tier(settings)
         settings.storage = None
         return tier(settings) if settings.options["bus"] else Tier(None, _ffi.Core())
-
-
-class Alone(_ffi.Core):
-    """A cache of the library in place of one whose log cannot be had: what it invalidates, nobody else hears of."""
-
-    __slots__ = ()
-
-    def invalidate(self, names: bytes) -> int:
-        """Invalidates tags separated by NUL, in one step: here."""
-        return super().invalidate(names) or E_BUS
-
-    def clear(self) -> int:
-        """Invalidates everything: here."""
-        return super().clear() or E_BUS
 
 
 class Tier(NamedTuple):

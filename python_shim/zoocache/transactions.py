@@ -66,8 +66,8 @@ class Transaction:
         if not all(map(_tags.fine, checked)):
             _tags.refuse(checked)
         self.held.update(checked)
-        self._announce(checked)
         _ffi.change()  # no entry has the word any more: each is looked at, and then seen to be held back
+        self._announce(checked)
 
     def _announce(self, tags: tuple[str, ...]) -> None:
         """Has every process hold them, if that is wanted."""
