@@ -1,3 +1,4 @@
+import asyncio
 import dataclasses
 import datetime
 import decimal
@@ -308,6 +309,12 @@ def test_key_text_finds_the_value():
     assert zoocache.get(key) is None
     assert price(4) == 8
     assert zoocache.get(key) == 8
+    zoocache.set(key, 9, ["a"])
+    assert zoocache.get(key) == price(4) == 9
+    asyncio.run(zoocache.set_async(key, 10, ["a"]))
+    assert zoocache.get(key) == price(4) == 10
+    zoocache.invalidate("a")
+    assert price(4) == 8
     assert zoocache.delete(key)
     assert zoocache.get(key) is None
     assert price.key(Valued(1)) == price.key(Valued(1))

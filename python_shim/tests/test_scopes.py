@@ -245,6 +245,8 @@ def test_methods_keys_and_refresh(cache):
     assert cache.get(Shop.price.key(shop, 1, "a")) == [1, "a"]
     assert Shop.price.key(shop, 1, "a") != Shop.price.key(shop, 1, "b")
     assert Shop.price.refresh(shop, 1, "a") == [1, "a"]
+    cache.set(Shop.price.key(shop, 1, "a"), "set")
+    assert (shop.price(1, "a"), shop.price(1, "b")) == ("set", [1, "b"])
     with cache.scope(org_id="a"):
         mine = shop.by_key(1)
         assert shop.by_key(1) is mine

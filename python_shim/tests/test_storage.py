@@ -427,6 +427,21 @@ def test_clear_one_function():
         assert cache.get(f.key(1)) == 4
 
 
+def test_a_value_that_is_set_under_the_key_of_a_call():
+    with Cache(storage=Shelf()) as cache:
+        calls = []
+        f = cache.cacheable(namespace="f")(lambda x: calls.append(x) or len(calls))
+        for undo in (f.cache_clear, lambda: f.invalidate(1), lambda: cache.invalidate("a")):
+            f(1)
+            cache.set(f.key(1), "set", ["a"])
+            assert f(1) == cache.get(f.key(1)) == "set"
+            evict(cache)
+            assert f(1) == "set", "out of the storage"
+            undo()
+            evict(cache)
+            assert f(1) == len(calls)
+
+
 def test_what_stays_in_this_process():
     shelf = Shelf()
     with Cache(storage=shelf) as cache:

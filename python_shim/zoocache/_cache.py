@@ -389,11 +389,11 @@ class Cache:
         scope: str | None = None,
         **params: Any,
     ) -> None:
-        """Stores a value under a key; in a scope, if one is named, with its ids.
+        """Stores a value under a key; in a scope, if one is named, with its ids. Under f.key(...) it is what f returns.
 
         Raises StorageIsFull if the storage has no room even after evicting.
         """
-        table, key = self._place(str(key) if isinstance(key, Key) else key, scope, params)
+        table, key = self._place(key, scope, params)
         table.set(self, key, value, deps, ttl)
 
     def delete(self, key: str, scope: str | None = None, **params: Any) -> bool:
@@ -413,10 +413,8 @@ class Cache:
         raw = self._raw
         found: dict[str, Any] = {}
         for key in wanted:
-            if isinstance(key, Key) or key in raw.entries:
-                value = self.get(key)
-                if value is not None:
-                    found[key] = value
+            if (isinstance(key, Key) or key in raw.entries) and (value := self.get(key)) is not None:
+                found[key] = value
         missing = [key for key in wanted if key not in found and not isinstance(key, Key)]
         found.update(raw.get_many(self, shared, missing))
         return {key: found[key] for key in wanted if key in found}
@@ -452,7 +450,7 @@ class Cache:
         **params: Any,
     ) -> None:
         """As set()."""
-        table, place = self._place(str(key) if isinstance(key, Key) else key, scope, params)
+        table, place = self._place(key, scope, params)
         await self._beside(table.set, self, place, value, deps, ttl, keys=[(table, place)])
 
     async def delete_async(self, key: str, scope: str | None = None, **params: Any) -> bool:

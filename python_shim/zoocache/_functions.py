@@ -416,20 +416,22 @@ class Function(Filled):
 
     def dependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps | str:
         """Its tags, and that of its scope."""
-        deps = super().dependencies(fill, args, kwargs)
-        return deps if self.scope is None else self.within(fill, deps)
+        return self.within(fill.cache, fill.key, super().dependencies(fill, args, kwargs))
 
     async def adependencies(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Deps | str:
         """The same, for a coroutine function."""
         if not callable(self.deps):
             return self.dependencies(fill, args, kwargs)
-        deps = await super().adependencies(fill, args, kwargs)
-        return deps if self.scope is None else self.within(fill, deps)
+        return self.within(fill.cache, fill.key, await super().adependencies(fill, args, kwargs))
 
-    def within(self, fill: Fill, deps: Deps | str) -> Deps | str:
+    def held(self, cache: Cache, key: Any, tags: tuple[str, ...]) -> Any:
+        """The same, of what set() stores."""
+        return self.within(cache, key, super().held(cache, key, tags))
+
+    def within(self, cache: Cache, key: Any, deps: Deps | str) -> Deps | str:
         """What a value depends on: on its scope, too."""
         scoping = self.scoping
-        return deps if scoping is None else scoping.within(fill.cache, tags_of(deps), fill.key)
+        return deps if scoping is None else scoping.within(cache, tags_of(deps), key)
 
     def node_of(self, key: Any) -> Any:
         """The counter of an entry's scope."""

@@ -425,8 +425,8 @@ class Lenient(Function):
     def entry(self, cache: Engine, key: Any, *about: Any) -> Any:
         return None if type(key) is _Alone else super().entry(cache, key, *about)
 
-    def within(self, fill: Any, deps: Any) -> Any:
-        return deps if type(fill.key) is _Alone else super().within(fill, deps)
+    def within(self, cache: Engine, key: Any, deps: Any) -> Any:
+        return deps if type(key) is _Alone else super().within(cache, key, deps)
 
     def shared_name(self, key: Any) -> bytes | None:
         return None if type(key) is _Alone else super().shared_name(key)
