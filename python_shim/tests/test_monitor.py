@@ -13,6 +13,7 @@ from servers import Redis, certificate, until
 from zoocache import Cache, _beat, _ffi, _ffi_shared
 from zoocache.cli import main
 from zoocache.monitor import GONE, Board, ratio, totals
+from zoocache.telemetry import TelemetryManager
 from zoocache.telemetry.adapters.redis_adapter import RedisTelemetryAdapter
 
 PARTS = _ffi.parts()
@@ -438,6 +439,21 @@ def test_replies_of_every_kind(own):
 
 def test_the_adapter_reports_on_a_cache_that_it_is_given(own):
     with Cache(bus_url=own.url, prefix="p") as cache, Board(own.url, "p") as board:
-        RedisTelemetryAdapter(cache).bind_core(cache)
+        adapter = RedisTelemetryAdapter(cache)
+        adapter.bind_core(cache)
+        manager = TelemetryManager([adapter])
+        manager.increment("orders", 2, {"shop": "b", "day": "mon"})
+        manager.increment("orders", 1, {"day": "mon", "shop": "b"})
+        manager.observe("price", 0.5)
+        manager.observe("price", 1.5)
+        manager.set_gauge("queue", 9)
+        manager.set_gauge("queue", 4)
         cache.cacheable(lambda: 1)()
         until(lambda: any((node.facts.get("fills") or {}).get("count") == 1 for node in board.nodes()))
+        (node,) = board.nodes()
+        told = {"orders_day=mon_shop=b": 3.0, "price_sum": 2.0, "price_count": 2.0, "queue": 4}
+        assert node.facts["metrics"] == told
+        for n in range(300):
+            manager.increment("visits", 1, {"user": str(n)})
+        until(lambda: len(board.nodes()[0].facts["metrics"]) == 201)
+        assert board.nodes()[0].facts["metrics"]["other"] == 300 - (200 - len(told))

@@ -83,6 +83,7 @@ class Beat:
             "stats": cache.stats()._asdict(),
             "options": self._options,
             "fills": None if fills is None else fills.as_dict(),
+            "metrics": {} if fills is None else fills.metrics.copy(),
         }
 
     # ---- questions ---------------------------------------------------------------------------------

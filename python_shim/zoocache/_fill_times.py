@@ -1,4 +1,4 @@
-"""How long the computations of a cache take, for what it tells about itself, if a RedisTelemetryAdapter wants it."""
+"""What a cache tells about itself beside its statistics, if a RedisTelemetryAdapter wants it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ __all__ = ["FILLS", "Fills"]
 
 
 class Fills:
-    """How long computations take: all of them, and the last ones apart."""
+    """How long computations take: all of them, and the last ones apart; and the adapter's metrics."""
 
     def __init__(self) -> None:
         self.count = 0
         self.seconds = 0.0
+        self.metrics: dict[str, float] = {}  # what the program counts itself
         self._last: deque[float] = deque(maxlen=256)
 
     def heard(self, event: Event) -> None:
