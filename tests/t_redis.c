@@ -2045,6 +2045,7 @@ TEST(a_poll_does_not_wait_for_a_hung_server_and_loses_nothing) {
     redis_server s;
     REQUIRE(rs_start(&s, NULL));
     zc_redis_desc r = {.url = s.url, .timeout = 60 * ZC_SECOND};
+    r.tls_ca = rs_tls_file("all.pem");
     zc_desc d = {.max_staleness = 600 * ZC_SECOND, .no_thread = true, .write_behind = true,
                  .ack = ZC_ASYNC};
     zc_cache *c = NULL;
