@@ -767,7 +767,7 @@ typedef struct zc_desc {
     void *block;       /* default: NULL, use the allocator. Borrowed until every pin is released */
     size_t block_size; /* its size in bytes */
     /* Concurrency. */
-    unsigned shards; /* default: chosen by max_entries, 1 to 64. A power of two */
+    unsigned shards; /* default: by max_entries, at most four a processor; 1 to 64, powers of two */
     bool no_thread;  /* default: false, background threads. True: call zc_poll() yourself */
     bool drop_in_poll; /* default: false. True: destructors of objects are called by zc_poll()
                           alone, in its thread, whichever thread has let go; see zc_drop_fn */
@@ -1825,6 +1825,7 @@ static inline void zc__atomic_fence(void) {
 #    include <pthread.h>
 #    include <sched.h>
 #    include <signal.h>
+#    include <unistd.h>
 #    ifndef CLOCK_MONOTONIC /* strict -std=c11 hides this, too */
 extern int nanosleep(const struct timespec *, struct timespec *);
 #    endif
@@ -1865,6 +1866,20 @@ static inline void zc__nap(uint64_t ns) {
     (void)nanosleep(&t, NULL);
 #else
     (void)ns;
+#endif
+}
+
+/* How many threads can run at the same time; many, if that is not known. */
+static inline size_t zc__processors(void) {
+#if defined(ZC__WIN32_THREADS)
+    SYSTEM_INFO system;
+    GetSystemInfo(&system);
+    return system.dwNumberOfProcessors;
+#elif defined(ZC__POSIX_THREADS) && defined(_SC_NPROCESSORS_ONLN)
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n < 1 || n > 1024 ? 1024 : (size_t)n;
+#else
+    return 1024;
 #endif
 }
 
@@ -11138,14 +11153,11 @@ static bool zc__desc_valid(const zc_desc *d) {
            d->events.version <= 1 && d->weigher.version <= 1 && st->version <= 1;
 }
 
-/* How many shards: enough that threads seldom meet, each large enough for its policy to learn. */
+/* How many shards: enough that threads seldom meet, each large enough for its policy to learn; no
+ * more, as what a put changes in each of them is to stay in the caches. */
 static uint32_t zc__shards_for(const zc_desc *d) {
-#ifdef ZOOCACHE_NO_THREADS
-    size_t most = 1;
-#else
-    size_t most = 64;
-#endif
-    size_t n = 1;
+    size_t n = 1, most = ZC__THREADED ? 4 * zc__processors() : 1;
+    if (most > 64) most = 64;
     if (d->shards) return d->shards;
     if (d->max_entries && d->max_entries / 512 < most) most = d->max_entries / 512;
     if (d->max_bytes && d->max_bytes / 262144 < most) most = d->max_bytes / 262144;
