@@ -214,6 +214,7 @@ valgrind: ## the section tests under valgrind
 faults: ## plant faults in copies of the header: s_linear's histories, or a test, must show each
 	@CC=$(GCC) $(RUNNER) step faults python3 tests/faults.py $(BUILD)/faults s_linear
 	@CC=$(GCC) $(RUNNER) step faults-hooks python3 tests/faults.py $(BUILD)/faults-hooks t_hooks
+	@CC=$(GCC) $(RUNNER) step faults-lease python3 tests/faults.py $(BUILD)/faults-lease t_bus
 	@CC=$(GCC) $(RUNNER) step faults-holds python3 tests/faults.py $(BUILD)/faults-holds t_holds
 	@CC=$(GCC) $(RUNNER) step faults-place python3 tests/faults.py $(BUILD)/faults-place t_place
 	@CC=$(GCC) $(RUNNER) step faults-sealed python3 tests/faults.py $(BUILD)/faults-sealed t_seal_bus

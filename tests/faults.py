@@ -325,6 +325,18 @@ READERS = {
     ),
 }
 
+# t_bus must fail.
+SLEPT = {
+    "the lease is not asked for again by who has copied without the lock": (
+        "if (rc != ZC_RETRY && zc__bus_holds(c, lease)) return rc;",
+        "if (rc != ZC_RETRY) return rc;",
+    ),
+    "the lease is not asked for again by who has copied what he pinned": (
+        "        if (rc != ZC_OK || zc__bus_holds(c, lease)) return rc;",
+        "        return rc;",
+    ),
+}
+
 # t_holds must fail.
 HOLDS = {
     "a fill does not look for holds": ("fits && !held && !fill->no_store", "fits && !fill->no_store"),
@@ -467,7 +479,7 @@ def found(directory, name):
 
 def failed_check(directory, _):
     """How it ended; None: well."""
-    (program,) = {"t_holds", "t_place", "t_seal", "t_seal_bus"} & set(os.listdir(directory))
+    (program,) = {"t_bus", "t_holds", "t_place", "t_seal", "t_seal_bus"} & set(os.listdir(directory))
     return "by a check" if subprocess.run([directory / program], capture_output=True).returncode else None
 
 
@@ -488,6 +500,7 @@ def main():
         "s_linear": (LINEAR | THROUGH | BEHIND, found),
         "x_simulate": (SIMULATION, simulated),
         "t_hooks": (HOOKS, hung_or_failed),
+        "t_bus": (SLEPT, failed_check),
         "t_holds": (HOLDS, failed_check),
         "t_place": (PLACE, failed_check),
         "t_seal": (NONCES, failed_check),
