@@ -8079,15 +8079,8 @@ static void zc__store_try(zc_cache *c) {
 }
 #else
 static inline uint32_t zc__store_epoch(const zc_cache *c) { (void)c; return 0; }
-static inline int zc__store_outcome(zc_cache *c, uint32_t epoch, int rc) {
-    (void)c; (void)epoch;
-    return rc;
-}
-static inline bool zc__store_up(zc_cache *c, uint32_t *epoch) {
-    (void)c;
-    *epoch = 0;
-    return true;
-}
+#  define zc__store_outcome(c, epoch, rc) ((void)(epoch), (rc))
+#  define zc__store_up(c, epoch) ((void)(c), *(epoch) = 0, true)
 static inline bool zc__store_is_open(const zc_cache *c) { (void)c; return false; }
 static inline void zc__store_log_fault(zc_cache *c) { (void)c; }
 static inline void zc__store_try(zc_cache *c) { (void)c; }
@@ -8274,15 +8267,8 @@ static void zc__bus_distrust(zc__bus *b) {
     zc__monitor_unlock(&b->apply);
 }
 #else
-static inline int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, size_t ndeps,
-                                uint64_t *begin) {
-    (void)c; (void)r; (void)deps; (void)ndeps; (void)begin;
-    return ZC_OK;
-}
-static inline bool zc__bus_position(zc_cache *c, zc__entry *e, zc_record *r, unsigned char *mark) {
-    (void)c; (void)e; (void)r; (void)mark;
-    return true;
-}
+#  define zc__bus_judge(c, r, deps, ndeps, begin) ZC_OK
+#  define zc__bus_position(c, e, r, mark) ((void)(mark), true)
 static inline void zc__bus_distrust(zc__bus *b) { (void)b; }
 #endif
 
@@ -8944,20 +8930,12 @@ static inline bool zc__store_copy(zc__copying *w) { (void)w; return false; }
 static inline bool zc__behind_make(zc_cache *c) { (void)c; return true; }
 static inline void zc__behind_end(zc_cache *c) { (void)c; }
 static inline bool zc__behind_add(zc_cache *c, zc__entry *e) { (void)c; (void)e; return false; }
-static inline void zc__behind_forget(zc_cache *c, const zc_bytes *key, zc__entry **spent) {
-    (void)c; (void)key; (void)spent;
-}
+#  define zc__behind_forget(c, key, spent) ((void)0)
 static inline void zc__entries_destroy(zc_cache *c, zc__entry *spent) { (void)c; (void)spent; }
 static inline bool zc__behind_write(zc_cache *c) { (void)c; return false; }
-static inline int zc__fleet_lock(zc_fill *fill, uint64_t until, uint64_t *token) {
-    (void)fill; (void)until;
-    *token = 0;
-    return ZC_MISS;
-}
+#  define zc__fleet_lock(fill, until, token) ((void)(until), *(token) = 0, ZC_MISS)
 static inline void zc__fleet_check(zc_fill *fill, uint64_t token) { (void)fill; (void)token; }
-static inline void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
-    (void)c; (void)f; (void)token;
-}
+#  define zc__fleet_unlock(c, f, token) ((void)(f))
 #endif
 
 /* A step of housekeeping. False: there is nothing to do. */
