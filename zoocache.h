@@ -99,11 +99,6 @@
  *                               fleet, get_many
  *     ZOOCACHE_WITH_WALK        zc_keys(), zc_tags()
  *     ZOOCACHE_NO_LZ4           no compression of stored records; <lz4.h> and -llz4 are not needed
- *     ZOOCACHE_NO_STORE         no zc_desc.store (ZC_E_BUILD), zc_sink_write(), zc_record_encode(),
- *                               zc_record_decode(): 8 KB less; implies NO_LZ4
- *     ZOOCACHE_NO_TEXT          no zc_stats_prometheus(), zc_explain(), zc_hlc_format(),
- *                               zc_hlc_parse(); zc_strerror() gives names: 6 KB less. Both without
- *                               ZOOCACHE_WITH_BUS, _SEAL, _LMDB and _REDIS
  *     ZOOCACHE_NO_THREADS       one thread: no locks, no atomics, no background thread. Not two
  *                               threads, not even one after the other without a barrier of yours.
  *                               zc_begin_ago() remembers nothing then
@@ -604,9 +599,7 @@ typedef struct zc_weigher {
 /* Where a storage puts a record that it has read: call it once or several times, in order.
  * Returns 0, or a negative code that `get` then passes on. */
 typedef struct zc_sink zc_sink;
-#ifndef ZOOCACHE_NO_STORE
 ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len);
-#endif
 
 /* A second tier behind the table: records outlive the process, or are shared. See the manual,
  * "Storage". Return 0 for done, ZC_MISS for "not there", any negative code for a failure; a failure
@@ -1107,13 +1100,11 @@ typedef struct zc_stats {
 /* A snapshot; each shard's part is consistent in itself. Cost: O(shards). */
 ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *stats);
 
-#ifndef ZOOCACHE_NO_TEXT
 /* Writes the snapshot in the Prometheus text format. `name`: the value of the label cache="..."
  * (quotes and newlines escaped). Returns the whole length without the NUL; as much as fits is
  * written and terminated, like snprintf. */
 ZOOCACHE_API size_t zc_stats_prometheus(const zc_stats *stats, const char *name, char *buf,
                                         size_t cap);
-#endif
 
 typedef struct zc_explanation {
     int state;            /* ZC_OK fresh; ZC_STALE soft deadline past; ZC_ABSENT negative, fresh;
@@ -1130,13 +1121,12 @@ typedef struct zc_explanation {
     char killer[ZC_TAG_MAX + 1]; /* the tag that killed it; "" for zc_clear */
 } zc_explanation;
 
-#ifndef ZOOCACHE_NO_TEXT
 /* Why a read of `key` would be a hit or a miss; counts nothing and changes nothing. */
 ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out);
-#endif
 
 /* Whether the table has a value that zc_get() would give; counts nothing and changes nothing, and
- * does not ask the storage. What it says may be over when it returns. Threads: any. Cost: a hit. */
+ * does not ask the storage. What it says may be over when it returns. Threads: any. Cost: a hit;
+ * 1 KiB of stack. */
 ZOOCACHE_API bool zc_contains(zc_cache *cache, zc_bytes key);
 
 #ifdef ZOOCACHE_WITH_WALK
@@ -1179,12 +1169,10 @@ ZOOCACHE_API uint64_t zc_hlc_now(zc_hlc *hlc);
 /* Takes note of another node's stamp: later stamps are above it. ZC_E_CLOCK: more than max_drift
  * ahead of the wall clock, or above 2^62; counted, and nothing changes. */
 ZOOCACHE_API int zc_hlc_merge(zc_hlc *hlc, uint64_t remote);
-#ifndef ZOOCACHE_NO_TEXT
 /* "2026-11-21T07:32:11.123Z+0042": sorts as the stamps do. Returns `text`, terminated. */
 ZOOCACHE_API char *zc_hlc_format(uint64_t stamp, char text[ZC_HLC_TEXT]);
 /* Reads exactly what zc_hlc_format() writes. ZC_E_INVAL: anything else. */
 ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp);
-#endif
 
 /* ---- the stored record, by itself ----------------------------------------------------------- */
 
@@ -1200,7 +1188,6 @@ typedef struct zc_record {
     bool absent, plain;           /* plain: encode does not compress the value */
 } zc_record;
 
-#ifndef ZOOCACHE_NO_STORE
 /* Encodes a record into memory from `allocator` (NULL: malloc); *out is transferred: free it with
  * the same allocator and out->len. Fails: ZC_E_NOMEM, ZC_E_INVAL (a part too long). */
 ZOOCACHE_API int zc_record_encode(const zc_record *record, const zc_allocator *allocator,
@@ -1211,7 +1198,6 @@ ZOOCACHE_API int zc_record_encode(const zc_record *record, const zc_allocator *a
  * zeroed. */
 ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_allocator *allocator,
                                   zc_record *record, zc_bytes *memory);
-#endif
 
 /* ---- sealing -------------------------------------------------------------------------------- */
 
@@ -1645,9 +1631,6 @@ public:
 #include <xxhash.h>
 #ifdef __SSE2__
 #  include <emmintrin.h>
-#endif
-#if defined(ZOOCACHE_NO_STORE) && !defined(ZOOCACHE_NO_LZ4)
-#  define ZOOCACHE_NO_LZ4
 #endif
 #ifndef ZOOCACHE_NO_LZ4
 #  include <lz4.h>
@@ -3002,11 +2985,7 @@ static ZC__NOINLINE const char *zc__result(int rc, bool text) {
         int rc;
         const char *is[2];
     } all[] = {
-#ifdef ZOOCACHE_NO_TEXT
-#  define ZC_X(name, value, words) {value, {#name, #name}},
-#else
-#  define ZC_X(name, value, words) {value, {#name, words}},
-#endif
+#define ZC_X(name, value, words) {value, {#name, words}},
         ZC_RESULTS(ZC_X) ZC_X(ZC_E_USER, ZC_E_USER, "the loader's own error")
 #undef ZC_X
     };
@@ -3118,9 +3097,9 @@ static void zc__text_bytes(zc__text *t, const char *s, size_t n) {
     if (t->len < t->cap) memcpy(t->buf + t->len, s, n < t->cap - t->len ? n : t->cap - t->len);
     t->len += n;
 }
-static inline void zc__text_str(zc__text *t, const char *s) { zc__text_bytes(t, s, strlen(s)); }
+static void zc__text_str(zc__text *t, const char *s) { zc__text_bytes(t, s, strlen(s)); }
 /* At least `width` digits. */
-static inline void zc__text_num(zc__text *t, uint64_t v, unsigned width) {
+static void zc__text_num(zc__text *t, uint64_t v, unsigned width) {
     char digits[20];
     unsigned n = 0;
     do digits[19 - n++] = (char)('0' + v % 10);
@@ -3374,7 +3353,6 @@ static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value,
     return ZC_OK;
 }
 
-#ifndef ZOOCACHE_NO_STORE
 ZOOCACHE_API int zc_record_encode(const zc_record *record, const zc_allocator *allocator,
                                   zc_bytes *out) {
     zc__mem m;
@@ -3403,7 +3381,6 @@ ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_all
     if (allocator) m.hook = *allocator;
     return zc__record_decode(&m, bytes, max_value, record, memory);
 }
-#endif
 
 /* ============================================================================================
  * >>hlc   The hybrid logical clock
@@ -3445,7 +3422,6 @@ ZOOCACHE_API int zc_hlc_merge(zc_hlc *h, uint64_t remote) {
     return ZC_OK;
 }
 
-#ifndef ZOOCACHE_NO_TEXT
 /* Days since 1970 of a date of the proleptic Gregorian calendar, and back. The year begins in March
  * here, so that the leap day is its last; an era is 400 years. */
 static uint64_t zc__days_of(uint64_t y, uint64_t m, uint64_t d) {
@@ -3521,7 +3497,6 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
     *stamp = v;
     return ZC_OK;
 }
-#endif
 
 /* ============================================================================================
  * >>chains   Hash tables of linked things, which grow in small steps
@@ -4480,10 +4455,6 @@ typedef struct zc__limit {
 #    define ZOOCACHE_WITH_BUS
 #  endif
 #endif
-#if (defined(ZOOCACHE_NO_STORE) || defined(ZOOCACHE_NO_TEXT)) &&                                   \
-    (defined(ZOOCACHE_WITH_BUS) || defined(ZOOCACHE_WITH_SEAL))
-#  error "zoocache: bus, LMDB, Redis and sealing need what ZOOCACHE_NO_STORE and NO_TEXT leave out"
-#endif
 
 /* Beyond `until` this thread has no time for calls of a storage or a bus: they give up, with
  * ZC_E_BUSY, and are made again. ZC_NEVER: they have their own. Returns what was, to go back. */
@@ -4605,6 +4576,7 @@ struct zc_cache {
     zc__jobs jobs, postponed; /* the latter wait for another node */
     zc__entry *drops, *drops_tail; /* [drops_lock] of objects that wait for their destructor */
     uint32_t sweep_shard, lease_shard; /* where housekeeping goes on [house] */
+    zc__entry *broad; /* met in sweeping; see zc__sweep_apart() [house] */
     zc__spin house;
 #ifndef ZOOCACHE_NO_THREADS
     zc__thread *threads; /* nthreads: the housekeeper, and after it those that refresh */
@@ -5333,7 +5305,13 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
  *   Cost        a read: nothing for entries without a deadline, a coarse clock otherwise
  * ========================================================================================== */
 
-typedef enum zc__state { ZC__FRESH, ZC__SOFT, ZC__EXPIRED, ZC__DEAD } zc__state;
+typedef enum zc__state { ZC__FRESH, ZC__SOFT, ZC__EXPIRED, ZC__DEAD, ZC__LATER } zc__state;
+
+#define ZC__BROAD 256u /* dependencies; of more, a walk over them all is too long for a spin lock */
+static inline bool zc__is_broad(const zc__entry *e) {
+    return ZC__CAN_SLEEP && e->ndeps > ZC__BROAD;
+}
+static inline bool zc__is_later(zc__state state) { return ZC__CAN_SLEEP && state == ZC__LATER; }
 
 static inline uint64_t zc__now(zc_cache *c) {
     uint64_t now = zc__coarse(&c->clock);
@@ -5341,9 +5319,11 @@ static inline uint64_t zc__now(zc_cache *c) {
     return now;
 }
 
-/* Applies the one rule, then the clock. A walk that finds the entry fresh moves its begin up. */
+/* Applies the one rule, then the clock. A walk that finds the entry fresh moves its begin up.
+ * ZC__LATER: see zc__entry_apart(). */
 static inline zc__state zc__entry_state(zc_cache *c, zc__entry *e, uint64_t published) {
     if (e->begin < published) {
+        if (ZC__UNLIKELY(zc__is_broad(e))) return ZC__LATER;
         if (zc__trie_killer(&c->trie, zc__entry_deps(e), e->ndeps, e->begin)) return ZC__DEAD;
         zc__atomic_store_rlx(&e->begin, published);
     }
@@ -5351,6 +5331,32 @@ static inline zc__state zc__entry_state(zc_cache *c, zc__entry *e, uint64_t publ
     uint64_t now = zc__coarse(&c->clock);
     if (now >= e->expires) return ZC__EXPIRED;
     return e->flags & ZC__EXTRAS && now >= zc__entry_extras(e)->soft ? ZC__SOFT : ZC__FRESH;
+}
+
+static const zc_tag *zc__entry_killer(const zc_cache *c, zc__entry *e) {
+    return zc__trie_killer(&c->trie, zc__entry_deps(e), e->ndeps, zc__atomic_load_rlx(&e->begin));
+}
+
+/* The state of an entry with very many dependencies, at which it looks without the shard's lock,
+ * pinned. What was invalidated meanwhile is of no account: the caller has begun before. ZC__LATER:
+ * the entry has left the table meanwhile; look the key up again. */
+static ZC__NOINLINE zc__state zc__entry_apart(zc_cache *c, zc__shard *s, uint64_t hash,
+                                              zc__entry *e, uint64_t published) {
+    ZC__ASSERT_HELD(&s->lock);
+    zc__entry_pin(e);
+    zc__spin_unlock(&s->lock);
+    bool dead = zc__entry_killer(c, e) != NULL;
+    zc__spin_lock(&s->lock);
+    bool there = zc__table_find(s, hash, zc__entry_key(e)) == e;
+    if (!dead && e->begin < published) zc__atomic_store_rlx(&e->begin, published);
+    if (there) {
+        (void)zc__atomic_sub_rlx(&e->refs, 1u); /* the table has it, too */
+        return dead ? ZC__DEAD : zc__entry_state(c, e, published);
+    }
+    zc__spin_unlock(&s->lock);
+    zc__entry_unpin(c, e);
+    zc__spin_lock(&s->lock);
+    return ZC__LATER;
 }
 
 /* The policy sees a hit. Once the mark is set nothing is written. */
@@ -5702,6 +5708,11 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
             zc__entry *e = s->table.buckets[s->cursor].slot[k];
             if (!e) continue;
             zc__state state = zc__entry_state(c, e, published);
+            if (zc__is_later(state) && e->begin < s->sweep_published && !(e->flags & ZC__KEEP)) {
+                zc__entry_pin(e);
+                c->broad = e;
+                return false;
+            }
             bool over = now >= zc__entry_end(e);
             bool dead = state == ZC__DEAD && !(e->flags & ZC__KEEP);
             s->sweep_found += dead;
@@ -7678,11 +7689,14 @@ typedef struct zc__start {
     int gate;         /* what the bus allows: ZC_OK, ZC_STALE, ZC_MISS */
 } zc__start;
 
-/* May the entry be served? ZC_OK, ZC_STALE, or ZC_MISS; counts. */
+/* May what is there be served? ZC_OK, ZC_STALE, or ZC_MISS; counts. */
 static int zc__start_serve(zc__start *st, uint64_t published, zc__state *state) {
-    zc__entry *e = st->e;
-    if (!e) return ZC_MISS;
-    *state = zc__entry_state(st->c, e, published);
+    zc__entry *e;
+    do {
+        if (!(e = st->e = zc__shard_find(st->s, st->hash, st->key))) return ZC_MISS;
+        *state = zc__entry_state(st->c, e, published);
+        if (zc__is_later(*state)) *state = zc__entry_apart(st->c, st->s, st->hash, e, published);
+    } while (zc__is_later(*state));
     if (st->gate != ZC_OK) {
         if (*state == ZC__FRESH && st->gate == ZC_STALE) return ZC_STALE;
         *state = *state == ZC__DEAD ? ZC__DEAD : ZC__EXPIRED;
@@ -7731,9 +7745,8 @@ static int zc__start_look(zc__start *st) {
     uint64_t published = zc__published(&c->trie), now = 0;
     zc__state state = ZC__DEAD;
     st->refresh = false;
-    st->e = zc__shard_find(s, st->hash, st->key);
-    st->f = s->flights.count ? zc__flight_find(s, st->hash, st->key) : NULL;
     int rc = zc__start_serve(st, published, &state);
+    st->f = s->flights.count ? zc__flight_find(s, st->hash, st->key) : NULL;
     if (st->f || st->fill) now = zc__mono(&c->clock);
     bool overdue = st->f && now >= st->f->lease;
     if (st->no_memory || (st->f && !overdue)) st->refresh = false; /* somebody is at it already */
@@ -7978,18 +7991,6 @@ struct zc_sink {
     void *user;
 };
 
-static void zc__sink_init(zc_sink *sink, zc_cache *c) {
-    memset(sink, 0, sizeof *sink);
-    sink->mem = &c->mem;
-    sink->most = UINT32_MAX / 2;
-}
-
-#define ZC__BATCH 16u /* keys that one call asks for at most */
-
-#ifdef ZOOCACHE_NO_STORE /* what is behind these two is left out by the compiler */
-static inline bool zc__has_store(const zc_cache *c) { (void)c; return false; }
-static inline bool zc__keeps_versions(const zc_cache *c) { (void)c; return false; }
-#else
 ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len) {
     if (!sink || (!data && len)) return ZC_E_INVAL;
     if (len > sink->most - sink->buf.size) return ZC_E_CORRUPT;
@@ -8001,13 +8002,20 @@ ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len) {
     return ZC_OK;
 }
 
+static void zc__sink_init(zc_sink *sink, zc_cache *c) {
+    memset(sink, 0, sizeof *sink);
+    sink->mem = &c->mem;
+    sink->most = UINT32_MAX / 2;
+}
+
+#define ZC__BATCH 16u /* keys that one call asks for at most */
+
 static inline bool zc__has_store(const zc_cache *c) { return c->desc.store.version != 0; }
 
 /* Versions of tags are kept by the storage itself. */
 static inline bool zc__keeps_versions(const zc_cache *c) {
     return c->desc.store.tag_put && !zc__bus_on(c);
 }
-#endif
 
 #ifdef ZOOCACHE_WITH_BUS
 #define ZC__BREAKER_FAILURES 3u
@@ -8079,8 +8087,15 @@ static void zc__store_try(zc_cache *c) {
 }
 #else
 static inline uint32_t zc__store_epoch(const zc_cache *c) { (void)c; return 0; }
-#  define zc__store_outcome(c, epoch, rc) ((void)(epoch), (rc))
-#  define zc__store_up(c, epoch) ((void)(c), *(epoch) = 0, true)
+static inline int zc__store_outcome(zc_cache *c, uint32_t epoch, int rc) {
+    (void)c; (void)epoch;
+    return rc;
+}
+static inline bool zc__store_up(zc_cache *c, uint32_t *epoch) {
+    (void)c;
+    *epoch = 0;
+    return true;
+}
 static inline bool zc__store_is_open(const zc_cache *c) { (void)c; return false; }
 static inline void zc__store_log_fault(zc_cache *c) { (void)c; }
 static inline void zc__store_try(zc_cache *c) { (void)c; }
@@ -8267,8 +8282,15 @@ static void zc__bus_distrust(zc__bus *b) {
     zc__monitor_unlock(&b->apply);
 }
 #else
-#  define zc__bus_judge(c, r, deps, ndeps, begin) ZC_OK
-#  define zc__bus_position(c, e, r, mark) ((void)(mark), true)
+static inline int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, size_t ndeps,
+                                uint64_t *begin) {
+    (void)c; (void)r; (void)deps; (void)ndeps; (void)begin;
+    return ZC_OK;
+}
+static inline bool zc__bus_position(zc_cache *c, zc__entry *e, zc_record *r, unsigned char *mark) {
+    (void)c; (void)e; (void)r; (void)mark;
+    return true;
+}
 static inline void zc__bus_distrust(zc__bus *b) { (void)b; }
 #endif
 
@@ -8930,12 +8952,20 @@ static inline bool zc__store_copy(zc__copying *w) { (void)w; return false; }
 static inline bool zc__behind_make(zc_cache *c) { (void)c; return true; }
 static inline void zc__behind_end(zc_cache *c) { (void)c; }
 static inline bool zc__behind_add(zc_cache *c, zc__entry *e) { (void)c; (void)e; return false; }
-#  define zc__behind_forget(c, key, spent) ((void)0)
+static inline void zc__behind_forget(zc_cache *c, const zc_bytes *key, zc__entry **spent) {
+    (void)c; (void)key; (void)spent;
+}
 static inline void zc__entries_destroy(zc_cache *c, zc__entry *spent) { (void)c; (void)spent; }
 static inline bool zc__behind_write(zc_cache *c) { (void)c; return false; }
-#  define zc__fleet_lock(fill, until, token) ((void)(until), *(token) = 0, ZC_MISS)
+static inline int zc__fleet_lock(zc_fill *fill, uint64_t until, uint64_t *token) {
+    (void)fill; (void)until;
+    *token = 0;
+    return ZC_MISS;
+}
 static inline void zc__fleet_check(zc_fill *fill, uint64_t token) { (void)fill; (void)token; }
-#  define zc__fleet_unlock(c, f, token) ((void)(f))
+static inline void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
+    (void)c; (void)f; (void)token;
+}
 #endif
 
 /* A step of housekeeping. False: there is nothing to do. */
@@ -9688,9 +9718,9 @@ static int zc__fail(zc_fill *fill, int error, zc_view *view) {
     bool ended = false;
     zc__entry *stand_in = error < 0 ? f->fallback : NULL;
     uint64_t published = zc__published(&c->trie), now = stand_in ? zc__now(c) : 0;
+    bool dead = stand_in && zc__entry_killer(c, stand_in);
     zc__spin_lock(&s->lock);
     if (stand_in) {
-        bool dead = zc__entry_state(c, stand_in, published) == ZC__DEAD;
         if (now >= zc__entry_end(stand_in) || (dead && !fill->serve_invalidated)) stand_in = NULL;
         f->good_up_to = stand_in && !dead ? published : 0;
     }
@@ -9886,16 +9916,18 @@ static int zc__get_through(zc_cache *c, zc_bytes key, zc_view *view) {
 static inline int zc__look(zc_cache *c, zc__shard *s, uint64_t hash, zc_bytes key, zc__entry **e) {
     ZC__ASSERT_HELD(&s->lock);
     uint64_t published = zc__published(&c->trie);
-    *e = zc__table_find(s, hash, key);
     zc__state state = ZC__DEAD;
-    if (ZC__LIKELY(*e != NULL)) {
+    while (ZC__LIKELY((*e = zc__table_find(s, hash, key)) != NULL)) {
         state = zc__entry_state(c, *e, published);
+        if (ZC__UNLIKELY(zc__is_later(state)))
+            state = zc__entry_apart(c, s, hash, *e, published);
         if (state <= ZC__SOFT) {
             zc__entry_touch(c, *e);
             s->hits++;
             s->hits_stale += state == ZC__SOFT;
             return (*e)->flags & ZC__ABSENT ? ZC_ABSENT : state == ZC__SOFT ? ZC_STALE : ZC_OK;
         }
+        if (!zc__is_later(state)) break;
     }
     if (!zc__has_store(c)) zc__miss(s, *e, state);
     return ZC_MISS;
@@ -10764,7 +10796,7 @@ ZOOCACHE_API int zc_tag_version(zc_cache *cache, zc_bytes tag, uint64_t *version
     int rc = zc__path_parse(tag, &path);
     if (rc != ZC_OK) return rc;
     zc_tag *n = NULL;
-    if (zc__keeps_versions(cache)) { /* only a node can be asked about */
+    if (cache->desc.store.tag_get && !zc__bus_on(cache)) { /* only a node can be asked about */
         rc = zc__tag_get(cache, tag, false, &n);
         if (rc == ZC_OK && zc__store_learn(cache, n) != ZC_OK) rc = ZC_E_STORE;
         if (rc == ZC_OK) *version = zc__atomic_load_acq(&n->version);
@@ -10866,6 +10898,19 @@ static bool zc__sweep_some(zc_cache *c, uint64_t now, uint64_t published, zc__en
     return false;
 }
 
+/* Looks at an entry with very many dependencies that was met in sweeping, pinned, or at none. */
+static void zc__sweep_apart(zc_cache *c, zc__entry *e, zc__entry **garbage) {
+    if (!ZC__CAN_SLEEP || !e) return;
+    uint64_t hash = zc__entry_hash(c, e);
+    zc__shard *s = zc__shard_of(c, hash);
+    zc__spin_lock(&s->lock);
+    if (zc__table_find(s, hash, zc__entry_key(e)) == e &&
+        zc__entry_apart(c, s, hash, e, zc__published(&c->trie)) == ZC__DEAD)
+        zc__shard_remove(c, s, e, hash, ZC_CAUSE_INVALIDATED, garbage);
+    zc__spin_unlock(&s->lock);
+    zc__entry_unpin(c, e);
+}
+
 /* Looks at a few chains for tags that are idle for prune_after. A look over all finds out when the
  * next is due; after one that found any comes another, as a parent is idle when its last child has
  * gone. False: none is due. */
@@ -10942,7 +10987,7 @@ static int zc__housekeeping(zc_cache *c, uint64_t budget, bool polled) {
     uint64_t deadline = zc__add_sat(zc__mono(&c->clock), budget), was = zc__hurry(deadline);
     bool more, first = true, behind = false;
     do {
-        zc__entry *garbage = NULL;
+        zc__entry *garbage = NULL, *broad = NULL;
         zc__link *late = NULL;
         if (first && zc__bus_on(c) && !zc__bus_runs(c))
             behind = zc__bus_round(c, 0) == ZC_RETRY;
@@ -10954,9 +10999,12 @@ static int zc__housekeeping(zc_cache *c, uint64_t budget, bool polled) {
             more = zc__sweep_some(c, now, published, &garbage) || more;
             more = zc__prune_some(c) || more;
             more = zc__slabs_keep(c) || more;
+            broad = c->broad;
+            c->broad = NULL;
             zc__spin_end(&c->house);
         }
         first = false;
+        zc__sweep_apart(c, broad, &garbage);
         zc__flights_wake(c, late);
         zc__garbage_free(c, garbage);
         more = (polled && zc__refresh_one(c)) || more;
@@ -11312,13 +11360,12 @@ static void zc__close(zc_cache *c) {
 static int zc__setup(zc_cache *c) {
     const zc_store *st = &c->desc.store;
     uint64_t latest = 0, entropy = zc__wall(&c->clock) ^ (uintptr_t)c ^ zc__mono(&c->clock) << 20;
-    if (st->version && !zc__has_store(c)) return ZC_E_BUILD;
     c->seed = c->desc.seed ? c->desc.seed : zc__random(&entropy);
     zc__trie_init(&c->trie, &c->mem, &c->hlc, zc__hash(zc_slice("tags", 4), c->seed));
     c->generation = zc__random(&entropy) | 1;
     if (c->desc.bus.version) {
         c->generation = 0; /* the log's identity is */
-    } else if (zc__has_store(c) && st->generation) {
+    } else if (st->version && st->generation) {
         zc_bytes root = zc_slice("", 0);
         uint64_t version = 0;
         if (st->generation(st->user, &c->generation, &latest) < 0 ||
@@ -11330,11 +11377,11 @@ static int zc__setup(zc_cache *c) {
         c->kept = latest;
         zc__atomic_raise(&c->hlc.last, latest);
         zc__trie_learn(&c->trie, &c->trie.root, version);
-    } else if (zc__has_store(c) && st->clear(st->user) < 0) {
+    } else if (st->version && st->clear(st->user) < 0) {
         return ZC_E_STORE;
     }
     (void)zc__now(c); /* ages count from now on */
-    if (c->desc.write_behind && zc__has_store(c) && !zc__behind_make(c)) return ZC_E_NOMEM;
+    if (c->desc.write_behind && st->version && !zc__behind_make(c)) return ZC_E_NOMEM;
 #ifndef ZOOCACHE_WITH_BUS
     if (c->desc.write_behind) return ZC_E_BUILD;
 #endif
@@ -11479,7 +11526,6 @@ ZOOCACHE_API const char *zc_cause_name(int cause) {
     }
 }
 
-#ifndef ZOOCACHE_NO_TEXT
 /* name{cache="...",label="value"} number */
 static void zc__metric(zc__text *t, const char *name, const char *cache, const char *label,
                        const char *value, uint64_t number) {
@@ -11580,10 +11626,8 @@ ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out) 
     out->state = ZC_MISS;
     zc__spin_lock(&s->lock);
     out->filling = s->flights.count && zc__flight_find(s, hash, key);
-    const zc__entry *e = zc__shard_find(s, hash, key);
+    zc__entry *e = zc__shard_find(s, hash, key);
     if (e) {
-        const zc_tag *killer =
-            zc__trie_killer(&cache->trie, zc__entry_deps(e), e->ndeps, e->begin);
         uint64_t soft = e->flags & ZC__EXTRAS ? zc__entry_extras(e)->soft : ZC_NEVER;
         out->present = true;
         out->expired = now >= e->expires;
@@ -11592,29 +11636,25 @@ ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out) 
         out->bytes = zc__entry_cost(e);
         out->deps = e->ndeps;
         out->pins = zc__atomic_load_rlx(&e->refs) - 1;
-        out->invalidated = killer != NULL;
-        if (killer) {
-            out->killed_at = zc__atomic_load_acq(&killer->version);
-            out->killer[zc__tag_text(killer, out->killer)] = '\0';
-        }
-        if (!out->expired && !killer)
+        if (!out->expired)
             out->state = e->flags & ZC__ABSENT ? ZC_ABSENT : now >= soft ? ZC_STALE : ZC_OK;
+        zc__entry_pin(e);
     }
     zc__spin_unlock(&s->lock);
+    const zc_tag *killer = e ? zc__entry_killer(cache, e) : NULL;
+    if (killer) {
+        out->invalidated = true;
+        out->state = ZC_MISS;
+        out->killed_at = zc__atomic_load_acq(&killer->version);
+        out->killer[zc__tag_text(killer, out->killer)] = '\0';
+    }
+    if (e) zc__entry_unpin(cache, e);
     return ZC_OK;
 }
-#endif
 
 ZOOCACHE_API bool zc_contains(zc_cache *cache, zc_bytes key) {
-    if (zc__check_key(cache, key) != ZC_OK) return false;
-    uint64_t hash = zc__hash(key, cache->seed);
-    zc__shard *s = zc__shard_of(cache, hash);
-    zc__spin_lock(&s->lock);
-    zc__entry *e = zc__shard_find(s, hash, key);
-    bool is = e && !(e->flags & ZC__ABSENT) &&
-              zc__entry_state(cache, e, zc__published(&cache->trie)) <= ZC__SOFT;
-    zc__spin_unlock(&s->lock);
-    return is;
+    zc_explanation e;
+    return zc_explain(cache, key, &e) == ZC_OK && (e.state == ZC_OK || e.state == ZC_STALE);
 }
 
 /* ============================================================================================
@@ -11661,7 +11701,8 @@ static size_t zc__walk_bucket(zc_cache *c, zc__shard *s, zc__range *r) {
             if (!e || zc__is_cleared(s, e) || e->flags & ZC__ABSENT) continue;
             uint64_t at = zc__hash(zc__entry_key(e), c->seed) >> 8 & UINT32_MAX;
             if (at < r->from || at >= r->end) continue;
-            if (zc__entry_state(c, e, published) > ZC__SOFT) continue;
+            zc__state state = zc__entry_state(c, e, published);
+            if (state > ZC__SOFT && !zc__is_later(state)) continue;
             if (n < ZC__WALKED) r->found[n] = e;
             n++;
         }
@@ -11700,7 +11741,8 @@ ZOOCACHE_API int zc_keys(zc_cache *cache, uint64_t *cursor, size_t n,
             zc__entry *e = (zc__entry *)r.found[i];
             zc_bytes value = zc__entry_value(e);
             ZC__CALLS_OUT();
-            fn(user, zc__entry_key(e), value);
+            if (!zc__is_broad(e) || !zc__entry_killer(cache, e))
+                fn(user, zc__entry_key(e), value);
             zc__entry_unpin(cache, e);
         }
         work += found + 1;

@@ -135,3 +135,124 @@ TEST(a_stamped_tag_is_not_reported_before_it_is_published) {
     zc_tag_release(c, tag);
     zc_close(c);
 }
+
+/* ---- very many dependencies: nobody looks at them all with the shard's lock ---- */
+
+enum { BROAD = 1000 };
+
+static int load_late(zc_fill *fill, void *user) {
+    (void)fill, (void)user;
+    return ZC_E_USER;
+}
+static void *copy_late(void *user) {
+    char v[8];
+    size_t len;
+    late_result = zc_get_copy((zc_cache *)user, zc_str("k"), v, sizeof v, &len);
+    return NULL;
+}
+static void *fetch_late(void *user) {
+    zc_view v;
+    int rc = zc_fetch((zc_cache *)user, zc_str("k"), load_late, NULL, NULL, &v);
+    late_result = rc == ZC_E_USER ? ZC_MISS : rc; /* the loader has run */
+    zc_release((zc_cache *)user, &v);
+    return NULL;
+}
+static void *explain_late(void *user) {
+    zc_explanation e;
+    CHECK_EQ(zc_explain((zc_cache *)user, zc_str("k"), &e), ZC_OK);
+    CHECK_EQ(e.present && e.invalidated, e.state == ZC_MISS);
+    late_result = e.state;
+    return NULL;
+}
+static void *sweep_late(void *user) {
+    while (zc_poll((zc_cache *)user, ZC_SECOND) == ZC_MORE) {}
+    return read_late(user);
+}
+
+/* A cache of one shard with one such entry, and perhaps a newer version, at which to look. */
+static zc_cache *broad_cache(zct_mem *mem, zc_tag **last, zc__entry **e) {
+    static char name[BROAD][16];
+    static zc_bytes deps[BROAD];
+    zc_view v;
+    zc_cache *c = NULL;
+    memset(mem, 0, sizeof *mem);
+    zc_desc d = {.allocator = zct_allocator(mem), .no_thread = true, .shards = 1};
+    CHECK_EQ(zc_open(&d, &c), ZC_OK);
+    for (int i = 0; i < BROAD; i++) {
+        snprintf(name[i], sizeof name[i], "many:%d", i);
+        deps[i] = zc_str(name[i]);
+    }
+    zc_put_opts o = {.deps = deps, .ndeps = BROAD};
+    CHECK_EQ(zc_put(c, zc_str("k"), zc_str("v"), &o), ZC_OK);
+    CHECK_EQ(zc_tag_intern(c, deps[BROAD - 1], last), ZC_OK);
+    CHECK_EQ(zc_get(c, zc_str("k"), &v), ZC_OK);
+    *e = (zc__entry *)v.pin;
+    zc_release(c, &v);
+    CHECK_EQ(zc_invalidate(c, zc_str("unrelated")), ZC_OK); /* so that readers look */
+    return c;
+}
+
+/* A reader is in the middle of looking, as its last tag's version is not published yet, while
+ * another key of the shard is written; `removed`: and the entry leaves the table. */
+static void look_apart(void *(*look)(void *), bool removed) {
+    zct_mem mem;
+    zc_tag *tag;
+    zc__entry *e;
+    pthread_t thread;
+    zc_cache *c = broad_cache(&mem, &tag, &e);
+    REQUIRE(c != NULL);
+    zc__spin_lock(&c->trie.writer);
+    uint64_t version = zc_hlc_now(&c->hlc);
+    zc__atomic_store_rel(&tag->version, version);
+    late_result = ZC_PENDING;
+    CHECK_EQ(pthread_create(&thread, NULL, look, c), 0);
+    while (zc__atomic_load_acq(&e->refs) < 2) sched_yield();
+    int put = ZC_E_NOMEM, del = ZC_OK;
+    ZC__APART(put = zc_put(c, zc_str("other"), zc_str("v"), NULL));
+    if (removed) ZC__APART(del = zc_del(c, zc_str("k")));
+    CHECK(put == ZC_OK && del == ZC_OK);
+    zc__atomic_store_rel(&c->trie.published, version);
+    zc__spin_unlock(&c->trie.writer);
+    pthread_join(thread, NULL);
+    CHECK_EQ(late_result, ZC_MISS);
+    CHECK_EQ(value_of(c, "other"), 'v');
+    zc_tag_release(c, tag);
+    CHECK_EQ(zc_check(c), ZC_OK);
+    zc_close(c);
+    CHECK_EQ(mem.blocks, 0);
+}
+
+TEST(who_looks_at_many_dependencies_holds_up_nobody) {
+    void *(*const looks[])(void *) = {read_late, copy_late, fetch_late, explain_late, sweep_late};
+    for (size_t i = 0; i < sizeof looks / sizeof looks[0]; i++) {
+        look_apart(looks[i], false);
+        look_apart(looks[i], true);
+    }
+}
+
+/* The rule is the same for them. */
+TEST(many_dependencies_are_looked_at) {
+    zct_mem mem;
+    zc_tag *tag;
+    zc__entry *e;
+    zc_stats st;
+    zc_cache *c = broad_cache(&mem, &tag, &e);
+    REQUIRE(c != NULL);
+    CHECK(e->begin < zc__published(&c->trie));
+    while (zc_poll(c, ZC_SECOND) == ZC_MORE) {}
+    CHECK_EQ(e->begin, zc__published(&c->trie)); /* once */
+    CHECK_EQ(value_of(c, "k"), 'v');
+    CHECK_EQ(zc_invalidate(c, zc_str("unrelated")), ZC_OK);
+    CHECK_EQ(value_of(c, "k"), 'v');
+    CHECK_EQ(e->begin, zc__published(&c->trie));
+    CHECK_EQ(zc_invalidate_tag(c, tag), ZC_OK);
+    CHECK_EQ(value_of(c, "k"), 0);
+    c->shards[0].next_sweep = 0;
+    while (zc_poll(c, ZC_SECOND) == ZC_MORE) {}
+    zc_stats_read(c, &st);
+    CHECK_EQ(st.entries, 0);
+    CHECK_EQ(st.removed[ZC_CAUSE_INVALIDATED], 1);
+    zc_tag_release(c, tag);
+    zc_close(c);
+    CHECK_EQ(mem.blocks, 0);
+}
