@@ -99,6 +99,11 @@
  *                               fleet, get_many
  *     ZOOCACHE_WITH_WALK        zc_keys(), zc_tags()
  *     ZOOCACHE_NO_LZ4           no compression of stored records; <lz4.h> and -llz4 are not needed
+ *     ZOOCACHE_NO_STORE         no zc_desc.store (ZC_E_BUILD), zc_sink_write(), zc_record_encode(),
+ *                               zc_record_decode(): 8 KB less; implies NO_LZ4
+ *     ZOOCACHE_NO_TEXT          no zc_stats_prometheus(), zc_explain(), zc_hlc_format(),
+ *                               zc_hlc_parse(); zc_strerror() gives names: 6 KB less. Both without
+ *                               ZOOCACHE_WITH_BUS, _SEAL, _LMDB and _REDIS
  *     ZOOCACHE_NO_THREADS       one thread: no locks, no atomics, no background thread. Not two
  *                               threads, not even one after the other without a barrier of yours.
  *                               zc_begin_ago() remembers nothing then
@@ -599,7 +604,9 @@ typedef struct zc_weigher {
 /* Where a storage puts a record that it has read: call it once or several times, in order.
  * Returns 0, or a negative code that `get` then passes on. */
 typedef struct zc_sink zc_sink;
+#ifndef ZOOCACHE_NO_STORE
 ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len);
+#endif
 
 /* A second tier behind the table: records outlive the process, or are shared. See the manual,
  * "Storage". Return 0 for done, ZC_MISS for "not there", any negative code for a failure; a failure
@@ -1100,11 +1107,13 @@ typedef struct zc_stats {
 /* A snapshot; each shard's part is consistent in itself. Cost: O(shards). */
 ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *stats);
 
+#ifndef ZOOCACHE_NO_TEXT
 /* Writes the snapshot in the Prometheus text format. `name`: the value of the label cache="..."
  * (quotes and newlines escaped). Returns the whole length without the NUL; as much as fits is
  * written and terminated, like snprintf. */
 ZOOCACHE_API size_t zc_stats_prometheus(const zc_stats *stats, const char *name, char *buf,
                                         size_t cap);
+#endif
 
 typedef struct zc_explanation {
     int state;            /* ZC_OK fresh; ZC_STALE soft deadline past; ZC_ABSENT negative, fresh;
@@ -1121,12 +1130,13 @@ typedef struct zc_explanation {
     char killer[ZC_TAG_MAX + 1]; /* the tag that killed it; "" for zc_clear */
 } zc_explanation;
 
+#ifndef ZOOCACHE_NO_TEXT
 /* Why a read of `key` would be a hit or a miss; counts nothing and changes nothing. */
 ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out);
+#endif
 
 /* Whether the table has a value that zc_get() would give; counts nothing and changes nothing, and
- * does not ask the storage. What it says may be over when it returns. Threads: any. Cost: a hit;
- * 1 KiB of stack. */
+ * does not ask the storage. What it says may be over when it returns. Threads: any. Cost: a hit. */
 ZOOCACHE_API bool zc_contains(zc_cache *cache, zc_bytes key);
 
 #ifdef ZOOCACHE_WITH_WALK
@@ -1169,10 +1179,12 @@ ZOOCACHE_API uint64_t zc_hlc_now(zc_hlc *hlc);
 /* Takes note of another node's stamp: later stamps are above it. ZC_E_CLOCK: more than max_drift
  * ahead of the wall clock, or above 2^62; counted, and nothing changes. */
 ZOOCACHE_API int zc_hlc_merge(zc_hlc *hlc, uint64_t remote);
+#ifndef ZOOCACHE_NO_TEXT
 /* "2026-11-21T07:32:11.123Z+0042": sorts as the stamps do. Returns `text`, terminated. */
 ZOOCACHE_API char *zc_hlc_format(uint64_t stamp, char text[ZC_HLC_TEXT]);
 /* Reads exactly what zc_hlc_format() writes. ZC_E_INVAL: anything else. */
 ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp);
+#endif
 
 /* ---- the stored record, by itself ----------------------------------------------------------- */
 
@@ -1188,6 +1200,7 @@ typedef struct zc_record {
     bool absent, plain;           /* plain: encode does not compress the value */
 } zc_record;
 
+#ifndef ZOOCACHE_NO_STORE
 /* Encodes a record into memory from `allocator` (NULL: malloc); *out is transferred: free it with
  * the same allocator and out->len. Fails: ZC_E_NOMEM, ZC_E_INVAL (a part too long). */
 ZOOCACHE_API int zc_record_encode(const zc_record *record, const zc_allocator *allocator,
@@ -1198,6 +1211,7 @@ ZOOCACHE_API int zc_record_encode(const zc_record *record, const zc_allocator *a
  * zeroed. */
 ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_allocator *allocator,
                                   zc_record *record, zc_bytes *memory);
+#endif
 
 /* ---- sealing -------------------------------------------------------------------------------- */
 
@@ -1631,6 +1645,9 @@ public:
 #include <xxhash.h>
 #ifdef __SSE2__
 #  include <emmintrin.h>
+#endif
+#if defined(ZOOCACHE_NO_STORE) && !defined(ZOOCACHE_NO_LZ4)
+#  define ZOOCACHE_NO_LZ4
 #endif
 #ifndef ZOOCACHE_NO_LZ4
 #  include <lz4.h>
@@ -2985,7 +3002,11 @@ static ZC__NOINLINE const char *zc__result(int rc, bool text) {
         int rc;
         const char *is[2];
     } all[] = {
-#define ZC_X(name, value, words) {value, {#name, words}},
+#ifdef ZOOCACHE_NO_TEXT
+#  define ZC_X(name, value, words) {value, {#name, #name}},
+#else
+#  define ZC_X(name, value, words) {value, {#name, words}},
+#endif
         ZC_RESULTS(ZC_X) ZC_X(ZC_E_USER, ZC_E_USER, "the loader's own error")
 #undef ZC_X
     };
@@ -3097,9 +3118,9 @@ static void zc__text_bytes(zc__text *t, const char *s, size_t n) {
     if (t->len < t->cap) memcpy(t->buf + t->len, s, n < t->cap - t->len ? n : t->cap - t->len);
     t->len += n;
 }
-static void zc__text_str(zc__text *t, const char *s) { zc__text_bytes(t, s, strlen(s)); }
+static inline void zc__text_str(zc__text *t, const char *s) { zc__text_bytes(t, s, strlen(s)); }
 /* At least `width` digits. */
-static void zc__text_num(zc__text *t, uint64_t v, unsigned width) {
+static inline void zc__text_num(zc__text *t, uint64_t v, unsigned width) {
     char digits[20];
     unsigned n = 0;
     do digits[19 - n++] = (char)('0' + v % 10);
@@ -3353,6 +3374,7 @@ static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value,
     return ZC_OK;
 }
 
+#ifndef ZOOCACHE_NO_STORE
 ZOOCACHE_API int zc_record_encode(const zc_record *record, const zc_allocator *allocator,
                                   zc_bytes *out) {
     zc__mem m;
@@ -3381,6 +3403,7 @@ ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_all
     if (allocator) m.hook = *allocator;
     return zc__record_decode(&m, bytes, max_value, record, memory);
 }
+#endif
 
 /* ============================================================================================
  * >>hlc   The hybrid logical clock
@@ -3422,6 +3445,7 @@ ZOOCACHE_API int zc_hlc_merge(zc_hlc *h, uint64_t remote) {
     return ZC_OK;
 }
 
+#ifndef ZOOCACHE_NO_TEXT
 /* Days since 1970 of a date of the proleptic Gregorian calendar, and back. The year begins in March
  * here, so that the leap day is its last; an era is 400 years. */
 static uint64_t zc__days_of(uint64_t y, uint64_t m, uint64_t d) {
@@ -3497,6 +3521,7 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
     *stamp = v;
     return ZC_OK;
 }
+#endif
 
 /* ============================================================================================
  * >>chains   Hash tables of linked things, which grow in small steps
@@ -4454,6 +4479,10 @@ typedef struct zc__limit {
 #  ifndef ZOOCACHE_WITH_BUS
 #    define ZOOCACHE_WITH_BUS
 #  endif
+#endif
+#if (defined(ZOOCACHE_NO_STORE) || defined(ZOOCACHE_NO_TEXT)) &&                                   \
+    (defined(ZOOCACHE_WITH_BUS) || defined(ZOOCACHE_WITH_SEAL))
+#  error "zoocache: bus, LMDB, Redis and sealing need what ZOOCACHE_NO_STORE and NO_TEXT leave out"
 #endif
 
 /* Beyond `until` this thread has no time for calls of a storage or a bus: they give up, with
@@ -7991,6 +8020,18 @@ struct zc_sink {
     void *user;
 };
 
+static void zc__sink_init(zc_sink *sink, zc_cache *c) {
+    memset(sink, 0, sizeof *sink);
+    sink->mem = &c->mem;
+    sink->most = UINT32_MAX / 2;
+}
+
+#define ZC__BATCH 16u /* keys that one call asks for at most */
+
+#ifdef ZOOCACHE_NO_STORE /* what is behind these two is left out by the compiler */
+static inline bool zc__has_store(const zc_cache *c) { (void)c; return false; }
+static inline bool zc__keeps_versions(const zc_cache *c) { (void)c; return false; }
+#else
 ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len) {
     if (!sink || (!data && len)) return ZC_E_INVAL;
     if (len > sink->most - sink->buf.size) return ZC_E_CORRUPT;
@@ -8002,20 +8043,13 @@ ZOOCACHE_API int zc_sink_write(zc_sink *sink, const void *data, size_t len) {
     return ZC_OK;
 }
 
-static void zc__sink_init(zc_sink *sink, zc_cache *c) {
-    memset(sink, 0, sizeof *sink);
-    sink->mem = &c->mem;
-    sink->most = UINT32_MAX / 2;
-}
-
-#define ZC__BATCH 16u /* keys that one call asks for at most */
-
 static inline bool zc__has_store(const zc_cache *c) { return c->desc.store.version != 0; }
 
 /* Versions of tags are kept by the storage itself. */
 static inline bool zc__keeps_versions(const zc_cache *c) {
     return c->desc.store.tag_put && !zc__bus_on(c);
 }
+#endif
 
 #ifdef ZOOCACHE_WITH_BUS
 #define ZC__BREAKER_FAILURES 3u
@@ -8087,15 +8121,8 @@ static void zc__store_try(zc_cache *c) {
 }
 #else
 static inline uint32_t zc__store_epoch(const zc_cache *c) { (void)c; return 0; }
-static inline int zc__store_outcome(zc_cache *c, uint32_t epoch, int rc) {
-    (void)c; (void)epoch;
-    return rc;
-}
-static inline bool zc__store_up(zc_cache *c, uint32_t *epoch) {
-    (void)c;
-    *epoch = 0;
-    return true;
-}
+#  define zc__store_outcome(c, epoch, rc) ((void)(epoch), (rc))
+#  define zc__store_up(c, epoch) ((void)(c), *(epoch) = 0, true)
 static inline bool zc__store_is_open(const zc_cache *c) { (void)c; return false; }
 static inline void zc__store_log_fault(zc_cache *c) { (void)c; }
 static inline void zc__store_try(zc_cache *c) { (void)c; }
@@ -8282,15 +8309,8 @@ static void zc__bus_distrust(zc__bus *b) {
     zc__monitor_unlock(&b->apply);
 }
 #else
-static inline int zc__bus_judge(zc_cache *c, const zc_record *r, zc_tag *const *deps, size_t ndeps,
-                                uint64_t *begin) {
-    (void)c; (void)r; (void)deps; (void)ndeps; (void)begin;
-    return ZC_OK;
-}
-static inline bool zc__bus_position(zc_cache *c, zc__entry *e, zc_record *r, unsigned char *mark) {
-    (void)c; (void)e; (void)r; (void)mark;
-    return true;
-}
+#  define zc__bus_judge(c, r, deps, ndeps, begin) ZC_OK
+#  define zc__bus_position(c, e, r, mark) ((void)(mark), true)
 static inline void zc__bus_distrust(zc__bus *b) { (void)b; }
 #endif
 
@@ -8952,20 +8972,12 @@ static inline bool zc__store_copy(zc__copying *w) { (void)w; return false; }
 static inline bool zc__behind_make(zc_cache *c) { (void)c; return true; }
 static inline void zc__behind_end(zc_cache *c) { (void)c; }
 static inline bool zc__behind_add(zc_cache *c, zc__entry *e) { (void)c; (void)e; return false; }
-static inline void zc__behind_forget(zc_cache *c, const zc_bytes *key, zc__entry **spent) {
-    (void)c; (void)key; (void)spent;
-}
+#  define zc__behind_forget(c, key, spent) ((void)0)
 static inline void zc__entries_destroy(zc_cache *c, zc__entry *spent) { (void)c; (void)spent; }
 static inline bool zc__behind_write(zc_cache *c) { (void)c; return false; }
-static inline int zc__fleet_lock(zc_fill *fill, uint64_t until, uint64_t *token) {
-    (void)fill; (void)until;
-    *token = 0;
-    return ZC_MISS;
-}
+#  define zc__fleet_lock(fill, until, token) ((void)(until), *(token) = 0, ZC_MISS)
 static inline void zc__fleet_check(zc_fill *fill, uint64_t token) { (void)fill; (void)token; }
-static inline void zc__fleet_unlock(zc_cache *c, zc__flight *f, uint64_t token) {
-    (void)c; (void)f; (void)token;
-}
+#  define zc__fleet_unlock(c, f, token) ((void)(f))
 #endif
 
 /* A step of housekeeping. False: there is nothing to do. */
@@ -10796,7 +10808,7 @@ ZOOCACHE_API int zc_tag_version(zc_cache *cache, zc_bytes tag, uint64_t *version
     int rc = zc__path_parse(tag, &path);
     if (rc != ZC_OK) return rc;
     zc_tag *n = NULL;
-    if (cache->desc.store.tag_get && !zc__bus_on(cache)) { /* only a node can be asked about */
+    if (zc__keeps_versions(cache)) { /* only a node can be asked about */
         rc = zc__tag_get(cache, tag, false, &n);
         if (rc == ZC_OK && zc__store_learn(cache, n) != ZC_OK) rc = ZC_E_STORE;
         if (rc == ZC_OK) *version = zc__atomic_load_acq(&n->version);
@@ -11360,12 +11372,13 @@ static void zc__close(zc_cache *c) {
 static int zc__setup(zc_cache *c) {
     const zc_store *st = &c->desc.store;
     uint64_t latest = 0, entropy = zc__wall(&c->clock) ^ (uintptr_t)c ^ zc__mono(&c->clock) << 20;
+    if (st->version && !zc__has_store(c)) return ZC_E_BUILD;
     c->seed = c->desc.seed ? c->desc.seed : zc__random(&entropy);
     zc__trie_init(&c->trie, &c->mem, &c->hlc, zc__hash(zc_slice("tags", 4), c->seed));
     c->generation = zc__random(&entropy) | 1;
     if (c->desc.bus.version) {
         c->generation = 0; /* the log's identity is */
-    } else if (st->version && st->generation) {
+    } else if (zc__has_store(c) && st->generation) {
         zc_bytes root = zc_slice("", 0);
         uint64_t version = 0;
         if (st->generation(st->user, &c->generation, &latest) < 0 ||
@@ -11377,11 +11390,11 @@ static int zc__setup(zc_cache *c) {
         c->kept = latest;
         zc__atomic_raise(&c->hlc.last, latest);
         zc__trie_learn(&c->trie, &c->trie.root, version);
-    } else if (st->version && st->clear(st->user) < 0) {
+    } else if (zc__has_store(c) && st->clear(st->user) < 0) {
         return ZC_E_STORE;
     }
     (void)zc__now(c); /* ages count from now on */
-    if (c->desc.write_behind && st->version && !zc__behind_make(c)) return ZC_E_NOMEM;
+    if (c->desc.write_behind && zc__has_store(c) && !zc__behind_make(c)) return ZC_E_NOMEM;
 #ifndef ZOOCACHE_WITH_BUS
     if (c->desc.write_behind) return ZC_E_BUILD;
 #endif
@@ -11526,6 +11539,7 @@ ZOOCACHE_API const char *zc_cause_name(int cause) {
     }
 }
 
+#ifndef ZOOCACHE_NO_TEXT
 /* name{cache="...",label="value"} number */
 static void zc__metric(zc__text *t, const char *name, const char *cache, const char *label,
                        const char *value, uint64_t number) {
@@ -11651,10 +11665,18 @@ ZOOCACHE_API int zc_explain(zc_cache *cache, zc_bytes key, zc_explanation *out) 
     if (e) zc__entry_unpin(cache, e);
     return ZC_OK;
 }
+#endif
 
 ZOOCACHE_API bool zc_contains(zc_cache *cache, zc_bytes key) {
-    zc_explanation e;
-    return zc_explain(cache, key, &e) == ZC_OK && (e.state == ZC_OK || e.state == ZC_STALE);
+    if (zc__check_key(cache, key) != ZC_OK) return false;
+    uint64_t hash = zc__hash(key, cache->seed);
+    zc__shard *s = zc__shard_of(cache, hash);
+    zc__spin_lock(&s->lock);
+    zc__entry *e = zc__shard_find(s, hash, key);
+    bool is = e && !(e->flags & ZC__ABSENT) &&
+              zc__entry_state(cache, e, zc__published(&cache->trie)) <= ZC__SOFT;
+    zc__spin_unlock(&s->lock);
+    return is;
 }
 
 /* ============================================================================================

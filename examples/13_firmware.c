@@ -4,7 +4,8 @@
  * names. It also runs on a desk: only board_print() and board_halt() differ. */
 #define ZOOCACHE_NO_STDLIB
 #define ZOOCACHE_NO_THREADS
-#define ZOOCACHE_NO_LZ4
+#define ZOOCACHE_NO_STORE
+#define ZOOCACHE_NO_TEXT
 void board_print(const char *text);
 void board_halt(const char *why);
 #define ZOOCACHE_ASSERT(x) ((x) ? (void)0 : board_halt(#x))

@@ -6,7 +6,7 @@ set -uo pipefail
 GCC=${GCC:-gcc} CLANG=${CLANG:-clang} GXX=${GXX:-g++} CLANGXX=${CLANGXX:-clang++}
 out=${BUILD:-build}/matrix
 hiredis1="-isystem ${BUILD:-build}/hiredis/include"
-text_limit=40960
+text_limit=40960 total_limit=40960
 mkdir -p "$out"
 export out
 warn_cxx="-Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wundef -Werror"
@@ -48,6 +48,9 @@ objects() {
         for option in WITH_BUS WITH_LMDB WITH_REDIS WITH_SEAL WITH_WALK; do
             echo "$cc -std=c11 $warn $posix -DZOOCACHE_NO_THREADS -DZOOCACHE_$option $how tests/c_impl.c -o $out/$((n++)).o"
         done
+        for option in NO_STORE NO_TEXT "NO_STORE -DZOOCACHE_NO_TEXT -DZOOCACHE_NO_THREADS"; do
+            echo "$cc -std=c11 $warn $posix -DZOOCACHE_$option -O2 -c tests/c_impl.c -o $out/$((n++)).o"
+        done
         echo "$cc -std=c11 $warn $posix -O0 -c tests/c_impl.c -o $out/$((n++)).o"
         echo "$cc -std=c11 $warn $posix -O3 -c tests/c_impl.c -o $out/$((n++)).o"
         echo "$cc -std=c99 $warn -c tests/c_decl.c -o $out/$((n++)).o"
@@ -63,6 +66,7 @@ objects() {
         for option in "" NO_THREADS NO_LZ4 STATIC DEBUG WITH_BUS WITH_LMDB WITH_REDIS WITH_SEAL WITH_WALK; do
             echo "$cc -std=c++17 -x c++ $warn_cxx ${option:+-DZOOCACHE_$option} $how tests/c_impl.c -o $out/$((n++)).o"
         done
+        echo "$cc -std=c++17 -x c++ $warn_cxx -DZOOCACHE_NO_STORE -DZOOCACHE_NO_TEXT -O2 -c tests/c_impl.c -o $out/$((n++)).o"
         for option in "" "$hiredis1"; do
             echo "$cc -std=c++17 -x c++ $warn_cxx $option -DZOOCACHE_WITH_REDIS -DZOOCACHE_WITH_REDIS_TLS $how tests/c_impl.c -o $out/$((n++)).o"
         done
@@ -119,6 +123,14 @@ programs() {
         try "t_cxx, $how" $how tests/t_cxx.cc $warn_cxx -I. -Itests -O1 -g -o "$out/t_cxx$n" $libs
         programs="$programs t_cxx$((n++))"
     done
+    local no_text=-DZOOCACHE_NO_TEXT
+    # Sections without a storage and without texts; with NO_TEXT, those that ask for none.
+    for how in t_trie:$no_text t_flight:$no_text t_walk:$no_text t_fetch: t_expiry: t_policy: t_table:; do
+        # shellcheck disable=SC2086
+        try "$how, NO_STORE" $GCC $c $posix -DZOOCACHE_DEBUG -DZOOCACHE_NO_STORE ${how#*:} \
+            "tests/${how%:*}.c" -o "$out/${how%:*}" -pthread
+        programs="$programs ${how%:*}"
+    done
     for program in $programs; do
         try "run $program" $exact "$out/$program"
     done
@@ -139,6 +151,10 @@ size_and_time() {
     try "code of -Os NO_THREADS NO_LZ4: $text bytes, at most $text_limit" test "$text" -le $text_limit
     size -A "$out/small.o" | awk '$1 ~ /rodata|rel.ro/ {c += $2} $1 == ".eh_frame" {e = $2}
         END {print "       constants: " c " bytes, unwinding tables: " e " bytes"}'
+    # shellcheck disable=SC2086
+    $GCC -std=c11 $posix -I. -Os -DZOOCACHE_NO_THREADS -DZOOCACHE_NO_STORE -DZOOCACHE_NO_TEXT -c tests/c_impl.c -o "$out/small.o"
+    text=$(size -A "$out/small.o" | awk '$1 ~ /text|rodata|rel.ro|eh_frame/ {t += $2} END {print t}')
+    try "all of -Os NO_THREADS NO_STORE NO_TEXT: $text bytes, at most $total_limit" test "$text" -le $total_limit
     begin=$(date +%s%N)
     # shellcheck disable=SC2086
     $GCC -std=c11 $posix -I. -O2 -c tests/c_impl.c -o "$out/timed.o"

@@ -146,6 +146,13 @@ def board(cpu, machine, into, include):
     floating = re.search(r"\b__aeabi_([df]|u?[il]2[df])\w*", run("arm-none-eabi-nm", "-u", into / "whole.o")[0])
     if not good or floating:
         return output or floating[0]
+    small = ["-DZOOCACHE_NO_STORE", "-DZOOCACHE_NO_TEXT"]
+    output, good = run(*command, *small, "-c", "tests/c_freestanding.c", "-o", into / "small.o")
+    if not good:
+        return output
+    size = int(run("arm-none-eabi-size", into / "small.o")[0].split()[6])
+    if size > 32 * 1024:
+        return f"{size} bytes"
     command += ["-nostdlib", "-DZOOCACHE_STATIC", "-T", "tests/board.ld"]
     output, good = run(*command, "examples/13_firmware.c", "tests/board.c", "-lgcc", "-o", into / "firmware")
     if not good:
