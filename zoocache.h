@@ -5213,8 +5213,10 @@ static inline bool zc__policy_pass(zc__shard *s) {
     return s->policy.full && ++s->policy.passed % ZC__PASS != 0;
 }
 
-/* Links a new entry, for which room has been made. */
-static void zc__policy_add(zc_cache *c, zc__shard *s, zc__entry *e, unsigned queue) {
+/* Links a new entry, for which room has been made: only now its ghosts are looked at, as their line
+ * has been on its way meanwhile. */
+static void zc__policy_add(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t hash) {
+    unsigned queue = zc__is_cleared(s, e) ? (unsigned)ZC__CLEARED : zc__policy_miss(s, hash);
     zc__policy *p = &s->policy;
     zc__queue *w = &p->queue[ZC__WINDOW], *q = &p->queue[ZC__PROBATION];
     e->hits = e->state = 0;
@@ -5556,7 +5558,6 @@ static int zc__shard_insert(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t ha
     ZC__ASSERT_HELD(&s->lock);
     size_t n = 0, cost = 0, need = zc__entry_cost(e);
     bool room = zc__table_reserve(c, s, hash);
-    unsigned queue = ZC__WINDOW;
     zc__entry *old = zc__table_find(s, hash, zc__entry_key(e));
     zc__policy_clear(c, s);
     if (old && (zc__is_cleared(s, old) || zc__is_cleared(s, e))) { /* not in its place */
@@ -5570,8 +5571,6 @@ static int zc__shard_insert(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t ha
         zc__policy_replace(s, old, e);
         zc__shard_detach(s, old, hash, ZC_CAUSE_REPLACED, garbage);
         room = true;
-    } else {
-        queue = zc__is_cleared(s, e) ? (unsigned)ZC__CLEARED : zc__policy_miss(s, hash);
     }
     for (;;) {
         size_t more_n = n ? 0 : 1, more_cost = need > cost ? need - cost : 0;
@@ -5594,7 +5593,7 @@ static int zc__shard_insert(zc_cache *c, zc__shard *s, zc__entry *e, uint64_t ha
     }
     zc__limit_give(&c->entries, n ? n - 1 : 0);
     zc__limit_give(&c->cost, cost > need ? cost - need : 0);
-    if (!old) zc__policy_add(c, s, e, queue);
+    if (!old) zc__policy_add(c, s, e, hash);
     zc__table_link(s, zc__table_of(s, hash), e, hash);
     s->count++;
     s->bytes += zc__entry_size(e);
