@@ -366,6 +366,7 @@ HOLDS = {
     "a child ends what its parent holds": ("h = h->next) h->own = false;", "h = h->next) (void)h;"),
     "what a dead holder has left stays": ("if (rc == ZC_OK) rc = zc__hold_forget(c, h->id);", ""),
 }
+HELD = ["a fill does not look for holds", "a put does not look for holds"]  # x_simulate finds these, too
 
 # t_seal_bus must fail.
 SEALED = {
@@ -498,7 +499,7 @@ def main():
     directory, program = pathlib.Path(sys.argv[1]), sys.argv[2]
     programs = {
         "s_linear": (LINEAR | THROUGH | BEHIND, found),
-        "x_simulate": (SIMULATION, simulated),
+        "x_simulate": (SIMULATION | {name: HOLDS[name] for name in HELD}, simulated),
         "t_hooks": (HOOKS, hung_or_failed),
         "t_bus": (SLEPT, failed_check),
         "t_holds": (HOLDS, failed_check),
