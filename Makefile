@@ -434,7 +434,7 @@ $(BUILD)/wheels/venv/done: Makefile
 	@touch $@
 
 # zig brings the C libraries of its targets with it.
-REACH_TOOLS = ziglang==0.17.1 wasmtime==50.0.1
+REACH_TOOLS = ziglang==0.17.1 wasmtime==50.0.1 setuptools==84.2.1
 .PHONY: reach reach-short
 REACH_PYTHON = $(BUILD)/reach/venv/bin/python
 reach: $(BUILD)/reach/venv/done ## other processors and systems: by qemu, wine and wasmtime; TARGETS="s390x wasi"

@@ -11940,6 +11940,9 @@ ZOOCACHE_API int zc_check(zc_cache *cache) {
 
 #include <fcntl.h>
 #include <unistd.h>
+#ifdef _WIN32
+#  include <ntsecapi.h>
+#endif
 
 /* Gives the entry at `position`. ZC_E_CORRUPT: that is no list. */
 static int zc__list_deliver(const zc__mem *m, zc_bytes list, uint64_t position, zc_bus_sink *sink) {
@@ -11972,12 +11975,16 @@ static inline uint32_t zc__tables_begin(zc_store *store, zc_bus *bus) {
     return (store ? 1u : 0u) + (bus ? 1u : 0u);
 }
 
-/* 64 bits that no other process draws, or, without /dev/urandom, hardly one. */
+/* 64 bits that no other process draws, or, where the system gives none, hardly one. */
 static uint64_t zc__system_random(void) {
     uint64_t v = 0;
+#ifdef _WIN32
+    bool good = RtlGenRandom(&v, sizeof v);
+#else
     int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
     bool good = fd >= 0 && read(fd, &v, sizeof v) == (ssize_t)sizeof v;
     if (fd >= 0) close(fd);
+#endif
     if (good) return v;
     v = zc__sys_mono() ^ zc__sys_wall() << 20 ^ (uint64_t)getpid() << 40 ^ (uintptr_t)&v;
     return zc__random(&v);

@@ -5,12 +5,14 @@
 
 A target is a compiler, and what runs its programs: qemu, wine, wasmtime, or nothing, where linking is the
 test. Each gets the header alone under all warnings, the examples and the section tests; the short form some of
-each. Microcontrollers get examples/13_firmware.c, with a stack of 2 KiB. It runs in a virtual environment with
-ziglang and wasmtime (make reach). Last line: N passed, N failed.
+each. Microcontrollers get examples/13_firmware.c, with a stack of 2 KiB. On Windows the Python package's
+library is built and loaded as well. It runs in a virtual environment with ziglang, wasmtime and setuptools
+(make reach). Last line: N passed, N failed.
 """
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -137,6 +139,22 @@ def build_and_run(name, target, file, into, include):
     return "" if good else output or "failed"
 
 
+def python_library(target, into, include):
+    """The Python package's library, as its build makes it, is loaded and used: what was wrong, or ""."""
+    shutil.copy(into / "lz4.o", into / "liblz4.a")  # a linker takes it for one
+    names = {"CC": shlex.join(target.compiler), "CPPFLAGS": f"-isystem {include}", "LDFLAGS": f"-static -L{into}"}
+    library = into / "_native.dll"
+    output, good = run("env", *(f"{k}={v}" for k, v in names.items()), sys.executable, "python_shim/_build.py", library)
+    if not good:
+        return output
+    program = into / ("w_native" + target.suffix)
+    output, good = run(*target.compiler, "-std=c11", *WARN, "-I.", "tests/w_native.c", "-o", program)
+    if not good:
+        return output
+    output, good = run(*target.runner, program, f"Z:{library}")
+    return "" if good else output or "failed"
+
+
 def board(cpu, machine, into, include):
     """The header whole, without floating point, and the example on a microcontroller: what was wrong, or ""."""
     into.mkdir(exist_ok=True)
@@ -184,6 +202,8 @@ def main():
                 sys.exit(output)
             for file in [ROOT / "tests/c_impl.c", *programs(target, short)]:
                 jobs.append((name, file.stem, pool.submit(build_and_run, name, target, file, into, include)))
+            if name == "windows":
+                jobs.append((name, "w_native", pool.submit(python_library, target, into, include)))
         for cpu, machine in boards.items():
             jobs.append((cpu, "13_firmware", pool.submit(board, cpu, machine, work / cpu, include)))
         failed = 0

@@ -32,6 +32,7 @@
 #endif
 #ifdef _WIN32
 #  define ZCPY_API __declspec(dllexport)
+#  define ZOOCACHE_API ZCPY_API
 #else
 #  define ZCPY_API __attribute__((visibility("default")))
 #endif
