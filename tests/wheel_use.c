@@ -51,7 +51,8 @@ static void ask(zc_cache *cache, int computed) {
     zc_release(cache, &v);
 }
 
-/* What one cache has computed, the next one finds in their place, if they have one, until it invalidates it. */
+/* What one cache has computed, the next one finds in their place, if they have one, until it
+ * invalidates it. */
 static void use(const char *url, const char *prefix) {
     zc_cache *cache = open_cache(url, prefix);
     int known = url ? 1 : 2;

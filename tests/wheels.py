@@ -270,8 +270,9 @@ def use_musl(name, wheel, redis):
     run(sys.executable, "-m", "ziglang", "cc", "-target", PLATFORMS[name], "-std=c11", "-O2", "-dynamic",
         HERE / "wheel_use.c", "-I", HERE.parent, "-L", work / "zoocache", "-l:_native.so", "-o", work / "wheel_use")  # fmt: skip
     qemu = ["/qemu"] if (tree / "qemu").exists() else []
-    said = run("bwrap", "--bind", tree, "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--ro-bind", work, "/mnt",
-        "--clearenv", "--setenv", "LD_LIBRARY_PATH", "/mnt/zoocache", "--", *qemu, "/mnt/wheel_use", redis, name)  # fmt: skip
+    said = run("bwrap", "--bind", tree, "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp",
+               "--ro-bind", work, "/mnt", "--clearenv", "--setenv", "LD_LIBRARY_PATH", "/mnt/zoocache",
+               "--", *qemu, "/mnt/wheel_use", redis, name)  # fmt: skip
     assert qemu or "LMDB" in said, said
 
 
