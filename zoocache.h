@@ -11548,7 +11548,8 @@ static void zc__metric(zc__text *t, const char *name, const char *cache, const c
         else if (*p == '"' || *p == '\\') zc__text_str(t, "\\");
         if (*p != '\n') zc__text_bytes(t, p, 1);
     }
-    zc__text_with(t, label ? "\",%=\"%\"} " : "\"} ", label, value);
+    if (label) zc__text_with(t, "\",%=\"%", label, value);
+    zc__text_str(t, "\"} ");
     zc__text_num(t, number, 1);
     zc__text_str(t, "\n");
 }
