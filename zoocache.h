@@ -1271,7 +1271,8 @@ typedef struct zc_lmdb_desc {
  * the system has against it. Both tables are then zeroed.
  * Damage: LMDB aborts the process, or crashes, at pages that make no sense. So the first process
  * that opens a file (told on Linux) looks at all pages but those of values above some 2 KB. What
- * changes in a file while a process has it open, and values that a disk cannot read, still end it.
+ * changes in a file while a process has it open, and values that a disk cannot read, still end it;
+ * a file that became shorter is not read any more when that is seen, within a second or so.
  * Threads: any. Cost: some milliseconds; for who comes first 0.1 ms for each MB of large values, up
  * to 0.7 ms of records of 100 bytes, and the disk's time if they are not in memory. */
 ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus *bus);
@@ -12164,6 +12165,7 @@ typedef struct zc__lmdb {
     pid_t pid;
     dev_t dev; /* of data.mdb */
     ino_t ino;
+    off_t size; /*   which it once had */
     char path[ZC__LMDB_PATH];
 } zc__lmdb;
 
@@ -13025,13 +13027,18 @@ static int zc__lmdb_put_list(zc__lmdb_tx *t, unsigned which, uint64_t at, const 
     return rc;
 }
 
+static MDB_val zc__lmdb_tag_key(const zc__lmdb *db, zc_bytes path, unsigned char at[8]) {
+    zc__put_le(at, XXH3_64bits_withSeed(path.ptr, path.len, db->identity), 8);
+    return zc__lmdb_val(at, 8);
+}
+
 /* Records the position of a path (L3). */
 static int zc__lmdb_put_tag(zc__lmdb_tx *t, zc_bytes path, uint64_t position) {
-    unsigned char key[8], value[8];
+    unsigned char at[8], value[8];
     unsigned young = (unsigned)t->meta[ZC__LMDB_YOUNG];
-    zc__put_le(key, XXH3_64bits_withSeed(path.ptr, path.len, t->db->identity), 8);
     zc__put_le(value, position, 8);
-    return zc__lmdb_put(t, ZC__LMDB_TAGS0 + young, zc__lmdb_val(key, 8), zc__lmdb_val(value, 8));
+    return zc__lmdb_put(t, ZC__LMDB_TAGS0 + young, zc__lmdb_tag_key(t->db, path, at),
+                        zc__lmdb_val(value, 8));
 }
 
 /* Swaps the generations of tags if the young one has its share. */
@@ -13092,16 +13099,15 @@ static int zc__lmdb_bus_versions(void *user, const zc_bytes *paths, size_t n,
     zc__lmdb *db = (zc__lmdb *)user;
     zc__lmdb_rd r;
     uint64_t meta[ZC__LMDB_META];
-    unsigned char key[8];
+    unsigned char at[8];
     MDB_val value;
     int rc = zc__lmdb_begin_meta(db, &r, meta);
     if (rc != ZC_OK) return rc;
+    unsigned young = (unsigned)meta[ZC__LMDB_YOUNG];
     for (size_t i = 0; i < n && rc >= 0; i++) {
         positions[i] = meta[ZC__LMDB_ROOT];
         if (paths[i].len == 0) continue;
-        zc__put_le(key, XXH3_64bits_withSeed(paths[i].ptr, paths[i].len, db->identity), 8);
-        unsigned young = (unsigned)meta[ZC__LMDB_YOUNG];
-        MDB_val k = zc__lmdb_val(key, 8);
+        MDB_val k = zc__lmdb_tag_key(db, paths[i], at);
         rc = zc__lmdb_get(r.txn, db->dbi[ZC__LMDB_TAGS0 + young], k, &value, 8);
         if (rc == ZC_MISS && meta[ZC__LMDB_SWAPPED]) /* else the old one is empty */
             rc = zc__lmdb_get(r.txn, db->dbi[ZC__LMDB_TAGS0 + (young ^ 1)], k, &value, 8);
@@ -13180,11 +13186,13 @@ static int zc__lmdb_bus_beat(void *user, zc_bytes text) {
     (void)text;
     if (!zc__lmdb_usable(db)) return ZC_E_STORE;
     zc__lmdb_file(db, "/data.mdb", name, sizeof name);
-    if (stat(name, &st) != 0 || st.st_dev != db->dev || st.st_ino != db->ino) {
+    bool there = stat(name, &st) == 0 && st.st_dev == db->dev && st.st_ino == db->ino;
+    if (!there || st.st_size < db->size) {
         zc__atomic_store_rlx(&db->lost, 1u);
-        zc__lmdb_say(db, "the file was removed or replaced while it was open", NULL);
+        zc__lmdb_say(db, "the file was removed, replaced or cut while it was open", NULL);
         return ZC_E_STORE;
     }
+    db->size = st.st_size;
     zc__lmdb_clear_dead_readers(db);
     return zc__lmdb_has_work(db) ? zc__lmdb_write(db, zc__lmdb_maintain_all, NULL) : ZC_OK;
 }
@@ -13500,11 +13508,10 @@ static bool zc__mdb_check_metas(zc__mdb_check *c, size_t size) {
 }
 
 static bool zc__mdb_check_trees(zc__mdb_check *c) {
-    if (!zc__mdb_check_tree(c, &c->meta.unused)) return false;
-    if (!zc__mdb_check_tree(c, &c->meta.main)) return false;
-    for (size_t i = 0; i < c->nsub; i++)
-        if (c->sub[i].flags || !zc__mdb_check_tree(c, &c->sub[i])) return false;
-    return true;
+    bool good = zc__mdb_check_tree(c, &c->meta.unused) && zc__mdb_check_tree(c, &c->meta.main);
+    for (size_t i = 0; i < c->nsub && good; i++)
+        good = c->sub[i].flags == 0 && zc__mdb_check_tree(c, &c->sub[i]);
+    return good;
 }
 
 static int zc__lmdb_damaged(zc__lmdb *db) {
@@ -13574,6 +13581,7 @@ static int zc__lmdb_learn_file(zc__lmdb *db) {
     if (mdb_env_get_fd(db->env, &fd) != MDB_SUCCESS || fstat(fd, &st) != 0) return ZC_E_STORE;
     db->dev = st.st_dev;
     db->ino = st.st_ino;
+    db->size = st.st_size;
     return ZC_OK;
 }
 

@@ -872,11 +872,25 @@ TEST(a_file_that_was_replaced_is_not_believed) {
     CHECK_EQ(rename(ld_file(&f.dir, "data.mdb", name), ld_file(&f.dir, "moved", other)), 0);
     CHECK_EQ(f.b.beat(f.b.user, zc_str("")), ZC_E_STORE);
     f.b.report(f.b.user);
-    CHECK(strstr(f.said, "removed or replaced") != NULL);
+    CHECK(strstr(f.said, "removed, replaced") != NULL);
     CHECK_EQ(get(&f, "a", "x"), ZC_E_STORE);
     CHECK_EQ(put(&f, "a", "x", 0), ZC_E_STORE);
     CHECK_EQ(f.b.peek(f.b.user, &p), ZC_E_STORE);
     unlink(other);
+    stop(&f);
+}
+
+TEST(a_file_that_was_cut_is_not_read) {
+    fixture f;
+    char name[128];
+    REQUIRE(start(&f, 0));
+    for (unsigned i = 0; i < 500; i++) CHECK_EQ(put_n(&f, i, 1000), ZC_OK);
+    CHECK_EQ(f.b.beat(f.b.user, zc_str("")), ZC_OK);
+    CHECK_EQ(truncate(ld_file(&f.dir, "data.mdb", name), 8192), 0);
+    CHECK_EQ(f.b.beat(f.b.user, zc_str("")), ZC_E_STORE);
+    f.b.report(f.b.user);
+    CHECK(strstr(f.said, "cut") != NULL);
+    CHECK_EQ(has_n(&f, 7, 1000), ZC_E_STORE);
     stop(&f);
 }
 
