@@ -354,7 +354,7 @@ def test_invalidate_and_explain(server, command):
 def test_how_it_ends(server, command):
     assert "usage" in command(code=1)
     assert "REDIS_URL" in command("nodes", code=2)
-    assert "scheme" in command("nodes", "--redis", "http://secret:word@h", code=2)
+    assert "scheme" in command("nodes", "--redis", "ftp://secret:word@h", code=2)
     assert command("invalidate", "a\0b", "--redis", server.url, code=2).startswith("zoocache: ")
     text = command("nodes", "--redis", "redis://user:hunter2@127.0.0.1:1/0", code=3)
     assert "hunter2" not in text and text.startswith("zoocache: redis://...")

@@ -4,6 +4,8 @@ facts      one JSON text: who it is, health(), stats(). The thread that speaks f
            bus' own thread sends it with its beat: no call pays for it, and nobody has to ask for it
 questions  {"token", "do", "args"}: what monitors have left for this node, which comes with the answer to a beat.
            Answered by a thread that lives while there are some, to the list reply:<token>
+
+Over a place there are facts alone, every five seconds (see _place_beat).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zoocache._cache import Cache
+    from zoocache._place_beat import PlaceBeat
     from zoocache._shared import Shared
     from zoocache._table import Entry
 
@@ -44,6 +47,12 @@ class Beat:
     def __init__(self, cache: Cache, shared: Shared) -> None:
         self.core = shared.core
         self._node = self.core.node()  # now: at exit a core may have been shut before the last facts are told
+        self._place: PlaceBeat | None = None
+        if self.core.place is not None:
+            from zoocache._place_beat import PlaceBeat
+
+            self._place = PlaceBeat(shared, cache.prefix)
+            self._node = self._place.node
         self._cache = ref(cache)
         told = shared.settings.options
         self._options = {name: told[name] for name in ("replicas", "log_shards")}
@@ -59,6 +68,10 @@ class Beat:
         if cache is None or cache.closed:
             return
         now = time.monotonic()
+        if self._place is not None:
+            if self._place.due(now):
+                self._place.tell(now, self.facts(cache))
+            return
         if now - self._due >= EVERY:
             self._due = now
             self.core.tell(json.dumps(self.facts(cache)).encode())

@@ -241,7 +241,7 @@ class Shared:
         self._speaking = threading.RLock()
         self._closed = False
         self.events: Events | None = None
-        self.beats = bool(parts & BEATS)
+        self.beats = bool(parts & BEATS) or self.core.place is not None
         self.beat: Beat | None = None
         self._counted = 0, 0  # faults, and changes of the breaker, that were told of as events
         watch(self)

@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(new_key())
         sys.exit(FINE)
     if not args.redis:
-        parser.error("say where the caches' Redis is: --redis redis://host, or the variable REDIS_URL")
+        parser.error(
+            "say where the caches' Redis or place is: --redis redis://host, --storage-url URL, or the variable REDIS_URL"
+        )
     try:
         with _board(args) as board:
             code = _COMMANDS[args.command](board, args)
@@ -86,7 +88,8 @@ _OPTIONS = (*_TLS, "seal_key")
 
 def _parser() -> argparse.ArgumentParser:
     place = argparse.ArgumentParser(add_help=False)
-    place.add_argument("--redis", metavar="URL", default=os.environ.get("REDIS_URL"), help="or the variable REDIS_URL")
+    url_text = "or storage_url of the caches, if they share a place; or the variable REDIS_URL"
+    place.add_argument("--redis", "--storage-url", metavar="URL", default=os.environ.get("REDIS_URL"), help=url_text)
     place.add_argument("--prefix", default="zoocache", help="that of the caches (default: zoocache)")
     for name in _TLS:
         place.add_argument("--" + name.replace("_", "-"), metavar="FILE", help="of rediss://, as in configure()")
@@ -121,6 +124,12 @@ def _where(args: argparse.Namespace) -> str:
 
 
 def _board(args: argparse.Namespace) -> Board:
+    from zoocache.storages import SCHEMES
+
+    if args.redis.partition("://")[0] in SCHEMES:
+        from zoocache.place_monitor import PlaceBoard
+
+        return PlaceBoard(args.redis, args.prefix, seal_key=args.seal_key)
     return Board(args.redis, args.prefix, **{name: getattr(args, name) for name in _OPTIONS})
 
 

@@ -59,8 +59,10 @@ class Server(NamedTuple):
 
 def diagnose(board: Board) -> list[Finding]:
     """Looks at everything; the worst first. Raises OSError if the server does not answer."""
-    server, nodes = _ask(board), _nodes(board)
-    found = [finding for look in _LOOKS for finding in look(board, server, nodes)]
+    found = board.examined()
+    if found is None:
+        server, nodes = _ask(board), _nodes(board)
+        found = [finding for look in _LOOKS for finding in look(board, server, nodes)]
     return sorted(found, key=lambda finding: (BAD, NOTE, FINE).index(finding.level))
 
 

@@ -197,6 +197,10 @@ class Board:
                 answers[answer.pop("node")] = answer
         return answers
 
+    def examined(self) -> list[Any] | None:
+        """What the doctor has to say; None: he looks at the server himself."""
+        return None
+
     # ---- invalidations -----------------------------------------------------------------------------
 
     @property
