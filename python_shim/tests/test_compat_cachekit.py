@@ -26,6 +26,7 @@ from zoocache.compat.cachekit import (
     HealthStatus,
     InvalidationOutcome,
     L1CacheConfig,
+    MemcachedBackendConfig,
     MonitoringConfig,
     RedisBackend,
     cache,
@@ -40,7 +41,7 @@ KEY = "ab" * 32
 VARIABLES = [
     *("CACHEKIT_REDIS_URL", "REDIS_URL", "CACHEKIT_FILE_CACHE_DIR", "CACHEKIT_MASTER_KEY", "CACHEKIT_API_KEY"),
     *("CACHEKIT_DEFAULT_TTL", "CACHEKIT_MAX_CHUNK_SIZE_MB", "CACHEKIT_ENABLE_COMPRESSION", "CACHEKIT_L1_MAX_SIZE_MB"),
-    "CACHEKIT_MEMCACHED_SERVERS",
+    *("CACHEKIT_MEMCACHED_SERVERS", "CACHEKIT_PREVIOUS_MASTER_KEYS", "CACHEKIT_ENCRYPTION_FAIL_CLOSED"),
 ]
 
 
@@ -444,29 +445,101 @@ def test_what_has_no_counterpart_says_what_to_use(monkeypatch):
     def load():
         return 1
 
-    refused(ConfigurationError, "requires a master_key.*cannot seal", lambda: cache.secure(load))
-    secure = cache.secure(master_key=KEY, tenant_extractor=len, ttl=5)
-    for decorate in (secure, cache(config=DecoratorConfig.secure(KEY))):
-        refused(ConfigurationError, "cannot seal values.*Use cache.production", lambda d=decorate: d(load))
-    assert KEY not in repr(DecoratorConfig.secure(KEY))
-    assert DecoratorConfig.secure(KEY).to_dict()["master_key"] == "[REDACTED]"
-    for options in ({"master_key": KEY}, {"tenant_extractor": len}, {"fail_closed": True}):
-        for form in (cache, cache.production):
-            refused(ConfigurationError, "cannot seal", lambda f=form, o=options: f(**o))
+    refused(ConfigurationError, "requires a master_key", lambda: cache.secure(load))
+    for form in (cache, cache.production, cache.secure):
+        refused(ConfigurationError, "scopes", lambda f=form: f(master_key=KEY, tenant_extractor=len))
+    for bad in (KEY[2:], "x" * 64, KEY + "00"):
+        refused(
+            ConfigurationError,
+            "master_key, or CACHEKIT_MASTER_KEY: .*32 bytes",
+            lambda k=bad: cache.secure(master_key=k),
+        )
+    refused(ConfigurationError, "nothing to seal in memory", cache.secure(master_key=KEY)(load))
+    refused(ConfigurationError, "nothing to seal in memory", lambda: cache.secure(master_key=KEY, backend=None)(load))
     refused(ConfigurationError, "requires encryption.master_key", lambda: cache(encryption=True))
     refused(ConfigurationError, "no option master_keey", lambda: cache(master_keey=KEY))
     refused(ConfigurationError, "no keys in common", lambda: cache(interop="op", namespace="n"))
     refused(NotImplementedError, "use RedisBackend", lambda: cache.io(api_key=KEY))
-    refused(NotImplementedError, "use RedisBackend", cachekit.MemcachedBackend)
+    refused(ConfigurationError, "one alone", lambda: cachekit.MemcachedBackend(MemcachedBackendConfig(["a:1", "b:1"])))
     refused(NotImplementedError, "use RedisBackend", lambda: cachekit.CachekitIOBackend(api_key=KEY))
-    refused(NotImplementedError, "cannot seal", lambda: cachekit.EncryptionWrapper(serializer=None, master_key=KEY))
+    refused(NotImplementedError, "cache.secure", lambda: cachekit.EncryptionWrapper(serializer=None, master_key=KEY))
     refused(NotImplementedError, "redis_url", lambda: RedisBackend(client_provider=object()))
     refused(NotImplementedError, "zoocache.Cache", lambda: RedisBackend().get("k"))
+
+
+secrets = []  # that were computed
+
+
+def secret(x):
+    secrets.append(x)
+    return f"secret-{x}"
+
+
+def plain(x):
+    return f"plain-{x}"
+
+
+@pytest.mark.skipif(not PARTS["seal"], reason="built without sealing")
+def test_what_is_secure_is_sealed(monkeypatch, tmp_path):
+    secrets.clear()
+    shelf = Shelf()
+    sealed = cache.secure(master_key=KEY, backend=shelf)(secret)
+    opened = cache(backend=shelf)(plain)
+    assert [sealed(1), sealed(1), opened(1), opened(1), *secrets] == ["secret-1"] * 2 + ["plain-1"] * 2 + [1]
+    kept = b"".join(value for value in shelf.records.values())
+    assert (b"secret-" in kept, b"plain-" in kept) == (False, True)
+    for config in (DecoratorConfig.secure(KEY), DecoratorConfig(encryption=cachekit.EncryptionConfig(True, KEY))):
+        assert KEY not in repr(config)
+        assert config.to_dict()["master_key"] == "[REDACTED]"
+        assert engine(shelf, config).sealed
+    assert engine(shelf, DecoratorConfig.secure(KEY)) is not engine(shelf)
+
     monkeypatch.setenv("CACHEKIT_MASTER_KEY", KEY)
-    refused(ConfigurationError, "cannot seal", lambda: cache.secure(load))
-    refused(ConfigurationError, "CACHEKIT_MASTER_KEY", lambda: cache(backend=Shelf())(load)())
-    assert cache(backend=Shelf(), encryption=False)(load)() == 1
-    assert cache(backend=None)(load)() == 1
+    assert engine(shelf, DecoratorConfig.secure()) is engine(shelf, DecoratorConfig()), "what has a key is sealed"
+    assert engine(shelf, DecoratorConfig.secure("cd" * 32)) is not engine(shelf)
+    assert not engine(shelf, DecoratorConfig(encryption=False)).sealed
+    assert not engine(None).sealed, "in memory nothing is"
+
+    if PARTS["lmdb"]:  # beside each other, and by the key before
+        files = FileBackend(FileBackendConfig(tmp_path / "cache", max_size_mb=4))
+        assert cache.secure(backend=files)(secret)(2) == cache(backend=files, encryption=False)(secret)(2) == "secret-2"
+        assert engine(files, DecoratorConfig.secure()).sealed
+        secrets.clear()
+        for each in cachekit._engines.values():
+            each.close()
+        cachekit._engines.clear()
+        monkeypatch.setenv("CACHEKIT_PREVIOUS_MASTER_KEYS", KEY)
+        monkeypatch.setenv("CACHEKIT_MASTER_KEY", "cd" * 32)
+        assert (cache.secure(backend=files)(secret)(2), secrets) == ("secret-2", [])
+
+
+@pytest.mark.plain
+def test_memcached(monkeypatch, tmp_path):
+    from servers import Memcached
+
+    server = Memcached(tmp_path)
+    address = server.url.removeprefix("memcached://")
+    monkeypatch.setenv("CACHEKIT_MEMCACHED_SERVERS", f'["{address}"]')
+    backend = cachekit.MemcachedBackend()
+    assert backend == cachekit.MemcachedBackend(MemcachedBackendConfig([address]))
+    load, calls = counted(cache(ttl=60))
+    assert [load(1), load(1), len(calls)] == [load(1), load(1), 1]
+    assert engine().shared is not None
+    assert engine() is engine(backend)
+    for text, match in (("[1]", "list of host:port"), ("", None), ("a:1,b:1", "one alone")):
+        monkeypatch.setenv("CACHEKIT_MEMCACHED_SERVERS", text)
+        reset_settings()
+        if match:
+            with pytest.raises(ConfigurationError, match=match):
+                engine()
+        else:
+            assert engine().shared is None
+    monkeypatch.setenv("CACHEKIT_MEMCACHED_SERVERS", address)
+    monkeypatch.setenv("CACHEKIT_FILE_CACHE_DIR", str(tmp_path))
+    reset_settings()
+    with pytest.raises(ConfigurationError, match=r"FILE_CACHE_DIR and .*MEMCACHED_SERVERS: which of both"):
+        engine()
+    server.stop()
 
 
 # ---- the environment ---------------------------------------------------------------------------------
@@ -495,7 +568,7 @@ def test_the_environment_is_read_at_the_first_call(monkeypatch, clock):
         ("CACHEKIT_ENABLE_COMPRESSION", "maybe"),
         ("CACHEKIT_L1_MAX_SIZE_MB", ""),
         ("CACHEKIT_API_KEY", "k"),
-        ("CACHEKIT_MEMCACHED_SERVERS", "h"),
+        ("CACHEKIT_MEMCACHED_SERVERS", "[1]"),
     ],
 )
 def test_a_bad_variable_is_named(monkeypatch, name, value):
@@ -725,7 +798,7 @@ def test_a_serializer_alone():
         data, about = serializer.serialize({"a": (1, 2)})
         assert isinstance(data, bytes)
         assert serializer.deserialize(data, about) == {"a": (1, 2)}
-    with pytest.raises(NotImplementedError, match="cannot seal"):
+    with pytest.raises(NotImplementedError, match="cache.secure"):
         cachekit.get_serializer("encrypted")
 
 

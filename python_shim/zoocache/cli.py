@@ -48,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(new_key())
         sys.exit(FINE)
     if not args.redis:
-        parser.error(
-            "say where the caches' Redis or place is: --redis redis://host, --storage-url URL, or the variable REDIS_URL"
-        )
+        parser.error("say where the caches' Redis or place is: --redis redis://host (or another URL), or REDIS_URL")
     try:
         with _board(args) as board:
             code = _COMMANDS[args.command](board, args)

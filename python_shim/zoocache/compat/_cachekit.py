@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from enum import Enum
 from math import ceil, isfinite
@@ -14,13 +15,12 @@ from typing import Any, NamedTuple, NoReturn, ParamSpec, Protocol, TypeVar
 
 from zoocache._cache import Cache as Engine
 from zoocache._table import Rules
+from zoocache.seal import parsed
 from zoocache.serializers import serializer
 from zoocache.storage import Storage
 
 MB = 2**20
-SEALING = "this face cannot seal values; zoocache itself does: Cache(seal_key=...) and cacheable(sealed=True)"
-
-UNSEALED = "Use cache.production for what need not be secret, and leave the rest uncached"
+MASTER_KEY = "CACHEKIT_MASTER_KEY"
 
 
 class ConfigurationError(ValueError):
@@ -142,7 +142,7 @@ class MonitoringConfig:
 
 @dataclass(frozen=True)
 class EncryptionConfig:
-    """What is wanted: the decorator refuses it."""
+    """seal_key, previous_seal_keys and seal_strict. Without ``enabled``, what has a key and a backend is sealed."""
 
     enabled: bool | None = None
     master_key: str | None = field(default=None, repr=False)
@@ -152,8 +152,27 @@ class EncryptionConfig:
     fail_closed: bool | None = None
 
     def validate(self) -> None:
-        key = self.master_key or os.environ.get("CACHEKIT_MASTER_KEY")
-        need(key or not self.enabled, "encryption.enabled=True requires encryption.master_key, or CACHEKIT_MASTER_KEY")
+        need(self.tenant_extractor is None, "tenant_extractor: zoocache's scopes do that: Cache(scopes=Scope(...))")
+        if self.enabled:
+            need(self.key(), f"encryption.enabled=True requires encryption.master_key, or {MASTER_KEY}")
+        if self.key():
+            try:
+                parsed(self.key())
+            except ValueError as error:
+                raise ConfigurationError(f"master_key, or {MASTER_KEY}: {error}") from None
+
+    def key(self) -> str | None:
+        """That of the function, or of the environment; None: nothing is to be sealed."""
+        return None if self.enabled is False else self.master_key or os.environ.get(MASTER_KEY)
+
+    def options(self) -> tuple[tuple[str, Any], ...]:
+        """What the Cache is told: one of its own for each key, as a log that is sealed has nothing plain on it."""
+        if not self.key():
+            return ()
+        older = os.environ.get("CACHEKIT_PREVIOUS_MASTER_KEYS", "").split(",")
+        strict = _flag("CACHEKIT_ENCRYPTION_FAIL_CLOSED") if self.fail_closed is None else self.fail_closed
+        previous = tuple(key.strip() for key in older if key.strip())
+        return ("seal_key", self.key()), ("previous_seal_keys", previous), ("seal_strict", bool(strict))
 
 
 ENCRYPTION = frozenset(each.name for each in fields(EncryptionConfig)) - {"enabled"}
@@ -227,7 +246,7 @@ class DecoratorConfig:
 
     def rules(self) -> Rules:
         """What cacheable() would be told. Refuses what zoocache does not do."""
-        need(not self.encryption.enabled and self.encryption.master_key is None, f"encryption: {SEALING}. {UNSEALED}")
+        need(not self.encryption.enabled or self.backend is not None, "encryption: there is nothing to seal in memory")
         ttl, l1 = self.ttl, self.l1
         more: dict[str, Any] = {"ttl": ttl, "fleet": True}
         stale = ttl if self.swr_by_default and self.stale_ttl is None else self.stale_ttl
@@ -247,14 +266,13 @@ class DecoratorConfig:
     @classmethod
     def plain(cls, **given: Any) -> DecoratorConfig:
         """As it is."""
-        known(given)
-        return cls(**given)
+        return cls(**known(given))
 
     @classmethod
     def _preset(
         cls, ttl: float, on: bool, given: dict[str, Any], monitored: bool = True, **more: Any
     ) -> DecoratorConfig:
-        known(given)
+        given = known(given)
         usual = {
             "ttl": ttl,
             "integrity_checking": on,
@@ -276,14 +294,11 @@ class DecoratorConfig:
 
     @classmethod
     def secure(cls, master_key: str | None = None, tenant_extractor: Any = None, **given: Any) -> DecoratorConfig:
-        """What is wanted: the decorator refuses it."""
-        key = master_key or os.environ.get("CACHEKIT_MASTER_KEY")
-        need(key, f"the secure preset requires a master_key, or CACHEKIT_MASTER_KEY; but {SEALING}. {UNSEALED}")
+        """All there is, sealed."""
+        need(master_key or os.environ.get(MASTER_KEY), f"the secure preset requires a master_key, or {MASTER_KEY}")
         need(given.get("integrity_checking", True), "the secure preset has integrity_checking on")
-        more: dict[str, Any] = {"single_tenant_mode": tenant_extractor is None}
-        more.update({name: given.pop(name) for name in ENCRYPTION & given.keys()})
-        sealed = EncryptionConfig(True, key, tenant_extractor, **more)
-        return cls._preset(600, True, {**given, "encryption": sealed})
+        sealed = {"master_key": master_key, "tenant_extractor": tenant_extractor}
+        return cls._preset(600, True, {**given, "encryption": True, **sealed})
 
     @classmethod
     def dev(cls, **given: Any) -> DecoratorConfig:
@@ -305,11 +320,20 @@ FIELDS = tuple(each.name for each in fields(DecoratorConfig))
 PARTS = ("l1", "circuit_breaker", "backpressure", "monitoring", "encryption")
 
 
-def known(given: dict[str, Any]) -> None:
-    """Refuses what no configuration has, without a word of its value: it may be a key under a wrong name."""
-    need(not given.keys() & ENCRYPTION, f"{', '.join(sorted(given.keys() & ENCRYPTION))}: {SEALING}")
-    unknown = sorted(given.keys() - FIELDS)
+def known(given: dict[str, Any]) -> dict[str, Any]:
+    """With what is told of encryption in one place. Refuses what no configuration has, without a word of its value: it
+    may be a key under a wrong name.
+    """
+    unknown = sorted(given.keys() - FIELDS - ENCRYPTION)
     need(not unknown, f"there is no option {', '.join(unknown)}; there are: {', '.join(FIELDS)}")
+    about = {name: given[name] for name in ENCRYPTION & given.keys()}
+    if not about:
+        return given
+    encryption = given.get("encryption")
+    if not isinstance(encryption, EncryptionConfig):
+        encryption = EncryptionConfig(bool(about.get("master_key")) or None if encryption is None else encryption)
+    rest = {name: value for name, value in given.items() if name in FIELDS}
+    return {**rest, "encryption": replace(encryption, **about)}
 
 
 # ---- the environment ---------------------------------------------------------------------------------
@@ -331,12 +355,24 @@ def _flag(name: str) -> bool | None:
     return text.lower() in ("1", "true", "yes", "on")
 
 
+def _servers(text: str) -> list[str]:
+    """Of a list in JSON, or of names between commas."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = [name.strip() for name in text.split(",")]
+    good = isinstance(found, list) and all(isinstance(name, str) and name for name in found)
+    need(good, "CACHEKIT_MEMCACHED_SERVERS must be a list of host:port in JSON")
+    return list(found)
+
+
 @dataclass(frozen=True)
 class CachekitConfig:
     """What the environment says. It is read when a function is called for the first time."""
 
     redis_url: str | None = field(default=None, repr=False)
     file_cache_dir: str | None = None
+    memcached_servers: tuple[str, ...] | None = None
     default_ttl: int | None = None
     max_chunk_size_mb: int | None = None
     enable_compression: bool | None = None
@@ -344,13 +380,15 @@ class CachekitConfig:
 
     @classmethod
     def from_env(cls) -> CachekitConfig:
-        for name, instead in (("API_KEY", "CACHEKIT_REDIS_URL"), ("MEMCACHED_SERVERS", "CACHEKIT_REDIS_URL")):
-            need(f"CACHEKIT_{name}" not in os.environ, f"CACHEKIT_{name}: there is no such backend; set {instead}")
-        redis, files = os.environ.get("CACHEKIT_REDIS_URL"), os.environ.get("CACHEKIT_FILE_CACHE_DIR")
-        need(not (redis and files), "CACHEKIT_REDIS_URL and CACHEKIT_FILE_CACHE_DIR: which of both? Set one")
+        need("CACHEKIT_API_KEY" not in os.environ, "CACHEKIT_API_KEY: there is no such backend; set CACHEKIT_REDIS_URL")
+        names = [f"CACHEKIT_{name}" for name in ("REDIS_URL", "FILE_CACHE_DIR", "MEMCACHED_SERVERS")]
+        redis, files, servers = (os.environ.get(name) for name in names)
+        named = [name for name in names if os.environ.get(name)]
+        need(len(named) < 2, f"{' and '.join(named)}: which of both? Set one")
         return cls(
-            redis or (None if files else os.environ.get("REDIS_URL")) or None,
+            redis or (None if files or servers else os.environ.get("REDIS_URL")) or None,
             files or None,
+            tuple(_servers(servers)) if servers else None,
             _number("CACHEKIT_DEFAULT_TTL"),
             _number("CACHEKIT_MAX_CHUNK_SIZE_MB"),
             _flag("CACHEKIT_ENABLE_COMPRESSION"),
@@ -361,9 +399,13 @@ class CachekitConfig:
         """The backend that it names; None: memory."""
         if self.redis_url:
             return RedisBackend(self.redis_url)
+        if self.memcached_servers:
+            return MemcachedBackend(MemcachedBackendConfig(self.memcached_servers))
         return FileBackend(FileBackendConfig(self.file_cache_dir)) if self.file_cache_dir else None
 
-    def options(self, backend: Any, size: int | None, breaker: CircuitBreakerConfig) -> dict[str, Any]:
+    def options(
+        self, backend: Any, size: int | None, breaker: CircuitBreakerConfig, sealing: dict[str, Any]
+    ) -> dict[str, Any]:
         """What the Cache behind a backend is told."""
         options: dict[str, Any] = {"read_extend_ttl": False, "default_ttl": self.default_ttl}
         if size:
@@ -373,6 +415,10 @@ class CachekitConfig:
         if backend is None:
             return options
         options.update(backend.options if isinstance(backend, Place) else {"storage": Foreign(backend)})
+        if sealing:
+            options.update(sealing, prefix=options.get("prefix", "zoocache") + "-sealed")
+            if isinstance(backend, FileBackend):  # one file is opened by one cache
+                options["storage_url"] += "-sealed"
         if self.enable_compression is not None:
             options["compression"] = self.enable_compression
         if breaker.enabled and breaker != CircuitBreakerConfig():
@@ -446,6 +492,36 @@ class FileBackend(Place):
         super().__init__(storage_url=f"lmdb://{path}", lmdb_map_size=size, max_entries=config.max_entry_count)
 
 
+@dataclass(frozen=True)
+class MemcachedBackendConfig:
+    """storage_url, timeout, connections and prefix. There are no retries: what fails is computed."""
+
+    servers: Sequence[str] = ("127.0.0.1:11211",)
+    connect_timeout: float = 2.0
+    timeout: float = 1.0
+    max_pool_size: int = 10
+    retry_attempts: int = 2
+    key_prefix: str = ""
+    max_item_size_bytes: int = MB
+
+
+class MemcachedBackend(Place):
+    """zoocache.Cache(storage_url="memcached://...")"""
+
+    def __init__(self, config: MemcachedBackendConfig | None = None) -> None:
+        if config is None:
+            servers = os.environ.get("CACHEKIT_MEMCACHED_SERVERS")
+            config = MemcachedBackendConfig(_servers(servers)) if servers else MemcachedBackendConfig()
+        need(len(config.servers) == 1, "servers: one alone, as its log of invalidations cannot be on several")
+        options = {"prefix": config.key_prefix} if config.key_prefix else {}
+        super().__init__(
+            storage_url=f"memcached://{config.servers[0]}",
+            timeout=config.timeout,
+            connections=config.max_pool_size,
+            **options,
+        )
+
+
 class Missing:
     """What has no counterpart."""
 
@@ -453,10 +529,6 @@ class Missing:
 
     def __init__(self, *args: Any, **options: Any) -> None:
         raise NotImplementedError(f"{type(self).__name__}: {self.instead}")
-
-
-class MemcachedBackend(Missing):
-    instead = "Memcached is not supported; use RedisBackend(...), or a class with get(), set() and delete()"
 
 
 class CachekitIOBackend(Missing):
@@ -526,7 +598,7 @@ class ArrowSerializer(DefaultSerializer):
 
 
 class EncryptionWrapper(Missing):
-    instead = f"{SEALING}. Give the serializer itself, for what need not be secret"
+    instead = "what is stored is sealed as a whole: use @cache.secure, and give the serializer itself"
 
 
 SERIALIZERS: dict[str, Callable[..., Any]] = {

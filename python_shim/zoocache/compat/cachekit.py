@@ -11,7 +11,8 @@ modules of cachekit are one here: ``zoocache.compat.cachekit.config`` and the ot
 
 What differs: stale values are refreshed in every mode; what was invalidated meanwhile is not stored; the memory of
 every process hears of invalidations; closures are told apart; records have checksums in any case. What has no
-counterpart (encryption, interop, cachekit.io, Memcached) raises, and says what to use.
+counterpart (tenant_extractor, interop, cachekit.io) raises, and says what to use. What is sealed has a cache of its own
+beside that of its backend, engine(backend, config); memory is not sealed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from zoocache._cache import Cache as Engine
 from zoocache._functions import Function
 from zoocache._table import Rules
 from zoocache.compat._cachekit import (
-    SEALING,
     UNSET,
     ArrowSerializer,
     AutoSerializer,
@@ -54,6 +54,7 @@ from zoocache.compat._cachekit import (
     InvalidationOutcome,
     L1CacheConfig,
     MemcachedBackend,
+    MemcachedBackendConfig,
     MonitoringConfig,
     OrjsonSerializer,
     RedisBackend,
@@ -92,6 +93,7 @@ __all__ = [
     "InvalidationOutcome",
     "L1CacheConfig",
     "MemcachedBackend",
+    "MemcachedBackendConfig",
     "MonitoringConfig",
     "OrjsonSerializer",
     "RedisBackend",
@@ -151,13 +153,13 @@ def engine(backend: Any = UNSET, config: DecoratorConfig | None = None) -> Engin
     settings, config = get_settings(), config or DecoratorConfig()
     if backend is UNSET:
         backend = _default if _default is not None else settings.backend()
-    secret = backend is not None and config.encryption.enabled is None and "CACHEKIT_MASTER_KEY" in os.environ
-    need(not secret, f"CACHEKIT_MASTER_KEY: {SEALING}. Say encryption=False where that is all right")
+    need(backend is not None or not config.encryption.enabled, "encryption: there is nothing to seal in memory")
+    sealing = config.encryption.options() if backend is not None else ()
     size, breaker = config.l1.max_size_mb or settings.l1_max_size_mb, config.circuit_breaker
-    key = (backend, size, breaker, size and config.namespace)
+    key = (backend, size, breaker, size and config.namespace, sealing)
     with _lock:
         if key not in _engines:
-            _engines[key] = Engine(**settings.options(backend, size, breaker))
+            _engines[key] = Engine(**settings.options(backend, size, breaker, dict(sealing)))
         return _engines[key]
 
 
@@ -270,8 +272,7 @@ class Form:
         if config is None:
             config = self._preset(**overrides)
         else:
-            known(overrides)
-            config = replace(config, **overrides)
+            config = replace(config, **known({"encryption": config.encryption, **overrides}))
         if l1 is not None:
             config = replace(config, l1=replace(config.l1, enabled=bool(l1)))
         return (lambda func: _decorate(func, config)) if func is None else _decorate(func, config)
@@ -342,5 +343,6 @@ async def async_health_check_handler(force: bool = False) -> dict[str, Any]:
     return health_check_handler()
 
 
-for _name in ("config", "config.nested", "decorators", "backends", "backends.file", "backends.redis", "serializers"):
+_BACKENDS = ("backends", "backends.file", "backends.memcached", "backends.redis")
+for _name in ("config", "config.nested", "decorators", *_BACKENDS, "serializers"):
     sys.modules[f"{__name__}.{_name}"] = sys.modules[__name__]
