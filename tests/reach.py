@@ -26,7 +26,7 @@ WARN = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wundef",
 ZIG = [sys.executable, "-m", "ziglang", "cc"]
 SHORT = "t_arena t_codec t_fetch t_table t_trie m_cache s_flights 01_hello".split()
 # What needs POSIX: processes, signals, poll(), directories; and what watches glibc's allocator.
-POSIX = "t_fork t_thread t_events s_linear 04_event_loop 06_own_storage 09_replay 10_processes".split()
+POSIX = "t_fork t_thread t_events s_linear s_readers 04_event_loop 06_own_storage 09_replay 10_processes".split()
 GLIBC = "s_linear t_slab t_fork t_thread".split()
 THREADED = re.compile(r'#include (<pthread.h>|"(log_bus|barrier|fault_store|linear).h")|pthread_create')
 LIBRARY = re.compile(r"ZOOCACHE_WITH_(LMDB|REDIS|SEAL)|<sqlite3.h>")
