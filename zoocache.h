@@ -7134,8 +7134,10 @@ static void zc__bus_end(zc_cache *c) {
     if (!b->on) return;
 #ifndef ZOOCACHE_NO_THREADS
     if (b->runs) {
+        zc__monitor_lock(&b->monitor);
         zc__atomic_store_rel(&b->stop, 1u);
-        zc__monitor_notify(&b->monitor);
+        zc__monitor_wake(&b->monitor);
+        zc__monitor_unlock(&b->monitor);
         if (c->desc.bus.wake) c->desc.bus.wake(c->desc.bus.user);
         zc__thread_join(b->thread);
         b->runs = false;
