@@ -785,6 +785,7 @@ assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="without fork")
+@pytest.mark.plain
 def test_a_fork_leaves_no_lock_behind():
     subprocess.run([sys.executable, "-c", FORK], check=True)
 

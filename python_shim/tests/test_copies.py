@@ -175,7 +175,7 @@ def test_each_module_may_be_reloaded():
                 assert type(error).__name__ == "RecursiveFill", name
             assert zoocache.stats().flights == 0
             assert not ACTIVE
-            if hasattr(os, "fork"):
+            if hasattr(os, "fork") and "LD_PRELOAD" not in os.environ:  # see the mark plain
                 pid = os.fork()
                 if not pid:
                     old.check(), new.check()

@@ -457,6 +457,7 @@ def test_one_object_is_good_for_one_block_at_a_time():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.plain
 def test_blocks_of_other_threads_are_over_in_the_child_of_a_fork():
     code = (
         "import os, threading, zoocache\n"

@@ -151,6 +151,7 @@ def test_a_node_that_has_died_is_gone_and_another_comes(own):
             until(lambda: sorted(n.status for n in board.nodes()) == [GONE, "ok"])
 
 
+@pytest.mark.plain
 def test_a_fork_is_a_node_of_its_own(own):
     code = (
         "import os, sys, zoocache\n"

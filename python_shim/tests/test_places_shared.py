@@ -87,6 +87,7 @@ def test_what_one_invalidates_the_others_hear(url):
 
 
 @pytest.mark.parametrize("url", ["memcached", "file"], indirect=True)
+@pytest.mark.plain
 def test_a_child_of_a_fork_has_its_own(url):
     code = """
     import os, sys, time

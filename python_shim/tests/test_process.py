@@ -43,6 +43,7 @@ def in_child(work):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
+@pytest.mark.plain
 def test_fork():
     configure(read_extend_ttl=False)
     go = threading.Event()
@@ -87,6 +88,7 @@ def test_fork():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
+@pytest.mark.plain
 def test_fork_inside_a_fill():
     @cacheable(deps=["x"])
     def f(x):
@@ -103,6 +105,7 @@ def test_fork_inside_a_fill():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
+@pytest.mark.plain
 def test_fork_while_the_default_cache_is_made(monkeypatch):
     inside = threading.Event()
     made = []
@@ -167,6 +170,7 @@ def storm():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork() here")
+@pytest.mark.plain
 def test_fork_in_a_storm():
     # In a process of its own: a tracer takes a lock of its own at every call of what it measures, and
     # coverage's does not look after fork(). Held by one of the threads then, it stays so in the child.

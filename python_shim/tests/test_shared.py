@@ -118,6 +118,7 @@ def test_a_restart_is_warm_and_never_stale(place):
             cache.invalidate("item:1")
 
 
+@pytest.mark.plain
 def test_fork(place):
     calls = []
     with Cache(**place) as cache:
@@ -136,6 +137,7 @@ def test_fork(place):
         assert load(1) == (1, 2), "computed by the child"
 
 
+@pytest.mark.plain
 def test_fork_inside_a_fill(place):
     with Cache(**place) as cache:
 

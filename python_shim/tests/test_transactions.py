@@ -430,6 +430,7 @@ def test_a_generator_that_is_left():
     assert db.calls == [1, 1]
 
 
+@pytest.mark.plain
 def test_fork():
     db = Rows()
     db.read(1)

@@ -140,6 +140,7 @@ def test_a_place_that_cannot_be(tmp_path, caplog):
 
 @needs_lmdb
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="another user is needed")
+@pytest.mark.plain
 def test_a_place_that_is_not_ours(caplog):
     base = Path(tempfile.mkdtemp())
     made(base / "there")
@@ -327,6 +328,7 @@ def test_a_handler_may_use_the_cache(caplog):
 
 
 @needs_redis
+@pytest.mark.plain
 def test_a_child_tells_its_own(caplog, own):
     with Cache(storage_url=own.url, timeout=0.2) as cache:
         cache.set("k", 1)
