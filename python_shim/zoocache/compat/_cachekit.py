@@ -165,9 +165,10 @@ class EncryptionConfig:
         """That of the function, or of the environment; None: nothing is to be sealed."""
         return None if self.enabled is False else self.master_key or os.environ.get(MASTER_KEY)
 
-    def options(self) -> tuple[tuple[str, Any], ...]:
+    def options(self, backend: Any) -> tuple[tuple[str, Any], ...]:
         """What the Cache is told: one of its own for each key, as a log that is sealed has nothing plain on it."""
-        if not self.key():
+        need(backend is not None or not self.enabled, "encryption: there is nothing to seal in memory")
+        if backend is None or not self.key():
             return ()
         older = os.environ.get("CACHEKIT_PREVIOUS_MASTER_KEYS", "").split(",")
         strict = _flag("CACHEKIT_ENCRYPTION_FAIL_CLOSED") if self.fail_closed is None else self.fail_closed
@@ -246,7 +247,8 @@ class DecoratorConfig:
 
     def rules(self) -> Rules:
         """What cacheable() would be told. Refuses what zoocache does not do."""
-        need(not self.encryption.enabled or self.backend is not None, "encryption: there is nothing to seal in memory")
+        if self.backend is None:
+            self.encryption.options(None)
         ttl, l1 = self.ttl, self.l1
         more: dict[str, Any] = {"ttl": ttl, "fleet": True}
         stale = ttl if self.swr_by_default and self.stale_ttl is None else self.stale_ttl

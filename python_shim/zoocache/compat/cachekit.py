@@ -61,7 +61,6 @@ from zoocache.compat._cachekit import (
     StandardSerializer,
     get_serializer,
     known,
-    need,
 )
 
 P = ParamSpec("P")
@@ -153,8 +152,7 @@ def engine(backend: Any = UNSET, config: DecoratorConfig | None = None) -> Engin
     settings, config = get_settings(), config or DecoratorConfig()
     if backend is UNSET:
         backend = _default if _default is not None else settings.backend()
-    need(backend is not None or not config.encryption.enabled, "encryption: there is nothing to seal in memory")
-    sealing = config.encryption.options() if backend is not None else ()
+    sealing = config.encryption.options(backend)
     size, breaker = config.l1.max_size_mb or settings.l1_max_size_mb, config.circuit_breaker
     key = (backend, size, breaker, size and config.namespace, sealing)
     with _lock:
