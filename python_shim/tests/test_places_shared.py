@@ -546,7 +546,8 @@ def test_chaos_on_servers(url, request, caplog):
     caplog.set_level(logging.CRITICAL, "zoocache")
     name = request.node.callspec.params["url"]
     server = request.getfixturevalue({"dynamodb": "aws"}.get(name, name))
-    with Fleet(url, staleness=1.0, pause=0.03 if name == "ferretdb" else 0.3) as fleet:
+    slow = {} if name == "ferretdb" else {"staleness": 1.0, "pause": 0.3}
+    with Fleet(url, **slow) as fleet:
         fleet.settle()
         for _ in range(TURNS or 1):
             server.pause()
