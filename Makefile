@@ -165,7 +165,7 @@ $(BUILD)/bench_%: bench/bench_%.c zoocache.h Makefile
 # ---- tests -------------------------------------------------------------------------------------
 
 .PHONY: test
-test: deps ## everything below up to fuzz (a minute each); prints the counts and their total
+test: deps ## everything below up to fuzz, long campaigns in short forms; prints the counts and their total
 	@MAKE='$(MAKE)' SUMMARY=$(BUILD)/summary $(RUNNER) stages $(STAGES)
 
 # The loop that one works in. Left out: what waits for real servers' time-outs.

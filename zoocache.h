@@ -5333,6 +5333,9 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
  *               `published` up to which it was swept, so a shard with nothing to do is not touched.
  *   Reads       never remove: the fill that follows replaces the dead entry in its place and
  *               inherits its heat, and a dead entry may still be asked for by stale_if_error.
+ *   Broad       An entry with very many dependencies is not looked at under the lock (ZC__LATER),
+ *               but pinned and without it; then the key is looked up again, as the entry may have
+ *               left the table. Sweeping puts it aside, eviction does not look.
  *   Locking     the shard's lock
  *   Cost        a read: nothing for entries without a deadline, a coarse clock otherwise
  * ========================================================================================== */
@@ -5823,6 +5826,8 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *   Locking     `reading` (gate): one reader, one attach at a time. `apply` (mutex): identity,
  *               epoch, base, cursor move together, entries are applied in order. `out` (mutex): the
  *               outbox. The trie's writer lock: the holds, and their marks.
+ *   Time        Within zc_poll(), and for who waits until a time, calls of the bus and the storage
+ *               give up then, with ZC_E_BUSY (`zc__until`), and are made again by a later round.
  *   Cost        a hit: the coarse clock and two loads, twice. An invalidation: one round trip.
  *   Source      zoocache's log-and-lease protocol: the manual, "Several nodes"
  *   Without     ZOOCACHE_WITH_BUS, a part of it alone is compiled: what invalidates here.
@@ -7998,7 +8003,7 @@ static int zc__wait(zc_fill *fill, uint64_t timeout, zc_view *view) {
  *               out by housekeeping, as a writer of its key, while there is no other; or by who
  *               deletes or writes the key before that, and lets it go when he has written;
  *               zc_clear() takes all out. Nothing comes back, and at no moment is an older record
- *               read.
+ *               read. What a zc_poll() had no time to write goes on waiting: that is no failure.
  *   Fleet       Before a loader runs, the key is locked in the storage; who does not get the lock
  *               looks for the other's record until the lock is free, or wait_timeout is over: then
  *               it hands its flight over. A refresh does not wait: it is put aside, and looks
@@ -12029,9 +12034,9 @@ static uint64_t zc__system_random(void) {
  *               that `touch` moves go the same way, but are never dropped, as long as the process
  *               lives; they move to later only.
  *   Room        What is live stays below 7/8 of the map, and records are max_entries at most, which
- *               LMDB counts itself: each write deletes a few that have ended
- *               and, above that, the longest unused. The rest is for pages that were freed, but not
- *               yet for all readers: those of the last two transactions at the least.
+ *               LMDB counts itself: each write deletes a few that have ended and, above that, the
+ *               longest unused. The rest is for pages that were freed, but not yet for all readers:
+ *               those of the last two transactions at the least.
  *               If LMDB is out of pages all the same, the transaction is aborted, dead readers are
  *               cleared, others given time, more and more is evicted, and it is tried again, for
  *               half a second; then ZC_E_FULL. If the disk is full, ZC_E_FULL without waiting,

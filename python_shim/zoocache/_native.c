@@ -18,8 +18,9 @@
  *   Shared   With a storage or a bus, the library's cache is what stands behind Python's dict: it
  *            asks the storage, judges its records, and follows the log. Its own table is kept small,
  *            as Python has the values and the flights: what is read from a storage goes past both. A
- *            place in Python is asked between two calls (zcpy_look_begin, _end), not out of one. An entry that was checked remembers when the lease ends that
- *            held then (zcpy_gate), and a hit reads the clock after it: no thread has to run in time.
+ *            place in Python is asked between two calls (zcpy_look_begin, _end), not out of one. An
+ *            entry that was checked remembers when the lease ends that held then (zcpy_gate), and a hit
+ *            reads the clock after it: no thread has to run in time.
  *   Beats    With Redis as bus, what a node tells about itself every second is what Python has said last
  *            (zcpy_tell), and what it is asked waits for Python (zcpy_asked). So the bus' thread does
  *            both, and waits for no Python.
