@@ -8,13 +8,22 @@
 # The last line of a program, "N passed, N failed" (or pytest's), is its count; a program without
 # one counts as one test, by its exit status. A program that ends badly after a clean count has
 # failed once more. The output goes to $BUILD/log and is shown when something has failed, or
-# always with VERBOSE=1. Counts are appended to $SUMMARY. Exit status 1 if anything has failed.
+# always with VERBOSE=1. Counts are appended to $SUMMARY; to $SUMMARY.why, the lines that say what
+# has failed, which stages prints at its end. Exit status 1 if anything has failed.
 set -uo pipefail
 BUILD=${BUILD:-build}
 mkdir -p "$BUILD/log"
 SUMMARY=${SUMMARY:-$BUILD/summary.$$}
-[ "$1" = stages ] || [ -n "${STAGES:-}" ] || trap 'rm -f "$SUMMARY"' EXIT
+[ "$1" = stages ] || [ -n "${STAGES:-}" ] || trap 'rm -f "$SUMMARY" "$SUMMARY.why"' EXIT
 group_passed=0 group_failed=0
+
+why() { # LABEL LOG: its failed checks, tests, sanitizer's first words; else how it ended
+    local said
+    said=$(grep -aE '(^    left |: failed: |failed checks$|^(FAILED|ERROR) |ERROR: [A-Z]|WARNING: Thread|runtime error: |: error: )' "$2" |
+        head -n 12)
+    echo "$1:"
+    echo "${said:-$(tail -n 5 "$2")}" | cut -c 1-300 | sed 's/^ */    /'
+}
 
 count() { # LABEL LOG STATUS: reads the closing count, reports, adds up
     local passed failed line
@@ -35,6 +44,7 @@ count() { # LABEL LOG STATUS: reads the closing count, reports, adds up
         tail -n 200 "$2"
         echo "----"
     fi
+    [ "$failed" -eq 0 ] || why "$1" "$2" >>"$SUMMARY.why"
     printf '%-28s %d passed, %d failed\n' "$1" "$passed" "$failed"
     echo "$1 $passed $failed" >>"$SUMMARY"
     group_passed=$((group_passed + passed)) group_failed=$((group_failed + failed))
@@ -78,6 +88,7 @@ step)
 stages)
     export STAGES=1 SUMMARY
     : >"$SUMMARY"
+    : >"$SUMMARY.why"
     for stage; do
         echo "==== $stage"
         start=$SECONDS before=$(awk '{n += $3} END {print n + 0}' "$SUMMARY")
@@ -88,6 +99,7 @@ stages)
     done
     echo "==== summary"
     awk '{printf "%-28s %d passed, %d failed%s\n", $1, $2, $3, $3 ? "  <----" : ""}' "$SUMMARY"
+    [ -s "$SUMMARY.why" ] && echo "==== what failed" && cat "$SUMMARY.why"
     group_passed=$(awk '{n += $2} END {print n + 0}' "$SUMMARY")
     group_failed=$(awk '{n += $3} END {print n + 0}' "$SUMMARY")
     ;;
