@@ -5167,6 +5167,7 @@ static void zc__ghost_add(zc__policy *p, uint64_t hash, unsigned side, bool prov
 /* Sets or changes what the shard is expected to hold. The ghosts' stamps change their unit. */
 static void zc__policy_resize(zc_cache *c, zc__policy *p, uint64_t cap) {
     if (cap < 1) cap = 1;
+    if (cap >> 48) cap = UINT64_C(1) << 48; /* no cache holds more; what is reckoned with it fits */
     p->target = p->cap ? (int64_t)zc__mul_div((uint64_t)p->target, cap, p->cap)
                        : (int64_t)(cap / ZC__START) * 256;
     p->cap = cap;

@@ -439,6 +439,18 @@ TEST(a_limit_of_bytes_learns_how_many_entries_it_holds) {
     close_checked();
 }
 
+/* What is reckoned with a limit fits, however large it is. */
+TEST(limits_beyond_all_memory) {
+    const size_t limits[] = {SIZE_MAX / 512, SIZE_MAX / 256, SIZE_MAX / 2 + 1, SIZE_MAX - 1, SIZE_MAX};
+    for (size_t n = 0; n < sizeof limits / sizeof *limits; n++) {
+        open_cap(limits[n]);
+        for (unsigned i = 0; i < 100; i++) use("k", i % 50);
+        CHECK(hit("k", 0));
+        CHECK_EQ(evictions, 0);
+        close_checked();
+    }
+}
+
 /* ---- the validator ---- */
 
 TEST(the_validator_sees_what_is_broken) {

@@ -14,6 +14,10 @@ from zoocache.testing import FakeClock
 KINDS = {"sync", "async"}
 
 
+class Words(list):
+    pass
+
+
 def call(f, *args, **kwargs):
     """Calls it, and awaits what has to be."""
     value = f(*args, **kwargs)
@@ -483,3 +487,61 @@ def test_a_task_that_is_cancelled_leaves_nothing():
 
     asyncio.run(main())
     assert zoocache.stats().flights == 0 and not zoocache.context.ACTIVE
+
+
+CHANGES = {
+    "sorted": list.sort,
+    "turned round": list.reverse,
+    "used up": list.clear,
+    "shortened": list.pop,
+    "replaced": lambda keys: keys.__setitem__(0, 2),
+}
+
+
+@both
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_function_that_changes_its_list_of_keys(kind, change):
+    """It gets one of its own. Of a list of values it is not known any more which is whose."""
+
+    def pairs(keys):
+        found = squares(keys)
+        CHANGES[change](keys)
+        return found
+
+    def values(keys):
+        before = list(keys)
+        CHANGES[change](keys)
+        return [key * key for key in sorted(before)]
+
+    load, _ = made(kind, pairs)
+    for _ in 1, 2:
+        assert call(load, [3, 1, 2]) == {3: 9, 1: 1, 2: 4}
+    assert call(load, [3]) == {3: 9}
+    load, _ = made(kind, values)
+    for _ in 1, 2:
+        with pytest.raises(ValueError, match="`load` has changed its list of keys"):
+            call(load, [3, 1, 2])
+    assert load.cache_info().currsize == 0
+
+
+def test_a_key_that_changes_while_it_is_loaded_anew():
+    clock = FakeClock()
+    with Cache(clock=clock) as cache:
+        going, go_on = threading.Event(), threading.Event()
+
+        def lengths(keys):
+            if going.is_set():
+                go_on.wait(30)
+            return [len(key) for key in keys]
+
+        load, _ = made("sync", lengths, cache.cacheable, soft_ttl=5, ttl=60)
+        held = [Words([1])]
+        assert load(held) == [1]
+        clock.advance(6)
+        going.set()
+        assert load(held) == [1]
+        held[0].append(2)
+        go_on.set()
+        until(lambda: not cache.stats().flights)
+        assert load([Words([1])]) == [1]
+        assert load(held) == [2]

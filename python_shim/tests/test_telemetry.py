@@ -131,6 +131,7 @@ def test_a_closed_cache_with_telemetry_refuses():
     ("options", "rules", "quick"),
     [
         ({}, {}, True),
+        ({"clock": lambda: 0.0}, {}, True),
         ({"storage": Shelf()}, {}, True),
         ({"max_entries": 9}, {"ttl": 60, "jitter": 0.5, "cache_if": bool, "negative_ttl": 1}, True),
         ({"telemetry": TelemetryManager()}, {"soft_ttl": 60, "early_refresh": 0.1, "stale_if_error": 9}, True),
@@ -143,7 +144,7 @@ def test_a_closed_cache_with_telemetry_refuses():
     ],
 )
 def test_who_takes_the_quick_path(options, rules, quick):
-    with Cache(clock=lambda: 0.0, **options) as cache:
+    with Cache(**options) as cache:
         load = cache.cacheable(lambda x: x, **rules)
         table = load.cache_info.__self__
         assert not table.quick  # it has not met its cache

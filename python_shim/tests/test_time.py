@@ -1,8 +1,11 @@
 import asyncio
 import copy
+import dataclasses
+import functools
 import gc
 import threading
 import time
+from collections import OrderedDict, defaultdict, deque, namedtuple
 from weakref import ref
 
 import pytest
@@ -578,3 +581,95 @@ def test_a_ghost_is_remembered_by_its_hash():
         before = len(cache.policy.main)
         f(19)
         assert len(cache.policy.main) == before + 1, "its second visit goes to the main queue"
+
+
+@pytest.mark.parametrize("steps", [(5, 1e9), (-1e9, 5, 1e9), (0, 9, 30), (float("inf"),)])
+def test_a_plain_callable_as_clock(steps):
+    """It may be turned without a word: each read of what has a deadline asks it."""
+    now = [0.0]
+    with Cache(clock=lambda: now[0], read_extend_ttl=False) as cache:
+        f = cache.cacheable(ttl=10)(lambda: object())
+        cache.set("key", 1, ttl=10)
+        first = f()
+        for now[0] in steps[:-1]:
+            assert f() is first
+            assert cache.get("key") == 1
+        now[0] = steps[-1]
+        assert f() is not first
+        assert cache.get("key") is None
+
+
+@dataclasses.dataclass
+class Query:
+    words: list
+
+
+class Words(list):
+    pass
+
+
+Row = namedtuple("Row", "words")
+
+CHANGING = {
+    "list": (lambda: [1], lambda x: x.append(2), list),
+    "deque": (lambda: deque([1]), lambda x: x.append(2), list),
+    "OrderedDict": (lambda: OrderedDict(a=1), lambda x: x.update(b=2), dict),
+    "defaultdict": (lambda: defaultdict(int, a=1), lambda x: x.update(b=2), dict),
+    "derived from list": (lambda: Words([1]), lambda x: x.append(2), list),
+    "dataclass": (lambda: Query([1]), lambda x: x.words.append(2), lambda x: list(x.words)),
+    "namedtuple": (lambda: Row([1]), lambda x: x.words.append(2), lambda x: list(x.words)),
+    "in a list": (lambda: [Query([1])], lambda x: x[0].words.append(2), lambda x: list(x[0].words)),
+    "memoryview": (lambda: memoryview(bytearray(b"a")), lambda x: x.__setitem__(0, 98), bytes),
+    "partial": (lambda: functools.partial(print, [1]), lambda x: x.args[0].append(2), lambda x: list(x.args[0])),
+}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("name", CHANGING)
+def test_an_argument_that_changes_during_a_refresh(name, fails, kit):
+    make, change, view = CHANGING[name]
+    x, going, go_on = make(), threading.Event(), threading.Event()
+
+    @cacheable(soft_ttl=5, ttl=60, cache_errors=KeyError)
+    def f(x):
+        if going.is_set():
+            go_on.wait(30)
+            if fails and view(x) != view(make()):
+                raise KeyError
+        return view(x)
+
+    before = f(x)
+    kit.clock.advance(6)
+    going.set()
+    assert f(x) == before
+    change(x)
+    go_on.set()
+    until(lambda: not zoocache.stats().flights)
+    going.clear()
+    assert f(make()) == before, "what came of other arguments is theirs"
+    assert f(x) == view(x) != before
+
+
+@pytest.mark.parametrize("changes", [False, True])
+async def test_an_argument_that_changes_during_a_refresh_in_a_task(changes, kit):
+    go_on = asyncio.Event()
+    runs = []
+
+    @cacheable(soft_ttl=5, ttl=60)
+    async def f(x):
+        runs.append(1)
+        if len(runs) == 2:
+            await go_on.wait()
+        return len(runs), list(x)
+
+    words = deque([1])
+    await f(words)
+    kit.clock.advance(6)
+    await f(words)
+    await asyncio.sleep(0)
+    if changes:
+        words.append(2)
+    go_on.set()
+    while zoocache.stats().flights:
+        await asyncio.sleep(0)
+    assert await f(deque([1])) == ((1, [1]) if changes else (2, [1]))

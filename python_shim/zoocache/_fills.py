@@ -590,6 +590,7 @@ class Filled(Table):
             if not fill.running or fill.done:
                 return False
             self.errors += 1
+            self.heed(fill)
             if cache.events is not None:
                 cache.events.failed(fill, error)
             if cache.telemetry_enabled:
@@ -697,13 +698,13 @@ class Filled(Table):
             fill.name = self.shared_name(fill.key)
 
     def refresh_soon(
-        self, cache: Cache, entry: Entry, more: More, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, cache: Cache, entry: Entry, more: More, args: Any, kwargs: Any, same: Callable[[], bool] | None = None
     ) -> None:
-        """Starts a computation beside the callers, one at a time."""
+        """Starts a computation beside the callers, one at a time. same: whether it is still of what they asked for."""
         if cache.loads is not None and cache.loads.full():
             return
         fill = Fill(self, entry.key)
-        fill.outer = None
+        fill.outer, fill.same = None, same
         try:
             if not self.claim(fill):
                 return
@@ -751,12 +752,18 @@ class Filled(Table):
         except Exception:
             pass
 
+    def heed(self, fill: Fill, value: Any = None) -> Any:
+        """What came out: nobody's, if the arguments were changed meanwhile."""
+        if fill.same is not None and not fill.same():
+            fill.store, fill.private = False, True
+        return value
+
     def lead(self, fill: Fill, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs the function, as its wrapper does (see _functions), without a look at what there is."""
         try:
             try:
                 if self.begin(fill, args, kwargs):
-                    self.commit(fill, self.func(*args, **kwargs))
+                    self.commit(fill, self.heed(fill, self.func(*args, **kwargs)))
             except BaseException:
                 if not self.failed(fill):
                     raise
@@ -770,7 +777,7 @@ class Filled(Table):
         try:
             try:
                 if await self.abegin(fill, args, kwargs):
-                    await self.acommit(fill, await self.func(*args, **kwargs))
+                    await self.acommit(fill, self.heed(fill, await self.func(*args, **kwargs)))
             except BaseException:
                 if not self.failed(fill):
                     raise

@@ -51,7 +51,7 @@ from zoocache import _ffi, _keys, _tags
 from zoocache._callables import Signature, binds, function_of, imitate, is_async, is_generator, name_of
 from zoocache._ffi import words
 from zoocache._fills import ABSENT, Filled
-from zoocache._keys import KEYWORDS, RAW, Key, Unkeyable, Unportable, by_identity, freeze, portable, snapshot
+from zoocache._keys import KEYWORDS, RAW, Key, Unkeyable, Unportable, by_identity, freeze, portable
 from zoocache._table import KEYLESS, Fill, Rules
 from zoocache.context import ACTIVE, OPEN, note, tags_of
 
@@ -359,14 +359,15 @@ class Function(Filled):
         self.method = True
         return True
 
-    def refresh_soon(self, cache: Cache, entry: Entry, more: More, args: Any, kwargs: Any) -> None:
-        """As for any; of what the arguments are now, as the key is. Meanwhile their owner goes on, and changes them."""
+    def refresh_soon(
+        self, cache: Cache, entry: Entry, more: More, args: Any, kwargs: Any, same: Callable[[], bool] | None = None
+    ) -> None:
+        """As for any; of what the arguments are now, as the key is."""
         if self.own_key is None:
-            ignored = self.signature.ignored
-            at = [n for n, name in enumerate(self.signature.names) if name in ignored]
-            args = tuple([x if n in at else snapshot(x) for n, x in enumerate(args)])
-            kwargs = {name: x if name in ignored else snapshot(x) for name, x in kwargs.items()}
-        super().refresh_soon(cache, entry, more, args, kwargs)
+            from zoocache._kept import kept
+
+            args, kwargs, same = kept(self, args, kwargs)
+        super().refresh_soon(cache, entry, more, args, kwargs, same)
 
     # ---- for other processes ------------------------------------------------------------------------
 

@@ -47,7 +47,6 @@ __all__ = [
     "home",
     "module_of",
     "portable",
-    "snapshot",
     "text_of",
     "zone_key",
 ]
@@ -80,16 +79,6 @@ def freeze(value: Any) -> Hashable:
         return known(value)
     learned = _learned.get(id(kind))
     return (_learn(kind) if learned is None else learned[1])(kind, value)
-
-
-def snapshot(value: Any) -> Any:
-    """The value, with containers of its own where its key is what they hold now."""
-    kind = type(value)
-    if kind is list or kind is tuple:
-        return kind([snapshot(x) for x in value])
-    if kind is dict:
-        return {key: snapshot(x) for key, x in value.items()}
-    return kind(value) if kind is set or kind is bytearray else value
 
 
 # ---- content -----------------------------------------------------------------------------------------

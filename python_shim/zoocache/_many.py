@@ -241,6 +241,7 @@ class Many(Function):
                 fill.static = yield self.dependencies, self.adependencies, fill, calls[fill.key], kwargs
             values = yield from self._called([calls[fill.key] for fill in fills], kwargs)
             for fill in fills:
+                self.heed(fill)
                 fill.ttl, fill.store = fills[-1].ttl, fill.store and fills[-1].store
             for fill, value in zip(fills, values):
                 self._settle_one(fill, value)
@@ -261,7 +262,8 @@ class Many(Function):
     def _called(self, singles: list[tuple[Any, ...]], kwargs: dict[str, Any]) -> Steps:
         """The value of each of these keys; ABSENT for one that the function does not return."""
         keys = [single[self.place] for single in singles]
-        result = yield (self._call, self._acall, self._with(singles[0], keys), kwargs)
+        given = keys.copy()  # its own: it may sort it, or use it up
+        result = yield (self._call, self._acall, self._with(singles[0], given), kwargs)
         if isinstance(result, Mapping):
             self.listed = False
             return [result.get(key, ABSENT) for key in keys]
@@ -272,6 +274,11 @@ class Many(Function):
             )
         if len(result) != len(keys):
             raise ValueError(f"zoocache: `{self.name}` has returned {len(result)} values for {len(keys)} keys")
+        if [id(key) for key in given] != [id(key) for key in keys]:
+            raise ValueError(
+                f"zoocache: `{self.name}` has changed its list of keys, so it is not known which value is whose:"
+                " return a dict, or change a copy"
+            )
         self.listed = True
         return list(result)
 

@@ -178,6 +178,7 @@ class Fill:
     waits: list[Fill] | None = None
     renews = False  # what there is is not to be asked for
     private = False  # of a transaction that has written: nobody else takes what it gives
+    same: Callable[[], bool] | None = None  # whether its arguments are what they were
     name: bytes | None = None  # its key in the storage
     token: Token | None = None  # of the fleet's lock; false: it has none
     lives: tuple[float, float] | None = None  # how long the storage is to keep the value: ttl, tti
@@ -392,20 +393,22 @@ class Table:
             if entry.tti:
                 moved = now + entry.tti
                 entry.deadline = moved if more is None or moved < more.hard else more.hard
-            self.keep_ticking(cache)
+            word = self.keep_ticking(cache, word)
         elif more is not None and more.soft != inf:
-            self.keep_ticking(cache)
+            word = self.keep_ticking(cache, word)
         entry.until = until  # not before it was found fresh: who has compared the word asks for the time now
         entry.word = word
         return True
 
-    def keep_ticking(self, cache: Cache) -> None:
-        """Entries with a deadline are being read: the word must change now and then."""
-        if cache.ticking:
-            period = words[PERIOD]
-            if not period or period > self.tick:
-                _ffi.tick(self.tick)
-            words[WANTED] = 1
+    def keep_ticking(self, cache: Cache, word: int) -> int:
+        """Entries with a deadline are being read: the word must change now and then. By another clock each looks."""
+        if not cache.ticking:
+            return -1
+        period = words[PERIOD]
+        if not period or period > self.tick:
+            _ffi.tick(self.tick)
+        words[WANTED] = 1
+        return word
 
     def remove(self, entry: Entry, cause: str) -> None:
         """Takes the entry out, unless another has taken its place."""
