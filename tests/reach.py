@@ -26,7 +26,8 @@ WARN = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wundef",
 ZIG = [sys.executable, "-m", "ziglang", "cc"]
 SHORT = "t_arena t_codec t_fetch t_table t_trie m_cache s_flights 01_hello".split()
 # What needs POSIX: processes, signals, poll(), directories; and what watches glibc's allocator.
-POSIX = "t_fork t_thread t_events s_linear s_readers 04_event_loop 06_own_storage 09_replay 10_processes".split()
+POSIX = """t_fork t_thread t_events s_linear s_readers
+    04_event_loop 06_own_storage 09_replay 10_processes 12_memcached""".split()
 GLIBC = "s_linear t_slab t_fork t_thread".split()
 THREADED = re.compile(r'#include (<pthread.h>|"(log_bus|barrier|fault_store|linear).h")|pthread_create')
 LIBRARY = re.compile(r"ZOOCACHE_WITH_(LMDB|REDIS|SEAL)|<sqlite3.h>")
@@ -52,6 +53,7 @@ def linux(triple, qemu, **options):
 
 
 WINE = [shutil.which("wine") or "wine"]
+STACK = "-Wl,--stack,8388608"  # as large as the tests have it elsewhere
 WASI = [sys.executable, str(ROOT / "tests" / "wasi.py")]
 TARGETS = {
     "s390x": linux("s390x-linux-musl", "s390x", short=True),  # big-endian
@@ -62,14 +64,14 @@ TARGETS = {
     "i386": Target(["gcc", "-m32", "-static"], [], "gcc-multilib"),
     "musl": zig("x86_64-linux-musl", "-static", runner=[], without=GLIBC),
     "windows": Target(
-        ["x86_64-w64-mingw32-gcc", "-static"],
+        ["x86_64-w64-mingw32-gcc", "-static", STACK],
         WINE,
         "gcc-mingw-w64-x86-64 wine wine64",
         POSIX,
         suffix=".exe",
         short=True,
     ),
-    "windows-clang": zig("x86_64-windows-gnu", runner=WINE, without=POSIX, suffix=".exe"),
+    "windows-clang": zig("x86_64-windows-gnu", STACK, runner=WINE, without=POSIX, suffix=".exe"),
     "wasi": zig("wasm32-wasi", runner=WASI, without=POSIX, threads=False, suffix=".wasm", short=True),
     "macos": zig("aarch64-macos", without=GLIBC),
     "freebsd": zig("x86_64-freebsd", without=GLIBC),

@@ -6,9 +6,11 @@
 #include "zc_test.h"
 #include "fault_store.h"
 #include "log_bus.h"
-#include <sys/types.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#ifdef ZCT_FORKS
+#  include <sys/types.h>
+#  include <sys/wait.h>
+#  include <unistd.h>
+#endif
 
 #define NODES 3
 #define T (1000 * ZC_MILLISECOND)
@@ -261,6 +263,7 @@ TEST(a_holder_that_dies) {
     stop(&f);
 }
 
+#ifdef ZCT_FORKS
 /* A child of a fork has heard of what its parent holds as any other node has: it does not store
  * that, and only the parent, or the lease, ends it. */
 static int child_holds(fleet *f, uint64_t id) {
@@ -298,6 +301,7 @@ static void fork_holds(bool alone) {
 }
 TEST(a_child_does_not_end_what_its_parent_holds) { fork_holds(false); }
 TEST(a_child_of_one_that_is_alone) { fork_holds(true); }
+#endif
 
 /* Its lease counts from when it has heard, not from when its holder began. */
 TEST(who_attaches_meanwhile_holds) {

@@ -152,7 +152,7 @@ static void stop(void) {
     lb_destroy(&w.hub);
 }
 
-static void tell(unsigned from, unsigned to) {
+static void invalidate_some(unsigned from, unsigned to) {
     char tag[64];
     for (unsigned i = from; i < to; i++) {
         snprintf(tag, sizeof tag, "t%u:and-a-rather-long-name-behind-it", i);
@@ -178,7 +178,7 @@ static void use(int what, unsigned *told) {
     zc_view v;
     char buf[64];
     for (int call = 0; call < 9; call++) {
-        if (what & BUS) tell(*told, *told + 3);
+        if (what & BUS) invalidate_some(*told, *told + 3);
         *told += 3;
         zct_step(&w.time, 50 * ZC_MILLISECOND);
         switch (call) {
@@ -259,7 +259,7 @@ TEST(what_leaves_the_queue_is_let_go_at_once) {
 static void all_are_told(int what, unsigned n) {
     zc_view v;
     if (!start(what)) return;
-    tell(0, n);
+    invalidate_some(0, n);
     if (what & PEEKS) CHECK_EQ(zc_get(w.c, zc_str("k"), &v), ZC_MISS);
     else while (zc_poll(w.c, ZC_SECOND) == ZC_MORE) {}
     unsigned told = 0;
@@ -287,7 +287,7 @@ TEST(in_a_full_block) {
     zc_stats_read(w.c, &st);
     uint64_t before = st.removed[ZC_CAUSE_EVICTED];
     memset(w.calls, 0, sizeof w.calls);
-    tell(0, 300);
+    invalidate_some(0, 300);
     for (int i = 0; i < 300; i++) {
         (void)zc_get(w.c, zc_str("k1999"), &v);
         zc_release(w.c, &v);
@@ -307,7 +307,7 @@ TEST(without_memory_it_is_everything) {
         if (!start(BUS | PEEKS)) return;
         w.depth++; /* only told, for the sake of the counts */
         zc_cache *c = w.c;
-        tell(0, 3);
+        invalidate_some(0, 3);
         w.mem.count = w.mem.failed = 0;
         w.mem.fail_at = n;
         CHECK_EQ(zc_get(c, zc_str("k"), &v), ZC_MISS);

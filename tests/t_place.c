@@ -4,7 +4,9 @@
 #include "zoocache.h"
 #include "zc_test.h"
 #include "mem_place.h"
-#include <sys/wait.h>
+#ifdef ZCT_FORKS
+#  include <sys/wait.h>
+#endif
 
 #define NODES 3
 #define T (1000 * ZC_MILLISECOND)
@@ -784,6 +786,7 @@ TEST(locks) {
     stop(&f);
 }
 
+#ifdef ZCT_FORKS
 TEST(the_child_of_a_fork_goes_on) {
     mem_place m;
     mp_init(&m);
@@ -809,6 +812,7 @@ TEST(the_child_of_a_fork_goes_on) {
     zc_close(c);
     mp_destroy(&m);
 }
+#endif
 
 /* ---- with threads ---- */
 

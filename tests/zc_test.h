@@ -21,6 +21,10 @@
 #include <time.h>
 #include "zoocache.h"
 
+#if !defined(_WIN32) && !defined(__wasm__)
+#  define ZCT_FORKS /* there is fork() */
+#endif
+
 typedef struct zct_test {
     const char *name;
     void (*run)(void);
