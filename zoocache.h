@@ -5044,11 +5044,12 @@ static void zc__queue_push(zc__shard *s, zc__entry *e, unsigned to) {
     q->count++;
 }
 
-/* Takes note of a zc_clear(): all entries change to the queue of what is cleared, in one step. */
+/* Takes note of a zc_clear(): all entries change to the queue of what is cleared, in one step. Not
+ * before it is published: zc_del() finds nothing from here on, and reads must not either. */
 static void zc__policy_clear(zc_cache *c, zc__shard *s) {
     zc__policy *p = &s->policy;
     uint64_t version = zc__atomic_load_acq(&c->trie.all.version);
-    if (version <= p->cleared) return;
+    if (version <= p->cleared || version > zc__published(&c->trie)) return;
     zc__queue *to = &p->queue[ZC__CLEARED];
     for (zc__queue *q = p->queue; q < to; q++)
         if (q->oldest) zc__queue_append(to, q->oldest, q->newest);

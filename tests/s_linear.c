@@ -1,9 +1,15 @@
 /* Linearizability: short random histories of several threads on few keys, of a cache alone and of
  * one over a storage, are recorded, and each must be one that a sequential cache could have given
- * (linear.h). LINEAR_ROUNDS: how many times as many histories as usual. A history that fails is
- * printed. */
+ * (linear.h). Threads yield at random wherever the cache looks at what they share. LINEAR_ROUNDS:
+ * how many times as many histories as usual. A history that fails is printed. */
 #define _POSIX_C_SOURCE 200809L
+#include <sched.h>
 #include <stddef.h>
+#include <stdint.h>
+static void hesitate(void);
+#define __atomic_load_n(at, order) (hesitate(), __atomic_load_n(at, order))
+#define __atomic_store_n(at, value, order) (hesitate(), __atomic_store_n(at, value, order))
+#define __atomic_fetch_add(at, n, order) (hesitate(), __atomic_fetch_add(at, n, order))
 static void *slow_malloc(size_t size);
 static void slow_release(void *ptr);
 #define ZOOCACHE_MALLOC(size) slow_malloc(size)
@@ -17,6 +23,16 @@ static void slow_release(void *ptr);
 #include "fault_store.h"
 #include "linear.h"
 #include <malloc.h>
+
+/* A thread gives way before one in 256 of its atomic operations. */
+static void hesitate(void) {
+    static _Thread_local uint64_t random;
+    if (!random) random = (uint64_t)(uintptr_t)&random | 1;
+    random ^= random << 13;
+    random ^= random >> 7;
+    random ^= random << 17;
+    if (random >> 56 == 0) sched_yield();
+}
 
 /* ---- recording ---- */
 
