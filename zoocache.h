@@ -122,6 +122,9 @@
  *   compiler. The implementation asks for gcc or clang, C11 or C++17; on Windows for mingw-w64 or
  *   clang with its headers. MSVC has none of the __atomic built-ins, attributes and 128-bit
  *   products that it is written in.
+ *   Tried by `make reach`: Linux with glibc and musl on x86-64, i386, AArch64, ARM, riscv64,
+ *   ppc64le and s390x; Windows; WASI; Emscripten; Cortex-M4, M0+ and M0. Built and linked alone:
+ *   macOS, FreeBSD, NetBSD.
  *   Strict -std=c11 hides the monotonic clock and signal masks. On Linux, in WASI and Emscripten
  *   the implementation asks for both by itself (_POSIX_C_SOURCE), if it is included first.
  *   Elsewhere, or after another #include, define that as 200809L, or take gnu11: else the wall
@@ -159,7 +162,8 @@
  * MEMORY
  *   By default malloc, on Linux with small entries close together on huge pages (>>slab); or
  *   zc_desc.allocator; or one block (zc_desc.block), from which everything is taken, the cache
- *   itself included. A full block makes entries give way; if there are none left, ZC_E_NOMEM.
+ *   itself included; zc_block_size() says how large. A full block makes entries give way; if there
+ *   are none left, ZC_E_NOMEM.
  *   max_entries and max_bytes hold at every instant, over all shards together. max_bytes
  *   counts entries: header, key, value, dependencies, and an object by its size. Tables and tags
  *   come on top; zc_stats.memory has it all but the objects, which are yours. Tags that nothing
@@ -813,6 +817,15 @@ typedef struct zc_desc {
  * ZC_E_STORE (the storage cannot say its generation, or, without versions, cannot be cleared),
  * ZC_E_CORRUPT (what it says are no versions). */
 ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache);
+
+/* How large a zc_desc.block must be, whatever its alignment, for zc_open() to succeed and
+ * max_entries entries to find room, of max_entry_bytes each or of max_bytes in all, whichever is
+ * less; of these two, one may be missing. It is for this machine and build, at least 128 bytes an
+ * entry, and else at most 8 an entry and some 100 a shard above what is used. On top come tags and
+ * flights (manual, "Costs"), a value while it replaces another, and what a storage, a bus or a
+ * sealer needs: what lacks room makes entries give way. 0: no block is large enough, or a limit is
+ * missing. */
+ZOOCACHE_API size_t zc_block_size(const zc_desc *desc);
 
 /* Ends a cache: its thread stops, its entries are removed (cause: closed), outstanding flights end
  * with ZC_E_CLOSED. No other call may run at the same time or begin later, but for zc_release() of
@@ -2312,8 +2325,8 @@ static inline void zc__thread_join(zc__thread t) { thrd_join(t, NULL); }
  *               with the puts and the housekeeping that follow: all at once is a millisecond.
  *   Locking     the arena's own spin lock; of what is being given back, large_lock, and whoever
  *               has taken a block off the list has it for himself
- *   Cost        8 bytes a chunk and rounding up to 16; a request may find no room although a chunk
- *               of up to 1/16 less than the needed class is free (the price of constant time)
+ *   Cost        8 bytes a chunk and rounding up to 16; of the chunks in the list of its own size, a
+ *               request sees the first alone (the price of constant time)
  * ========================================================================================== */
 
 #define ZC__GRAIN 16u
@@ -2336,6 +2349,7 @@ typedef struct zc__arena {
     uint32_t head[ZC__ARENA_CLASSES][16];
     size_t used; /* bytes in chunks that are taken */
 } zc__arena;
+#define ZC__ARENA_HEAD ((sizeof(zc__arena) + ZC__GRAIN - 1) & ~(size_t)(ZC__GRAIN - 1))
 
 typedef struct zc__slabs zc__slabs; /* >>slab */
 
@@ -2410,14 +2424,13 @@ static void zc__arena_trim(zc__arena *a, uint32_t g, uint32_t n) {
 /* Makes an arena in [block, block + size), or returns NULL if that is too small for it. */
 static zc__arena *zc__arena_init(void *block, size_t size) {
     size_t skip = (size_t)(-(uintptr_t)block & (ZC__GRAIN - 1));
-    size_t head = (sizeof(zc__arena) + ZC__GRAIN - 1) & ~(size_t)(ZC__GRAIN - 1);
-    if (size < skip + head + 8 * ZC__GRAIN) return NULL;
-    size_t granules = (size - skip - head) / ZC__GRAIN;
+    if (size < skip + ZC__ARENA_HEAD + 8 * ZC__GRAIN) return NULL;
+    size_t granules = (size - skip - ZC__ARENA_HEAD) / ZC__GRAIN;
     if (granules >= ZC__FREE) granules = ZC__FREE - 1;
     zc__arena *a = (zc__arena *)(void *)((unsigned char *)block + skip);
     memset(a, 0, sizeof *a);
     ZC__SET_RANK(&a->lock, ZC__RANK_ARENA);
-    a->base = (unsigned char *)a + head;
+    a->base = (unsigned char *)a + ZC__ARENA_HEAD;
     a->granules = (uint32_t)granules;
     /* Granule 0 only holds the first header, so that 0 can mean "none"; the last, the end mark. */
     zc__chunk *first = zc__chunk_at(a, 1), *end = zc__chunk_at(a, a->granules - 1);
@@ -2432,21 +2445,18 @@ static zc__arena *zc__arena_init(void *block, size_t size) {
 static ZC__NOINLINE void *zc__arena_alloc(zc__arena *a, size_t size) {
     size_t need = (size + 8 + ZC__GRAIN - 1) / ZC__GRAIN;
     if (size > (size_t)a->granules * ZC__GRAIN || need >= a->granules) return NULL;
-    uint32_t n = (uint32_t)need;
-    /* Round up to a list whose every chunk is large enough. */
-    uint32_t list = n < 16 ? n : zc__arena_list(n + (1u << (63 - zc__clz64(n) - 4)) - 1);
-    uint32_t cls = list / 16, g = 0;
+    uint32_t n = (uint32_t)need, list = zc__arena_list(n), cls = list / 16, i = list % 16;
     zc__spin_lock(&a->lock);
-    uint32_t bits = cls < ZC__ARENA_CLASSES ? a->lists[cls] & (~0u << list % 16) : 0;
-    if (!bits && cls + 1 < ZC__ARENA_CLASSES) {
-        uint32_t above = a->top & (~0u << (cls + 1));
-        if (above) {
+    uint32_t g = a->head[cls][i];
+    if (!g || zc__chunk_size(zc__chunk_at(a, g)) < n) { /* in the lists above all are larger */
+        uint32_t bits = a->lists[cls] & (~1u << i), above = a->top & (~1u << cls);
+        if (!bits && above) {
             cls = zc__ctz64(above);
             bits = a->lists[cls];
         }
+        g = bits ? a->head[cls][zc__ctz64(bits)] : 0;
     }
-    if (bits) {
-        g = a->head[cls][zc__ctz64(bits)];
+    if (g) {
         zc__arena_unlink(a, g);
         zc__arena_trim(a, g, n);
         a->used += (size_t)n * ZC__GRAIN;
@@ -3449,17 +3459,17 @@ ZOOCACHE_API int zc_hlc_merge(zc_hlc *h, uint64_t remote) {
 #ifndef ZOOCACHE_NO_TEXT
 /* Days since 1970 of a date of the proleptic Gregorian calendar, and back. The year begins in March
  * here, so that the leap day is its last; an era is 400 years. */
-static uint64_t zc__days_of(uint64_t y, uint64_t m, uint64_t d) {
-    uint64_t year = m <= 2 ? y - 1 : y, month = m > 2 ? m - 3 : m + 9;
-    uint64_t in_era = year % 400, day = (153 * month + 2) / 5 + d - 1;
+static uint32_t zc__days_of(uint32_t y, uint32_t m, uint32_t d) {
+    uint32_t year = m <= 2 ? y - 1 : y, month = m > 2 ? m - 3 : m + 9;
+    uint32_t in_era = year % 400, day = (153 * month + 2) / 5 + d - 1;
     return year / 400 * 146097 + in_era * 365 + in_era / 4 - in_era / 100 + day - 719468;
 }
 
-static void zc__date_of(uint64_t days, uint64_t *y, uint64_t *m, uint64_t *d) {
-    uint64_t z = days + 719468, in_era = z % 146097;
-    uint64_t year = (in_era - in_era / 1460 + in_era / 36524 - in_era / 146096) / 365;
-    uint64_t day = in_era - (365 * year + year / 4 - year / 100);
-    uint64_t month = (5 * day + 2) / 153;
+static void zc__date_of(uint32_t days, uint32_t *y, uint32_t *m, uint32_t *d) {
+    uint32_t z = days + 719468, in_era = z % 146097;
+    uint32_t year = (in_era - in_era / 1460 + in_era / 36524 - in_era / 146096) / 365;
+    uint32_t day = in_era - (365 * year + year / 4 - year / 100);
+    uint32_t month = (5 * day + 2) / 153;
     *d = day - (153 * month + 2) / 5 + 1;
     *m = month < 10 ? month + 3 : month - 9;
     *y = z / 146097 * 400 + year + (*m <= 2);
@@ -3470,10 +3480,12 @@ static const unsigned char zc__hlc_width[8] = {4, 2, 2, 2, 2, 2, 3, 4};
 static const uint16_t zc__hlc_base[7] = {0, 0, 0, 24, 60, 60, 1000}; /* of the time of day */
 
 ZOOCACHE_API char *zc_hlc_format(uint64_t stamp, char text[ZC_HLC_TEXT]) {
-    uint64_t left = stamp >> ZC__HLC_BITS, parts[7];
+    uint64_t left = stamp >> ZC__HLC_BITS;
+    uint32_t parts[7];
     zc__text t = {text, ZC_HLC_TEXT, 0};
-    for (unsigned i = 7; i-- > 3; left /= zc__hlc_base[i]) parts[i] = left % zc__hlc_base[i];
-    zc__date_of(left, &parts[0], &parts[1], &parts[2]);
+    for (unsigned i = 7; i-- > 3; left /= zc__hlc_base[i])
+        parts[i] = (uint32_t)(left % zc__hlc_base[i]);
+    zc__date_of((uint32_t)left, &parts[0], &parts[1], &parts[2]);
     for (unsigned i = 0; i < 7; i++) {
         zc__text_num(&t, parts[i], zc__hlc_width[i]);
         zc__text_bytes(&t, &"--T::.Z"[i], 1);
@@ -3513,7 +3525,7 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
         s += width + (i == 6 ? 2 : 1);
     }
     if (p[0] < 1970 || p[0] > 10889) return ZC_E_INVAL;
-    uint64_t v = zc__days_of(p[0], p[1], p[2]);
+    uint64_t v = zc__days_of((uint32_t)p[0], (uint32_t)p[1], (uint32_t)p[2]);
     for (unsigned i = 3; i < 7; i++) v = v * zc__hlc_base[i] + p[i];
     v = v << ZC__HLC_BITS | p[7];
     /* Only what the formatter writes is right: that catches every field out of range. */
@@ -5081,14 +5093,17 @@ static int64_t zc__policy_worth(const zc__policy *p, uint64_t gain, uint64_t dis
 #define ZC__GHOST_WAYS 8u
 #define ZC__GHOSTS_CLEARED 64u /* buckets, with an eviction */
 
+static uint32_t zc__ghosts_for(uint64_t cap) {
+    uint64_t n = (cap * 2 + ZC__GHOST_WAYS - 1) / ZC__GHOST_WAYS;
+    return n < 4 ? 4 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
+}
+
 static void zc__ghosts_make(zc_cache *c, zc__policy *p) {
-    uint64_t n = (p->cap * 2 + ZC__GHOST_WAYS - 1) / ZC__GHOST_WAYS;
-    if (n > UINT32_MAX) n = UINT32_MAX;
-    if (n < 4) n = 4;
+    uint32_t n = zc__ghosts_for(p->cap);
     size_t size = (size_t)n * ZC__GHOST_WAYS * sizeof(uint32_t);
     p->ghosts_ready = 0;
     zc__atomic_store_rlx(&p->ghosts, (uint32_t *)zc__alloc(&c->mem, size));
-    zc__atomic_store_rlx(&p->nghosts, p->ghosts ? (uint32_t)n : 0);
+    zc__atomic_store_rlx(&p->nghosts, p->ghosts ? n : 0);
 }
 
 /* Clears some more of the ghosts' buckets: with every eviction, until all are. */
@@ -11217,7 +11232,7 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
 
 static bool zc__desc_valid(const zc_desc *d) {
     const zc_store *st = &d->store;
-    if (d->shards && (!zc__is_pow2(d->shards) || d->shards > 64)) return false;
+    if (d->shards & (d->shards - 1) || d->shards > 64) return false; /* no power of two */
     if (d->refresh_threads > 64) return false;
     if (d->ttl_jitter > 100 || (d->block && d->allocator.version)) return false;
     if (!d->block != !d->block_size) return false;
@@ -11236,13 +11251,13 @@ static bool zc__desc_valid(const zc_desc *d) {
 
 /* How many shards: enough that threads seldom meet, each large enough for its policy to learn; no
  * more, as what a put changes in each of them is to stay in the caches. */
-static uint32_t zc__shards_for(const zc_desc *d) {
-    size_t n = 1, most = ZC__THREADED ? 4 * zc__processors() : 1;
+static uint32_t zc__shards_for(const zc_desc *d, size_t block) {
+    if (d->shards || !ZC__THREADED) return d->shards ? d->shards : 1;
+    size_t n = 1, most = 4 * zc__processors();
     if (most > 64) most = 64;
-    if (d->shards) return d->shards;
     if (d->max_entries && d->max_entries / 512 < most) most = d->max_entries / 512;
     if (d->max_bytes && d->max_bytes / 262144 < most) most = d->max_bytes / 262144;
-    if (d->block && d->block_size / 262144 < most) most = d->block_size / 262144;
+    if (block / 262144 < most) most = block / 262144;
     while (n * 2 <= most) n *= 2;
     return (uint32_t)n;
 }
@@ -11267,17 +11282,43 @@ static void zc__desc_defaults(zc_desc *d) {
 #endif
 }
 
+#define ZC__BLOCK_SHARE 128u /* bytes of a block for each of max_entries; without them twice that */
+
+/* The buckets of a table that need not grow for so many entries. */
+static inline uint32_t zc__buckets_for(uint64_t entries) { return (uint32_t)(entries / 5 + 2); }
+
 /* Makes a shard's table and ghosts at once where memory is a fixed block and the limit is known:
  * then nothing large has to be found later. */
 static bool zc__shard_reserve(zc_cache *c, zc__shard *s) {
     uint32_t shards = c->desc.shards;
-    if (c->entries.max != SIZE_MAX) zc__policy_resize(c, &s->policy, c->entries.max / shards);
+    bool limited = c->entries.max != SIZE_MAX;
+    if (limited) zc__policy_resize(c, &s->policy, c->entries.max / shards);
     if (!c->mem.arena) return true;
-    uint64_t share = c->desc.block_size / 256 / shards; /* a guess: 256 bytes an entry */
-    uint64_t n = c->entries.max == SIZE_MAX || s->policy.cap > share ? share : s->policy.cap;
-    if (c->entries.max == SIZE_MAX) zc__policy_resize(c, &s->policy, n ? n : 1);
+    uint64_t n = c->desc.block_size / ZC__BLOCK_SHARE / shards;
+    if (!limited) zc__policy_resize(c, &s->policy, n /= 2);
+    else if (n > s->policy.cap) n = s->policy.cap;
     zc__ghosts_make(c, &s->policy);
-    return zc__table_resize(c, s, (uint32_t)(n / 5 + 2));
+    return zc__table_resize(c, s, zc__buckets_for(n));
+}
+
+ZOOCACHE_API size_t zc_block_size(const zc_desc *desc) {
+    const uint64_t most = SIZE_MAX / ZC__GRAIN < ZC__FREE ? SIZE_MAX / 2
+                                                          : (uint64_t)ZC__FREE * ZC__GRAIN;
+    if (!desc) return 0;
+    uint64_t n = desc->max_entries, entries = zc__mul_sat(n, desc->max_entry_bytes);
+    if (entries - 1 >= desc->max_bytes - 1) entries = desc->max_bytes; /* 0: no limit */
+    if (n - 1 >= most / ZC__BLOCK_SHARE || entries - 1 >= most) return 0;
+    uint64_t shards = zc__shards_for(desc, SIZE_MAX), cap = n / shards; /* it may have fewer */
+    uint64_t size = sizeof(zc__shard) + zc__buckets_for(cap) * sizeof(zc__bucket) +
+                    zc__ghosts_for(cap) * ZC__GHOST_WAYS * sizeof(uint32_t);
+    size = ZC__ARENA_HEAD + 3 * ZC__GRAIN + sizeof(zc_cache) + 2 * ZC__LINE + shards * size;
+#ifndef ZOOCACHE_NO_THREADS
+    size += (desc->refresh_threads + 2) * sizeof(zc__thread);
+#endif
+    /* A chunk is up to 23 bytes larger than what it holds; 16, as entries are multiples of 8. */
+    size += (3 + 2 * shards) * 23 + n * 16 + entries;
+    if (size / ZC__BLOCK_SHARE < n) size = n * ZC__BLOCK_SHARE;
+    return size <= most ? (size_t)size : 0;
 }
 
 /* All shards, or as many as could be made. */
@@ -11423,7 +11464,7 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
     memset(&d, 0, sizeof d);
     if (desc) d = *desc;
     if (!zc__desc_valid(&d)) return ZC_E_INVAL;
-    d.shards = zc__shards_for(&d);
+    d.shards = zc__shards_for(&d, d.block ? d.block_size : SIZE_MAX);
     zc__desc_defaults(&d);
     memset(&mem, 0, sizeof mem);
     mem.hook = d.allocator;

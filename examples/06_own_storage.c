@@ -2,6 +2,7 @@
  * process: a restart is warm. It also keeps what was invalidated, so a restart is never stale, and
  * what is damaged or unknown is a miss. Each step opens the cache anew, as a restart would. */
 #define _POSIX_C_SOURCE 200809L
+#define _DARWIN_C_SOURCE /* mkdtemp() there */
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 #include "file_store.h"

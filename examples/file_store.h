@@ -264,7 +264,7 @@ static int file_store_tag_put(void *user, const zc_bytes *paths, size_t n, uint6
     }
     if (s->broken) rc = ZC_E_STORE;
     if (rc == ZC_OK) rc = file_store_append(s, all, n);
-    if (rc == ZC_OK && fdatasync(s->log) != 0) rc = ZC_E_STORE;
+    if (rc == ZC_OK && fsync(s->log) != 0) rc = ZC_E_STORE;
     if (rc == ZC_OK && s->log_size > FILE_STORE_LOG) rc = file_store_rewrite(s);
     if (rc != ZC_OK) { /* whatever else fails: the next open must not believe the old file */
         s->broken = true;

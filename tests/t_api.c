@@ -807,6 +807,76 @@ TEST(objects_do_not_fill_a_block) {
     zc_close(f.c);
 }
 
+/* How many entries of a value of `size` bytes find room before one has to give way, up to d->max_entries;
+ * 0: it does not open. */
+static size_t entries_in(const zc_desc *d, size_t size) {
+    static const char value[1000];
+    zc_cache *c;
+    zc_stats s;
+    size_t n = 0;
+    if (zc_open(d, &c) != ZC_OK) return 0;
+    for (; n < d->max_entries; n++) {
+        if (zc_put(c, zc_slice(&n, sizeof n), zc_slice(value, size), NULL) != ZC_OK) break;
+        zc_stats_read(c, &s);
+        if (s.entries <= n) break;
+    }
+    CHECK_EQ(zc_check(c), ZC_OK);
+    zc_close(c);
+    return n;
+}
+
+TEST(a_block_of_the_size_for_its_limits) {
+    static const struct {
+        size_t n, value;
+        unsigned shards;
+        bool by_all, thread;
+    } cases[] = {{1, 100, 1, false, false},   {8, 64, 0, false, false},   {8, 48, 0, true, true},
+                 {100, 500, 1, false, false}, {1000, 80, 0, false, true}, {3000, 96, 4, true, false},
+                 {5000, 999, 0, true, false}, {20000, 1, 0, false, false}};
+    unsigned char *block = (unsigned char *)malloc(1 << 23);
+    REQUIRE(block != NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        size_t n = cases[i].n, bytes = (sizeof(zc__entry) + 2 * sizeof n + cases[i].value + 7) & ~7u;
+        zc_desc d = {.max_entries = n, .shards = cases[i].shards, .seed = 1, .no_thread = !cases[i].thread};
+        if (cases[i].by_all) d.max_bytes = n * bytes;
+        else d.max_entry_bytes = bytes;
+        d.block_size = zc_block_size(&d);
+        REQUIRE(d.block_size > n * bytes && d.block_size < 1 << 23);
+        for (size_t skew = 0; skew < 16; skew += n > 1000 ? 15 : 1) {
+            d.block = block + skew;
+            if (!CHECK_EQ(entries_in(&d, cases[i].value), n)) printf("    case %zu\n", i);
+        }
+        /* Not much less will do: a chunk is rounded up, at least 128 bytes are taken for an entry. */
+        size_t more = 1000 + n * 16;
+        if (bytes < 128) more += n * (128 - bytes);
+        d.block_size -= more < d.block_size ? more : d.block_size - 1;
+        if (!CHECK(entries_in(&d, cases[i].value) < n)) printf("    case %zu\n", i);
+    }
+    free(block);
+}
+
+TEST(there_may_be_no_block_of_a_size) {
+    const zc_desc none[] = {
+        {.max_entries = 5},
+        {.max_entry_bytes = 100},
+        {.max_bytes = 100},
+        {.max_entries = 5, .max_bytes = SIZE_MAX},
+        {.max_entries = SIZE_MAX, .max_bytes = 100},
+        {.max_entries = SIZE_MAX, .max_entry_bytes = SIZE_MAX},
+        {.max_entries = SIZE_MAX / 128 + 1, .max_entry_bytes = 128},
+        {.max_entries = 2, .max_entry_bytes = SIZE_MAX / 2 + 1},
+    };
+    for (size_t i = 0; i < sizeof none / sizeof none[0]; i++)
+        if (!CHECK_EQ(zc_block_size(&none[i]), 0)) printf("    case %zu\n", i);
+    CHECK_EQ(zc_block_size(NULL), 0);
+    /* The stricter of the two counts. */
+    zc_desc d = {.max_entries = 1000, .max_bytes = 1 << 20}, e = d, f = d;
+    e.max_entry_bytes = SIZE_MAX / 2;
+    f.max_entry_bytes = 200;
+    CHECK_EQ(zc_block_size(&d), zc_block_size(&e));
+    CHECK_EQ(zc_block_size(&d) - zc_block_size(&f), (1 << 20) - 200 * 1000);
+}
+
 TEST(what_stats_call_memory_is_what_was_taken) {
     fixture f;
     zc_stats s;

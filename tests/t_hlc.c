@@ -178,13 +178,13 @@ TEST(known_dates) {
 
 TEST(every_day_of_nine_thousand_years) {
     static const unsigned days[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
-    uint64_t day = 0;
-    for (uint64_t y = 1970; y < 10889; y++) {
+    uint32_t day = 0;
+    for (uint32_t y = 1970; y < 10889; y++) {
         bool leap = (y % 4 == 0 && y % 100 != 0) || y % 400 == 0;
         for (unsigned m = 1; m <= 12; m++) {
             unsigned n = days[m - 1] + (m == 2 && leap);
             for (unsigned d = 1; d <= n; d++, day++) {
-                uint64_t gy, gm, gd;
+                uint32_t gy, gm, gd;
                 zc__date_of(day, &gy, &gm, &gd);
                 if (gy != y || gm != m || gd != d || zc__days_of(y, m, d) != day) {
                     CHECK_EQ(gy * 10000 + gm * 100 + gd, y * 10000 + m * 100 + d);
