@@ -12906,8 +12906,9 @@ static int zc__lmdb_store_clear(void *user) {
 
 typedef struct zc__lmdb_lock {
     zc__lmdb_h h;
-    uint64_t lease_ms, token; /* asked for; 0: a new one */
-    uint64_t given;           /* apart: the step may run again */
+    uint64_t lease_ms; /* 0: unlocks */
+    uint64_t token;    /* asked for; 0: a new one */
+    uint64_t given;    /* apart: the step may run again */
 } zc__lmdb_lock;
 
 /* Deletes the first lock at or after `h` if it has ended: holders that die leave theirs, and so
@@ -12937,6 +12938,7 @@ static int zc__lmdb_lock_step(zc__lmdb_tx *t, void *arg) {
         end = zc__get64(zc__lmdb_at(&old, 8));
     }
     if (l->token ? l->token != token : end > now) return ZC_MISS;
+    if (!l->lease_ms) return zc__lmdb_rm(t, ZC__LMDB_LOCKS, key);
     if (!l->token) rc = zc__lmdb_expire_lock(t, &l->h, now);
     if (rc < 0) return rc;
     l->given = l->token ? l->token : ++t->meta[ZC__LMDB_TOKEN];
@@ -12945,32 +12947,20 @@ static int zc__lmdb_lock_step(zc__lmdb_tx *t, void *arg) {
     return zc__lmdb_put(t, ZC__LMDB_LOCKS, key, zc__lmdb_val(row, 16));
 }
 
-static int zc__lmdb_store_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *token) {
+static int zc__lmdb_lock_for(void *user, zc_bytes key, uint64_t lease_ms, uint64_t *token) {
     zc__lmdb *db = (zc__lmdb *)user;
-    zc__lmdb_lock l;
-    l.h = zc__lmdb_hash(db, key);
-    l.lease_ms = lease / ZC_MILLISECOND + 1;
-    l.token = *token;
+    zc__lmdb_lock l = {zc__lmdb_hash(db, key), lease_ms, *token, *token};
     int rc = zc__lmdb_write(db, zc__lmdb_lock_step, &l);
     if (rc == ZC_OK) *token = l.given;
     return rc;
 }
 
-static int zc__lmdb_unlock_step(zc__lmdb_tx *t, void *arg) {
-    const zc__lmdb_lock *l = (const zc__lmdb_lock *)arg;
-    MDB_val key = zc__lmdb_val(l->h.b, ZC__LMDB_H), row;
-    int rc = zc__lmdb_get(t->txn, zc__lmdb_db(t, ZC__LMDB_LOCKS), key, &row, 16);
-    if (rc != ZC_OK) return rc;
-    if (zc__get64(zc__lmdb_at(&row, 0)) != l->token) return ZC_MISS;
-    return zc__lmdb_rm(t, ZC__LMDB_LOCKS, key);
+static int zc__lmdb_store_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *token) {
+    return zc__lmdb_lock_for(user, key, lease / ZC_MILLISECOND + 1, token);
 }
 
 static int zc__lmdb_store_unlock(void *user, zc_bytes key, uint64_t token) {
-    zc__lmdb *db = (zc__lmdb *)user;
-    zc__lmdb_lock l;
-    l.h = zc__lmdb_hash(db, key);
-    l.token = token;
-    return zc__lmdb_write(db, zc__lmdb_unlock_step, &l);
+    return token ? zc__lmdb_lock_for(user, key, 0, &token) : ZC_MISS;
 }
 
 /* ---- the bus ---- */
