@@ -15504,9 +15504,11 @@ static uint64_t zc__redis_replid(const zc__redis *r, const zc__redis_req *q, uns
 }
 
 /* Sends commands about the log that is attached, over the reader's connection or the pool. ZC_OK:
- * that log's server has answered them, of the same history, and none with an error. */
+ * that log's server has answered them, of the same history, and none with an error. ZC_RETRY, too:
+ * there is none. */
 static int zc__redis_log_call(zc__redis *r, zc__redis_req *q, zc__redis_log log, bool reader,
                               uint64_t extra) {
+    if (!log.gen) return ZC_RETRY;
     zc__req_replid(r, q); /* last: so what was read is of that history */
     int rc = zc__bus_rc(reader ? zc__redis_send(r, &r->reader, q, extra)
                                : zc__redis_call(r, q, extra, log.run));
@@ -15564,11 +15566,6 @@ static int zc__redis_attach(void *user, uint64_t *identity, uint64_t *position) 
     return zc__redis_remember(r, log, &e);
 }
 
-/* The position of the last entry that was appended, whether it is still there or not. */
-static bool zc__redis_newest(const redisReply *reply, uint64_t *newest) {
-    return zc__redis_array(reply, 1) && zc__redis_number(reply->element[0], newest);
-}
-
 /* What XRANGE from the cursor on says: gives what is new. The newest must be among it, or one of
  * them was deleted. */
 static int zc__redis_range(zc__redis *r, zc__redis_log log, uint64_t newest,
@@ -15602,7 +15599,9 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
     zc__req_cmd(&q, "HMGET $tags @n");
     zc__req_range(&q, log, position);
     int rc = zc__redis_log_call(r, &q, log, !r->reader.pending, ms * ZC_MILLISECOND);
-    if (rc == ZC_OK && !zc__redis_newest(q.reply[at], &newest)) rc = ZC_RETRY;
+    const redisReply *last = q.reply[at]; /* appended, whether it is still there or not */
+    if (rc == ZC_OK && !(zc__redis_array(last, 1) && zc__redis_number(last->element[0], &newest)))
+        rc = ZC_RETRY;
     if (rc == ZC_OK) rc = zc__redis_range(r, log, newest, q.reply[at + 1], position, sink);
     zc__req_free(&q);
     return rc;
@@ -15774,7 +15773,6 @@ static int zc__redis_append(void *user, const zc_bytes *tags, size_t n, bool dur
     zc__redis_req q;
     zc__buf list;
     uint64_t own = 0;
-    if (!log.gen) return ZC_RETRY;
     if (!zc__redis_list(r, tags, n, &list)) return ZC_E_NOMEM;
     zc__req_init(r, &q);
     zc__req_script(&q, ZC__APPEND, 3);
@@ -15837,7 +15835,6 @@ static int zc__redis_versions(void *user, const zc_bytes *paths, size_t n, uint6
     zc__redis *r = (zc__redis *)user;
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_req q;
-    if (!log.gen) return ZC_RETRY;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
     zc__req_cmd(&q, "MULTI"); /* between two commands the hashes might change places */
@@ -15859,7 +15856,6 @@ static int zc__redis_hold(void *user, uint64_t id, const zc_bytes *tags, size_t 
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_req q;
     zc__buf list;
-    if (!log.gen) return ZC_RETRY;
     if (!zc__redis_list(r, tags, n, &list)) return ZC_E_NOMEM;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
@@ -15876,7 +15872,6 @@ static int zc__redis_holds(void *user, zc_bus_sink *sink) {
     zc__redis_log log = zc__redis_attached(r);
     zc__redis_req q;
     uint64_t id;
-    if (!log.gen) return ZC_RETRY;
     zc__req_init(r, &q);
     zc__req_fence(r, &q);
     zc__req_cmd(&q, "HGETALL $holds");

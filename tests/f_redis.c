@@ -61,7 +61,6 @@ static void others(zc__redis *r, const redisReply *reply) {
     (void)zc__redis_error(reply);
     (void)zc__redis_log_error(reply);
     (void)zc__redis_field(reply, &v);
-    (void)zc__redis_newest(reply, &v);
     (void)zc__redis_is_durable(r, reply, reply);
     if (zc__redis_redirect(reply, &to)) MUST(to.host[0] && to.port > 0 && to.port <= 65535);
 }
