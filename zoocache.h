@@ -11180,19 +11180,18 @@ static void zc__lock_all(zc_cache *c, bool lock) {
     zc__slabs_lock(c->mem.slabs, lock);
 }
 
-ZOOCACHE_API void zc_fork_prepare(zc_cache *cache) {
-    if (!cache) return;
-    zc__locks_swap(&cache->lent);
-    zc__lock_all(cache, true);
-    zc__locks_swap(&cache->lent);
+/* All locks, taken or given back, in a list of their own: between the two they are the caller's. */
+static void zc__fork_lock(zc_cache *c, bool lock) {
+    if (!c) return;
+    zc__locks_swap(&c->lent);
+    zc__lock_all(c, lock);
+    zc__locks_swap(&c->lent);
 }
 
-ZOOCACHE_API void zc_fork_parent(zc_cache *cache) {
-    if (!cache) return;
-    zc__locks_swap(&cache->lent);
-    zc__lock_all(cache, false);
-    zc__locks_swap(&cache->lent);
-}
+/* From here to one of the two below this thread has every lock, so the child, in which it is the only one,
+ * finds nothing half done. */
+ZOOCACHE_API void zc_fork_prepare(zc_cache *cache) { zc__fork_lock(cache, true); }
+ZOOCACHE_API void zc_fork_parent(zc_cache *cache) { zc__fork_lock(cache, false); }
 
 ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
     int rc = ZC_OK;
