@@ -171,9 +171,7 @@
  *
  * THREADS
  *   Every function may be called from any thread at any time, but for zc_open() and zc_close(), and
- *   zc_check(). A zc_fill belongs to one thread at a time. Call-backs: see "hooks";
- *   loaders, destructors, events and completions are called with no lock held and may call the
- *   cache.
+ *   zc_check(). A zc_fill belongs to one thread at a time. Call-backs: see "hooks".
  *   The order of locks is zc__rank (>>thread); with ZOOCACHE_DEBUG each lock that is taken is
  *   checked against it. What waits for long is a mutex, the rest are spin locks of a few
  *   instructions. zc_get_copy() mostly takes none (>>rcu); a number that each thread gets there is
@@ -360,7 +358,6 @@
  *     asked.
  *   - max_staleness is measured by the system's monotonic clock. On Linux that one stands still
  *     while a machine is suspended: for T after it wakes, what it had heard before counts.
- *   - Compiling the implementation as C++ is supported (C++17); MSVC is not.
  *
  * CHANGES
  *   0.1.0   the first version: see CHANGELOG.md
@@ -1201,7 +1198,7 @@ ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp);
 
 /* ---- the stored record, by itself ----------------------------------------------------------- */
 
-/* What a storage keeps for a key. The bytes are described in the manual, "The record". */
+/* What a storage keeps for a key. The bytes are described in >>codec. */
 typedef struct zc_record {
     zc_bytes key, value;
     const zc_bytes *deps;
@@ -1614,10 +1611,11 @@ public:
  *               the trie.
  * A foreign     zc__store_load() reads what another node has written, zc__record_decode() takes it
  * record        apart and trusts nothing in it. zc__store_judge() applies the same rule: the record
- *               carries the position of the log up to which its writer had heard when the fill
- *               began. zc__bus_judge() turns that into a version of this node; for what is older
- *               than this node's attachment, zc__bus_ask() gets the versions of the path in one
- *               round trip. If nothing is newer it becomes an entry as if it were loaded here.
+ *               carries the position of the log up to which its writer had heard, and found that
+ *               nothing had killed it, when it wrote (zc__bus_position()). zc__bus_judge() turns
+ *               that into a version of this node; for what is older than this node's attachment,
+ *               zc__bus_ask() gets the versions of the paths, mostly in one round trip. If nothing
+ *               is newer it becomes an entry as if it were loaded here.
  *
  * WORDS THAT ARE OURS
  *   published     the newest version that all see; up to it, every version is in its tag's node
@@ -1631,8 +1629,9 @@ public:
 
 /* ============================================================================================
  * >>platform   Compiler, operating system, clocks
- *   Idea        Everything that differs between systems and is not about threads is here, so that
- *               no later section has an #if about a compiler or an operating system.
+ *   Idea        What differs between compilers and systems is here, or, if it is about threads, in
+ *               >>thread. Later sections have an #if only for what they alone ask of a system
+ *               (>>seal, >>backends, >>lmdb).
  *   Clocks      The coarse clocks, where there are any (Linux: 4 ns a call, 1 to 4 ms steps), serve
  *               deadlines on the hit path; the fine ones measure loads.
  * ========================================================================================== */
@@ -9732,6 +9731,11 @@ static inline void zc__sealer_close(zc_cache *c) { (void)c; }
  *               that have left the table. zc_close() closes shard after shard, under its locks: no
  *               flight is listed there and the table has no bucket, so nothing is added or written
  *               from then on, whoever still tries. Only then go threads, bus and storage.
+ *   Locking     the shard's, for one step of one key at a time: to look and to pin; to fence, to
+ *               insert, to join the writers and to end the flight. What leaves the table under it
+ *               is chained, and told and destroyed after it. zc_clear() goes from shard to shard;
+ *               zc_fork_prepare() and zc_check() alone lock all.
+ *   Cost        the manual's, "Costs"
  * ========================================================================================== */
 
 /* ---- end a flight ---- */
@@ -10145,7 +10149,9 @@ ZOOCACHE_API int zc_get_copy(zc_cache *cache, zc_bytes key, void *buf, size_t ca
 }
 
 #ifdef ZOOCACHE_WITH_BUS
-/* Asks the storage for several keys at once; fills[i], if not NULL, leads keys[i]'s flight. */
+/* Asks the storage for several keys at once; fills[i], if not NULL, leads keys[i]'s flight. All of
+ * these began before the storage is asked, so what is invalidated meanwhile kills what it finds;
+ * and the lease is that of before, too. The m that are asked for are those at[0] to at[m - 1]. */
 static void zc__load_many(zc_cache *c, zc_fill **fills, const zc_bytes *keys, size_t n,
                           zc_view *views, int *results) {
     const zc_store *st = &c->desc.store;
@@ -10179,7 +10185,8 @@ static void zc__load_many(zc_cache *c, zc_fill **fills, const zc_bytes *keys, si
     }
 }
 
-/* One batch of keys, hashed. */
+/* One batch of keys, hashed. Whoever leads some flights waits for none: two batches with the same
+ * keys in another order would wait for each other. */
 static void zc__get_batch(zc_cache *c, const zc_bytes *keys, const uint64_t *hash, size_t n,
                           zc_view *views, int *results) {
     zc_fill *fills[ZC__BATCH];
@@ -10236,6 +10243,8 @@ static void zc__entry_ahead(zc__shard *s, uint64_t hash) {
     zc__spin_unlock(&s->lock);
 }
 
+/* Three passes over each batch, which ask for the buckets, ask for the entries, and read: so the
+ * memory is at work for several keys at the same time. */
 ZOOCACHE_API int zc_get_many(zc_cache *cache, const zc_bytes *keys, size_t n, zc_view *views,
                              int *results) {
     uint64_t hash[ZC__BATCH];
@@ -10273,7 +10282,8 @@ static void zc__fence(zc__shard *s, uint64_t hash, zc_bytes key) {
     if (f) f->fenced = true;
 }
 
-/* Removes a key. In the storage `other` takes its place, unless that is NULL. */
+/* Removes a key. In the storage `other` takes its place, unless that is NULL. As in zc__commit(),
+ * the fence, the table and the turn to write are one step: no flight comes in between. */
 static int zc__del(zc_cache *c, zc_bytes key, zc__entry *other) {
     uint64_t hash = zc__hash(key, c->seed);
     zc__shard *s = zc__shard_of(c, hash);
@@ -10297,6 +10307,7 @@ ZOOCACHE_API int zc_del(zc_cache *cache, zc_bytes key) {
     return rc == ZC_OK ? zc__del(cache, key, NULL) : rc;
 }
 
+/* A begin that is still to come would outlive what is invalidated until then. */
 static bool zc__opts_good(const zc_put_opts *o, const zc_cache *c) {
     return (o->deps || !o->ndeps) && (o->tags || !o->ntags) && o->begin <= zc__published(&c->trie);
 }
@@ -10385,6 +10396,8 @@ ZOOCACHE_API int zc_put_absent(zc_cache *cache, zc_bytes key, const zc_put_opts 
 }
 
 #ifdef ZOOCACHE_WITH_BUS
+/* The entry is only what the record is made of: the table lets go of the key, and the storage gets
+ * one in its place, or, if it is dead by now, none. */
 static int zc__put_parts(zc_fill *fill, zc_bytes key, zc_bytes parts) {
     zc_cache *c = fill->cache;
     uint64_t published = zc__published(&c->trie), begin = fill->put.begin;
@@ -10482,6 +10495,8 @@ static int zc__lead(zc_fill *fill, zc_loader loader, void *user, uint64_t until,
     return rc;
 }
 
+/* Puts a refresh behind those that wait. Nobody runs its flight meanwhile: so a thread that asks
+ * for the key does not take it for its own, and may run it (zc__follow()). */
 static void zc__job_put(zc_cache *c, zc__jobs *jobs, zc_fill *fill) {
     zc__flight_runs(fill, 0);
     fill->next = NULL;
@@ -10661,6 +10676,8 @@ ZOOCACHE_API int zc_flight_wait(zc_fill *fill, uint64_t timeout, zc_view *view) 
     return rc;
 }
 
+/* A flight ends under the lock under which it is looked at here: if it still runs, whoever ends it
+ * finds the watcher; if not, it is told here. So once, and never not at all. */
 ZOOCACHE_API int zc_flight_notify(zc_fill *fill, void (*fn)(void *user), void *user) {
     if (!fill || !fn || fill->leader || fill->watching) return ZC_E_INVAL;
     zc__flight *f = fill->flight;
@@ -10711,7 +10728,9 @@ static uint64_t zc__hold_id(zc_cache *c) {
     return XXH3_64bits(from, sizeof from) | 1;
 }
 
-/* Holds, and tells of it. */
+/* Holds, then stamps, then tells of it: once the tags are marked nothing that depends on them is
+ * stored, and the stamp kills what was stored before. The other way round, a fill that begins and
+ * ends in between would be stored, with what was before the commit. */
 static int zc__hold_begin(zc_cache *c, zc__hold *h) {
     zc__hold_add(c, h);
     uint64_t v = zc__trie_stamp(&c->trie, h->nodes.list, h->nodes.n, 0);
@@ -10745,6 +10764,9 @@ ZOOCACHE_API int zc_hold(zc_cache *cache, const zc_bytes *tags, size_t n, uint64
     return rc;
 }
 
+/* Stamps while it is still held, here and, by the entry, elsewhere: what is stored from the end on
+ * began after that. The list beside the log goes after the entry is in the log, so a node that
+ * attaches in between knows at least one of them; and the tags are let go last. */
 ZOOCACHE_API int zc_hold_end(zc_cache *cache, uint64_t hold) {
     zc__hold *h = cache && hold ? zc__holds_take(cache, hold, true, 0) : NULL;
     if (!h) return ZC_E_INVAL;
@@ -10780,6 +10802,8 @@ ZOOCACHE_API int zc_invalidate_tag(zc_cache *cache, zc_tag *tag) {
     return zc__invalidated(cache, &name, 1, v);
 }
 
+/* Dead first, by one version of the root: then it does not matter in which order the other nodes,
+ * the storage and the shards get rid of it, nor that a fill which began before is on its way. */
 ZOOCACHE_API int zc_clear(zc_cache *cache) {
     if (!cache) return ZC_E_INVAL;
     zc_bytes name = zc_slice("", 0);
@@ -11086,6 +11110,8 @@ static uint64_t zc__refresh_pause(zc_cache *c) {
     return pause;
 }
 
+/* To be asked under the monitor's lock: who adds a refresh notifies after that, so no wake-up is
+ * missed between the question and the sleep. */
 static bool zc__refreshes_wait(zc_cache *c) {
     zc__spin_lock(&c->jobs_lock);
     bool any = zc__jobs_due(c) != NULL;
@@ -11165,6 +11191,8 @@ static void zc__rcu_fork(zc_cache *c) {
 }
 #endif
 
+/* In the order of zc__rank; of one rank, by address, so these stand in this order in zc_cache, too.
+ * `house` is not among them: zc_fork_child() takes it from a housekeeper that is not there. */
 static void zc__lock_all(zc_cache *c, bool lock) {
     zc__bus_lock(&c->bus, lock);
     zc__spin_set(&c->trie.writer, lock);
@@ -11188,8 +11216,8 @@ static void zc__fork_lock(zc_cache *c, bool lock) {
     zc__locks_swap(&c->lent);
 }
 
-/* From here to one of the two below this thread has every lock, so the child, in which it is the only one,
- * finds nothing half done. */
+/* From here to one of the two below this thread has every lock, so the child, in which it is the
+ * only one, finds nothing half done. */
 ZOOCACHE_API void zc_fork_prepare(zc_cache *cache) { zc__fork_lock(cache, true); }
 ZOOCACHE_API void zc_fork_parent(zc_cache *cache) { zc__fork_lock(cache, false); }
 
@@ -11385,8 +11413,8 @@ static void zc__shard_close(zc_cache *c, zc__shard *s) {
             ended = l;
         }
     }
-    zc__rcu_stop(s, ZC__TURN_TABLE);
-    zc__rcu_wait(c);
+    zc__rcu_stop(s, ZC__TURN_TABLE); /* for good: who reads without a lock stays out, */
+    zc__rcu_wait(c);                 /*   and who is in is waited for */
     zc__shard_purge(s, &garbage);
     zc__chains_free(&c->mem, &s->flights);
     zc__table_free(c, &s->table);
@@ -11417,7 +11445,9 @@ static void zc__close(zc_cache *c) {
     zc__cache_unref(c);
 }
 
-/* What can fail after the cache's own memory is there. */
+/* What can fail after the cache's own memory is there. Versions come before anything is stored: a
+ * storage that keeps them says the highest that it has, and all that are given here are above, so
+ * its records are under the one rule; one that does not is cleared; with a bus they are counted. */
 static int zc__setup(zc_cache *c) {
     const zc_store *st = &c->desc.store;
     uint64_t latest = 0, entropy = zc__wall(&c->clock) ^ (uintptr_t)c ^ zc__mono(&c->clock) << 20;
@@ -12081,10 +12111,10 @@ static uint64_t zc__system_random(void) {
  *               those of the last two transactions at the least.
  *               If LMDB is out of pages all the same, the transaction is aborted, dead readers are
  *               cleared, others given time, more and more is evicted, and it is tried again, for
- *               half a second; then ZC_E_FULL. If the disk is full, ZC_E_FULL without waiting,
- *               unless what was freed will do; reading goes on, and so does writing when there is
- *               space again. The lock file, which LMDB writes through a map, has its space from
- *               the beginning: else the process would end with SIGBUS.
+ *               a quarter of a second; then ZC_E_FULL. If the disk is full, ZC_E_FULL without
+ *               waiting, unless what was freed will do; reading goes on, and so does writing when
+ *               there is space again. The lock file, which LMDB writes through a map, has its space
+ *               from the beginning: else the process would end with SIGBUS.
  *   Boot        Without `sync` the system may write pages in any order, so after its crash the file
  *               is worth nothing. path/zoocache has the id of the boot under which it was written,
  *               on disk before the first byte of data is; under another one the data is deleted,
@@ -12135,7 +12165,7 @@ static uint64_t zc__system_random(void) {
 #define ZC__LMDB_NOTES 512    /* uses noted in memory */
 #define ZC__LMDB_PROBES 8
 #define ZC__LMDB_WAIT ZC_SECOND /* for another writer */
-#define ZC__LMDB_TRIES 8  /* of a write that finds no room: half a second */
+#define ZC__LMDB_TRIES 8  /* of a write that finds no room: a quarter of a second */
 #define ZC__LMDB_FLUSH 8   /* notes that one write brings to the file, */
 #define ZC__LMDB_EXPIRE 2  /*   records that have ended that it deletes, */
 #define ZC__LMDB_EVICT 8   /*   and records that it evicts */
