@@ -14803,45 +14803,29 @@ static int zc__redis_exchange(zc__redis *r, zc__redis_conn *c, zc__redis_req *q,
     return rc;
 }
 
-/* The digest of the script that marks this run of the server, as the key `run` has it. 0: there is
- * none, or it is of another run. */
-static uint64_t zc__redis_marked(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
-    char sha[41];
-    zc__redis_req q;
-    zc__req_init(r, &q);
-    zc__req_cmd(&q, "GET $run");
-    (void)zc__redis_exchange(r, c, &q, deadline);
-    zc__redis_digest(q.reply[0], sha);
-    zc__req_free(&q);
-    if (!sha[0]) return 0;
-    zc__req_init(r, &q);
-    zc__req_cmd(&q, "SCRIPT EXISTS %s", sha);
-    (void)zc__redis_exchange(r, c, &q, deadline);
-    const redisReply *got = q.reply[0];
-    bool here = zc__redis_array(got, 1) && zc__redis_integer(got->element[0]) == 1;
-    zc__req_free(&q);
-    return here ? XXH3_64bits(sha, 40) | 1 : 0;
-}
-
-/* Marks this run. 0: it cannot be. */
-static uint64_t zc__redis_mark(zc__redis *r, zc__redis_conn *c, uint64_t deadline) {
+/* The digest of the script that marks this run of the server, as the key `run` has it; or, `anew`,
+ * of one that is loaded now. 0: there is none, it is of another run, or it cannot be loaded. */
+static uint64_t zc__redis_mark(zc__redis *r, zc__redis_conn *c, bool anew, uint64_t deadline) {
     char text[] = "return '0123456789abcdef'", sha[41];
     zc__redis_req q;
-    zc__redis_hex(text + 8, r->io.random());
+    if (anew) zc__redis_hex(text + 8, r->io.random());
     zc__req_init(r, &q);
-    zc__req_cmd(&q, "SCRIPT LOAD %s", text);
+    if (anew) zc__req_cmd(&q, "SCRIPT LOAD %s", text);
+    else zc__req_cmd(&q, "GET $run");
     (void)zc__redis_exchange(r, c, &q, deadline);
-    zc__redis_complain(r, "SCRIPT LOAD", q.reply[0]);
+    zc__redis_complain(r, anew ? "SCRIPT LOAD" : "GET", q.reply[0]);
     zc__redis_digest(q.reply[0], sha);
     zc__req_free(&q);
     if (!sha[0]) return 0;
     zc__req_init(r, &q);
-    zc__req_cmd(&q, "SET $run %s", sha);
+    zc__req_cmd(&q, anew ? "SET $run %s" : "SCRIPT EXISTS %s", sha);
     (void)zc__redis_exchange(r, c, &q, deadline);
-    zc__redis_complain(r, "SET", q.reply[0]);
-    bool marked = zc__redis_is(q.reply[0], REDIS_REPLY_STATUS);
+    const redisReply *got = q.reply[0];
+    zc__redis_complain(r, anew ? "SET" : "SCRIPT EXISTS", got);
+    bool good = anew ? zc__redis_is(got, REDIS_REPLY_STATUS)
+                     : zc__redis_array(got, 1) && zc__redis_integer(got->element[0]) == 1;
     zc__req_free(&q);
-    return marked ? XXH3_64bits(sha, 40) | 1 : 0;
+    return good ? XXH3_64bits(sha, 40) | 1 : 0;
 }
 
 /* Who the server is, where INFO is refused. */
@@ -14858,8 +14842,8 @@ static void zc__redis_identify(zc__redis *r, zc__redis_conn *c, const redisReply
                       zc_str(early ? "the server is older than Redis 7" : "there are replicas"));
         return;
     }
-    if (c->master) c->run = zc__redis_marked(r, c, deadline);
-    if (c->master && !c->run && c->link) c->run = zc__redis_mark(r, c, deadline);
+    if (c->master) c->run = zc__redis_mark(r, c, false, deadline);
+    if (c->master && !c->run && c->link) c->run = zc__redis_mark(r, c, true, deadline);
 }
 
 /* What the replies of a handshake say about the server. */
