@@ -1291,9 +1291,7 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
 
 /* ---- storage and bus: Redis ----------------------------------------------------------------- */
 
-/* Compiled in with ZOOCACHE_WITH_REDIS, over hiredis (-lhiredis); TLS with ZOOCACHE_WITH_REDIS_TLS,
- * over OpenSSL 1.1.1 or later (-lssl -lcrypto). See >>redis for keys, protocol and costs. */
-/* Zero means the default in every field. */
+/* Zero means the default in every field. See >>redis for keys, protocol and costs. */
 typedef struct zc_redis_desc {
     /* default: "redis://127.0.0.1". In user and password, %XX stands for a byte.
      *   redis://[[user]:password@]host[:port][/database]       rediss://...: over TLS
@@ -7103,17 +7101,13 @@ static int zc__bus_start(zc_cache *c) {
 }
 
 static bool zc__bus_monitors(zc__bus *b) {
-    if (!zc__timed_init(&b->reading, ZC__RANK_READING)) return false;
-    if (!zc__monitor_init(&b->apply, ZC__RANK_APPLY)) goto no_apply;
-    if (!zc__monitor_init(&b->monitor, ZC__RANK_SLEEP)) goto no_monitor;
-    if (!zc__monitor_init(&b->out, ZC__RANK_OUT)) goto no_out;
-    return true;
-no_out:
-    zc__monitor_destroy(&b->monitor);
-no_monitor:
-    zc__monitor_destroy(&b->apply);
-no_apply:
-    zc__timed_destroy(&b->reading);
+    bool reading = zc__timed_init(&b->reading, ZC__RANK_READING);
+    bool apply = reading && zc__monitor_init(&b->apply, ZC__RANK_APPLY);
+    bool monitor = apply && zc__monitor_init(&b->monitor, ZC__RANK_SLEEP);
+    if (monitor && zc__monitor_init(&b->out, ZC__RANK_OUT)) return true;
+    if (monitor) zc__monitor_destroy(&b->monitor);
+    if (apply) zc__monitor_destroy(&b->apply);
+    if (reading) zc__timed_destroy(&b->reading);
     return false;
 }
 
