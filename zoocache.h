@@ -5842,6 +5842,7 @@ static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_
  *               outbox. The trie's writer lock: the holds, and their marks.
  *   Time        Within zc_poll(), and for who waits until a time, calls of the bus and the storage
  *               give up then, with ZC_E_BUSY (`zc__until`), and are made again by a later round.
+ *               The outbox has as long as a read would wait: the log is read, sent or not.
  *   Cost        a hit: the coarse clock and two loads, twice. An invalidation: one round trip.
  *   Source      zoocache's log-and-lease protocol: the manual, "Several nodes"
  *   Without     ZOOCACHE_WITH_BUS, a part of it alone is compiled: what invalidates here.
@@ -7042,17 +7043,28 @@ static void zc__bus_beat(zc_cache *c) {
     zc__free(&c->mem, text, size);
 }
 
+/* Sends what waits, for no longer than a read would have waited: writers may have all connections
+ * until replicas have followed, and meanwhile the log is to be read. */
+static int zc__bus_flush_within(zc_cache *c, uint64_t wait) {
+    uint64_t was = zc__hurry(ZC_NEVER), end = zc__add_sat(zc__mono(&c->clock), wait);
+    (void)zc__hurry(wait && end < was ? end : was);
+    int rc = zc__bus_flush(c);
+    (void)zc__hurry(was);
+    return rc;
+}
+
 /* One round: sends, reads, tells about itself. ZC_MORE: entries were read; ZC_RETRY: not all of
- * them, in the caller's time. Without a `wait` it does not wait for another reader either. */
+ * them, in the caller's time; ZC_E_BUSY: they were, but what waits was not sent. Without a `wait`
+ * it does not wait for another reader either. */
 static int zc__bus_round(zc_cache *c, uint64_t wait) {
     zc__bus *b = &c->bus;
     uint64_t heard = zc__atomic_load_rlx(&b->entries);
     int rc = ZC_OK;
     if (!zc__timed_lock(&b->reading, &c->clock, wait ? ZC_NEVER : 0)) return ZC_OK;
     if (!zc__atomic_load_acq(&b->attached)) rc = zc__bus_attach(c);
-    if (rc == ZC_OK) rc = zc__bus_flush(c);
-    bool sent = rc == ZC_OK && zc__outbox_empty(b);
-    if (rc == ZC_OK) rc = zc__bus_read(c, sent ? wait : 0);
+    if (rc == ZC_OK) rc = zc__bus_flush_within(c, wait);
+    bool sent = rc == ZC_OK && zc__outbox_empty(b), busy = wait && rc == ZC_E_BUSY;
+    if (rc == ZC_OK || busy) rc = zc__bus_read(c, sent ? wait : 0);
     if (rc == ZC_OK && sent) zc__outbox_acknowledged(b);
     uint64_t now = zc__mono(&c->clock);
     bool beats = rc == ZC_OK && c->desc.bus.beat && now - b->last_beat >= ZC_SECOND;
@@ -7060,7 +7072,7 @@ static int zc__bus_round(zc_cache *c, uint64_t wait) {
     zc__bus_unlock(c);
     if (beats) zc__bus_beat(c);
     if (rc == ZC_PENDING) rc = zc__bus_catch_up(c, 0, wait ? ZC_NEVER : 0);
-    if (rc != ZC_OK) return rc;
+    if (rc != ZC_OK || busy) return rc != ZC_OK ? rc : ZC_E_BUSY;
     return zc__atomic_load_rlx(&b->entries) != heard ? ZC_MORE : ZC_OK;
 }
 
@@ -13875,8 +13887,9 @@ ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus 
  *               versions both hashes in one MULTI
  *   Waking      A read that waits can be woken, for what is to be sent, or for a proof now. Its
  *               replies stay pending, in a connection that stays. Until they have come,
- *               as any entry makes them, reads that do not wait go over the pool; the next that
- *               does takes these replies first, and does not look at them.
+ *               as any entry makes them, reads that do not wait go over the pool, or by a new
+ *               connection if writers have all; the next that does takes these replies first, and
+ *               does not look at them.
  *   Shards      Each is a storage and a log by itself, a zc__redis with connections of its own; the
  *               first stands for all. >>bus makes one order of their logs, and a record is in the
  *               shard that its key's hash names. An entry of several tags is atomic within a shard.
@@ -15592,7 +15605,8 @@ static void zc__req_range(zc__redis_req *q, zc__redis_log log, uint64_t position
 }
 
 /* Waits for an entry, by XREAD, for at most `ms`; then asks which is the newest, and for all from
- * the cursor on. Over the pool as long as the reader's connection has replies pending. */
+ * the cursor on. Over the pool as long as the reader's connection has replies pending: ZC_E_BUSY if
+ * that has none to spare, as writers may wait there until replicas have followed. */
 static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t position, uint64_t ms,
                                zc_bus_sink *sink) {
     zc__redis_req q;
@@ -15605,6 +15619,7 @@ static int zc__redis_read_once(zc__redis *r, zc__redis_log log, uint64_t positio
     unsigned at = q.ncmds;
     zc__req_cmd(&q, "HMGET $tags @n");
     zc__req_range(&q, log, position);
+    q.at_once = r->reader.pending;
     int rc = zc__redis_log_call(r, &q, log, !r->reader.pending, ms * ZC_MILLISECOND);
     const redisReply *last = q.reply[at]; /* appended, whether it is still there or not */
     if (rc == ZC_OK && !(zc__redis_array(last, 1) && zc__redis_number(last->element[0], &newest)))
@@ -15668,6 +15683,10 @@ static int zc__redis_read(void *user, uint64_t position, uint64_t wait, zc_bus_s
     bool may = zc__redis_may_wait(r, ms ? r->reader.link : NULL);
     int rc = may ? zc__redis_read_waiting(r, log, position, ms, sink)
                  : zc__redis_read_once(r, log, position, 0, sink);
+    if (rc == ZC_E_BUSY && r->reader.pending) {
+        zc__redis_drop(r, &r->reader);
+        rc = zc__redis_read_once(r, log, position, 0, sink);
+    }
     bool woken = zc__redis_waited(r);
     if (may && woken && rc < 0) rc = ZC_MORE;
     else if (may && rc == ZC_E_BUS) rc = zc__redis_read_once(r, log, position, 0, sink);

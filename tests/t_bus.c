@@ -1183,6 +1183,43 @@ TEST(a_log_that_was_busy_with_other_calls_has_not_failed) {
     stop(&f);
 }
 
+/* Writers have all connections: it gives up when its caller's time is. */
+static int crowded_append(void *user, const zc_bytes *tags, size_t n, bool durable,
+                          uint64_t position, zc_bus_sink *sink) {
+    (void)user, (void)tags, (void)n, (void)durable, (void)position, (void)sink;
+    hurry.bus = zc__until;
+    zct_step(hurry.slow, zc__until == ZC_NEVER ? T : zc__until - hurry.slow->mono);
+    return ZC_E_BUSY;
+}
+
+/* x_simulate, seed 25504 with holds among crowds: the thread that reads the log waited behind
+ * writers, who waited for replicas, to send what it kept; meanwhile the node was silent. */
+TEST(the_log_is_read_although_what_waits_cannot_be_sent) {
+    fleet f;
+    if (!start(&f, 2, (zc_desc){.max_staleness = T})) return;
+    int (*append)(void *, const zc_bytes *, size_t, bool, uint64_t, zc_bus_sink *) =
+        f.c[0]->desc.bus.append;
+    poll_all(&f);
+    CHECK_EQ(zct_put(f.c[0], "k", "1", "x"), ZC_OK);
+    CHECK_EQ(zct_put(f.c[0], "other", "1", "y"), ZC_OK);
+    hurry.slow = &f.time;
+    f.c[0]->desc.bus.append = crowded_append;
+    CHECK_EQ(zc_invalidate(f.c[0], zc_str("t")), ZC_E_BUS);
+    CHECK_EQ(zc_invalidate(f.c[1], zc_str("x")), ZC_OK);
+    uint64_t end = f.time.mono + T / 3;
+    CHECK_EQ(zc__bus_round(f.c[0], T / 3), ZC_E_BUSY);
+    CHECK_EQ(hurry.bus, end);
+    CHECK_EQ(stats(f.c[0]).bus_age, 0);
+    CHECK_EQ(stats(f.c[0]).bus_pending, 1);
+    CHECK_EQ(get(f.c[0], "k", "1"), ZC_MISS);
+    CHECK_EQ(get(f.c[0], "other", "1"), ZC_OK);
+    f.c[0]->desc.bus.append = append;
+    hurry.slow = NULL;
+    poll_all(&f);
+    CHECK_EQ(stats(f.c[0]).bus_pending, 0);
+    stop(&f);
+}
+
 TEST(a_put_that_the_breaker_spared_is_not_undone) {
     fleet f;
     zc_desc d = shared;

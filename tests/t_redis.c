@@ -1646,6 +1646,33 @@ TEST(a_wake_costs_no_connection) {
     rs_stop(&s);
 }
 
+/* x_simulate, seed 65442 with holds among crowds: a reader who owed replies waited for a connection
+ * behind writers, who waited for replicas. */
+TEST(a_read_after_a_wake_waits_for_no_writer) {
+    redis_server s;
+    node n;
+    pthread_t t;
+    REQUIRE(rs_start(&s, NULL));
+    REQUIRE(node_open_with(&n, (zc_redis_desc){.url = s.url, .connections = 1}));
+    REQUIRE(CHECK_EQ(attach(&n), ZC_OK));
+    zc__redis *r = (zc__redis *)n.bus.user;
+    waiter w = {&n, -1};
+    CHECK_EQ(listen_for(&n, 0), ZC_OK);
+    pthread_create(&t, NULL, wait_long, &w);
+    CHECK(rs_until(&s, "blocked_clients:1", "INFO", "clients"));
+    n.bus.wake(n.bus.user);
+    pthread_join(t, NULL);
+    CHECK(r->reader.pending > 0);
+    zc__redis_conn *all = zc__redis_acquire(r, 0);
+    REQUIRE(CHECK(all != NULL));
+    r->timeout = BRIEF;
+    CHECK_EQ(listen_for(&n, 0), ZC_OK);
+    CHECK_EQ(r->reader.pending, 0);
+    zc__redis_release(r, all);
+    node_close(&n);
+    rs_stop(&s);
+}
+
 TEST(an_append_ends_the_waiting) {
     redis_server s;
     node a, b;

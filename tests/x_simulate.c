@@ -59,7 +59,7 @@ static int sim_nap(const struct timespec *t, struct timespec *left) {
 
 #define ZOOCACHE_WITH_REDIS
 #define ZOOCACHE_WITH_SEAL
-#define ZOOCACHE_DEBUG
+#define ZOOCACHE_DEBUG 1 /* as -D has it */
 #define ZOOCACHE_IMPLEMENTATION
 #include "zoocache.h"
 #include "sim_redis.h"
@@ -83,6 +83,7 @@ enum {
     FLIGHTS = 2,     /* that a node has open in pieces */
     HOLDS = 16,      /* that are looked after at once */
     SENTINEL = 2,    /* beside the servers 0 and 1 */
+    NAME = 32,       /* of a key on a server, at most */
     STEPS = 3000000, /* looks at the clock in one run: more is a hang */
 };
 
@@ -115,7 +116,7 @@ typedef struct conn {
     unsigned nqueued;
     struct fiber *waiter; /* for a reply */
     bool woken;           /* io_wake: `reply` gives way, or fails from now on */
-    bool blocked;         /* its XREAD waits; what comes after it waits as well: */
+    bool blocked;         /* its XREAD or WAIT waits; what comes after it waits as well: */
     struct event *behind;
     size_t nbehind;
 } conn;
@@ -198,6 +199,7 @@ typedef struct node {
     bool hooked;   /* its event hook uses the cache */
     int depth;     /* loaders that are running */
     int hooks;     /* and hooks */
+    uint64_t hook_ended; /* when the last did that took long */
     flight flights[FLIGHTS];
     uint64_t last_poll;
 } node;
@@ -722,9 +724,14 @@ static bool exec_wait(server *s, event *e, sr_out *o) {
     bool mine = s == &w->servers[w->master] && w->linked;
     if (mine && w->follows) follower_applies();
     bool there = mine && (!w->follows || w->servers[1 - w->master].applied >= e->offset);
-    if (!there && w->now < e->until) return false;
-    sr_int(o, there);
-    return true;
+    if (there || w->now >= e->until) {
+        sr_int(o, there);
+        return true;
+    }
+    e->at = w->now + MS / 2;
+    e->conn->blocked = true;
+    push(*e);
+    return false;
 }
 
 /* XREAD ... BLOCK ms: until there is something. False: not yet. */
@@ -762,7 +769,7 @@ static void unblock(int at) {
     }
 }
 
-/* What came behind an XREAD that waited. */
+/* What came behind one that waited. */
 static void go_on(conn *c) {
     c->blocked = false;
     for (size_t i = 0; i < c->nbehind; i++) {
@@ -782,7 +789,8 @@ static void arrive(event e) {
     conn *c = e.conn;
     server *s = c->server == SENTINEL ? NULL : &w->servers[c->server];
     sr_out o = {NULL, 0, 0};
-    bool blocks = sr_is(e.cmd, 0, "XREAD") && sr_is(e.cmd, 3, "BLOCK");
+    bool waits = sr_is(e.cmd, 0, "WAIT") && w->replicas;
+    bool blocks = waits || (sr_is(e.cmd, 0, "XREAD") && sr_is(e.cmd, 3, "BLOCK"));
     if (c->blocked && !(blocks && e.until)) {
         c->behind = (event *)realloc(c->behind, (c->nbehind + 1) * sizeof e);
         if (!c->behind) abort();
@@ -795,14 +803,8 @@ static void arrive(event e) {
         e.at = s->hung_until;
         push(e);
         return;
-    } else if (s && sr_is(e.cmd, 0, "WAIT") && w->replicas) {
-        if (!exec_wait(s, &e, &o)) {
-            e.at = w->now + MS / 2;
-            push(e);
-            return;
-        }
     } else if (s && blocks) {
-        if (!exec_blocking(s, &e, &o)) {
+        if (!(waits ? exec_wait(s, &e, &o) : exec_blocking(s, &e, &o))) {
             free(o.ptr);
             return;
         }
@@ -1327,7 +1329,7 @@ static void get(node *n, int key) {
 }
 
 static void get_many(node *n) {
-    zc_bytes keys[6];
+    zc_bytes keys[6] = {0};
     zc_view views[6];
     int results[6], which[6];
     uint32_t own[KEYS];
@@ -1576,7 +1578,7 @@ static void step(node *n, bool first) {
     else if (dice < 220) get(n, key);
     else if (dice < 300) get_many(n);
     else if (dice < 560) fetch(n, key, NULL, NULL);
-    else if (dice < (w->crowds ? 660 : 640) && w->writing && w->now >= w->hush_until) invalidate(n);
+    else if (dice < 640 && w->writing && w->now >= w->hush_until) invalidate(n);
     else if (dice < 660 && w->writing && w->now >= w->hush_until) transact(n);
     else if (dice < 720 && first) fly(n, key);
     else if (dice < 750 && w->writing) put(n, key);
@@ -1597,16 +1599,17 @@ static void say(void *user, zc_log_level level, const char *message) {
 }
 
 /* What a site's hook may do when it is told of anything, but not of what another hook does. */
-static void on_event(void *user, const zc_event *event) {
+static void on_event(void *user, const zc_event *what) {
     node *n = (node *)user;
-    uint64_t dice = below(w->crowds ? 10000 : 1000);
-    (void)event;
+    uint64_t dice = below(w->crowds ? 10000 : 1000), began = w->now;
+    (void)what;
     if (!n->c || n->hooks || n->dead || n->closing || !w->writing) return;
     n->hooks++;
     if (dice < 100) get(n, (int)below(KEYS));
     else if (dice < 150 && !w->crowds) fetch(n, (int)below(PLAIN), NULL, NULL);
     else if (dice < 170 && w->now >= w->hush_until) invalidate(n);
     n->hooks--;
+    if (w->now - began > w->t / 4) n->hook_ended = w->now;
 }
 
 static void start(node *n) {
@@ -1926,13 +1929,13 @@ static void crash(node *n) {
         }
 }
 
-static const char *key_in_shard(char key[16], unsigned shard, const char *name) {
-    if (shard) snprintf(key, 16, "{sim:%u}:%s", shard, name);
-    else snprintf(key, 16, "{sim}:%s", name);
+static const char *key_in_shard(char key[NAME], unsigned shard, const char *name) {
+    if (shard) snprintf(key, NAME, "{sim:%u}:%s", shard, name);
+    else snprintf(key, NAME, "{sim}:%s", name);
     return key;
 }
 /* Of any shard. */
-static const char *key_of_shard(char key[16], const char *name) {
+static const char *key_of_shard(char key[NAME], const char *name) {
     return key_in_shard(key, (unsigned)below(w->shards), name);
 }
 
@@ -1940,7 +1943,7 @@ static const char *key_of_shard(char key[16], const char *name) {
 static void append_many(unsigned shard, unsigned count) {
     server *s = &w->servers[w->master];
     sr_log *l = &s->db.shards[shard];
-    char key[3][16], gen[24], length[24];
+    char key[3][NAME], gen[24], length[24];
     snprintf(gen, sizeof gen, "%" PRIu64, sr_hget(&l->tags[0], "\0g", 2, 0));
     snprintf(length, sizeof length, "%" PRIu64, w->log_length ? w->log_length : 100000);
     const char *arg[] = {"EVAL", "", "3", key_in_shard(key[0], shard, "log"),
@@ -1978,7 +1981,9 @@ static void crowd(void) {
 static void nobody_is_silent(void) {
     for (int i = 0; i < w->nnodes; i++) {
         const node *n = &w->nodes[i];
-        if (!n->c || n->closing || n->hooks) continue; /* a hook may wait for replicas, which lag */
+        /* A hook may wait for replicas, which lag, or behind who does. */
+        bool hook = n->hooks || (n->hook_ended && w->now - n->hook_ended <= w->t);
+        if (!n->c || n->closing || hook) continue;
         if (n->c->bus.lease + w->t < n->mono_base + w->now)
             fail("node %c is silent, although all is well", 'A' + n->id);
     }
@@ -1987,7 +1992,7 @@ static void nobody_is_silent(void) {
 static void fault(void) {
     node *n = &w->nodes[below((uint64_t)w->nnodes)];
     server *s = &w->servers[w->master];
-    char number[8], key[16];
+    char number[8], key[NAME];
     w->nfaults++;
     unsigned what = (unsigned)below(w->replicas ? 16 : 14);
     if (w->place && what > 8 && what < 13) {
@@ -2069,7 +2074,7 @@ static void heal(void) {
 }
 
 static void act(const event *e) {
-    char key[16];
+    char key[NAME];
     switch (e->action) {
     case A_FAULT:
         if (!w->faults) break;
@@ -2110,11 +2115,11 @@ static void old_logs(void) {
                                      (UINT64_C(1) << 47) + 8, UINT64_C(1) << 63, UINT64_MAX - 16};
     for (unsigned i = 0; i < w->shards; i++) {
         sr_log *l = &w->servers[0].db.shards[i];
-        const char *const part[3] = {"old", "0", ""};
+        const char *const first[3] = {"old", "0", ""};
         const size_t len[3] = {3, 1, 0};
         uint64_t gen = ((rnd() >> 2 | 16) & ~UINT64_C(15)) | (w->shards - 1);
         uint64_t position = edges[below(6)] - below(8);
-        sr_xadd(l, gen, position, part, len, SIZE_MAX);
+        sr_xadd(l, gen, position, first, len, SIZE_MAX);
         sr_hset(&l->tags[0], "\0g", 2, gen);
         sr_hset(&l->tags[0], "\0n", 2, position);
         sr_hset(&l->tags[0], "\0f", 2, position);
