@@ -222,10 +222,15 @@
  *   zc_hold, zc_hold_end  that, O(tags held), the log   1 and new nodes     stripe, writer
  *   zc_clear              O(shards); housekeeping frees none                each shard in turn
  *   eviction              at most 16 looks, mostly 1    none                shard
- *   zc_poll               its budget                    none                shard, for 8 buckets
+ *   zc_poll               its budget, and one step      none                shard, for 8 buckets
  *   An entry costs 48 bytes, 8 for each dependency, and about 15 of the table, on top of key and
  *   value; 48 more with a tti, soft_ttl, stale_if_error or a weigher; 8 for ghosts once it evicts.
  *   A tag's node costs 48 bytes, its last segment, and 8 to 16 of its table.
+ *   A step of housekeeping is some 32 dependencies or entries, or 16 KiB, however large one of them
+ *   is: an entry of 65,535 dependencies and a value of 1 GiB are freed in many, and so is what a
+ *   put or del lets go of; a put does as many of these steps as what it brings is worth. Whole in
+ *   one step are: a destructor of yours, what your allocator, or malloc when it trims its heap,
+ *   takes to free, and, when a fixed block is full, what has to be freed for a put.
  *
  * STORAGE
  *   zc_desc.store is a second tier: a miss of the table asks it before the loader runs, and what is
@@ -1057,7 +1062,7 @@ ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age);
 /* Does what the background threads would do: refreshes (runs loaders), removes what is expired or
  * invalidated, prunes; stops when `budget` is used up (a loader is not interrupted). A Redis that
  * hangs is not waited for: what it was to be told or asked is for a later call.
- * Each duty has its turn in each call, at least for one small step.
+ * Each duty has its turn in each call, at least for one small step (see COSTS).
  * ZC_OK: nothing is left to do now; ZC_MORE: call again. Where invalidations kill little, looking
  * for what they killed is put off, up to 8 s: that costs memory, not freshness. */
 ZOOCACHE_API int zc_poll(zc_cache *cache, uint64_t budget);
@@ -2318,8 +2323,10 @@ static inline void zc__thread_join(zc__thread t) { thrd_join(t, NULL); }
  *   Invariants  M1 chunks tile the arena, each one's `prev` is the size of the one before it
  *               M2 no two free neighbours   M3 a chunk is in the list of its class iff it is free
  *               M4 a bit of the bitmaps is set iff its list is not empty
- *   Large       What malloc has mapped for a large table goes back to the system a piece at a time,
- *               with the puts and the housekeeping that follow: all at once is a millisecond.
+ *   Large       What malloc has mapped for a large table or entry goes back to the system a piece
+ *               at a time, with the puts and the housekeeping that follow: all at once is a
+ *               millisecond for some MiB. A large put frees as much at once, for malloc to use it
+ *               again.
  *   Locking     the arena's own spin lock; of what is being given back, large_lock, and whoever
  *               has taken a block off the list has it for himself
  *   Cost        8 bytes a chunk and rounding up to 16; of the chunks in the list of its own size, a
@@ -2545,6 +2552,7 @@ static void zc__free(const zc__mem *m, void *ptr, size_t size) {
 
 #ifdef ZC__PAGES
 #define ZC__PIECE 16384u
+#define ZC__LARGE 131072u /* malloc takes no less than that from the system by itself */
 
 static void zc__large_push(zc__mem *m, zc__large *h, size_t more) {
     zc__spin_lock(&m->large_lock);
@@ -2558,7 +2566,7 @@ static void zc__large_push(zc__mem *m, zc__large *h, size_t more) {
  * millisecond. zc__free_piece() does it. */
 static void zc__free_large(zc__mem *m, void *ptr, size_t size) {
     zc__large *h = (zc__large *)ptr;
-    if (m->arena || m->hook.version || size < 2 * ZC__PIECE) {
+    if (size < ZC__LARGE || m->arena || m->hook.version) {
         zc__free(m, ptr, size);
         return;
     }
@@ -2566,26 +2574,29 @@ static void zc__free_large(zc__mem *m, void *ptr, size_t size) {
     zc__large_push(m, h, size);
 }
 
-/* Gives one piece of what zc__free_large() was given back to the system, from the end on. No lock
- * is held. */
-static void zc__free_piece(zc__mem *m) {
-    if (ZC__LIKELY(!zc__atomic_load_rlx(&m->large))) return;
+/* Gives one piece of what zc__free_large() was given back to the system, from the end on, or a
+ * whole block of up to `most` bytes to malloc. No lock is held. Returns how much it was; 0: there
+ * is none. */
+static size_t zc__free_piece(zc__mem *m, size_t most) {
+    if (ZC__LIKELY(!zc__atomic_load_rlx(&m->large))) return 0;
     zc__spin_lock(&m->large_lock);
     zc__large *h = m->large;
-    bool last = h && h->left < 2 * ZC__PIECE;
+    size_t left = h ? h->left : 0;
+    bool last = h && (left < 2 * ZC__PIECE || left <= most);
     if (h) zc__atomic_store_rlx(&m->large, h->next);
     if (last) m->large_size -= h->size;
     zc__spin_unlock(&m->large_lock);
     if (last) zc__free(m, h, h->size);
-    if (last || !h) return;
+    if (last || !h) return left;
     h->left -= ZC__PIECE;
     uintptr_t piece = ((uintptr_t)h + h->left) & ~(uintptr_t)(ZC__PIECE - 1);
     (void)madvise((void *)piece, ZC__PIECE, MADV_DONTNEED);
     zc__large_push(m, h, 0);
+    return ZC__PIECE;
 }
 #else
 static inline void zc__free_large(zc__mem *m, void *ptr, size_t size) { zc__free(m, ptr, size); }
-static inline void zc__free_piece(zc__mem *m) { (void)m; }
+static inline size_t zc__free_piece(zc__mem *m, size_t most) { (void)m; (void)most; return 0; }
 #endif
 
 /* n small blocks were freed. glibc's malloc keeps such as they are and merges all of them when next
@@ -3968,7 +3979,8 @@ static const zc_tag *zc__trie_killer(const zc__trie *t, zc_tag *const *deps, siz
     for (size_t i = 0; i < n && newest <= begin; i++) newest = zc__tag_newest(deps[i], &who);
     if (ZC__LIKELY(newest <= begin)) return NULL;
     unsigned looks = 0;
-    while (zc__published(t) < newest) zc__back_off(&looks); /* its writer is about to publish it */
+    while (ZC__CAN_SLEEP && zc__published(t) < newest)
+        zc__back_off(&looks); /* its writer is about to publish it */
     return who;
 }
 
@@ -4156,6 +4168,7 @@ static const char *zc__trie_check(zc__trie *t) {
 #    define ZC__LIMBO_FEW 16u /* entries that are freed together */
 #  endif
 #  define ZC__LIMBO_BYTES 16384u /* or so much, if it is more */
+#  define ZC__LIMBOS_MOST 128u   /* entries that a poll frees of what others have left there */
 #  define ZC__LIMBO_MOST 64u     /* times that: readers are waited for */
 #  define ZC__SEAT_LOOKS 16u     /* at one who may be about to leave */
 
@@ -4280,7 +4293,9 @@ static bool zc__rcu_passed(zc__rcu *r, bool wait) {
  *               exactly once, by zc__entry_drop(), never with a lock held; whoever drops the last
  *               reference runs the object's destructor and frees; with drop_in_poll it puts the
  *               entry into the queue of those that wait for zc_poll(). Entries leave the table into
- *               a garbage chain, which is worked off after unlocking.
+ *               a garbage chain, which is worked off after unlocking. Of very many dependencies an
+ *               entry lets go some at a time, on the list `parting`: each put, del and step of
+ *               housekeeping takes one off, has it for himself, and puts it back.
  *   Invariants  B1 every entry is found by its key   B2 count == entries in buckets
  *               B3 over == entries whose probe passed the bucket, unless 255
  *               B4 bytes, cost == sums over the entries   B5 used entries, cost <= the limits
@@ -4295,7 +4310,7 @@ static bool zc__rcu_passed(zc__rcu *r, bool wait) {
 typedef struct zc__entry zc__entry;
 
 struct zc__entry {
-    zc__entry *next, *prev; /* queue of the policy; next: garbage chain */
+    zc__entry *next, *prev; /* queue of the policy; next: garbage chain; parting: see there */
     uint64_t expires;       /* its end; moved by reads if it has a tti; ZC_NEVER */
     /* From here on, what a hit looks at: close to the key and the value. */
     zc_shared64 begin; /* fresh if no version on the paths of its dependencies is above */
@@ -4465,6 +4480,8 @@ typedef struct zc__shard {
     uint64_t sweep_published, sweep_expiry; /* of the sweep under way */
     uint32_t sweep_found;              /* invalidated entries it has found so far */
     uint64_t next_sweep, sweep_pause;  /* for the sake of invalidations: not before, and how long */
+    zc__entry *broad;  /* of very many dependencies, at which sweeping is; */
+    uint32_t broad_at; /*   and at the how-manieth; 0: at none */
     /* >>flight */
     zc__chains flights;
     uint64_t next_lease; /* no flight is overdue before */
@@ -4614,8 +4631,10 @@ struct zc_cache {
     zc__spin jobs_lock, graph_lock, drops_lock;
     zc__jobs jobs, postponed; /* the latter wait for another node */
     zc__entry *drops, *drops_tail; /* [drops_lock] of objects that wait for their destructor */
+    zc__entry *parting; /* [drops_lock] see zc__entry_part(); and */
+    size_t parting_size; /* [drops_lock]   their bytes */
     uint32_t sweep_shard, lease_shard; /* where housekeeping goes on [house] */
-    zc__entry *broad; /* met in sweeping; see zc__sweep_apart() [house] */
+    uint32_t limbo_seat;               /*   likewise */
     zc__spin house;
 #ifndef ZOOCACHE_NO_THREADS
     zc__thread *threads; /* nthreads: the housekeeper, and after it those that refresh */
@@ -4633,13 +4652,13 @@ static inline zc__shard *zc__shard_of(const zc_cache *c, uint64_t hash) {
 /* Gives back the memory of an entry, and that alone. */
 static void zc__entry_give(zc_cache *c, zc__entry *e) {
     size_t size = zc__entry_size(e);
-    if (!zc__slabs_serve(&c->mem, size)) zc__free(&c->mem, e, size);
+    if (!zc__slabs_serve(&c->mem, size)) zc__free_large(&c->mem, e, size);
     else zc__slab_give(c->mem.slabs, zc__hash(zc__entry_key(e), c->seed), e, size);
 }
 
 #ifdef ZOOCACHE_NO_THREADS
 #  define zc__entry_retire(c, e) zc__entry_give((c), (e))
-#  define zc__limbos_empty(c) ((void)0)
+#  define zc__limbos_empty(c, most) ((void)0)
 #else
 /* Frees what is in a limbo, if no reader can look at it any more. */
 static void zc__limbo_empty(zc_cache *c, zc__seat *seat, bool wait) {
@@ -4670,17 +4689,69 @@ static void zc__entry_retire(zc_cache *c, zc__entry *e) {
     zc__spin_unlock(&seat->lock);
 }
 
-static void zc__limbos_empty(zc_cache *c) {
-    for (uint32_t i = 0; c->rcu && i < ZC__SEATS; i++) {
-        zc__spin_lock(&c->rcu->seat[i].lock);
-        zc__limbo_empty(c, &c->rcu->seat[i], false);
-        zc__spin_unlock(&c->rcu->seat[i].lock);
+/* Frees up to `most` entries, or those of one seat, from where it stopped. */
+static void zc__limbos_empty(zc_cache *c, uint32_t most) {
+    for (uint32_t i = 0, n = 0; c->rcu && i < ZC__SEATS && n < most; i++) {
+        zc__seat *seat = &c->rcu->seat[c->limbo_seat++ % ZC__SEATS];
+        zc__spin_lock(&seat->lock);
+        n += seat->n;
+        zc__limbo_empty(c, seat, false);
+        zc__spin_unlock(&seat->lock);
     }
 }
 #endif
 
+#define ZC__BROAD 32u /* dependencies; more are not looked at, or let go of, in one step */
+#define ZC__PART (ZC__BROAD * sizeof(zc_tag *))
+static inline bool zc__is_broad(const zc__entry *e) { return e->ndeps > ZC__BROAD; }
+
+/* Lets go of up to n of the dependencies of an entry that nobody has any more, of which `left` are
+ * left, and with the last of its memory; till then it is on the list `parting`, with their number
+ * for `prev`. Returns what is left of n. */
+static inline size_t zc__entry_part(zc_cache *c, zc__entry *e, size_t left, size_t n) {
+    zc_tag **deps = zc__entry_deps(e);
+    for (; left && n; n--) zc__tag_unref(&c->trie, deps[--left]);
+    if (ZC__LIKELY(!left)) {
+        zc__entry_retire(c, e);
+        return n;
+    }
+    e->prev = (zc__entry *)(uintptr_t)left;
+    zc__spin_lock(&c->drops_lock);
+    e->next = c->parting;
+    zc__atomic_store_rlx(&c->parting, e);
+    c->parting_size += zc__entry_size(e);
+    zc__spin_unlock(&c->drops_lock);
+    return 0;
+}
+
+static ZC__NOINLINE bool zc__part_more(zc_cache *c, size_t size) {
+    size_t deps = size / sizeof(zc_tag *), n;
+    bool some = false;
+    while (deps && zc__atomic_load_rlx(&c->parting)) {
+        zc__spin_lock(&c->drops_lock);
+        zc__entry *e = c->parting;
+        if (e) zc__atomic_store_rlx(&c->parting, e->next);
+        if (e) c->parting_size -= zc__entry_size(e);
+        zc__spin_unlock(&c->drops_lock);
+        if (!e) break;
+        deps = zc__entry_part(c, e, (uintptr_t)e->prev, deps);
+        some = true;
+    }
+    for (; size && (n = zc__free_piece(&c->mem, size)) != 0; some = true)
+        size -= n < size ? n : size;
+    return some;
+}
+
+/* Goes on with what is freed in steps: `size` bytes, or dependencies that take as much. False:
+ * there is nothing. */
+static inline bool zc__part_some(zc_cache *c, size_t size) {
+    bool any = zc__atomic_load_rlx(&c->parting) || zc__atomic_load_rlx(&c->mem.large);
+    return ZC__UNLIKELY(any) && zc__part_more(c, size);
+}
+
 static void zc__cache_free(zc_cache *c) {
-    zc__limbos_empty(c);
+    (void)zc__part_some(c, SIZE_MAX);
+    zc__limbos_empty(c, UINT32_MAX);
     zc__mem mem = c->mem;
 #ifndef ZOOCACHE_NO_THREADS
     if (c->rcu) zc__free(&mem, c->rcu->raw, ZC__RCU_SIZE);
@@ -4690,7 +4761,7 @@ static void zc__cache_free(zc_cache *c) {
     zc__trie_destroy(&c->trie);
     zc__free(&mem, c->raw_shards, c->raw_shards_size);
     zc__free(&mem, c->raw_cache, sizeof *c + ZC__LINE);
-    while (mem.large) zc__free_piece(&mem);
+    while (zc__free_piece(&mem, SIZE_MAX)) {}
     zc__slabs_destroy(mem.slabs);
 }
 
@@ -4707,9 +4778,7 @@ static void zc__entry_free(zc_cache *c, zc__entry *e) {
         ZC__CALLS_OUT();
         o->drop(o->user, o->ptr, o->size);
     }
-    zc_tag **deps = zc__entry_deps(e);
-    for (unsigned i = 0; i < e->ndeps; i++) zc__tag_unref(&c->trie, deps[i]);
-    zc__entry_retire(c, e);
+    (void)zc__entry_part(c, e, e->ndeps, ZC__BROAD);
 }
 
 /* With drop_in_poll an object's entry waits for its turn, until the cache is closed: as that is
@@ -4881,7 +4950,7 @@ static bool zc__table_resize(zc_cache *c, zc__shard *s, uint32_t n) {
     if (!to) return false;
     zc__rcu_stop(s, ZC__TURN_TABLE);
     s->old = s->table;
-    s->table.count = s->moved = s->ready = s->cursor = 0;
+    s->table.count = s->moved = s->ready = s->cursor = s->broad_at = 0;
     zc__atomic_store_rel(&s->table.buckets, to); /* see zc__bucket_prefetch() */
     zc__atomic_store_rel(&s->table.nbuckets, n);
     s->shrink_below = c->mem.arena || n <= 64 ? 0 : n - n / 8;
@@ -5349,17 +5418,14 @@ static zc__entry *zc__policy_victim(zc_cache *c, zc__shard *s, uint64_t *hash) {
  *               inherits its heat, and a dead entry may still be asked for by stale_if_error.
  *   Broad       An entry with very many dependencies is not looked at under the lock (ZC__LATER),
  *               but pinned and without it; then the key is looked up again, as the entry may have
- *               left the table. Sweeping puts it aside, eviction does not look.
+ *               left the table. Sweeping looks at some of them in each of its steps and does not go
+ *               on before it has seen them all, eviction does not look.
  *   Locking     the shard's lock
  *   Cost        a read: nothing for entries without a deadline, a coarse clock otherwise
  * ========================================================================================== */
 
 typedef enum zc__state { ZC__FRESH, ZC__SOFT, ZC__EXPIRED, ZC__DEAD, ZC__LATER } zc__state;
 
-#define ZC__BROAD 256u /* dependencies; of more, a walk over them all is too long for a spin lock */
-static inline bool zc__is_broad(const zc__entry *e) {
-    return ZC__CAN_SLEEP && e->ndeps > ZC__BROAD;
-}
 static inline bool zc__is_later(zc__state state) { return ZC__CAN_SLEEP && state == ZC__LATER; }
 
 static inline uint64_t zc__now(zc_cache *c) {
@@ -5372,7 +5438,7 @@ static inline uint64_t zc__now(zc_cache *c) {
  * ZC__LATER: see zc__entry_apart(). */
 static inline zc__state zc__entry_state(zc_cache *c, zc__entry *e, uint64_t published) {
     if (e->begin < published) {
-        if (ZC__UNLIKELY(zc__is_broad(e))) return ZC__LATER;
+        if (ZC__CAN_SLEEP && ZC__UNLIKELY(zc__is_broad(e))) return ZC__LATER;
         if (zc__trie_killer(&c->trie, zc__entry_deps(e), e->ndeps, e->begin)) return ZC__DEAD;
         zc__atomic_store_rlx(&e->begin, published);
     }
@@ -5477,6 +5543,8 @@ static zc__entry *zc__entry_new(zc_cache *c, zc_bytes key, zc_bytes value, const
     if (life->keep) head.flags |= ZC__KEEP;
     if (life->extras) head.flags |= ZC__EXTRAS;
     size_t size = zc__entry_size(&head);
+    /* Who brings much frees as much: so it does not add up, though nobody keeps house. */
+    if (size > ZC__PART) (void)zc__part_some(c, size);
     zc__entry *e = (zc__entry *)(zc__slabs_serve(&c->mem, size)
                                      ? zc__slab_take(c->mem.slabs, zc__hash(key, c->seed), size)
                                      : zc__alloc(&c->mem, size));
@@ -5532,6 +5600,7 @@ static void zc__shard_detach(zc__shard *s, zc__entry *e, uint64_t hash, zc_cause
                              zc__entry **garbage) {
     ZC__ASSERT_HELD(&s->lock);
     zc__table_unlink(zc__table_of(s, hash), e, hash);
+    if (ZC__UNLIKELY(s->broad == e)) s->broad_at = 0;
     s->count--;
     s->bytes -= zc__entry_size(e);
     s->cost -= zc__entry_cost(e);
@@ -5559,7 +5628,7 @@ static zc__entry *zc__shard_evict(zc_cache *c, zc__shard *s, zc__entry **garbage
     if (!s->count) return NULL;
     uint64_t hash;
     zc__entry *e = zc__policy_victim(c, s, &hash);
-    zc__state state = zc__entry_state(c, e, zc__published(&c->trie));
+    zc__state state = zc__is_broad(e) ? ZC__LATER : zc__entry_state(c, e, zc__published(&c->trie));
     zc__shard_detach(s, e, hash,
                      state == ZC__DEAD      ? ZC_CAUSE_INVALIDATED
                      : state == ZC__EXPIRED ? ZC_CAUSE_EXPIRED
@@ -5662,10 +5731,11 @@ static zc_event zc__event_of(zc_event_kind kind, zc_bytes key) {
     return event;
 }
 
-/* Works off a garbage chain: tells, and lets go. */
-static void zc__garbage_free(zc_cache *c, zc__entry *garbage) {
+/* Works off a garbage chain: tells, and lets go. True: it has gone on, for a step, with what takes
+ * several. */
+static bool zc__garbage_free(zc_cache *c, zc__entry *garbage) {
     ZC__CALLS_OUT();
-    zc__free_piece(&c->mem);
+    bool more = zc__part_some(c, ZC__PART);
     for (zc__entry *next; garbage; garbage = next, zc__freed(&c->mem, 1)) {
         next = garbage->next;
         if (c->desc.events.version) {
@@ -5676,6 +5746,7 @@ static void zc__garbage_free(zc_cache *c, zc__entry *garbage) {
         }
         zc__entry_drop(c, garbage);
     }
+    return more;
 }
 
 /* Makes one entry of some shard give way; false: there is none. No spin lock is held. */
@@ -5695,11 +5766,14 @@ static bool zc__evict_any(zc_cache *c, zc__entry **garbage) {
     return false;
 }
 
-/* After a failed allocation: can memory be had by evicting? Only a fixed block works that way. */
+/* After a failed allocation: can memory be had by evicting? Only a fixed block works that way. What
+ * has been evicted already is freed first, however much that is. */
 static bool zc__evict_for_memory(zc_cache *c) {
     zc__entry *garbage = NULL;
-    bool found = c->mem.arena && zc__evict_any(c, &garbage);
-    zc__garbage_free(c, garbage);
+    if (!c->mem.arena) return false;
+    if (zc__part_some(c, SIZE_MAX)) return true;
+    bool found = zc__evict_any(c, &garbage);
+    (void)zc__garbage_free(c, garbage);
     return found;
 }
 
@@ -5707,12 +5781,14 @@ static bool zc__evict_for_memory(zc_cache *c) {
 static bool zc__shard_needs_upkeep(const zc__shard *s) {
     return s->old.nbuckets || s->policy.queue[ZC__CLEARED].oldest || s->count < s->shrink_below;
 }
-static void zc__shard_upkeep(zc_cache *c, zc__shard *s, uint32_t entries, zc__entry **garbage) {
+static void zc__shard_upkeep(zc_cache *c, zc__shard *s, int work, zc__entry **garbage) {
     zc__queue *q = &s->policy.queue[ZC__CLEARED];
     if (s->old.nbuckets) zc__table_move(c, s);
-    for (; entries && q->oldest; entries--)
+    while (work > 0 && q->oldest) {
+        work -= (int)(ZC__SLOTS + q->oldest->ndeps / 4);
         zc__shard_remove(c, s, q->oldest, zc__entry_hash(c, q->oldest), ZC_CAUSE_INVALIDATED,
                          garbage);
+    }
     if (!s->old.nbuckets && !q->oldest && s->count < s->shrink_below) zc__table_shrink(c, s);
 }
 
@@ -5734,42 +5810,59 @@ static inline void zc__entry_move(zc_cache *c, zc__shard *s, zc__entry **slot) {
     zc__entry_retire(c, e);
 }
 
-/* Looks at up to `buckets` buckets, at fewer where much is removed, for what is expired,
- * invalidated, or to be moved. True: the round is done. */
+/* Looks at some more of the very many dependencies of an entry. ZC__LATER: it is not through. */
+static zc__state zc__sweep_broad(zc_cache *c, zc__shard *s, zc__entry *e) {
+    ZC__ASSERT_HELD(&s->lock);
+    uint32_t at = s->broad == e ? s->broad_at : 0, n = e->ndeps - at;
+    if (s->broad == e) s->broad_at = 0;
+    if (e->begin >= s->sweep_published || e->flags & ZC__KEEP) return ZC__FRESH;
+    s->broad = e;
+    if (n > ZC__BROAD) {
+        n = ZC__BROAD;
+        s->broad_at = at + n;
+    }
+    if (zc__trie_killer(&c->trie, zc__entry_deps(e) + at, n, e->begin)) return ZC__DEAD;
+    if (s->broad_at) return ZC__LATER;
+    zc__atomic_store_rlx(&e->begin, s->sweep_published);
+    return ZC__FRESH;
+}
+
+/* Looks at up to `buckets` buckets, at fewer where much is removed or dependencies are many, for
+ * what is expired, invalidated, or to be moved. True: the round is done. */
 static bool zc__shard_sweep(zc_cache *c, zc__shard *s, uint32_t buckets, uint64_t now,
                             zc__entry **garbage) {
     ZC__ASSERT_HELD(&s->lock);
-    uint64_t published = zc__published(&c->trie);
+    int work = (int)(buckets * ZC__SLOTS);
     if (zc__shard_needs_upkeep(s)) {
-        zc__shard_upkeep(c, s, buckets, garbage);
+        zc__shard_upkeep(c, s, work, garbage);
         return false;
     }
-    if (s->cursor == 0) {
-        s->sweep_published = published;
+    if (s->cursor == 0 && !s->broad_at) {
+        s->sweep_published = zc__published(&c->trie);
         s->sweep_expiry = ZC_NEVER;
         s->sweep_found = 0;
     }
-    for (; buckets && s->cursor < s->table.nbuckets; buckets--, s->cursor++) {
-        for (unsigned k = 0; k < ZC__SLOTS; k++) {
+    for (; work > 0 && s->cursor < s->table.nbuckets; s->cursor++) {
+        for (unsigned k = 0; k < ZC__SLOTS; k++, work--) {
             zc__entry *e = s->table.buckets[s->cursor].slot[k];
             if (!e) continue;
-            zc__state state = zc__entry_state(c, e, published);
-            if (zc__is_later(state) && e->begin < s->sweep_published && !(e->flags & ZC__KEEP)) {
-                zc__entry_pin(e);
-                c->broad = e;
-                return false;
-            }
+            bool broad = ZC__UNLIKELY(zc__is_broad(e));
+            zc__state state = broad ? zc__sweep_broad(c, s, e)
+                                    : zc__entry_state(c, e, s->sweep_published);
+            if (state == ZC__LATER) return false;
             bool over = now >= zc__entry_end(e);
             bool dead = state == ZC__DEAD && !(e->flags & ZC__KEEP);
             s->sweep_found += dead;
-            buckets -= (dead || over) && buckets > 1; /* to remove one takes longer than to look */
-            if (dead || over)
+            work -= e->ndeps / 4;
+            if (dead || over) {
+                work -= (int)ZC__SLOTS; /* to remove one takes longer than to look */
                 zc__shard_remove(c, s, e, zc__entry_hash(c, e),
                                  state == ZC__DEAD ? ZC_CAUSE_INVALIDATED : ZC_CAUSE_EXPIRED,
                                  garbage);
-            else if (zc__entry_end(e) < s->sweep_expiry)
-                s->sweep_expiry = zc__entry_end(e);
-            if (!dead && !over) zc__entry_move(c, s, &s->table.buckets[s->cursor].slot[k]);
+                continue;
+            }
+            if (zc__entry_end(e) < s->sweep_expiry) s->sweep_expiry = zc__entry_end(e);
+            zc__entry_move(c, s, &s->table.buckets[s->cursor].slot[k]);
         }
     }
     if (s->cursor < s->table.nbuckets) return false;
@@ -6538,7 +6631,7 @@ static void zc__deferred_add(zc_cache *c, zc__deferred *deferred, const zc_bytes
 }
 
 static void zc__deferred_report(zc_cache *c, zc__deferred *deferred) {
-    zc__garbage_free(c, deferred->garbage);
+    (void)zc__garbage_free(c, deferred->garbage);
     for (size_t at = 0, len; at < deferred->tags.size; at += 10 + len) {
         const unsigned char *p = deferred->tags.ptr + at;
         len = zc__get16(p + 8);
@@ -7925,7 +8018,7 @@ static bool zc__wait_for(zc_fill *fill, bool on) {
     zc_cache *c = fill->cache;
     zc__flight *p = fill->parent ? fill->parent->flight : NULL;
     bool good = true;
-    if (!p) return true;
+    if (!ZC__CAN_SLEEP || !p) return true;
     zc__spin_lock(&c->graph_lock);
     for (zc__flight *f = fill->flight; on && f && good; f = f->waits_for) good = f != p;
     p->waits_for = on && good ? fill->flight : NULL;
@@ -9890,7 +9983,7 @@ static int zc__commit(zc_fill *fill, zc_view *view) {
     zc__spin_unlock(&s->lock);
     if (ended) zc__flight_wake(f); /* nobody waits for the storage but this caller */
     if (through) zc__store_through(c, s, &w, zc__entry_key(e), e);
-    zc__garbage_free(c, garbage);
+    (void)zc__garbage_free(c, garbage);
 
     int rc = put == ZC_OK ? ZC_OK : late ? ZC_E_LEASE : ZC_REFUSED;
     zc__count(late ? &c->fills_late : &c->fills, !fill->from_store);
@@ -10124,6 +10217,7 @@ static ZC__NOINLINE int zc__copy_locked(zc_cache *c, zc_bytes key, uint64_t hash
     }
 #endif
     int rc = zc__look(c, s, hash, key, &e);
+#ifndef __OPTIMIZE_SIZE__ /* zc__copy_view() does it as well */
     if (ZC__LIKELY(rc != ZC_MISS && e->value_len <= ZC__COPY_LOCKED && !(e->flags & ZC__OBJECT))) {
         size_t n = e->value_len;
         if (len) *len = n;
@@ -10134,6 +10228,7 @@ static ZC__NOINLINE int zc__copy_locked(zc_cache *c, zc_bytes key, uint64_t hash
         zc__spin_unlock(&s->lock);
         return rc;
     }
+#endif
     if (rc != ZC_MISS) zc__entry_pin(e);
     zc__spin_unlock(&s->lock);
     zc_view view;
@@ -10304,7 +10399,7 @@ static int zc__del(zc_cache *c, zc_bytes key, zc__entry *other) {
     if (through) zc__writes(s, &w, hash, true);
     zc__spin_unlock(&s->lock);
     if (through) zc__store_through(c, s, &w, key, other);
-    zc__garbage_free(c, garbage);
+    (void)zc__garbage_free(c, garbage);
     return e ? ZC_OK : ZC_MISS;
 }
 
@@ -10352,7 +10447,7 @@ static int zc__put(zc_fill *fill, zc_bytes key, zc_bytes value) {
             zc__store_through(c, s, &w, key, e);
             zc__entry_unpin(c, e);
         }
-        zc__garbage_free(c, garbage);
+        (void)zc__garbage_free(c, garbage);
     }
     if (rc == ZC_OK) return ZC_OK;
     e->flags &= (uint16_t)~ZC__OBJECT; /* the object stays the caller's */
@@ -10878,6 +10973,7 @@ ZOOCACHE_API size_t zc_prune(zc_cache *cache, uint64_t max_age) {
     size_t total = 0, found;
     if (!cache) return 0;
     zc__trie *t = &cache->trie;
+    (void)zc__part_some(cache, SIZE_MAX);
     uint64_t now_s = zc__now(cache) / ZC_SECOND, age_s = max_age / ZC_SECOND, next = UINT64_MAX;
     if (age_s > now_s) return 0;
     do { /* a parent is idle when its last child has gone */
@@ -10964,19 +11060,6 @@ static bool zc__sweep_some(zc_cache *c, uint64_t now, uint64_t published, zc__en
     return false;
 }
 
-/* Looks at an entry with very many dependencies that was met in sweeping, pinned, or at none. */
-static void zc__sweep_apart(zc_cache *c, zc__entry *e, zc__entry **garbage) {
-    if (!ZC__CAN_SLEEP || !e) return;
-    uint64_t hash = zc__entry_hash(c, e);
-    zc__shard *s = zc__shard_of(c, hash);
-    zc__spin_lock(&s->lock);
-    if (zc__table_find(s, hash, zc__entry_key(e)) == e &&
-        zc__entry_apart(c, s, hash, e, zc__published(&c->trie)) == ZC__DEAD)
-        zc__shard_remove(c, s, e, hash, ZC_CAUSE_INVALIDATED, garbage);
-    zc__spin_unlock(&s->lock);
-    zc__entry_unpin(c, e);
-}
-
 /* Looks at a few chains for tags that are idle for prune_after. A look over all finds out when the
  * next is due; after one that found any comes another, as a parent is idle when its last child has
  * gone. False: none is due. */
@@ -11013,7 +11096,7 @@ static bool zc__compact_done(zc_cache *c) {
 static void zc__compact_begin(zc_cache *c) {
     for (uint32_t i = 0; i < c->nshards; i++) {
         zc__spin_lock(&c->shards[i].lock);
-        c->shards[i].next_expiry = c->shards[i].cursor = 0;
+        c->shards[i].next_expiry = c->shards[i].cursor = c->shards[i].broad_at = 0;
         zc__spin_unlock(&c->shards[i].lock);
     }
 }
@@ -11053,26 +11136,23 @@ static int zc__housekeeping(zc_cache *c, uint64_t budget, bool polled) {
     uint64_t deadline = zc__add_sat(zc__mono(&c->clock), budget), was = zc__hurry(deadline);
     bool more, first = true, behind = false;
     do {
-        zc__entry *garbage = NULL, *broad = NULL;
+        zc__entry *garbage = NULL;
         zc__link *late = NULL;
         if (first && zc__bus_on(c) && !zc__bus_runs(c))
             behind = zc__bus_round(c, 0) == ZC_RETRY;
         more = zc__has_store(c) && zc__store_keep(c);
         if (first) zc__holds_expire(c);
-        if (first) zc__limbos_empty(c);
         if (zc__spin_trylock(&c->house)) { /* else somebody is at it */
+            if (first) zc__limbos_empty(c, ZC__LIMBOS_MOST);
             more = zc__expire_some(c, &late) || more;
             more = zc__sweep_some(c, now, published, &garbage) || more;
             more = zc__prune_some(c) || more;
             more = zc__slabs_keep(c) || more;
-            broad = c->broad;
-            c->broad = NULL;
             zc__spin_end(&c->house);
         }
         first = false;
-        zc__sweep_apart(c, broad, &garbage);
         zc__flights_wake(c, late);
-        zc__garbage_free(c, garbage);
+        more = zc__garbage_free(c, garbage) || more;
         more = (polled && zc__refresh_one(c)) || more;
         more = (polled && zc__drop_one(c)) || more;
     } while (more && zc__mono(&c->clock) < deadline);
@@ -11246,7 +11326,7 @@ ZOOCACHE_API int zc_fork_child(zc_cache *cache) {
                 zc__flight_end(s, (zc__flight *)l, ZC__LOST);
     }
     zc__rcu_fork(cache);
-    zc__trie_recount(&cache->trie);
+    if (ZC__CAN_SLEEP) zc__trie_recount(&cache->trie); /* else nobody was in the middle of it */
     zc__holds_fork(cache);
     zc__lock_all(cache, false);
     zc__locks_swap(&cache->lent);
@@ -11428,7 +11508,7 @@ static void zc__shard_close(zc_cache *c, zc__shard *s) {
     zc__ghosts_free(c, &s->policy);
     zc__spin_unlock(&s->lock);
     zc__flights_wake(c, ended);
-    zc__garbage_free(c, garbage);
+    (void)zc__garbage_free(c, garbage);
 }
 
 /* Ends everything but the memory that late fills and pins still need. Flights end first: the
@@ -11568,6 +11648,9 @@ ZOOCACHE_API void zc_stats_read(zc_cache *cache, zc_stats *out) {
     out->memory = sizeof *cache + ZC__LINE + cache->raw_shards_size;
     out->memory += zc__slabs_slack(cache->mem.slabs);
     out->memory += zc__atomic_load_rlx(&cache->mem.large_size);
+    zc__spin_lock(&cache->drops_lock);
+    out->memory += cache->parting_size;
+    zc__spin_unlock(&cache->drops_lock);
     zc__rcu_stats(cache, out);
     for (uint32_t i = 0; i < cache->nshards; i++) {
         zc__shard *s = &cache->shards[i];
@@ -11849,7 +11932,7 @@ ZOOCACHE_API int zc_keys(zc_cache *cache, uint64_t *cursor, size_t n,
             zc__entry *e = (zc__entry *)r.found[i];
             zc_bytes value = zc__entry_value(e);
             ZC__CALLS_OUT();
-            if (!zc__is_broad(e) || !zc__entry_killer(cache, e))
+            if (!ZC__CAN_SLEEP || !zc__is_broad(e) || !zc__entry_killer(cache, e))
                 fn(user, zc__entry_key(e), value);
             zc__entry_unpin(cache, e);
         }

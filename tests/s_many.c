@@ -164,10 +164,6 @@ static void *explain_late(void *user) {
     late_result = e.state;
     return NULL;
 }
-static void *sweep_late(void *user) {
-    while (zc_poll((zc_cache *)user, ZC_SECOND) == ZC_MORE) {}
-    return read_late(user);
-}
 
 /* A cache of one shard with one such entry, and perhaps a newer version, at which to look. */
 static zc_cache *broad_cache(zct_mem *mem, zc_tag **last, zc__entry **e) {
@@ -223,7 +219,7 @@ static void look_apart(void *(*look)(void *), bool removed) {
 }
 
 TEST(who_looks_at_many_dependencies_holds_up_nobody) {
-    void *(*const looks[])(void *) = {read_late, copy_late, fetch_late, explain_late, sweep_late};
+    void *(*const looks[])(void *) = {read_late, copy_late, fetch_late, explain_late};
     for (size_t i = 0; i < sizeof looks / sizeof looks[0]; i++) {
         look_apart(looks[i], false);
         look_apart(looks[i], true);

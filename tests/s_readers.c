@@ -253,7 +253,7 @@ TEST(what_a_reader_may_look_at_stays) {
     zc_stats_read(c, &st);
     CHECK_EQ(limbo_of(c), 4 * ZC__LIMBO_FEW - 1);
     size_t before = st.memory;
-    zc__limbos_empty(c);
+    zc__limbos_empty(c, UINT32_MAX);
     CHECK_EQ(limbo_of(c), 4 * ZC__LIMBO_FEW - 1);
     seat->in = ZC__SEAT_FREE;
     (void)zc_poll(c, ZC_MILLISECOND);

@@ -432,6 +432,257 @@ TEST(large_tables_are_given_back_in_pieces) {
 }
 #endif
 
+/* ---- very many dependencies ---- */
+
+enum { DEPS = 5000, DEPS_LEFT = DEPS - ZC__BROAD };
+
+/* Puts a value that depends on n:0 to n:4999; `o`: how else. */
+static int put_broad(zc_cache *c, const char *key, zc_put_opts o) {
+    static char text[DEPS][16];
+    static zc_bytes deps[DEPS];
+    for (unsigned i = 0; i < DEPS && !deps[i].ptr; i++) {
+        snprintf(text[i], sizeof text[i], "n:%u", i);
+        deps[i] = zc_str(text[i]);
+    }
+    o.deps = deps;
+    o.ndeps = DEPS;
+    return zc_put(c, zc_str(key), zc_str("v"), &o);
+}
+
+static unsigned idle_tags(zc_cache *c) {
+    zc_stats st;
+    zc_stats_read(c, &st);
+    CHECK_EQ(st.memory, mem.bytes);
+    return (unsigned)st.tags_idle;
+}
+
+/* The entry has just been let go of, or will be by these steps: in none of them of more than a few
+ * dependencies, until there are none. */
+static void parts_in_steps(zc_cache *c) {
+    unsigned idle = idle_tags(c), more, steps = 0;
+    CHECK(idle <= ZC__BROAD);
+    for (; zc_poll(c, 0) == ZC_MORE; steps++, idle = more) {
+        more = idle_tags(c);
+        CHECK(more - idle <= 2 * ZC__BROAD);
+        if (steps % 16 == 0) CHECK_EQ(zc_check(c), ZC_OK);
+    }
+    CHECK(steps >= DEPS_LEFT / (2 * ZC__BROAD));
+    CHECK_EQ(idle_tags(c), DEPS);
+    CHECK_EQ(zc_prune(c, 0), DEPS + 1);
+}
+
+TEST(an_entry_lets_go_of_its_dependencies_in_steps) {
+    for (unsigned how = 0; how < 6; how++) {
+        zc_cache *c = open_with((zc_desc){.max_entries = 1, .prune_after = ZC_NEVER});
+        CHECK_EQ(put_broad(c, "k", (zc_put_opts){.ttl = ZC_SECOND}), ZC_OK);
+        if (how == 0) CHECK_EQ(zc_del(c, zc_str("k")), ZC_OK);
+        if (how == 1) CHECK_EQ(zc_put(c, zc_str("k"), zc_str("w"), NULL), ZC_OK);
+        if (how == 2) CHECK_EQ(zc_put(c, zc_str("other"), zc_str("w"), NULL), ZC_OK);
+        if (how == 3) CHECK_EQ(zc_clear(c), ZC_OK);
+        if (how == 4) zct_step(&now, 2 * ZC_SECOND);
+        if (how == 5) CHECK_EQ(zc_invalidate(c, zc_str("n:0")), ZC_OK);
+        parts_in_steps(c);
+        close_sound(c);
+    }
+}
+
+TEST(who_closes_or_prunes_waits_for_no_steps) {
+    for (unsigned how = 0; how < 3; how++) {
+        zc_view v;
+        zc_stats st;
+        zc_cache *c = open_with((zc_desc){0});
+        CHECK_EQ(put_broad(c, "k", (zc_put_opts){0}), ZC_OK);
+        CHECK_EQ(zc_get(c, zc_str("k"), &v), ZC_OK);
+        CHECK_EQ(zc_del(c, zc_str("k")), ZC_OK);
+        zc_stats_read(c, &st);
+        CHECK_EQ(st.tags_idle, 0); /* it is pinned */
+        if (how < 2) zc_release(c, &v);
+        if (how == 0) CHECK_EQ(zc_prune(c, 0), DEPS + 1);
+        zc_close(c); /* in the middle of it, or before */
+        if (how == 2) zc_release(c, &v);
+        CHECK_EQ(mem.blocks, 0);
+    }
+}
+
+/* Though nobody keeps house, what is left to be freed does not add up. */
+TEST(who_puts_many_dependencies_lets_go_of_as_many) {
+    zc_cache *c = open_with((zc_desc){0});
+    for (unsigned i = 0; i < 50; i++) {
+        CHECK_EQ(put_broad(c, "k", (zc_put_opts){0}), ZC_OK);
+        CHECK(c->parting_size <= 2 * DEPS * sizeof(zc_tag *));
+    }
+    (void)idle_tags(c);
+    close_sound(c);
+}
+
+TEST(a_full_block_has_the_memory_of_what_is_being_freed) {
+    static char block[1 << 20];
+    zc_cache *c = open_with((zc_desc){.block = block, .block_size = sizeof block});
+    static char large[300000];
+    for (unsigned i = 0; i < 20; i++) {
+        CHECK_EQ(put_broad(c, "k", (zc_put_opts){0}), ZC_OK);
+        CHECK_EQ(zc_put(c, zc_str("large"), zc_slice(large, sizeof large), NULL), ZC_OK);
+        CHECK_EQ(zc_put(c, zc_str("k"), zc_slice(large, sizeof large / 2), NULL), ZC_OK);
+        CHECK_EQ(zc_check(c), ZC_OK);
+    }
+    zc_close(c);
+}
+
+/* One step of sweeping; how many dependencies it has looked at, of an entry alone in its table. */
+static uint32_t sweeps(zc_cache *c, int *rc) {
+    zc__shard *s = &c->shards[0];
+    uint32_t at = s->broad_at;
+    *rc = zc_poll(c, 0);
+    return s->broad_at ? s->broad_at - at : DEPS - at;
+}
+
+TEST(sweeping_looks_at_many_dependencies_in_steps) {
+    int rc;
+    for (unsigned how = 0; how < 4; how++) {
+        zc_cache *c = open_with((zc_desc){.prune_after = ZC_NEVER});
+        zc__shard *s = &c->shards[0];
+        unsigned steps = 0;
+        CHECK_EQ(put_broad(c, "k", (zc_put_opts){0}), ZC_OK);
+        CHECK_EQ(put_broad(c, "l", (zc_put_opts){0}), ZC_OK);
+        uint64_t begin = zc__published(&c->trie);
+        CHECK_EQ(zc_del(c, zc_str("l")), ZC_OK);
+        poll_all(c);
+        zc__entry *e = zc__table_find(s, zc__hash(zc_str("k"), c->seed), zc_str("k"));
+        REQUIRE(e != NULL);
+        zc_tag *first = zc__entry_deps(e)[0], *last = zc__entry_deps(e)[DEPS - 1];
+        if (how == 1) CHECK_EQ(zc_invalidate_tag(c, last), ZC_OK);
+        else CHECK_EQ(zc_invalidate(c, zc_str("unrelated")), ZC_OK);
+        uint64_t published = zc__published(&c->trie);
+        zct_step(&now, 10 * ZC_SECOND);
+        do {
+            CHECK(sweeps(c, &rc) <= ZC__BROAD);
+            if (!CHECK(steps++ < 2 * DEPS)) break;
+            if (steps != DEPS / ZC__BROAD / 2) continue;
+            if (how == 2) CHECK_EQ(zc_invalidate_tag(c, first), ZC_OK); /* seen already */
+            if (how == 3) CHECK_EQ(put_broad(c, "k", (zc_put_opts){0}), ZC_OK); /* not this one */
+        } while (s->broad_at);
+        CHECK(steps >= (how == 3 ? DEPS / ZC__BROAD / 2 : DEPS / ZC__BROAD));
+        e = zc__table_find(s, zc__hash(zc_str("k"), c->seed), zc_str("k"));
+        CHECK_EQ(e != NULL, how != 1);
+        if (how == 0) CHECK(e && e->begin == published && begin < published);
+        if (how == 2) CHECK(e && e->begin == published && published < zc__published(&c->trie));
+        zc_view v;
+        CHECK_EQ(zc_get(c, zc_str("k"), &v), how == 1 || how == 2 ? ZC_MISS : ZC_OK);
+        zc_release(c, &v);
+        poll_all(c);
+        s->next_sweep = 0;
+        poll_all(c);
+        CHECK_EQ(s->count, how == 1 || how == 2 ? 0 : 1);
+        close_sound(c);
+    }
+}
+
+/* Several of them in a bucket, some of which may be served though invalidated, and always something
+ * new is invalidated: a round ends all the same, and the next one finds what is dead. */
+TEST(sweeping_comes_to_an_end) {
+    zc_cache *c = open_with((zc_desc){.prune_after = ZC_NEVER});
+    zc__shard *s = &c->shards[0];
+    char key[16];
+    unsigned steps = 0;
+    for (unsigned i = 0; i < 6; i++) {
+        zc_view v;
+        zc_fill *fill;
+        zc_fetch_opts f = {.serve_invalidated = true};
+        snprintf(key, sizeof key, "k%u", i);
+        CHECK_EQ(put_broad(c, key, (zc_put_opts){0}), ZC_OK);
+        snprintf(key, sizeof key, "f%u", i);
+        CHECK_EQ(zc_flight_begin(c, zc_str(key), &f, &v, &fill), ZC_LEAD);
+        for (unsigned k = 0; k < 200; k++) {
+            char tag[16];
+            snprintf(tag, sizeof tag, "n:%u", k);
+            CHECK_EQ(zc_fill_dep(fill, zc_str(tag)), ZC_OK);
+        }
+        CHECK_EQ(zc_fill_value(fill, zc_str("v")), ZC_OK);
+        CHECK_EQ(zc_flight_commit(fill, NULL), ZC_OK);
+    }
+    CHECK_EQ(zc_invalidate(c, zc_str("n:100")), ZC_OK);
+    CHECK_EQ(put_broad(c, "new", (zc_put_opts){0}), ZC_OK);
+    uint64_t dead = zc__published(&c->trie);
+    zct_step(&now, 10 * ZC_SECOND);
+    while (s->swept < dead && CHECK(steps++ < 20 * DEPS / ZC__BROAD)) {
+        CHECK_EQ(zc_invalidate(c, zc_str("unrelated")), ZC_OK);
+        (void)zc_poll(c, 0);
+        s->next_sweep = 0;
+    }
+    CHECK_EQ(s->count, 7);
+    close_sound(c);
+}
+
+#ifdef ZC__PAGES
+/* What malloc took from the system for a large value goes back a piece at a time. */
+TEST(a_large_value_is_given_back_in_pieces) {
+    enum { SIZE = 4 << 20 };
+    static char large[SIZE];
+    for (unsigned how = 0; how < 4; how++) {
+        zc_cache *c;
+        zc_stats st;
+        zc_desc d = {.shards = 1, .seed = 5, .no_thread = true, .clock = zct_clock(&now)};
+        zc_put_opts o = {.ttl = ZC_SECOND};
+        unsigned pieces = 0;
+        now.mono = now.wall = 1000 * ZC_SECOND;
+        REQUIRE(zc_open(&d, &c) == ZC_OK);
+        poll_all(c);
+        CHECK_EQ(zc_put(c, zc_str("k"), zc_slice(large, SIZE), &o), ZC_OK);
+        zc_stats_read(c, &st);
+        size_t before = st.memory, left = SIZE + 1000;
+        if (how == 0) CHECK_EQ(zc_del(c, zc_str("k")), ZC_OK);
+        if (how == 1) CHECK_EQ(zc_put(c, zc_str("k"), zc_str("small"), NULL), ZC_OK);
+        if (how == 2) CHECK_EQ(zc_clear(c), ZC_OK);
+        if (how == 3) zct_step(&now, 2 * ZC_SECOND);
+        for (; zc_poll(c, 0) == ZC_MORE; pieces++) {
+            size_t next = c->mem.large ? c->mem.large->left : 0;
+            CHECK(next >= 2 * ZC__PIECE || left <= 3 * ZC__PIECE);
+            CHECK(left - next <= 2 * ZC__PIECE || !next);
+            if (next) left = next;
+        }
+        CHECK(pieces >= SIZE / ZC__PIECE - 3);
+        CHECK(!c->mem.large && c->mem.large_size == 0);
+        zc_stats_read(c, &st);
+        CHECK(st.memory + SIZE / 2 < before);
+        /* Who puts as much frees as much, and leaves it to malloc. */
+        for (unsigned i = 0; i < 20; i++) {
+            CHECK_EQ(zc_put(c, zc_str("k"), zc_slice(large, SIZE), NULL), ZC_OK);
+            CHECK(c->mem.large_size <= SIZE + 1000);
+        }
+        CHECK_EQ(zc_check(c), ZC_OK);
+        zc_close(c);
+    }
+}
+#endif
+
+#ifndef ZOOCACHE_NO_THREADS
+/* A poll frees some of what the readers of other threads have kept, and the next ones the rest. */
+TEST(limbos_are_emptied_in_steps) {
+    enum { EACH = ZC__LIMBO_FEW - 1, SEATS = ZC__SEATS - 1 };
+    zc_cache *c;
+    zc_desc d = {.shards = 1, .seed = 5, .no_thread = true};
+    REQUIRE(zc_open(&d, &c) == ZC_OK);
+    uint32_t me = zc__number, all = 0, n = 0;
+    for (zc__number = 1; zc__number <= SEATS; zc__number++) {
+        for (unsigned i = 0; i < EACH; i++) {
+            CHECK_EQ(put(c, i), ZC_OK);
+            del(c, i);
+        }
+    }
+    zc__number = me;
+    for (unsigned i = 0; i < ZC__SEATS; i++) all += c->rcu->seat[i].n;
+    CHECK_EQ(all, EACH * SEATS);
+    for (unsigned polls = 0; all && CHECK(polls < 2 * EACH * SEATS / ZC__LIMBOS_MOST); polls++) {
+        (void)zc_poll(c, 0);
+        n = 0;
+        for (unsigned i = 0; i < ZC__SEATS; i++) n += c->rcu->seat[i].n;
+        CHECK(all - n < ZC__LIMBOS_MOST + EACH);
+        all = n;
+    }
+    zc_close(c);
+}
+#endif
+
 /* ---- destructors in zc_poll() ---- */
 
 enum { THINGS = 400 };

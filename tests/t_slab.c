@@ -474,7 +474,7 @@ TEST(entries_move_under_the_hands_of_threads) {
     CHECK_EQ(zc_check(c), ZC_OK);
     zc_clear(c);
     while (zc_poll(c, ZC_MILLISECOND) == ZC_MORE) {}
-    zc__limbos_empty(c);
+    zc__limbos_empty(c, UINT32_MAX);
     CHECK_EQ(used(c->mem.slabs), 0);
     CHECK_EQ(zc_check(c), ZC_OK);
     zc_close(c);
