@@ -366,7 +366,13 @@ HOLDS = {
     "a child ends what its parent holds": ("h = h->next) h->own = false;", "h = h->next) (void)h;"),
     "what a dead holder has left stays": ("if (rc == ZC_OK) rc = zc__hold_forget(c, h->id);", ""),
 }
-HELD = ["a fill does not look for holds", "a put does not look for holds"]  # x_simulate finds these, too
+HELD = [  # x_simulate finds these, too
+    "a fill does not look for holds",
+    "a put does not look for holds",
+    "a held tag does not hold what is below it",
+    "it ends early",
+    "a hold is in no list",
+]
 
 # t_seal_bus must fail.
 SEALED = {
