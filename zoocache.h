@@ -2373,6 +2373,14 @@ typedef struct zc__mem {
     zc__slabs *slabs;  /* not NULL: small entries come from here */
 } zc__mem;
 
+/* Memory by an allocator; NULL: malloc's. */
+static inline zc__mem zc__mem_by(const zc_allocator *hook) {
+    zc__mem m;
+    memset(&m, 0, sizeof m);
+    if (hook) m.hook = *hook;
+    return m;
+}
+
 static inline zc__chunk *zc__chunk_at(const zc__arena *a, uint32_t g) {
     return (zc__chunk *)(void *)(a->base + (size_t)g * ZC__GRAIN + 8);
 }
@@ -3396,14 +3404,12 @@ static int zc__record_decode(const zc__mem *m, zc_bytes bytes, size_t max_value,
 #ifndef ZOOCACHE_NO_STORE
 ZOOCACHE_API int zc_record_encode(const zc_record *record, const zc_allocator *allocator,
                                   zc_bytes *out) {
-    zc__mem m;
     zc__buf b;
     if (!out) return ZC_E_INVAL;
     *out = zc_slice(NULL, 0);
     if (!record) return ZC_E_INVAL;
-    memset(&m, 0, sizeof m);
+    const zc__mem m = zc__mem_by(allocator);
     memset(&b, 0, sizeof b);
-    if (allocator) m.hook = *allocator;
     int rc = zc__record_encode(&m, record, &b);
     unsigned char *exact = rc == ZC_OK ? (unsigned char *)zc__alloc(&m, b.size) : NULL;
     if (exact) {
@@ -3416,10 +3422,8 @@ ZOOCACHE_API int zc_record_encode(const zc_record *record, const zc_allocator *a
 
 ZOOCACHE_API int zc_record_decode(zc_bytes bytes, size_t max_value, const zc_allocator *allocator,
                                   zc_record *record, zc_bytes *memory) {
-    zc__mem m;
     if (!record || !memory) return ZC_E_INVAL;
-    memset(&m, 0, sizeof m);
-    if (allocator) m.hook = *allocator;
+    const zc__mem m = zc__mem_by(allocator);
     return zc__record_decode(&m, bytes, max_value, record, memory);
 }
 #endif
@@ -11573,7 +11577,6 @@ static int zc__setup(zc_cache *c) {
 
 ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
     zc_desc d;
-    zc__mem mem;
     if (!cache) return ZC_E_INVAL;
     *cache = NULL;
     memset(&d, 0, sizeof d);
@@ -11581,8 +11584,7 @@ ZOOCACHE_API int zc_open(const zc_desc *desc, zc_cache **cache) {
     if (!zc__desc_valid(&d)) return ZC_E_INVAL;
     d.shards = zc__shards_for(&d, d.block ? d.block_size : SIZE_MAX);
     zc__desc_defaults(&d);
-    memset(&mem, 0, sizeof mem);
-    mem.hook = d.allocator;
+    zc__mem mem = zc__mem_by(&d.allocator);
     ZC__SET_RANK(&mem.large_lock, ZC__RANK_LARGE);
     if (d.block && !(mem.arena = zc__arena_init(d.block, d.block_size))) return ZC_E_NOMEM;
     unsigned char *raw = (unsigned char *)zc__alloc_zero(&mem, sizeof(zc_cache) + ZC__LINE);
@@ -13895,14 +13897,12 @@ static void zc__lmdb_tables(zc__lmdb *db, zc_store *store, zc_bus *bus) {
 }
 
 ZOOCACHE_API int zc_lmdb_open(const zc_lmdb_desc *desc, zc_store *store, zc_bus *bus) {
-    zc__mem mem;
     if (zc__tables_begin(store, bus) != 2 || !desc || !desc->path || !desc->path[0])
         return ZC_E_INVAL;
     size_t len = strlen(desc->path);
     if (len + 16 > ZC__LMDB_PATH) return ZC_E_INVAL;
     if (desc->map_size && desc->map_size < ZC__LMDB_MAP_MIN) return ZC_E_INVAL;
-    memset(&mem, 0, sizeof mem);
-    mem.hook = desc->allocator;
+    zc__mem mem = zc__mem_by(&desc->allocator);
     zc__lmdb *db = (zc__lmdb *)zc__alloc_zero(&mem, sizeof *db);
     if (!db) return ZC_E_NOMEM;
     db->mem = mem;
@@ -16303,9 +16303,7 @@ static void zc__redis_tables(zc__redis *r, zc_store *store, zc_bus *bus) {
 
 static int zc__redis_new(const zc_redis_desc *d, const zc__redis_io *io, unsigned shard,
                          zc__redis **out) {
-    zc__mem mem;
-    memset(&mem, 0, sizeof mem);
-    mem.hook = d->allocator;
+    zc__mem mem = zc__mem_by(&d->allocator);
     zc__redis *r = (zc__redis *)zc__alloc_zero(&mem, sizeof *r);
     if (!r) return ZC_E_NOMEM;
     r->mem = mem;
@@ -17241,12 +17239,10 @@ static bool zc__place_prefix(zc__place *p, const char *prefix) {
 
 static int zc__place_new(const zc_place_desc *d, uint64_t (*draw)(void), zc__place **out) {
     const zc_place *place = &d->place;
-    zc__mem mem;
     if (place->version != 1 || !place->get || !place->put || !place->del || !place->read ||
         !place->swap)
         return ZC_E_INVAL;
-    memset(&mem, 0, sizeof mem);
-    mem.hook = d->allocator;
+    zc__mem mem = zc__mem_by(&d->allocator);
     zc__place *p = (zc__place *)zc__alloc_zero(&mem, sizeof *p);
     if (!p) return ZC_E_NOMEM;
     p->mem = mem;
