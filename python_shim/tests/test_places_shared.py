@@ -8,11 +8,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
 from servers import Memcached, until
 from shelf import Shelf
+from test_interrupts import sweep
 from test_places import apache, aws, credentials, ferretdb, memcached  # noqa: F401 - fixtures
 
 from zoocache import BusSilent, Cache
@@ -573,3 +576,92 @@ def test_the_demo():
     assert done.stdout.endswith("\ntoo old: 0\n"), done.stderr
     assert done.stdout.count("process ") == 3
     assert " 0 breaks" not in done.stdout
+
+
+# ---- places that do not do as they should -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("said", [None, True, 1, -7, "OK", 2**80])
+def test_what_a_place_returns_from_what_returns_nothing_is_not_looked_at(said):
+    class Chatty(Place):
+        def put(self, key, record, expires):
+            super().put(key, record, expires)
+            return said
+
+        def delete(self, key):
+            super().delete(key)
+            return said
+
+    place = Chatty()
+    with Cache(storage=place, prefix="chatty") as there, Cache(storage=place, prefix="chatty") as here:
+        calls = []
+        assert counted(there, calls)(1) == counted(here, calls)(1) == 1
+        until(lambda: any(key.startswith(b"chatty.nodes") for key in place.records))
+        there.set("k", 1)
+        there.delete("k")
+        assert there.get("k") is None
+        assert here.stats().hits_storage == 1
+        assert (there.stats().storage_errors, here.stats().storage_errors) == (0, 0)
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """Takes no attribute, not even a traceback."""
+
+    def __str__(self):
+        raise ValueError
+
+
+def test_an_error_of_a_place_that_takes_no_attributes():
+    class Bad(Place):
+        bad = False
+
+        def get(self, key):
+            return super().get(key) if not self.bad else self.fail()
+
+        def swap(self, key, value, token):
+            return super().swap(key, value, token) if not self.bad else self.fail()
+
+        def fail(self):
+            raise Frozen
+
+    place = Bad()
+    with Cache(storage=place, prefix="bad", ack="durable") as cache:
+        calls = []
+        load = counted(cache, calls)
+        assert load(1) == 1
+        place.bad = True
+        assert load(2) == 2
+        assert cache.stats().storage_errors == 1
+        with pytest.raises(BusSilent):
+            cache.invalidate("x:1")
+        place.bad = False
+        assert load(1) == 3
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_was_interrupted_is_not_taken_for_done():
+    """A signal's handler may raise in a hook, outside of the storage."""
+    place, said, numbers = Place(), [], count()
+    with Cache(storage=place, prefix="struck", ack="durable") as cache:
+
+        def before():
+            until(lambda: invalidated("nothing"))
+
+        def invalidated(tag):
+            try:
+                cache.invalidate(tag)
+            except BusSilent:
+                return False
+            return True
+
+        def call():
+            tag = f"x:{next(numbers)}"
+            if invalidated(tag):
+                said.append(tag)
+
+        def after():
+            while said:
+                assert said.pop().encode() in place.records[b"struck.log"], "nobody hears of it"
+
+        assert sweep(before, call, after) > 300

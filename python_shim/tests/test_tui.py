@@ -1,6 +1,7 @@
 """The dashboard, driven by keys, over real processes and a real Redis."""
 
 import argparse
+import asyncio
 import gc
 import html
 import re
@@ -388,3 +389,19 @@ def test_what_to_install(lacking):
 def test_it_does_not_load_what_scripts_do_not_need():
     code = "import sys, zoocache.cli; print('textual' in sys.modules, 'asyncio' in sys.modules)"
     assert run_without([], code) == "False False\n"
+
+
+async def test_over_a_place(tmp_path):
+    """What nodes tell, and what is for all; they cannot be asked."""
+    options = {"storage_url": f"file://{tmp_path}/files", "prefix": "place"}
+    with Cache(**options) as cache:
+        cache.set("k", 1, deps=["t:1"])
+        app = ZooCacheCLI(redis_url=options["storage_url"], prefix="place")
+        async with app.run_test(size=(120, 40)) as pilot:
+            await until_true(pilot, lambda: [node.status for node in app.nodes] == ["ok"])
+            await command(pilot, "tags")
+            await until_shown(pilot, "cannot be asked: that needs Redis")
+            await command(pilot, "all invalidate t:1")
+            await until_shown(pilot, "done")
+            assert cache.get("k") is None
+        await asyncio.to_thread(app.board.close)

@@ -59,6 +59,9 @@ _SWAP = ctypes.CFUNCTYPE(c_int, c_void_p, _Bytes, _Bytes, _Bytes)
 _CLOSE = ctypes.CFUNCTYPE(None, c_void_p)
 
 
+_DONE = 100  # ZCPY_DONE
+
+
 class _Store(ctypes.Structure):
     _fields_ = [
         ("version", c_uint32), ("get", _GET), ("put", _PUT), ("put_parts", c_void_p), ("del_", _DEL),
@@ -546,6 +549,9 @@ _kept: list[Any] = globals().get("_kept", [])
 class _Caller:
     """Calls a storage for the library, and turns what it raises into codes.
 
+    A hook that an exception leaves returns anything to the library, as when a signal comes outside of the storage: so
+    hooks of which nothing may be taken for done that was not return _DONE if it was.
+
     Of several calls at once, only so many are inside as there are places (0: all): the others wait for as long as a
     call may take, and then have not failed, but were in their own way. How long a call may take follows how long
     calls have taken lately, as for Redis: 16 times that, from a quarter of the time-out to all of it; the storage can
@@ -591,7 +597,7 @@ class _Caller:
             name = type(error).__name__
             where = None if isinstance(error, ConnectionError) else traceback.format_exc
             self.troubles.note(ERROR, f"zoocache: a call of the storage has raised {name}", where)
-        error.__traceback__ = None  # its frames would keep the cache open
+        BaseException.with_traceback(error, None)  # its frames would keep the cache open; it may refuse to be set
         return E_FULL if isinstance(error, StorageIsFull) else E_TIMEOUT if isinstance(error, TimeoutError) else E_STORE
 
     def record(self, key: bytes) -> tuple[int, bytes]:
@@ -638,29 +644,38 @@ class _Caller:
         return self.call(work)
 
     def swap(self, user: Any, key: _Bytes, value: _Bytes, token: _Bytes) -> int:
-        return self.call(lambda storage: OK if storage.swap(key.take(), value.take(), token.take()) else MISS)
+        code = self.call(lambda storage: OK if storage.swap(key.take(), value.take(), token.take()) else MISS)
+        return code or _DONE
+
+    def do(self, name: str, *args: Any, patient: bool = False) -> int:
+        """A call of a method, whatever it returns."""
+
+        def work(storage: Storage) -> None:
+            getattr(storage, name)(*args)
+
+        return self.call(work, patient)
 
     def put(self, user: Any, key: _Bytes, record: _Bytes, expires: int) -> int:
-        return self.call(lambda storage: storage.put(key.take(), record.take(), expires / 1e3 if expires else None))
+        return self.do("put", key.take(), record.take(), expires / 1e3 if expires else None) or _DONE
 
     def delete(self, user: Any, key: _Bytes) -> int:
-        return self.call(lambda storage: storage.delete(key.take()))
+        return self.do("delete", key.take()) or _DONE
 
     def touch(self, user: Any, key: _Bytes, expires: int) -> int:
-        return self.call(lambda storage: storage.touch(key.take(), expires / 1e3 if expires else None))
+        return self.do("touch", key.take(), expires / 1e3 if expires else None)
 
     def clear(self, user: Any) -> int:
-        return self.call(lambda storage: storage.clear(), patient=True)
+        return self.do("clear", patient=True) or _DONE
 
     def generation(self, user: Any, generation: Any, latest: Any) -> int:
         def work(storage: Any) -> int:
             generation[0], latest[0] = storage.generation()
             return OK if generation[0] else E_INVAL
 
-        return self.call(work, patient=True)
+        return self.call(work, patient=True) or _DONE
 
     def tag_put(self, user: Any, paths: Any, n: int, version: int) -> int:
-        return self.call(lambda storage: storage.tag_put([paths[i].take() for i in range(n)], version), patient=True)
+        return self.do("tag_put", [paths[i].take() for i in range(n)], version, patient=True) or _DONE
 
     def tag_get(self, user: Any, paths: Any, n: int, versions: Any) -> int:
         def work(storage: Any) -> None:
@@ -670,7 +685,7 @@ class _Caller:
             for i, version in enumerate(found):
                 versions[i] = version
 
-        return self.call(work, patient=True)
+        return self.call(work, patient=True) or _DONE
 
     def close(self, user: Any) -> None:
         try:
@@ -702,6 +717,7 @@ def _store_of(caller: _Caller) -> _Store:
         store.tag_get = _TAG_GET(caller.tag_get)
     if _reads_many(caller.storage):
         store.get_many = _GET_MANY(caller.get_many)
+    store.user = ctypes.addressof(store)
     _kept.append(store)
     return store
 
@@ -713,5 +729,6 @@ def _place_of(caller: _Caller) -> _Place:
     )  # fmt: skip
     if _reads_many(caller.storage):
         place.get_many = _GET_MANY(caller.get_many)
+    place.user = ctypes.addressof(place)
     _kept.append(place)
     return place

@@ -569,10 +569,49 @@ static int open_url(const options *o, const zc_log *log, const char *url, zc_sto
     return ZC_E_BUILD;
 }
 
+/* A hook in Python that an exception has left returns whatever is there, 0 as well: so those of which
+ * nothing may be taken for done that was not return ZCPY_DONE. `user` is the table as Python has it,
+ * for as long as the process lives. */
+#define ZCPY_DONE 100
+#define ZCPY_HOOK(table, name, params, args)                                                       \
+    static int table##_##name params {                                                             \
+        int rc = ((const zc_##table *)user)->name args;                                            \
+        return rc == ZCPY_DONE ? ZC_OK : rc < 0 || rc == ZC_MISS ? rc : ZC_E_STORE;                \
+    }
+ZCPY_HOOK(place, put, (void *user, zc_bytes key, zc_bytes record, uint64_t expires),
+          (user, key, record, expires))
+ZCPY_HOOK(place, del, (void *user, zc_bytes key), (user, key))
+ZCPY_HOOK(place, swap, (void *user, zc_bytes key, zc_bytes value, zc_bytes token),
+          (user, key, value, token))
+ZCPY_HOOK(store, put, (void *user, zc_bytes key, zc_bytes record, uint64_t expires),
+          (user, key, record, expires))
+ZCPY_HOOK(store, del, (void *user, zc_bytes key), (user, key))
+ZCPY_HOOK(store, clear, (void *user), (user))
+ZCPY_HOOK(store, generation, (void *user, uint64_t *generation, uint64_t *latest),
+          (user, generation, latest))
+ZCPY_HOOK(store, tag_put, (void *user, const zc_bytes *paths, size_t n, uint64_t version),
+          (user, paths, n, version))
+ZCPY_HOOK(store, tag_get, (void *user, const zc_bytes *paths, size_t n, uint64_t *versions),
+          (user, paths, n, versions))
+
+static zc_store own_store(const options *o) {
+    zc_store s = o->own;
+    s.put = store_put;
+    s.del = store_del;
+    s.clear = store_clear;
+    if (s.generation) s.generation = store_generation;
+    if (s.tag_put) s.tag_put = store_tag_put;
+    if (s.tag_get) s.tag_get = store_tag_get;
+    return s;
+}
+
 static int open_place(const options *o, zc_desc *desc) {
     zc_place_desc d;
     memset(&d, 0, sizeof d);
     d.place = o->place;
+    d.place.put = place_put;
+    d.place.del = place_del;
+    d.place.swap = place_swap;
     d.prefix = o->prefix;
     d.log = desc->log;
     return zc_place_open(&d, &desc->store, &desc->bus);
@@ -581,7 +620,7 @@ static int open_place(const options *o, zc_desc *desc) {
 static int open_tiers(const options *o, zc_desc *desc) {
     bool apart = o->bus && (!o->storage || strcmp(o->bus, o->storage) != 0);
     int rc = ZC_OK;
-    desc->store = o->own;
+    if (o->own.version) desc->store = own_store(o);
     if (o->storage)
         rc = open_url(o, &desc->log, o->storage, &desc->store, apart ? NULL : &desc->bus);
     if (o->place.version) rc = open_place(o, desc);

@@ -73,7 +73,7 @@ class PlaceBeat:
         if place is None or place.storage is None:
             return  # it was closed meanwhile
         end = time.time() + 3 * EVERY
-        code = place.call(lambda storage: storage.put(facts_key(self._prefix, self.node), text, end))
+        code = place.do("put", facts_key(self._prefix, self.node), text, end)
         if code == OK and now >= self._list_due and place.call(self._enlist) == OK:
             self._list_due = now + LISTED
 

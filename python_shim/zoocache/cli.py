@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from zoocache import _ffi
 from zoocache._errors import BuiltWithout, InvalidTag
 from zoocache._terminal import percent, plain, seconds
-from zoocache.monitor import GONE, Board, Node, labels, ratio, totals
+from zoocache.monitor import GONE, Board, Node, board, labels, ratio, totals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.redis:
         parser.error("say where the caches' Redis or place is: --redis redis://host (or another URL), or REDIS_URL")
     try:
-        with _board(args) as board:
-            code = _COMMANDS[args.command](board, args)
+        with board(args.redis, args.prefix, **{name: getattr(args, name) for name in _OPTIONS}) as there:
+            code = _COMMANDS[args.command](there, args)
     except (ValueError, InvalidTag, BuiltWithout) as error:
         print(f"zoocache: {error}", file=sys.stderr)
         code = WRONG
@@ -119,16 +119,6 @@ def _where(args: argparse.Namespace) -> str:
     from zoocache._shared import shown
 
     return shown(args.redis)[1:-1]
-
-
-def _board(args: argparse.Namespace) -> Board:
-    from zoocache.storages import SCHEMES
-
-    if args.redis.partition("://")[0] in SCHEMES:
-        from zoocache.place_monitor import PlaceBoard
-
-        return PlaceBoard(args.redis, args.prefix, seal_key=args.seal_key)
-    return Board(args.redis, args.prefix, **{name: getattr(args, name) for name in _OPTIONS})
 
 
 # ---- commands ----------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ except ImportError as error:  # pragma: no cover - depends on what is installed
 
 from zoocache._errors import InvalidTag
 from zoocache._terminal import plain
-from zoocache.monitor import Board, Node, Said, labels, totals
+from zoocache.monitor import Node, Said, board, labels, totals
 from zoocache.tui.commands import Command, parse, run, summed
 from zoocache.tui.history import History
 from zoocache.tui.screens import Help, Inspect
@@ -40,7 +40,8 @@ _LINES = 50  # of invalidations, shown of what came within that time
 class ZooCacheCLI(App[None]):
     """``ZooCacheCLI(redis_url="redis://cache.internal", prefix="shop").run()``.
 
-    tls_ca, tls_cert, tls_key, seal_key: as of Board. Raises ValueError for a URL that is none.
+    redis_url: or that of a place. tls_ca, tls_cert, tls_key, seal_key: as of Board. Raises ValueError for a URL that
+    is none.
     """
 
     TITLE = "zoocache"
@@ -78,7 +79,7 @@ class ZooCacheCLI(App[None]):
     def __init__(self, redis_url: str, prefix: str = "zoocache", **options: Any) -> None:
         super().__init__()
         self.VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-high")]
-        self.board = Board(redis_url, prefix, **options)
+        self.board = board(redis_url, prefix, **options)
         self.nodes: list[Node] = []
         self.history = History()
         self.above = ""  # the tag whose tags are listed
@@ -201,7 +202,7 @@ class ZooCacheCLI(App[None]):
     def _run(self, command: Command) -> None:
         try:
             answers = run(self.board, command, self.nodes)
-        except (OSError, InvalidTag) as error:
+        except (OSError, ValueError, InvalidTag) as error:  # nodes that share a place cannot be asked
             self.tell(self._say, f"{command}: {error}")
         else:
             self.tell(self._answered, command, answers)

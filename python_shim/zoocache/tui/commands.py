@@ -68,7 +68,7 @@ def _target(word: str, nodes: list[Node]) -> str:
 def run(board: Board, command: Command, nodes: list[Node]) -> dict[str, dict[str, Any]]:
     """Does it; may wait for the nodes' beats. Returns what each has answered, by what it is called.
 
-    Raises OSError and InvalidTag.
+    Raises OSError and InvalidTag, and ValueError if nodes cannot be asked.
     """
     target, do, args = command
     if target == "local":
