@@ -437,7 +437,7 @@ $(BUILD)/wheels/venv/done: Makefile
 REACH_TOOLS = ziglang==0.17.1 wasmtime==50.0.1 setuptools==84.2.1
 .PHONY: reach reach-short
 REACH_PYTHON = $(BUILD)/reach/venv/bin/python
-reach: $(BUILD)/reach/venv/done ## other processors and systems: by qemu, wine and wasmtime; TARGETS="s390x wasi"
+reach: $(BUILD)/reach/venv/done ## other processors and systems: by qemu, wine, wasmtime and node; TARGETS="s390x wasi"
 	@$(MAKE) --no-print-directory deps DEPS="$(DEPS) $$(python3 tests/reach.py packages all)"
 	@VERBOSE=1 $(RUNNER) step reach $(REACH_PYTHON) tests/reach.py $(BUILD) all $(TARGETS)
 reach-short: $(BUILD)/reach/venv/done

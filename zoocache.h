@@ -1763,13 +1763,14 @@ static inline uint64_t zc__sys_clock(clockid_t id) {
     struct timespec t;
     return clock_gettime(id, &t) == 0 ? zc__from_timespec(&t) : 0;
 }
-#  ifndef CLOCK_MONOTONIC_COARSE
-#    define CLOCK_MONOTONIC_COARSE CLOCK_MONOTONIC
-#    define CLOCK_REALTIME_COARSE CLOCK_REALTIME
+#  if defined(CLOCK_MONOTONIC_COARSE) && !defined(__EMSCRIPTEN__) /* which has but the names */
+#    define ZC__COARSE(id) id##_COARSE
+#  else
+#    define ZC__COARSE(id) id
 #  endif
 static inline uint64_t zc__sys_mono(void) { return zc__sys_clock(CLOCK_MONOTONIC); }
-static inline uint64_t zc__sys_wall(void) { return zc__sys_clock(CLOCK_REALTIME_COARSE); }
-static inline uint64_t zc__sys_coarse(void) { return zc__sys_clock(CLOCK_MONOTONIC_COARSE); }
+static inline uint64_t zc__sys_wall(void) { return zc__sys_clock(ZC__COARSE(CLOCK_REALTIME)); }
+static inline uint64_t zc__sys_coarse(void) { return zc__sys_clock(ZC__COARSE(CLOCK_MONOTONIC)); }
 #else /* strict C11 without POSIX: the wall clock is all there is; see the manual, "Macros" */
 static inline uint64_t zc__sys_wall(void) {
     struct timespec t;

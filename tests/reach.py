@@ -3,7 +3,7 @@
     reach.py BUILD short|all [TARGET...]    builds and runs
     reach.py packages short|all             Debian's packages for that
 
-A target is a compiler, and what runs its programs: qemu, wine, wasmtime, or nothing, where linking is the
+A target is a compiler, and what runs its programs: qemu, wine, wasmtime, node, or nothing, where linking is the
 test. Each gets the header alone under all warnings, the examples and the section tests; the short form some of
 each. Microcontrollers get examples/13_firmware.c, with a stack of 2 KiB. On Windows the Python package's
 library is built and loaded as well. It runs in a virtual environment with ziglang, wasmtime and setuptools
@@ -41,6 +41,8 @@ class Target:
     without: tuple = ()  # programs
     threads: bool = True
     suffix: str = ""
+    standard: str = "c11"
+    linked: tuple = ()  # the linker's options
     short: bool = False
 
 
@@ -55,6 +57,7 @@ def linux(triple, qemu, **options):
 WINE = [shutil.which("wine") or "wine"]
 STACK = "-Wl,--stack,8388608"  # as large as the tests have it elsewhere
 WASI = [sys.executable, str(ROOT / "tests" / "wasi.py")]
+NODE = ["node", "--no-experimental-fetch"]  # with it emscripten takes node for a browser
 TARGETS = {
     "s390x": linux("s390x-linux-musl", "s390x", short=True),  # big-endian
     "armhf": linux("arm-linux-musleabihf", "arm", short=True),
@@ -73,6 +76,19 @@ TARGETS = {
     ),
     "windows-clang": zig("x86_64-windows-gnu", STACK, runner=WINE, without=POSIX, suffix=".exe"),
     "wasi": zig("wasm32-wasi", runner=WASI, without=POSIX, threads=False, suffix=".wasm", short=True),
+    **{
+        f"emscripten-{std}": Target(
+            ["emcc"],
+            NODE,
+            "emscripten nodejs",
+            POSIX,
+            threads=False,
+            suffix=".js",
+            linked=("-sALLOW_MEMORY_GROWTH=1", "-sTOTAL_STACK=8388608"),
+            standard=std,
+        )
+        for std in ("c11", "gnu11")
+    },
     "macos": zig("aarch64-macos", without=GLIBC),
     "freebsd": zig("x86_64-freebsd", without=GLIBC),
     "netbsd": zig("x86_64-netbsd", without=GLIBC),
@@ -122,7 +138,7 @@ def lz4(work):
 
 def build_and_run(name, target, file, into, include):
     """What was wrong, or ""."""
-    command = [*target.compiler, "-std=c11", "-I.", "-Itests", "-isystem", include]
+    command = [*target.compiler, f"-std={target.standard}", "-I.", "-Itests", "-isystem", include]
     if not target.threads:
         command += ["-DZOOCACHE_NO_THREADS"]
     if file.stem == "c_impl":
@@ -130,7 +146,7 @@ def build_and_run(name, target, file, into, include):
         return "" if good and not output else output or "failed"
     program = into / (file.stem + target.suffix)
     flags = ["-O1", "-g0", "-UNDEBUG", "-DZOOCACHE_DEBUG"]  # zig defines NDEBUG
-    libraries = [into / "lz4.o", *(["-pthread"] if target.threads else [])]
+    libraries = [into / "lz4.o", *target.linked, *(["-pthread"] if target.threads else [])]
     output, good = run(*command, *flags, file, "-o", program, *libraries)
     if not good or target.runner is None:
         return "" if good else output or "failed"
