@@ -9054,7 +9054,7 @@ static int zc__fleet_lock(zc_fill *fill, uint64_t until, uint64_t *token) {
         if (rc != ZC_OK) *token = 0;
         if (rc < 0) zc__store_fault(c, key, rc);
         fill->unsaved = fill->unsaved || zc__store_was_slow(rc);
-        if (rc == ZC_OK) { /* the flight outlives its fill: it has the key */
+        if (*token) { /* the flight outlives its fill: it has the key */
             zc__spin_lock(&fill->flight->shard->lock);
             fill->flight->link.refs++;
             zc__spin_unlock(&fill->flight->shard->lock);

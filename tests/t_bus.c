@@ -1326,6 +1326,7 @@ typedef struct locks {
     uint64_t owner, next, calls, many;
     zct_time *time; /* moves on by `step` with each try */
     uint64_t step;
+    bool nameless; /* says that it is locked, and not by whom */
 } locks;
 static locks the_locks;
 static fault_store *the_store;
@@ -1336,6 +1337,7 @@ static int try_lock(void *user, zc_bytes key, uint64_t lease, uint64_t *token) {
     CHECK(lease > 0);
     the_locks.calls++;
     if (the_locks.step) zct_step(the_locks.time, the_locks.step);
+    if (the_locks.nameless) return ZC_OK;
     if (the_locks.owner && the_locks.owner != *token) return ZC_MISS;
     if (*token && !the_locks.owner) return ZC_MISS;
     if (!*token) *token = ++the_locks.next;
@@ -1429,6 +1431,21 @@ TEST(one_loader_in_the_fleet) {
     CHECK_EQ(the_locks.owner, 0); /* given back */
     CHECK_EQ(zc_fetch(f.c[1], zc_str("k"), load_slowly, &o, &fleetwide, &v), ZC_OK);
     zc_release(f.c[1], &v);
+    CHECK_EQ(o.loads, 1);
+    stop(&f);
+}
+
+/* What cannot be given back is no lock: nothing is kept for it. */
+TEST(a_lock_without_a_token) {
+    fleet f;
+    zc_view v;
+    other o = {0};
+    zc_fetch_opts fleetwide = {.fleet = true};
+    if (!start_locks(&f, 1)) return;
+    the_locks.nameless = true;
+    CHECK_EQ(zc_fetch(f.c[0], zc_str("k"), load_slowly, &o, &fleetwide, &v), ZC_OK);
+    zc_release(f.c[0], &v);
+    CHECK_EQ(the_locks.calls, 1);
     CHECK_EQ(o.loads, 1);
     stop(&f);
 }

@@ -427,6 +427,20 @@ def test_clear_one_function():
         assert cache.get(f.key(1)) == 4
 
 
+@pytest.mark.parametrize("key", [5, None, b"a", ("a", 1), 1.5, True])
+@pytest.mark.parametrize("deps", [(), ["a"]])
+def test_a_key_that_is_no_text_stays_in_this_process(key, deps):
+    shelf = Shelf()
+    with Cache(storage=shelf) as cache:
+        cache.set(key, 1, deps)
+        assert cache.get(key) == 1
+        assert cache.get_many([key]) == {key: 1}
+        cache.invalidate("a")
+        assert cache.get(key) == (None if deps else 1)
+        assert cache.delete(key) is not bool(deps)
+        assert not shelf.records
+
+
 def test_a_value_that_is_set_under_the_key_of_a_call():
     with Cache(storage=Shelf()) as cache:
         calls = []

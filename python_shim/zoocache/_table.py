@@ -695,7 +695,8 @@ class Table:
         shared = cache.shared
         if shared is not None:
             self.drop(key, "replaced")
-            held = shared.core.marked(_tags.join(held.tags(), self.mark(key)))
+            mark = self.mark(key)
+            held = shared.core.marked(_tags.join(held.tags(), mark)) if mark else held
         begin = cache.core.seen.value
         entry = self.entry(cache, key, value, begin, held, ttl)
         if entry is None or (cache.core.holds.value and held.newest() > begin):
