@@ -695,8 +695,7 @@ class Table:
         shared = cache.shared
         if shared is not None:
             self.drop(key, "replaced")
-            mark = self.mark(key)
-            held = shared.core.marked(_tags.join(held.tags(), mark)) if mark else held
+            held = shared.core.marked(_tags.join(held.tags(), mark)) if (mark := self.mark(key)) else held
         begin = cache.core.seen.value
         entry = self.entry(cache, key, value, begin, held, ttl)
         if entry is None or (cache.core.holds.value and held.newest() > begin):
