@@ -599,3 +599,14 @@ def test_identities_of_what_has_none():
         return ping(x)
 
     assert identity(ping, None) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["count", "bind", "func", "table", "begin", "commit", "entries", "serve", "make", "now"]
+)
+def test_a_function_may_have_any_name(name):
+    scope = {}
+    exec(f"def {name}(of=0):\n    return of + 7", scope)
+    f = cacheable(deps=["x"])(scope[name])
+    assert [f(), f(1), f(), f(1)] == [7, 8, 7, 8]
+    assert f.cache_info()[:2] == (2, 2)

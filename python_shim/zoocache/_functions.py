@@ -278,7 +278,7 @@ class Function(Filled):
         source = _BODY.format(
             define="async def" if self.is_async else "def",
             wait="await " if self.is_async else "",
-            name="_zc_" + name,
+            name="_zcf_" + name,
             parameters=signature.parameters,
             look=_indent(
                 self.opening + _look(signature, _looks_bound(self.func), self.own_key is not None or unplaced, scoping),
