@@ -1090,6 +1090,7 @@ static void roll_back(void) {
     records_are_lost(true);
     item_set(i, w->log_was.data, w->log_was.len);
     w->rolled = gen;
+    w->lost++; /* a list of holds may have come with its last swap */
 }
 
 static void place_fails(void) {
