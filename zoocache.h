@@ -1197,7 +1197,7 @@ ZOOCACHE_API int zc_hlc_merge(zc_hlc *hlc, uint64_t remote);
 #ifndef ZOOCACHE_NO_TEXT
 /* "2026-11-21T07:32:11.123Z+0042": sorts as the stamps do. Returns `text`, terminated. */
 ZOOCACHE_API char *zc_hlc_format(uint64_t stamp, char text[ZC_HLC_TEXT]);
-/* Reads exactly what zc_hlc_format() writes. ZC_E_INVAL: anything else. */
+/* Reads exactly what zc_hlc_format() writes. ZC_E_INVAL: anything else. Cost: that of 65 texts. */
 ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp);
 #endif
 
@@ -3470,14 +3470,8 @@ ZOOCACHE_API int zc_hlc_merge(zc_hlc *h, uint64_t remote) {
 }
 
 #ifndef ZOOCACHE_NO_TEXT
-/* Days since 1970 of a date of the proleptic Gregorian calendar, and back. The year begins in March
- * here, so that the leap day is its last; an era is 400 years. */
-static uint32_t zc__days_of(uint32_t y, uint32_t m, uint32_t d) {
-    uint32_t year = m <= 2 ? y - 1 : y, month = m > 2 ? m - 3 : m + 9;
-    uint32_t in_era = year % 400, day = (153 * month + 2) / 5 + d - 1;
-    return year / 400 * 146097 + in_era * 365 + in_era / 4 - in_era / 100 + day - 719468;
-}
-
+/* The date of a day since 1970 in the proleptic Gregorian calendar. The year begins in March here,
+ * so that the leap day is its last; an era is 400 years. */
 static void zc__date_of(uint32_t days, uint32_t *y, uint32_t *m, uint32_t *d) {
     uint32_t z = days + 719468, in_era = z % 146097;
     uint32_t year = (in_era - in_era / 1460 + in_era / 36524 - in_era / 146096) / 365;
@@ -3509,41 +3503,19 @@ ZOOCACHE_API char *zc_hlc_format(uint64_t stamp, char text[ZC_HLC_TEXT]) {
     return text;
 }
 
-/* Reads n digits of the base. False, and *v as it was: something else is among them, or too much;
- * or there are none. */
-static bool zc__digits(const char *s, size_t n, unsigned base, uint64_t *v) {
-    uint64_t sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        unsigned d = s[i] >= '0' && s[i] <= '9'   ? (unsigned)(s[i] - '0')
-                     : s[i] >= 'a' && s[i] <= 'f' ? (unsigned)(s[i] - 'a' + 10)
-                                                  : 99;
-        if (d >= base || __builtin_mul_overflow(sum, base, &sum) ||
-            __builtin_add_overflow(sum, d, &sum))
-            return false;
-    }
-    *v = sum;
-    return n != 0;
-}
-
+/* The order of stamps is that of their texts, so the bits of the stamp are found one by one. */
 ZOOCACHE_API int zc_hlc_parse(zc_bytes text, uint64_t *stamp) {
-    char again[ZC_HLC_TEXT];
+    char of[ZC_HLC_TEXT];
+    uint64_t v = 0;
     if (!stamp) return ZC_E_INVAL;
     *stamp = 0;
     if (!text.ptr || (text.len != 29 && text.len != 30)) return ZC_E_INVAL;
-    const char *s = (const char *)text.ptr;
-    uint64_t p[8]; /* as in zc__hlc_width */
-    for (unsigned i = 0; i < 8; i++) {
-        unsigned width = zc__hlc_width[i] + (i ? 0 : (unsigned)text.len - 29); /* a year of 5 */
-        if (!zc__digits(s, width, i == 7 ? 16 : 10, &p[i])) return ZC_E_INVAL;
-        s += width + (i == 6 ? 2 : 1);
+    for (unsigned bit = 64; bit--;) {
+        size_t len = strlen(zc_hlc_format(v | UINT64_C(1) << bit, of));
+        if (len < text.len || (len == text.len && memcmp(of, text.ptr, len) <= 0))
+            v |= UINT64_C(1) << bit;
     }
-    if (p[0] < 1970 || p[0] > 10889) return ZC_E_INVAL;
-    uint64_t v = zc__days_of((uint32_t)p[0], (uint32_t)p[1], (uint32_t)p[2]);
-    for (unsigned i = 3; i < 7; i++) v = v * zc__hlc_base[i] + p[i];
-    v = v << ZC__HLC_BITS | p[7];
-    /* Only what the formatter writes is right: that catches every field out of range. */
-    zc_hlc_format(v, again);
-    if (memcmp(again, text.ptr, text.len) != 0 || again[text.len] != '\0') return ZC_E_INVAL;
+    if (memcmp(zc_hlc_format(v, of), text.ptr, text.len) != 0 || of[text.len]) return ZC_E_INVAL;
     *stamp = v;
     return ZC_OK;
 }
@@ -6220,6 +6192,22 @@ static void zc__hold_mark(char *to, uint64_t id, uint64_t lease) {
     zc__text_hex(&t, id, 16);
     zc__text_str(&t, ":");
     zc__text_num(&t, lease / ZC_MILLISECOND, 10);
+}
+
+/* Reads n digits of the base. False, and *v as it was: something else is among them, or too much;
+ * or there are none. */
+static bool zc__digits(const char *s, size_t n, unsigned base, uint64_t *v) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        unsigned d = s[i] >= '0' && s[i] <= '9'   ? (unsigned)(s[i] - '0')
+                     : s[i] >= 'a' && s[i] <= 'f' ? (unsigned)(s[i] - 'a' + 10)
+                                                  : 99;
+        if (d >= base || __builtin_mul_overflow(sum, base, &sum) ||
+            __builtin_add_overflow(sum, d, &sum))
+            return false;
+    }
+    *v = sum;
+    return n != 0;
 }
 
 /* Does a list begin with the mark of a hold? A lease of 0: its end. */

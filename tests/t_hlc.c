@@ -186,7 +186,7 @@ TEST(every_day_of_nine_thousand_years) {
             for (unsigned d = 1; d <= n; d++, day++) {
                 uint32_t gy, gm, gd;
                 zc__date_of(day, &gy, &gm, &gd);
-                if (gy != y || gm != m || gd != d || zc__days_of(y, m, d) != day) {
+                if (gy != y || gm != m || gd != d) {
                     CHECK_EQ(gy * 10000 + gm * 100 + gd, y * 10000 + m * 100 + d);
                     return;
                 }
