@@ -95,7 +95,7 @@ TARGETS = {
 }
 
 BOARDS = {"cortex-m4": "mps2-an386", "cortex-m0plus": "mps2-an385", "cortex-m0": "microbit"}
-BOARDS_NEED = "gcc-arm-none-eabi qemu-system-arm"
+BOARDS_NEED = "gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
 
 
 def programs(target, short):
