@@ -16162,9 +16162,11 @@ static bool zc__redis_url_unix(zc__redis *r, char *s) {
     return true;
 }
 
-/* hosts[/master][/database] */
+/* hosts[/master][/database]. A query or a fragment, in which there may be a password, would come to
+ * be a part of a name, and into the log. */
 static bool zc__redis_url_hosts(zc__redis *r, char *s, bool sentinel) {
     char *slash = strchr(s, '/'), *second = NULL;
+    if (strchr(s, '?') || strchr(s, '#')) return false;
     if (slash) *slash++ = '\0';
     if (sentinel) {
         if (!slash || !*slash || *slash == '/') return false;

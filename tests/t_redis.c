@@ -186,6 +186,11 @@ TEST(bad_urls_are_refused) {
                                       "redis+sentinel://h",
                                       "redis+sentinel://h//1",
                                       "redis+sentinel://h/m/x",
+                                      "redis+sentinel://h/m?x",
+                                      "redis+sentinel://h?x/m",
+                                      "redis+sentinel://h/m#x",
+                                      "redis://h?x",
+                                      "rediss://h#x",
                                       "redis://h:1:2",
                                       "redis://h/4294967296"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)

@@ -438,6 +438,8 @@ BAD = [
     "redis+sentinel://u:{s}@h", "redis+sentinel://u:{s}@a:x,b/m", "unix://u:{s}@", "unix://u:{s}@/s?db=x",
     "redis://u:{s}@h\0", "redis://u:{s}@h\udcff", "REDIS://u:{s}@h", "lmdb://u:{s}@h/d\0", "u:{s}@redis://h", "{s}://",
     "rediss://u:{s}@h:x", "redis://u:{s}@[::1", "redis://u:{s}@h:99999", "redis://u:{s}@h/99999999999",
+    "redis://h?password={s}", "rediss://h#{s}", "redis+sentinel://h/m?password={s}", "redis+sentinel://h/m#{s}",
+    "lmdb:///d\0?password={s}",
 ]  # fmt: skip
 
 

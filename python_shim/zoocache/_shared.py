@@ -184,7 +184,7 @@ class Settings:
 def shown(url: str) -> str:
     """A URL as it may be told: nobody knows where in one that is wrong the password stands."""
     scheme, _, rest = url.partition("://")
-    if scheme == "lmdb" and (rest.startswith("/") or "@" not in rest):
+    if scheme == "lmdb" and "?" not in rest and (rest.startswith("/") or "@" not in rest):
         return repr(url)
     if rest and re.fullmatch("[A-Za-z][A-Za-z0-9+.-]{0,15}", scheme):
         return repr(scheme + "://...")
