@@ -4108,8 +4108,8 @@ static const char *zc__trie_check(zc__trie *t) {
  *   The lock    is taken when it needs more than a compare: an entry that is not known to be
  *               fresh, is expired, an object, has a soft deadline or a long value; a miss with a
  *               storage, or while the shard puts an entry (the old one goes before the new one is
- *               there); while its table is changed for another; and always where memory is to go
- *               back at once (a fixed block, an allocator of the user's).
+ *               there); while its table is changed for another, and then it helps along; and always
+ *               where memory is to go back at once (a fixed block, an allocator of the user's).
  *   Why it      R3: The reader's exchange and his load of the slot, the writer's fence and his look
  *   is right    at the seat are sequentially consistent. If the load does not see that the entry
  *               was unlinked, it comes before the fence, so the exchange comes before the look: the
@@ -10201,6 +10201,9 @@ static ZC__NOINLINE int zc__copy_locked(zc_cache *c, zc_bytes key, uint64_t hash
     zc__shard *s = zc__shard_of(c, hash);
     zc__entry *e;
     zc__spin_lock(&s->lock);
+#ifndef ZOOCACHE_NO_THREADS
+    if (s->old.nbuckets && c->rcu) zc__table_move(c, s); /* so that soon none needs the lock */
+#endif
 #ifndef __OPTIMIZE_SIZE__ /* zc__look() does it as well */
     e = zc__table_find(s, hash, key);
     if (ZC__LIKELY(e && zc__copy_plain(c, e, key.len, buf, cap, len))) {
