@@ -3666,11 +3666,12 @@ struct zc_tag {
     uint32_t touched; /* seconds of the monotonic clock when last let go or invalidated */
     uint16_t len;     /* bytes of the segment, which follows this struct */
     uint8_t depth;    /* root 0 */
-    uint8_t marks;    /* [writer] ZC__LEARNED, ZC__HELD */
+    uint8_t marks;    /* [writer] ZC__LEARNED, ZC__HELD, ZC__RELEASED */
 };
 
 #define ZC__LEARNED 1u /* its version was asked of the storage, or need not be */
 #define ZC__HELD 2u    /* see >>bus, Holds */
+#define ZC__RELEASED 4u /* within zc__holds_end() */
 
 typedef struct zc__stripe {
     zc__spin lock;
@@ -6266,11 +6267,12 @@ static zc__hold *zc__hold_new(zc_cache *c, uint64_t id, uint64_t lease, const zc
     return NULL;
 }
 
-static void zc__hold_paint(const zc__hold *h, bool on) {
+/* Changes the marks of those of a hold's tags that have all of `with`. */
+static void zc__hold_paint(const zc__hold *h, unsigned with, unsigned set, unsigned clear) {
     for (size_t i = 0; i < h->nodes.n; i++) {
         zc_tag *tag = h->nodes.list[i];
-        unsigned marks = on ? tag->marks | ZC__HELD : tag->marks & ~ZC__HELD;
-        zc__atomic_store_rel(&tag->marks, (uint8_t)marks);
+        if ((tag->marks & with) == with)
+            zc__atomic_store_rel(&tag->marks, (uint8_t)((tag->marks | set) & ~clear));
     }
 }
 
@@ -6283,7 +6285,7 @@ static bool zc__hold_add(zc_cache *c, zc__hold *h) {
         h->next = c->bus.holds;
         c->bus.holds = h;
         (void)zc__atomic_add_rlx(&c->bus.nholds, 1u);
-        zc__hold_paint(h, true);
+        zc__hold_paint(h, 0, ZC__HELD, 0);
     }
     zc__spin_unlock(&c->trie.writer);
     return !own;
@@ -6307,15 +6309,18 @@ static zc__hold *zc__holds_take(zc_cache *c, uint64_t id, bool own, uint64_t now
     return taken;
 }
 
-/* Ends holds that were taken off the list; the caller has stamped. */
+/* Ends holds that were taken off the list; the caller has stamped. What another holds as well is
+ * marked all the time. */
 static void zc__holds_end(zc_cache *c, zc__hold *taken) {
+    zc__hold *h;
     if (!taken) return;
     zc__spin_lock(&c->trie.writer);
-    for (zc__hold *h = taken; h; h = h->next) {
-        zc__hold_paint(h, false);
+    for (h = taken; h; h = h->next) zc__hold_paint(h, 0, ZC__RELEASED, 0);
+    for (h = c->bus.holds; h; h = h->next) zc__hold_paint(h, 0, 0, ZC__RELEASED);
+    for (h = taken; h; h = h->next) {
+        zc__hold_paint(h, ZC__RELEASED, 0, ZC__HELD | ZC__RELEASED);
         (void)zc__atomic_sub_rlx(&c->bus.nholds, 1u);
     }
-    for (zc__hold *h = c->bus.holds; h; h = h->next) zc__hold_paint(h, true);
     zc__spin_unlock(&c->trie.writer);
     zc__holds_free(c, taken);
 }

@@ -60,8 +60,13 @@ LINEAR = {
     ),
     "the mark of a hold goes before its end is stamped": (
         "    int rc = ZC_OK;\n    uint64_t v = zc__trie_stamp(&cache->trie, h->nodes.list, h->nodes.n, 0);",
-        "    int rc = ZC_OK;\n    zc__hold_paint(h, false);\n    zc__yield();\n"
+        "    int rc = ZC_OK;\n    zc__hold_paint(h, 0, 0, ZC__HELD);\n    zc__yield();\n"
         "    uint64_t v = zc__trie_stamp(&cache->trie, h->nodes.list, h->nodes.n, 0);",
+    ),
+    "a hold ends those of others for a moment": (
+        "    for (h = c->bus.holds; h; h = h->next) zc__hold_paint(h, 0, 0, ZC__RELEASED);\n",
+        "    for (h = taken; h; h = h->next) zc__hold_paint(h, 0, 0, ZC__HELD);\n    zc__yield();\n"
+        "    for (h = c->bus.holds; h; h = h->next) zc__hold_paint(h, 0, ZC__HELD, ZC__RELEASED);\n",
     ),
     "an entry is dead when anything was invalidated": (
         "if (ZC__LIKELY(newest <= begin)) return NULL;",
@@ -357,7 +362,7 @@ HOLDS = {
         "uint64_t v = 0;\n        if (rc == ZC_OK)",
     ),
     "a hold ends those of others": (
-        "    for (zc__hold *h = c->bus.holds; h; h = h->next) zc__hold_paint(h, true);\n",
+        "    for (h = c->bus.holds; h; h = h->next) zc__hold_paint(h, 0, 0, ZC__RELEASED);\n",
         "",
     ),
     "who attaches does not ask for holds": ("if (!c->desc.bus.holds) return ZC_OK;", "return ZC_OK;"),

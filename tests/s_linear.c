@@ -545,6 +545,37 @@ TEST(with_a_background_thread) { all_good(DEPENDENT, (zc_desc){.shards = 2}, 400
 TEST(with_evictions_and_pruning) {
     all_good(LOSSY, (zc_desc){.shards = 2, .max_entries = 2, .no_thread = true}, 8000);
 }
+/* Others begin and end holds of the same tag: for who holds it all the time, nothing is stored. */
+static void *hold_and_end(void *user) {
+    world *w = (world *)user;
+    zc_bytes tag = zc_str("g0");
+    uint64_t id;
+    while (__atomic_load_n(&w->rounds, __ATOMIC_ACQUIRE)) {
+        CHECK_EQ(zc_hold(w->c, &tag, 1, 3600 * ZC_SECOND, &id), ZC_OK);
+        CHECK_EQ(zc_hold_end(w->c, id), ZC_OK);
+    }
+    return NULL;
+}
+TEST(what_two_hold_is_held_until_both_have_ended) {
+    world w = {.rounds = 1};
+    zc_bytes tag = zc_str("g0"), dep = zc_str("g0:k0");
+    zc_put_opts o = {.deps = &dep, .ndeps = 1};
+    pthread_t other;
+    uint64_t id;
+    REQUIRE(zc_open(&(zc_desc){.no_thread = true}, &w.c) == ZC_OK);
+    CHECK_EQ(zc_hold(w.c, &tag, 1, 3600 * ZC_SECOND, &id), ZC_OK);
+    REQUIRE(pthread_create(&other, NULL, hold_and_end, &w) == 0);
+    int stored = 0;
+    for (int i = 0; i < 200000; i++)
+        stored += zc_put(w.c, zc_str("k0"), zc_str("v"), &o) != ZC_REFUSED;
+    CHECK_EQ(stored, 0);
+    __atomic_store_n(&w.rounds, 0, __ATOMIC_RELEASE);
+    pthread_join(other, NULL);
+    CHECK_EQ(zc_put(w.c, zc_str("k0"), zc_str("v"), &o), ZC_REFUSED);
+    CHECK_EQ(zc_hold_end(w.c, id), ZC_OK);
+    CHECK_EQ(zc_put(w.c, zc_str("k0"), zc_str("v"), &o), ZC_OK);
+    zc_close(w.c);
+}
 /* The values that the table has no room for come from the storage. */
 TEST(over_a_storage_written_through) {
     all_good(TIERED, (zc_desc){.shards = 1, .max_entries = 2, .no_thread = true}, 8000);
