@@ -65,7 +65,8 @@ LINEAR = {
     ),
     "a hold ends those of others for a moment": (
         "    for (h = c->bus.holds; h; h = h->next) zc__hold_paint(h, 0, 0, ZC__RELEASED);\n",
-        "    for (h = taken; h; h = h->next) zc__hold_paint(h, 0, 0, ZC__HELD);\n    zc__yield();\n"
+        "    for (h = taken; h; h = h->next) zc__hold_paint(h, 0, 0, ZC__HELD);\n"
+        "    for (int i = 0; i < 20; i++) zc__yield();\n"
         "    for (h = c->bus.holds; h; h = h->next) zc__hold_paint(h, 0, ZC__HELD, ZC__RELEASED);\n",
     ),
     "an entry is dead when anything was invalidated": (
