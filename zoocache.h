@@ -12332,7 +12332,7 @@ typedef struct zc__lmdb {
     pid_t pid;
     dev_t dev; /* of data.mdb */
     ino_t ino;
-    off_t size; /*   which it once had */
+    zc_shared64 size; /*   which it once had */
     char path[ZC__LMDB_PATH];
 } zc__lmdb;
 
@@ -13343,13 +13343,14 @@ static int zc__lmdb_bus_beat(void *user, zc_bytes text) {
     (void)text;
     if (!zc__lmdb_usable(db)) return ZC_E_STORE;
     zc__lmdb_file(db, "/data.mdb", name, sizeof name);
+    uint64_t had = zc__atomic_load_acq(&db->size); /* before; others may beat at the same time */
     bool there = stat(name, &st) == 0 && st.st_dev == db->dev && st.st_ino == db->ino;
-    if (!there || st.st_size < db->size) {
+    if (!there || (uint64_t)st.st_size < had) {
         zc__atomic_store_rlx(&db->lost, 1u);
         zc__lmdb_say(db, "the file was removed, replaced or cut while it was open", NULL);
         return ZC_E_STORE;
     }
-    db->size = st.st_size;
+    zc__atomic_raise(&db->size, (uint64_t)st.st_size);
     zc__lmdb_clear_dead_readers(db);
     return zc__lmdb_has_work(db) ? zc__lmdb_write(db, zc__lmdb_maintain_all, NULL) : ZC_OK;
 }
@@ -13738,7 +13739,7 @@ static int zc__lmdb_learn_file(zc__lmdb *db) {
     if (mdb_env_get_fd(db->env, &fd) != MDB_SUCCESS || fstat(fd, &st) != 0) return ZC_E_STORE;
     db->dev = st.st_dev;
     db->ino = st.st_ino;
-    db->size = st.st_size;
+    db->size = (uint64_t)st.st_size;
     return ZC_OK;
 }
 

@@ -71,7 +71,7 @@ ZC__THREAD_FN(work, arg) {
                 CHECK_EQ(store.unlock(store.user, zc_str(key), token), ZC_OK);
             break;
         case 5:
-            if (i % 50 == 0) CHECK_EQ(bus.beat(bus.user, zc_str("")), ZC_OK);
+            if (i % 5 == 0) CHECK_EQ(bus.beat(bus.user, zc_str("")), ZC_OK);
             break;
         case 6: follow(w); break;
         default: read_one(k);
