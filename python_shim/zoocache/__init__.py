@@ -15,14 +15,15 @@ Of the package's modules, each imports only from lines above its own (tests/test
     _names  _codec  events  seal  storages  _lanes
     _shared  _options  scopes  transactions
     _table  _health
-    _fills  _scoped  _explain  _place_beat
+    _fills  _scoped  _explain  _place_beat  _kept
     _functions  _limits  _beat
     _many
     _cache  presets  _types
     _default
     _zoocache  testing  monitor
     core  _pytest  compat  contrib  _terminal  doctor
-    place_monitor  tui
+    place_monitor
+    tui
     cli
     __main__
 """

@@ -697,9 +697,7 @@ class Filled(Table):
         if fill.cache.shared is not None and fill.cache.shared.stores:
             fill.name = self.shared_name(fill.key)
 
-    def refresh_soon(
-        self, cache: Cache, entry: Entry, more: More, args: Any, kwargs: Any, same: Callable[[], bool] | None = None
-    ) -> None:
+    def refresh_soon(self, cache: Cache, entry: Entry, more: More, args: Any, kwargs: Any, same: Any = None) -> None:
         """Starts a computation beside the callers, one at a time. same: whether it is still of what they asked for."""
         if cache.loads is not None and cache.loads.full():
             return

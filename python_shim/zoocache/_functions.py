@@ -359,9 +359,7 @@ class Function(Filled):
         self.method = True
         return True
 
-    def refresh_soon(
-        self, cache: Cache, entry: Entry, more: More, args: Any, kwargs: Any, same: Callable[[], bool] | None = None
-    ) -> None:
+    def refresh_soon(self, cache: Cache, entry: Entry, more: More, args: Any, kwargs: Any, same: Any = None) -> None:
         """As for any; of what the arguments are now, as the key is."""
         if self.own_key is None:
             from zoocache._kept import kept

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from zoocache import _ffi
 from zoocache._errors import BuiltWithout, InvalidTag
 from zoocache._terminal import percent, plain, seconds
-from zoocache.monitor import GONE, Board, Node, board, labels, ratio, totals
+from zoocache.monitor import GONE, Board, Node, labels, ratio, totals
+from zoocache.place_monitor import board
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

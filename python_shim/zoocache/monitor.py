@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from types import TracebackType
 
-__all__ = ["Board", "Node", "Said", "board", "labels", "ratio", "totals"]
+__all__ = ["Board", "Node", "Said", "labels", "ratio", "totals"]
 
 BEAT = 1.0  # seconds between two of a node
 GONE = "gone"  # the status of a node that has told nothing for five seconds
@@ -253,17 +253,6 @@ class Board:
             seen[shard] = entries[-1][0].decode() if entries else last or "0-0"
             found += [each for id, fields in entries if (each := _said(id, dict(_pairs(fields)))) is not None]
         return sorted(found, key=lambda each: each.at), seen
-
-
-def board(url: str, prefix: str = "zoocache", *, seal_key: Any = None, **tls: Any) -> Board:
-    """That of the caches with this URL: a Board, or of a place a PlaceBoard."""
-    from zoocache.storages import SCHEMES
-
-    if url.partition("://")[0] not in SCHEMES:
-        return Board(url, prefix, seal_key=seal_key, **tls)
-    from zoocache.place_monitor import PlaceBoard
-
-    return PlaceBoard(url, prefix, seal_key=seal_key)
 
 
 def labels(nodes: Iterable[Node]) -> dict[str, str]:

@@ -20,14 +20,14 @@ from zoocache._shared import shown
 from zoocache.doctor import BAD, FINE, NOTE, Finding
 from zoocache.monitor import GONE, Board, Node, Said, _facts
 from zoocache.storage import DEADLINE
-from zoocache.storages import open_url
+from zoocache.storages import SCHEMES, open_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from zoocache.storage import SharedStorage
 
-__all__ = ["PlaceBoard"]
+__all__ = ["PlaceBoard", "board"]
 
 _TIMEOUT = 2.0  # seconds of a call
 _SLOW = 0.1  # seconds of a round trip that are worth a word
@@ -124,3 +124,10 @@ class PlaceBoard(Board):
             self.cache.invalidate(*tags) if tags else self.cache.clear()
         except BusSilent as error:
             raise OSError(f"the log has not taken it: {error}") from None
+
+
+def board(url: str, prefix: str = "zoocache", *, seal_key: Any = None, **tls: Any) -> Board:
+    """That of the caches with this URL: a Board, or of a place a PlaceBoard."""
+    if url.partition("://")[0] in SCHEMES:
+        return PlaceBoard(url, prefix, seal_key=seal_key)
+    return Board(url, prefix, seal_key=seal_key, **tls)

@@ -21,7 +21,8 @@ except ImportError as error:  # pragma: no cover - depends on what is installed
 
 from zoocache._errors import InvalidTag
 from zoocache._terminal import plain
-from zoocache.monitor import Node, Said, board, labels, totals
+from zoocache.monitor import Node, Said, labels, totals
+from zoocache.place_monitor import board
 from zoocache.tui.commands import Command, parse, run, summed
 from zoocache.tui.history import History
 from zoocache.tui.screens import Help, Inspect
