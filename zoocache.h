@@ -4146,8 +4146,8 @@ static const char *zc__trie_check(zc__trie *t) {
 #    define ZC__LIMBO_FEW 16u /* entries that are freed together */
 #  endif
 #  define ZC__LIMBO_BYTES 16384u /* or so much, if it is more */
-#  define ZC__LIMBOS_MOST 128u   /* entries that a poll frees of what others have left there */
 #  define ZC__LIMBO_MOST 64u     /* times that: readers are waited for */
+#  define ZC__LIMBOS_MOST 128u   /* entries that a poll frees of what others have left there */
 #  define ZC__SEAT_LOOKS 16u     /* at one who may be about to leave */
 
 enum { ZC__SEAT_FREE, ZC__SEAT_TAKEN, ZC__SEAT_NEW /* free, and nobody was ever there */ };
@@ -4265,8 +4265,9 @@ static bool zc__rcu_passed(zc__rcu *r, bool wait) {
  *               homes there, in their order: the entries whose home in the old table is the next
  *               one. So it is known of every key in which of both it is. The larger one is cleared
  *               as the homes go over, never at once: that, and the page faults, would take longer
- *               than all else. Housekeeping moves homes before it sweeps. A table that is full to
- *               less than an eighth becomes smaller in the same way.
+ *               than all else. Housekeeping moves homes before it sweeps, zc_get_copy() when it had
+ *               to take the lock. A table that is full to less than an eighth becomes smaller in
+ *               the same way.
  *   Life        `refs` counts the owner (the table) and the pins. The owner's reference is dropped
  *               exactly once, by zc__entry_drop(), never with a lock held; whoever drops the last
  *               reference runs the object's destructor and frees; with drop_in_poll it puts the
@@ -4708,8 +4709,10 @@ static ZC__NOINLINE bool zc__part_more(zc_cache *c, size_t size) {
     while (deps && zc__atomic_load_rlx(&c->parting)) {
         zc__spin_lock(&c->drops_lock);
         zc__entry *e = c->parting;
-        if (e) zc__atomic_store_rlx(&c->parting, e->next);
-        if (e) c->parting_size -= zc__entry_size(e);
+        if (e) {
+            zc__atomic_store_rlx(&c->parting, e->next);
+            c->parting_size -= zc__entry_size(e);
+        }
         zc__spin_unlock(&c->drops_lock);
         if (!e) break;
         deps = zc__entry_part(c, e, (uintptr_t)e->prev, deps);
@@ -7137,8 +7140,8 @@ static void zc__bus_beat(zc_cache *c) {
 /* Sends what waits, for no longer than a read would have waited: writers may have all connections
  * until replicas have followed, and meanwhile the log is to be read. */
 static int zc__bus_flush_within(zc_cache *c, uint64_t wait) {
-    uint64_t was = zc__hurry(ZC_NEVER), end = zc__add_sat(zc__mono(&c->clock), wait);
-    (void)zc__hurry(wait && end < was ? end : was);
+    uint64_t end = wait ? zc__add_sat(zc__mono(&c->clock), wait) : ZC_NEVER;
+    uint64_t was = zc__hurry(end < zc__until ? end : zc__until);
     int rc = zc__bus_flush(c);
     (void)zc__hurry(was);
     return rc;
