@@ -7140,8 +7140,8 @@ static void zc__bus_beat(zc_cache *c) {
 /* Sends what waits, for no longer than a read would have waited: writers may have all connections
  * until replicas have followed, and meanwhile the log is to be read. */
 static int zc__bus_flush_within(zc_cache *c, uint64_t wait) {
-    uint64_t end = wait ? zc__add_sat(zc__mono(&c->clock), wait) : ZC_NEVER;
-    uint64_t was = zc__hurry(end < zc__until ? end : zc__until);
+    uint64_t was = zc__hurry(ZC_NEVER), end = zc__add_sat(zc__mono(&c->clock), wait);
+    (void)zc__hurry(wait && end < was ? end : was);
     int rc = zc__bus_flush(c);
     (void)zc__hurry(was);
     return rc;
